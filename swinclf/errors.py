@@ -1,0 +1,89 @@
+"""What can go wrong, and how it is said: the exit codes, and errors that end in what to type next.
+
+Knows nothing about terminals: the command line decides how an error looks, this module what it says.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit statuses of every command."""
+
+    OK = 0
+    FAILED = 1  # it could not be done, for the reason said
+    USAGE = 2  # wrong usage: the command line itself makes no sense
+    SOME_FAILED = 3  # done, but some inputs failed and are listed
+    MISMATCH = 4  # an export that does not agree with its run
+    INTERRUPTED = 130  # Ctrl-C, with everything saved
+    TERMINATED = 143  # SIGTERM, with everything saved
+
+
+class SwinclfError(Exception):
+    """An error that is told to the user in three lines, without a traceback.
+
+    Args:
+        expected: What was expected, naming the thing at fault.
+        found: What was found instead.
+        hint: What to type or to do next.
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, expected: str, *, found: str, hint: str) -> None:
+        super().__init__(expected)
+        self.expected, self.found, self.hint = expected, found, hint
+
+    def __str__(self) -> str:
+        """The three lines: what was expected, what was found, what to do."""
+        return f"expected {self.expected}\nfound: {self.found}\ntry: {self.hint}"
+
+
+class ConfigError(SwinclfError):
+    """Options that contradict each other or lie out of range."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DataError(SwinclfError):
+    """A dataset that cannot be trained on or evaluated."""
+
+
+class ModelError(SwinclfError):
+    """A network that cannot be named, built or used as an image classifier."""
+
+
+class WeightsError(SwinclfError):
+    """Weights that cannot be found, read or fitted to the network."""
+
+
+class RunError(SwinclfError):
+    """A run, or a file of one, that cannot be found, read or written."""
+
+
+class ExportError(SwinclfError):
+    """An export that cannot be made or read."""
+
+
+class MismatchError(ExportError):
+    """An export whose answers differ from its run's by more than the tolerance."""
+
+    exit_code = ExitCode.MISMATCH
+
+
+class DeviceError(SwinclfError):
+    """A device or precision that this machine lacks, or that ran out of memory."""
+
+
+class Interrupted(Exception):
+    """A signal asked the work to stop, and everything has been saved.
+
+    Args:
+        exit_code: 130 for SIGINT, 143 for SIGTERM.
+        resume: The command that goes on from here; empty where there is none.
+    """
+
+    def __init__(self, exit_code: ExitCode, resume: str = "") -> None:
+        super().__init__(resume)
+        self.exit_code, self.resume = exit_code, resume
