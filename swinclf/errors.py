@@ -1,6 +1,7 @@
 """What can go wrong, and how it is said: the exit codes, and errors that end in what to type next.
 
-Knows nothing about terminals: the command line decides how an error looks, this module what it says.
+Knows nothing about terminals: the command line decides how an error looks, this module what it
+says.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class MismatchError(ExportError):
     """An export whose answers differ from its run's by more than the tolerance."""
 
     exit_code = ExitCode.MISMATCH
+
+
+class DivergedError(SwinclfError):
+    """A training whose loss is no number any more."""
 
 
 class DeviceError(SwinclfError):

@@ -1,0 +1,272 @@
+"""The commands: each turns options into values, calls its verb, and shows the result.
+
+Verbs are imported inside the commands: torch takes seconds to import, and --help should not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from swinclf.cli import console, tables
+from swinclf.cli.app import app, guarded
+from swinclf.cli.options import (
+    DeviceOption,
+    ImplOption,
+    PrecisionOption,
+    RunOption,
+    WorkersOption,
+    takes_settings,
+)
+from swinclf.cli.tables import PredictFormat, ResultFormat
+from swinclf.config import ExportFormat, gather_settings
+from swinclf.errors import ConfigError, ExitCode
+from swinclf.runs import find_model, find_run
+
+Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
+
+
+@app.command("train")
+@guarded
+@takes_settings
+def train_command(
+    flags: dict[str, Any],
+    *,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--resume",
+            help="Go on with this interrupted run.",
+        ),
+    ] = None,
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--config",
+            help="Settings from a .json or .toml file, such as a run's config.json; flags win.",
+        ),
+    ] = None,
+) -> None:
+    """Train a classifier on a folder of class folders."""
+    from swinclf.verbs.train import resume_settings, train
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    if resume is not None:
+        changed = [name for name in given if name != "data"]
+        if changed or config is not None:
+            raise ConfigError(
+                "--resume alone: a run goes on with the settings it was started with",
+                found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
+                hint=f"swinclf train --resume '{resume}'",
+            )
+        interrupted = find_run(resume)
+        settings, run = resume_settings(interrupted), interrupted
+    else:
+        settings, run = gather_settings(given, config), None
+        if not settings.config.data:
+            raise ConfigError(
+                "a folder of class folders to train on",
+                found="none",
+                hint="swinclf train DATA, or to see how it goes: swinclf demo",
+            )
+    done = train(settings, report=console.ConsoleReporter(), resume=run)
+    sys.stdout.write(f"{done.folder.path}\n")
+    console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
+
+
+@app.command("eval")
+@guarded
+def eval_command(
+    data: Data = None,
+    run: RunOption = None,
+    split: Annotated[
+        Optional[tables.Split],  # noqa: UP045
+        typer.Option(
+            "--split", help="Which images.", show_default="val of the run's own folder, else all"
+        ),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output", help="Folder for the results.", show_default="eval-N beside the model"
+        ),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the scores are printed.")
+    ] = ResultFormat.TABLE,
+    impl: ImplOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+) -> ExitCode:
+    """Score a run on held-out images or another folder."""
+    from swinclf.inference.predictor import Asked
+    from swinclf.verbs.evaluate import evaluate
+
+    done = evaluate(
+        find_model(run),
+        data,
+        split=str(split) if split else None,
+        output=output,
+        asked=Asked(impl, device, precision),
+        workers=workers,
+        report=console.ConsoleReporter(),
+    )
+    sys.stdout.write(tables.metrics_text(done.metrics, result_format))
+    console.say(f"results in {done.folder}")
+    if done.skipped:
+        console.say(f"{len(done.skipped)} images were not scored: {done.folder / 'skipped.csv'}")
+        return ExitCode.SOME_FAILED
+    return ExitCode.OK
+
+
+@app.command("predict")
+@guarded
+def predict_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Files, folders, patterns, or - for paths on standard input."
+        ),
+    ],
+    run: RunOption = None,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=1, help="Classes to give for each image.")
+    ] = 5,
+    output_format: Annotated[
+        PredictFormat,
+        typer.Option("--format", help="table, json, jsonl (as they are done) or csv."),
+    ] = PredictFormat.TABLE,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="File for the answers.", show_default="standard output"),
+    ] = None,
+    impl: ImplOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+) -> ExitCode:
+    """Label files, folders, patterns or a list of paths."""
+    from swinclf.inference.predictor import Asked, open_predictor
+    from swinclf.verbs.predict import expand_inputs, predict
+
+    predictor = open_predictor(find_model(run), Asked(impl, device, precision))
+    paths = expand_inputs(_with_standard_input(inputs))
+    failed = 0
+    with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
+        for prediction in predict(predictor, paths, top_k=top_k, workers=workers):
+            writer.write(prediction)
+            failed += bool(prediction.error)
+    if failed:
+        console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
+    return ExitCode.SOME_FAILED if failed else ExitCode.OK
+
+
+@app.command("export")
+@guarded
+def export_command(
+    run: RunOption = None,
+    export_format: Annotated[
+        ExportFormat, typer.Option("--format", help="What to write.")
+    ] = ExportFormat.ONNX,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="The file.", show_default="model.FORMAT in the run"),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            min=0,
+            help="Largest difference of a probability from the run's, in float32.",
+        ),
+    ] = 1e-3,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="Images to compare on.", show_default="a few kept in the run"),
+    ] = None,
+    impl: ImplOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+) -> None:
+    """Write a deployable file, proved equal to the run."""
+    from swinclf.inference.predictor import Asked
+    from swinclf.verbs.export import export
+
+    done = export(
+        find_model(run),
+        export_format,
+        output,
+        tolerance=tolerance,
+        data=data,
+        asked=Asked(impl, device, precision),
+        report=console.ConsoleReporter(),
+    )
+    sys.stdout.write(f"{done.path}\n")
+    console.box("exported", tables.export_text(done))
+
+
+@app.command("models")
+@guarded
+def models_command(
+    pattern: Annotated[
+        str,
+        typer.Argument(metavar="PATTERN", help="A part of the name, or a pattern with * and ?."),
+    ] = "",
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the list is printed.")
+    ] = ResultFormat.TABLE,
+) -> ExitCode:
+    """List the backbones that can be named, with their sizes."""
+    from swinclf.models.catalogue import list_backbones
+
+    count = tables.write_backbones(list_backbones(pattern), result_format)
+    if not count:
+        raise ConfigError(
+            "a part of a backbone's name",
+            found=f"'{pattern}', which is in none",
+            hint="swinclf models swin",
+        )
+    return ExitCode.OK
+
+
+@app.command("doctor")
+@guarded
+def doctor_command(
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the findings are printed.")
+    ] = ResultFormat.TABLE,
+) -> None:
+    """Show versions, device, precision, caches, speed."""
+    from swinclf.verbs.doctor import examine
+
+    sys.stdout.write(tables.findings_text(examine(), result_format))
+
+
+@app.command("demo")
+@guarded
+def demo_command(
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for the sample dataset and the run.")
+    ] = Path("swinclf-demo"),
+) -> None:
+    """Run the whole loop on sample data, in a minute."""
+    from swinclf.demo import demo
+
+    demo(output, report=console.ConsoleReporter(), say=console.say)
+
+
+def _with_standard_input(inputs: list[str]) -> Iterator[str]:
+    """The inputs, with - replaced by the lines of standard input."""
+    for given in inputs:
+        if given == "-":
+            for line in sys.stdin.buffer:
+                path = line.rstrip(b"\r\n")
+                if path:
+                    yield path.decode("utf-8", "surrogateescape")
+        else:
+            yield given

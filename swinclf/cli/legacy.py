@@ -1,0 +1,60 @@
+"""Old spellings: the flags of the training scripts that people have at hand mean here what they meant there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SWITCHES = ("--freeze-layers", "--pretrained")
+_IGNORED = {"--num-classes": "the number of classes comes from the folders"}
+_OPTIONAL = {"--model-name": "--model", "--weights": "--weights"}  # '' used to mean none
+
+
+def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Rewrites old spellings.
+
+    Args:
+        arguments: The command line after the program's name.
+
+    Returns:
+        The command line in today's spelling, and notes for the user.
+
+    >>> modernise(["train", "--data-path", "flowers", "--batch_size=8", "--freeze-layers", "False"])
+    (['train', 'flowers', '--batch-size=8', '--no-freeze-layers'], [])
+    """
+    modern: list[str] = []
+    notes: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            modern.append(word)
+            continue
+        flag, has_value, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag == "--data-path":
+            modern.append(value if has_value else _take(rest))
+        elif flag in _IGNORED:
+            ignored = value if has_value else _take(rest)
+            notes.append(f"{flag} {ignored} is not needed and ignored: {_IGNORED[flag]}")
+        elif (
+            flag in _SWITCHES
+            and (stated := value if has_value else _peek(rest)).lower() in _BOOLEANS
+        ):
+            if not has_value:
+                rest.pop(0)
+            modern.append(flag if _BOOLEANS[stated.lower()] else f"--no-{flag[2:]}")
+        elif flag in _OPTIONAL:
+            given = value if has_value else _take(rest)
+            modern += [_OPTIONAL[flag], given] if given else []
+        else:
+            modern.append(f"{flag}={value}" if has_value else flag)
+    return modern, notes
+
+
+def _take(rest: list[str]) -> str:
+    return rest.pop(0) if rest else ""
+
+
+def _peek(rest: Sequence[str]) -> str:
+    return rest[0] if rest else ""

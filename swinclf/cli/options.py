@@ -1,0 +1,105 @@
+"""Options made from the table of settings, so that no default, bound or help text is written a second time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field
+from pathlib import Path
+from typing import Annotated, Any, Optional, get_args
+
+import typer
+
+from swinclf.config import SETTING_TYPES, SETTINGS, Impl
+from swinclf.runtime import Precision
+
+RunOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        "--run",
+        help="A run folder, a weights file in one, or an exported file.",
+        show_default="the newest finished run under runs/",
+    ),
+]
+ImplOption = Annotated[
+    Optional[Impl],  # noqa: UP045
+    typer.Option("--impl", help="Who builds the network.", show_default="as the run"),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[
+    Optional[Precision],  # noqa: UP045
+    typer.Option("--precision", help="Number format.", show_default="as the run"),
+]
+WorkersOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--workers", min=0, max=256, help="Threads that read images.", show_default="one a core"
+    ),
+]
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for every setting.
+
+    The command is called with the settings by name in `flags`: None for those that were not given,
+    which is how it is known what was.
+
+    Args:
+        command: With a parameter `flags`, which the options take the place of.
+    """
+
+    def wrapped(**values: Any) -> None:
+        flags = {name: values.pop(name) for name in SETTINGS}
+        command(flags=flags, **values)
+
+    own = [
+        one
+        for one in inspect.signature(command, eval_str=True).parameters.values()
+        if one.name != "flags"
+    ]
+    positional = [one for one in own if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keyword = [one for one in own if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    settings = [_parameter(field) for field in SETTINGS.values()]
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for one in (*positional, *settings, *keyword)
+    ]
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
+    return wrapped
+
+
+def _parameter(setting: Field[Any]) -> inspect.Parameter:
+    """One setting as a parameter that typer understands: the folder as an argument, all else as options."""
+    wanted = SETTING_TYPES[setting.name]
+    kind = next(one for one in get_args(wanted) or (wanted,) if one is not type(None))
+    annotation: Any
+    if setting.name == "data":
+        annotation = Annotated[
+            str | None, typer.Argument(metavar="DATA", help=setting.metadata["text"])
+        ]  # noqa: UP045
+    else:
+        annotation = Annotated[Optional[kind], _option(setting, kind)]  # noqa: UP045
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _option(setting: Field[Any], kind: type) -> Any:
+    flag = setting.name.replace("_", "-")
+    about = setting.metadata
+    shown = about["auto"] if setting.default is None else _shown(flag, setting.default)
+    is_number = kind in (int, float)
+    return typer.Option(
+        f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",
+        help=f"{about['text']} Default: {shown}.",
+        min=about["low"] if is_number else None,
+        max=about["high"] if is_number else None,
+    )
+
+
+def _shown(flag: str, default: object) -> str:
+    if isinstance(default, bool):
+        return flag if default else f"no-{flag}"
+    return str(default)

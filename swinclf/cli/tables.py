@@ -1,0 +1,243 @@
+"""Results as text: tables for people, JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING
+
+from swinclf.cli.console import terminal_safe
+from swinclf.errors import RunError
+from swinclf.files import csv_text, to_json
+
+if TYPE_CHECKING:
+    from swinclf.evaluation.metrics import Metrics
+    from swinclf.models.catalogue import Backbone
+    from swinclf.verbs.export import Export
+    from swinclf.verbs.predict import Prediction
+
+
+class ResultFormat(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class PredictFormat(StrEnum):
+    """How predictions are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class Split(StrEnum):
+    """Which images are scored."""
+
+    VAL = "val"
+    TEST = "test"
+    TRAIN = "train"
+    ALL = "all"
+
+
+def training_box(run: Path, metrics: Metrics, skipped: int) -> tuple[str, str]:
+    """Title and text of what is said at the end of a training."""
+    lines = [
+        f"accuracy {_share_with_interval(metrics)} on {metrics.images:,} {_split_words(metrics.split)}",
+        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
+    ]
+    if skipped:
+        lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
+    lines += [
+        "",
+        f"the run    {run}",
+        f"look at    {run / 'report.html'}",
+        "",
+        "what next:",
+        f"  swinclf predict IMAGE --run {run}",
+        f"  swinclf eval --run {run}",
+        f"  swinclf export --run {run} --format onnx",
+    ]
+    return "done", "\n".join(lines)
+
+
+def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
+    """Scores: the headline, the classes, the pairs most often confused."""
+    if result_format is ResultFormat.JSON:
+        return to_json(metrics.to_dict())
+    width = min(40, max(len(terminal_safe(name)) for name in metrics.classes))
+    lines = [
+        f"accuracy           {_share_with_interval(metrics)}",
+        f"top-5 accuracy     {metrics.top5_accuracy:.1%}",
+        f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
+        f"macro F1           {metrics.macro_f1:.3f}",
+        f"loss               {metrics.loss:.4f}",
+        f"calibration (ECE)  {metrics.ece:.3f}",
+        f"images             {metrics.images:,} ({metrics.split})",
+        "",
+        f"{'class':<{width}}  precision  recall     F1  images",
+    ]
+    for name, one in metrics.per_class.items():
+        lines.append(
+            f"{_fitted(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}  {one.support:6,}"
+        )
+    confused = metrics.most_confused(5)
+    if confused:
+        lines += ["", "most often confused (true -> predicted)"]
+        lines += [
+            f"  {terminal_safe(true)} -> {terminal_safe(said)}: {count}"
+            for true, said, count in confused
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def export_text(done: Export) -> str:
+    """What an export's comparison gave."""
+    parity = done.parity
+    lines = [
+        f"{done.path}",
+        f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
+        f"largest difference of a probability {parity.largest:.2g} (tolerance {parity.tolerance:g}), "
+        f"{parity.flips} labels differ",
+    ]
+    if done.drift is not None:
+        lines.append(
+            f"(the run itself predicts in {done.run_precision} here, which differs from its float32 by up to "
+            f"{done.drift.largest:.2g}, {done.drift.flips} labels)"
+        )
+    return "\n".join(lines)
+
+
+def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) -> int:
+    """Prints backbones as they are found, and says how many there were."""
+    count = 0
+    rows = []
+    for one in backbones:
+        if not count and result_format is ResultFormat.TABLE:
+            sys.stdout.write(f"{'parameters':>10}  {'px':>4}  name\n")
+        count += 1
+        if result_format is ResultFormat.TABLE:
+            sys.stdout.write(f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}\n")
+            sys.stdout.flush()
+        else:
+            rows.append({"name": one.name, "parameters": one.parameters, "image_px": one.image_px})
+    if rows:
+        sys.stdout.write(to_json(rows))
+    return count
+
+
+def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -> str:
+    """What `doctor` found."""
+    if result_format is ResultFormat.JSON:
+        return to_json(dict(findings))
+    width = max(map(len, findings))
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in findings.items())
+
+
+class PredictionWriter:
+    """Writes predictions one by one, to standard output or a file.
+
+    Names go out byte for byte, but for the table, which is for terminals.
+
+    Args:
+        output: The file; None for standard output.
+        output_format: How.
+        classes: For the width of the table.
+    """
+
+    def __init__(
+        self, output: Path | None, output_format: PredictFormat, classes: Sequence[str]
+    ) -> None:
+        self.count = 0
+        self._format = output_format
+        self._width = min(40, max(len(terminal_safe(name)) for name in classes))
+        self._output = output
+
+    def __enter__(self) -> PredictionWriter:
+        """Opens the output and writes what stands before the first prediction."""
+        self._file = self._open()
+        if self._format is PredictFormat.CSV:
+            self._file.write(csv_text([["path", "label", "probability", "error"]]))
+        elif self._format is PredictFormat.JSON:
+            self._file.write("[")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Writes what stands after the last prediction."""
+        if self._format is PredictFormat.JSON and kind is None:
+            self._file.write("\n]\n" if self.count else "]\n")
+        self._file.flush()
+        if self._output is not None:
+            self._file.close()
+
+    def write(self, prediction: Prediction) -> None:
+        """Writes one prediction; a reader of a pipe sees it at once."""
+        self._file.write(self._text(prediction))
+        self.count += 1
+        if self._format is not PredictFormat.JSON:
+            self._file.flush()
+
+    def _open(self) -> IO[str]:
+        if self._output is None:
+            return sys.stdout
+        try:
+            return self._output.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise RunError(
+                f"to write '{self._output}'",
+                found=error.strerror or str(error),
+                hint="another --output",
+            ) from error
+
+    def _text(self, one: Prediction) -> str:
+        if self._format is PredictFormat.CSV:
+            probability = "" if one.error else repr(one.probability)
+            return csv_text([[one.path, one.label, probability, one.error]])
+        if self._format is PredictFormat.JSONL:
+            return _json_line(one) + "\n"
+        if self._format is PredictFormat.JSON:
+            return (",\n  " if self.count else "\n  ") + _json_line(one)
+        path = terminal_safe(one.path).replace("\n", "\\n")
+        if one.error:
+            return f"{'error':>6}  {'-':<{self._width}}  {path}: {terminal_safe(one.error)}\n"
+        others = ", ".join(f"{terminal_safe(label)} {share:.1%}" for label, share in one.top[1:])
+        more = f"  ({others})" if others else ""
+        return f"{one.probability:6.1%}  {_fitted(one.label, self._width)}  {path}{more}\n"
+
+
+def _json_line(one: Prediction) -> str:
+    if one.error:
+        record: dict[str, object] = {"path": one.path, "error": one.error}
+    else:
+        top = [{"label": label, "probability": share} for label, share in one.top]
+        record = {"path": one.path, "label": one.label, "probability": one.probability, "top": top}
+    text = json.dumps(record, ensure_ascii=False)
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return text if is_unicode else json.dumps(record)
+
+
+def _share_with_interval(metrics: Metrics) -> str:
+    low, high = metrics.accuracy_ci95
+    return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def _split_words(split: str) -> str:
+    return {"val": "held-out images", "train": "training images (nothing was held out)"}.get(
+        split, split
+    )
+
+
+def _fitted(name: str, width: int) -> str:
+    text = terminal_safe(name).replace("\n", "\\n")
+    return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,374 @@
+"""Every setting of a training, in one table: its type, default, meaning, unit and bounds.
+
+The table drives the command line's options and help, configuration files, checking and
+config.json, so nothing of this is written a second time. A default of None means: chosen from the
+data (training/recipe.py), printed with its reason, recorded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from swinclf.errors import ConfigError
+from swinclf.preprocess import Fit
+from swinclf.runtime import Precision
+
+
+class Impl(StrEnum):
+    """Who builds the network."""
+
+    TIMM = "timm"
+    NATIVE = "native"
+
+
+class Augment(StrEnum):
+    """How training images are varied."""
+
+    NONE = "none"  # as in prediction
+    CROP = "crop"  # random resized crop
+    TRIVIAL = "trivial"  # the same and one random operation (TrivialAugment)
+
+
+class ClassWeights(StrEnum):
+    """How much an image of each class counts in the loss."""
+
+    NONE = "none"  # every image the same
+    SQRT = "sqrt"  # by one over the square root of its class's size
+    BALANCED = "balanced"  # by one over its class's size: every class the same
+
+
+class ExportFormat(StrEnum):
+    """What a run can be written as."""
+
+    ONNX = "onnx"
+
+
+class Source(StrEnum):
+    """Where a setting came from."""
+
+    DEFAULT = "default"
+    AUTO = "auto"
+    FILE = "file"
+    FLAG = "flag"
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    auto: str = "",
+) -> Any:
+    """A field of the table.
+
+    Args:
+        default: None where the value is chosen from the data.
+        text: Meaning and unit, for --help.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        auto: What is chosen where the default is None, for --help.
+    """
+    metadata = {"text": text, "low": low, "high": high, "auto": auto}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The settings of one training; every name is also an option of `swinclf train` and a key of its files."""
+
+    data: str = field(default="", metadata={"text": "A folder of class folders."})
+
+    model: str = _setting(
+        "swin_tiny_patch4_window7_224",
+        "A timm Swin or ViT name, ARCH or ARCH.TAG; `swinclf models` lists them.",
+    )
+    impl: Impl = _setting(
+        Impl.TIMM,
+        "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
+    )
+    pretrained: bool = _setting(True, "Start from timm's published weights, or from random ones.")
+    weights: str | None = _setting(
+        None,
+        "Start from this weights file or earlier run instead.",
+        auto="none",
+    )
+    freeze_layers: bool | None = _setting(
+        None,
+        "Train the head only, or everything.",
+        auto="head only when starting from trained weights",
+    )
+    freeze_stages: int | None = _setting(
+        None,
+        "Freeze the stem and the first N stages (Swin) or blocks (ViT), train the rest.",
+        low=0,
+        auto="none",
+    )
+    img_size: int | None = _setting(
+        None,
+        "Side of the picture the network sees, px.",
+        low=8,
+        auto="the model's own",
+    )
+
+    val_split: float = _setting(
+        0.2,
+        "Part of each class that is held out, where no val folder says.",
+        low=0,
+        high=0.9,
+    )
+    val: str | None = _setting(
+        None,
+        "A folder of class folders to hold out.",
+        auto="DATA/val, else --val-split",
+    )
+    fit: Fit = _setting(
+        Fit.CROP,
+        "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
+    )
+    augment: Augment | None = _setting(
+        None,
+        "Variation of training images: none, random crops, or crops and TrivialAugment.",
+        auto="trivial; crop where mirroring is off",
+    )
+    min_crop: float = _setting(
+        0.35,
+        "Smallest part of a picture's area that a random crop keeps.",
+        low=0.01,
+        high=1,
+    )
+    mirror: bool | None = _setting(
+        None,
+        "Also train on mirror images.",
+        auto="on, unless class names say left/right or are digits",
+    )
+
+    epochs: int | None = _setting(
+        None,
+        "Passes over the training images.",
+        low=1,
+        auto="by regime and dataset size",
+    )
+    batch_size: int | None = _setting(
+        None, "Images a step.", low=1, auto="64 for the head, 32 for the network"
+    )
+    lr: float | None = _setting(None, "Peak learning rate.", low=0, auto="by regime and batch size")
+    lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
+    warmup: float = _setting(
+        0.1,
+        "Part of all steps in which the rate rises to its peak.",
+        low=0,
+        high=0.9,
+    )
+    patience: int | None = _setting(
+        None,
+        "Stop after this many epochs without a better one; 0 never stops.",
+        low=0,
+        auto="a third of the epochs; 0 where --epochs is given or the head is trained",
+    )
+
+    weight_decay: float = _setting(0.05, "AdamW's weight decay.", low=0)
+    layer_decay: float | None = _setting(
+        None,
+        "Each layer's rate is this times the rate of the layer above it.",
+        low=0.1,
+        high=1,
+        auto="0.9 Swin, 0.75 ViT; 1 from random weights",
+    )
+    label_smoothing: float | None = _setting(
+        None,
+        "Part of the target spread over all classes.",
+        low=0,
+        high=0.9,
+        auto="0.1 for the network, 0 for the head",
+    )
+    drop_path: float | None = _setting(
+        None,
+        "Chance to skip the deepest block, falling to 0 at the first.",
+        low=0,
+        high=0.9,
+        auto="0.1 where the network trains",
+    )
+    clip_norm: float = _setting(1.0, "Longest gradient; 0 clips nothing.", low=0)
+    class_weights: ClassWeights | None = _setting(
+        None,
+        "How much an image of a small class counts in the loss.",
+        auto="sqrt where the largest class is 10 times the smallest",
+    )
+
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: Precision = _setting(
+        Precision.AUTO,
+        "Number format; auto takes bf16 where the hardware multiplies it natively.",
+    )
+    workers: int | None = _setting(
+        None, "Threads that read images.", low=0, high=256, auto="one a core"
+    )
+    seed: int = _setting(0, "Seed of the split, the order and the augmentation.", low=0)
+    out: str = _setting("runs", "The folder that runs go into.")
+    name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
+
+
+SETTINGS = {one.name: one for one in fields(TrainConfig)}
+SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A configuration with, for each setting, where it came from and why it is what it is.
+
+    Attributes:
+        config: The values.
+        sources: Where each came from.
+        reasons: Why a value was chosen, for those that were.
+    """
+
+    config: TrainConfig
+    sources: Mapping[str, Source]
+    reasons: Mapping[str, str]
+
+    def choose(self, name: str, value: object, reason: str) -> Settings:
+        """The same with one open setting filled in; one that is settled is left exactly as it is."""
+        if self.sources[name] is not Source.DEFAULT:
+            return self
+        changes: dict[str, Any] = {name: value}
+        return Settings(
+            replace(self.config, **changes),
+            {**self.sources, name: Source.AUTO},
+            {**self.reasons, name: reason},
+        )
+
+    def is_given(self, name: str) -> bool:
+        """Whether the user said it, by flag or file."""
+        return self.sources[name] in (Source.FLAG, Source.FILE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: every value by name, then `sources` and `reasons`."""
+        values = {name: getattr(self.config, name) for name in SETTINGS}
+        return {**values, "sources": dict(self.sources), "reasons": dict(self.reasons)}
+
+
+def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
+    """Settings from defaults, overridden by a file, overridden by flags.
+
+    Args:
+        flags: Values by name; those that are None were not given.
+        file: A .json or .toml file of settings; a run's config.json is one.
+
+    Raises:
+        ConfigError: Naming everything that is wrong at once.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    from_file = read_settings_file(file) if file else {}
+    problems = [*_unknown_names([*given, *from_file])]
+    values: dict[str, Any] = {}
+    for name, value in {**from_file, **given}.items():
+        if name in SETTINGS:
+            try:
+                values[name] = _checked(name, value)
+            except ValueError as error:
+                problems.append(str(error))
+    problems += _contradictions(values)
+    if problems:
+        raise ConfigError(
+            "settings that make sense", found="; ".join(problems), hint="swinclf train --help"
+        )
+    sources = {
+        name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
+        for name in SETTINGS
+    }
+    return Settings(TrainConfig(**values), sources, {})
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The settings in a .json or .toml file; of a run's config.json, what was given and not what
+    was chosen.
+
+    Raises:
+        ConfigError: If it cannot be read or holds no settings.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"a JSON or TOML file of settings at '{path}'",
+            found=str(getattr(error, "strerror", None) or error),
+            hint='a file such as {"epochs": 20, "lr": 0.001}',
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"settings by name in '{path}'",
+            found=f"a {type(values).__name__}",
+            hint='a file such as {"epochs": 20, "lr": 0.001}',
+        )
+    sources = values.pop("sources", {})
+    for extra in ("reasons", "versions", "command", "facts"):
+        values.pop(extra, None)
+    chosen = (Source.DEFAULT, Source.AUTO)
+    return {
+        name.replace("-", "_"): value
+        for name, value in values.items()
+        if value is not None and sources.get(name) not in chosen
+    }
+
+
+def _unknown_names(names: list[str]) -> list[str]:
+    problems = []
+    for name in names:
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            problems.append(
+                f"no setting '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+            )
+    return problems
+
+
+def _checked(name: str, value: object) -> object:
+    """The value in its setting's type and within its bounds.
+
+    Raises:
+        ValueError: Saying what is allowed.
+    """
+    wanted = SETTING_TYPES[name]
+    kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if kind is not type(None))
+    kind = kinds[0]
+    if issubclass(kind, StrEnum):
+        if str(value) not in [str(member) for member in kind]:
+            raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
+        return kind(str(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, Path):
+        value = str(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
+    low, high = SETTINGS[name].metadata.get("low"), SETTINGS[name].metadata.get("high")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not (low is None or value >= low) or not (high is None or value <= high):
+            bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise ValueError(f"{name} is {bounds}, not {value!r}")
+    return value
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if values.get("freeze_layers") is not None and values.get("freeze_stages") is not None:
+        problems.append(
+            "--freeze-layers says head only or everything, --freeze-stages says something between"
+        )
+    if values.get("lr") == 0:
+        problems.append("lr is more than 0")
+    name = values.get("name")
+    if name is not None and (
+        name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
+    ):
+        problems.append(f"name is the name of one folder, not {name!r}")
+    return problems

@@ -1,0 +1,110 @@
+"""Reading ahead: files in, batches of arrays out, in order, decoded by threads.
+
+Threads and not processes: Pillow and NumPy let go of the interpreter while they work, so threads
+keep the cores as busy, and there is no shared memory to fill, no worker to be killed, nothing to
+copy between them, and what comes out does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from swinclf.data.images import UnreadableImage, content_digest, decode_image, read_bytes
+from swinclf.data.transforms import eval_pixels
+from swinclf.preprocess import Preprocess
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """What became of one file.
+
+    Attributes:
+        pixels: (H, W, 3) uint8; None where the file could not be read.
+        digest: The digest of its content; empty where the file could not be read.
+        error: Why it could not be read; empty where it could.
+    """
+
+    pixels: np.ndarray | None
+    digest: bytes
+    error: str
+
+
+def load_image(
+    path: Path, to_pixels: Callable[[Image.Image], np.ndarray], decode_px: int
+) -> LoadedImage:
+    """Reads, decodes and transforms one file; whatever goes wrong is an answer, never an exception.
+
+    Args:
+        path: The file.
+        to_pixels: RGB picture -> (H, W, 3) uint8.
+        decode_px: The shorter side that is needed, px.
+    """
+    try:
+        data = read_bytes(path)
+        picture = decode_image(data, decode_px=decode_px)
+        return LoadedImage(to_pixels(picture), content_digest(data), "")
+    except UnreadableImage as error:
+        return LoadedImage(None, b"", str(error))
+
+
+def load_for_prediction(path: Path, preprocess: Preprocess) -> LoadedImage:
+    """`load_image` with the pixels that prediction sees."""
+    return load_image(path, lambda picture: eval_pixels(picture, preprocess), preprocess.decode_px)
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Iterator[Result]:
+    """`map` in threads, in order, at most `ahead` results in advance of the one being used.
+
+    Args:
+        function: Called in a thread.
+        items: Taken one by one, as room comes free: they may be endless.
+        workers: Threads; 0 calls the function here.
+        ahead: Bound on memory, in results.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    source = iter(items)
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="swinclf-reader") as pool:
+        try:
+            pending.extend(pool.submit(function, item) for item in islice(source, ahead))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(source, 1))
+                yield result
+        finally:  # the caller stopped early: do not work through what nobody will see
+            for future in pending:
+                future.cancel()
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter; nothing is dropped."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def load_batches(
+    items: Sequence[Item], load: Callable[[Item], LoadedImage], *, batch_size: int, workers: int
+) -> Iterator[list[tuple[Item, LoadedImage]]]:
+    """Items with what was loaded for them, batch by batch, two batches read ahead."""
+
+    def load_one(item: Item) -> tuple[Item, LoadedImage]:
+        return item, load(item)
+
+    return batched(map_ahead(load_one, items, workers=workers, ahead=2 * batch_size), batch_size)

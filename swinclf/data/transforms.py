@@ -1,0 +1,212 @@
+"""Pictures -> arrays: carries out a `Preprocess`, plain or with augmentation. The only place that
+does.
+
+Augmentation draws from a generator that is made for one (seed, epoch, image), so what an image
+looks like in an epoch does not depend on threads, batches or on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from swinclf.config import Augment
+from swinclf.preprocess import Fit, Interpolation, Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+_RESAMPLING = {
+    Interpolation.NEAREST: Image.Resampling.NEAREST,
+    Interpolation.BILINEAR: Image.Resampling.BILINEAR,
+    Interpolation.BICUBIC: Image.Resampling.BICUBIC,
+    Interpolation.LANCZOS: Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied, as one value.
+
+    Attributes:
+        kind: What is done.
+        min_crop: Smallest part of the picture's area that a crop keeps, in (0, 1].
+        mirror: Whether half of the images are mirrored.
+    """
+
+    kind: Augment
+    min_crop: float
+    mirror: bool
+
+
+def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """The pixels that prediction sees.
+
+    Args:
+        picture: RGB.
+        preprocess: The network's preprocessing.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    size = (preprocess.width, preprocess.height)
+    resampling = _RESAMPLING[preprocess.interpolation]
+    if preprocess.fit is Fit.SQUASH:
+        fitted = picture.resize(size, resampling)
+    elif preprocess.fit is Fit.PAD:
+        fill = tuple(round(255 * value) for value in preprocess.mean)
+        fitted = ImageOps.pad(picture, size, resampling, color=fill)
+    else:
+        fitted = _centre_crop(_cover(picture, preprocess.scaled_size, resampling), size)
+    return np.asarray(fitted)
+
+
+def train_pixels(
+    picture: Image.Image,
+    preprocess: Preprocess,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The pixels that training sees: cropped, varied and mirrored at random.
+
+    Args:
+        picture: RGB.
+        preprocess: The network's preprocessing.
+        augmentation: What is varied.
+        rng: Made for this image and epoch.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if augmentation.kind is Augment.NONE:
+        pixels = eval_pixels(picture, preprocess)
+    else:
+        size = (preprocess.width, preprocess.height)
+        box = _random_box(picture.size, augmentation.min_crop, size[0] / size[1], rng)
+        varied = picture.resize(size, _RESAMPLING[preprocess.interpolation], box=box)
+        if augmentation.kind is Augment.TRIVIAL:
+            varied = _trivial_augment(varied, preprocess, rng)
+        pixels = np.asarray(varied)
+    return pixels[:, ::-1] if augmentation.mirror and rng.random() < 0.5 else pixels
+
+
+def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised, without torch."""
+    scale, shift = _scale_and_shift(preprocess)
+    return np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))
+
+
+def to_torch_input(pixels: np.ndarray, preprocess: Preprocess, device: str) -> torch.Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 on `device`, normalised there: bytes travel, not floats."""
+    import torch
+
+    scale, shift = (torch.from_numpy(one).to(device) for one in _scale_and_shift(preprocess))
+    on_device = torch.from_numpy(pixels).to(device)
+    return (on_device * scale + shift).permute(0, 3, 1, 2).contiguous()
+
+
+def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """(pixel / 255 - mean) / std as one product and one sum, float32."""
+    std = np.asarray(preprocess.std, dtype=np.float64)
+    mean = np.asarray(preprocess.mean, dtype=np.float64)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _cover(
+    picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling
+) -> Image.Image:
+    """Scales a picture, in proportion, to the smallest size that covers (height, width)."""
+    height, width = size
+    if height * picture.width >= width * picture.height:  # the height decides
+        width = int(height * picture.width / picture.height)
+    else:
+        height = int(width * picture.height / picture.width)
+    return picture.resize((width, height), resampling)
+
+
+def _centre_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _random_box(
+    size: tuple[int, int], min_area: float, proportion: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random part of a picture, of `min_area` to all of its area and 3/4 to 4/3 of `proportion`.
+
+    Source: Going Deeper with Convolutions (Szegedy et al. 2015), sec. 6.
+    """
+    width, height = size
+    for _ in range(10):
+        area = rng.uniform(min_area, 1.0) * width * height
+        ratio = proportion * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if box_width <= width and box_height <= height:
+            break
+    else:  # a very long picture: the largest middle part of the wished proportion
+        box_width = min(width, height * proportion)
+        box_height = box_width / proportion
+    left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
+    return left, top, left + box_width, top + box_height
+
+
+def _trivial_augment(
+    picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator
+) -> Image.Image:
+    """One operation, drawn evenly, at one strength, drawn evenly.
+
+    Source: TrivialAugment (Mueller & Hutter 2021), sec. 3, the "wide" strengths of its table 5.
+    """
+    operation = _OPERATIONS[rng.integers(len(_OPERATIONS))]
+    strength = float(rng.uniform(0, 1))
+    sign = 1 if rng.random() < 0.5 else -1
+    fill = tuple(round(255 * value) for value in preprocess.mean)
+    return operation(picture, strength, sign, fill)
+
+
+def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: _Colour) -> Image.Image:
+    return picture.transform(
+        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
+    )
+
+
+def _shear(picture: Image.Image, x: float, y: float, fill: _Colour) -> Image.Image:
+    return _affine(picture, (1, x, -x * picture.height / 2, y, 1, -y * picture.width / 2), fill)
+
+
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Operation:
+    return lambda picture, strength, sign, _: enhancer(picture).enhance(1 + sign * 0.99 * strength)
+
+
+_Colour = tuple[int, ...]
+_Operation = Callable[[Image.Image, float, int, _Colour], Image.Image]
+_OPERATIONS: tuple[
+    _Operation, ...
+] = (  # (picture, strength in [0, 1], sign, fill colour) -> picture
+    lambda picture, *_: picture,
+    lambda picture, strength, sign, fill: _shear(picture, sign * 0.99 * strength, 0, fill),
+    lambda picture, strength, sign, fill: _shear(picture, 0, sign * 0.99 * strength, fill),
+    lambda picture, strength, sign, fill: _affine(
+        picture, (1, 0, sign * 32 * strength, 0, 1, 0), fill
+    ),
+    lambda picture, strength, sign, fill: _affine(
+        picture, (1, 0, 0, 0, 1, sign * 32 * strength), fill
+    ),
+    lambda picture, strength, sign, fill: picture.rotate(
+        sign * 135 * strength, Image.Resampling.BILINEAR, fillcolor=fill
+    ),
+    _enhance(ImageEnhance.Brightness),
+    _enhance(ImageEnhance.Color),
+    _enhance(ImageEnhance.Contrast),
+    _enhance(ImageEnhance.Sharpness),
+    lambda picture, strength, *_: ImageOps.posterize(picture, 8 - round(6 * strength)),
+    lambda picture, strength, *_: ImageOps.solarize(picture, round(255 * (1 - strength))),
+    lambda picture, *_: ImageOps.autocontrast(picture),
+    lambda picture, *_: ImageOps.equalize(picture),
+)

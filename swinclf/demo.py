@@ -1,0 +1,109 @@
+"""demo: the whole loop on scikit-learn's handwritten digits, offline, through the public API alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from swinclf.api import Classifier, load, train
+from swinclf.errors import ExportError, RunError
+from swinclf.progress import Reporter
+from swinclf.runs import next_free_folder
+
+SIDE_PX = 32  # the digits are 8 x 8; so large, a Swin has 8 x 8 patches to look at
+SHOWN = 5
+SETTINGS = {
+    "pretrained": False,
+    "img_size": SIDE_PX,
+    "epochs": 5,
+    "batch_size": 32,
+    "lr": 5e-4,
+    "augment": "crop",
+    "min_crop": 0.7,
+    "drop_path": 0.0,
+}
+
+
+def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
+    """Makes a dataset, trains on it, evaluates, predicts, exports, and says in plain words what it
+    did.
+
+    Args:
+        parent: Where the dataset and the run go.
+        report: Told of progress.
+        say: Prints a line.
+
+    Raises:
+        SwinclfError: If it cannot be done.
+    """
+    data = write_digits(parent)
+    say(
+        f"1. Wrote a sample dataset, 1,797 pictures of handwritten digits, a folder for each digit: {data}"
+    )
+    say(f"2. Training a Swin-T on it from random weights: swinclf train {data} --no-pretrained ...")
+    run = train(data, report=report, out=str(parent / "runs"), **SETTINGS)
+    metrics = run.metrics
+    low, high = metrics.accuracy_ci95
+    say(
+        f"   {metrics.accuracy:.1%} of the {metrics.images} digits that were held out are right "
+        f"(95 % interval {low:.1%} to {high:.1%})."
+    )
+    classifier = load(run.folder.path)
+    again = classifier.evaluate(output=next_free_folder(run.folder.path, "eval"))
+    say(f"3. Scored the written file once more, as `swinclf eval` does: {again.accuracy:.1%}.")
+    say("4. Labels for a few pictures, as `swinclf predict` gives them:")
+    pictures = sorted(data.glob("*/0001.png"))[:SHOWN]
+    for answer in classifier.predict(pictures):
+        say(f"   {answer.path}: {answer.label} ({answer.probability:.1%})")
+    _export(classifier, run.folder.path / "model.onnx", say)
+    say(f"6. Look at {run.folder.path / 'report.html'} and confusion_matrix.png beside it.")
+    say("")
+    say("With your own pictures, one folder for each class:")
+    say(
+        "   swinclf train DATA                          a head on published Swin weights, in minutes"
+    )
+    say("   swinclf train DATA --no-freeze-layers       the whole network")
+    say("   swinclf predict PICTURE                     what is it?")
+
+
+def write_digits(parent: Path) -> Path:
+    """Writes the digits as PNG files, a folder for each digit, and returns the dataset's folder.
+
+    Raises:
+        RunError: If the folder cannot be written to.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    data = parent / "digits"
+    try:
+        for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            folder = data / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            grey = np.round(pixels * (255 / 16)).astype(np.uint8)
+            picture = Image.fromarray(grey).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+            picture.save(folder / f"{number:04d}.png")
+    except OSError as error:
+        raise RunError(
+            f"to write the sample dataset into '{data}'",
+            found=error.strerror or str(error),
+            hint="swinclf demo --output DIR",
+        ) from error
+    return data
+
+
+def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> None:
+    """Exports, where the optional extra is installed, and says how far the two answers lie apart."""
+    try:
+        export = classifier.export(path)
+    except ExportError as error:
+        say(f"5. No export to ONNX: {error.found}. To have it: {error.hint}")
+    else:
+        parity = export.parity
+        say(
+            f"5. Exported to {path}: on {parity.images} pictures its answers differ from the run's by "
+            f"{parity.largest:.1g} at most."
+        )

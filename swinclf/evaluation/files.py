@@ -1,0 +1,86 @@
+"""The files of an evaluation that programs read: metrics.json and confusion_matrix.csv.
+
+Both write the confusion matrix a row at a time, since as one nested list it would be gigabytes
+for ten thousand classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from swinclf.evaluation.metrics import Metrics
+from swinclf.files import write_csv, write_text
+
+
+def write_metrics_json(path: Path, metrics: Metrics) -> None:
+    """Write `metrics` as JSON: a line a measure, a class and a row of the confusion matrix.
+
+    Names are written as they read. If one is no valid Unicode (a file name of another encoding),
+    everything beyond ASCII is escaped, which is the one way JSON can hold it.
+
+    Args:
+        path: The file, replaced if it is there.
+        metrics: What to write; its `to_dict()` is what the file parses to.
+    """
+    text = _json_text(metrics, ascii_only=not _is_unicode(*metrics.classes, metrics.split))
+    write_text(path, text)
+
+
+def write_confusion_csv(path: Path, metrics: Metrics) -> None:
+    """Write the confusion matrix as CSV: a row a true class, a column a predicted one.
+
+    Args:
+        path: The file, replaced if it is there. The first row and column are the class names.
+        metrics: Where the counts are.
+    """
+    named_rows = zip(metrics.classes, _matrix_rows(metrics), strict=True)
+    rows = ((name, *row) for name, row in named_rows)
+    write_csv(path, ("true/predicted", *metrics.classes), rows)
+
+
+def _json_text(metrics: Metrics, *, ascii_only: bool) -> str:
+    """Every key of `Metrics.to_dict` in its order, laid out for reading."""
+    dumps = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False)
+    plain = {
+        "split": metrics.split,
+        "images": metrics.images,
+        "classes": metrics.classes,
+        "accuracy": metrics.accuracy,
+        "accuracy_ci95": metrics.accuracy_ci95,
+        "top5_accuracy": metrics.top5_accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "macro_f1": metrics.macro_f1,
+        "loss": metrics.loss,
+        "ece": metrics.ece,
+    }
+    lines = [f'  "{key}": {dumps(value)},\n' for key, value in plain.items()]
+    rows = [f"    {dumps(name)}: {dumps(asdict(row))}" for name, row in metrics.per_class.items()]
+    counts = [f"    [{', '.join(map(str, row))}]" for row in _matrix_rows(metrics)]
+    lines.append('  "per_class": {\n' + ",\n".join(rows) + "\n  },\n")
+    lines.append('  "confusion_matrix": [\n' + ",\n".join(counts) + "\n  ]\n")
+    return "{\n" + "".join(lines) + "}\n"
+
+
+def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
+    """The rows of the confusion matrix, one at a time."""
+    groups = groupby(metrics.confusions, key=lambda pair: pair[0])
+    by_row = {true: list(pairs) for true, pairs in groups}
+    for true in range(len(metrics.classes)):
+        row = [0] * len(metrics.classes)
+        for _, pred, count in by_row.get(true, ()):
+            row[pred] = count
+        yield row
+
+
+def _is_unicode(*names: str) -> bool:
+    """Whether the names can be written as UTF-8: no lone surrogates."""
+    try:
+        "".join(names).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,233 @@
+"""How a name from a disk is shown to people: on one line, not too long, in fonts that have it.
+
+Knows Unicode and matplotlib's list of fonts; knows nothing about figures or pages.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+
+from matplotlib import font_manager, ft2font
+from matplotlib.font_manager import FontProperties
+
+DEFAULT_FAMILY = "DejaVu Sans"  # comes with matplotlib, so it is everywhere
+# Asked first, for the looks: plain faces before the hundreds that may be installed. Simplified
+# Chinese leads because Han characters alone do not say whose shapes they want.
+PREFERRED_FAMILIES = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans Symbols2",
+    "Noto Sans Symbols",
+    "Noto Sans",
+    "Noto Emoji",
+    "Segoe UI",
+    "Segoe UI Emoji",
+    "Symbola",
+    "Arial Unicode MS",
+)
+# Faces that claim every character and draw a box, or nothing, for each.
+PLACEHOLDER_FAMILIES = ("Last Resort", ".LastResort", "LastResort", "Adobe Blank", "Adobe NotDef")
+# Embeddings, overrides and isolates turn round the text that follows them. Directional marks
+# do not, and stay.
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+SHAPES_TEXT = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 joins and reorders letters
+
+
+def printable(name: str) -> str:
+    r"""The name on one line, in the order it was written, encodable as UTF-8.
+
+    Control characters, line separators, bidirectional overrides and the bytes of a name that is
+    not UTF-8 become backslash escapes; everything else is left as it is.
+
+    >>> printable("two\nlines")
+    'two\\nlines'
+    """
+    escaped = "".join(map(_escape, name))
+    is_blank = escaped.isspace()  # and would not be seen
+    return repr(escaped) if is_blank else escaped
+
+
+def composed(name: str) -> str:
+    """As `printable`, letters and accents in one: macOS keeps them apart, fonts have them whole."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def _escape(char: str) -> str:
+    """One character of a name, escaped if it would not stay in its place."""
+    if "\udc80" <= char <= "\udcff":  # how Python smuggles a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char in BIDI_CONTROLS:
+        return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return char
+
+
+def spelled_out(name: str) -> str:
+    """The name in characters that every font has, for where its own cannot be drawn.
+
+    >>> spelled_out("🌹 rose 玫瑰")
+    '[rose] rose [U+73AB U+7470]'
+    """
+    visible = (char for char in composed(name) if not _is_invisible(char))
+    pieces = []
+    for is_known, group in groupby(visible, key=lambda char: _is_drawable(DEFAULT_FAMILY, char)):
+        chars = list(group)
+        pieces.append("".join(chars) if is_known else f"[{' '.join(map(_describe, chars))}]")
+    return "".join(pieces)
+
+
+def _describe(char: str) -> str:
+    """A symbol by its Unicode name, a letter by its number."""
+    is_symbol = unicodedata.category(char).startswith("S")
+    described = unicodedata.name(char, "") if is_symbol else ""
+    return described.lower() or f"U+{ord(char):04X}"
+
+
+def shortened(name: str, width: int) -> str:
+    """The name with its middle left out if it is wider than `width`.
+
+    Args:
+        name: One line, as `printable` makes it.
+        width: Columns it may take, at least 3; Chinese, Japanese and Korean letters take two.
+
+    >>> shortened("a_very_long_class_name", 11)
+    'a_ver…_name'
+    """
+    if _columns(name) <= width:
+        return name
+    clusters = list(_clusters(name))
+    head, tail = "", ""
+    left, right = 0, len(clusters)
+    while left < right:
+        grows_head = _columns(head) <= _columns(tail)
+        cluster = clusters[left] if grows_head else clusters[right - 1]
+        if _columns(head) + _columns(tail) + _columns(cluster) > width - 1:
+            break
+        if grows_head:
+            head, left = head + cluster, left + 1
+        else:
+            tail, right = cluster + tail, right - 1
+    return f"{head}…{tail}"
+
+
+def _clusters(text: str) -> Iterator[str]:
+    """The text in pieces that must not be cut: a letter with its marks, an emoji sequence."""
+    piece = ""
+    for char in text:
+        if piece and not (unicodedata.category(char)[0] == "M" or "\u200d" in (char, piece[-1])):
+            yield piece
+            piece = ""
+        piece += char
+    if piece:
+        yield piece
+
+
+def _columns(text: str) -> int:
+    """Width in columns of a terminal: wide letters 2, marks and invisible ones 0."""
+    return sum(
+        0
+        if _is_invisible(char) or unicodedata.category(char) in {"Mn", "Me"}
+        else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def _is_invisible(char: str) -> bool:
+    """Whether a character only steers its neighbours: joiners, marks of direction, variants."""
+    return unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"
+
+
+def families_for(names: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """The installed font families that together have every character of each name.
+
+    All names at once, since for a letter that no font has every font must be opened.
+
+    Args:
+        names: Each one line, as `printable` makes it.
+
+    Returns:
+        For each name: families for a text's `fontfamily`, the default one first; None if some
+        character would be missing, or drawn unjoined by a matplotlib that shapes no text.
+    """
+    holders = _holders({char for name in names for char in name})
+    return [_choose(set(name), holders) for name in names]
+
+
+def _holders(chars: set[str]) -> dict[str, set[str]]:
+    """Which of the characters each family has; ends when each character has been found once."""
+    holders: dict[str, set[str]] = {}
+    missing = set(chars)
+    for family in _candidates():
+        if not missing:
+            break
+        wanted = chars if family == DEFAULT_FAMILY else chars - holders[DEFAULT_FAMILY]
+        holders[family] = {char for char in wanted if _is_drawable(family, char)}
+        missing -= holders[family]
+    return holders
+
+
+def _choose(chars: set[str], holders: Mapping[str, set[str]]) -> tuple[str, ...] | None:
+    """The families for one name: the default, and as few more as it takes."""
+    if not SHAPES_TEXT and any(map(_needs_shaping, chars)):
+        return None
+    missing = chars - holders.get(DEFAULT_FAMILY, set())
+    whole = [family for family, held in holders.items() if missing and missing <= held]
+    families = [DEFAULT_FAMILY]
+    for family in whole[:1] or holders:
+        if missing & holders[family]:
+            families.append(family)
+            missing = missing - holders[family]
+    return None if missing else tuple(families)
+
+
+def _needs_shaping(char: str) -> bool:
+    """Whether a letter is written right to left, or changes its form beside others."""
+    is_brahmic = "\u0900" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
+    return is_brahmic or unicodedata.bidirectional(char) in {"R", "AL"}
+
+
+@cache
+def _candidates() -> tuple[str, ...]:
+    """The default family, then installed upright ones of normal weight: preferred, others."""
+    installed = {
+        entry.name
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal"
+        and entry.weight in (400, "normal", "regular")
+        and not entry.name.startswith(PLACEHOLDER_FAMILIES)
+    }
+    preferred = [family for family in PREFERRED_FAMILIES if family in installed]
+    others = sorted(installed.difference(preferred, {DEFAULT_FAMILY}))
+    return (DEFAULT_FAMILY, *preferred, *others)
+
+
+@cache
+def _is_drawable(family: str, char: str) -> bool:
+    """Whether the family has an outline for the character, not only an entry for it.
+
+    Fonts of coloured emoji have the entry and an empty outline, for which nothing would be drawn.
+    """
+    try:
+        path = font_manager.findfont(FontProperties(family=[family]), fallback_to_default=False)
+        font = font_manager.get_font(path)
+        if not font.scalable or not font.get_char_index(ord(char)):
+            return False
+        if char.isspace() or _is_invisible(char):
+            return True
+        glyph = font.load_char(ord(char), ft2font.LoadFlags.NO_SCALE)
+    except (OSError, RuntimeError, ValueError):  # a damaged font, or one removed since listing
+        return False
+    return bool(glyph.bbox[3] > glyph.bbox[1])

@@ -1,0 +1,90 @@
+"""Small files, written whole or not at all: JSON and CSV in the one dialect that every file of a
+run uses.
+
+Knows nothing about what is in them. File and class names are bytes to the operating system and may
+be no valid UTF-8; Python carries such bytes as lone surrogates, and both dialects here bring them
+through unharmed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from swinclf.errors import RunError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        RunError: If the folder is read-only, full or gone; nothing that stood there before is lost.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"to write {path.name} into '{path.parent}'",
+            found=f"{error.strerror or error} (nothing saved before is lost)",
+            hint="make room or choose another folder with --out or --output",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, lone surrogates as the bytes they stand for; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def to_json(value: Any) -> str:
+    """JSON that people can read in their own script, and that stays valid whatever the names hold."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(value, indent=2)
+    return text + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON; see `write_bytes`."""
+    write_text(path, to_json(value))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV text, quoted where a field needs it, one line feed after each."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV file with a header line; see `write_bytes`."""
+    write_text(path, csv_text([header]) + csv_text(rows))
+
+
+def read_csv(path: Path) -> list[Mapping[str, str]]:
+    """The rows of a CSV file written by `write_csv`, each by column name."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable; not every file system or operating system can, and then it is not."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,71 @@
+"""Files in, answers out: decoding runs ahead of the network, order is kept, memory does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from swinclf.data.images import to_rgb
+from swinclf.data.loader import LoadedImage, batched, load_for_prediction, map_ahead
+from swinclf.data.transforms import eval_pixels
+from swinclf.inference.predictor import Predictor
+
+BATCH_SIZE = 32  # larger ones are no faster on a CPU
+
+Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one picture.
+
+    Attributes:
+        probabilities: (K,) float32; None where it could not be read.
+        error: Why it could not be read; empty where it could.
+    """
+
+    probabilities: np.ndarray | None
+    error: str
+
+
+def answer_all(
+    predictor: Predictor, sources: Iterable[Source], *, workers: int, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Source, Answer]]:
+    """Answers for pictures, in their order.
+
+    Args:
+        predictor: What gives probabilities.
+        sources: Files, pictures or (H, W, 3) uint8 arrays; taken as they are needed, so there may
+            be any number.
+        workers: Threads that decode.
+        batch_size: Pictures that go through the network together.
+
+    Yields:
+        Each source with its answer; one that cannot be read has an error and disturbs no other.
+    """
+
+    def load(source: Source) -> tuple[Source, LoadedImage]:
+        return source, _load(source, predictor)
+
+    ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size)
+    for batch in batched(ahead, batch_size):
+        readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
+        rows = iter(predictor.probabilities(np.stack(readable)) if readable else ())
+        for source, loaded in batch:
+            yield source, Answer(None if loaded.pixels is None else next(rows), loaded.error)
+
+
+def _load(source: str | Path | Image.Image | np.ndarray, predictor: Predictor) -> LoadedImage:
+    preprocess = predictor.card.preprocess
+    if isinstance(source, str | Path):
+        return load_for_prediction(Path(source), preprocess)
+    try:
+        picture = source if isinstance(source, Image.Image) else Image.fromarray(source)
+        return LoadedImage(eval_pixels(to_rgb(picture), preprocess), b"", "")
+    except Exception as error:  # a picture in memory may be as broken as one in a file
+        return LoadedImage(None, b"", str(error) or type(error).__name__)

@@ -1,0 +1,1 @@
+"""Networks: named, built, loaded, frozen, stored. Knows no file of images."""

@@ -1,0 +1,86 @@
+"""The backbones that can be named: timm's list, with sizes, and the way from a typo to a name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from swinclf.errors import ModelError
+
+FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A line of `swinclf models`.
+
+    Attributes:
+        name: ARCH, or ARCH.TAG for each published set of weights.
+        parameters: Of the network without a head.
+        image_px: Side of the picture it sees by default.
+    """
+
+    name: str
+    parameters: int
+    image_px: int
+
+
+def list_backbones(pattern: str = "") -> Iterator[Backbone]:
+    """Backbones with published weights, in order of name.
+
+    Args:
+        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
+    """
+    import timm
+    import torch
+
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    parameters: dict[str, int] = {}
+    for name in timm.list_models(list(FAMILIES), pretrained=True):
+        arch = name.partition(".")[0]
+        config = timm.get_pretrained_cfg(name)
+        if not fnmatch(name, wanted) or config.input_size[0] != 3:
+            continue
+        if arch not in parameters:
+            with torch.device("meta"):
+                network = timm.create_model(arch, pretrained=False, num_classes=0)
+            parameters[arch] = sum(parameter.numel() for parameter in network.parameters())
+        yield Backbone(name, parameters[arch], config.input_size[-1])
+
+
+def check_name(name: str) -> str:
+    """The name, if timm knows it. Never asks the network.
+
+    Args:
+        name: ARCH or ARCH.TAG.
+
+    Raises:
+        ModelError: If timm has no such architecture, or no such weights for it; offers near names.
+    """
+    import timm
+
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        known = timm.list_models()
+        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
+        raise ModelError(
+            f"the name of a backbone, such as {known_example()}",
+            found=f"'{name}', which timm does not know",
+            hint=(f"did you mean {' or '.join(near)}? " if near else "")
+            + "All names: swinclf models",
+        )
+    if tag and name not in timm.list_pretrained(f"{arch}.*"):
+        tags = timm.list_pretrained(f"{arch}.*")
+        raise ModelError(
+            f"published weights of {arch}: {', '.join(tags) or 'there are none'}",
+            found=f"the tag '{tag}'",
+            hint=f"--model {(difflib.get_close_matches(name, tags, n=1, cutoff=0) or [arch])[0]}",
+        )
+    return name
+
+
+def known_example() -> str:
+    """A name that is certainly right."""
+    return "swin_tiny_patch4_window7_224"

@@ -1,0 +1,55 @@
+"""Running a network for its answers: on a device, in a precision, without gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from swinclf.runtime import Hardware, Precision
+
+DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+}
+
+
+class Computer:
+    """A network ready to answer.
+
+    In bf16 or fp16 only the trunk is computed so; pooling and head stay in float32, where rounding
+    would show most: a logit of 5 has no more than 8 bits in bf16, while the rounding of many
+    tokens averages out.
+
+    Args:
+        network: In float32. It is moved to the device and set to evaluation mode; its weights are
+            not changed.
+        hardware: Where and in which precision.
+    """
+
+    def __init__(self, network: nn.Module, hardware: Hardware) -> None:
+        self.dtype = DTYPES[hardware.precision]
+        self.network = network.eval().to(hardware.device)
+        self.trunk = self.network
+        if self.dtype is not torch.float32:
+            self.trunk = copy.deepcopy(self.network).to(self.dtype)
+
+    @torch.inference_mode()
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) float32 on the device -> (N, K) float32."""
+        logits: torch.Tensor = self.network.forward_head(self._trunk(inputs))  # type: ignore[operator]
+        return logits
+
+    @torch.inference_mode()
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) float32 on the device -> (N, D) float32: what the classifier sees."""
+        features: torch.Tensor = self.network.forward_head(  # type: ignore[operator]
+            self._trunk(inputs), pre_logits=True
+        )
+        return features
+
+    def _trunk(self, inputs: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.trunk.forward_features(inputs.to(self.dtype))  # type: ignore[operator]
+        return tokens.float()

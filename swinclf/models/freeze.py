@@ -1,0 +1,100 @@
+"""Which parts of a network train, and how far down each parameter sits.
+
+Both follow from one numbering of the parameters: 0 is the stem, then the stages (or blocks), last
+the head. Networks say by regular expressions what belongs together (`group_matcher`, as timm's do).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from swinclf.errors import ConfigError
+
+WITH_PREVIOUS = 99999  # in a network's matcher: belongs to the group before
+_HEAD = (float("inf"),)
+
+
+def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
+    """The layer of each parameter, counted from the input.
+
+    Args:
+        network: With a `group_matcher`.
+        coarse: Whether a Swin counts by stages and not by blocks.
+
+    Returns:
+        By parameter name: 0 for the stem, 1 and so on for stages or blocks, the largest number for
+        what matches no rule: the head, and a norm before it that counts by itself.
+    """
+    matcher: Mapping[str, Any] = network.group_matcher(coarse=coarse)  # type: ignore[operator]
+    rules = [
+        (re.compile(pattern), (float(order),), suffix)
+        for order, patterns in enumerate(matcher.values())
+        for pattern, suffix in _as_pairs(patterns)
+    ]
+    keys = {name: _key(name, rules) for name, _ in network.named_parameters()}
+    numbers: dict[tuple[float, ...], int] = {}
+    current = -1
+    for key in sorted(set(keys.values())):
+        current += key[-1] != WITH_PREVIOUS
+        numbers[key] = max(current, 0)
+    return {name: numbers[key] for name, key in keys.items()}
+
+
+def freeze_head_only(network: nn.Module) -> None:
+    """Freezes everything but the classifier."""
+    network.requires_grad_(False)
+    for parameter in classifier_parameters(network):
+        parameter.requires_grad_(True)
+
+
+def freeze_stages(network: nn.Module, count: int) -> None:
+    """Freezes the stem and the first `count` stages (Swin) or blocks (ViT).
+
+    Raises:
+        ConfigError: If the network has fewer.
+    """
+    numbers = layer_numbers(network, coarse=True)
+    stages = max(numbers.values()) - 1
+    if count > stages:
+        raise ConfigError(
+            f"--freeze-stages from 0 to {stages}, the stages or blocks of this network",
+            found=str(count),
+            hint="--freeze-layers to train the head only",
+        )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(numbers[name] > count)
+
+
+def train_mode(network: nn.Module) -> None:
+    """Training mode for what trains, evaluation mode for what is frozen (no drop path, no running means)."""
+    network.train()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters of the classification head (of both heads of a distilled network)."""
+    classifier = network.get_classifier()  # type: ignore[operator]
+    modules = classifier if isinstance(classifier, tuple) else (classifier,)
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _as_pairs(patterns: Any) -> list[tuple[str, tuple[int, ...] | None]]:
+    return [(patterns, None)] if isinstance(patterns, str) else list(patterns)
+
+
+def _key(
+    name: str, rules: Iterable[tuple[re.Pattern[str], tuple[float, ...], Any]]
+) -> tuple[float, ...]:
+    """Where a parameter sorts: by rule, then by the numbers in its name."""
+    for pattern, order, suffix in rules:
+        if match := pattern.match(name):
+            numbers = (float(part) for part in match.groups() if part is not None)
+            return (*order, *numbers, *map(float, suffix or ()))
+    return _HEAD

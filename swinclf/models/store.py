@@ -1,0 +1,75 @@
+"""model.safetensors: weights and model card in one file, and the way back to a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl
+from swinclf.errors import WeightsError
+from swinclf.models.build import Architecture, build_network
+from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
+
+
+def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """Writes a network's weights with its card.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    write_tensors(path, network.state_dict(), card.to_metadata())
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card alone, without reading the weights.
+
+    Raises:
+        RunError, WeightsError: If the file is none of swinclf's.
+    """
+    return ModelCard.from_metadata(read_metadata(path), where=str(path))
+
+
+def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, ModelCard]:
+    """Builds the network that a file describes and fills it with the file's weights.
+
+    Args:
+        path: A model.safetensors.
+        impl: Who builds it, if not the one that the card names.
+
+    Returns:
+        The network, in evaluation mode on the CPU in float32, and the card.
+
+    Raises:
+        RunError, WeightsError, ModelError: If the file is none of swinclf's, damaged, or the
+            network of its name has other tensors.
+    """
+    tensors, metadata = read_tensors(path)
+    card = ModelCard.from_metadata(metadata, where=str(path))
+    network = build_network(architecture_of(card, impl=impl))
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != found:
+        odd = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        )
+        name = odd[0]
+        raise WeightsError(
+            f"the tensors of '{card.model}' in '{path}': {name} {wanted.get(name, 'absent')}",
+            found=f"{name} {found.get(name, 'absent')} ({len(odd)} tensors differ)",
+            hint="the versions the file was made with: "
+            + ", ".join(f"{k} {v}" for k, v in card.versions.items()),
+        )
+    network.load_state_dict(tensors)
+    return network.eval(), card
+
+
+def architecture_of(card: ModelCard, *, impl: Impl | None = None) -> Architecture:
+    """The architecture that a card describes."""
+    return Architecture(
+        name=card.model,
+        impl=impl or card.impl,
+        num_classes=len(card.classes),
+        img_size=card.preprocess.height,
+    )

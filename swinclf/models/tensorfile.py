@@ -1,0 +1,104 @@
+"""Tensors on disk: safetensors with a checksum, written whole or not at all. No pickle is ever
+read.
+
+safetensors itself takes a file whose data bits have flipped for good; the checksum in the metadata
+does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from swinclf.errors import WeightsError
+from swinclf.files import write_bytes
+
+CHECKSUM = "sha256"
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Writes tensors and metadata, with a checksum over both.
+
+    Raises:
+        RunError: If the file cannot be written; what stood there before is kept.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    signed = {**metadata, CHECKSUM: _checksum(whole, metadata)}
+    write_bytes(path, save(whole, metadata=signed))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, from the file's header.
+
+    Raises:
+        WeightsError: If it is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise not_safetensors(path, error) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata; where the metadata holds a checksum, it is verified.
+
+    Raises:
+        WeightsError: If it is no safetensors file, or its content is not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise not_safetensors(path, error) from error
+    wanted = metadata.pop(CHECKSUM, None)
+    if wanted is not None and (found := _checksum(tensors, metadata)) != wanted:
+        raise WeightsError(
+            f"the content that was written to '{path}' (sha256 {wanted[:12]})",
+            found=f"another content (sha256 {found[:12]}): the file is damaged",
+            hint="take the file from where it was copied from, or train again",
+        )
+    return tensors, metadata
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, from the file's header.
+
+    Raises:
+        WeightsError: If it is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise not_safetensors(path, error) from error
+
+
+def not_safetensors(path: Path, error: Exception) -> WeightsError:
+    """The error for a file that is no safetensors file, or a damaged one."""
+    size = path.stat().st_size if path.is_file() else None
+    found = f"{error} ({size:,} bytes)" if size is not None else "no such file"
+    return WeightsError(
+        f"a safetensors file at '{path}'",
+        found=found,
+        hint="a run folder or its model.safetensors; files of other programs: swinclf train --weights FILE",
+    )
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over the metadata and every tensor's name, type, shape and bytes, in order of name."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""How a picture becomes what the network sees: one value, stored with the weights, and nothing
+else.
+
+A pure value without an opinion on libraries; `data.transforms` is the only place that carries it
+out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Fit(StrEnum):
+    """What is done with a picture whose sides are not in the network's proportion."""
+
+    CROP = "crop"  # scale the shorter side, cut the middle out: what published weights were scored with
+    PAD = "pad"  # scale the longer side, fill the rest with the mean colour: nothing is cut off
+    SQUASH = "squash"  # scale both sides to fit: nothing is cut off, proportions are lost
+
+
+class Interpolation(StrEnum):
+    """How pixels are resampled, in Pillow's terms."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """The preprocessing of one network.
+
+    Attributes:
+        height: Rows the network sees, px.
+        width: Columns the network sees, px.
+        interpolation: How pixels are resampled.
+        mean: Red, green, blue subtracted after scaling to [0, 1].
+        std: Red, green, blue divided by, > 0.
+        crop_pct: With `fit` crop, the part of the scaled picture's side that is kept, in (0, 1].
+        fit: What is done with other proportions.
+    """
+
+    height: int
+    width: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_pct: float
+    fit: Fit
+
+    @property
+    def scaled_size(self) -> tuple[int, int]:
+        """(height, width), px, that a picture is scaled to cover before the middle is cut out."""
+        return math.floor(self.height / self.crop_pct), math.floor(self.width / self.crop_pct)
+
+    @property
+    def decode_px(self) -> int:
+        """The shorter side that a decoder must at least deliver, px.
+
+        Twice what resampling ends at: a JPEG decoder that scales by itself (1/2, 1/4, 1/8) saves
+        most of the time of a large photograph, and from twice the size the resampling filter still
+        sees what it needs.
+        """
+        return 2 * max(self.scaled_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: If a field is missing or has no meaning.
+        """
+        return cls(
+            height=int(values["height"]),
+            width=int(values["width"]),
+            interpolation=Interpolation(values["interpolation"]),
+            mean=_triple(values["mean"]),
+            std=_triple(values["std"]),
+            crop_pct=float(values["crop_pct"]),
+            fit=Fit(values["fit"]),
+        )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,202 @@
+"""The machine at hand: device, precision, threads, signals, versions.
+
+Imports torch only inside the functions that ask it something, so that naming a device costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from swinclf.errors import DeviceError, ExitCode
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Precision(StrEnum):
+    """The number format that networks are computed in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What networks run on, and why.
+
+    Attributes:
+        device: A torch device name: cpu, cuda, cuda:N or mps.
+        precision: fp32, bf16 or fp16, never auto.
+        reason: Why this precision, a few words.
+    """
+
+    device: str
+    precision: Precision
+    reason: str
+
+
+def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
+    """Settles device and precision; what is asked for by name is obeyed or refused, never replaced.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is
+            there.
+        precision: auto, fp32, bf16 or fp16. auto takes bf16 where the hardware multiplies it
+            natively.
+
+    Raises:
+        DeviceError: If this machine lacks the device.
+    """
+    chosen = _choose_device(device)
+    if precision != Precision.AUTO:
+        return Hardware(chosen, Precision(precision), "as asked")
+    native, reason = multiplies_bf16(chosen)
+    return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason)
+
+
+def _choose_device(name: str) -> str:
+    import torch
+
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    kind, _, number = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(kind, 0)
+    if count > int(number or 0):
+        return name
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    raise DeviceError(
+        f"the device '{name}' of --device",
+        found=f"this machine has {', '.join(there + ['mps'] * has_mps)}",
+        hint="--device auto",
+    )
+
+
+def multiplies_bf16(device: str) -> tuple[bool, str]:
+    """Whether the device multiplies bf16 natively, asked of the hardware, and how that is known."""
+    import torch
+
+    if device.startswith("cuda"):
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+        name = torch.cuda.get_device_name(device)
+        return native, f"{name} {'multiplies' if native else 'does not multiply'} bf16 natively"
+    if device == "cpu":
+        features = torch.cpu.get_capabilities()
+        for feature, name in (
+            ("amx_bf16", "AMX"),
+            ("avx512_bf16", "AVX512-BF16"),
+            ("arm_bf16", "Arm bf16"),
+        ):
+            if features.get(feature):
+                return True, f"this CPU multiplies bf16 natively ({name})"
+        return False, "this CPU does not multiply bf16 natively"
+    return False, f"bf16 is not known to be faster on {device}"
+
+
+def default_workers() -> int:
+    """Threads that read and decode images: one for each core this process may use, at most 16."""
+    return min(16, available_cores())
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seeds torch's global generator (dropout, drop path, new weights) and returns it."""
+    import torch
+
+    return torch.manual_seed(seed)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change an answer."""
+    found = {"swinclf": _package_version("swinclf"), "python": platform.python_version()}
+    for name in ("torch", "torchvision", "timm", "pillow", "safetensors", "numpy"):
+        found[name] = _package_version(name)
+    return found
+
+
+def _package_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def out_of_memory_named(batch_size: int) -> Iterator[None]:
+    """Turns any of the ways in which torch runs out of memory into one error that says what to
+    type.
+
+    Args:
+        batch_size: The batch size in use, named in the error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not (
+            isinstance(error, MemoryError)
+            or "out of memory" in text
+            or "can't allocate memory" in text
+        ):
+            raise
+        first_line = text.splitlines()[0] if text else type(error).__name__
+        raise DeviceError(
+            f"memory on the device for a batch of {batch_size} images",
+            found=f"it ran out ({first_line[:160]})",
+            hint=f"--batch-size {max(1, batch_size // 2)}, a smaller --img-size or a smaller --model",
+        ) from error
+
+
+class StopFlag:
+    """Set by the first Ctrl-C or SIGTERM; the work in hand looks at it between two steps and saves.
+
+    A second signal leaves at once. Outside the main thread no handler can be installed, and none
+    is.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code: ExitCode | None = None
+
+    def __bool__(self) -> bool:
+        """Whether the work should stop."""
+        return self.exit_code is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopFlag]:
+        """Listens for signals inside the `with` block and puts the old handlers back after it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in previous:
+            signal.signal(number, self._handle)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if self:
+            sys.stderr.flush()
+            os._exit(code)
+        self.exit_code = code

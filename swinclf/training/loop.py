@@ -1,0 +1,293 @@
+"""The training loop: one for every regime. Knows neither files nor folders.
+
+What trains, at which rate and on what are values; the loop is the same for a linear head on kept
+features and for a whole network on images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from swinclf.errors import DivergedError, ExitCode, Interrupted
+from swinclf.models.compute import DTYPES, Computer
+from swinclf.models.freeze import train_mode
+from swinclf.progress import EpochRow, Reporter
+from swinclf.runtime import Hardware, Precision, StopFlag
+from swinclf.training.batches import Batch, Batches
+from swinclf.training.optim import lr_scale, set_lr
+
+CHECK_EVERY_STEPS = 20  # how often the loss is looked at on a device where looking waits for it
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast, and what the loss is.
+
+    Attributes:
+        epochs: Passes over the training images.
+        lrf: Final rate as a fraction of the peak.
+        warmup: Part of all steps in which the rate rises.
+        clip_norm: Longest gradient; 0 clips nothing.
+        label_smoothing: Part of the target spread over all classes.
+        class_weights: (K,) float32, mean 1 over the training images; None for all the same.
+        patience: Stop after this many epochs without a better one; 0 never stops.
+    """
+
+    epochs: int
+    lrf: float
+    warmup: float
+    clip_norm: float
+    label_smoothing: float
+    class_weights: torch.Tensor | None
+    patience: int
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch, on the device: divided once, at its end, and not waited for before.
+
+    Attributes:
+        loss: () float64.
+        correct: () int64.
+        count: Images.
+        seconds: Time spent training.
+    """
+
+    loss: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    correct: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Adds a batch: losses (B,), logits (B, K), targets (B,)."""
+        self.loss = self.loss.to(losses.device) + losses.double().sum()
+        self.correct = self.correct.to(losses.device) + (logits.argmax(1) == targets).sum()
+        self.count += len(targets)
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy; (nan, nan) of nothing."""
+        if not self.count:
+            return math.nan, math.nan
+        return float(self.loss) / self.count, float(self.correct) / self.count
+
+
+@dataclass
+class Best:
+    """The best epoch so far, and the weights it ended with."""
+
+    epoch: int
+    score: tuple[float, float]
+    weights: dict[str, torch.Tensor]
+
+
+@dataclass
+class TrainState:
+    """Everything that changes in training, and so everything a checkpoint holds.
+
+    Attributes:
+        model: The network, or the head alone.
+        optimizer: Over what trains.
+        scaler: Of the loss, in fp16; does nothing in other precisions.
+        epoch: Epochs finished.
+        step: Steps taken in the running epoch.
+        sums: Of the running epoch.
+        best: None before the first epoch has ended.
+        history: A row an epoch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    step: int = 0
+    sums: Sums = field(default_factory=Sums)
+    best: Best | None = None
+    history: list[EpochRow] = field(default_factory=list)
+
+
+class Saver(Protocol):
+    """Keeps the state of a training on disk."""
+
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+
+    def save(self, state: TrainState) -> None:
+        """Saves."""
+
+
+def new_state(model: nn.Module, optimizer: torch.optim.Optimizer, hardware: Hardware) -> TrainState:
+    """The state before the first step."""
+    kind = hardware.device.partition(":")[0]
+    scaler = torch.amp.GradScaler(kind, enabled=hardware.precision is Precision.FP16)
+    return TrainState(model, optimizer, scaler)
+
+
+def fit(
+    state: TrainState,
+    batches: Batches,
+    schedule: Schedule,
+    hardware: Hardware,
+    *,
+    report: Reporter,
+    stop: StopFlag,
+    saver: Saver,
+) -> None:
+    """Trains from where `state` stands to the end; `state.best` then holds the weights to keep.
+
+    Args:
+        state: Changed in place.
+        batches: What to train and validate on.
+        schedule: How long and how fast.
+        hardware: Device and precision of the forward passes; weights and their updates stay in
+            float32.
+        report: Told of progress and of every epoch.
+        stop: Looked at after every step.
+        saver: Asked after every step and epoch whether it is time, and called before leaving early.
+
+    Raises:
+        DivergedError: If the loss is no number any more.
+        Interrupted: If `stop` was set; the state has been saved.
+    """
+    while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
+        started = time.perf_counter() - state.sums.seconds
+        _train_epoch(state, batches, schedule, hardware, report, stop, saver)
+        val_loss, val_accuracy = validate(state.model, batches, hardware)
+        _end_epoch(state, schedule, val_loss, val_accuracy, time.perf_counter() - started, report)
+        if saver.is_due():
+            saver.save(state)
+
+
+def _train_epoch(
+    state: TrainState,
+    batches: Batches,
+    schedule: Schedule,
+    hardware: Hardware,
+    report: Reporter,
+    stop: StopFlag,
+    saver: Saver,
+) -> None:
+    steps = math.ceil(batches.train_count / batches.batch_size)
+    started = time.perf_counter() - state.sums.seconds
+    train_mode(state.model)
+    with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:
+        advance(state.sums.count)
+        for batch in batches.train(state.epoch, state.step):
+            set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step, steps))
+            if len(batch.targets):
+                _train_step(state, batch, schedule, hardware)
+                _check_finite(state, hardware)
+            state.step += 1
+            state.sums.seconds = time.perf_counter() - started
+            advance(len(batch.targets))
+            if stop or saver.is_due():
+                saver.save(state)
+            if stop:
+                raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+
+
+def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware) -> None:
+    with autocast(hardware):
+        logits = state.model(batch.inputs).float()
+    losses = F.cross_entropy(
+        logits,
+        batch.targets,
+        weight=schedule.class_weights,
+        label_smoothing=schedule.label_smoothing,
+        reduction="none",
+    )
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(losses.mean()).backward()
+    if schedule.clip_norm:
+        state.scaler.unscale_(state.optimizer)
+        trained = [one for group in state.optimizer.param_groups for one in group["params"]]
+        nn.utils.clip_grad_norm_(trained, schedule.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.sums.add(losses.detach(), logits.detach(), batch.targets)
+
+
+def validate(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over the validation images; (nan, nan) without any."""
+    sums = Sums()
+    if batches.val_count:
+        computer = Computer(model, hardware)
+        for batch in batches.val():
+            if len(batch.targets):
+                logits = computer.logits(batch.inputs)
+                sums.add(
+                    F.cross_entropy(logits, batch.targets, reduction="none"), logits, batch.targets
+                )
+    return sums.means()
+
+
+def autocast(hardware: Hardware) -> contextlib.AbstractContextManager[object]:
+    """Forward passes in the hardware's precision, weights in float32."""
+    if hardware.precision is Precision.FP32:
+        return contextlib.nullcontext()
+    return torch.autocast(hardware.device.partition(":")[0], DTYPES[hardware.precision])
+
+
+def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
+    total = schedule.epochs * steps_per_epoch
+    warmup = min(int(schedule.warmup * total), total - 1)
+    return lr_scale(step, total_steps=total, warmup_steps=warmup, final=schedule.lrf)
+
+
+def _check_finite(state: TrainState, hardware: Hardware) -> None:
+    """Stops a training whose loss is no number; where looking would wait for the device, not at every step."""
+    if hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
+        return
+    if not math.isfinite(float(state.sums.loss)):
+        rate = max(group["lr"] for group in state.optimizer.param_groups)
+        raise DivergedError(
+            "a loss that is a number",
+            found=f"{float(state.sums.loss)} in epoch {state.epoch + 1}, step {state.step + 1}, at rate {rate:.3g}",
+            hint=f"--lr {rate / 10:.1g}",
+        )
+
+
+def _end_epoch(
+    state: TrainState,
+    schedule: Schedule,
+    val_loss: float,
+    val_accuracy: float,
+    seconds: float,
+    report: Reporter,
+) -> None:
+    train_loss, train_accuracy = state.sums.means()
+    has_val = math.isfinite(val_accuracy)
+    # Without validation images there is nothing to choose by, and the last epoch is the one to
+    # keep.
+    score = (val_accuracy, -val_loss) if has_val else (float(state.epoch), 0.0)
+    row = EpochRow(
+        epoch=state.epoch + 1,
+        train_loss=train_loss,
+        train_accuracy=train_accuracy,
+        val_loss=val_loss if has_val else None,
+        val_accuracy=val_accuracy if has_val else None,
+        lr=max(group["lr"] for group in state.optimizer.param_groups),
+        seconds=seconds,
+        images_per_second=state.sums.count / max(state.sums.seconds, 1e-9),
+    )
+    is_best = state.best is None or score > state.best.score
+    if is_best:
+        weights = {
+            name: one.detach().cpu().clone() for name, one in state.model.state_dict().items()
+        }
+        state.best = Best(row.epoch, score, weights)
+    state.history.append(row)
+    state.epoch, state.step, state.sums = state.epoch + 1, 0, Sums()
+    report.epoch(row, total=schedule.epochs, best=is_best)
+
+
+def _out_of_patience(state: TrainState, schedule: Schedule) -> bool:
+    waited = state.epoch - state.best.epoch if state.best else 0
+    return 0 < schedule.patience <= waited

@@ -1,0 +1,87 @@
+"""AdamW's parameter groups and the learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import nn
+
+from swinclf.errors import ConfigError
+
+
+def lr_scale(step: int, *, total_steps: int, warmup_steps: int, final: float) -> float:
+    """Learning-rate factor at `step`: a linear ramp, then half a cosine down to `final`.
+
+    Args:
+        step: Optimizer steps already taken, 0 <= step < total_steps.
+        total_steps: Steps of the whole training.
+        warmup_steps: Steps of the ramp; 0 means none. Must be < total_steps.
+        final: Last factor, a fraction of the peak in [0, 1] (the command line's --lrf).
+
+    Returns:
+        Factor in [0, 1] of the peak rate. The last step has `final` itself.
+
+    Raises:
+        ConfigError: If warmup_steps >= total_steps.
+
+    Source: SGDR, Loshchilov & Hutter 2017, eq. 5; warmup as in Goyal et al. 2017, sec. 2.2.
+    """
+    if warmup_steps >= total_steps:
+        raise ConfigError(
+            f"fewer warmup steps than the {total_steps} steps of the training",
+            found=str(warmup_steps),
+            hint="a smaller --warmup or more --epochs",
+        )
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    lr: float,
+    weight_decay: float,
+    layers: Mapping[str, int] | None = None,
+    layer_decay: float = 1.0,
+    no_decay: Collection[str] = (),
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that train.
+
+    Args:
+        named_parameters: All of them; frozen ones are left out.
+        lr: Peak rate, of the last layer.
+        weight_decay: For matrices only: norms, biases and position tables are not decayed.
+        layers: The layer of each parameter; None gives all the same rate.
+        layer_decay: Each layer's rate is this times the rate of the layer above it, in (0, 1].
+        no_decay: Names of further parameters that are not decayed.
+
+    Returns:
+        An optimizer whose groups carry `peak`, the rate that `lr_scale` multiplies.
+
+    Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1; AdamW, Loshchilov & Hutter 2019.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    top = max(layers.values()) if layers else 0
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            depth = top - layers[name] if layers else 0
+            decays = parameter.ndim > 1 and name not in no_decay
+            groups[lr * layer_decay**depth, weight_decay if decays else 0.0].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """Sets every group's rate to its peak times `scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * scale

@@ -1,0 +1,159 @@
+"""How long, how fast, how varied: what is chosen where nothing was asked for, and why.
+
+Sources: field experience and the papers named at each choice. A setting that was given is never
+touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from swinclf.config import Augment, ClassWeights, Settings
+from swinclf.runtime import default_workers
+
+SEVERE_IMBALANCE = 10  # largest class over smallest
+HEAD_LR_AT_64 = 1e-3
+NETWORK_LR_AT_64 = 1e-4
+SCRATCH_LR_AT_64 = 5e-4
+
+
+class Regime(StrEnum):
+    """What trains."""
+
+    HEAD = "head"  # the head, on kept features
+    PART = "part"  # some stages and the head
+    FULL = "full"  # everything
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on.
+
+    Attributes:
+        trained_weights: Whether the network starts from weights that were trained.
+        train_count: Training images.
+        class_counts: Training images of each class.
+        is_vit: Whether the network is a plain ViT and not a Swin.
+    """
+
+    trained_weights: bool
+    train_count: int
+    class_counts: Mapping[str, int]
+    is_vit: bool
+
+
+def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
+    """Settles what trains, and what has to be known to build the network."""
+    if settings.config.freeze_stages is not None:
+        settings, regime = settings.choose("freeze_layers", False, "--freeze-stages"), Regime.PART
+    else:
+        why = "starting from trained weights" if trained_weights else "starting from random weights"
+        settings = settings.choose("freeze_layers", trained_weights, why)
+        regime = Regime.HEAD if settings.config.freeze_layers else Regime.FULL
+    if regime is Regime.HEAD:
+        return settings.choose("drop_path", 0.0, "the network does not train"), regime
+    return settings.choose("drop_path", 0.1, "the network trains"), regime
+
+
+def choose_mirror(settings: Settings, classes: Sequence[str]) -> Settings:
+    """Mirroring is off where a mirror image would be another class."""
+    sided = [name for name in classes if is_sided(name)]
+    reason = f"the class name {sided[0]!r} has a side" if sided else "no class name has a side"
+    settings = settings.choose("mirror", not sided, reason)
+    kind = Augment.TRIVIAL if settings.config.mirror else Augment.CROP
+    why = (
+        "mirroring is on"
+        if settings.config.mirror
+        else "rotation could change a class that has a side"
+    )
+    return settings.choose("augment", kind, why)
+
+
+def is_sided(name: str) -> bool:
+    """Whether a class may not be mirrored: it is called left or right, or is a digit or a letter.
+
+    >>> [is_sided(name) for name in ("left hand", "RightTurn", "7", "b", "copyright", "rose")]
+    [True, True, True, True, False, False]
+    """
+    words = re.findall(r"[A-Za-z][a-z]*|\d+", name)
+    return (
+        len(name) == 1 or name.isdigit() or any(word.lower() in ("left", "right") for word in words)
+    )
+
+
+def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Settings:
+    """Epochs, batch, rates and regularisation, by what trains and on how many images."""
+    given_epochs = settings.is_given("epochs")
+    if regime is Regime.HEAD:
+        settings = settings.choose("epochs", 100, "an epoch on kept features costs next to nothing")
+        settings = settings.choose("batch_size", 64, "for the head")
+        settings = settings.choose("patience", 0, "for the head")
+        settings = settings.choose("label_smoothing", 0.0, "for the head")
+        settings = settings.choose("layer_decay", 1.0, "the network does not train")
+    else:
+        epochs = _epochs_for(facts.train_count) * (1 if facts.trained_weights else 3)
+        settings = settings.choose("epochs", epochs, f"{facts.train_count:,} training images")
+        settings = settings.choose("batch_size", 32, "for the network")
+        patience = 0 if given_epochs else max(3, (settings.config.epochs or 0) // 3)
+        reason = "--epochs is given" if given_epochs else "a third of the epochs"
+        settings = settings.choose("patience", patience, reason)
+        settings = settings.choose("label_smoothing", 0.1, "for the network")
+        settings = _choose_layer_decay(settings, facts)
+    settings = _choose_lr(settings, regime, facts)
+    settings = _choose_class_weights(settings, facts)
+    return settings.choose("workers", default_workers(), "one a core")
+
+
+def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | None:
+    """What an image of each class counts, 1 on average over the images.
+
+    Args:
+        kind: How strongly small classes are lifted.
+        counts: Training images of each class, each > 0.
+
+    Returns:
+        A weight for each class; None where every image counts the same.
+    """
+    if kind is ClassWeights.NONE:
+        return None
+    power = 0.5 if kind is ClassWeights.SQRT else 1.0
+    raw = [count**-power for count in counts]
+    mean = sum(weight * count for weight, count in zip(raw, counts, strict=True)) / sum(counts)
+    return [weight / mean for weight in raw]
+
+
+def _epochs_for(train_count: int) -> int:
+    for below, epochs in ((1_000, 30), (10_000, 15), (50_000, 8)):
+        if train_count < below:
+            return epochs
+    return 4
+
+
+def _choose_layer_decay(settings: Settings, facts: Facts) -> Settings:
+    """Source: BEiT (Bao et al. 2022), appendix; 0.9 for Swin's stages of unequal depth."""
+    if not facts.trained_weights:
+        return settings.choose("layer_decay", 1.0, "starting from random weights")
+    return settings.choose(
+        "layer_decay", 0.75 if facts.is_vit else 0.9, "ViT" if facts.is_vit else "Swin"
+    )
+
+
+def _choose_lr(settings: Settings, regime: Regime, facts: Facts) -> Settings:
+    """Rates grow with the root of the batch, as suits AdamW (Malladi et al. 2022)."""
+    at_64 = HEAD_LR_AT_64
+    if regime is not Regime.HEAD:
+        at_64 = NETWORK_LR_AT_64 if facts.trained_weights else SCRATCH_LR_AT_64
+    batch = settings.config.batch_size or 64
+    return settings.choose("lr", at_64 * (batch / 64) ** 0.5, f"{at_64:g} at batch 64, by its root")
+
+
+def _choose_class_weights(settings: Settings, facts: Facts) -> Settings:
+    largest, smallest = max(facts.class_counts.values()), min(facts.class_counts.values())
+    severe = largest >= SEVERE_IMBALANCE * smallest
+    reason = f"the largest class has {largest:,} images, the smallest {smallest:,}"
+    return settings.choose(
+        "class_weights", ClassWeights.SQRT if severe else ClassWeights.NONE, reason
+    )

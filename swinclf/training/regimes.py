@@ -1,0 +1,172 @@
+"""The three regimes as values for the one loop: what trains, at which rates, on what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from swinclf.config import ClassWeights, TrainConfig
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import TRAIN, VAL
+from swinclf.data.transforms import Augmentation
+from swinclf.models.freeze import freeze_stages, layer_numbers
+from swinclf.preprocess import Preprocess
+from swinclf.progress import SILENT
+from swinclf.runtime import Hardware, Precision, StopFlag
+from swinclf.training.batches import FeatureBatches, ImageBatches
+from swinclf.training.loop import Schedule, TrainState, fit, new_state
+from swinclf.training.optim import build_optimizer
+from swinclf.training.probe import Probe, linear_classifiers
+from swinclf.training.recipe import HEAD_LR_AT_64, class_weights
+
+PROBE_EPOCHS = 30  # of the head that a fine-tuning starts from
+
+
+def feature_batches(
+    dataset: Dataset, features: torch.Tensor, batch_size: int, seed: int, device: str
+) -> FeatureBatches:
+    """Kept features as batches.
+
+    Args:
+        dataset: Whose `images` outside the test split the features belong to, in order.
+        features: (V, N, D).
+        batch_size: Images a step.
+        seed: Of the order.
+        device: Where the head trains.
+    """
+    images = [image for image in dataset.images if image.split in (TRAIN, VAL)]
+    train = [row for row, image in enumerate(images) if image.split == TRAIN]
+    val = [row for row, image in enumerate(images) if image.split == VAL]
+    return FeatureBatches(
+        train_features=features[:, train].to(device),
+        train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
+        val_features=features[0, val].to(device),
+        val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def image_batches(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    config: TrainConfig,
+    device: str,
+    on_bad_file: Callable[[Path, str], None],
+) -> ImageBatches:
+    """Image files as batches, varied as the settings say."""
+    assert config.augment is not None
+    return ImageBatches(
+        train_files=dataset.paths(TRAIN),
+        train_targets=dataset.targets(TRAIN),
+        val_files=dataset.paths(VAL),
+        val_targets=dataset.targets(VAL),
+        preprocess=preprocess,
+        augmentation=Augmentation(config.augment, config.min_crop, bool(config.mirror)),
+        batch_size=config.batch_size or 1,
+        seed=config.seed,
+        workers=config.workers or 0,
+        device=device,
+        on_bad_file=on_bad_file,
+    )
+
+
+def head_state(
+    network: nn.Module, batches: FeatureBatches, config: TrainConfig, hardware: Hardware
+) -> TrainState:
+    """A fresh linear head to train on features."""
+    classes = linear_classifiers(network)[0].out_features
+    probe = Probe(batches.train_features.flatten(0, 1), classes).to(hardware.device)
+    optimizer = build_optimizer(
+        probe.named_parameters(), lr=config.lr or 0.0, weight_decay=config.weight_decay
+    )
+    return new_state(probe, optimizer, hardware)
+
+
+def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -> TrainState:
+    """The network, or its upper part, to train on images."""
+    network.requires_grad_(True)
+    if config.freeze_stages is not None:
+        freeze_stages(network, config.freeze_stages)
+    network.to(hardware.device)
+    optimizer = build_optimizer(
+        network.named_parameters(),
+        lr=config.lr or 0.0,
+        weight_decay=config.weight_decay,
+        layers=layer_numbers(network, coarse=False),
+        layer_decay=config.layer_decay or 1.0,
+        no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
+    )
+    return new_state(network, optimizer, hardware)
+
+
+def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
+    """The loop's numbers from resolved settings."""
+    counts = dataset.counts(TRAIN)
+    weights = class_weights(
+        config.class_weights or ClassWeights.NONE, [counts[name] for name in dataset.classes]
+    )
+    return Schedule(
+        epochs=config.epochs or 1,
+        lrf=config.lrf,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
+        label_smoothing=config.label_smoothing or 0.0,
+        class_weights=torch.tensor(weights, device=device) if weights else None,
+        patience=config.patience or 0,
+    )
+
+
+def start_head(
+    network: nn.Module,
+    batches: FeatureBatches,
+    config: TrainConfig,
+    schedule: Schedule,
+    device: str,
+    stop: StopFlag,
+) -> float:
+    """Gives a network that is to be fine-tuned a head that already fits its features.
+
+    A random head would pull good features apart before it has learned anything.
+
+    Returns:
+        The head's validation accuracy, in [0, 1]; nan without validation images.
+
+    Source: LP-FT, Kumar et al. 2022.
+    """
+    hardware = head_hardware(device)
+    rate = HEAD_LR_AT_64 * math.sqrt(batches.batch_size / 64)
+    state = head_state(network, batches, replace(config, lr=rate), hardware)
+    quick = replace(schedule, epochs=PROBE_EPOCHS, patience=0)
+    fit(state, batches, quick, hardware, report=SILENT, stop=stop, saver=NeverSaves())
+    install_best(state, network)
+    return state.best.score[0] if state.best and batches.val_count else math.nan
+
+
+def head_hardware(device: str) -> Hardware:
+    """A head is trained in float32: it is too small for anything else to pay."""
+    return Hardware(device, Precision.FP32, "a linear head")
+
+
+def install_best(state: TrainState, network: nn.Module) -> None:
+    """Leaves the best weights of a training in the network."""
+    assert state.best is not None
+    state.model.load_state_dict(state.best.weights)
+    if isinstance(state.model, Probe):
+        state.model.to("cpu").install(network.to("cpu"))
+
+
+class NeverSaves:
+    """A saver for work of a second."""
+
+    def is_due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: TrainState) -> None:
+        """Keeps nothing."""

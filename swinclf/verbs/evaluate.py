@@ -1,0 +1,191 @@
+"""eval: metrics of a model on its own held-out images, or on another folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swinclf.card import ModelCard
+from swinclf.data.folder import (
+    TRAIN,
+    VAL,
+    FolderIndex,
+    ImageFile,
+    Skipped,
+    dataset_digest,
+    scan_folder,
+)
+from swinclf.data.images import UnreadableImage, content_digest, read_bytes
+from swinclf.data.split import hold_out
+from swinclf.errors import DataError, RunError
+from swinclf.evaluation.metrics import Metrics
+from swinclf.files import read_csv
+from swinclf.inference.predictor import AS_THE_RUN, Asked, open_predictor
+from swinclf.inference.results import write_results
+from swinclf.inference.score import score_images
+from swinclf.progress import SILENT, Reporter
+from swinclf.runs import RunFolder, next_free_folder, run_beside
+from swinclf.runtime import default_workers
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        folder: Where its files are.
+        metrics: The scores.
+        skipped: Images that were not scored, and why.
+    """
+
+    folder: Path
+    metrics: Metrics
+    skipped: tuple[Skipped, ...]
+
+
+def evaluate(
+    model: Path,
+    data: Path | None = None,
+    *,
+    split: str | None = None,
+    output: Path | None = None,
+    asked: Asked = AS_THE_RUN,
+    workers: int | None = None,
+    report: Reporter = SILENT,
+) -> Evaluation:
+    """Scores a model.
+
+    Args:
+        model: A model.safetensors or an exported file (`runs.find_model`).
+        data: A folder of class folders; None for the one the run was trained on.
+        split: val, test, train or all. None for the held-out images where `data` is what the run
+            was trained on, and for all images of any other folder.
+        output: Where the results go; None for the next free `eval-N` beside the model.
+        asked: How the model is run.
+        workers: Threads that decode; None for one a core.
+        report: Told of progress.
+
+    Raises:
+        SwinclfError: If it cannot be done.
+    """
+    predictor = open_predictor(model, asked)
+    run = run_beside(model)
+    root = data or _trained_on(model, run)
+    index, split = _choose_images(root, split, run, predictor.card, report)
+    images, unknown = _with_known_labels(index, predictor.card)
+    scored = score_images(
+        predictor,
+        index.root,
+        images,
+        split=split,
+        workers=default_workers() if workers is None else workers,
+        report=report,
+    )
+    folder = output or next_free_folder(model.resolve().parent, "eval")
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
+    write_results(
+        folder,
+        scored,
+        title=f"{model.resolve().parent.name}: {split} of {index.root.name}",
+        data=str(index.root),
+        command=f"swinclf eval '{index.root}' --run '{model}' --split {split}",
+        settings={},
+        history=[],
+    )
+    return Evaluation(folder, scored.metrics, tuple(scored.skipped))
+
+
+def _trained_on(model: Path, run: RunFolder | None) -> Path:
+    if run is None:
+        raise RunError(
+            f"the folder to score '{model}' on",
+            found="none named, and no run folder around the file that would say",
+            hint=f"swinclf eval DATA --run '{model}'",
+        )
+    return Path(json.loads(run.config.read_text(encoding="utf-8"))["data"])
+
+
+def _choose_images(
+    root: Path, split: str | None, run: RunFolder | None, card: ModelCard, report: Reporter
+) -> tuple[FolderIndex, str]:
+    """The images to score and the name of what they are."""
+    if run is not None and _is_dataset_of(run, root, card):
+        rows = read_csv(run.split)
+        images = [ImageFile(row["path"], row["label"], row["split"]) for row in rows]
+        index = FolderIndex(root.resolve(), (), tuple(images), (), has_val=True)
+        return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
+    index = scan_folder(root)
+    if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
+        return _only(_split_by_rule(index, card), split or VAL)
+    if split is None and card.split.get("dataset") != dataset_digest(root):
+        report.note(f"'{root}' is not where this model was trained: all of its images are scored")
+    return _only(index, split or ALL)
+
+
+def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
+    """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
+    if card.split.get("dataset") == dataset_digest(root):
+        return True
+    listed = [row["path"] for row in read_csv(run.split)]
+    step = max(1, len(listed) // 200)
+    return all((root / path).is_file() for path in listed[::step])
+
+
+def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
+    """Holds out what the training held out: the rule needs the images' content and the seed, nothing else."""
+    readable, digests = [], []
+    for image in index.images:
+        try:
+            digests.append(content_digest(read_bytes(index.root / image.path)))
+            readable.append(image)
+        except UnreadableImage:
+            continue  # it was not trained on either
+    held_out = hold_out(
+        [image.label for image in readable],
+        digests,
+        fraction=float(card.split["val_split"]),
+        seed=int(card.split["seed"]),
+    )
+    images = (
+        replace(image, split=VAL if out else TRAIN)
+        for image, out in zip(readable, held_out, strict=True)
+    )
+    return replace(index, images=tuple(images))
+
+
+def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
+    images = tuple(image for image in index.images if split in (ALL, image.split))
+    if not images:
+        there = sorted({image.split for image in index.images if image.split})
+        raise DataError(
+            f"images of the split '{split}' in '{index.root}'",
+            found=f"images of {', '.join(there)}" if there else "no split in its folders",
+            hint=f"--split {there[0] if there else ALL}",
+        )
+    return replace(index, images=images), split
+
+
+def _has(images: Sequence[ImageFile], split: str) -> bool:
+    return any(image.split == split for image in images)
+
+
+def _with_known_labels(
+    index: FolderIndex, card: ModelCard
+) -> tuple[list[ImageFile], list[Skipped]]:
+    """Matches classes by name; images of classes that the model does not know cannot be scored."""
+    known = [image for image in index.images if image.label in card.classes]
+    unknown = [image for image in index.images if image.label not in card.classes]
+    if not known:
+        labels = sorted({image.label for image in unknown})
+        raise DataError(
+            f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))}, ...)",
+            found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
+            hint="name the folders like the classes, or: swinclf predict",
+        )
+    reason = "its class '{}' is not one of the model's"
+    return known, [Skipped(image.path, reason.format(image.label)) for image in unknown]

@@ -1,0 +1,104 @@
+"""predict: labels for files, folders, globs, pictures and arrays; a stream in, a stream out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from swinclf.data.folder import walk_images
+from swinclf.inference.predictor import Predictor
+from swinclf.inference.stream import BATCH_SIZE, Source, answer_all
+from swinclf.runtime import default_workers
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one input.
+
+    Attributes:
+        path: The input as it was given; empty for a picture in memory.
+        label: The most likely class; empty where the input could not be read.
+        probability: Its probability, in [0, 1].
+        top: The most likely classes with their probabilities, best first.
+        error: Why the input could not be read; empty where it could.
+    """
+
+    path: str
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    error: str = ""
+
+
+def predict(
+    predictor: Predictor,
+    inputs: Iterable[Source],
+    *,
+    top_k: int = 5,
+    workers: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Prediction]:
+    """Answers for inputs, in their order, as they are done.
+
+    Args:
+        predictor: What answers (`inference.predictor.open_predictor`).
+        inputs: Paths, PIL pictures or (H, W, 3) uint8 arrays; any number, taken as they are needed.
+        top_k: Classes to give for each, best first.
+        workers: Threads that decode; None for one a core.
+        batch_size: Pictures that go through the network together.
+
+    Yields:
+        One prediction for each input. An input that cannot be read has an error and no label.
+    """
+    count = default_workers() if workers is None else workers
+    for source, answer in answer_all(predictor, inputs, workers=count, batch_size=batch_size):
+        path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+        if answer.probabilities is None:
+            yield Prediction(path, "", 0.0, (), answer.error)
+        else:
+            top = _top(answer.probabilities, predictor.card.classes, top_k)
+            yield Prediction(path, *top[0], top)
+
+
+def expand_inputs(inputs: Iterable[str]) -> Iterator[str]:
+    """Files as they are, folders as the images below them, patterns as what they match.
+
+    Args:
+        inputs: Paths, patterns with * ? [ ], in any mixture.
+
+    Yields:
+        Paths of files, in order; of a pattern or folder that gives none, the input itself, so that
+        it ends as an error and not in silence.
+    """
+    for given in inputs:
+        if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
+            yield from _or_itself(walk_images(given), given)
+        elif glob.has_magic(given) and not os.path.lexists(given):
+            matches = sorted(glob.iglob(given, recursive=True))  # noqa: PTH207
+            yield from _or_itself((one for match in matches for one in _files_of(match)), given)
+        else:
+            yield given
+
+
+def _files_of(path: str) -> Iterator[str]:
+    return walk_images(path) if os.path.isdir(path) else iter([path])  # noqa: PTH112
+
+
+def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:
+    first = next(paths, None)
+    if first is None:
+        yield given
+    else:
+        yield first
+        yield from paths
+
+
+def _top(
+    probabilities: np.ndarray, classes: tuple[str, ...], count: int
+) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-probabilities, kind="stable")[: max(1, count)]
+    return tuple((classes[index], float(probabilities[index])) for index in order)

@@ -1,0 +1,453 @@
+"""train: one folder in, one finished run out.
+
+Reads as the story of a run: look at the data, build the network, settle what was left open, train,
+score the file that was written. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from swinclf.card import ModelCard
+from swinclf.config import SETTINGS, Settings, Source, gather_settings
+from swinclf.data.dataset import Dataset, assign_splits
+from swinclf.data.folder import (
+    TEST,
+    TRAIN,
+    VAL,
+    FolderIndex,
+    ImageFile,
+    Skipped,
+    dataset_digest,
+    scan_folder,
+)
+from swinclf.errors import ExitCode, Interrupted, RunError
+from swinclf.evaluation.metrics import Metrics
+from swinclf.files import read_csv, write_csv, write_json
+from swinclf.inference.predictor import Asked, open_predictor
+from swinclf.inference.results import ReportedSetting, write_results, write_skipped
+from swinclf.inference.samples import save_samples
+from swinclf.inference.score import score_images
+from swinclf.models.build import (
+    Architecture,
+    build_network,
+    build_pretrained,
+    default_preprocess,
+    reset_head,
+)
+from swinclf.models.compute import Computer
+from swinclf.models.store import save_model
+from swinclf.models.weights import build_from_weights, find_weights
+from swinclf.preprocess import Preprocess
+from swinclf.progress import SILENT, EpochRow, Reporter
+from swinclf.runs import RunFolder, create_run, mark_latest
+from swinclf.runtime import (
+    Hardware,
+    StopFlag,
+    choose_hardware,
+    default_workers,
+    out_of_memory_named,
+    seed_everything,
+    versions,
+)
+from swinclf.training.batches import Batches
+from swinclf.training.checkpoint import CheckpointSaver, load_checkpoint
+from swinclf.training.features import LOOK_BATCH, Look, look_at
+from swinclf.training.loop import TrainState, fit
+from swinclf.training.recipe import Facts, Regime, choose_mirror, choose_regime, choose_schedule
+from swinclf.training.regimes import (
+    feature_batches,
+    head_hardware,
+    head_state,
+    image_batches,
+    install_best,
+    network_state,
+    schedule_of,
+    start_head,
+)
+
+RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: Its files.
+        metrics: On the images that were held out.
+        skipped: Files that could not be used.
+    """
+
+    folder: RunFolder
+    metrics: Metrics
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a training starts from, before a class or an image has been looked at closely."""
+
+    network: nn.Module
+    preprocess: Preprocess
+    regime: Regime
+    trained_weights: bool
+
+
+def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | None = None) -> Run:
+    """Trains a classifier on a folder of class folders.
+
+    Args:
+        settings: What was asked for (`config.gather_settings`); of an interrupted run, its own.
+        report: Told of progress, choices and their reasons.
+        resume: The interrupted run to go on with.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        SwinclfError: If it cannot be done; the text says why, and what to do.
+        Interrupted: If a signal asked to stop; everything has been saved.
+    """
+    stop = StopFlag()
+    with stop.listening():
+        config = settings.config
+        hardware = choose_hardware(config.device, config.precision)
+        settings = settings.choose("precision", hardware.precision, hardware.reason)
+        settings = settings.choose("device", hardware.device, "the best there is")
+        index = _index(settings, resume)
+        settings = replace(settings, config=replace(config, data=str(index.root)))
+        seed_everything(config.seed)
+        settings, start = _start(settings, index)
+        settings = choose_mirror(settings, index.classes)
+        settings = settings.choose("workers", default_workers(), "one a core")
+        look = _look(settings, index, start, hardware, report, stop)
+        dataset = _dataset(settings, index, look, resume)
+        settings = _settle(settings, dataset, start)
+        run = resume or _new_run(settings, dataset)
+        _tell(settings, dataset, start, hardware, report)
+        state = _train(settings, dataset, start, look, hardware, run, report, stop)
+        return _finish(settings, dataset, start, state, hardware, run, report)
+
+
+def resume_settings(run: RunFolder) -> Settings:
+    """The settings of an interrupted run, exactly as they were resolved.
+
+    Raises:
+        RunError: If there is nothing to go on with.
+    """
+    if run.is_finished:
+        raise RunError(
+            f"an interrupted run at '{run.path}'",
+            found="a finished one",
+            hint=f"swinclf train DATA --weights '{run.path}' starts a new run from its weights",
+        )
+    if not run.checkpoint.is_file():
+        raise RunError(
+            f"the saved state of a run, '{run.checkpoint}'",
+            found="none: it stopped before anything was saved",
+            hint="swinclf train DATA",
+        )
+    try:
+        saved: Mapping[str, Any] = json.loads(run.config.read_text(encoding="utf-8"))
+        values = {name: saved[name] for name in SETTINGS}
+        sources = {name: Source(saved["sources"][name]) for name in SETTINGS}
+        reasons = dict(saved["reasons"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the settings of a run in '{run.config}'",
+            found=f"{type(error).__name__}: {error}",
+            hint="swinclf train DATA",
+        ) from error
+    config = gather_settings(values).config
+    return Settings(config, sources, reasons)
+
+
+def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
+    config = settings.config
+    if resume is None:
+        return scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+    rows = read_csv(resume.split)
+    return FolderIndex(
+        root=Path(config.data),
+        classes=tuple(sorted({row["label"] for row in rows})),
+        images=tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows),
+        skipped=(),
+        has_val=True,
+    )
+
+
+def _start(settings: Settings, index: FolderIndex) -> tuple[Settings, _Start]:
+    """Builds the network, from a file, from published weights or from random ones."""
+    config = settings.config
+    weights = find_weights(Path(config.weights)) if config.weights else None
+    if weights and weights.card:
+        reason = "as the run that --weights names"
+        settings = settings.choose("model", weights.card.model, reason)
+        settings = settings.choose("img_size", weights.card.preprocess.height, reason)
+    trained_weights = weights is not None or config.pretrained
+    settings, regime = choose_regime(settings, trained_weights=trained_weights)
+    config = settings.config
+    architecture = Architecture(
+        config.model, config.impl, len(index.classes), config.img_size, config.drop_path or 0.0
+    )
+    if weights:
+        network = build_from_weights(architecture, weights)
+    elif config.pretrained:
+        network = build_pretrained(architecture)
+    else:
+        network = build_network(architecture)
+    preprocess = default_preprocess(network, img_size=config.img_size, fit=config.fit)
+    settings = settings.choose("img_size", preprocess.height, "the model's own")
+    return settings, _Start(network, preprocess, regime, trained_weights)
+
+
+def _look(
+    settings: Settings,
+    index: FolderIndex,
+    start: _Start,
+    hardware: Hardware,
+    report: Reporter,
+    stop: StopFlag,
+) -> Look:
+    """Reads every image once; where trained weights can tell something by it, keeps its features.
+
+    A test folder's images are only read: nothing is ever chosen by them.
+    """
+    keeps_features = start.regime is Regime.HEAD or start.trained_weights
+    computer = Computer(start.network, hardware) if keeps_features else None
+    look = Look({}, {}, None)
+    for is_test, sees in ((False, computer), (True, None)):
+        files = [image.path for image in index.images if (image.split == TEST) is is_test]
+        with out_of_memory_named(LOOK_BATCH):
+            part = look_at(
+                index.root,
+                files,
+                start.preprocess,
+                sees,
+                hardware,
+                mirror=bool(settings.config.mirror),
+                workers=settings.config.workers or 0,
+                report=report,
+                stop=stop,
+            )
+        if stop:
+            raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+        look = Look(
+            {**look.digests, **part.digests},
+            {**look.errors, **part.errors},
+            part.features if sees else look.features,
+        )
+    return look
+
+
+def _dataset(
+    settings: Settings, index: FolderIndex, look: Look, resume: RunFolder | None
+) -> Dataset:
+    config = settings.config
+    if resume is None:
+        return assign_splits(
+            index, look.digests, look.errors, val_split=config.val_split, seed=config.seed
+        )
+    if look.errors:
+        path, reason = next(iter(look.errors.items()))
+        raise RunError(
+            f"the {len(index.images)} images that '{resume.path}' was started with",
+            found=f"{len(look.errors)} of them unreadable now, e.g. {path}: {reason}",
+            hint=f"put them back, or start again: swinclf train '{index.root}'",
+        )
+    skipped = read_csv(resume.skipped) if resume.skipped.is_file() else []
+    rows = tuple(Skipped(row["path"], row["reason"]) for row in skipped)
+    return Dataset(index.root, index.classes, index.images, rows)
+
+
+def _settle(settings: Settings, dataset: Dataset, start: _Start) -> Settings:
+    """Settles what depends on how many images there are."""
+    facts = Facts(
+        trained_weights=start.trained_weights,
+        train_count=len(dataset.rows(TRAIN)),
+        class_counts=dataset.counts(TRAIN),
+        is_vit=hasattr(start.network, "pos_embed"),
+    )
+    return choose_schedule(settings, start.regime, facts)
+
+
+def _new_run(settings: Settings, dataset: Dataset) -> RunFolder:
+    """Makes the run's folder and writes all that is known before training."""
+    config = settings.config
+    run = create_run(Path(config.out), name=config.name, dataset=dataset.root)
+    facts = {"command": command_of(settings), "versions": versions()}
+    write_json(run.config, {**settings.to_dict(), **facts})
+    write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
+    write_csv(run.split, ["path", "label", "split"], map(astuple, dataset.images))
+    if dataset.skipped:
+        write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
+    return run
+
+
+def _train(
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    look: Look,
+    hardware: Hardware,
+    run: RunFolder,
+    report: Reporter,
+    stop: StopFlag,
+) -> TrainState:
+    """Trains to the end; the network then holds the best weights."""
+    config = settings.config
+    network, device = start.network, hardware.device
+    reset_head(network, len(dataset.classes))
+    schedule = schedule_of(config, dataset, device)
+    features = None
+    if look.features is not None:
+        features = feature_batches(
+            dataset, look.features, config.batch_size or 64, config.seed, device
+        )
+    batches: Batches
+    if start.regime is Regime.HEAD:
+        assert features is not None
+        batches, hardware = features, head_hardware(device)
+        state = head_state(network, features, config, hardware)
+    else:
+        batches = image_batches(dataset, start.preprocess, config, device, _bad_file_teller(report))
+        if features is not None and not run.checkpoint.is_file():
+            accuracy = start_head(network, features, config, schedule, device, stop)
+            report.note(
+                f"the head starts from a linear probe: {accuracy:.1%} of the held-out images right"
+            )
+        state = network_state(network, config, hardware)
+    seed_everything(config.seed)
+    if run.checkpoint.is_file():
+        load_checkpoint(run.checkpoint, state)
+    saver = CheckpointSaver(run.checkpoint)
+    try:
+        with out_of_memory_named(batches.batch_size):
+            fit(state, batches, schedule, hardware, report=report, stop=stop, saver=saver)
+    except Interrupted as interrupted:
+        raise Interrupted(
+            interrupted.exit_code, f"swinclf train --resume {shlex.quote(str(run.path))}"
+        ) from None
+    finally:
+        write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
+    install_best(state, network)
+    return state
+
+
+def _finish(
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    state: TrainState,
+    hardware: Hardware,
+    run: RunFolder,
+    report: Reporter,
+) -> Run:
+    """Writes the weights, then scores the file that was written, as any later use will see it."""
+    config = settings.config
+    card = ModelCard(
+        model=config.model,
+        impl=config.impl,
+        classes=dataset.classes,
+        preprocess=start.preprocess,
+        precision=hardware.precision,
+        split={
+            "seed": config.seed,
+            "val_split": config.val_split,
+            "dataset": dataset_digest(dataset.root),
+        },
+        versions=versions(),
+    )
+    save_model(run.model, start.network, card)
+    split = VAL if dataset.rows(VAL) else TRAIN
+    predictor = open_predictor(run.model, Asked(device=hardware.device))
+    scored = score_images(
+        predictor,
+        dataset.root,
+        dataset.of(split),
+        split=split,
+        workers=config.workers or 0,
+        report=report,
+    )
+    save_samples(run.samples, dataset.paths(split), start.preprocess)
+    write_results(
+        run.path,
+        replace(scored, skipped=[*dataset.skipped, *scored.skipped]),
+        title=run.path.name,
+        data=str(dataset.root),
+        command=command_of(settings),
+        settings=_reported(settings),
+        history=[asdict(row) for row in state.history],
+    )
+    run.checkpoint.unlink(missing_ok=True)
+    mark_latest(run)
+    return Run(run, scored.metrics, (*dataset.skipped, *scored.skipped))
+
+
+def command_of(settings: Settings) -> str:
+    """The command that asks for the same again: what was given, and nothing that was chosen."""
+    words = ["swinclf", "train", settings.config.data]
+    for name in SETTINGS:
+        if name == "data" or not settings.is_given(name):
+            continue
+        value, flag = getattr(settings.config, name), name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
+def _tell(
+    settings: Settings, dataset: Dataset, start: _Start, hardware: Hardware, report: Reporter
+) -> None:
+    """Says what is about to happen: the data, the network, and every choice with its reason."""
+    config = settings.config
+    counts = {split: len(dataset.rows(split)) for split in (TRAIN, VAL, TEST)}
+    held = f"{counts[VAL]:,} to check with" + (
+        f", {counts[TEST]:,} for a test" if counts[TEST] else ""
+    )
+    report.note(f"{len(dataset.classes)} classes, {counts[TRAIN]:,} images to train on, {held}")
+    if dataset.skipped:
+        report.warn(
+            f"{len(dataset.skipped)} files skipped, e.g. {dataset.skipped[0].path}: "
+            f"{dataset.skipped[0].reason} (all in skipped.csv)"
+        )
+    report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
+    for name, reason in settings.reasons.items():
+        if name not in ("device", "precision"):
+            report.note(f"{name.replace('_', '-')} {getattr(config, name)}: {reason}")
+    risky = start.trained_weights and start.regime is not Regime.HEAD
+    if risky and config.lr is not None and config.lr > RISKY_LR:
+        report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
+    if start.regime is Regime.HEAD and not start.trained_weights:
+        report.warn("only the head trains, on a network of random weights: expect little of it")
+
+
+def _bad_file_teller(report: Reporter) -> Callable[[Path, str], None]:
+    """Says of each file once that it went bad."""
+    told: set[Path] = set()
+
+    def tell(path: Path, reason: str) -> None:
+        if path not in told:
+            told.add(path)
+            report.warn(f"{path} could be read before and cannot any more ({reason}): left out")
+
+    return tell
+
+
+def _reported(settings: Settings) -> dict[str, ReportedSetting]:
+    return {
+        name: ReportedSetting(
+            getattr(settings.config, name), str(settings.sources[name]), settings.reasons.get(name)
+        )
+        for name in SETTINGS
+    }

@@ -1,0 +1,137 @@
+"""What the tests share: a way to run the program, and small datasets and runs to run it on."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Tests run beside each other on few cores: a network's threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("CI", None)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL_MODEL = "test_vit"  # timm's own small network for tests: 0.4 M parameters
+COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def write_image(path: Path, colour: Sequence[int], seed: int, size: tuple[int, int] = (48, 40)) -> None:
+    """A noisy picture of one colour: easy to learn, and no two alike."""
+    noise = np.random.default_rng(seed).normal(0, 30, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+def write_dataset(root: Path, *, per_class: int = 12, colours: Mapping[str, Sequence[int]] = COLOURS) -> Path:
+    """A folder of class folders, one for each colour."""
+    for row, (name, colour) in enumerate(colours.items()):
+        for number in range(per_class):
+            write_image(root / name / f"{number:03d}.png", colour, seed=1000 * row + number)
+    return root
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three classes of twelve pictures."""
+    return write_dataset(tmp_path / "colours")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs the program's entry point in this process, in a folder of its own: `cli("train", folder, ...)`."""
+
+    def run(*words: object, stdin: bytes = b"") -> Outcome:
+        from swinclf.cli.app import main
+
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["swinclf", *map(str, words)])
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit_:
+            main()
+        texts = [one.buffer.getvalue().decode("utf-8", "surrogateescape") for one in (out, err)]
+        return Outcome(int(exit_.value.code or 0), *texts)
+
+    return run
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs the installed program as a process of its own; warnings are errors there too."""
+
+    def run(*words: object, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Outcome:
+        executable = shutil.which("swinclf", path=str(Path(sys.executable).parent))
+        assert executable, "swinclf is not installed beside this Python"
+        done = subprocess.run(
+            [executable, *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
+            input=stdin,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        return Outcome(done.returncode, *(one.decode("utf-8", "surrogateescape") for one in (done.stdout, done.stderr)))
+
+    return run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run and what it was trained on. Shared by many tests: to be read, not changed."""
+
+    path: Path
+    data: Path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A small network, trained on three colours until it knows them."""
+    import swinclf
+
+    root = tmp_path_factory.mktemp("trained")
+    data = write_dataset(root / "colours")
+    run = swinclf.train(
+        data,
+        model=SMALL_MODEL,
+        pretrained=False,
+        img_size=32,
+        epochs=6,
+        batch_size=8,
+        lr=1e-3,
+        augment="none",
+        precision="fp32",
+        out=str(root / "runs"),
+    )
+    return TrainedRun(run.folder.path, data)
+
+
+def error_lines(outcome: Outcome) -> tuple[str, str, str]:
+    """The three lines of an error, without the words before the colons."""
+    lines = outcome.err.strip().splitlines()[-3:]
+    words = ("error: expected ", "found: ", "try: ")
+    assert len(lines) == 3, outcome.err
+    assert all(line.startswith(word) for line, word in zip(lines, words, strict=True)), outcome.err
+    first, second, third = (line.removeprefix(word) for line, word in zip(lines, words, strict=True))
+    return first, second, third

@@ -1,0 +1,274 @@
+"""The measures against scikit-learn's, their edges, and the files they are written to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+
+from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
+from swinclf.evaluation.metrics import Metrics, Tally, wilson_interval
+
+METRICS_KEYS = [
+    "split", "images", "classes", "accuracy", "accuracy_ci95", "top5_accuracy",
+    "balanced_accuracy", "macro_f1", "loss", "ece", "per_class", "confusion_matrix",
+]  # fmt: skip
+
+
+def random_batch(images, classes, *, seed=0, skill=1.0, absent=()):
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(np.setdiff1d(np.arange(classes), absent), images)
+    logits = rng.normal(size=(images, classes))
+    logits[np.arange(images), targets] += skill
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probs.astype(np.float32), targets
+
+
+def tally(probs, targets, *, batch=17):
+    total = Tally([f"class {index}" for index in range(probs.shape[1])])
+    for start in range(0, len(targets), batch):
+        total.update(probs[start : start + batch], targets[start : start + batch])
+    return total.result("val")
+
+
+def only_class_two(images=40, classes=5):
+    probs, targets = random_batch(images, classes)
+    probs[:, 2] = 2.0
+    return probs / probs.sum(axis=1, keepdims=True), targets
+
+
+CASES = {
+    "five classes": random_batch(500, 5),
+    "absent from the truth": random_batch(300, 8, absent=(0, 3, 7)),
+    "only one class predicted": only_class_two(),
+    "two classes": random_batch(101, 2),
+    "three classes": random_batch(64, 3, skill=-1.0),
+    "one class": random_batch(9, 1),
+    "many classes, few images": random_batch(60, 200),
+    "one image": random_batch(1, 4),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_sklearn(case):
+    probs, targets = CASES[case]
+    predicted = probs.argmax(axis=1)
+    metrics = tally(probs, targets)
+    labels = range(probs.shape[1])
+    per_class = reference.precision_recall_fscore_support(
+        targets, predicted, labels=labels, zero_division=0
+    )
+    with warnings.catch_warnings():  # sklearn remarks on absent classes and on a single one
+        warnings.simplefilter("ignore")
+        matrix = reference.confusion_matrix(targets, predicted, labels=labels)
+        balanced = reference.balanced_accuracy_score(targets, predicted)
+        macro = reference.f1_score(targets, predicted, average="macro", zero_division=0)
+    assert metrics.images == len(targets)
+    assert metrics.accuracy == pytest.approx(reference.accuracy_score(targets, predicted))
+    assert metrics.balanced_accuracy == pytest.approx(balanced)
+    assert metrics.macro_f1 == pytest.approx(macro)
+    np.testing.assert_array_equal(metrics.confusion_matrix, matrix)
+    for index, row in enumerate(metrics.per_class.values()):
+        ours = (row.precision, row.recall, row.f1, row.support)
+        assert ours == pytest.approx(tuple(column[index] for column in per_class))
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "one class"])
+def test_loss_and_top_five_agree_with_sklearn(case):
+    probs, targets = CASES[case]
+    metrics, labels = tally(probs, targets), range(probs.shape[1])
+    probs = probs.astype(np.float64)
+    probs /= probs.sum(axis=1, keepdims=True)
+    assert metrics.loss == pytest.approx(
+        reference.log_loss(targets, probs, labels=labels), rel=1e-5
+    )
+    if probs.shape[1] > 5:
+        expected = reference.top_k_accuracy_score(targets, probs, k=5, labels=labels)
+        assert metrics.top5_accuracy == pytest.approx(expected)
+    else:
+        assert metrics.top5_accuracy == 1.0
+
+
+def test_batches_do_not_matter():
+    probs, targets = random_batch(97, 6)
+    whole, parts = tally(probs, targets, batch=97), tally(probs, targets, batch=1)
+    assert whole.confusions == parts.confusions
+    assert whole.loss == pytest.approx(parts.loss)
+    assert whole.ece == pytest.approx(parts.ece)
+
+
+def test_equal_probabilities_go_to_the_lower_index_everywhere():
+    total = Tally([str(index) for index in range(10)])
+    total.update(np.full((10, 10), 0.1, dtype=np.float32), np.arange(10))
+    metrics = total.result("test")
+    assert metrics.confusion_matrix[:, 0].tolist() == [1] * 10
+    assert metrics.accuracy == 0.1
+    assert metrics.top5_accuracy == 0.5
+
+
+def test_calibration_error_of_known_confidence():
+    # 0.7 sure and right 7 times of 10, then 0.9 sure and right 4 times of 10: gaps 0 and 0.5.
+    probs = np.array([[0.7, 0.3]] * 10 + [[0.9, 0.1]] * 10, dtype=np.float32)
+    targets = np.array([0] * 7 + [1] * 3 + [0] * 4 + [1] * 6)
+    assert tally(probs, targets).ece == pytest.approx(0.25, abs=1e-6)
+
+
+def test_bins_are_closed_above():
+    # 1/15 of confidence more would be another bin; both of these are in the last but one.
+    edge = 14 / 15
+    total = Tally(["a", "b"])
+    total.update(np.array([[edge, 1 - edge], [0.90, 0.10]]), np.array([0, 1]))
+    assert total.result("val").ece == pytest.approx(abs(edge + 0.90 - 1) / 2)
+
+
+def test_a_probability_of_zero_costs_much_and_not_infinity():
+    total = Tally(["a", "b"])
+    total.update(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    assert 80 < total.result("val").loss < 100
+
+
+def test_most_confused_pairs():
+    total = Tally(["a", "b", "c"])
+    predicted = [0, 0, 1, 1, 1, 2, 0, 0]
+    total.update(np.eye(3)[predicted], np.array([0, 0, 0, 0, 2, 1, 1, 1]))
+    metrics = total.result("val")
+    assert metrics.most_confused(2) == [("a", "b", 2), ("b", "a", 2)]
+    assert metrics.most_confused(9) == [("a", "b", 2), ("b", "a", 2), ("b", "c", 1), ("c", "b", 1)]
+    assert metrics.most_confused(0) == []
+
+
+@pytest.mark.parametrize(
+    ("probs", "targets", "message"),
+    [
+        (np.ones((2, 2)), [0, 1], r"probs must be \(B, 3\)"),
+        (np.ones((2, 3)), [0], r"targets \(1,\)"),
+        (np.ones((2, 3)), [[0, 1]], "Received"),
+        (np.full((1, 3), np.nan), [0], "nan"),
+        (np.array([[3.0, -1.0, 0.0]]), [0], r"\[0, 1\]"),
+        (np.array([[1.0, 0.0, 0.0]]), [3], r"targets must lie in \[0, 3\)"),
+        (np.array([[1.0, 0.0, 0.0]]), [-1], "targets must lie in"),
+    ],
+)
+def test_a_batch_that_makes_no_sense_is_refused_whole(probs, targets, message):
+    total = Tally(["a", "b", "c"])
+    with pytest.raises(ValueError, match=message):
+        total.update(probs, np.array(targets))
+    assert total.image_count == 0
+
+
+def test_no_images_is_an_error_and_an_empty_batch_is_none():
+    total = Tally(["a", "b"])
+    total.update(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
+    with pytest.raises(ValueError, match="no images"):
+        total.result("val")
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "a"]])
+def test_classes_are_each_once(classes):
+    with pytest.raises(ValueError, match="each once"):
+        Tally(classes)
+
+
+def test_memory_does_not_grow_with_images():
+    total = Tally([str(index) for index in range(20)])
+    probs, targets = random_batch(512, 20)
+    total.update(probs, targets)
+    tracemalloc.start()
+    for _ in range(40):
+        total.update(probs, targets)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000  # the 20,480 targets alone would be 160 kB
+
+
+def test_ten_thousand_classes_need_no_dense_matrix():
+    total = Tally([str(index) for index in range(10_000)])
+    probs, targets = random_batch(8, 10_000)
+    tracemalloc.start()
+    total.update(probs, targets)
+    total.result("val").most_confused(5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+def test_interval_of_known_counts():
+    # Brown, Cai & DasGupta's example form, worked by hand: 8 of 10.
+    low, high = wilson_interval(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert wilson_interval(0, 5)[0] == 0.0
+    assert wilson_interval(5, 5)[1] == 1.0
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_interval_of_impossible_counts(successes, trials):
+    with pytest.raises(ValueError, match="Received"):
+        wilson_interval(successes, trials)
+
+
+@pytest.mark.parametrize("trials", [20, 200, 1000])
+def test_interval_covers_the_truth_at_its_nominal_rate(trials):
+    rng = np.random.default_rng(0)
+    truths = rng.uniform(0.05, 0.99, 4000)
+    intervals = [wilson_interval(int(rng.binomial(trials, truth)), trials) for truth in truths]
+    covered = np.mean(
+        [low <= truth <= high for truth, (low, high) in zip(truths, intervals, strict=True)]
+    )
+    assert 0.935 < covered < 0.965  # 4000 draws of 0.95: standard error 0.0034
+
+
+HOSTILE = ("玫瑰", "two\nlines", 'a,"b"', "🌹", "bad\udcffbyte", "=1+1")
+
+
+@pytest.fixture
+def hostile_metrics():
+    probs, targets = random_batch(80, len(HOSTILE), absent=(1,))
+    total = Tally(HOSTILE)
+    total.update(probs, targets)
+    return total.result("test")
+
+
+def test_dict_has_the_promised_keys_in_order_and_comes_back(hostile_metrics):
+    values = hostile_metrics.to_dict()
+    assert list(values) == METRICS_KEYS
+    assert Metrics.from_dict(json.loads(json.dumps(values))) == hostile_metrics
+    assert type(values["accuracy"]) is float
+    assert type(values["per_class"]["玫瑰"]["support"]) is int
+    assert all(math.isfinite(values[key]) for key in ("loss", "ece", "macro_f1"))
+
+
+def test_json_file_parses_to_the_dict(tmp_path, hostile_metrics):
+    path = tmp_path / "metrics.json"
+    write_metrics_json(path, hostile_metrics)
+    assert path.read_bytes().isascii()  # one name is no Unicode, so all are escaped
+    assert json.loads(path.read_text(encoding="utf-8")) == hostile_metrics.to_dict()
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == METRICS_KEYS
+
+
+def test_json_file_is_for_reading(tmp_path):
+    total = Tally(["玫瑰", "b"])
+    total.update(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]))
+    path = tmp_path / "metrics.json"
+    write_metrics_json(path, total.result("val"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert any(line.strip().startswith('"玫瑰": {"precision": 0.5') for line in lines)
+    assert [line.strip() for line in lines if line.startswith("    [")] == ["[1, 0],", "[1, 0]"]
+
+
+def test_csv_file_has_names_on_both_sides(tmp_path, hostile_metrics):
+    path = tmp_path / "confusion_matrix.csv"
+    write_confusion_csv(path, hostile_metrics)
+    assert b"bad\xffbyte" in path.read_bytes()
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    rows = list(csv.reader(text.splitlines(keepends=True)))
+    assert tuple(rows[0][1:]) == HOSTILE
+    assert tuple(row[0] for row in rows[1:]) == HOSTILE
+    counts = [[int(count) for count in row[1:]] for row in rows[1:]]
+    assert counts == hostile_metrics.confusion_matrix.tolist()
