@@ -1,5 +1,4 @@
-"""The model card: everything that prediction needs besides the weights, stored in the same file as
-they are.
+"""The model card: all that prediction needs besides the weights, stored in the same file.
 
 What must agree travels together: class names in the order of the logits, preprocessing and
 weights. The card is kept as strings, which is what the metadata of safetensors and of ONNX files
@@ -47,7 +46,7 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """One string a field; structured ones as JSON in plain ASCII, which brings any name through."""
+        """One string a field; structured ones as JSON in plain ASCII, which carries any name."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -75,8 +74,8 @@ class ModelCard:
             raise RunError(
                 f"a model of swinclf (format {FORMAT}) in '{where}'",
                 found=f"metadata of {_kind(metadata)}",
-                hint="a run folder, its model.safetensors or an export; to start from foreign weights: "
-                "swinclf train DATA --weights FILE",
+                hint="a run folder, its model.safetensors or an export; "
+                "to start from foreign weights: swinclf train DATA --weights FILE",
             )
         try:
             card = cls(

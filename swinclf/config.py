@@ -82,7 +82,7 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The settings of one training; every name is also an option of `swinclf train` and a key of its files."""
+    """The settings of one training: options of `swinclf train` and keys of its files."""
 
     data: str = field(default="", metadata={"text": "A folder of class folders."})
 
@@ -235,7 +235,7 @@ class Settings:
     reasons: Mapping[str, str]
 
     def choose(self, name: str, value: object, reason: str) -> Settings:
-        """The same with one open setting filled in; one that is settled is left exactly as it is."""
+        """The same with one open setting filled in; a settled one is left exactly as it is."""
         if self.sources[name] is not Source.DEFAULT:
             return self
         changes: dict[str, Any] = {name: value}
@@ -288,8 +288,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
-    """The settings in a .json or .toml file; of a run's config.json, what was given and not what
-    was chosen.
+    """The settings in a .json or .toml file; of a run's config.json only those that were given.
 
     Raises:
         ConfigError: If it cannot be read or holds no settings.
@@ -351,10 +350,10 @@ def _checked(name: str, value: object) -> object:
     if type(value) is not kind:
         raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
     low, high = SETTINGS[name].metadata.get("low"), SETTINGS[name].metadata.get("high")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not (low is None or value >= low) or not (high is None or value <= high):
-            bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise ValueError(f"{name} is {bounds}, not {value!r}")
+    too_low, too_high = low is not None and not value >= low, high is not None and not value <= high
+    if too_low or too_high:  # written so that NaN, which compares as false, is refused as well
+        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} is {bounds}, not {value!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""demo: the whole loop on scikit-learn's handwritten digits, offline, through the public API alone."""
+"""demo: the whole loop on scikit-learn's handwritten digits, offline, by the public API alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ SETTINGS = {
 
 
 def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
-    """Makes a dataset, trains on it, evaluates, predicts, exports, and says in plain words what it
-    did.
+    """Makes a dataset, trains, evaluates, predicts, exports, and says in plain words what it did.
 
     Args:
         parent: Where the dataset and the run go.
@@ -41,7 +40,7 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     """
     data = write_digits(parent)
     say(
-        f"1. Wrote a sample dataset, 1,797 pictures of handwritten digits, a folder for each digit: {data}"
+        f"1. Wrote a sample dataset, 1,797 handwritten digits, a folder for each of the ten: {data}"
     )
     say(f"2. Training a Swin-T on it from random weights: swinclf train {data} --no-pretrained ...")
     run = train(data, report=report, out=str(parent / "runs"), **SETTINGS)
@@ -62,11 +61,9 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say(f"6. Look at {run.folder.path / 'report.html'} and confusion_matrix.png beside it.")
     say("")
     say("With your own pictures, one folder for each class:")
-    say(
-        "   swinclf train DATA                          a head on published Swin weights, in minutes"
-    )
-    say("   swinclf train DATA --no-freeze-layers       the whole network")
-    say("   swinclf predict PICTURE                     what is it?")
+    say("   swinclf train DATA                      a head on published Swin weights, in minutes")
+    say("   swinclf train DATA --no-freeze-layers   the whole network")
+    say("   swinclf predict PICTURE                 what is it?")
 
 
 def write_digits(parent: Path) -> Path:
@@ -96,7 +93,7 @@ def write_digits(parent: Path) -> Path:
 
 
 def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> None:
-    """Exports, where the optional extra is installed, and says how far the two answers lie apart."""
+    """Exports, where the extra is installed, and says how far the two answers lie apart."""
     try:
         export = classifier.export(path)
     except ExportError as error:
@@ -104,6 +101,6 @@ def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> N
     else:
         parity = export.parity
         say(
-            f"5. Exported to {path}: on {parity.images} pictures its answers differ from the run's by "
-            f"{parity.largest:.1g} at most."
+            f"5. Exported to {path}: on {parity.images} pictures its answers differ from the "
+            f"run's by {parity.largest:.1g} at most."
         )

@@ -1,5 +1,4 @@
-"""Small files, written whole or not at all: JSON and CSV in the one dialect that every file of a
-run uses.
+"""Small files, written whole or not at all: JSON and CSV in the one dialect of every run.
 
 Knows nothing about what is in them. File and class names are bytes to the operating system and may
 be no valid UTF-8; Python carries such bytes as lone surrogates, and both dialects here bring them
@@ -50,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(value: Any) -> str:
-    """JSON that people can read in their own script, and that stays valid whatever the names hold."""
+    """JSON that people can read in their own script, and that is valid whatever the names hold."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     if any("\ud800" <= character <= "\udfff" for character in text):
         text = json.dumps(value, indent=2)

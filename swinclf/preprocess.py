@@ -1,5 +1,4 @@
-"""How a picture becomes what the network sees: one value, stored with the weights, and nothing
-else.
+"""How a picture becomes what the network sees: one value, stored with the weights.
 
 A pure value without an opinion on libraries; `data.transforms` is the only place that carries it
 out.
@@ -17,7 +16,7 @@ from typing import Any
 class Fit(StrEnum):
     """What is done with a picture whose sides are not in the network's proportion."""
 
-    CROP = "crop"  # scale the shorter side, cut the middle out: what published weights were scored with
+    CROP = "crop"  # scale the shorter side, cut the middle out: as published weights were scored
     PAD = "pad"  # scale the longer side, fill the rest with the mean colour: nothing is cut off
     SQUASH = "squash"  # scale both sides to fit: nothing is cut off, proportions are lost
 

@@ -1,7 +1,6 @@
-"""How long work tells what it is doing: a reporter that verbs call and that the command line
-implements.
+"""How long work tells what it is doing: a reporter that verbs call.
 
-The reporter here is silent, which is what a library should be.
+The one here is silent, as a library should be; the command line has one that speaks.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class EpochRow:
 
 
 class Reporter:
-    """What verbs say while they work. Every method does nothing here; override what you want to hear."""
+    """What verbs say while they work. Nothing is said here; override what you want to hear."""
 
     def note(self, text: str) -> None:
         """Says a fact worth knowing: a choice made and its reason."""

@@ -113,7 +113,7 @@ def create_run(out: Path, *, name: str | None, dataset: Path) -> RunFolder:
 
 
 def mark_latest(run: RunFolder) -> None:
-    """Points the link `latest` beside a run at it; where links cannot be made, the newest run is found anyway."""
+    """Points the link `latest` at a run; without links the newest run is found by its date."""
     link = run.path.parent / LATEST
     temporary = run.path.parent / f".{LATEST}.{os.getpid()}.tmp"
     with suppress(OSError):
@@ -142,8 +142,7 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
 
 
 def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
-    """The model file that is meant: a run's model.safetensors, or the weights file or export
-    itself.
+    """The model file that is meant: a run's model.safetensors, or the file itself.
 
     Args:
         where: A run folder, a weights file or an exported file; None for the newest finished run.

@@ -141,8 +141,7 @@ def _package_version(name: str) -> str:
 
 @contextmanager
 def out_of_memory_named(batch_size: int) -> Iterator[None]:
-    """Turns any of the ways in which torch runs out of memory into one error that says what to
-    type.
+    """Turns all the ways in which torch runs out of memory into one error.
 
     Args:
         batch_size: The batch size in use, named in the error.
@@ -161,7 +160,7 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
         raise DeviceError(
             f"memory on the device for a batch of {batch_size} images",
             found=f"it ran out ({first_line[:160]})",
-            hint=f"--batch-size {max(1, batch_size // 2)}, a smaller --img-size or a smaller --model",
+            hint=f"--batch-size {max(1, batch_size // 2)}, a smaller --img-size or --model",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How things look on a terminal, and how they read on a pipe. Everything here goes to standard error."""
+"""How things look on a terminal and read on a pipe. Everything here goes to standard error."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ LINE_EVERY_S = 15.0  # how often long work says on a pipe that it goes on
 
 
 def terminal_safe(text: str) -> str:
-    """Text with control characters and bytes that are no characters written out: a file's name is
-    no command.
+    r"""Text with everything that is no visible character written out: a file's name is no command.
 
-    >>> terminal_safe("a\\x1b[31mb")
-    'a\\\\x1b[31mb'
+    >>> terminal_safe("a\x1b[31mb")
+    'a\\x1b[31mb'
     """
     return "".join(
         one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()

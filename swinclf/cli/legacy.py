@@ -1,4 +1,4 @@
-"""Old spellings: the flags of the training scripts that people have at hand mean here what they meant there."""
+"""Old spellings: the flags of old training scripts mean here what they meant there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options made from the table of settings, so that no default, bound or help text is written a second time."""
+"""Options made from the table of settings: no default or help text is written a second time."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(setting: Field[Any]) -> inspect.Parameter:
-    """One setting as a parameter that typer understands: the folder as an argument, all else as options."""
+    """One setting as typer understands it: the folder as an argument, all else as options."""
     wanted = SETTING_TYPES[setting.name]
     kind = next(one for one in get_args(wanted) or (wanted,) if one is not type(None))
     annotation: Any

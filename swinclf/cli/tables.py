@@ -49,7 +49,8 @@ class Split(StrEnum):
 def training_box(run: Path, metrics: Metrics, skipped: int) -> tuple[str, str]:
     """Title and text of what is said at the end of a training."""
     lines = [
-        f"accuracy {_share_with_interval(metrics)} on {metrics.images:,} {_split_words(metrics.split)}",
+        f"accuracy {_share_with_interval(metrics)}",
+        f"on {metrics.images:,} {_split_words(metrics.split)}",
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
     if skipped:
@@ -85,7 +86,8 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     ]
     for name, one in metrics.per_class.items():
         lines.append(
-            f"{_fitted(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}  {one.support:6,}"
+            f"{_fitted(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}"
+            f"  {one.support:6,}"
         )
     confused = metrics.most_confused(5)
     if confused:
@@ -103,13 +105,13 @@ def export_text(done: Export) -> str:
     lines = [
         f"{done.path}",
         f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
-        f"largest difference of a probability {parity.largest:.2g} (tolerance {parity.tolerance:g}), "
-        f"{parity.flips} labels differ",
+        f"largest difference of a probability {parity.largest:.2g} "
+        f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",
     ]
     if done.drift is not None:
         lines.append(
-            f"(the run itself predicts in {done.run_precision} here, which differs from its float32 by up to "
-            f"{done.drift.largest:.2g}, {done.drift.flips} labels)"
+            f"(the run itself predicts in {done.run_precision} here, differing from its float32 "
+            f"by up to {done.drift.largest:.2g}, {done.drift.flips} labels)"
         )
     return "\n".join(lines)
 

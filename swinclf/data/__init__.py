@@ -1,1 +1,1 @@
-"""Folders and images: what is on disk, how it is read, split and turned into arrays. Knows no network."""
+"""Folders and images: what is on disk, how it is read, split and turned into arrays."""

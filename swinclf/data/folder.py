@@ -150,7 +150,7 @@ def check_trainable(index: FolderIndex, *, held_out: bool) -> None:
     if len(index.classes) < 2:
         raise DataError(
             f"at least two classes in '{index.root}'",
-            found=f"{len(index.classes)}: {', '.join(map(repr, index.classes)) or 'none with a readable image'}",
+            found=f"{len(index.classes)}: {_some(index.classes) or 'none with a readable image'}",
             hint="put the images of each class into a folder of its own, e.g. cats/ and dogs/",
         )
     if index.has_val:
@@ -159,7 +159,7 @@ def check_trainable(index: FolderIndex, *, held_out: bool) -> None:
         lone = [name for name, count in index.counts().items() if count == 1]
         if lone:
             raise DataError(
-                f"at least two images of every class in '{index.root}' (one to train on, one to check with)",
+                f"two images or more of every class in '{index.root}', to train on and to check",
                 found=f"one readable image of {_some(lone)}",
                 hint="add images, take the folder out, or train without a check: --val-split 0",
             )
@@ -183,7 +183,8 @@ def _check_same_classes(index: FolderIndex) -> None:
     raise DataError(
         f"the same classes in the train and the val folder of '{index.root}'",
         found="; ".join(found),
-        hint=f"mend the folder names, or hold out a part of train/: swinclf train '{index.root / TRAIN}'",
+        hint="mend the folder names, or hold out a part of the train folder: "
+        f"swinclf train '{index.root / TRAIN}'",
     )
 
 
@@ -205,7 +206,7 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _split_folders(root: Path) -> dict[Path, str]:
-    """The folders train/, val/, test/ of `root` and the split each stands for; empty without such a layout."""
+    """The folders train/, val/, test/ of `root` and their splits; empty without such a layout."""
     found = {
         folder: SPLIT_FOLDERS.get(folder.name.lower(), "") for folder in _visible_folders(root)
     }
@@ -258,7 +259,7 @@ def _scan_class_folders(
 
 
 def _walk(folder: str, root: Path) -> Iterator[tuple[str, str]]:
-    """(path, reason) of everything below a class folder that is named like an image; no reason: a good one."""
+    """(path, reason) of all below a folder that is named like an image; no reason: a good one."""
     below: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -302,9 +303,10 @@ def _no_classes(root: Path, scanned: Path) -> DataError:
     else:
         found = f"no folder in it, {'only ' + _some(files) if files else 'it is empty'}"
     return DataError(
-        f"class folders with images in '{root}', such as {root.name}/daisy/1.jpg and {root.name}/rose/1.jpg",
+        f"class folders with images in '{root}', such as {root.name}/daisy/1.jpg",
         found=found,
-        hint="move the images of each class into a folder named like the class; to see how it goes: swinclf demo",
+        hint="move the images of each class into a folder named like the class; "
+        "to see how it goes: swinclf demo",
     )
 
 
@@ -313,12 +315,13 @@ def _check_one_level_down(index: FolderIndex) -> None:
     if len(index.classes) != 1 or index.has_val:
         return
     inner = index.root / index.classes[0]
-    folders = [folder for folder in _visible_folders(inner)] if inner.is_dir() else []
+    folders = _visible_folders(inner) if inner.is_dir() else []
     directly = any(image.path.count("/") == 1 for image in index.images)
     if len(folders) >= 2 and not directly:
         raise DataError(
             f"class folders in '{index.root}'",
-            found=f"one folder, '{inner.name}', that holds {len(folders)} folders ({_some([f.name for f in folders])})",
+            found=f"one folder, '{inner.name}', that holds {len(folders)} folders "
+            f"({_some(folder.name for folder in folders)})",
             hint=f"did you mean '{inner}'?",
         )
 

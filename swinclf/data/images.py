@@ -38,8 +38,15 @@ MAX_FILE_BYTES = 512 * 1024**2
 MAX_PIXELS = 300_000_000  # before any pixel is decoded; a camera of 200 megapixels passes
 ALPHA_COLOUR = (255, 255, 255)  # what shines through transparent pixels
 
-EXTENSIONS = frozenset(
-    ["jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "avif", "avifs", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "tga", "ico", "pcx", "qoi", "heic", "heif"]
+EXTENSIONS = frozenset(  # one kind a line
+    "jpg jpeg jpe jfif mpo "
+    "png apng "
+    "webp bmp dib gif avif avifs "
+    "tif tiff "
+    "jp2 j2k jpx "
+    "ppm pgm pbm pnm "
+    "tga ico pcx qoi "
+    "heic heif".split()  # noqa: SIM905
 )
 _PLUGINS = (
     AvifImagePlugin.AvifImageFile,
@@ -151,7 +158,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of any range -> uint8: by the format's own range where there is one, else by the picture's."""
+    """Grey values -> uint8: by the format's own range where there is one, else by the picture's."""
     pixels = np.nan_to_num(values.astype(np.float64))
     low, high = float(pixels.min()), float(pixels.max())
     if values.dtype.kind == "f":  # floats: [0, 1] by custom, anything else by its own range

@@ -1,5 +1,4 @@
-"""Pictures -> arrays: carries out a `Preprocess`, plain or with augmentation. The only place that
-does.
+"""Pictures -> arrays: the only place that carries out a `Preprocess`.
 
 Augmentation draws from a generator that is made for one (seed, epoch, image), so what an image
 looks like in an epoch does not depend on threads, batches or on where a run was interrupted.
@@ -102,7 +101,7 @@ def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 
 def to_torch_input(pixels: np.ndarray, preprocess: Preprocess, device: str) -> torch.Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 on `device`, normalised there: bytes travel, not floats."""
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised on `device`: bytes travel there."""
     import torch
 
     scale, shift = (torch.from_numpy(one).to(device) for one in _scale_and_shift(preprocess))

@@ -22,8 +22,7 @@ INPUT, OUTPUT = "pixels", "logits"
 
 
 def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
-    """Writes a network as ONNX: `pixels` (N, 3, H, W) float32, normalised -> `logits` (N, K)
-    float32.
+    """Writes a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits` (N, K), float32.
 
     Args:
         network: In evaluation mode, on the CPU, in float32.

@@ -1,4 +1,4 @@
-"""What gives probabilities: a network in torch, or an exported file; to the rest of the program the same thing."""
+"""What gives probabilities: a network in torch or an exported file, to its users the same."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class OnnxPredictor:
 
 
 def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
-    """Device and precision for a model: as asked, else as the run, where this machine is as able."""
+    """Device and precision for a model: as asked, else as the run, if this machine is as able."""
     hardware = choose_hardware(asked.device, Precision.FP32)
     precision = asked.precision or card.precision
     if precision is Precision.AUTO:

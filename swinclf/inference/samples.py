@@ -16,8 +16,9 @@ SAMPLE_COUNT = 16
 
 
 def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) -> None:
-    """Keeps small copies of up to `SAMPLE_COUNT` images, evenly over `files`, upright and without
-    metadata.
+    """Keeps small copies of up to `SAMPLE_COUNT` images, evenly over `files`.
+
+    The copies are upright and have no metadata.
 
     Args:
         folder: Made if it is not there.

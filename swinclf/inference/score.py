@@ -1,4 +1,4 @@
-"""Labelled images -> metrics and a row for each image, in one pass and without keeping probabilities."""
+"""Labelled images -> metrics and a row for each image, in one pass."""
 
 from __future__ import annotations
 

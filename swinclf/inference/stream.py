@@ -1,4 +1,4 @@
-"""Files in, answers out: decoding runs ahead of the network, order is kept, memory does not grow."""
+"""Files in, answers out, in order: decoding runs ahead of the network, memory does not grow."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ def reset_head(network: nn.Module, num_classes: int) -> None:
 
 
 def published_config(name: str) -> Any:
-    """Timm's description of the published weights of a name: where they are, which pictures they
-    want.
+    """How timm describes the published weights of a name: where they are, which pictures they want.
 
     Raises:
         WeightsError: If none were published.
@@ -182,7 +181,7 @@ def _create(architecture: Architecture, **loading: Any) -> nn.Module:
 
 @torch.inference_mode()
 def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
-    """Shows the network one grey picture: whatever is no image classifier fails here, not hours later."""
+    """Shows the network one grey picture: what is no classifier fails here, not hours later."""
     classes, size = architecture.num_classes, architecture.img_size
     try:
         preprocess = default_preprocess(network, img_size=size, fit=Fit.CROP)
@@ -195,7 +194,7 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
     if shape != (1, classes):
         at = f" at {size} px" if size else ""
         raise ModelError(
-            f"an image classifier: one picture in, {classes} numbers out of '{architecture.name}'{at}",
+            f"an image classifier, {classes} numbers for a picture, of '{architecture.name}'{at}",
             found=found,
             hint="another --img-size, or a Swin or ViT of: swinclf models",
         )

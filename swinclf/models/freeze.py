@@ -70,7 +70,7 @@ def freeze_stages(network: nn.Module, count: int) -> None:
 
 
 def train_mode(network: nn.Module) -> None:
-    """Training mode for what trains, evaluation mode for what is frozen (no drop path, no running means)."""
+    """Training mode for what trains, evaluation mode (no drop path) for what is frozen."""
     network.train()
     for module in network.modules():
         parameters = list(module.parameters())

@@ -59,8 +59,7 @@ def _download(name: str, repository: str, filename: str) -> Path:
         done = subprocess.run(
             command,
             timeout=deadline_s,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
@@ -80,13 +79,13 @@ def _not_to_be_had(name: str, why: str) -> WeightsError:
     return WeightsError(
         f"the published weights of '{name}'",
         found=why,
-        hint="--weights FILE; or run once where there is a network and copy its HF_HOME folder here; "
-        "or start from random weights: --no-pretrained",
+        hint="--weights FILE; or run once where there is a network and copy its HF_HOME folder "
+        "here; or start from random weights: --no-pretrained",
     )
 
 
 def _download_here(repository: str, filename: str) -> str:
-    """Downloads in this process. Asks for the file's size first, without retries: a dead network shows there."""
+    """Downloads in this process; asks for the size first, once: a dead network shows there."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     get_hf_file_metadata(hf_hub_url(repository, filename), timeout=FIRST_ANSWER_S)

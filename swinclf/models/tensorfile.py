@@ -1,5 +1,4 @@
-"""Tensors on disk: safetensors with a checksum, written whole or not at all. No pickle is ever
-read.
+"""Tensors on disk: safetensors with a checksum, written whole or not at all.
 
 safetensors itself takes a file whose data bits have flipped for good; the checksum in the metadata
 does not.
@@ -90,7 +89,8 @@ def not_safetensors(path: Path, error: Exception) -> WeightsError:
     return WeightsError(
         f"a safetensors file at '{path}'",
         found=found,
-        hint="a run folder or its model.safetensors; files of other programs: swinclf train --weights FILE",
+        hint="a run folder or its model.safetensors; "
+        "files of other programs: swinclf train --weights FILE",
     )
 
 

@@ -44,7 +44,8 @@ def find_weights(where: Path) -> StartingWeights:
         raise WeightsError(
             f"weights in a .safetensors file at '{path}'",
             found=f"a file of another kind ({path.suffix or 'no ending'})",
-            hint="convert it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')",
+            hint="convert it: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')",
         )
     metadata = read_metadata(path)
     is_ours = metadata.get("format") == FORMAT

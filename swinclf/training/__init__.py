@@ -1,1 +1,1 @@
-"""Training: what is trained on, by which rates, in one loop, with a state that can be saved and taken up again."""
+"""Training: on what, at which rates, in one loop, with a state that can be taken up again."""

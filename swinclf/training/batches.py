@@ -48,7 +48,7 @@ class Batches(Protocol):
         """Images a step."""
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0), from a step on. A batch may be empty, never missing."""
+        """The batches of an epoch (from 0), from a step on. A batch may be empty, never missing."""
 
     def val(self) -> Iterator[Batch]:
         """The validation images, each once, in order, as prediction sees them."""

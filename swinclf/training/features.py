@@ -1,4 +1,4 @@
-"""One look at every image: is it readable, what is its content, and what does a frozen network see in it."""
+"""One look at every image: is it readable, what is in it, what does a frozen network see."""
 
 from __future__ import annotations
 

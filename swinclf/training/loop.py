@@ -242,14 +242,15 @@ def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
 
 
 def _check_finite(state: TrainState, hardware: Hardware) -> None:
-    """Stops a training whose loss is no number; where looking would wait for the device, not at every step."""
+    """Stops a training whose loss is no number; looks less often where looking waits."""
     if hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
         return
     if not math.isfinite(float(state.sums.loss)):
         rate = max(group["lr"] for group in state.optimizer.param_groups)
         raise DivergedError(
             "a loss that is a number",
-            found=f"{float(state.sums.loss)} in epoch {state.epoch + 1}, step {state.step + 1}, at rate {rate:.3g}",
+            found=f"{float(state.sums.loss)} in epoch {state.epoch + 1}, step {state.step + 1}, "
+            f"at a rate of {rate:.3g}",
             hint=f"--lr {rate / 10:.1g}",
         )
 

@@ -38,7 +38,7 @@ class Probe(nn.Module):
         return self.forward_head(self.forward_features(features))
 
     def forward_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, D): the features are the input; so a probe is a small network like any other."""
+        """(N, D) -> (N, D), the input itself: so a probe is a small network like any other."""
         return features
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""One verb a file, a plain function each: typed values in, a typed result out. No verb knows another."""
+"""One verb a file, a plain function each: typed values in, a typed result out."""

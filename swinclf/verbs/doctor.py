@@ -40,7 +40,8 @@ def _onnx_extra() -> str:
         import onnxscript
     except ImportError as error:
         return f"not installed ({error.name}): pip install 'swinclf[onnx]'"
-    return f"onnx {onnx.__version__}, onnxscript {onnxscript.__version__}, onnxruntime {onnxruntime.__version__}"
+    packages = (onnx, onnxscript, onnxruntime)
+    return ", ".join(f"{package.__name__} {package.__version__}" for package in packages)
 
 
 def _weight_cache() -> str:

@@ -137,7 +137,7 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
 
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
-    """Holds out what the training held out: the rule needs the images' content and the seed, nothing else."""
+    """Holds out what the training held out: the rule needs only the images and the seed."""
     readable, digests = [], []
     for image in index.images:
         try:
@@ -183,7 +183,7 @@ def _with_known_labels(
     if not known:
         labels = sorted({image.label for image in unknown})
         raise DataError(
-            f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))}, ...)",
+            f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
             found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
             hint="name the folders like the classes, or: swinclf predict",
         )
