@@ -38,16 +38,18 @@ MAX_FILE_BYTES = 512 * 1024**2
 MAX_PIXELS = 300_000_000  # before any pixel is decoded; a camera of 200 megapixels passes
 ALPHA_COLOUR = (255, 255, 255)  # what shines through transparent pixels
 
-EXTENSIONS = frozenset(  # one kind a line
-    "jpg jpeg jpe jfif mpo "
-    "png apng "
-    "webp bmp dib gif avif avifs "
-    "tif tiff "
-    "jp2 j2k jpx "
-    "ppm pgm pbm pnm "
-    "tga ico pcx qoi "
-    "heic heif".split()  # noqa: SIM905
-)
+# fmt: off
+EXTENSIONS = frozenset((  # one kind a line
+    "jpg", "jpeg", "jpe", "jfif", "mpo",
+    "png", "apng",
+    "webp", "bmp", "dib", "gif", "avif", "avifs",
+    "tif", "tiff",
+    "jp2", "j2k", "jpx",
+    "ppm", "pgm", "pbm", "pnm",
+    "tga", "ico", "pcx", "qoi",
+    "heic", "heif",
+))
+# fmt: on
 _PLUGINS = (
     AvifImagePlugin.AvifImageFile,
     BmpImagePlugin.BmpImageFile,
