@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import shutil
@@ -135,3 +136,58 @@ def error_lines(outcome: Outcome) -> tuple[str, str, str]:
     assert all(line.startswith(word) for line, word in zip(lines, words, strict=True)), outcome.err
     first, second, third = (line.removeprefix(word) for line, word in zip(lines, words, strict=True))
     return first, second, third
+
+
+# Options of a training that takes half a second and gives the same bits every time.
+SMALL_SETTINGS = {
+    "model": SMALL_MODEL,
+    "pretrained": False,
+    "img_size": 32,
+    "epochs": 2,
+    "batch_size": 8,
+    "precision": "fp32",
+}
+SMALL_FLAGS = (
+    *("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32"),
+    *("--epochs", "2", "--batch-size", "8", "--precision", "fp32"),
+)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, read by the standard library and not by the program."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    """The tensors in a run's model.safetensors, read by safetensors and not by the program."""
+    from safetensors.numpy import load_file
+
+    return load_file(run / "model.safetensors")
+
+
+def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two networks are equal bit for bit."""
+    return one.keys() == other.keys() and all(
+        one[name].tobytes() == other[name].tobytes() for name in one
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_swin() -> str:
+    """The name of a Swin of four blocks, which timm is made to know; it has no small one itself."""
+    from timm.models import is_model, register_model
+    from timm.models.swin_transformer import SwinTransformer
+
+    def test_swin(pretrained: bool = False, **options: object) -> SwinTransformer:
+        assert not pretrained
+        options.pop("pretrained_cfg", None)
+        options.pop("pretrained_cfg_overlay", None)
+        options.pop("cache_dir", None)
+        shape = {"embed_dim": 16, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "window_size": 4}
+        return SwinTransformer(**{"img_size": 32, **shape, **options})
+
+    test_swin.__module__ = "timm.models.swin_transformer"
+    if not is_model("test_swin"):
+        register_model(test_swin)
+    return "test_swin"

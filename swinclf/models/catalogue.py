@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 
 from swinclf.errors import ModelError
 
+SIZES_FILE = Path(__file__).with_name("sizes.json")  # arch -> parameters, by write_sizes
 FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
 
 
@@ -34,20 +37,34 @@ def list_backbones(pattern: str = "") -> Iterator[Backbone]:
         pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
     """
     import timm
-    import torch
 
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    parameters: dict[str, int] = {}
+    known = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
     for name in timm.list_models(list(FAMILIES), pretrained=True):
         arch = name.partition(".")[0]
         config = timm.get_pretrained_cfg(name)
-        if not fnmatch(name, wanted) or config.input_size[0] != 3:
-            continue
-        if arch not in parameters:
-            with torch.device("meta"):
-                network = timm.create_model(arch, pretrained=False, num_classes=0)
-            parameters[arch] = sum(parameter.numel() for parameter in network.parameters())
-        yield Backbone(name, parameters[arch], config.input_size[-1])
+        if fnmatch(name, wanted) and config.input_size[0] == 3:
+            parameters = known.get(arch) or count_parameters(arch)
+            yield Backbone(name, parameters, config.input_size[-1])
+
+
+def count_parameters(arch: str) -> int:
+    """Parameters of a network without a head, from its shapes alone: no weight is made."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        network = timm.create_model(arch, pretrained=False, num_classes=0)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def write_sizes() -> None:
+    """Writes `SIZES_FILE` anew: building every network takes half a minute, reading a file none."""
+    import timm
+
+    names = timm.list_models(list(FAMILIES), pretrained=True)
+    sizes = {arch: count_parameters(arch) for arch in sorted({n.partition(".")[0] for n in names})}
+    SIZES_FILE.write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
 
 
 def check_name(name: str) -> str:

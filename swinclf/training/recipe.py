@@ -146,8 +146,9 @@ def _choose_lr(settings: Settings, regime: Regime, facts: Facts) -> Settings:
     at_64 = HEAD_LR_AT_64
     if regime is not Regime.HEAD:
         at_64 = NETWORK_LR_AT_64 if facts.trained_weights else SCRATCH_LR_AT_64
-    batch = settings.config.batch_size or 64
-    return settings.choose("lr", at_64 * (batch / 64) ** 0.5, f"{at_64:g} at batch 64, by its root")
+    rate = at_64 * ((settings.config.batch_size or 64) / 64) ** 0.5
+    reason = f"{at_64:g} at batch 64, and by the root of the batch"
+    return settings.choose("lr", float(f"{rate:.2g}"), reason)  # as printed, so as recorded
 
 
 def _choose_class_weights(settings: Settings, facts: Facts) -> Settings:

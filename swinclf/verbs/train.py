@@ -422,9 +422,10 @@ def _tell(
             f"{dataset.skipped[0].reason} (all in skipped.csv)"
         )
     report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
+    report.note("chosen, as not given:")
     for name, reason in settings.reasons.items():
         if name not in ("device", "precision"):
-            report.note(f"{name.replace('_', '-')} {getattr(config, name)}: {reason}")
+            report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
     risky = start.trained_weights and start.regime is not Regime.HEAD
     if risky and config.lr is not None and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")

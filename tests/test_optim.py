@@ -1,0 +1,198 @@
+"""The learning rate over time, the optimizer's groups, and which parameters are frozen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from conftest import SMALL_MODEL
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from swinclf.errors import ConfigError
+from swinclf.models.freeze import (
+    classifier_parameters,
+    freeze_head_only,
+    freeze_stages,
+    layer_numbers,
+    train_mode,
+)
+from swinclf.training.optim import build_optimizer, lr_scale, set_lr
+
+SIZES = {SMALL_MODEL: {"img_size": 32}, "test_swin": {}, "test_vit3": {"img_size": 32}}
+
+
+@pytest.fixture(params=sorted(SIZES))
+def network(request: pytest.FixtureRequest, tiny_swin: str) -> nn.Module:  # noqa: ARG001 - made known
+    return timm.create_model(request.param, num_classes=3, **SIZES[request.param])
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+@pytest.mark.parametrize("final", [0.0, 0.01, 1.0])
+def test_lr_scale_rises_to_the_peak_and_ends_at_the_final_factor(warmup, final):
+    scales = [
+        lr_scale(step, total_steps=50, warmup_steps=warmup, final=final) for step in range(50)
+    ]
+    assert scales[warmup] == 1.0
+    assert max(scales) == 1.0
+    assert scales[-1] == pytest.approx(final, abs=1e-12)
+    assert scales[: warmup + 1] == sorted(scales[: warmup + 1])
+    assert scales[warmup:] == sorted(scales[warmup:], reverse=True)
+    assert all(scale > 0 for scale in scales[:-1])
+
+
+def test_lr_scale_is_half_a_cosine():
+    middle = lr_scale(10, total_steps=21, warmup_steps=0, final=0.2)
+    assert middle == pytest.approx(0.6)
+    quarter = lr_scale(5, total_steps=21, warmup_steps=0, final=0.0)
+    assert quarter == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_lr_scale_of_a_single_step_is_the_peak():
+    assert lr_scale(0, total_steps=1, warmup_steps=0, final=0.01) == 1.0
+
+
+def test_a_warmup_as_long_as_the_training_is_refused():
+    with pytest.raises(ConfigError) as error:
+        lr_scale(0, total_steps=5, warmup_steps=5, final=0.1)
+    assert "5" in error.value.found
+    assert "--warmup" in error.value.hint
+
+
+def test_set_lr_scales_every_group_from_its_own_peak():
+    linear = nn.Linear(2, 2)
+    optimizer = build_optimizer(
+        linear.named_parameters(),
+        lr=0.5,
+        weight_decay=0.1,
+        layers={"weight": 0, "bias": 1},
+        layer_decay=0.5,
+    )
+    for scale in (1.0, 0.25, 0.5):
+        set_lr(optimizer, scale)
+        assert sorted(group["lr"] for group in optimizer.param_groups) == [
+            0.25 * scale,
+            0.5 * scale,
+        ]
+
+
+def _rates(optimizer, network, scale=1.0):
+    """(rate, decay) of each parameter, by name."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {
+        names[id(parameter)]: (
+            group["lr"] * group.get("lr_scale", 1.0) * scale,
+            group["weight_decay"],
+        )
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("layer_decay", [0.75, 0.9, 1.0])
+def test_layer_decay_is_timms_own(network, layer_decay):
+    ours = build_optimizer(
+        network.named_parameters(),
+        lr=1e-3,
+        weight_decay=0.05,
+        layers=layer_numbers(network, coarse=False),
+        layer_decay=layer_decay,
+        no_decay=network.no_weight_decay(),
+    )
+    groups = param_groups_layer_decay(
+        network,
+        weight_decay=0.05,
+        no_weight_decay_list=network.no_weight_decay(),
+        layer_decay=layer_decay,
+    )
+    theirs = _rates(torch.optim.AdamW(groups, lr=1e-3), network)
+    found = _rates(ours, network)
+    assert found.keys() == theirs.keys() == dict(network.named_parameters()).keys()
+    for name, (rate, decay) in theirs.items():
+        assert found[name] == (pytest.approx(rate), decay), name
+
+
+def test_norms_biases_and_position_tables_are_not_decayed(network):
+    optimizer = build_optimizer(
+        network.named_parameters(),
+        lr=1e-3,
+        weight_decay=0.05,
+        no_decay=network.no_weight_decay(),
+    )
+    decayed = {name for name, (_, decay) in _rates(optimizer, network).items() if decay}
+    assert decayed
+    for name, parameter in network.named_parameters():
+        is_table = "pos_embed" in name or "relative_position_bias_table" in name
+        is_token = name in ("cls_token", "reg_token")
+        if parameter.ndim == 1 or "norm" in name or name.endswith("bias") or is_table or is_token:
+            assert name not in decayed
+        else:
+            assert name in decayed
+
+
+def test_frozen_parameters_are_in_no_group(network):
+    freeze_head_only(network)
+    optimizer = build_optimizer(network.named_parameters(), lr=1e-3, weight_decay=0.05)
+    listed = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    assert listed == {id(one) for one in classifier_parameters(network)}
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_layer_numbers_are_timms_own(network, coarse):
+    numbers = layer_numbers(network, coarse=coarse)
+    theirs = group_parameters(network, network.group_matcher(coarse=coarse))
+    assert numbers == {name: number for number, names in theirs.items() for name in names}
+
+
+def test_layer_numbers_run_from_stem_to_head(network):
+    numbers = layer_numbers(network, coarse=True)
+    assert sorted(set(numbers.values())) == list(range(max(numbers.values()) + 1))
+    assert {numbers[name] for name in numbers if name.startswith("patch_embed")} == {0}
+    heads = {id(one) for one in classifier_parameters(network)}
+    for name, parameter in network.named_parameters():
+        assert (numbers[name] == max(numbers.values())) >= (id(parameter) in heads)
+
+
+def _stage(name: str) -> int:
+    """The stage or block that a parameter of these networks is in; 0 the stem, 99 what is above."""
+    part, _, rest = name.partition(".")
+    if part in ("blocks", "layers"):
+        return int(rest.partition(".")[0]) + 1
+    return 99 if part in ("norm", "fc_norm", "head", "attn_pool") else 0
+
+
+def test_freeze_stages_freezes_the_stem_and_the_first_stages(network):
+    stages = max(_stage(name) for name, _ in network.named_parameters() if _stage(name) < 99)
+    for count in range(stages):
+        freeze_stages(network, count)
+        for name, parameter in network.named_parameters():
+            assert parameter.requires_grad == (_stage(name) > count), (count, name)
+
+
+def test_freezing_more_stages_than_there_are_is_refused(network):
+    stages = max(_stage(name) for name, _ in network.named_parameters() if _stage(name) < 99)
+    with pytest.raises(ConfigError) as error:
+        freeze_stages(network, stages + 1)
+    assert f"0 to {stages}" in error.value.expected
+
+
+def test_freeze_head_only_leaves_the_classifier(network):
+    freeze_head_only(network)
+    trained = {name for name, one in network.named_parameters() if one.requires_grad}
+    assert trained
+    assert trained == {name for name, _ in network.named_parameters() if name.startswith("head.")}
+
+
+def test_frozen_modules_are_in_evaluation_mode_and_the_others_in_training_mode(network):
+    freeze_stages(network, 1)
+    train_mode(network)
+    for name, module in network.named_modules():
+        own = list(module.parameters())
+        if own:
+            assert module.training == any(one.requires_grad for one in own), name
+    network.requires_grad_(True)
+    train_mode(network)
+    assert all(module.training for module in network.modules())
