@@ -54,7 +54,7 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     again = classifier.evaluate(output=next_free_folder(run.folder.path, "eval"))
     say(f"3. Scored the written file once more, as `swinclf eval` does: {again.accuracy:.1%}.")
     say("4. Labels for a few pictures, as `swinclf predict` gives them:")
-    pictures = sorted(data.glob("*/0001.png"))[:SHOWN]
+    pictures = [min(folder.iterdir()) for folder in sorted(data.iterdir())[:SHOWN]]
     for answer in classifier.predict(pictures):
         say(f"   {answer.path}: {answer.label} ({answer.probability:.1%})")
     _export(classifier, run.folder.path / "model.onnx", say)

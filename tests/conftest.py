@@ -175,19 +175,26 @@ def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
 
 @pytest.fixture(scope="session")
 def tiny_swin() -> str:
-    """The name of a Swin of four blocks, which timm is made to know; it has no small one itself."""
-    from timm.models import is_model, register_model
-    from timm.models.swin_transformer import SwinTransformer
+    """The name of a Swin of four blocks, which timm is made to know: it has no small one itself."""
+    from timm.models import is_model, register_model, swin_transformer
 
-    def test_swin(pretrained: bool = False, **options: object) -> SwinTransformer:
-        assert not pretrained
-        options.pop("pretrained_cfg", None)
-        options.pop("pretrained_cfg_overlay", None)
-        options.pop("cache_dir", None)
+    def test_swin(pretrained: bool = False, **options: object) -> object:
         shape = {"embed_dim": 16, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "window_size": 4}
-        return SwinTransformer(**{"img_size": 32, **shape, **options})
+        build = swin_transformer.swin_tiny_patch4_window7_224
+        return build(pretrained, **{"img_size": 32, **shape, **options})
 
-    test_swin.__module__ = "timm.models.swin_transformer"
+    test_swin.__module__ = swin_transformer.__name__
     if not is_model("test_swin"):
         register_model(test_swin)
     return "test_swin"
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without their curves and matrices, which are most of the time of a small one."""
+
+    def draw(_what: object, path: Path) -> None:
+        Image.new("RGB", (1, 1)).save(path, "PNG")
+
+    monkeypatch.setattr("swinclf.inference.results.draw_confusion_matrix", draw)
+    monkeypatch.setattr("swinclf.inference.results.draw_curves", draw)

@@ -134,7 +134,10 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         run = resume or _new_run(settings, dataset)
         _tell(settings, dataset, start, hardware, report)
         state = _train(settings, dataset, start, look, hardware, run, report, stop)
+    try:  # the end of the training is saved: whatever happens now, --resume comes straight here
         return _finish(settings, dataset, start, state, hardware, run, report)
+    except KeyboardInterrupt:
+        raise Interrupted(ExitCode.INTERRUPTED, resume_command(run)) from None
 
 
 def resume_settings(run: RunFolder) -> Settings:
@@ -333,11 +336,10 @@ def _train(
         with out_of_memory_named(batches.batch_size):
             fit(state, batches, schedule, hardware, report=report, stop=stop, saver=saver)
     except Interrupted as interrupted:
-        raise Interrupted(
-            interrupted.exit_code, f"swinclf train --resume {shlex.quote(str(run.path))}"
-        ) from None
+        raise Interrupted(interrupted.exit_code, resume_command(run)) from None
     finally:
         write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
+    saver.save(state)
     install_best(state, network)
     return state
 
@@ -390,6 +392,11 @@ def _finish(
     run.checkpoint.unlink(missing_ok=True)
     mark_latest(run)
     return Run(run, scored.metrics, (*dataset.skipped, *scored.skipped))
+
+
+def resume_command(run: RunFolder) -> str:
+    """What to type to go on with a run."""
+    return f"swinclf train --resume {shlex.quote(str(run.path))}"
 
 
 def command_of(settings: Settings) -> str:

@@ -1,0 +1,227 @@
+"""The house as it was drawn: what may import what, what stays out of where, what stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import swinclf
+
+ROOT = Path(swinclf.__file__).parent
+
+# Each level may import those before it. A name is a module or a folder of the package.
+LEVELS = [
+    {"errors", "files", "preprocess", "progress", "runtime", "config", "card", "runs"},
+    {"data", "models", "evaluation"},
+    {"training", "inference", "exporting"},
+    {"verbs"},
+    {"api"},
+    {"demo"},
+    {"cli"},
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+FOLDERS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+TREES = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in MODULES}
+
+
+def part_of(path):
+    """The folder or module of the package that a file is, such as data or errors."""
+    return path.parts[0].removesuffix(".py")
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def nodes_of(tree, *, at_once):
+    """Every node that is ever run: imports for type checkers alone are none.
+
+    With `at_once`, without what stands in functions, which is run later.
+    """
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not (at_once and isinstance(node, ast.FunctionDef)):
+            waiting += node.orelse if is_type_checking(node) else ast.iter_child_nodes(node)
+
+
+def imports_of(path, *, at_once=False):
+    """The dotted names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in nodes_of(TREES[path], at_once=at_once):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def outside(path):
+    """Packages that a file imports from elsewhere."""
+    return {name.partition(".")[0] for name in imports_of(path)} - {"swinclf"}
+
+
+def inside(path):
+    """Folders and modules of the package that a file imports."""
+    parts = {name.split(".")[1] for name in imports_of(path) if name.startswith("swinclf.")}
+    return parts & set(LEVEL)
+
+
+def below(*names):
+    return [path for path in MODULES if part_of(path) in names]
+
+
+def test_every_part_has_its_level():
+    parts = {part_of(path) for path in MODULES} - {"__init__", "__main__"}
+    assert parts == set(LEVEL), "a new folder or module needs a place in LEVELS"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_level_imports_only_levels_before_it(path):
+    own = part_of(path)
+    if own in ("__init__", "__main__"):
+        return
+    for other in inside(path) - {own}:
+        if LEVEL[other] == LEVEL[own] == 0:
+            continue  # the ground floor is one floor; that it has no circle is tested below
+        assert LEVEL[other] < LEVEL[own], f"{path} imports {other}"
+
+
+def test_folders_on_one_level_do_not_know_each_other():
+    for path in MODULES:
+        own = part_of(path)
+        siblings = {other for other in inside(path) if LEVEL[other] == LEVEL.get(own)} & FOLDERS
+        assert siblings <= {own}, path
+
+
+def test_no_module_imports_itself_through_others():
+    known = {".".join(("swinclf", *path.with_suffix("").parts)): path for path in MODULES}
+    graph = {name: imports_of(path, at_once=True) & set(known) for name, path in known.items()}
+    done = set()
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert done == set(known)
+
+
+def test_no_verb_knows_another():
+    for path in below("verbs"):
+        verbs = {name for name in imports_of(path) if name.startswith("swinclf.verbs.")}
+        assert not verbs, f"{path} imports {verbs}"
+
+
+def test_only_the_command_line_knows_terminals():
+    for path in MODULES:
+        if part_of(path) not in ("cli", "__main__"):
+            assert not outside(path) & {"typer", "rich", "click", "argparse"}, path
+
+
+def test_the_library_neither_prints_nor_exits():
+    for path in MODULES:
+        if part_of(path) in ("cli", "__main__") or path == Path("models/hub.py"):
+            continue  # models/hub.py is a program too: what downloads is a process of its own
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("print", "input", "exit", "quit", "sys.exit"), path
+                assert called not in ("sys.stdout.write", "sys.stderr.write"), path
+                assert called != "logging.basicConfig", path
+
+
+def test_who_knows_which_library():
+    allowed = {
+        "PIL": {"data", "inference", "training", "evaluation", "verbs", "demo"},
+        "torch": {"models", "training", "inference", "exporting", "data", "runtime", "verbs"},
+        "timm": {"models"},
+        "matplotlib": {"evaluation"},
+        "sklearn": {"demo"},
+        "onnx": {"exporting", "verbs"},
+        "onnxruntime": {"inference", "verbs"},
+        "huggingface_hub": {"models", "verbs"},
+    }
+    for path in MODULES:
+        for library in outside(path) & set(allowed):
+            assert part_of(path) in allowed[library], f"{path} imports {library}"
+
+
+def test_evaluation_never_imports_torch_and_models_never_pillow():
+    for path in below("evaluation"):
+        assert not outside(path) & {"torch", "timm", "torchvision"}, path
+    for path in below("models"):
+        assert not outside(path) & {"PIL", "torchvision"}, path
+
+
+def test_nothing_reads_pickles():
+    for path in MODULES:
+        assert not outside(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}, path
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("torch.load", "np.load", "eval", "exec"), path
+                for keyword in node.keywords:
+                    allows = keyword.arg == "strict" and ast.unparse(keyword.value) == "False"
+                    loads = ast.unparse(node.func).endswith("load_state_dict")
+                    assert not (loads and allows), f"{path}: a partial load"
+
+
+def public_names(body):
+    """Functions, classes and their methods, but for those whose name begins with a line."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+            yield from public_names(node.body if isinstance(node, ast.ClassDef) else [])
+
+
+def test_every_module_and_public_name_says_what_it_is():
+    for path, tree in TREES.items():
+        assert ast.get_docstring(tree), path
+        for node in public_names(tree.body):
+            assert ast.get_docstring(node), f"{path}: {node.name}"
+
+
+def loaded_by(code):
+    """The names of the packages that a fresh interpreter has loaded after some code."""
+    code += (
+        "\nimport json, sys; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+HEAVY = {"torch", "torchvision", "timm", "matplotlib", "sklearn", "numpy", "PIL", "onnxruntime"}
+
+
+def test_importing_the_package_and_the_program_loads_nothing_heavy():
+    assert not loaded_by("import swinclf, swinclf.errors, swinclf.config, swinclf.runs") & HEAVY
+    loaded = loaded_by("import swinclf.cli.app, swinclf.cli.commands")
+    assert not loaded & HEAVY
+    assert "huggingface_hub" not in loaded
+    assert "typer" in loaded  # so that the test can fail
+
+
+def test_reading_pictures_loads_neither_torch_nor_timm():
+    code = "import swinclf.data.dataset, swinclf.data.loader, swinclf.evaluation.metrics"
+    assert not loaded_by(code) & {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
+
+
+def test_public_names_are_there_and_no_others():
+    for name in swinclf.__all__:
+        assert getattr(swinclf, name).__doc__, name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = swinclf.no_such_name

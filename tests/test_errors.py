@@ -1,0 +1,512 @@
+"""Every error that a user can run into: its exit code, its three lines, and what they offer to type."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import SMALL_MODEL, error_lines, write_dataset, write_image
+from safetensors.torch import save_file
+
+from swinclf.errors import ExitCode, SwinclfError
+
+QUICK = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--device", "cpu")
+
+
+def failure(outcome, code=ExitCode.FAILED, *, after=()):
+    """The three lines of a command that ended with `code`; `after` begin the lines said before."""
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    said = outcome.err.splitlines()[:-3]
+    assert len(said) == len(after), outcome.err
+    assert all(line.startswith(word) for line, word in zip(said, after, strict=True)), outcome.err
+    lines = error_lines(outcome)
+    assert all(lines)
+    return lines
+
+
+def pictures(root, *names):
+    """A small picture at each place."""
+    for number, name in enumerate(names):
+        write_image(root / name, (90, 90, 90), seed=number)
+    return root
+
+
+# Folders
+
+
+def test_no_such_folder(cli, dataset):
+    expected, found, hint = failure(cli("train", "colors"))
+    assert expected == "a folder of class folders at 'colors'"
+    assert found == "nothing of that name"
+    assert hint == "did you mean 'colours'?"
+    assert "swinclf demo" in failure(cli("train", "/no/such/place"))[2]
+
+
+def test_a_file_for_a_folder(cli, tmp_path):
+    (tmp_path / "photos.zip").touch()
+    assert failure(cli("train", "photos.zip"))[1] == "a file"
+
+
+def test_the_data_folder_of_a_fresh_clone(cli, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text("Put your images here.")
+    expected, found, hint = failure(cli("train", "data"))
+    assert "class folders with images" in expected
+    assert "data/daisy/" in expected
+    assert "'README.md'" in found
+    assert "swinclf demo" in hint
+
+
+def test_a_dataset_one_level_down(cli, tmp_path):
+    pictures(tmp_path, "data/flowers/daisy/1.png", "data/flowers/rose/1.png")
+    _, found, hint = failure(cli("train", "data"))
+    assert "'flowers'" in found
+    assert hint == f"did you mean '{tmp_path / 'data' / 'flowers'}'?"
+
+
+def test_images_in_no_folder(cli, tmp_path):
+    pictures(tmp_path / "data", "1.png", "2.png")
+    assert "2 images directly in it" in failure(cli("train", "data"))[1]
+
+
+def test_one_class(cli, tmp_path):
+    pictures(tmp_path, "data/cats/1.png", "data/cats/2.png")
+    expected, found, _ = failure(cli("train", "data", *QUICK))
+    assert "at least two classes" in expected
+    assert found == "1: 'cats'"
+
+
+def test_one_class_is_left_when_the_other_cannot_be_read(cli, tmp_path):
+    pictures(tmp_path, "data/cats/1.png", "data/cats/2.png")
+    (tmp_path / "data" / "dogs").mkdir()
+    (tmp_path / "data" / "dogs" / "1.png").write_bytes(b"no picture")
+    assert "'cats'" in failure(cli("train", "data", *QUICK))[1]
+
+
+def test_not_one_readable_image(cli, tmp_path):
+    for name in ("cats/1.png", "dogs/1.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_bytes(b"no picture")
+    assert "none with a readable image" in failure(cli("train", "data", *QUICK))[1]
+
+
+def test_a_class_with_one_image(cli, tmp_path):
+    pictures(tmp_path, "data/cats/1.png", "data/cats/2.png", "data/dogs/1.png")
+    _, found, hint = failure(cli("train", "data", *QUICK))
+    assert found == "one readable image of 'dogs'"
+    assert "--val-split 0" in hint
+
+
+def test_val_lacks_a_class(cli, tmp_path):
+    pictures(tmp_path / "data", "train/cats/1.png", "train/dogs/1.png", "val/cats/2.png")
+    _, found, hint = failure(cli("train", "data", *QUICK))
+    assert found == "the val folder lacks 'dogs'"
+    assert f"swinclf train '{tmp_path / 'data' / 'train'}'" in hint
+
+
+def test_val_adds_a_class(cli, tmp_path):
+    pictures(tmp_path / "data", "cats/1.png", "dogs/1.png")
+    pictures(tmp_path / "held", "cats/2.png", "dogs/2.png", "dog/2.png")
+    _, found, _ = failure(cli("train", "data", "--val", "held", *QUICK))
+    assert found == "the val folder adds 'dog' (did you mean 'dogs'?)"
+
+
+def test_val_is_not_there(cli, dataset):
+    assert "'held'" in failure(cli("train", dataset, "--val", "held"))[0]
+
+
+def test_a_run_would_be_written_into_the_dataset(cli, dataset):
+    before = sorted(dataset.rglob("*"))
+    expected, _, hint = failure(
+        cli("train", dataset, *QUICK, "--epochs", 1, "--out", dataset / "runs"), ExitCode.USAGE
+    )
+    assert "nothing is ever written into a dataset" in expected
+    assert "--out" in hint
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_an_out_that_is_a_file(cli, dataset, tmp_path):
+    (tmp_path / "runs").touch()
+    assert "a file" in failure(cli("train", dataset, *QUICK, "--epochs", 1))[1]
+
+
+def test_a_name_that_is_taken(cli, dataset, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    _, found, hint = failure(
+        cli("train", dataset, *QUICK, "--epochs", 1, "--name", "mine"), ExitCode.USAGE
+    )
+    assert found == "'mine' is there already"
+    assert "another --name" in hint
+
+
+def test_names_with_line_feeds_stay_on_one_line(cli, tmp_path):
+    pictures(tmp_path, "data/a\nb\u2028c/1.png", "data/d/1.png", "data/d/2.png")
+    assert failure(cli("train", "data", *QUICK))[1] == r"one readable image of 'a\nb\u2028c'"
+    failure(cli("train", "no\nsuch\x0bfolder\x1b[31m"))
+    failure(cli("predict", "x.png", "--run", "no\nrun"))
+
+
+# Usage
+
+
+def test_nothing_to_train_on(cli):
+    assert failure(cli("train"), ExitCode.USAGE)[1] == "none"
+
+
+def test_everything_that_is_wrong_with_the_settings_is_said_at_once(cli, dataset, tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"epoch": 3, "val_split": 7, "fit": "big"}))
+    _, found, hint = failure(
+        cli("train", dataset, "--config", "settings.json", "--name", "a/b"), ExitCode.USAGE
+    )
+    assert "no setting 'epoch' (did you mean 'epochs'?)" in found
+    assert "val_split" in found
+    assert "crop, pad, squash" in found
+    assert "a/b" in found
+    assert "--help" in hint
+
+
+def test_a_settings_file_that_is_none(cli, dataset, tmp_path):
+    (tmp_path / "settings.toml").write_text("epochs = = 3")
+    failure(cli("train", dataset, "--config", "settings.toml"), ExitCode.USAGE)
+    failure(cli("train", dataset, "--config", "gone.json"), ExitCode.USAGE)
+
+
+def test_freezing_in_two_ways(cli, dataset):
+    words = ("--freeze-layers", "True", "--freeze-stages", 2)
+    assert "--freeze-stages" in failure(cli("train", dataset, *words), ExitCode.USAGE)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("train", ".", "--epochs", "many"), "--epochs"),
+        (("train", ".", "--no-such"), "--no-such"),
+        (("train", ".", "--lrf", "2"), "--lrf"),
+        (("train", ".", "--fit", "stretch"), "stretch"),
+        (("preditc", "x"), "predict"),
+        (("predict",), "INPUT"),
+    ],
+)
+def test_wrong_words_are_wrong_usage(cli, words, named):
+    outcome = cli(*words)
+    assert outcome.code == ExitCode.USAGE
+    assert named in outcome.err
+    assert outcome.out == ""
+
+
+def test_a_device_this_machine_lacks(cli, dataset):
+    expected, found, hint = failure(cli("train", dataset, "--device", "cuda:99"))
+    assert "'cuda:99'" in expected
+    assert "cpu" in found
+    assert hint == "--device auto"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:", "cuda:-1", "cpu:1"])
+def test_a_device_there_is_none_of(cli, dataset, device):
+    assert repr(device) in failure(cli("train", dataset, "--device", device))[0]
+
+
+# Networks and weights
+
+
+def test_an_unknown_model(cli, dataset):
+    _, found, hint = failure(cli("train", dataset, "--model", "swin_tinny_patch4_window7_224"))
+    assert "swin_tinny_patch4_window7_224" in found
+    assert "swin_tiny_patch4_window7_224" in hint
+
+
+def test_an_unknown_tag(cli, dataset):
+    expected, found, hint = failure(
+        cli("train", dataset, "--model", "swin_tiny_patch4_window7_224.ms_in2k")
+    )
+    assert "swin_tiny_patch4_window7_224.ms_in1k" in expected
+    assert "'ms_in2k'" in found
+    assert hint.startswith("--model swin_tiny_patch4_window7_224.ms_in")
+
+
+def test_a_network_that_is_no_image_classifier(cli, dataset, monkeypatch):
+    class Denoiser(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, pictures):
+            return self.layer(pictures)
+
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: Denoiser())
+    expected, found, _ = failure(cli("train", dataset, *QUICK))
+    assert "an image classifier" in expected
+    assert f"'{SMALL_MODEL}'" in expected
+    assert "(1, 3, 32, 32)" in found
+
+
+def test_a_size_that_a_network_cannot_have(cli, dataset):
+    words = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 8)  # half of one patch
+    expected, _, hint = failure(cli("train", dataset, *words))
+    assert "8 px" in expected
+    assert "--img-size" in hint
+
+
+def test_weights_that_do_not_fit(cli, dataset, tmp_path):
+    save_file({"blocks.0.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    expected, found, hint = failure(cli("train", dataset, *QUICK, "--weights", "other.safetensors"))
+    assert "'other.safetensors'" in expected
+    assert found
+    assert "--weights" in hint
+
+
+def test_weights_of_a_run_of_another_network(cli, dataset, trained):
+    words = ("--weights", trained.path, "--model", "test_vit2", "--img-size", 32)
+    assert "'test_vit2'" in failure(cli("train", dataset, *words))[0]
+
+
+def test_weights_that_are_not_there(cli, dataset, tmp_path):
+    (tmp_path / "best.safetensors").touch()
+    _, found, hint = failure(cli("train", dataset, "--weights", "bst.safetensors"))
+    assert found == "nothing of that name"
+    assert "best.safetensors" in hint
+
+
+def test_weights_of_a_kind_that_is_not_read(cli, dataset, tmp_path):
+    (tmp_path / "old.pth").write_bytes(b"\x80\x02}q\x00.")
+    _, found, hint = failure(cli("train", dataset, "--weights", "old.pth"))
+    assert ".pth" in found
+    assert "weights_only=True" in hint
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    assert "10 bytes" in failure(cli("train", dataset, "--weights", "bad.safetensors"))[1]
+
+
+def test_published_weights_without_network_and_cache(cli, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    expected, found, hint = failure(cli("train", dataset, "--model", SMALL_MODEL))
+    assert SMALL_MODEL in expected
+    assert "HF_HUB_OFFLINE" in found
+    assert all(way in hint for way in ("--weights FILE", "HF_HOME", "--no-pretrained"))
+
+
+# Runs
+
+
+def test_no_run_yet(cli):
+    for words in (("predict", "x.png"), ("eval",), ("export",)):
+        expected, _, hint = failure(cli(*words))
+        assert "a finished run" in expected
+        assert "swinclf train" in hint
+
+
+def test_a_run_that_is_not_found(cli, trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "runs" / "flowers-1")
+    expected, found, hint = failure(cli("predict", "x.png", "--run", "runs/flowers-2"))
+    assert expected == "a run at 'runs/flowers-2'"
+    assert found == "nothing of that name"
+    assert hint == "did you mean 'runs/flowers-1'?"
+
+
+def test_a_folder_or_file_that_is_no_run(cli, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert ".txt" in failure(cli("eval", "--run", "notes.txt"))[1]
+    (tmp_path / "empty").mkdir()
+    assert "a folder without a model" in failure(cli("eval", "--run", "empty"))[1]
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    expected, _, hint = failure(cli("predict", "x.png", "--run", "foreign.safetensors"))
+    assert "a model of swinclf" in expected
+    assert "--weights" in hint
+
+
+def test_a_damaged_model(cli, trained, tmp_path):
+    data = bytearray((trained.path / "model.safetensors").read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert "damaged" in failure(cli("predict", "x.png", "--run", "model.safetensors"))[1]
+    (tmp_path / "model.safetensors").write_bytes(data[: len(data) // 2])
+    failure(cli("predict", "x.png", "--run", "model.safetensors"))
+
+
+def test_resume_of_what_cannot_be_resumed(cli, trained, dataset):
+    assert failure(cli("train", "--resume", trained.path))[1] == "a finished one"
+    assert "nothing of that name" in failure(cli("train", "--resume", "gone"))[1]
+    words = ("train", "--resume", trained.path, "--epochs", 3)
+    assert failure(cli(*words), ExitCode.USAGE)[1] == "--epochs"
+
+
+def test_eval_on_classes_the_run_does_not_know(cli, trained, tmp_path):
+    write_dataset(tmp_path / "pets", per_class=1, colours={"cat": (1, 2, 3), "dog": (9, 9, 9)})
+    outcome = cli("eval", "pets", "--run", trained.path)
+    expected, found, hint = failure(outcome, after=("'pets' is not where this model was trained",))
+    assert "'blue'" in expected
+    assert "'cat', 'dog'" in found
+    assert "swinclf predict" in hint
+
+
+def test_eval_of_a_split_there_is_none_of(cli, trained):
+    _, found, hint = failure(cli("eval", "--run", trained.path, "--split", "test"))
+    assert found == "images of train, val"
+    assert hint == "--split train"
+
+
+def test_eval_of_a_dataset_that_has_gone(cli, trained, tmp_path):
+    moved = shutil.copytree(trained.path, tmp_path / "moved")
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+    assert "gone" in failure(cli("eval", "--run", moved))[0]
+
+
+# Training
+
+
+def test_a_loss_that_is_no_number(cli, dataset):
+    words = ("train", dataset, *QUICK, "--epochs", 3, "--lr", "1e30", "--clip-norm", 0)
+    outcome = cli(*words, "--augment", "none")
+    assert outcome.code == ExitCode.FAILED
+    expected, found, hint = error_lines(outcome)
+    assert expected == "a loss that is a number"
+    assert "nan" in found or "inf" in found
+    assert hint.startswith("--lr ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nDetails follow."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("swinclf.models.compute.Computer.features", ("--freeze-layers", "True")),
+        ("swinclf.training.loop._train_step", ("--batch-size", 16)),
+    ],
+)
+def test_out_of_memory_in_training(cli, dataset, monkeypatch, error, place, words):
+    def too_large(*_):
+        raise error
+
+    monkeypatch.setattr(place, too_large)
+    outcome = cli("train", dataset, *QUICK, "--epochs", 1, *words)
+    assert outcome.code == ExitCode.FAILED
+    assert "Traceback" not in outcome.err
+    expected, found, hint = error_lines(outcome)
+    assert "memory on the device" in expected
+    assert "it ran out" in found
+    assert "--batch-size" in hint
+    if "--batch-size" in words:
+        assert "--batch-size 8," in hint
+
+
+def test_out_of_memory_in_predicting(cli, trained, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("swinclf.models.compute.Computer.logits", too_large)
+    outcome = cli("predict", trained.data / "blue", "--run", trained.path)
+    assert "memory on the device" in failure(outcome)[0]
+
+
+def test_another_runtime_error_is_not_called_out_of_memory(cli, trained, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand more")
+
+    monkeypatch.setattr("swinclf.models.compute.Computer.logits", broken)
+    expected, found, hint = failure(cli("predict", trained.data / "blue", "--run", trained.path))
+    assert "a defect of swinclf" in expected
+    assert found == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+    assert "--debug" in hint
+    outcome = cli("predict", trained.data / "blue", "--run", trained.path, "--debug")
+    assert "Traceback" in outcome.err
+    assert outcome.code == ExitCode.FAILED
+
+
+# Exports
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_the_onnx_extra_is_missing(cli, trained, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    outcome = cli("export", "--run", trained.path, "--output", tmp_path / "model.onnx")
+    assert outcome.code == ExitCode.FAILED
+    expected, found, hint = error_lines(outcome)
+    assert "the optional extra 'onnx'" in expected
+    assert missing in found
+    assert hint == "pip install 'swinclf[onnx]'"
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_onnx_runtime_is_missing(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "model.onnx").touch()
+    assert "onnxruntime" in failure(cli("predict", "x.png", "--run", "model.onnx"))[1]
+
+
+def test_an_export_of_an_export(cli, tmp_path):
+    (tmp_path / "model.onnx").touch()
+    assert "an export itself" in failure(cli("export", "--run", "model.onnx"))[1]
+
+
+def test_a_file_that_is_no_onnx(cli, tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    expected, _, _ = failure(cli("predict", "x.png", "--run", "model.onnx"))
+    assert expected == "an ONNX file at 'model.onnx'"
+
+
+# Output
+
+
+def test_an_output_that_cannot_be_written(cli, trained, tmp_path):
+    picture = trained.data / "blue" / "000.png"
+    outcome = cli("predict", picture, "--run", trained.path, "--output", "no/such/file.csv")
+    assert failure(outcome)[1] == "No such file or directory"
+    (tmp_path / "taken").touch()
+    outcome = cli("eval", "--run", trained.path, "--output", "taken")
+    assert outcome.code == ExitCode.FAILED
+    assert "'taken'" in error_lines(outcome)[0]
+
+
+def test_an_input_that_cannot_be_read_is_a_row_and_exit_code_3(cli, trained):
+    good = trained.data / "blue" / "000.png"
+    outcome = cli("predict", "gone.png", good, "--run", trained.path, "--format", "jsonl")
+    assert outcome.code == ExitCode.SOME_FAILED
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert rows[0] == {"path": "gone.png", "error": "No such file or directory"}
+    assert rows[1]["label"] == "blue"
+    assert "1 of 2 inputs could not be read" in outcome.err
+
+
+# The errors themselves
+
+
+def test_an_error_is_three_lines_whatever_it_holds():
+    error = SwinclfError("a\nb", found="c\r\nd\u2028e", hint="f\x0bg")
+    assert len(str(error).splitlines()) == 3
+
+
+def test_the_exit_codes_are_the_ones_that_are_documented():
+    wanted = {"OK": 0, "FAILED": 1, "USAGE": 2, "SOME_FAILED": 3, "MISMATCH": 4}
+    assert {one.name: int(one) for one in ExitCode} == {
+        **wanted,
+        "INTERRUPTED": 130,
+        "TERMINATED": 143,
+    }
+
+
+def test_every_kind_of_error_has_one_of_the_exit_codes():
+    kinds = [SwinclfError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert len(kinds) > 9
+    assert all(isinstance(kind.exit_code, ExitCode) and kind.__doc__ for kind in kinds)
+
+
+def test_nothing_is_left_behind_by_a_refusal(cli, tmp_path):
+    pictures(tmp_path, "data/cats/1.png", "data/cats/2.png")
+    failure(cli("train", "data", *QUICK))
+    assert sorted(os.listdir(tmp_path)) == ["data"]  # noqa: PTH208

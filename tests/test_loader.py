@@ -1,0 +1,174 @@
+"""Reading ahead: order kept, memory bounded, an early stop obeyed, the same for any number of threads."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import write_image
+
+from swinclf.data import loader
+from swinclf.data.images import content_digest
+from swinclf.data.loader import batched, load_batches, load_for_prediction, map_ahead
+from swinclf.preprocess import Fit, Interpolation, Preprocess
+
+WORKERS = [0, 1, 4]
+SMALL = Preprocess(
+    height=24,
+    width=24,
+    interpolation=Interpolation.BICUBIC,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    crop_pct=0.9,
+    fit=Fit.CROP,
+)
+
+
+def readers():
+    return [one for one in threading.enumerate() if one.name.startswith("swinclf-reader")]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_order_is_kept_whatever_takes_longest(workers):
+    def slow_first(number):
+        time.sleep(0.02 if number % 7 == 0 else 0)
+        return number * number
+
+    done = map_ahead(slow_first, range(40), workers=workers, ahead=8)
+    assert list(done) == [number * number for number in range(40)]
+    assert not readers()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_never_more_than_so_many_ahead(workers):
+    taken = itertools.count()
+    last = -1
+
+    def source():
+        nonlocal last
+        for last in taken:
+            yield last
+
+    results = map_ahead(lambda number: number, source(), workers=workers, ahead=5)
+    for wanted in range(50):
+        assert next(results) == wanted
+        assert last <= wanted + 5
+    results.close()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_it_does_read_ahead(workers):
+    started = threading.Semaphore(0)
+
+    def tell(number):
+        started.release()
+        return number
+
+    results = map_ahead(tell, range(100), workers=workers, ahead=6)
+    next(results)
+    assert all(started.acquire(timeout=5) for _ in range(6))
+    results.close()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_an_early_stop_does_no_more_work(workers):
+    done = []
+
+    def slow(number):
+        time.sleep(0.005)
+        done.append(number)
+        return number
+
+    results = map_ahead(slow, range(10_000), workers=workers, ahead=20)
+    assert list(itertools.islice(results, 3)) == [0, 1, 2]
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 1
+    assert len(done) <= 3 + 20
+    assert not readers()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_an_error_comes_out_at_its_place_and_ends_it(workers):
+    def fails_at_three(number):
+        if number == 3:
+            raise ZeroDivisionError
+        return number
+
+    results = map_ahead(fails_at_three, range(100), workers=workers, ahead=10)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not readers()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_nothing_gives_nothing(workers):
+    assert list(map_ahead(str, [], workers=workers, ahead=4)) == []
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (8, [4, 4]), (9, [4, 4, 1])])
+def test_batches_drop_nothing(count, sizes):
+    batches = list(batched(range(count), 4))
+    assert [len(batch) for batch in batches] == sizes
+    assert [one for batch in batches for one in batch] == list(range(count))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Ten pictures, the fourth no picture and the seventh not there."""
+    paths = [tmp_path / f"{number}.png" for number in range(10)]
+    for number, path in enumerate(paths):
+        write_image(path, (20 * number, 90, 200), seed=number)
+    paths[3].write_text("not a picture at all")
+    paths[6].unlink()
+    return paths
+
+
+def test_any_number_of_workers_gives_the_same(files):
+    def load(path):
+        return load_for_prediction(path, SMALL)
+
+    runs = []
+    for workers in WORKERS:
+        batches = load_batches(files, load, batch_size=4, workers=workers)
+        runs.append([one for batch in batches for one in batch])
+    for (path, one), *others in zip(*runs, strict=True):
+        for other_path, other in others:
+            assert (path, one.digest, one.error) == (other_path, other.digest, other.error)
+            assert np.array_equal(one.pixels, other.pixels) or one.pixels is other.pixels is None
+
+
+def test_a_bad_file_is_its_own_answer_and_nobody_else_s(files):
+    loaded = dict(
+        one
+        for batch in load_batches(
+            files, lambda path: load_for_prediction(path, SMALL), batch_size=3, workers=2
+        )
+        for one in batch
+    )
+    assert list(loaded) == files
+    errors = {path.name: one.error for path, one in loaded.items() if one.pixels is None}
+    assert errors == {
+        "3.png": "not a picture of a known format",
+        "6.png": "No such file or directory",
+    }
+    for path, one in loaded.items():
+        if one.pixels is not None:
+            assert one.pixels.shape == (24, 24, 3)
+            assert one.digest == content_digest(path.read_bytes())
+            number = int(path.stem)
+            assert abs(one.pixels[..., 0].mean() - 20 * number) < 12
+        else:
+            assert one.digest == b""
+
+
+def test_a_file_is_read_once(files, monkeypatch):
+    read = []
+    real = loader.read_bytes
+    monkeypatch.setattr(loader, "read_bytes", lambda path: read.append(path) or real(path))
+    load_for_prediction(files[0], SMALL)
+    assert read == [files[0]]

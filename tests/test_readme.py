@@ -1,0 +1,80 @@
+"""The README cannot lie: its commands are run, its tree and its tables are compared with the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tour_commands() -> list[list[str]]:
+    """The commands of the five-minute tour, in order."""
+    block = re.search(r"<!-- tour -->\n```console\n(.*?)```", README, re.DOTALL)
+    assert block
+    lines = [line.removeprefix("$ swinclf ") for line in block[1].splitlines()]
+    return [shlex.split(line) for line in lines]
+
+
+def tree() -> str:
+    """The package's files, one a line, each with the first sentence of its docstring."""
+    lines = []
+    for path in sorted((ROOT / "swinclf").rglob("*"), key=_sort_key):
+        if path.suffix == ".py" and (path.name != "__init__.py" or path.parent.name != "swinclf"):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            depth = len(path.relative_to(ROOT).parts) - 2
+            is_folder = path.name == "__init__.py"
+            name = f"{path.parent.name}/" if is_folder else path.name
+            indent = "  " * (depth - 1 if is_folder else depth)
+            lines.append(f"{indent + name:<22} {docstring.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _sort_key(path: Path) -> tuple[object, ...]:
+    """Files before folders, and a folder's own line before its files."""
+    parts = path.relative_to(ROOT).parts
+    return tuple((part.endswith(".py") is False, part != "__init__.py", part) for part in parts[:-1]) + (
+        (False, path.name != "__init__.py", path.name),
+    )
+
+
+def test_tree_is_the_code():
+    assert f"```\n{tree()}\n```" in README, f"put this into README.md:\n{tree()}"
+
+
+def test_every_command_is_documented():
+    from swinclf.cli import commands  # noqa: F401
+    from swinclf.cli.app import app
+
+    names = list(typer.main.get_group(app).commands)
+    assert names
+    for name in names:
+        assert f"| `swinclf {name}" in README
+
+
+def test_every_file_of_a_run_is_documented(trained):
+    for path in trained.path.iterdir():
+        assert f"`{path.name}" in README or f"`{path.suffix}`" in README, path.name
+
+
+def test_tour(cli, tmp_path):
+    for command in tour_commands():
+        done = cli(*command)
+        assert done.code == 0, f"{command}: {done.err}"
+    assert (tmp_path / "runs" / "tour" / "model.onnx").is_file()
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 1798
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+if __name__ == "__main__":
+    print(tree())  # noqa: T201

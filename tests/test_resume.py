@@ -1,0 +1,370 @@
+"""Interrupting a training and going on with it: nothing is lost, and no bit comes out otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import (
+    SMALL_FLAGS,
+    SMALL_SETTINGS,
+    error_lines,
+    read_rows,
+    same_weights,
+    weights_of,
+    write_dataset,
+)
+
+import swinclf
+from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
+from swinclf.runs import RunFolder
+from swinclf.runtime import StopFlag
+from swinclf.training import checkpoint, loop
+from swinclf.training.probe import Probe
+from swinclf.verbs import train as train_verb
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+TIMED = ("seconds", "images_per_second")
+REGIMES = {
+    "head": {"freeze_layers": True, "epochs": 4, "label_smoothing": 0.1},
+    "part": {"freeze_stages": 2, "drop_path": 0.3},
+    "full": {"freeze_layers": False, "drop_path": 0.3, "patience": 2, "epochs": 3},
+}
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """`stop_after(3)`: the next training is asked to stop after its third step."""
+
+    def arrange(steps):
+        flag, taken = StopFlag(), []
+        step = loop._train_step
+
+        def counting(state, batch, schedule, hardware):
+            step(state, batch, schedule, hardware)
+            # The head that a fine-tuning starts from is trained too, and not counted.
+            taken.extend([1] * (schedule.epochs != 30))
+            if len(taken) == steps:
+                flag.exit_code = ExitCode.INTERRUPTED
+
+        monkeypatch.setattr(train_verb, "StopFlag", lambda: flag)
+        monkeypatch.setattr(loop, "_train_step", counting)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+def _history(run: Path) -> list[dict[str, str]]:
+    rows = read_rows(run / "history.csv")
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+
+
+def _settings(regime: str, trained, out: Path) -> dict[str, object]:
+    settings = {**SMALL_SETTINGS, **REGIMES[regime], "out": str(out)}
+    del settings["pretrained"]
+    return {**settings, "weights": str(trained.path)}
+
+
+def _assert_same_run(one: Path, other: Path) -> None:
+    assert same_weights(weights_of(one), weights_of(other))
+    assert _history(one) == _history(other)
+    for name in ("predictions.csv", "metrics.json", "split.csv", "class_indices.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert not (other / "last.ckpt").exists()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained, tmp_path_factory):
+    """A run of each regime that nobody interrupted."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    return {
+        regime: swinclf.train(trained.data, **_settings(regime, trained, out)).folder.path
+        for regime in REGIMES
+    }
+
+
+# 32 training images in batches of 8: an epoch is 4 steps.
+@pytest.mark.parametrize("steps", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("regime", sorted(REGIMES))
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    trained, undisturbed, tmp_path, cli, stop_after, monkeypatch, regime, steps
+):
+    stop_after(steps)
+    with pytest.raises(Interrupted) as interrupted:
+        swinclf.train(trained.data, **_settings(regime, trained, tmp_path / "runs"))
+    assert interrupted.value.exit_code == 130
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert interrupted.value.resume == f"swinclf train --resume {run}"
+    assert not (run / "metrics.json").exists()
+    assert len(_history(run)) == (steps - 1) // 4
+    monkeypatch.undo()
+    words = shlex.split(interrupted.value.resume)[1:]
+    done = cli(*words)
+    assert done.code == 0, done.err
+    assert done.out.strip() == str(run)
+    _assert_same_run(undisturbed[regime], run)
+
+
+def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
+    trained, undisturbed, tmp_path, monkeypatch
+):
+    settings = _settings("full", trained, tmp_path / "runs")
+    run = None
+    for workers in range(40):
+        flag = StopFlag()
+        step = loop._train_step
+
+        def stopping(*arguments, flag=flag, step=step):
+            step(*arguments)
+            if not isinstance(arguments[0].model, Probe):
+                flag.exit_code = ExitCode.TERMINATED
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train_verb, "StopFlag", lambda flag=flag: flag)
+            patch.setattr(loop, "_train_step", stopping)
+            # A resumed run takes its workers from the settings; fewer cores must change nothing.
+            make = train_verb.image_batches
+            patch.setattr(
+                train_verb,
+                "image_batches",
+                lambda dataset, preprocess, config, *rest, make=make, workers=workers: make(
+                    dataset,
+                    preprocess,
+                    train_verb.replace(config, workers=workers % 3),
+                    *rest,
+                ),
+            )
+            try:
+                if run is None:
+                    swinclf.train(trained.data, **settings)
+                else:
+                    train_verb.train(train_verb.resume_settings(run), resume=run)
+            except Interrupted as interrupted:
+                assert interrupted.exit_code == 143
+                run = RunFolder(next(p for p in (tmp_path / "runs").iterdir() if p.is_dir()))
+            else:
+                break
+    assert workers > 8, "it was interrupted after every step"
+    _assert_same_run(undisturbed["full"], run.path)
+
+
+def test_a_dropped_connection_between_two_saves_costs_the_steps_since_the_last(
+    trained, undisturbed, tmp_path, monkeypatch, cli
+):
+    """A killed process saves nothing more: the run goes on from the checkpoint before."""
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoint.CheckpointSaver, "is_due", lambda _: True)
+    step, taken = loop._train_step, []
+
+    def dying(state, *rest):
+        if not isinstance(state.model, Probe):
+            taken.append(1)
+        if len(taken) == 7:
+            raise MemoryError
+        step(state, *rest)
+
+    monkeypatch.setattr(loop, "_train_step", dying)
+    with pytest.raises(SwinclfError):
+        swinclf.train(trained.data, **_settings("part", trained, tmp_path / "runs"))
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "last.ckpt").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    resumed = train_verb.train(train_verb.resume_settings(RunFolder(run)), resume=RunFolder(run))
+    _assert_same_run(undisturbed["part"], resumed.folder.path)
+
+
+def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(
+    tmp_path, stop_after, monkeypatch
+):
+    data = tmp_path / "three"
+    for split in ("train", "val", "test"):
+        write_dataset(data / split, per_class=4)
+    write_dataset(data / "test", per_class=2, colours={"another": (9, 9, 9)})
+    settings = {**SMALL_SETTINGS, "out": str(tmp_path / "runs")}
+    whole = swinclf.train(data, **settings)
+    stop_after(1)
+    with pytest.raises(Interrupted):
+        swinclf.train(data, name="stopped", **settings)
+    monkeypatch.undo()
+    run = RunFolder(tmp_path / "runs" / "stopped")
+    train_verb.train(train_verb.resume_settings(run), resume=run)
+    _assert_same_run(whole.folder.path, run.path)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(dataset, tmp_path, stop_after, monkeypatch):
+    """A run that was stopped after its third step."""
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        swinclf.train(dataset, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
+    monkeypatch.undo()
+    return tmp_path / "runs" / "stopped"
+
+
+def test_a_finished_run_is_not_resumed(trained, cli):
+    done = cli("train", "--resume", trained.path)
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "an interrupted run" in expected
+    assert found == "a finished one"
+    assert f"--weights '{trained.path}'" in hint
+
+
+def test_a_run_that_saved_nothing_is_not_resumed(interrupted, cli):
+    (interrupted / "last.ckpt").unlink()
+    done = cli("train", "--resume", interrupted)
+    assert done.code == 1
+    assert "nothing" in " ".join(error_lines(done)) or "none" in error_lines(done)[1]
+
+
+def test_something_that_is_no_run_is_not_resumed(cli, tmp_path):
+    for name in (".", "nowhere"):
+        done = cli("train", "--resume", tmp_path / name)
+        assert done.code == 1
+        assert "a run at" in error_lines(done)[0]
+
+
+@pytest.mark.parametrize(
+    "other", [["--epochs", "9"], ["--lr", "0.1"], ["--no-mirror"], ["--config", "c.json"]]
+)
+def test_a_resume_takes_no_other_options(interrupted, cli, other):
+    done = cli("train", "--resume", interrupted, *other)
+    assert done.code == 2
+    expected, found, hint = error_lines(done)
+    assert "--resume alone" in expected
+    assert other[0].replace("--no-", "--") in found
+    assert hint == f"swinclf train --resume '{interrupted}'"
+
+
+def test_a_resume_with_another_dataset_is_refused(interrupted, cli, tmp_path):
+    write_dataset(tmp_path / "elsewhere")
+    done = cli("train", tmp_path / "elsewhere", "--resume", interrupted)
+    assert done.code == 2
+    assert "elsewhere" in error_lines(done)[1]
+
+
+def test_a_resume_that_names_its_own_dataset_goes_on(interrupted, dataset, cli):
+    done = cli("train", dataset, "--resume", interrupted)
+    assert done.code == 0, done.err
+
+
+def _flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_flip, lambda content: content[:-100], lambda _: b"", lambda _: b"garbage" * 100],
+    ids=["flipped", "cut", "empty", "garbage"],
+)
+def test_a_damaged_checkpoint_is_refused(interrupted, cli, damage):
+    path = interrupted / "last.ckpt"
+    path.write_bytes(damage(path.read_bytes()))
+    done = cli("train", "--resume", interrupted)
+    assert done.code == 1
+    assert "last.ckpt" in error_lines(done)[0]
+    assert not (interrupted / "model.safetensors").exists()
+
+
+def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp_path):
+    settings = {**SMALL_SETTINGS, "freeze_layers": True, "out": str(tmp_path / "other")}
+    with pytest.MonkeyPatch.context() as patch:
+        flag = StopFlag()
+        flag.exit_code = ExitCode.INTERRUPTED
+        real = loop.fit
+
+        def fit(*arguments, stop, **rest):
+            del stop
+            real(*arguments, stop=flag, **rest)
+
+        patch.setattr(train_verb, "fit", fit)
+        with pytest.raises(Interrupted):
+            swinclf.train(trained.data, **settings)
+    (other,) = (tmp_path / "other").iterdir()
+    (other / "last.ckpt").replace(interrupted / "last.ckpt")
+    run = RunFolder(interrupted)
+    with pytest.raises((RunError, WeightsError)) as error:
+        train_verb.train(train_verb.resume_settings(run), resume=run)
+    assert "last.ckpt" in error.value.expected
+
+
+def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):
+    (dataset / "blue" / "003.png").unlink()
+    done = cli("train", "--resume", interrupted)
+    assert done.code == 1
+    assert "blue/003.png" in error_lines(done)[1]
+
+
+@pytest.mark.parametrize("command", [["predict", "x.png"], ["eval"], ["export"]])
+def test_an_interrupted_run_cannot_be_used_yet(interrupted, cli, command):
+    done = cli(*command, "--run", interrupted)
+    assert done.code == 1
+    _, found, hint = error_lines(done)
+    assert found == "a run that was not finished"
+    assert hint == f"swinclf train --resume '{interrupted}'"
+
+
+def test_an_interrupted_run_is_not_the_latest(interrupted, cli):
+    done = cli("predict", "x.png")
+    assert done.code == 1
+    assert "a finished run" in error_lines(done)[0]
+
+
+# --- a real process -----------------------------------------------------------------------------
+
+
+def _start_and_signal(dataset: Path, number: int, epochs: int) -> tuple[int, str]:
+    """Runs the program, signals it when it has said how its first epoch went."""
+    words = ["-m", "swinclf", "train", str(dataset), *SMALL_FLAGS, "--epochs", str(epochs)]
+    with subprocess.Popen(
+        [sys.executable, *words],
+        cwd=dataset.parent,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("epoch"):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert out == "", "a run's folder is printed when it is finished"
+        return process.returncode, "".join(said) + err
+
+
+def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
+    code, said = _start_and_signal(dataset, signal.SIGINT, epochs=40)
+    assert code == 130, said
+    last = said.strip().splitlines()[-1]
+    assert last == "stopped; everything is saved: swinclf train --resume runs/colours-1"
+    assert "Traceback" not in said
+    stopped = _history(tmp_path / "runs" / "colours-1")
+    assert 0 < len(stopped) < 40
+    words = shlex.split(last.partition(": ")[2])[1:]
+    assert cli(*words).code == 0
+    whole = cli("train", dataset, *SMALL_FLAGS, "--epochs", "40")
+    _assert_same_run(tmp_path / whole.out.strip(), tmp_path / "runs" / "colours-1")
+
+
+def test_sigterm_saves_and_exits_143(dataset, tmp_path):
+    code, said = _start_and_signal(dataset, signal.SIGTERM, epochs=100_000)
+    assert code == 143, said
+    assert "swinclf train --resume runs/colours-1" in said
+    assert (tmp_path / "runs" / "colours-1" / "last.ckpt").stat().st_size > 0
+    saved = json.loads((tmp_path / "runs" / "colours-1" / "config.json").read_text("utf-8"))
+    assert saved["epochs"] == 100_000

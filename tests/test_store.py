@@ -1,0 +1,234 @@
+"""Files of tensors: what goes in comes out, damage is noticed, and no pickle is ever run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_lines
+from safetensors.torch import load_file, save_file
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl
+from swinclf.errors import RunError, SwinclfError, WeightsError
+from swinclf.models.build import Architecture, build_network
+from swinclf.models.store import load_model, read_card, save_model
+from swinclf.models.tensorfile import read_tensors, write_tensors
+from swinclf.preprocess import Fit, Interpolation, Preprocess
+from swinclf.runtime import Precision
+
+NAMES = ("rosé", "バラ", "وردة", "🌹 rose", "a/b", "new\nline", "bad\udcffbyte", "<b>&\"'")
+CARD = ModelCard(
+    model="test_vit",
+    impl=Impl.TIMM,
+    classes=NAMES,
+    preprocess=Preprocess(
+        height=32,
+        width=32,
+        interpolation=Interpolation.BICUBIC,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        crop_pct=0.95,
+        fit=Fit.PAD,
+    ),
+    precision=Precision.BF16,
+    temperature=1.25,
+    split={"seed": 7, "val_split": 0.3, "dataset": "0123"},
+    versions={"swinclf": "9.9"},
+)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    network = build_network(Architecture("test_vit", Impl.TIMM, len(NAMES), 32))
+    path = tmp_path / "model.safetensors"
+    save_model(path, network, CARD)
+    return path, network
+
+
+def test_weights_and_card_come_back_as_they_were(stored):
+    path, network = stored
+    again, card = load_model(path)
+    assert card == CARD
+    assert read_card(path) == CARD
+    assert not again.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_any_program_that_reads_safetensors_can_read_it(stored):
+    path, network = stored
+    assert load_file(path).keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+)
+def test_tensors_of_every_kind_come_back(tmp_path, dtype):
+    tensors = {
+        "matrix": torch.arange(6).reshape(2, 3).to(dtype),
+        "scalar": torch.ones((), dtype=dtype),
+        "empty": torch.zeros((0, 4), dtype=dtype),
+        "turned": torch.arange(6).reshape(2, 3).to(dtype).T,
+    }
+    write_tensors(tmp_path / "x", tensors, {"who": "it's me"})
+    again, metadata = read_tensors(tmp_path / "x")
+    assert metadata == {"who": "it's me"}
+    for name, tensor in tensors.items():
+        assert again[name].dtype == dtype
+        assert torch.equal(again[name], tensor)
+
+
+def test_every_flipped_byte_is_noticed(stored):
+    path, _ = stored
+    content = path.read_bytes()
+    header = 8 + struct.unpack("<Q", content[:8])[0]
+    places = np.random.default_rng(0).integers(8, len(content), 60).tolist()
+    for place in [*places, header, len(content) - 1]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(SwinclfError):
+            load_model(path)
+    path.write_bytes(content)
+    load_model(path)
+
+
+def test_flipped_data_is_called_damage(stored, cli):
+    path, _ = stored
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    done = cli("predict", "x.png", "--run", path)
+    assert done.code == 1
+    expected, found, _ = error_lines(done)
+    assert "sha256" in expected
+    assert "damaged" in found
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
+def test_a_cut_file_is_refused(stored, keep):
+    path, _ = stored
+    content = path.read_bytes()
+    end = int(keep * len(content)) if isinstance(keep, float) else keep
+    path.write_bytes(content[:end])
+    with pytest.raises(WeightsError) as error:
+        load_model(path)
+    assert str(path) in error.value.expected
+
+
+def test_a_foreign_file_is_no_run_and_both_sides_are_named(tmp_path, cli):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"head.weight": torch.zeros(2, 2)}, path, metadata={"format": "pt", "maker": "x"})
+    done = cli("predict", "x.png", "--run", path)
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "a model of swinclf" in expected
+    assert str(path) in expected
+    assert "maker" in found
+    assert "--weights FILE" in hint
+
+
+def test_a_card_of_another_network_is_refused_tensor_by_tensor(stored, cli):
+    path, network = stored
+    other = {**CARD.to_metadata(), "model": "test_vit2"}
+    write_tensors(path, network.state_dict(), other)
+    done = cli("predict", "x.png", "--run", path)
+    assert done.code == 1
+    expected, found, _ = error_lines(done)
+    assert "test_vit2" in expected
+    assert "tensors differ" in found
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", "[1"),
+        ("preprocessing", "{}"),
+        ("precision", "fp99"),
+        ("calibration", "{}"),
+        ("impl", "x"),
+        ("classes", None),
+    ],
+)
+def test_a_damaged_card_is_named(stored, key, value):
+    path, network = stored
+    metadata = {name: text for name, text in CARD.to_metadata().items() if name != key}
+    write_tensors(path, network.state_dict(), metadata if value is None else {**metadata, key: value})
+    with pytest.raises(RunError) as error:
+        load_model(path)
+    assert "a whole model card" in error.value.expected
+
+
+def test_the_metadata_is_plain_text_that_any_program_can_parse():
+    metadata = CARD.to_metadata()
+    assert all(text.isascii() for text in metadata.values())
+    assert tuple(json.loads(metadata["classes"])) == NAMES
+
+
+# --- pickles ------------------------------------------------------------------------------------
+
+
+class _Bomb:
+    """Unpickling one leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def bombs(tmp_path):
+    """Pickles under every ending, and the file that loading one of them would make."""
+    mark = tmp_path / "executed"
+    folder = tmp_path / "bombs"
+    folder.mkdir()
+    endings = ("safetensors", "pth", "pt", "bin", "ckpt", "pkl", "onnx", "npz", "tar", "th")
+    for ending in endings:
+        (folder / f"plain.{ending}").write_bytes(pickle.dumps(_Bomb(mark)))
+        torch.save({"state_dict": _Bomb(mark)}, folder / f"torch.{ending}")
+    return sorted(folder.iterdir()), mark
+
+
+def test_the_bombs_are_live(bombs):
+    (path, *_), mark = bombs
+    with path.open("rb") as file:
+        pickle.load(file)
+    assert mark.exists()
+
+
+def test_no_pickle_is_run_whatever_it_is_called(bombs, cli, dataset, trained):
+    paths, mark = bombs
+    for path in paths:
+        for words in (
+            ("predict", dataset / "red", "--run", path),
+            ("eval", dataset, "--run", path),
+            ("export", "--run", path),
+            ("train", dataset, "--model", "test_vit", "--weights", path),
+        ):
+            done = cli(*words)
+            assert done.code == 1, (words, done.err)
+            error_lines(done)
+            assert not mark.exists(), words
+    assert (trained.path / "model.safetensors").exists()
+
+
+def test_a_checkpoint_is_no_pickle_either(bombs, cli, dataset, tmp_path):
+    paths, mark = bombs
+    run = tmp_path / "runs" / "mine"
+    words = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--epochs", "1")
+    assert cli("train", dataset, *words, "--name", "mine").code == 0
+    (run / "metrics.json").unlink()
+    for path in paths:
+        (run / "last.ckpt").write_bytes(path.read_bytes())
+        done = cli("train", "--resume", run)
+        assert done.code == 1, done.err
+        assert "last.ckpt" in error_lines(done)[0]
+        assert not mark.exists()

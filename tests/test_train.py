@@ -1,0 +1,711 @@
+"""Training: the files of a run and how they agree, what each regime changes, what is chosen."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+import torch
+from conftest import (
+    COLOURS,
+    SMALL_FLAGS,
+    SMALL_MODEL,
+    SMALL_SETTINGS,
+    error_lines,
+    read_rows,
+    same_weights,
+    weights_of,
+    write_dataset,
+    write_image,
+)
+from safetensors import safe_open
+
+import swinclf
+from swinclf.config import SETTINGS
+from swinclf.data import loader
+from swinclf.errors import ConfigError
+from swinclf.models.compute import Computer
+from swinclf.runtime import Hardware, Precision
+from swinclf.training import loop, regimes
+from swinclf.training.probe import Probe
+from swinclf.training.recipe import ClassWeights, class_weights, is_sided
+from swinclf.verbs import train as train_verb
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+# So near each other that a short training confuses them.
+NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
+HISTORY = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second"
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory):
+    """A run that gets some of its images wrong, so that its measures are no ones and zeros."""
+    root = tmp_path_factory.mktemp("mistaken")
+    data = write_dataset(root / "greys", per_class=40, colours=NEAR)
+    (data / "a grey" / "broken.jpg").write_bytes(b"no picture")
+    settings = {**SMALL_SETTINGS, "val_split": 0.4, "epochs": 3, "lr": 1e-3}
+    return swinclf.train(data, out=str(root / "runs"), **settings), data
+
+
+@pytest.fixture
+def spied_steps(monkeypatch):
+    """What every training step saw: (model, rates of the groups before it, images)."""
+    seen = []
+    step = loop._train_step
+
+    def spy(state, batch, schedule, hardware):
+        seen.append(
+            (state.model, [group["lr"] for group in state.optimizer.param_groups], len(batch[1]))
+        )
+        step(state, batch, schedule, hardware)
+
+    monkeypatch.setattr(loop, "_train_step", spy)
+    return seen
+
+
+# --- the files of a run -------------------------------------------------------------------------
+
+
+def test_a_finished_run_holds_exactly_its_files(mistaken):
+    run, _ = mistaken
+    files = {path.name for path in run.folder.path.iterdir()}
+    assert files == {
+        *("config.json", "class_indices.json", "split.csv", "skipped.csv", "history.csv"),
+        *("model.safetensors", "metrics.json", "predictions.csv"),
+        *("confusion_matrix.png", "confusion_matrix.csv", "curves.png", "report.html", "samples"),
+    }
+
+
+def test_without_a_bad_file_nothing_is_listed_as_skipped(trained):
+    assert not (trained.path / "skipped.csv").exists()
+    assert not (trained.path / "last.ckpt").exists()
+
+
+def test_skipped_files_are_listed_with_their_reason(mistaken):
+    run, _ = mistaken
+    rows = read_rows(run.folder.skipped)
+    assert [row["path"] for row in rows] == ["a grey/broken.jpg"]
+    assert rows[0]["reason"]
+    assert [one.path for one in run.skipped] == ["a grey/broken.jpg"]
+
+
+def test_metrics_agree_with_sklearn_on_the_predictions(mistaken):
+    run, _ = mistaken
+    metrics = json.loads(run.folder.metrics.read_text("utf-8"))
+    rows = read_rows(run.folder.path / "predictions.csv")
+    truth = [row["label"] for row in rows]
+    said = [row["predicted"] for row in rows]
+    classes = metrics["classes"]
+    assert 0.2 < metrics["accuracy"] < 1, "the fixture has to make mistakes"
+    assert metrics["split"] == "val"
+    assert metrics["images"] == len(rows)
+    assert metrics["accuracy"] == pytest.approx(reference.accuracy_score(truth, said))
+    balanced = reference.balanced_accuracy_score(truth, said)
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced)
+    f1 = reference.f1_score(truth, said, average="macro", zero_division=0)
+    assert metrics["macro_f1"] == pytest.approx(f1)
+    matrix = reference.confusion_matrix(truth, said, labels=classes)
+    assert metrics["confusion_matrix"] == matrix.tolist()
+    values = reference.precision_recall_fscore_support(truth, said, labels=classes, zero_division=0)
+    for name, *wanted in zip(classes, *values, strict=True):
+        found = metrics["per_class"][name]
+        keys = ("precision", "recall", "f1", "support")
+        assert [found[key] for key in keys] == pytest.approx(wanted)
+    low, high = metrics["accuracy_ci95"]
+    assert 0 <= low < metrics["accuracy"] < high <= 1
+    assert metrics["top5_accuracy"] == 1  # of three classes
+    assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    assert run.metrics.to_dict() == metrics
+
+
+def test_the_confusion_matrix_as_csv_is_the_one_in_the_metrics(mistaken):
+    run, _ = mistaken
+    metrics = json.loads(run.folder.metrics.read_text("utf-8"))
+    rows = read_rows(run.folder.path / "confusion_matrix.csv")
+    assert [row["true/predicted"] for row in rows] == metrics["classes"]
+    found = [[int(row[name]) for name in metrics["classes"]] for row in rows]
+    assert found == metrics["confusion_matrix"]
+
+
+def test_predictions_are_of_the_held_out_images(mistaken):
+    run, _ = mistaken
+    split = read_rows(run.folder.split)
+    held_out = [(row["path"], row["label"]) for row in split if row["split"] == "val"]
+    rows = read_rows(run.folder.path / "predictions.csv")
+    assert [(row["path"], row["label"]) for row in rows] == held_out
+
+
+def test_class_names_are_the_same_everywhere(mistaken):
+    run, _ = mistaken
+    indices = json.loads(run.folder.class_indices.read_text("utf-8"))
+    with safe_open(run.folder.model, framework="np") as file:
+        metadata = file.metadata()
+    assert indices == {"0": "a grey", "1": "b grey", "2": "c grey"}
+    assert json.loads(metadata["classes"]) == list(indices.values())
+    assert metadata["model"] == SMALL_MODEL
+    assert json.loads(metadata["preprocessing"])["height"] == 32
+    assert json.loads(metadata["calibration"]) == {"temperature": 1.0}
+    assert json.loads(metadata["versions"])["swinclf"] == swinclf.__version__
+    assert swinclf.load(run.folder.path).classes == ("a grey", "b grey", "c grey")
+
+
+def test_the_split_is_disjoint_and_stratified(mistaken):
+    run, data = mistaken
+    rows = read_rows(run.folder.split)
+    on_disk = {path.relative_to(data).as_posix() for path in data.glob("*/*.png")}
+    assert len(rows) == len(on_disk)
+    assert {row["path"] for row in rows} == on_disk
+    assert all(row["path"].startswith(row["label"] + "/") for row in rows)
+    for label in NEAR:
+        held_out = [row["split"] for row in rows if row["label"] == label].count("val")
+        assert 8 <= held_out <= 24  # 16 of 40, give or take: each image is drawn by its content
+
+
+def test_adding_images_moves_no_old_one_across(dataset, tmp_path):
+    def split():
+        run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
+        return {row["path"]: row["split"] for row in read_rows(run.folder.split)}
+
+    before = split()
+    for number, (label, colour) in enumerate(COLOURS.items()):
+        for extra in range(10):
+            write_image(
+                dataset / label / f"0{extra}-new.png", colour, seed=90_000 + 50 * number + extra
+            )
+    after = split()
+    assert len(after) == len(before) + 30
+    assert {path: after[path] for path in before} == before
+
+
+def test_history_has_its_columns_and_a_row_an_epoch(mistaken):
+    run, _ = mistaken
+    assert run.folder.history.read_text("utf-8").splitlines()[0] == HISTORY
+    rows = read_rows(run.folder.history)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["lr"]) == pytest.approx(1e-3 * 0.01)
+    assert all(float(row["seconds"]) > 0 and float(row["images_per_second"]) > 0 for row in rows)
+    best = max(float(row["val_accuracy"]) for row in rows)
+    assert best == pytest.approx(run.metrics.accuracy), "the best epoch's weights are kept"
+
+
+def test_the_loss_in_the_metrics_is_the_best_epochs(mistaken):
+    run, _ = mistaken
+    rows = read_rows(run.folder.history)
+    best = max(rows, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    assert run.metrics.loss == pytest.approx(float(best["val_loss"]), rel=1e-4)
+
+
+def test_config_tells_every_value_and_where_it_came_from(cli, dataset, tmp_path):
+    (tmp_path / "mine.toml").write_text('min-crop = 0.5\nbatch_size = 4\nfit = "pad"\n')
+    done = cli("train", dataset, *SMALL_FLAGS, "--config", tmp_path / "mine.toml")
+    assert done.code == 0, done.err
+    saved = json.loads((Path(done.out.strip()) / "config.json").read_text("utf-8"))
+    assert saved.keys() - {"sources", "reasons", "command", "versions"} == SETTINGS.keys()
+    assert saved["sources"].keys() == SETTINGS.keys()
+    assert all(saved[name] is not None for name in ("lr", "epochs", "workers", "device", "mirror"))
+    wanted = {
+        **dict.fromkeys(("data", "model", "epochs", "batch_size", "precision"), "flag"),
+        **dict.fromkeys(("min_crop", "fit"), "file"),
+        **dict.fromkeys(("lr", "patience", "mirror", "augment", "device", "workers"), "auto"),
+        **dict.fromkeys(("seed", "lrf", "warmup", "val_split", "impl"), "default"),
+    }
+    assert {name: saved["sources"][name] for name in wanted} == wanted
+    assert (saved["batch_size"], saved["min_crop"], saved["fit"]) == (8, 0.5, "pad")
+    chosen = {name for name, source in saved["sources"].items() if source == "auto"}
+    assert saved["reasons"].keys() == chosen
+    assert all(saved["reasons"].values())
+    assert f"--model {SMALL_MODEL}" in saved["command"]
+
+
+def test_every_choice_is_said_with_its_reason(cli, dataset):
+    done = cli("train", dataset, *SMALL_FLAGS)
+    saved = json.loads((Path(done.out.strip()) / "config.json").read_text("utf-8"))
+    for name, reason in saved["reasons"].items():
+        if name != "device":
+            assert reason in done.err, name
+    assert "lr 0.0001" in done.err
+    assert "3 classes" in done.err
+
+
+def test_a_runs_own_config_gives_the_same_run_again(cli, dataset, tmp_path):
+    first = Path(cli("train", dataset, *SMALL_FLAGS, "--seed", "3").out.strip())
+    config = tmp_path / first / "config.json"
+    second = cli("train", dataset, "--config", config)
+    assert second.code == 0, second.err
+    assert same_weights(weights_of(tmp_path / first), weights_of(tmp_path / second.out.strip()))
+
+
+def test_samples_are_a_few_small_pictures(trained):
+    from PIL import Image
+
+    kept = sorted((trained.path / "samples").iterdir())
+    assert 0 < len(kept) <= 16
+    for path in kept:
+        with Image.open(path) as picture:
+            assert picture.format == "JPEG"
+            assert max(picture.size) <= 48
+
+
+def test_latest_points_at_the_newest_finished_run(cli, dataset, tmp_path):
+    for wanted in ("first", "second"):
+        assert cli("train", dataset, *SMALL_FLAGS, "--name", wanted).code == 0
+        assert str((tmp_path / "runs" / "latest").readlink()) == wanted
+
+
+def test_runs_are_numbered_and_a_name_is_used_once(cli, dataset):
+    assert cli("train", dataset, *SMALL_FLAGS).out == "runs/colours-1\n"
+    assert cli("train", dataset, *SMALL_FLAGS).out == "runs/colours-2\n"
+    assert cli("train", dataset, *SMALL_FLAGS, "--name", "mine").out == "runs/mine\n"
+    again = cli("train", dataset, *SMALL_FLAGS, "--name", "mine")
+    assert again.code == 2
+    assert "'mine' is there already" in error_lines(again)[1]
+
+
+def test_nothing_is_written_into_the_dataset(dataset, cli):
+    before = sorted((path, path.stat().st_mtime_ns) for path in dataset.rglob("*"))
+    inside = cli("train", dataset, *SMALL_FLAGS, "--out", dataset / "runs")
+    assert inside.code == 2
+    assert cli("train", dataset, *SMALL_FLAGS).code == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in dataset.rglob("*")) == before
+
+
+# --- the frozen regime --------------------------------------------------------------------------
+
+
+def test_a_hundred_frozen_epochs_read_no_image_again(dataset, tmp_path, monkeypatch):
+    reads = []
+    read_bytes = loader.read_bytes
+    monkeypatch.setattr(loader, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+
+    def reads_of(epochs):
+        reads.clear()
+        settings = {**SMALL_SETTINGS, "epochs": epochs, "freeze_layers": True}
+        run = swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
+        assert len(read_rows(run.folder.history)) == epochs
+        return len(reads), run.metrics.images
+
+    (once, held_out), (often, _) = reads_of(1), reads_of(100)
+    assert once == often == 36 + held_out
+
+
+def test_a_frozen_backbone_keeps_every_bit(trained, tmp_path):
+    others = {
+        "warm": (220, 120, 30),
+        "cold": (30, 120, 220),
+        "dark": (20, 20, 20),
+        "pale": (230,) * 3,
+    }
+    data = write_dataset(tmp_path / "others", colours=others)
+    run = swinclf.train(
+        data, weights=str(trained.path), epochs=20, precision="fp32", out=str(tmp_path / "runs")
+    )
+    before, after = weights_of(trained.path), weights_of(run.folder.path)
+    heads = {"head.weight", "head.bias"}
+    assert before.keys() == after.keys()
+    assert all(
+        before[name].tobytes() == after[name].tobytes() for name in before if name not in heads
+    )
+    assert after["head.weight"].shape[0] == 4
+    assert np.abs(after["head.weight"]).max() > 0
+    assert run.metrics.classes == ("cold", "dark", "pale", "warm")
+    assert run.metrics.accuracy > 0.8, "features of one training serve the next"
+    saved = json.loads(run.folder.config.read_text("utf-8"))
+    assert (saved["model"], saved["img_size"], saved["freeze_layers"]) == (SMALL_MODEL, 32, True)
+    assert {saved["sources"][name] for name in ("model", "img_size", "freeze_layers")} == {"auto"}
+
+
+@pytest.mark.parametrize("name", [SMALL_MODEL, "test_swin"])
+def test_a_folded_probe_gives_the_same_logits(name, tiny_swin):  # noqa: ARG001 - made known
+    import timm
+
+    network = timm.create_model(name, num_classes=5, img_size=32)
+    computer = Computer(network, Hardware("cpu", Precision.FP32, ""))
+    inputs = torch.randn(7, 3, 32, 32)
+    features = computer.features(inputs)
+    probe = Probe(features, 5)
+    torch.nn.init.normal_(probe.linear.weight)
+    torch.nn.init.normal_(probe.linear.bias)
+    probe.install(network)
+    torch.testing.assert_close(
+        computer.logits(inputs), probe(features).detach(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_frozen_network_never_trains_in_bf16_or_train_mode(dataset, tmp_path, spied_steps):
+    settings = {**SMALL_SETTINGS, "freeze_layers": True}
+    swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
+    assert {type(model) for model, _, _ in spied_steps} == {Probe}
+
+
+# --- part of the network ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "count"), [(SMALL_MODEL, 0), (SMALL_MODEL, 2), ("test_swin", 2)])
+def test_freeze_stages_changes_exactly_what_is_above(
+    dataset, tmp_path, monkeypatch, tiny_swin, model, count
+):
+    del tiny_swin
+    modes = {}
+    step = loop._train_step
+
+    def spy(state, *rest):
+        if not isinstance(state.model, Probe):
+            modes.update({name: one.training for name, one in state.model.named_modules()})
+        step(state, *rest)
+
+    first = swinclf.train(
+        dataset, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, "model": model, "epochs": 1}
+    )
+    monkeypatch.setattr(loop, "_train_step", spy)
+    second = swinclf.train(
+        dataset,
+        weights=str(first.folder.path),
+        out=str(tmp_path / "runs"),
+        **{**SMALL_SETTINGS, "model": model, "freeze_stages": count, "lr": 1e-2},
+    )
+    before, after = weights_of(first.folder.path), weights_of(second.folder.path)
+
+    def is_frozen(name):
+        part, _, rest = name.partition(".")
+        if part in ("blocks", "layers"):
+            return int(rest.partition(".")[0]) < count
+        return part in ("cls_token", "pos_embed", "patch_embed")
+
+    for name in before:
+        unchanged = before[name].tobytes() == after[name].tobytes()
+        assert unchanged == is_frozen(name), name
+    for name, is_training in modes.items():
+        if any(parameter.startswith(f"{name}.") for parameter in before) and name:
+            below = [one for one in before if one.startswith(f"{name}.")]
+            assert is_training == (not all(map(is_frozen, below))), name
+    saved = json.loads(second.folder.config.read_text("utf-8"))
+    assert (saved["freeze_stages"], saved["freeze_layers"]) == (count, False)
+
+
+def test_too_many_stages_are_refused_with_the_number_there_is(cli, dataset, tmp_path):
+    done = cli("train", dataset, *SMALL_FLAGS, "--freeze-stages", "99")
+    assert done.code == 2
+    assert "0 to 6" in error_lines(done)[0]
+    assert not (tmp_path / "runs" / "latest").exists()
+
+
+# --- the whole network --------------------------------------------------------------------------
+
+
+def test_fine_tuning_starts_from_the_probes_head(trained, tmp_path, monkeypatch, cli):
+    started, first = [], []
+    start_head, step = regimes.start_head, loop._train_step
+
+    def spy_start(network, *rest):
+        accuracy = start_head(network, *rest)
+        started.append(network.get_classifier().weight.detach().clone())
+        return accuracy
+
+    def spy_step(state, *rest):
+        if not isinstance(state.model, Probe) and not first:
+            first.append(state.model.get_classifier().weight.detach().clone())
+        step(state, *rest)
+
+    monkeypatch.setattr(train_verb, "start_head", spy_start)
+    monkeypatch.setattr(loop, "_train_step", spy_step)
+    done = cli(
+        "train", trained.data, "--weights", trained.path, "--no-freeze-layers", *SMALL_FLAGS[3:]
+    )
+    assert done.code == 0, done.err
+    assert torch.equal(first[0], started[0])
+    assert float(started[0].abs().max()) > 0
+    assert "the head starts from a linear probe: 100.0%" in done.err
+    before = weights_of(trained.path)
+    after = weights_of(tmp_path / done.out.strip())
+    assert all(before[name].tobytes() != after[name].tobytes() for name in before)
+
+
+def test_a_random_network_starts_from_no_probe(dataset, tmp_path, spied_steps):
+    swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
+    assert not any(isinstance(model, Probe) for model, _, _ in spied_steps)
+
+
+def test_layer_decay_is_chosen_by_the_network_and_only_for_trained_weights(trained, tmp_path):
+    settings = {**SMALL_SETTINGS, "epochs": 1, "out": str(tmp_path / "runs")}
+    del settings["pretrained"]
+    fine = swinclf.train(trained.data, weights=str(trained.path), freeze_layers=False, **settings)
+    scratch = swinclf.train(trained.data, pretrained=False, **settings)
+    decays = [
+        json.loads(run.folder.config.read_text("utf-8"))["layer_decay"] for run in (fine, scratch)
+    ]
+    assert decays == [0.75, 1.0]
+
+
+def test_a_rate_that_destroys_trained_weights_is_warned_about(trained, cli):
+    done = cli(
+        *("train", trained.data, "--weights", trained.path, "--no-freeze-layers"),
+        *(*SMALL_FLAGS[3:], "--lr", "0.01"),
+    )
+    assert "warning: --lr 0.01 is known to destroy trained weights" in done.err
+
+
+def test_a_diverged_training_ends_in_an_error_and_leaves_no_model(cli, dataset, tmp_path):
+    done = cli("train", dataset, *SMALL_FLAGS, "--lr", "1e30", "--clip-norm", "0", "--warmup", "0")
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "number" in expected
+    assert "epoch 1" in found
+    assert hint.startswith("--lr ")
+    assert not list(tmp_path.glob("runs/*/model.safetensors"))
+
+
+# --- what is chosen, and what is obeyed ---------------------------------------------------------
+
+
+def test_severe_imbalance_is_weighted_and_a_mild_one_is_not(dataset, tmp_path):
+    def weights_for(data):
+        run = swinclf.train(data, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, "epochs": 1})
+        saved = json.loads(run.folder.config.read_text("utf-8"))
+        return saved["class_weights"], saved["sources"]["class_weights"]
+
+    assert weights_for(dataset) == ("none", "auto")
+    for number in range(12, 60):
+        write_image(dataset / "blue" / f"{number:03d}.png", COLOURS["blue"], seed=number)
+    for path in sorted((dataset / "red").iterdir())[4:]:
+        path.unlink()
+    assert weights_for(dataset) == ("sqrt", "auto")
+
+
+@pytest.mark.parametrize("kind", [ClassWeights.SQRT, ClassWeights.BALANCED])
+def test_class_weights_are_one_on_average_over_the_images(kind):
+    counts = [100, 25, 4]
+    weights = class_weights(kind, counts)
+    assert np.average(weights, weights=counts) == pytest.approx(1)
+    power = 1 if kind is ClassWeights.BALANCED else 0.5
+    assert weights[2] / weights[0] == pytest.approx(25**power)
+
+
+def test_class_weights_reach_the_loss():
+    logits, targets = torch.zeros(2, 3), torch.tensor([0, 1])
+    schedule = loop.Schedule(
+        epochs=1,
+        lrf=1,
+        warmup=0,
+        clip_norm=0,
+        label_smoothing=0,
+        class_weights=torch.tensor([3.0, 0.5, 1.0]),
+        patience=0,
+    )
+    model = torch.nn.Linear(3, 3)
+    hardware = Hardware("cpu", Precision.FP32, "")
+    state = loop.new_state(model, torch.optim.SGD(model.parameters(), 0.0), hardware)
+    model.weight.data.zero_()
+    model.bias.data.zero_()
+    loop._train_step(state, loop.Batch(logits, targets), schedule, hardware)
+    assert float(state.sums.loss) == pytest.approx(3.5 * math.log(3))
+
+
+@pytest.mark.parametrize(
+    ("names", "mirror", "augment"),
+    [
+        (("0", "1"), False, "crop"),
+        (("hand left", "hand right"), False, "crop"),
+        (("copyright", "leftover"), True, "trivial"),
+    ],
+)
+def test_mirroring_is_off_where_a_mirror_image_is_another_class(tmp_path, names, mirror, augment):
+    colours = dict(zip(names, [(200, 40, 40), (40, 40, 200)], strict=True))
+    data = write_dataset(tmp_path / "data", per_class=4, colours=colours)
+    run = swinclf.train(data, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, "epochs": 1})
+    saved = json.loads(run.folder.config.read_text("utf-8"))
+    assert (saved["mirror"], saved["augment"]) == (mirror, augment)
+    assert saved["sources"]["mirror"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "sided"),
+    [
+        *[(name, True) for name in ("7", "10", "b", "turn_left", "RightHand", "left-1", "LEFT")],
+        *[(name, False) for name in ("bright", "rose 7", "cleft", "dog")],
+    ],
+)
+def test_sides_in_class_names(name, sided):
+    assert is_sided(name) == sided
+
+
+def test_mirroring_halves_nothing_but_the_features_it_was_asked_for(dataset, tmp_path, monkeypatch):
+    views = []
+    feature_batches = train_verb.feature_batches
+
+    def spy(dataset_, features, *rest):
+        views.append(features.shape[0])
+        return feature_batches(dataset_, features, *rest)
+
+    monkeypatch.setattr(train_verb, "feature_batches", spy)
+    for mirror in (True, False):
+        settings = {**SMALL_SETTINGS, "freeze_layers": True, "mirror": mirror}
+        swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
+    assert views == [2, 1]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_given_numbers_are_obeyed_exactly(dataset, tmp_path, spied_steps, freeze):
+    run = swinclf.train(
+        dataset,
+        out=str(tmp_path / "runs"),
+        **{
+            **SMALL_SETTINGS,
+            **{"epochs": 4, "batch_size": 5, "lr": 0.00123, "lrf": 0.25, "warmup": 0.3},
+            "freeze_layers": freeze,
+        },
+    )
+    trained_on = [row["split"] for row in read_rows(run.folder.split)].count("train")
+    steps = math.ceil(trained_on / 5)
+    assert len(spied_steps) == 4 * steps
+    assert [images for *_, images in spied_steps[: steps - 1]] == [5] * (steps - 1)
+    assert sum(images for *_, images in spied_steps) == 4 * trained_on
+    rates = [max(rates) for _, rates, _ in spied_steps]
+    warmup = int(0.3 * 4 * steps)
+    assert rates.index(max(rates)) == warmup
+    assert max(rates) == 0.00123
+    assert rates[-1] == pytest.approx(0.00123 * 0.25)
+    assert len(read_rows(run.folder.history)) == 4
+
+
+def test_a_seed_chooses_another_split_and_other_weights(dataset, tmp_path):
+    runs = [
+        swinclf.train(dataset, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, "seed": seed})
+        for seed in (0, 1)
+    ]
+    splits = [run.folder.split.read_text("utf-8") for run in runs]
+    assert splits[0] != splits[1]
+    assert not same_weights(*(weights_of(run.folder.path) for run in runs))
+
+
+def test_all_problems_of_the_settings_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        swinclf.train("x", epoch=3, lr=-1.0, fit="stretch", freeze_layers=True, freeze_stages=1)
+    for part in ("'epoch'", "did you mean 'epochs'", "lr is at least 0", "fit", "--freeze-stages"):
+        assert part in error.value.found
+
+
+def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
+    accuracies = iter([0.2, 0.5, 0.9, 0.4, 0.9, 0.9, 0.1, 0.1])
+    ended_with = []
+
+    def scripted(model, *_):
+        ended_with.append({name: one.clone() for name, one in model.state_dict().items()})
+        return 1.0, next(accuracies)
+
+    monkeypatch.setattr(loop, "validate", scripted)
+    settings = {**SMALL_SETTINGS, "epochs": 8, "patience": 3}
+    run = swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
+    history = read_rows(run.folder.history)
+    assert [row["val_accuracy"] for row in history] == ["0.2", "0.5", "0.9", "0.4", "0.9", "0.9"]
+    best = {name: one.numpy() for name, one in ended_with[2].items()}
+    assert same_weights(weights_of(run.folder.path), best)
+
+
+def test_patience_is_chosen_only_where_the_epochs_are(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("swinclf.training.recipe._epochs_for", lambda _count: 4)
+    given = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
+    free = {name: value for name, value in SMALL_SETTINGS.items() if name != "epochs"}
+    chosen = swinclf.train(dataset, out=str(tmp_path / "runs"), **free)
+    saved = [json.loads(run.folder.config.read_text("utf-8")) for run in (given, chosen)]
+    assert [(one["epochs"], one["patience"]) for one in saved] == [(2, 0), (12, 4)]
+
+
+# --- the same again -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freeze", [{"freeze_layers": True}, {"freeze_stages": 2}, {}])
+def test_the_same_command_gives_the_same_bits_whoever_reads_the_images(dataset, tmp_path, freeze):
+    runs = [
+        swinclf.train(
+            dataset, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, **freeze, "workers": workers}
+        )
+        for workers in (0, 0, 1, 2)
+    ]
+    first, *others = (weights_of(run.folder.path) for run in runs)
+    assert all(same_weights(first, other) for other in others)
+    predictions = {(run.folder.path / "predictions.csv").read_bytes() for run in runs}
+    assert len(predictions) == 1
+
+
+def test_training_runs_in_bf16_and_keeps_float32_weights(dataset, tmp_path):
+    run = swinclf.train(
+        dataset,
+        out=str(tmp_path / "runs"),
+        **{**SMALL_SETTINGS, "precision": "bf16", "lr": 1e-3, "augment": "none", "epochs": 6},
+    )
+    assert {one.dtype for one in weights_of(run.folder.path).values()} == {np.dtype("float32")}
+    assert run.metrics.accuracy > 0.8
+    card = swinclf.load(run.folder.path)._predictor.card
+    assert card.precision is Precision.BF16
+
+
+# --- folders that say what is held out ----------------------------------------------------------
+
+
+@pytest.fixture
+def three_folders(tmp_path):
+    """Folders train, val and test of the same classes and other images."""
+    data = tmp_path / "three"
+    for number, split in enumerate(("train", "val", "test")):
+        write_dataset(data / split, per_class=4)
+        for label, colour in COLOURS.items():
+            for one in range(4):
+                write_image(
+                    data / split / label / f"{one:03d}.png", colour, seed=1000 * number + one
+                )
+    return data
+
+
+def test_a_test_folder_is_scored_on_request_and_chooses_nothing(cli, three_folders, tmp_path):
+    run = cli("train", three_folders, *SMALL_FLAGS).out.strip()
+    rows = read_rows(tmp_path / run / "split.csv")
+    assert {(row["path"].split("/")[0], row["split"]) for row in rows} == {
+        ("train", "train"),
+        ("val", "val"),
+        ("test", "test"),
+    }
+    metrics = json.loads((tmp_path / run / "metrics.json").read_text("utf-8"))
+    assert (metrics["split"], metrics["images"]) == ("val", 12)
+    done = cli("eval", "--split", "test", "--output", tmp_path / "scores")
+    assert done.code == 0, done.err
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))
+    assert (scores["split"], scores["images"]) == ("test", 12)
+    predictions = read_rows(tmp_path / "scores" / "predictions.csv")
+    assert all(row["path"].startswith("test/") for row in predictions)
+    before = weights_of(tmp_path / run)
+    shutil.rmtree(three_folders / "test")
+    again = cli("train", three_folders, *SMALL_FLAGS).out.strip()
+    assert same_weights(before, weights_of(tmp_path / again))
+
+
+def test_val_names_another_folder(cli, dataset, tmp_path):
+    write_dataset(tmp_path / "held", per_class=2)
+    done = cli("train", dataset, *SMALL_FLAGS, "--val", tmp_path / "held")
+    rows = read_rows(tmp_path / done.out.strip() / "split.csv")
+    assert [row["split"] for row in rows].count("val") == 6
+    assert [row["split"] for row in rows].count("train") == 36
+    assert cli("eval", "--format", "json").code == 0
+
+
+@pytest.mark.parametrize("freeze", ["--freeze-layers", "--no-freeze-layers"])
+def test_without_a_val_split_everything_trains_and_the_last_epoch_is_kept(
+    cli, dataset, tmp_path, freeze
+):
+    done = cli("train", dataset, *SMALL_FLAGS, "--val-split", "0", freeze)
+    assert done.code == 0, done.err
+    assert "training images (nothing was held out)" in done.err
+    run = tmp_path / done.out.strip()
+    assert {row["split"] for row in read_rows(run / "split.csv")} == {"train"}
+    history = read_rows(run / "history.csv")
+    assert [(row["val_loss"], row["val_accuracy"]) for row in history] == [("", ""), ("", "")]
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert (metrics["split"], metrics["images"]) == ("train", 36)
+    assert (run / "curves.png").stat().st_size > 0
+    scored = cli("eval", "--format", "json")
+    assert json.loads(scored.out)["split"] == "train"
