@@ -39,10 +39,20 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """Return one half of the channels gated by the other, (..., D) -> (..., D / 2).
+
+    Source: GLU Variants Improve Transformer, Shazeer 2020, eq. 5.
+    """
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
+    "swiglu": swiglu,
 }
 
 
@@ -98,6 +108,22 @@ class PatchEmbed(nn.Module):
             )
         out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
         return out
+
+
+def relative_position_index(window: tuple[int, int]) -> Tensor:
+    """Return which entry of the bias table holds for each pair of tokens of a window, (T, T).
+
+    Entry (i, j) counts the offsets from token j to token i row by row, from (1 - M, 1 - M).
+    M is `window` down and across.
+
+    Source: Swin Transformer, Liu et al. 2021, sec. 3.2, "Relative position bias".
+    """
+    y, x = torch.arange(window[0]), torch.arange(window[1])
+    dy = y[:, None] - y[None, :] + window[0] - 1  # (M, M), from 0 to 2M - 2
+    dx = x[:, None] - x[None, :] + window[1] - 1
+    index = dy[:, None, :, None] * (2 * window[1] - 1) + dx[None, :, None, :]  # (M, M, M, M)
+    area = window[0] * window[1]
+    return index.reshape(area, area)
 
 
 class DropPath(nn.Module):
@@ -162,7 +188,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden // 2 if activation == "swiglu" else hidden, width)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from swinclf.models.layers import (
     drop_path_rates,
     init_linear,
     is_eager_cpu,
+    relative_position_index,
 )
 
 # Added to the score of two tokens that the cyclic shift made neighbours. After the softmax it is 0.
@@ -84,21 +85,6 @@ def from_windows(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> T
     rows, columns = grid[0] // window[0], grid[1] // window[1]
     x = x.view(x.shape[0], rows, columns, window[0], window[1], x.shape[-1]).transpose(2, 3)
     return x.reshape(x.shape[0], grid[0], grid[1], x.shape[-1])
-
-
-def relative_position_index(window: tuple[int, int]) -> Tensor:
-    """Return which entry of the bias table holds for each pair of tokens of a window, (T, T).
-
-    Entry (i, j) counts the offsets from token j to token i row by row, from (1 - M, 1 - M).
-
-    Source: sec. 3.2, "Relative position bias".
-    """
-    y, x = torch.arange(window[0]), torch.arange(window[1])
-    dy = y[:, None] - y[None, :] + window[0] - 1  # (M, M), from 0 to 2M - 2
-    dx = x[:, None] - x[None, :] + window[1] - 1
-    index = dy[:, None, :, None] * (2 * window[1] - 1) + dx[None, :, None, :]  # (M, M, M, M)
-    area = window[0] * window[1]
-    return index.reshape(area, area)
 
 
 def shift_mask(
