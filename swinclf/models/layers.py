@@ -64,6 +64,18 @@ def is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
+def merge_heads(x: Tensor) -> Tensor:
+    """Put the heads' channels side by side, (N, A, T, E) -> (N, T, A * E).
+
+    What the fused attention returns mostly lies in memory so already; an exported graph must not
+    count on that, since another runtime's attention may lay it out otherwise.
+    """
+    x = x.transpose(1, 2)
+    if torch.compiler.is_compiling():
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
 class PatchEmbed(nn.Module):
     """Cut the image into patches and map each linearly to a token: one strided convolution.
 

@@ -26,6 +26,7 @@ from swinclf.models.layers import (
     drop_path_rates,
     init_linear,
     is_eager_cpu,
+    merge_heads,
     relative_position_index,
 )
 
@@ -172,7 +173,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).view(n * count, area, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out = out.transpose(1, 2).reshape(n, count, area, width)
+        out = merge_heads(out).view(n, count, area, width)
         return from_windows(out, self.window_size, (x.shape[1], x.shape[2]))
 
 
@@ -197,7 +198,8 @@ class _WindowAttention(torch.autograd.Function):
         scores.copy_(bias[:, None, None])
         if mask is not None:
             scores += mask.to(bias.dtype)
-        scores = scores.view(-1, area, area).baddbmm_(q, k.transpose(1, 2), alpha=channels**-0.5)
+        scores = scores.view(-1, area, area)
+        torch.baddbmm(scores, q, k.transpose(1, 2), alpha=channels**-0.5, out=scores)
         attention = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(sorted_, attention)
         ctx.window = window

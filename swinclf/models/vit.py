@@ -27,6 +27,7 @@ from swinclf.models.layers import (
     PatchEmbed,
     drop_path_rates,
     init_linear,
+    merge_heads,
     relative_position_index,
 )
 
@@ -180,7 +181,7 @@ class Attention(nn.Module):
         bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
         # No dropout on the attention itself: it would keep PyTorch off its fused form.
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
-        out = self.proj(out.transpose(1, 2).reshape(n, tokens, width))
+        out = self.proj(merge_heads(out))
         return F.dropout(out, self.dropout, self.training)
 
 
