@@ -1,4 +1,4 @@
-"""Every error that a user can run into: its exit code, its three lines, and what they offer to type."""
+"""Every error a user can run into: its exit code, its three lines, and what they offer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def pictures(root, *names):
 # Folders
 
 
-def test_no_such_folder(cli, dataset):
+@pytest.mark.usefixtures("dataset")
+def test_no_such_folder(cli):
     expected, found, hint = failure(cli("train", "colors"))
     assert expected == "a folder of class folders at 'colors'"
     assert found == "nothing of that name"

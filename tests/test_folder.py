@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -154,7 +155,7 @@ def unreadable(monkeypatch, *names):
     real = os.scandir
 
     def scandir(path="."):
-        if os.path.basename(path) in names:
+        if Path(path).name in names:
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return real(path)
 
@@ -268,11 +269,17 @@ def test_val_inside_the_dataset_is_no_class(root):
     assert paths_of(index, VAL) == ["held/a/2.jpg", "held/b/2.jpg"]
 
 
-def test_no_image_is_on_both_sides(root):
-    touch(root, "a/1.jpg", "b/1.jpg", "b/a/2.jpg", "b/b/2.jpg")
-    for val in (root, root / "b"):
-        error = error_of(root, val=val)
-        assert str(val) in error.found, val
+@pytest.mark.parametrize("val", ["", "..", "b/deeper"])
+def test_no_image_is_on_both_sides(root, val):
+    touch(root, "a/1.jpg", "b/1.jpg", "b/deeper/a/2.jpg", "b/deeper/b/2.jpg")
+    error = error_of(root, val=root / val)
+    assert "in both" in error.found
+    assert "--val" in error.expected
+
+
+def test_val_named_by_hand_settles_which_of_two_it_is(root):
+    touch(root, "train/a/1.jpg", "val/a/2.jpg", "valid/a/3.jpg")
+    assert paths_of(scan_folder(root, val=root / "valid"), VAL) == ["valid/a/3.jpg"]
 
 
 # Errors

@@ -1,4 +1,4 @@
-"""A folder as people have them, from training to prediction: what is read, what is said, what is left alone."""
+"""A folder as people have them, end to end: what is read, what is said, what is left alone."""
 
 from __future__ import annotations
 

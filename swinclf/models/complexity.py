@@ -1,0 +1,155 @@
+"""What a network costs, part by part: output shapes, parameters, multiply-adds by the papers' formulas.
+
+Knows nothing of time, of names or of how to print. One multiply-add is two of the operations that
+`torch.utils.flop_counter` counts, and the sums agree with it exactly: convolutions and matrix
+products are counted, norms, activations, softmax and additions are not.
+
+Shape letters: h x w tokens, C channels, M the side of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from swinclf.models.layers import Mlp, PatchEmbed
+from swinclf.models.swin import PatchMerging, Swin, SwinBlock
+from swinclf.models.vit import ViT
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network, for one image."""
+
+    name: str
+    """Its name in the state dict, e.g. layers.0.blocks.1."""
+    stage: str
+    """What it is summed up under: patch_embed, layers.0, blocks, head."""
+    shape: tuple[int, ...]
+    """What comes out for one image: (h, w, C), (tokens, C) or (classes,)."""
+    parameters: int
+    """Numbers it learns."""
+    macs: int
+    """Multiply-adds."""
+    attention_macs: int = 0
+    """Those of them that the paper's formula for the attention gives."""
+    formula: str = ""
+    """That formula with the numbers put in."""
+
+
+def parts(network: ViT | Swin) -> list[Part]:
+    """Return the network's parts in the order in which they run.
+
+    Args:
+        network: A network of this package, on any device (`meta` too).
+
+    Returns:
+        Parts whose parameters and multiply-adds sum up to the network's.
+    """
+    return _vit_parts(network) if isinstance(network, ViT) else _swin_parts(network)
+
+
+def stages(leaves: Iterable[Part]) -> list[Part]:
+    """Sum parts up to stages; a stage has the shape of its last part.
+
+    Returns:
+        One part a stage, named as the stage, in order.
+    """
+    sums: dict[str, Part] = {}
+    for leaf in leaves:
+        total = sums.get(leaf.stage, Part(leaf.stage, leaf.stage, (), 0, 0))
+        sums[leaf.stage] = Part(
+            leaf.stage,
+            leaf.stage,
+            leaf.shape,
+            total.parameters + leaf.parameters,
+            total.macs + leaf.macs,
+            total.attention_macs + leaf.attention_macs,
+        )
+    return list(sums.values())
+
+
+def _count(*modules: nn.Module) -> int:
+    """Return how many numbers the modules learn."""
+    return sum(value.numel() for module in modules for value in module.parameters())
+
+
+def _linear(module: nn.Module) -> int:
+    """Return the multiply-adds of all linear layers in a module for one token."""
+    layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    return sum(layer.in_features * layer.out_features for layer in layers)
+
+
+def _mlp(mlp: nn.Module, tokens: int) -> int:
+    """Return the multiply-adds of an MLP."""
+    assert isinstance(mlp, Mlp)
+    return tokens * _linear(mlp)
+
+
+def _patches(embed: PatchEmbed) -> int:
+    """Return the multiply-adds of cutting patches and mapping them."""
+    return embed.num_patches * embed.proj.weight.numel()
+
+
+def _vit_parts(network: ViT) -> list[Part]:
+    """Return a ViT's parts."""
+    config, width = network.config, network.config.embed_dim
+    tokens = config.prefix_tokens + network.patch_embed.num_patches
+    inside = _count(network.blocks, network.norm, network.fc_norm, network.pre_logits, network.head)
+    inside += _count(network.head_dist) if config.distilled else 0
+    stem = _count(network) - inside
+    shape = (*network.patch_embed.grid_size, width)
+    rows = [Part("patch_embed", "patch_embed", shape, stem, _patches(network.patch_embed))]
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    formula = f"4 * {tokens} * {width}^2 + 2 * {tokens}^2 * {width} = {attention:,}"
+    for index, block in enumerate(network.blocks):
+        assert isinstance(block.mlp, nn.Module)
+        macs = attention + _mlp(block.mlp, tokens)
+        name = f"blocks.{index}"
+        size = _count(block)
+        rows.append(Part(name, "blocks", (tokens, width), size, macs, attention, formula))
+    head = _linear(network.pre_logits) + _linear(network.head)
+    head += _linear(network.head_dist) if config.distilled else 0
+    shape = (network.num_classes or network.head_hidden_size,)
+    size = inside - _count(network.blocks)
+    return [*rows, Part("head", "head", shape, size, head)]
+
+
+def _swin_parts(network: Swin) -> list[Part]:
+    """Return a Swin Transformer's parts."""
+    embed = network.patch_embed
+    shape = (*embed.grid_size, network.config.embed_dim)
+    rows = [Part("patch_embed", "patch_embed", shape, _count(embed), _patches(embed))]
+    for index, stage in enumerate(network.layers):
+        name, width = f"layers.{index}", network.config.embed_dim * 2**index
+        assert isinstance(stage.blocks, nn.Sequential)
+        blocks = [block for block in stage.blocks if isinstance(block, SwinBlock)]
+        shape = (*blocks[0].grid, width)
+        if isinstance(stage.downsample, PatchMerging):
+            macs = shape[0] * shape[1] * stage.downsample.reduction.weight.numel()
+            size = _count(stage.downsample)
+            rows.append(Part(f"{name}.downsample", name, shape, size, macs))
+        rows += [
+            _swin_block(f"{name}.blocks.{number}", name, block, shape)
+            for number, block in enumerate(blocks)
+        ]
+    size = _count(network.norm, network.head)
+    shape = (network.num_classes or network.num_features,)
+    return [*rows, Part("head", "head", shape, size, _linear(network.head))]
+
+
+def _swin_block(name: str, stage: str, block: SwinBlock, shape: tuple[int, ...]) -> Part:
+    """Return one block; its attention sees the padded grid, its MLP the grid itself.
+
+    Source: Swin Transformer, Liu et al. 2021, sec. 3.2, eq. 2.
+    """
+    height, columns, width = shape
+    tokens = (height + block.padding[0]) * (columns + block.padding[1])
+    area = block.window[0] * block.window[1]
+    attention = 4 * tokens * width**2 + 2 * area * tokens * width
+    window = f"{block.window[0]} * {block.window[1]}"
+    formula = f"4 * {tokens} * {width}^2 + 2 * {window} * {tokens} * {width} = {attention:,}"
+    macs = attention + _mlp(block.mlp, height * columns)
+    return Part(name, stage, shape, _count(block), macs, attention, formula)

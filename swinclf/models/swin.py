@@ -1,0 +1,445 @@
+"""Swin Transformer, from the paper: attention inside windows that shift from block to block.
+
+Knows nothing of names, weight files or data. Parameters are called as timm calls them, so state
+dicts go both ways.
+
+Shape letters: N images, H and W tokens down and across (H x W pixels on the way in), C channels,
+B windows of an image, T = M * M tokens of a window, A heads, E channels of a head.
+
+Source: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et al. 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from swinclf.models.layers import (
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    drop_path_rates,
+    init_linear,
+    is_eager_cpu,
+    merge_heads,
+    relative_position_index,
+)
+
+# Added to the score of two tokens that the cyclic shift made neighbours. After the softmax it is 0.
+_MASKED = -100.0
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """A Swin Transformer's shape. The defaults are Swin-T."""
+
+    img_size: tuple[int, int] = (224, 224)
+    """Height and width of the images, pixels."""
+    patch_size: int = 4
+    """Side of a patch, pixels."""
+    in_chans: int = 3
+    """Colours of an image."""
+    num_classes: int = 1000
+    """Classes of the head; 0 builds none."""
+    embed_dim: int = 96
+    """Channels C of the first stage; each later stage has twice as many."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Heads of each stage's attention."""
+    window_size: int | tuple[int, ...] = 7
+    """Side M of a window, tokens: one for all stages, or one a stage."""
+    mlp_ratio: float = 4.0
+    """Width of the MLP's hidden layer over that of its input."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias."""
+    drop_path: float = 0.0
+    """Drop rate of the last block's branches, in [0, 1); the first block's is 0."""
+    head_dropout: float = 0.0
+    """Fraction of the pooled features dropped before the head, in [0, 1)."""
+    norm_eps: float = 1e-5
+    """Added to the variance in layer norms."""
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The window's side for each stage, tokens."""
+        if isinstance(self.window_size, int):
+            return (self.window_size,) * len(self.depths)
+        return self.window_size
+
+
+def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cut a grid of tokens into windows, (N, H, W, C) -> (N, B, T, C)."""
+    n, height, width, channels = x.shape
+    rows, columns = height // window[0], width // window[1]
+    x = x.view(n, rows, window[0], columns, window[1], channels).transpose(2, 3)
+    return x.reshape(n, rows * columns, window[0] * window[1], channels)
+
+
+def from_windows(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Put windows together again, (N, B, T, C) -> (N, H, W, C)."""
+    rows, columns = grid[0] // window[0], grid[1] // window[1]
+    x = x.view(x.shape[0], rows, columns, window[0], window[1], x.shape[-1]).transpose(2, 3)
+    return x.reshape(x.shape[0], grid[0], grid[1], x.shape[-1])
+
+
+def shift_mask(
+    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]
+) -> Tensor:
+    """Return what to add to the scores of a shifted grid, (B, T, T): 0, or a lot less.
+
+    The cyclic shift brings the first rows and columns behind the last ones. Tokens that are
+    neighbours only by that must not see each other: they are numbered by region, and pairs from
+    two regions are masked.
+
+    Source: sec. 3.2, "Efficient batch computation for shifted configuration", fig. 4.
+    """
+    bands = []
+    for size, side, offset in zip(grid, window, shift, strict=True):
+        position = torch.arange(size)
+        bands.append((position >= size - side).int() + (position >= size - offset).int())
+    regions = bands[0][:, None] * 3 + bands[1][None, :]  # (H, W)
+    windows = to_windows(regions[None, :, :, None], window)[0, :, :, 0]  # (B, T)
+    apart = windows[:, :, None] != windows[:, None, :]  # (B, T, T)
+    return torch.zeros(apart.shape).masked_fill(apart, _MASKED)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention among the tokens of each window, biased by relative position.
+
+    Args:
+        width: Channels C.
+        heads: Heads A; each has E = C / A channels.
+        window: Rows and columns of a window, tokens.
+        qkv_bias: Whether queries, keys and values have a bias.
+
+    Source: sec. 3.2, eq. 4.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(
+        self, width: int, heads: int, window: tuple[int, int], *, qkv_bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.heads, self.window_size = heads, window
+        offsets = (2 * window[0] - 1) * (2 * window[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        index = relative_position_index(window)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def position_bias(self) -> Tensor:
+        """Return what each head adds to the score of each pair of tokens, (A, T, T)."""
+        area = self.relative_position_index.shape[0]
+        bias = self.relative_position_bias_table.t()  # (offsets, A) -> (A, offsets)
+        bias = bias.index_select(1, self.relative_position_index.view(-1))
+        return bias.view(self.heads, area, area)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let the tokens of each window see each other.
+
+        Args:
+            x: Tokens, (N, H, W, C), whole windows in each direction.
+            mask: Added to the scores, (B, T, T), or None.
+
+        Returns:
+            Tokens, (N, H, W, C).
+        """
+        bias = self.position_bias()
+        if torch.is_grad_enabled() and is_eager_cpu(x):
+            qkv = self.qkv(x)  # (N, H, W, C) -> (N, H, W, 3C)
+            out = _WindowAttention.apply(qkv, bias.to(qkv), mask, self.window_size)
+        else:
+            out = self.fused(x, bias, mask)
+        projected: Tensor = self.proj(out)
+        return projected
+
+    def fused(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend by PyTorch's fused attention, (N, H, W, C) -> (N, H, W, C)."""
+        windows = to_windows(x, self.window_size)  # (N, H, W, C) -> (N, B, T, C)
+        n, count, area, width = windows.shape
+        bias = bias[None]  # (1, A, T, T)
+        if mask is not None:
+            bias = bias + mask[:, None].to(bias.dtype)  # (B, A, T, T)
+            bias = bias[None].expand(n, -1, -1, -1, -1).reshape(n * count, -1, area, area)
+        qkv = self.qkv(windows).view(n * count, area, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = merge_heads(out).view(n, count, area, width)
+        return from_windows(out, self.window_size, (x.shape[1], x.shape[2]))
+
+
+class _WindowAttention(torch.autograd.Function):
+    """Attention inside windows written out with its derivative, for training on a CPU.
+
+    PyTorch's fused attention has no derivative for the bias, and its other form, like this one left
+    to autograd, copies every score matrix several times. Here scores and their softmax share one
+    tensor, and one copy each way cuts the windows and sorts the heads.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, window: tuple[int, int]
+    ) -> Tensor:
+        heads, area, _ = bias.shape
+        cut = _cut(qkv, window, 3 * heads)  # (N, rows, M, columns, M, 3A, E)
+        n, rows, _, columns, _, _, channels = cut.shape
+        sorted_ = cut.permute(5, 0, 1, 3, 2, 4, 6).contiguous()  # (3A, N, rows, columns, M, M, E)
+        q, k, v = sorted_.view(3, -1, area, channels).unbind(0)  # (A * N * B, T, E) each
+        scores = qkv.new_empty(heads, n, rows * columns, area, area)
+        scores.copy_(bias[:, None, None])
+        if mask is not None:
+            scores += mask.to(bias.dtype)
+        scores = scores.view(-1, area, area)
+        torch.baddbmm(scores, q, k.transpose(1, 2), alpha=channels**-0.5, out=scores)
+        attention = torch.softmax(scores, -1, out=scores)
+        ctx.save_for_backward(sorted_, attention)
+        ctx.window = window
+        out = torch.bmm(attention, v).view(heads, n, rows, columns, *window, channels)
+        return out.permute(1, 2, 4, 3, 5, 0, 6).reshape(*qkv.shape[:3], heads * channels)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        sorted_, attention = ctx.saved_tensors
+        n, height, width, _ = grad.shape
+        heads, channels, area = sorted_.shape[0] // 3, sorted_.shape[-1], attention.shape[-1]
+        q, k, v = sorted_.view(3, -1, area, channels).unbind(0)
+        grads = torch.empty_like(sorted_)
+        grad_q, grad_k, grad_v = grads.view(3, -1, area, channels).unbind(0)
+        grad = _cut(grad, ctx.window, heads).permute(5, 0, 1, 3, 2, 4, 6)
+        grad = grad.reshape(-1, area, channels)  # (A * N * B, T, E)
+        torch.bmm(attention.transpose(1, 2), grad, out=grad_v)
+        slope = torch.bmm(grad, v.transpose(1, 2))  # (A * N * B, T, T)
+        torch.ops.aten._softmax_backward_data.out(
+            slope, attention, -1, slope.dtype, grad_input=slope
+        )
+        grad_bias = slope.view(heads, -1, area, area).sum(1)
+        torch.bmm(slope.mul_(channels**-0.5), k, out=grad_q)
+        torch.bmm(slope.transpose(1, 2), q, out=grad_k)
+        grad_qkv = grads.permute(1, 2, 4, 3, 5, 0, 6).reshape(n, height, width, -1)
+        return grad_qkv, grad_bias, None, None
+
+
+def _cut(x: Tensor, window: tuple[int, int], heads: int) -> Tensor:
+    """View tokens as windows and heads, (N, H, W, A * E) -> (N, rows, M, columns, M, A, E)."""
+    n, height, width, _ = x.shape
+    rows, columns = height // window[0], width // window[1]
+    return x.view(n, rows, window[0], columns, window[1], heads, -1)
+
+
+class SwinBlock(nn.Module):
+    """Attention inside windows, then an MLP, each added to what came in.
+
+    Args:
+        width: Channels C.
+        heads: Heads A.
+        grid: Rows and columns of tokens.
+        window: Side M of a window; a grid that is no larger is one window and never shifted.
+        shifted: Whether the windows are shifted by half their side (SW-MSA).
+        config: The network's shape.
+        drop_path: Fraction of images whose branches are dropped in training.
+
+    Source: sec. 3.2, eq. 3 and fig. 3 (b).
+    """
+
+    attn_mask: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: tuple[int, int],
+        window: int,
+        *,
+        shifted: bool,
+        config: SwinConfig,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.window = (min(window, grid[0]), min(window, grid[1]))
+        sides = zip(grid, self.window, strict=True)
+        shift = tuple(window // 2 if shifted and size > side else 0 for size, side in sides)
+        self.shift = (shift[0], shift[1])
+        self.padding = (-grid[0] % self.window[0], -grid[1] % self.window[1])
+        padded = (grid[0] + self.padding[0], grid[1] + self.padding[1])
+        mask = shift_mask(padded, self.window, self.shift) if any(shift) else None
+        self.register_buffer("attn_mask", mask, persistent=False)
+        self.norm1 = nn.LayerNorm(width, config.norm_eps)
+        self.attn = WindowAttention(width, heads, self.window, qkv_bias=config.qkv_bias)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(width, config.norm_eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Shift, cut into windows, attend, and undo both, (N, H, W, C) -> (N, H, W, C)."""
+        height, width = self.grid
+        if any(self.shift):
+            x = x.roll((-self.shift[0], -self.shift[1]), (1, 2))
+        if any(self.padding):
+            x = F.pad(x, (0, 0, 0, self.padding[1], 0, self.padding[0]))
+        x = self.attn(x, self.attn_mask)[:, :height, :width]
+        return x.roll(self.shift, (1, 2)) if any(self.shift) else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
+        x = x + self.drop_path(self.attend(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+
+class PatchMerging(nn.Module):
+    """Make one token of every 2 x 2: four times the channels, then a linear map to twice.
+
+    Source: sec. 3.1, "Stage 2".
+    """
+
+    def __init__(self, width: int, config: SwinConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width, config.norm_eps)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve the grid (odd sides are padded with zeros), (N, H, W, C) -> (N, H/2, W/2, 2C)."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        n, height, width, channels = x.shape
+        x = x.view(n, height // 2, 2, width // 2, 2, channels)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # down before across, as the weights expect
+        out: Tensor = self.reduction(self.norm(x))  # (N, H/2, W/2, 4C) -> (N, H/2, W/2, 2C)
+        return out
+
+
+class SwinStage(nn.Module):
+    """Patch merging (but for the first stage), then blocks with and without shift in turns.
+
+    Source: sec. 3.1, fig. 3 (a).
+    """
+
+    def __init__(self, index: int, grid: tuple[int, int], config: SwinConfig) -> None:
+        super().__init__()
+        width = config.embed_dim * 2**index
+        first = sum(config.depths[:index])
+        rates = drop_path_rates(config.drop_path, sum(config.depths))[first:]
+        self.downsample = PatchMerging(width // 2, config) if index else nn.Identity()
+        self.blocks = nn.Sequential(
+            *(
+                SwinBlock(
+                    width,
+                    config.num_heads[index],
+                    grid,
+                    config.windows[index],
+                    shifted=block % 2 == 1,
+                    config=config,
+                    drop_path=rates[block],
+                )
+                for block in range(config.depths[index])
+            )
+        )
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the stage, (N, H, W, C) -> (N, H/2, W/2, 2C), the first one (N, H, W, C) -> same."""
+        x = self.downsample(x)
+        for block in self.blocks:
+            keep_less = self.grad_checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if keep_less else block(x)
+        return x
+
+
+class SwinHead(nn.Module):
+    """Global average pooling, dropout and a linear layer.
+
+    Source: sec. 3.1 and A2.1.
+    """
+
+    def __init__(self, width: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(dropout)
+        self.fc = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Pool the grid and classify, (N, H, W, C) -> (N, K), or (N, C) with `pre_logits`."""
+        x = self.drop(x.mean((1, 2)))
+        return x if pre_logits else self.fc(x)
+
+
+class Swin(nn.Module):
+    """The Swin Transformer image classifier.
+
+    Args:
+        config: Its shape.
+    """
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, config.num_classes
+        patch = (config.patch_size, config.patch_size)
+        norm = nn.LayerNorm(config.embed_dim, config.norm_eps)
+        self.patch_embed = PatchEmbed(
+            config.img_size, patch, patch, config.in_chans, config.embed_dim, norm=norm
+        )
+        grid, stages = self.patch_embed.grid_size, []
+        for index in range(len(config.depths)):
+            grid = (-(-grid[0] // 2), -(-grid[1] // 2)) if index else grid
+            stages.append(SwinStage(index, grid, config))
+        self.layers = nn.Sequential(*stages)
+        self.num_features = config.embed_dim * 2 ** (len(config.depths) - 1)
+        self.head_hidden_size = self.num_features
+        self.norm = nn.LayerNorm(self.num_features, config.norm_eps)
+        self.head = SwinHead(self.num_features, config.num_classes, config.head_dropout)
+        self.apply(init_linear)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last stage's tokens, (N, 3, H, W) -> (N, H/32, W/32, 8C)."""
+        x = self.layers(self.patch_embed(x))
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Classify tokens, (N, H/32, W/32, 8C) -> (N, K), or pool them only, -> (N, 8C)."""
+        out: Tensor = self.head(x, pre_logits=pre_logits)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of images, (N, 3, H, W) -> (N, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the layer that makes logits."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new, random classifier in place of the old one; 0 classes for none."""
+        like = self.norm.weight
+        self.num_classes = num_classes
+        self.head.fc = nn.Identity()
+        if num_classes:
+            self.head.fc = nn.Linear(self.num_features, num_classes).to(like.device, like.dtype)
+            init_linear(self.head.fc)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that weight decay must leave alone: the bias tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns that put parameters in order of depth: stem, blocks (or stages), head."""
+        fine = [
+            (r"^layers\.(\d+).downsample", (0,)),
+            (r"^layers\.(\d+)\.\w+\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else fine}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input for the backward pass and compute the rest again."""
+        for stage in self.layers:
+            stage.grad_checkpointing = enable

@@ -1,0 +1,414 @@
+"""Vision Transformer, from the paper: an image is a sentence of patches.
+
+Knows nothing of names, weight files or data. Parameters are called as timm calls them, so state
+dicts go both ways.
+
+Shape letters: N images, H x W pixels, h x w patches, P tokens before the patches (class,
+distillation, registers), T = P + h * w tokens, C channels, A heads, E channels of a head, K classes.
+
+Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from swinclf.models.layers import (
+    ACTIVATIONS,
+    DropPath,
+    LayerScale,
+    Mlp,
+    PatchEmbed,
+    drop_path_rates,
+    init_linear,
+    merge_heads,
+    relative_position_index,
+)
+
+PositionKind = Literal["learned", "learned_2d", "sincos", "relative", "none"]
+PoolKind = Literal["token", "avg", "flatten"]
+HeadKind = Literal["linear", "tanh", "mlp"]
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A Vision Transformer's shape. The defaults are ViT-B/16."""
+
+    img_size: tuple[int, int] = (224, 224)
+    """Height and width of the images, pixels."""
+    patch_size: int = 16
+    """Side of a patch, pixels."""
+    patch_stride: int | None = None
+    """Pixels from one patch to the next; None: the patch size. Smaller: patches overlap."""
+    in_chans: int = 3
+    """Colours of an image."""
+    num_classes: int = 1000
+    """Classes K of the head; 0 builds none."""
+    embed_dim: int = 768
+    """Channels C of a token."""
+    depth: int = 12
+    """Encoder blocks."""
+    num_heads: int = 12
+    """Heads A of the attention."""
+    mlp_ratio: float = 4.0
+    """Width of the MLP's hidden layer over that of its input."""
+    activation: str = "gelu"
+    """The MLP's activation: gelu, gelu_tanh, quick_gelu or swiglu."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias."""
+    qk_norm: bool = False
+    """Whether queries and keys pass a layer norm in each head."""
+    layer_scale: float | None = None
+    """First value of the factors on each residual branch; None: no factors."""
+    class_token: bool = True
+    """Whether a learned token stands before the patches."""
+    distilled: bool = False
+    """Whether a second such token has its own head (DeiT); the answer is the mean of the two."""
+    reg_tokens: int = 0
+    """Register tokens, which take part and are then ignored."""
+    position: PositionKind = "learned"
+    """Where a token's place comes from: a table for all tokens (learned), one for rows and one for
+    columns (learned_2d), fixed sine and cosine (sincos), a bias in attention (relative), none."""
+    no_embed_class: bool = False
+    """Whether the learned table is for the patches only, not for the tokens before them."""
+    pre_norm: bool = False
+    """Whether tokens pass a layer norm before the blocks (CLIP); the patch map then has no bias."""
+    final_norm: bool = True
+    """Whether tokens pass a layer norm after the blocks."""
+    fc_norm: bool | None = None
+    """Whether that norm comes after the pooling; None: where the pooling is the mean."""
+    pool: PoolKind = "token"
+    """What the head sees: the class token, the mean of the patches (avg), all patches (flatten)."""
+    head: HeadKind = "linear"
+    """linear; dense + tanh + linear (tanh); hidden layers with GELU + linear (mlp)."""
+    head_hidden: tuple[int, ...] = ()
+    """Widths of the head's hidden layers; empty with tanh: C."""
+    head_dropout: float = 0.0
+    """Fraction dropped before and inside the head in training, in [0, 1)."""
+    dropout: float = 0.0
+    """Fraction dropped after embedding, attention and MLP layers in training, in [0, 1)."""
+    drop_path: float = 0.0
+    """Drop rate of the last block's branches, in [0, 1); the first block's is 0."""
+    norm_eps: float = 1e-6
+    """Added to the variance in layer norms."""
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens that stand before the patches, P."""
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+
+
+def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
+    """Return fixed position embeddings, (1, h * w, C): sine and cosine of row and column.
+
+    Args:
+        grid: Patches down and across.
+        width: Channels C, a multiple of 4: a quarter each for sin and cos of column and row.
+
+    Source: Attention Is All You Need, Vaswani et al. 2017, sec. 3.5; in two dimensions as in MoCo v3,
+    Chen, Xie & He 2021, sec. 5.
+    """
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float32),
+        torch.arange(grid[1], dtype=torch.float32),
+        indexing="ij",
+    )
+    rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    angles = [place.flatten()[:, None] * rates for place in (columns, rows)]  # (h * w, C / 4) each
+    waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1)[None]
+
+
+class RelativePosition(nn.Module):
+    """A learned bias for each head and each offset between two patches.
+
+    Tokens before the patches have no place; three more entries serve them: to, from and among them.
+
+    Source: Swin Transformer, Liu et al. 2021, sec. 3.2; the three entries as in BEiT, Bao et al. 2022.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int, prefix: int) -> None:
+        super().__init__()
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+        index = F.pad(relative_position_index(grid), (prefix, 0, prefix, 0))
+        index[:prefix, :], index[:, :prefix] = offsets, offsets + 1
+        index[:prefix, :prefix] = offsets + 2
+        self.window_size = grid
+        entries = offsets + 3 if prefix else offsets
+        self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return what to add to each head's scores, (A, T, T)."""
+        tokens = self.relative_position_index.shape[0]
+        bias = self.relative_position_bias_table.t()  # (entries, A) -> (A, entries)
+        return bias.index_select(1, self.relative_position_index.view(-1)).view(-1, tokens, tokens)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of all tokens.
+
+    Source: Dosovitskiy et al. 2021, appendix A, eqs. 5 to 8.
+    """
+
+    def __init__(self, config: ViTConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        width, self.heads = config.embed_dim, config.num_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        each = width // self.heads
+        self.q_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
+        relative = config.position == "relative"
+        prefix = config.prefix_tokens
+        self.rel_pos = RelativePosition(grid, self.heads, prefix) if relative else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every token see every token, (N, T, C) -> (N, T, C)."""
+        n, tokens, width = x.shape
+        qkv = self.qkv(x).view(n, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, A, T, E) each
+        bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
+        # No dropout on the attention itself: it would keep PyTorch off its fused form.
+        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
+        out = self.proj(merge_heads(out))
+        return F.dropout(out, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """An encoder block: attention, then an MLP, each behind a norm and added to what came in.
+
+    Source: Dosovitskiy et al. 2021, sec. 3.1, eqs. 2 and 3.
+    """
+
+    def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
+        super().__init__()
+        width, scale = config.embed_dim, config.layer_scale
+        self.norm1 = nn.LayerNorm(width, config.norm_eps)
+        self.attn = Attention(config, grid)
+        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.norm2 = nn.LayerNorm(width, config.norm_eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation, config.dropout)
+        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return out
+
+
+class HeadHidden(nn.Module):
+    """What stands between the pooled features and the last linear layer.
+
+    Source: the tanh layer: Dosovitskiy et al. 2021, sec. 3.1 ("MLP with one hidden layer").
+    """
+
+    def __init__(self, width: int, hidden: tuple[int, ...], kind: HeadKind, dropout: float) -> None:
+        super().__init__()
+        widths = (width, *hidden)
+        self.kind, self.dropout = kind, dropout
+        self.names = ["fc"] if kind == "tanh" else [f"fc{i + 1}" for i in range(len(hidden))]
+        for name, wide, narrow in zip(self.names, widths, hidden, strict=False):
+            self.add_module(name, nn.Linear(wide, narrow))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the hidden layers, (N, C) -> (N, last hidden width)."""
+        act = torch.tanh if self.kind == "tanh" else F.gelu
+        for name in self.names:
+            x = F.dropout(act(self.get_submodule(name)(x)), self.dropout, self.training)
+        return x
+
+
+class ViT(nn.Module):
+    """The Vision Transformer image classifier.
+
+    Args:
+        config: Its shape.
+    """
+
+    pos_embed: Tensor | None
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, config.num_classes
+        self.num_features = width = config.embed_dim
+        stride = config.patch_stride or config.patch_size
+        self.patch_embed = PatchEmbed(
+            config.img_size,
+            (config.patch_size, config.patch_size),
+            (stride, stride),
+            config.in_chans,
+            width,
+            bias=not config.pre_norm,
+        )
+        grid = self.patch_embed.grid_size
+        self._add_tokens()
+        self._add_positions()
+        self.dist_token = self._token(int(config.distilled))
+        self.norm_pre = self._norm(config.pre_norm)
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.Sequential(*(Block(config, grid, rate) for rate in rates))
+        fc_norm = config.pool == "avg" if config.fc_norm is None else config.fc_norm
+        self.norm = self._norm(config.final_norm and not fc_norm)
+        self.fc_norm = self._norm(config.final_norm and fc_norm)
+        self._add_head()
+        self.grad_checkpointing = False
+        self.apply(init_linear)
+
+    def _norm(self, wanted: bool) -> nn.Module:
+        config = self.config
+        return nn.LayerNorm(config.embed_dim, config.norm_eps) if wanted else nn.Identity()
+
+    def _token(self, count: int) -> nn.Parameter | None:
+        """Return `count` learned tokens, (1, count, C), or None for none."""
+        empty = torch.empty(1, count, self.num_features)
+        return nn.Parameter(nn.init.normal_(empty, std=1e-6)) if count else None
+
+    def _add_tokens(self) -> None:
+        """Make the tokens that stand before the patches."""
+        self.cls_token = self._token(int(self.config.class_token))
+        self.reg_token = self._token(self.config.reg_tokens)
+        self.num_prefix_tokens = self.config.prefix_tokens
+        self.no_embed_class = self.config.no_embed_class
+
+    def _add_positions(self) -> None:
+        """Make the position embeddings.
+
+        Source: Dosovitskiy et al. 2021, sec. 3.1 and appendix D.4.
+        """
+        config, width, (rows, columns) = self.config, self.num_features, self.patch_embed.grid_size
+        self.pos_embed = None
+        if config.position == "learned":
+            prefix = 0 if config.no_embed_class else config.prefix_tokens
+            self.pos_embed = nn.Parameter(torch.empty(1, prefix + rows * columns, width))
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        elif config.position == "learned_2d":
+            self.pos_embed_y = nn.Parameter(torch.empty(1, rows, 1, width // 2))
+            self.pos_embed_x = nn.Parameter(torch.empty(1, 1, columns, width - width // 2))
+            nn.init.trunc_normal_(self.pos_embed_y, std=0.02)
+            nn.init.trunc_normal_(self.pos_embed_x, std=0.02)
+        elif config.position == "sincos":
+            fixed = sincos_2d((rows, columns), width)
+            self.register_buffer("pos_embed_fixed", fixed, persistent=False)
+
+    def _add_head(self) -> None:
+        """Make the hidden layers of the head, then the classifier."""
+        config, width = self.config, self.num_features
+        if config.pool == "flatten":
+            width *= self.patch_embed.num_patches
+        hidden = config.head_hidden
+        if config.head == "tanh" and not hidden:
+            hidden = (config.embed_dim,)
+        self.head_drop = nn.Dropout(config.head_dropout)
+        self.pre_logits: nn.Module = nn.Identity()
+        if config.head != "linear":
+            self.pre_logits = HeadHidden(width, hidden, config.head, config.head_dropout)
+            width = hidden[-1] if hidden else width
+        self.head_hidden_size = width
+        self.reset_classifier(config.num_classes)
+
+    def _positions(self) -> Tensor | None:
+        """Return what is added to the patches' tokens, (1, h * w, C), or None."""
+        if self.config.position == "learned_2d":
+            rows, columns = self.patch_embed.grid_size
+            y = self.pos_embed_y.expand(-1, -1, columns, -1)
+            x = self.pos_embed_x.expand(-1, rows, -1, -1)
+            return torch.cat((y, x), dim=-1).flatten(1, 2)
+        return self.pos_embed_fixed if self.config.position == "sincos" else None
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Make tokens of patches and say where they are, (N, h, w, C) -> (N, P + h * w, C).
+
+        Source: Dosovitskiy et al. 2021, sec. 3.1, eq. 1.
+        """
+        x = x.flatten(1, 2)  # (N, h, w, C) -> (N, h * w, C)
+        table = self.pos_embed if self.no_embed_class else self._positions()
+        if table is not None:
+            x = x + table
+        prefix = (self.cls_token, self.dist_token, self.reg_token)
+        tokens = [token.expand(x.shape[0], -1, -1) for token in prefix if token is not None]
+        if tokens:
+            x = torch.cat((*tokens, x), dim=1)  # (N, h * w, C) -> (N, T, C)
+        if self.pos_embed is not None and not self.no_embed_class:
+            x = x + self.pos_embed
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the encoder's tokens, (N, 3, H, W) -> (N, T, C)."""
+        x = self.norm_pre(self.embed(self.patch_embed(x)))
+        keep_less = self.grad_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if keep_less else block(x)
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify, (N, T, C) -> (N, K), or what the last layer sees with `pre_logits`."""
+        if self.config.distilled:
+            return self._distilled_head(x, pre_logits)
+        if self.config.pool == "token":
+            x = x[:, 0]  # (N, T, C) -> (N, C)
+        else:
+            x = x[:, self.num_prefix_tokens :]  # (N, T, C) -> (N, h * w, C)
+            x = x.mean(1) if self.config.pool == "avg" else x
+        x = self.fc_norm(x)
+        if self.config.pool == "flatten":
+            x = x.flatten(1)  # (N, h * w, C) -> (N, h * w * C)
+        x = self.pre_logits(self.head_drop(x))
+        return x if pre_logits else self.head(x)
+
+    def _distilled_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+        """Average the heads of the class and the distillation token, (N, T, C) -> (N, K).
+
+        Source: Training data-efficient image transformers, Touvron et al. 2021, sec. 4.
+        """
+        x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
+        if not pre_logits:
+            x, distilled = self.head(x), self.head_dist(distilled)
+        return (x + distilled) / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of images, (N, 3, H, W) -> (N, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """Return the layer that makes logits, with distillation both of them."""
+        return (self.head, self.head_dist) if self.config.distilled else self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new, random classifier in place of the old one; 0 classes for none."""
+        like = self.patch_embed.proj.weight
+        self.num_classes = num_classes
+        for name in ("head", "head_dist") if self.config.distilled else ("head",):
+            layer: nn.Module = nn.Identity()
+            if num_classes:
+                layer = nn.Linear(self.head_hidden_size, num_classes).to(like.device, like.dtype)
+                init_linear(layer)
+            setattr(self, name, layer)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that weight decay must leave alone: tokens and positions."""
+        tables = {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
+        names = {"pos_embed", "pos_embed_y", "pos_embed_x", "cls_token", "reg_token", "dist_token"}
+        return names | tables
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one way only
+        """Return patterns that put parameters in order of depth: stem, blocks, head."""
+        stem = r"^cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
+        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input for the backward pass and compute the rest again."""
+        self.grad_checkpointing = enable

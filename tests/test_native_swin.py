@@ -1,0 +1,240 @@
+"""The Swin Transformer of this package gives timm's answers, faster paths included."""
+
+from __future__ import annotations
+
+import io
+from unittest import mock
+
+import onnxruntime
+import pytest
+import timm
+import torch
+from network_cases import (
+    FLOAT32_TOLERANCE,
+    assert_equal_answers,
+    difference,
+    distinct_names,
+    images,
+    pair,
+    randomise,
+    small,
+)
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from swinclf.models import layers
+from swinclf.models.complexity import parts, stages
+from swinclf.models.layers import gelu_mlp, relative_position_index
+from swinclf.models.names import build_native
+from swinclf.models.swin import Swin, SwinConfig, from_windows, shift_mask, to_windows
+
+NAME = "swin_tiny_patch4_window7_224"
+
+
+def tiny(**changes: object) -> Swin:
+    shape = {
+        "img_size": (64, 48),
+        "embed_dim": 16,
+        "depths": (2, 2),
+        "num_heads": (2, 4),
+        "window_size": 5,
+        "num_classes": 3,
+    }
+    network = Swin(SwinConfig(**{**shape, **changes}))
+    randomise(network)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", [n for n in distinct_names() if n.startswith("swin")])
+def test_same_answers_and_gradients_as_timm(name: str) -> None:
+    assert_equal_answers(*pair(name, **small(name)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"img_size": 112},
+        {"img_size": (100, 140)},
+        {"img_size": 36, "window_size": 5},
+        {"img_size": (64, 32), "window_size": 4, "embed_dim": 48, "mlp_ratio": 3.0},
+    ],
+)
+def test_any_window_width_and_size(changes: dict[str, object]) -> None:
+    ours, theirs = pair(NAME, depths=(2, 1, 2, 1), **changes)
+    assert_equal_answers(ours, theirs)
+
+
+def test_whole_network_has_timms_answers_in_bfloat16() -> None:
+    ours, theirs = pair(NAME, img_size=112)
+    x = images(ours)
+    with torch.no_grad():
+        exact = theirs(x)
+        mine, its = ours.bfloat16()(x.bfloat16()), theirs.bfloat16()(x.bfloat16())
+    assert difference(mine, exact) < 1.5 * difference(its, exact) + 0.01
+
+
+def test_bfloat16_gradients_differ_by_rounding() -> None:
+    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
+    x = images(ours)
+    theirs(x).sum().backward()
+    exact = {name: value.grad.clone() for name, value in theirs.named_parameters()}
+    for network in (ours.bfloat16(), theirs.bfloat16()):
+        network.zero_grad()
+        network(x.bfloat16()).sum().backward()
+    its = dict(theirs.named_parameters())
+    for name, value in ours.named_parameters():
+        rounding = difference(its[name].grad, exact[name])
+        assert difference(value.grad, exact[name]) < 2 * rounding + 0.02, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mlp_in_portions_is_the_mlp(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 700, 8), (32, 8), (32,), (8, 32), (8,))
+    values = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
+    mine = [value.clone().requires_grad_() for value in values]
+    plain = [value.clone().requires_grad_() for value in values]
+    expected = F.linear(F.gelu(F.linear(*plain[:3])), *plain[3:])
+    with mock.patch.multiple(layers, _WORTH_PORTIONS=0, _PORTION_BYTES=0):
+        with mock.patch.object(layers, "_portion", lambda x, hidden: 512):  # noqa: ARG005
+            out = gelu_mlp(*mine)
+            out.square().sum().backward()
+            with torch.no_grad():
+                assert difference(gelu_mlp(*values), expected) < FLOAT32_TOLERANCE
+    expected.square().sum().backward()
+    assert difference(out, expected) < FLOAT32_TOLERANCE
+    for a, b in zip(mine, plain, strict=True):
+        assert difference(a.grad, b.grad) < FLOAT32_TOLERANCE
+
+
+def test_autocast_gives_bfloat16_answers_and_float32_gradients() -> None:
+    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
+    x = images(ours)
+    expected = theirs(x)
+    with torch.autocast("cpu", torch.bfloat16), mock.patch.object(layers, "_WORTH_PORTIONS", 0):
+        logits = ours(x)
+    logits.float().sum().backward()
+    assert difference(logits, expected) < 0.05
+    assert all(value.grad.dtype == torch.float32 for value in ours.parameters())
+
+
+def test_weights_may_change_between_two_answers() -> None:
+    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
+    x = images(ours)
+    with torch.no_grad():
+        ours(x)
+        randomise(theirs, seed=3)
+        ours.load_state_dict(theirs.state_dict())
+        assert difference(ours(x), theirs(x)) < FLOAT32_TOLERANCE
+        for value in (*ours.parameters(), *theirs.parameters()):
+            value.data.mul_(0.9)
+        assert difference(ours(x), theirs(x)) < FLOAT32_TOLERANCE
+
+
+def test_windows_are_cut_and_put_together_again() -> None:
+    x = torch.arange(2 * 4 * 6 * 1.0).view(2, 4, 6, 1)
+    windows = to_windows(x, (2, 3))
+    assert windows[0, :, :, 0].tolist()[1] == [3, 4, 5, 9, 10, 11]
+    assert torch.equal(from_windows(windows, (2, 3), (4, 6)), x)
+
+
+def test_relative_position_index_of_two_by_two() -> None:
+    expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]  # the paper's fig. in numbers
+    assert relative_position_index((2, 2)).tolist() == expected
+
+
+def test_shift_mask_keeps_regions_apart() -> None:
+    mask = shift_mask((4, 4), (2, 2), (1, 1))
+    assert mask[0].eq(0).all()  # the first window holds one region
+    assert mask[3].eq(0).sum() == 4  # in the last every token stands alone
+    assert mask[1].eq(0).sum() == 8  # in the others two pairs
+
+
+def test_textbook_numbers() -> None:
+    with torch.device("meta"):
+        network = build_native(NAME, num_classes=1000)
+    found = [stage.shape for stage in stages(parts(network))]
+    expected = [(56, 56, 96), (56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768), (1000,)]
+    assert found == expected
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 28.3
+    block = parts(network)[1]
+    assert block.attention_macs == 4 * 56**2 * 96**2 + 2 * 7**2 * 56**2 * 96
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 70)])
+def test_multiply_adds_are_what_torch_counts(size: tuple[int, int]) -> None:
+    network = tiny(img_size=size)
+    x = images(network, 1)
+    for grad in (False, True):
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(grad):
+            network(x)
+        assert 2 * sum(part.macs for part in parts(network)) == counter.get_total_flops()
+    assert sum(part.parameters for part in parts(network)) == sum(
+        value.numel() for value in network.parameters()
+    )
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    network = tiny()
+    x = images(network)
+    network(x).sum().backward()
+    before = [value.grad.clone() for value in network.parameters()]
+    network.zero_grad()
+    network.set_grad_checkpointing(True)
+    network(x).sum().backward()
+    after = [value.grad for value in network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_protocol_is_timms() -> None:
+    ours, theirs = pair(NAME, img_size=32, depths=(2, 2, 1, 1))
+    groups = timm.models.group_parameters
+    for coarse in (False, True):
+        mine = groups(ours, ours.group_matcher(coarse), reverse=True)
+        assert mine == groups(theirs, theirs.group_matcher(coarse), reverse=True)
+    assert ours.no_weight_decay() == theirs.no_weight_decay()
+    assert ours.num_features == theirs.num_features
+    x = images(ours)
+    for classes, width in ((7, 7), (0, 768)):
+        ours.reset_classifier(classes)
+        assert ours(x).shape == (2, width)
+        assert ours.num_classes == classes
+
+
+def test_drop_path_acts_in_training_only() -> None:
+    network = tiny(drop_path=0.5, head_dropout=0.5)
+    x = images(network, 4)
+    assert torch.equal(network(x), network(x))
+    network.train()
+    assert not torch.equal(network(x), network(x))
+
+
+def test_compiles_whole() -> None:
+    network = tiny()
+    x = images(network)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert difference(compiled(x), network(x)) < FLOAT32_TOLERANCE
+    compiled(x).sum().backward()
+
+
+def test_exports_with_any_batch() -> None:
+    network = tiny()
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    example = images(network, 2)
+    exported = torch.export.export(network, (example,), dynamic_shapes=(batch,))
+    stream = io.BytesIO()
+    program = torch.onnx.export(
+        network, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False
+    )
+    program.save(stream)
+    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for count in (1, 2, 7):
+        x = images(network, count)
+        with torch.no_grad():
+            expected = network(x)
+            assert difference(exported.module()(x), expected) < FLOAT32_TOLERANCE
+        (found,) = session.run(None, {name: x.numpy()})
+        assert difference(torch.from_numpy(found), expected) < FLOAT32_TOLERANCE

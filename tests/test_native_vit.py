@@ -1,0 +1,229 @@
+"""The ViT of this package gives timm's answers, and does what timm's cannot."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from network_cases import (
+    FLOAT32_TOLERANCE,
+    assert_equal_answers,
+    difference,
+    distinct_names,
+    images,
+    pair,
+    randomise,
+    small,
+)
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from torch.utils.flop_counter import FlopCounterMode
+
+from swinclf.errors import ModelError
+from swinclf.models.complexity import parts
+from swinclf.models.names import build_native
+from swinclf.models.vit import ViT, ViTConfig, sincos_2d
+
+TINY = ViTConfig(
+    img_size=(48, 32), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=3
+)
+
+
+def tiny(**changes: object) -> ViT:
+    network = ViT(TINY.__class__(**{**TINY.__dict__, **changes}))
+    randomise(network)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", [n for n in distinct_names() if not n.startswith("swin")])
+def test_same_answers_and_gradients_as_timm(name: str) -> None:
+    assert_equal_answers(*pair(name, **small(name)))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_whole_network_has_timms_answers_in_bfloat16(name: str) -> None:
+    ours, theirs = pair(name, img_size=64)
+    x = images(ours)
+    with torch.no_grad():
+        exact = theirs(x)
+        mine, its = ours.bfloat16()(x.bfloat16()), theirs.bfloat16()(x.bfloat16())
+    assert difference(mine, exact) < 1.5 * difference(its, exact) + 0.01
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_relative_positions_as_timms(class_token: bool) -> None:
+    pool = "token" if class_token else "avg"
+    shape = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5, "qkv_bias": False}
+    theirs = VisionTransformerRelPos(
+        img_size=(64, 48), **shape, rel_pos_type="bias", class_token=class_token, global_pool=pool
+    )
+    ours = ViT(
+        ViTConfig(
+            img_size=(64, 48),
+            **shape,
+            position="relative",
+            layer_scale=1e-6,
+            class_token=class_token,
+            pool=pool,
+            fc_norm=False,
+        )
+    )
+    randomise(theirs)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert_equal_answers(ours.eval(), theirs.eval())
+
+
+@pytest.mark.parametrize("position", ["learned", "learned_2d", "sincos", "relative", "none"])
+def test_positions_tell_patches_apart_except_none(position: str) -> None:
+    network = tiny(position=position, pool="avg", class_token=False)
+    x = images(network, 1)
+    moved = x.roll(8, 3)  # by one patch
+    with torch.no_grad():
+        moves = difference(network(moved), network(x))
+    assert (moves < 1e-5) == (position == "none")
+
+
+def test_sine_cosine_positions_by_hand() -> None:
+    table = sincos_2d((2, 3), 8)
+    assert table.shape == (1, 6, 8)
+    place, rate = 5, 10000 ** (-1 / 2)  # the last patch: row 1, column 2
+    expected = [np.sin(2), np.sin(2 * rate), np.cos(2), np.cos(2 * rate)]
+    expected += [np.sin(1), np.sin(rate), np.cos(1), np.cos(rate)]
+    np.testing.assert_allclose(table[0, place].numpy(), expected, atol=1e-6)
+
+
+def test_textbook_numbers() -> None:
+    with torch.device("meta"):
+        network = build_native("vit_base_patch16_224", num_classes=1000)
+        features = network.forward_features(torch.empty(2, 3, 224, 224))
+    assert features.shape == (2, 196 + 1, 768)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 86.6
+
+
+def test_free_shape_of_72_pixels_and_an_mlp_head() -> None:
+    network = build_native(
+        "vit",
+        num_classes=100,
+        model_args={
+            "img_size": "72",
+            "patch_size": "6",
+            "embed_dim": "64",
+            "depth": "8",
+            "num_heads": "4",
+            "pool": "flatten",
+            "class_token": "false",
+            "head": "mlp",
+            "head_hidden": "2048-1024",
+            "head_dropout": "0.5",
+        },
+    )
+    assert network.patch_embed.num_patches == 144
+    assert network.patch_embed.proj.weight[0].numel() == 108
+    features = network.forward_features(torch.randn(2, 3, 72, 72))
+    assert network.forward_head(features, pre_logits=True).shape == (2, 1024)
+    assert network(torch.randn(2, 3, 72, 72)).shape == (2, 100)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patch_stride": 4},
+        {"head": "tanh"},
+        {"head": "tanh", "head_hidden": (7,)},
+        {"pool": "flatten"},
+        {"distilled": True},
+        {"position": "learned_2d", "reg_tokens": 2},
+        {"activation": "swiglu", "qk_norm": True},
+    ],
+)
+def test_every_form_runs_counts_and_loads_into_itself(changes: dict[str, object]) -> None:
+    network = tiny(**changes)
+    other = tiny(**changes)
+    randomise(other, seed=5)
+    other.load_state_dict(network.state_dict(), strict=True)
+    x = images(network, 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        logits = network(x)
+    assert torch.equal(other(x), logits)
+    assert 2 * sum(part.macs for part in parts(network)) == counter.get_total_flops()
+    assert sum(part.parameters for part in parts(network)) == sum(
+        value.numel() for value in network.parameters()
+    )
+
+
+def test_dropout_and_drop_path_act_in_training_only() -> None:
+    network = tiny(dropout=0.2, drop_path=0.5, head="mlp", head_hidden=(8,), head_dropout=0.5)
+    x = images(network)
+    assert torch.equal(network(x), network(x))
+    network.train()
+    assert not torch.equal(network(x), network(x))
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    network = tiny()
+    x = images(network)
+    network(x).sum().backward()
+    before = [value.grad.clone() for value in network.parameters()]
+    network.zero_grad()
+    network.set_grad_checkpointing(True)
+    network(x).sum().backward()
+    after = [value.grad for value in network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_protocol_is_timms(name: str) -> None:
+    ours, theirs = pair(name, img_size=32, depth=2)
+    groups = timm.models.group_parameters
+    for coarse in (False, True):
+        mine = groups(ours, ours.group_matcher(coarse), reverse=True)
+        assert mine == groups(theirs, theirs.group_matcher(coarse), reverse=True)
+    assert theirs.no_weight_decay() <= ours.no_weight_decay()
+    assert ours.num_features == theirs.num_features
+    assert ours.num_classes == theirs.num_classes == 5
+    x = images(ours)
+    for classes, width in ((7, 7), (0, 192)):
+        ours.reset_classifier(classes)
+        assert ours(x).shape == (2, width)
+        assert ours.num_classes == classes
+    assert isinstance(ours.get_classifier(), tuple) == ("distilled" in name)
+
+
+def test_other_sizes_are_refused_in_words() -> None:
+    with pytest.raises(ModelError, match="48 x 32") as error:
+        tiny()(torch.randn(1, 3, 48, 48))
+    assert error.value.found == "48 x 48"
+
+
+def test_compiles_whole() -> None:
+    network = tiny(distilled=True)
+    x = images(network)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert difference(compiled(x), network(x)) < FLOAT32_TOLERANCE
+    compiled(x).sum().backward()
+
+
+def test_exports_with_any_batch() -> None:
+    network = tiny(reg_tokens=1, no_embed_class=True)
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    example = images(network, 2)
+    exported = torch.export.export(network, (example,), dynamic_shapes=(batch,))
+    stream = io.BytesIO()
+    program = torch.onnx.export(
+        network, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False
+    )
+    program.save(stream)
+    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for count in (1, 2, 7):
+        x = images(network, count)
+        with torch.no_grad():
+            expected = network(x)
+            assert difference(exported.module()(x), expected) < FLOAT32_TOLERANCE
+        (found,) = session.run(None, {name: x.numpy()})
+        assert difference(torch.from_numpy(found), expected) < FLOAT32_TOLERANCE
