@@ -29,6 +29,7 @@ class ModelCard:
         impl: Who built it.
         classes: Class names in the order of the logits.
         preprocess: How a picture becomes the network's input.
+        model_args: What differs from the shape that the name stands for.
         precision: What the run was computed in: the default for prediction.
         temperature: Logits are divided by this before the softmax, > 0.
         split: How images were held out: `seed`, `val_split`, and `dataset`, a digest of the
@@ -41,6 +42,7 @@ class ModelCard:
     classes: tuple[str, ...]
     preprocess: Preprocess
     precision: Precision
+    model_args: Mapping[str, str] = field(default_factory=dict)
     temperature: float = 1.0
     split: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class ModelCard:
             "impl": str(self.impl),
             "classes": json.dumps(self.classes),
             "preprocessing": json.dumps(self.preprocess.to_dict()),
+            "model_args": json.dumps(dict(self.model_args)),
             "precision": str(self.precision),
             "calibration": json.dumps({"temperature": self.temperature}),
             "split": json.dumps(dict(self.split)),
@@ -83,6 +86,7 @@ class ModelCard:
                 impl=Impl(metadata["impl"]),
                 classes=tuple(map(str, json.loads(metadata["classes"]))),
                 preprocess=Preprocess.from_dict(json.loads(metadata["preprocessing"])),
+                model_args=dict(json.loads(metadata["model_args"])),
                 precision=Precision(metadata["precision"]),
                 temperature=float(json.loads(metadata["calibration"])["temperature"]),
                 split=dict(json.loads(metadata["split"])),

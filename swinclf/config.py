@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from swinclf.errors import ConfigError
 from swinclf.preprocess import Fit
@@ -95,6 +96,10 @@ class TrainConfig:
         "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
     )
     pretrained: bool = _setting(True, "Start from timm's published weights, or from random ones.")
+    model_arg: tuple[str, ...] = _setting(
+        (),
+        "KEY=VALUE, repeatable: the shape of --model vit or swin, or a change to a native network.",
+    )
     weights: str | None = _setting(
         None,
         "Start from this weights file or earlier run instead.",
@@ -129,9 +134,10 @@ class TrainConfig:
         "A folder of class folders to hold out.",
         auto="DATA/val, else --val-split",
     )
-    fit: Fit = _setting(
-        Fit.CROP,
+    fit: Fit | None = _setting(
+        None,
         "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
+        auto="the model's own, mostly crop",
     )
     augment: Augment | None = _setting(
         None,
@@ -287,6 +293,22 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     return Settings(TrainConfig(**values), sources, {})
 
 
+def command_of(settings: Settings) -> str:
+    """The command that asks for the same again: what was given, and nothing that was chosen."""
+    words = ["swinclf", "train", settings.config.data]
+    for name in SETTINGS:
+        if name == "data" or not settings.is_given(name):
+            continue
+        value, flag = getattr(settings.config, name), name.replace("_", "-")
+        if isinstance(value, tuple):
+            words += [word for one in value for word in (f"--{flag}", one)]
+        elif isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
 def read_settings_file(path: Path) -> dict[str, Any]:
     """The settings in a .json or .toml file; of a run's config.json only those that were given.
 
@@ -337,8 +359,9 @@ def _checked(name: str, value: object) -> object:
         ValueError: Saying what is allowed.
     """
     wanted = SETTING_TYPES[name]
-    kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if kind is not type(None))
-    kind = kinds[0]
+    if get_origin(wanted) is tuple:
+        return _checked_words(name, value)
+    kind = next(kind for kind in get_args(wanted) or (wanted,) if kind is not type(None))
     if issubclass(kind, StrEnum):
         if str(value) not in [str(member) for member in kind]:
             raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
@@ -355,6 +378,15 @@ def _checked(name: str, value: object) -> object:
         bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} is {bounds}, not {value!r}")
     return value
+
+
+def _checked_words(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"{name} is a list of words, not {value!r}")
+    without = [word for word in value if "=" not in word]
+    if without:
+        raise ValueError(f"{name} is KEY=VALUE, not {without[0]!r}")
+    return tuple(value)
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:

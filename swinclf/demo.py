@@ -9,20 +9,22 @@ import numpy as np
 from PIL import Image
 
 from swinclf.api import Classifier, load, train
+from swinclf.config import command_of, gather_settings
 from swinclf.errors import ExportError, RunError
 from swinclf.progress import Reporter
 from swinclf.runs import next_free_folder
 
-SIDE_PX = 32  # the digits are 8 x 8; so large, a Swin has 8 x 8 patches to look at
+SIDE_PX = 32  # the digits are 8 x 8: so large, a pixel of theirs is a patch of the network's
 SHOWN = 5
 SETTINGS = {
+    "model": "swin",
+    "model_arg": ("embed_dim=64", "depths=2,2", "num_heads=2,4", "window_size=4"),
     "pretrained": False,
     "img_size": SIDE_PX,
-    "epochs": 5,
-    "batch_size": 32,
-    "lr": 5e-4,
-    "augment": "crop",
-    "min_crop": 0.7,
+    "epochs": 12,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "min_crop": 0.8,
     "drop_path": 0.0,
 }
 
@@ -42,7 +44,9 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say(
         f"1. Wrote a sample dataset, 1,797 handwritten digits, a folder for each of the ten: {data}"
     )
-    say(f"2. Training a Swin-T on it from random weights: swinclf train {data} --no-pretrained ...")
+    say("2. Training a small Swin on it, from random weights:")
+    settings = gather_settings({"data": str(data), "out": str(parent / "runs"), **SETTINGS})
+    say(f"   {command_of(settings)}")
     run = train(data, report=report, out=str(parent / "runs"), **SETTINGS)
     metrics = run.metrics
     low, high = metrics.accuracy_ci95

@@ -38,7 +38,9 @@ class SwinclfError(Exception):
 
     def __str__(self) -> str:
         """The three lines: what was expected, what was found, what to do."""
-        return f"expected {self.expected}\nfound: {self.found}\ntry: {self.hint}"
+        parts = (f"expected {self.expected}", f"found: {self.found}", f"try: {self.hint}")
+        # A file's name may hold line ends of any kind: three lines are three lines.
+        return "\n".join("\\n".join(part.splitlines()) for part in parts)
 
 
 class ConfigError(SwinclfError):

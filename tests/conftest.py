@@ -176,7 +176,7 @@ def same_weights(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray])
 @pytest.fixture(scope="session")
 def tiny_swin() -> str:
     """The name of a Swin of four blocks, which timm is made to know: it has no small one itself."""
-    from timm.models import is_model, register_model, swin_transformer
+    from timm.models import generate_default_cfgs, is_model, register_model, swin_transformer
 
     def test_swin(pretrained: bool = False, **options: object) -> object:
         shape = {"embed_dim": 16, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "window_size": 4}
@@ -184,6 +184,8 @@ def tiny_swin() -> str:
         return build(pretrained, **{"img_size": 32, **shape, **options})
 
     test_swin.__module__ = swin_transformer.__name__
+    published = {"test_swin": swin_transformer._cfg(input_size=(3, 32, 32))}
+    swin_transformer.default_cfgs.update(generate_default_cfgs(published))
     if not is_model("test_swin"):
         register_model(test_swin)
     return "test_swin"

@@ -76,6 +76,14 @@ def inside(path):
     return parts & set(LEVEL)
 
 
+def calls_in(path):
+    """Every call in a file: what is called, as it is written, and its keywords with values."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call):
+            keywords = {one.arg: ast.unparse(one.value) for one in node.keywords}
+            yield ast.unparse(node.func), keywords
+
+
 def below(*names):
     return [path for path in MODULES if part_of(path) in names]
 
@@ -129,19 +137,17 @@ def test_no_verb_knows_another():
 def test_only_the_command_line_knows_terminals():
     for path in MODULES:
         if part_of(path) not in ("cli", "__main__"):
-            assert not outside(path) & {"typer", "rich", "click", "argparse"}, path
+            assert not outside(path) & {"typer", "rich", "click"}, path
 
 
 def test_the_library_neither_prints_nor_exits():
     for path in MODULES:
         if part_of(path) in ("cli", "__main__") or path == Path("models/hub.py"):
             continue  # models/hub.py is a program too: what downloads is a process of its own
-        for node in ast.walk(TREES[path]):
-            if isinstance(node, ast.Call):
-                called = ast.unparse(node.func)
-                assert called not in ("print", "input", "exit", "quit", "sys.exit"), path
-                assert called not in ("sys.stdout.write", "sys.stderr.write"), path
-                assert called != "logging.basicConfig", path
+        for called, _ in calls_in(path):
+            assert called not in ("print", "input", "exit", "quit", "sys.exit"), path
+            assert called not in ("sys.stdout.write", "sys.stderr.write"), path
+            assert called != "logging.basicConfig", path
 
 
 def test_who_knows_which_library():
@@ -167,16 +173,23 @@ def test_evaluation_never_imports_torch_and_models_never_pillow():
         assert not outside(path) & {"PIL", "torchvision"}, path
 
 
-def test_nothing_reads_pickles():
+def test_nothing_executes_what_is_in_a_file():
     for path in MODULES:
-        assert not outside(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}, path
-        for node in ast.walk(TREES[path]):
-            if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) not in ("torch.load", "np.load", "eval", "exec"), path
-                for keyword in node.keywords:
-                    allows = keyword.arg == "strict" and ast.unparse(keyword.value) == "False"
-                    loads = ast.unparse(node.func).endswith("load_state_dict")
-                    assert not (loads and allows), f"{path}: a partial load"
+        assert not outside(path) & {"dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+        for called, keywords in calls_in(path):
+            assert called not in ("eval", "exec", "pickle.load", "pickle.loads"), path
+            assert not called.endswith(("Unpickler", "hub.load_state_dict_from_url")), path
+            if called == "torch.load":
+                assert keywords.get("weights_only") == "True", path
+            if called == "np.load":
+                assert keywords.get("allow_pickle", "False") == "False", path
+
+
+def test_nothing_is_loaded_in_part():
+    for path in MODULES:
+        for called, keywords in calls_in(path):
+            if called.endswith("load_state_dict"):
+                assert keywords.get("strict", "True") == "True", path
 
 
 def public_names(body):

@@ -330,7 +330,7 @@ def test_a_damaged_model(cli, trained, tmp_path):
     failure(cli("predict", "x.png", "--run", "model.safetensors"))
 
 
-def test_resume_of_what_cannot_be_resumed(cli, trained, dataset):
+def test_resume_of_what_cannot_be_resumed(cli, trained):
     assert failure(cli("train", "--resume", trained.path))[1] == "a finished one"
     assert "nothing of that name" in failure(cli("train", "--resume", "gone"))[1]
     words = ("train", "--resume", trained.path, "--epochs", 3)

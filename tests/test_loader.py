@@ -44,14 +44,17 @@ def test_order_is_kept_whatever_takes_longest(workers):
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_never_more_than_so_many_ahead(workers):
-    source = itertools.count()
-    results = map_ahead(lambda number: number, source, workers=workers, ahead=5)
-    taken = 0
+    taken = []
+
+    def source():
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda number: number, source(), workers=workers, ahead=5)
     for wanted in range(50):
         assert next(results) == wanted
-        assert source.__reduce__()[1][0] - 1 - wanted <= 5, "taken from the source"
-        taken += 1
-    assert taken == 50
+        assert len(taken) - 1 - wanted <= 5
     results.close()
 
 
@@ -74,16 +77,16 @@ def test_an_early_stop_does_no_more_work(workers):
     done = []
 
     def slow(number):
-        time.sleep(0.005)
+        time.sleep(0.01)
         done.append(number)
         return number
 
-    results = map_ahead(slow, range(10_000), workers=workers, ahead=20)
+    results = map_ahead(slow, range(10_000), workers=workers, ahead=200)
     assert list(itertools.islice(results, 3)) == [0, 1, 2]
     started = time.monotonic()
     results.close()
     assert time.monotonic() - started < 1
-    assert len(done) <= 3 + 20
+    assert len(done) < 100  # what was waiting is not worked through
     assert not readers()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import socket
@@ -226,7 +227,7 @@ def rows_of(text: str, kind: str) -> list[dict[str, str]]:
         return json.loads(text)
     if kind == "jsonl":
         return [json.loads(line) for line in text.splitlines()]
-    return list(csv.DictReader(text.splitlines(keepends=True)))
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_the_same_folder_gives_the_same_split_to_every_regime(cli, messy, tmp_path):

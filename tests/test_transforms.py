@@ -291,8 +291,10 @@ def test_what_an_epoch_shows_depends_on_seed_epoch_and_image_alone(tmp_path):
     files = [tmp_path / f"{number}.png" for number in range(10)]
     for number, path in enumerate(files):
         write_image(path, (20 * number, 90, 200), seed=number)
+    files[9].write_bytes(files[8].read_bytes())
     shown = epoch_of(batches_of(files, workers=0), 3)
     assert sorted(shown) == list(range(10))
+    assert shown[8] != shown[9]  # the same picture, as another image
     for workers in (1, 4):
         other = epoch_of(batches_of(files, workers=workers), 3)
         assert other == shown

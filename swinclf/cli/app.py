@@ -100,8 +100,8 @@ def _options(
 def main() -> NoReturn:
     """Runs the program on the command line it was started with."""
     global _debug
-    # OpenMP's threads wait for one another by spinning; where another program wants a core too, that
-    # makes a network many times slower. A short spin costs little on an idle machine. Set before torch loads.
+    # OpenMP's threads wait for one another by spinning, which makes a network many times slower
+    # where another program wants a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from swinclf.cli import commands  # noqa: F401 - registers them
 

@@ -65,6 +65,13 @@ def train_command(
             )
         interrupted = find_run(resume)
         settings, run = resume_settings(interrupted), interrupted
+        named = given.get("data")
+        if named and Path(named).resolve() != Path(settings.config.data):
+            raise ConfigError(
+                f"the dataset that '{resume}' was started with, '{settings.config.data}'",
+                found=f"'{named}'",
+                hint=f"swinclf train --resume '{resume}'",
+            )
     else:
         settings, run = gather_settings(given, config), None
         if not settings.config.data:

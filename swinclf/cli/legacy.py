@@ -27,7 +27,9 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
+        if word == "--":  # after it, nothing is an option
+            return [*modern, word, *rest], notes
+        if not word.startswith("--"):
             modern.append(word)
             continue
         flag, has_value, value = word.partition("=")

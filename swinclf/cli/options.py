@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args
+from typing import Annotated, Any, Optional, get_args, get_origin
 
 import typer
 
@@ -73,7 +73,8 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(setting: Field[Any]) -> inspect.Parameter:
     """One setting as typer understands it: the folder as an argument, all else as options."""
     wanted = SETTING_TYPES[setting.name]
-    kind = next(one for one in get_args(wanted) or (wanted,) if one is not type(None))
+    is_list = get_origin(wanted) is tuple
+    kind = list[str] if is_list else _plain_type(wanted)
     annotation: Any
     if setting.name == "data":
         annotation = Annotated[
@@ -86,7 +87,12 @@ def _parameter(setting: Field[Any]) -> inspect.Parameter:
     )
 
 
-def _option(setting: Field[Any], kind: type) -> Any:
+def _plain_type(wanted: Any) -> Any:
+    """The type without the None of a setting that may be left open."""
+    return next(one for one in get_args(wanted) or (wanted,) if one is not type(None))
+
+
+def _option(setting: Field[Any], kind: Any) -> Any:
     flag = setting.name.replace("_", "-")
     about = setting.metadata
     shown = about["auto"] if setting.default is None else _shown(flag, setting.default)
@@ -102,4 +108,4 @@ def _option(setting: Field[Any], kind: type) -> Any:
 def _shown(flag: str, default: object) -> str:
     if isinstance(default, bool):
         return flag if default else f"no-{flag}"
-    return str(default)
+    return "none" if default == () else str(default)

@@ -7,6 +7,7 @@ perhaps test/, each a folder of class folders.
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -19,6 +20,7 @@ from swinclf.errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+LINK_TO_FOLDER = "a link to a folder is not followed"
 JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 
@@ -84,29 +86,28 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             same classes.
     """
     root = _existing_folder(root)
-    splits = _split_folders(root)
-    if val is not None:
-        splits = {folder: split for folder, split in splits.items() if split != VAL} or {root: ""}
-        splits = {folder: split or TRAIN for folder, split in splits.items()}
-        splits[_existing_folder(val)] = VAL
+    splits = _splits(root, val)
+    folders = {folder for folder, _ in splits}
     images: list[ImageFile] = []
-    skipped: list[Skipped] = []
-    for folder, split in (splits or {root: ""}).items():
-        for entry in _scan_class_folders(folder, base=root, without=set(splits) - {folder}):
+    skipped = [] if root in folders else _linked_folders(root)
+    for folder, split in splits:
+        for entry in _scan_class_folders(folder, base=root, without=folders - {folder}):
             if isinstance(entry, Skipped):
                 skipped.append(entry)
             else:
                 images.append(replace(entry, split=split))
     images.sort(key=lambda image: image.path)
+    if val is not None:
+        _check_apart(images, val)
     index = FolderIndex(
         root=root,
         classes=tuple(sorted({image.label for image in images if image.split in ("", TRAIN)})),
         images=tuple(images),
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-        has_val=VAL in splits.values(),
+        has_val=VAL in (split for _, split in splits),
     )
     if not index.classes:
-        raise _no_classes(root, next(iter(splits), root))
+        raise _no_classes(root, splits[0][0])
     _check_one_level_down(index)
     return index
 
@@ -114,18 +115,22 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
 def walk_images(folder: str) -> Iterator[str]:
     """Paths of every image below a folder, in order, each beginning with `folder` as it was given.
 
-    Hidden files and links to folders are passed over; of whatever else is named like an image, the
-    reader says what it is.
+    Hidden files and links to folders are passed over; of whatever else is named like an image, and
+    of a folder that may not be entered, the reader says what it is.
     """
     names: list[str] = []
     below: list[str] = []
-    for entry in os.scandir(folder):
-        if _is_junk(entry.name):
-            continue
-        if entry.is_dir():
-            below.extend([] if entry.is_symlink() else [entry.name])
-        elif has_image_name(entry.name):
-            names.append(entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_junk(entry.name) or _links_to_folder(entry):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+                elif has_image_name(entry.name):
+                    names.append(entry.name)
+    except OSError:
+        yield folder
     for name in sorted(names):
         yield os.path.join(folder, name)  # noqa: PTH118 - the string as it was given
     for name in sorted(below):
@@ -156,7 +161,8 @@ def check_trainable(index: FolderIndex, *, held_out: bool) -> None:
     if index.has_val:
         _check_same_classes(index)
     elif held_out:
-        lone = [name for name, count in index.counts().items() if count == 1]
+        counts = index.counts("") + index.counts(TRAIN)
+        lone = [name for name, count in counts.items() if count == 1]
         if lone:
             raise DataError(
                 f"two images or more of every class in '{index.root}', to train on and to check",
@@ -184,95 +190,159 @@ def _check_same_classes(index: FolderIndex) -> None:
         f"the same classes in the train and the val folder of '{index.root}'",
         found="; ".join(found),
         hint="mend the folder names, or hold out a part of the train folder: "
-        f"swinclf train '{index.root / TRAIN}'",
+        f"swinclf train '{_train_folder(index)}'",
     )
+
+
+def _train_folder(index: FolderIndex) -> Path:
+    """The folder that holds the class folders to train on."""
+    image = next(image for image in index.images if image.split == TRAIN)
+    top = image.path.partition("/")[0]
+    is_layout = top != image.label and SPLIT_FOLDERS.get(top.lower()) == TRAIN
+    return index.root / top if is_layout else index.root
 
 
 def _existing_folder(path: Path) -> Path:
-    if path.is_dir():
-        return path.resolve()
-    kind = "a file" if path.exists() else "nothing of that name"
-    parent = path.absolute().parent
-    near = []
-    if parent.is_dir():
-        folders = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
-        near = difflib.get_close_matches(path.name, folders, n=1)
-    did_you_mean = (
-        f"did you mean '{path.parent / near[0]}'?"
-        if near
-        else "the path of your dataset, or: swinclf demo"
-    )
-    raise DataError(f"a folder of class folders at '{path}'", found=kind, hint=did_you_mean)
+    _list_folder(path)
+    return path.resolve()
 
 
-def _split_folders(root: Path) -> dict[Path, str]:
-    """The folders train/, val/, test/ of `root` and their splits; empty without such a layout."""
+def _list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder that has to be there.
+
+    Raises:
+        DataError: If it is none, or may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
+        raise DataError(
+            f"a folder of class folders at '{folder}'",
+            found=kinds.get(error.errno or 0) or error.strerror or str(error),
+            hint=_near_folder(folder) or "the path of your dataset, or: swinclf demo",
+        ) from error
+
+
+def _near_folder(path: Path) -> str:
+    """The folder that was meant by a misspelt path, as a question; empty where none is near."""
+    try:
+        with os.scandir(path.absolute().parent) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, {*names} - {path.name}, n=1)
+    return f"did you mean '{path.parent / near[0]}'?" if near else ""
+
+
+def _splits(root: Path, val: Path | None) -> list[tuple[Path, str]]:
+    """The folders that hold class folders, each with its split: `root` itself, or some in it."""
+    splits = list(_split_folders(root, any_val=val is None).items())
+    if val is None:
+        return splits or [(root, "")]
+    trained = [(folder, split) for folder, split in splits if split != VAL]
+    return [*(trained or [(root, TRAIN)]), (_existing_folder(val), VAL)]
+
+
+def _split_folders(root: Path, *, any_val: bool) -> dict[Path, str]:
+    """The folders train/, val/, test/ of `root` and their splits; empty without such a layout.
+
+    Args:
+        root: The dataset's folder.
+        any_val: Whether what is held out is to be found here, and not named by hand.
+
+    Raises:
+        DataError: If there are two for one split.
+    """
     found = {
         folder: SPLIT_FOLDERS.get(folder.name.lower(), "") for folder in _visible_folders(root)
     }
     splits = {folder: split for folder, split in found.items() if split}
+    has_train = TRAIN in splits.values()
+    only_train = set(found.values()) == {TRAIN} and any(map(_visible_folders, found))
+    if not (has_train and (len(splits) > 1 or only_train)):
+        return {}
     doubled = [split for split, count in Counter(splits.values()).items() if count > 1]
+    if not any_val:
+        doubled = [split for split in doubled if split != VAL]
     if doubled:
         names = sorted(folder.name for folder, split in splits.items() if split in doubled)
         raise DataError(
             f"one folder for each split in '{root}'",
             found=f"{len(names)} for {doubled[0]}: {', '.join(names)}",
-            hint="keep one of them, or name it: --val DIR",
+            hint="keep one of them" + (", or name it: --val DIR" if VAL in doubled else ""),
         )
-    has_train = TRAIN in splits.values()
-    only_train = set(found.values()) == {TRAIN} and any(map(_holds_folders, found))
-    return splits if has_train and (len(splits) > 1 or only_train) else {}
+    return splits
+
+
+def _check_apart(images: Iterable[ImageFile], val: Path) -> None:
+    """Refuses a --val folder that holds images to train on: they would be trained on and scored."""
+    twice = [path for path, count in Counter(one.path for one in images).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"--val to name a folder apart from the images to train on, not '{val}'",
+            found=f"{len(twice)} images in both, e.g. '{twice[0]}'",
+            hint="leave --val out: a part of each class is then held out",
+        )
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    entries = (
-        Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)
-    )
     return sorted(
-        path for path in entries if not path.name.startswith(".") and path.name not in JUNK_FOLDERS
+        Path(entry.path)
+        for entry in _list_folder(folder)
+        if entry.is_dir(follow_symlinks=False) and not _is_junk(entry.name)
     )
 
 
-def _holds_folders(folder: Path) -> bool:
-    return bool(_visible_folders(folder))
+def _linked_folders(folder: Path) -> list[Skipped]:
+    """The links to folders in a folder: perhaps one of them was meant to be a split."""
+    return [
+        Skipped(entry.name, LINK_TO_FOLDER)
+        for entry in _list_folder(folder)
+        if not _is_junk(entry.name) and _links_to_folder(entry)
+    ]
 
 
 def _scan_class_folders(
     folder: Path, *, base: Path, without: set[Path]
 ) -> Iterator[ImageFile | Skipped]:
     """Every image below the class folders of `folder`; `without` are folders of other splits."""
-    for entry in os.scandir(folder):
+    within = base if folder.is_relative_to(base) else folder
+    for entry in _list_folder(folder):
         if _is_junk(entry.name) or Path(entry.path) in without:
             continue
         if entry.is_dir(follow_symlinks=False):
-            try:
-                for path, reason in _walk(entry.path, folder):
-                    relative = os.path.relpath(path, base).replace(os.sep, "/")
-                    yield Skipped(relative, reason) if reason else ImageFile(relative, entry.name)
-            except OSError as error:
-                yield Skipped(
-                    os.path.relpath(error.filename or entry.path, base),
-                    error.strerror or str(error),
-                )
-        elif entry.is_symlink() and entry.is_dir():
-            yield Skipped(os.path.relpath(entry.path, base), "a link to a folder is not followed")
+            for path, reason in _walk(entry.path, within):
+                relative = os.path.relpath(path, base).replace(os.sep, "/")
+                yield Skipped(relative, reason) if reason else ImageFile(relative, entry.name)
+        elif _links_to_folder(entry):
+            yield Skipped(os.path.relpath(entry.path, base), LINK_TO_FOLDER)
 
 
 def _walk(folder: str, root: Path) -> Iterator[tuple[str, str]]:
     """(path, reason) of all below a folder that is named like an image; no reason: a good one."""
     below: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_junk(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                below.append(entry.path)
-            elif entry.is_symlink() and entry.is_dir():
-                yield entry.path, "a link to a folder is not followed"
-            elif has_image_name(entry.name):
-                yield entry.path, _reason_against(entry, root)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_junk(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                elif _links_to_folder(entry):
+                    yield entry.path, LINK_TO_FOLDER
+                elif has_image_name(entry.name):
+                    yield entry.path, _reason_against(entry, root)
+    except OSError as error:
+        yield folder, error.strerror or str(error)
     for path in sorted(below):
         yield from _walk(path, root)
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    # `entry.is_dir()` raises where a link leads in a circle.
+    return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
 
 
 def _reason_against(entry: os.DirEntry[str], root: Path) -> str:
@@ -280,10 +350,10 @@ def _reason_against(entry: os.DirEntry[str], root: Path) -> str:
         return ""
     if not entry.is_symlink():
         return "not a regular file"
-    target = Path(os.path.realpath(entry.path))
-    if not target.is_file():
+    target = os.path.realpath(entry.path)
+    if not os.path.isfile(target):  # noqa: PTH113 - never raises
         return "a link to nothing"
-    return "" if target.is_relative_to(root) else "a link that leads out of the dataset"
+    return "" if Path(target).is_relative_to(root) else "a link that leads out of the dataset"
 
 
 def _is_junk(name: str) -> bool:
@@ -292,10 +362,10 @@ def _is_junk(name: str) -> bool:
 
 def _no_classes(root: Path, scanned: Path) -> DataError:
     """Says what does lie in a folder that holds no class, and what to do about it."""
-    entries = [entry for entry in os.scandir(scanned) if not _is_junk(entry.name)]
-    images = sum(has_image_name(entry.name) and entry.is_file() for entry in entries)
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
-    files = sorted(entry.name for entry in entries if not entry.is_dir())
+    entries = [entry for entry in _list_folder(scanned) if not _is_junk(entry.name)]
+    folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    files = sorted(entry.name for entry in entries if entry.name not in folders)
+    images = sum(map(has_image_name, files))
     if images:
         found = f"{images} images directly in it, in no class folder"
     elif folders:

@@ -11,6 +11,8 @@ import hashlib
 import io
 import os
 import stat
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
     GifImagePlugin,
     IcoImagePlugin,
     Image,
+    ImageFile,
     ImageOps,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
@@ -76,7 +79,8 @@ class UnreadableImage(Exception):
 
 def has_image_name(name: str) -> bool:
     """Whether a file's name ends like a picture's, in either case."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS
+    stem, _, extension = name.rpartition(".")
+    return bool(stem) and extension.lower() in EXTENSIONS
 
 
 def read_bytes(path: Path) -> bytes:
@@ -124,7 +128,7 @@ def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
             Pillow raises a dozen kinds of exception for broken files; every one of them ends here.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with _identify(data) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UnreadableImage(
                     f"{picture.width} x {picture.height} px; the limit is {MAX_PIXELS:,} px"
@@ -159,14 +163,37 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def _identify(data: bytes) -> ImageFile.ImageFile:
+    """Reads a picture's header, by the first of `FORMATS` that knows it.
+
+    As `Image.open`, but for its limit of pixels: that is one number for the whole process, below
+    what cameras have, and the limit here is this module's own.
+
+    Raises:
+        UnidentifiedImageError: If none of the formats knows it.
+    """
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # how plugins say no
+            accepted = accepts is None or accepts(data[:16])
+            if accepted and not isinstance(accepted, str):  # a text: Pillow was built without it
+                return factory(io.BytesIO(data), "")
+    raise UnidentifiedImageError
+
+
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values -> uint8: by the format's own range where there is one, else by the picture's."""
-    pixels = np.nan_to_num(values.astype(np.float64))
-    low, high = float(pixels.min()), float(pixels.max())
+    """Grey values -> uint8: by the format's own range where there is one, else by the picture's.
+
+    Infinities become black and white, what is no number becomes black.
+    """
+    pixels = values.astype(np.float64)
+    finite = pixels[np.isfinite(pixels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if values.dtype.kind == "f":  # floats: [0, 1] by custom, anything else by its own range
         low, high = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
+    pixels = np.nan_to_num(pixels, nan=low, posinf=high, neginf=low)
     scaled = (pixels - low) / max(high - low, 1e-12)
     return np.round(255.0 * scaled).astype(np.uint8)
 

@@ -1,14 +1,19 @@
 """Which images are held out: a rule of an image's content and the seed alone.
 
 So adding images never moves old ones across, and identical images stay on one side. The price is
-that a class gives about, not exactly, the wished fraction. Where a class would give no image (or
-all), its nearest one is moved, which is the only choice that looks at more than one image.
+that a class gives about, not exactly, the wished fraction.
+
+The rule alone may hold out no image of a small class, or all of them. One image is then moved to
+the other side, the only choice that looks at more than one image. So the promise is exact for
+every class that the rule itself gives an image on either side, and stays so from then on; in any
+other class, at most the one image that was moved can move back when images are added. No rule can
+promise more: of three images, each two of which must have one on either side, two are on the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 
@@ -37,8 +42,9 @@ def hold_out(
         seed: Another seed gives another split.
 
     Returns:
-        For each image, True where it is held out. Every class with two different images has at
-        least one on either side.
+        For each image, True where it is held out. Every class with two different images that are
+        in no other class has at least one on either side; one whose images are all the same is
+        trained on.
     """
     if fraction == 0:
         return [False] * len(labels)
@@ -47,10 +53,15 @@ def hold_out(
     members: dict[str, set[bytes]] = defaultdict(set)
     for label, digest in zip(labels, digests, strict=True):
         members[label].add(digest)
-    for label in sorted(members):
-        content = sorted(members[label], key=positions.__getitem__)
-        if len(content) > 1 and not out & members[label]:
-            out.add(content[0])
-        elif len(content) > 1 and members[label] <= out:
-            out.remove(content[-1])
+    owners = Counter(digest for content in members.values() for digest in content)
+    for label in sorted(members, key=lambda name: (len(members[name]), name)):
+        content = members[label]
+        # Moving what is in another class too could leave that one with one side only.
+        movable = [digest for digest in content if owners[digest] == 1] or content
+        if len(content) == 1:
+            out -= content
+        elif not out & content:
+            out.add(min(movable, key=positions.__getitem__))
+        elif content <= out:
+            out.remove(max(movable, key=positions.__getitem__))
     return [digest in out for digest in digests]

@@ -20,6 +20,8 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 if TYPE_CHECKING:
     import torch
 
+LONGEST = 32  # sides beyond this proportion are cut before scaling: the middle is all that is seen
+
 _RESAMPLING = {
     Interpolation.NEAREST: Image.Resampling.NEAREST,
     Interpolation.BILINEAR: Image.Resampling.BILINEAR,
@@ -59,7 +61,7 @@ def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
         fitted = picture.resize(size, resampling)
     elif preprocess.fit is Fit.PAD:
         fill = tuple(round(255 * value) for value in preprocess.mean)
-        fitted = ImageOps.pad(picture, size, resampling, color=fill)
+        fitted = _padded(picture, size, resampling, fill)
     else:
         fitted = _centre_crop(_cover(picture, preprocess.scaled_size, resampling), size)
     return np.asarray(fitted)
@@ -121,11 +123,37 @@ def _cover(
 ) -> Image.Image:
     """Scales a picture, in proportion, to the smallest size that covers (height, width)."""
     height, width = size
+    picture = _without_ends(picture)
     if height * picture.width >= width * picture.height:  # the height decides
         width = int(height * picture.width / picture.height)
     else:
         height = int(width * picture.height / picture.width)
     return picture.resize((width, height), resampling)
+
+
+def _without_ends(picture: Image.Image) -> Image.Image:
+    """The middle of a very long picture: scaled whole, it could take any amount of memory."""
+    width, height = picture.size
+    longest = LONGEST * min(width, height)
+    return _centre_crop(picture, (min(width, longest), min(height, longest)))
+
+
+def _padded(
+    picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling, fill: _Colour
+) -> Image.Image:
+    """Scales a picture, in proportion, to fit into (width, height), in the middle of a colour.
+
+    As Pillow's `ImageOps.pad`, which fails where the shorter side comes to less than a pixel.
+    """
+    width, height = size
+    if picture.width * height >= picture.height * width:  # the width decides
+        height = max(1, round(picture.height / picture.width * width))
+    else:
+        width = max(1, round(picture.width / picture.height * height))
+    ground = Image.new("RGB", size, fill)
+    corner = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    ground.paste(picture.resize((width, height), resampling), corner)
+    return ground
 
 
 def _centre_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,20 +1,30 @@
-"""A name -> a network with a fresh head, and the preprocessing that its weights were made for."""
+"""A name -> a network with a fresh head, and the preprocessing that its weights were made for.
+
+Who builds it, timm or this package, makes no difference above this file. The package's own
+networks are built without importing timm, which takes seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError
-from swinclf.models.catalogue import check_name
+from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
+from swinclf.models.names import build_native, native_data_config
 from swinclf.preprocess import Fit, Interpolation, Preprocess
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+OWN_SHAPES = ("vit", "swin")  # names of this package alone, for any shape by model_args
 
 
 @dataclass(frozen=True)
@@ -22,11 +32,13 @@ class Architecture:
     """What is needed to build a network, without its weights.
 
     Attributes:
-        name: ARCH or ARCH.TAG.
+        name: ARCH or ARCH.TAG, or `vit` or `swin` for own shapes.
         impl: Who builds it.
         num_classes: Logits, K.
         img_size: Side of the picture it sees, px; None for the network's own.
         drop_path: Chance to skip the deepest block in training.
+        model_args: What differs from the name's shape, each as text; of the package's own networks
+            only.
     """
 
     name: str
@@ -34,70 +46,77 @@ class Architecture:
     num_classes: int
     img_size: int | None = None
     drop_path: float = 0.0
+    model_args: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_network(architecture: Architecture) -> nn.Module:
+def create_network(architecture: Architecture) -> nn.Module:
     """A network with random weights: pictures (N, 3, H, W) -> logits (N, K).
 
     Raises:
-        ModelError: If there is no such network, it cannot have this image size, or it is no image
-            classifier.
+        ModelError: If there is no such network, or it cannot have this image size.
+        ConfigError: If the model arguments make no sense.
     """
-    check_name(architecture.name)
-    try:
-        network = _create(architecture)
-    except Exception as error:  # whatever a constructor makes of a size it cannot have
-        raise ModelError(
-            f"the network '{architecture.name}' at {architecture.img_size or 'its own'} px",
-            found=first_line(error),
-            hint="another --img-size, or a Swin or ViT of: swinclf models",
-        ) from error
+    if architecture.impl is Impl.NATIVE:
+        return build_native(
+            architecture.name,
+            num_classes=architecture.num_classes,
+            img_size=architecture.img_size,
+            drop_path=architecture.drop_path,
+            model_args=architecture.model_args,
+        )
+    network: nn.Module = _timm().create_network(
+        architecture.name,
+        num_classes=architecture.num_classes,
+        img_size=architecture.img_size,
+        drop_path=architecture.drop_path,
+    )
+    return network
+
+
+def build_network(architecture: Architecture) -> nn.Module:
+    """The same, shown to be an image classifier.
+
+    Raises:
+        ModelError: If it is none; else as `create_network`.
+    """
+    network = create_network(architecture)
     _check_classifier(network, architecture)
     return network
 
 
 def build_pretrained(architecture: Architecture) -> nn.Module:
-    """The same with timm's published weights under a fresh head.
+    """A network with timm's published weights under a fresh head.
 
     Raises:
         ModelError: As `build_network`.
         WeightsError: If the weights are not to be had, or are not this network's.
     """
-    name = check_name(architecture.name)
-    published = published_config(name)
-    path = find_pretrained(name, published)
-    return build_from_file(architecture, path, num_classes=published.num_classes)
+    if architecture.impl is Impl.TIMM:
+        return _timm_pretrained(architecture)
+    if architecture.name in OWN_SHAPES:
+        raise WeightsError(
+            f"published weights of '{architecture.name}'",
+            found="none: its shape is your own",
+            hint="--no-pretrained, or --weights FILE",
+        )
+    published = native_data_config(architecture.name)
+    path = find_pretrained(architecture.name, published.hub_id)
+    return build_from_file(architecture, path)
 
 
-def build_from_file(architecture: Architecture, path: Path, *, num_classes: int) -> nn.Module:
-    """Builds a network on a file in timm's format, by timm's own loading code, under a fresh head.
+def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
+    """A network with the weights in a file of any known layout, under a fresh head.
 
-    The head in the file is loaded too and then replaced: so every tensor has its place, and the
-    file of another network can never be loaded in part.
-
-    Args:
-        architecture: The network.
-        path: A safetensors file.
-        num_classes: Classes of the head in the file; 0 where it has none.
+    Every tensor of the file but the head must have its place: a file of another network is never
+    loaded in part.
 
     Raises:
-        WeightsError: If the file does not fit, tensor by tensor.
+        ModelError: As `build_network`.
+        WeightsError: If the file cannot be read or does not fit; both sides are named.
     """
-    overlay = {"file": str(path), "source": "file", "num_classes": num_classes}
-    try:
-        network = _create(
-            replace(architecture, num_classes=num_classes),
-            pretrained=True,
-            pretrained_cfg_overlay=overlay,
-        )
-    except Exception as error:  # timm tells of a misfit by whatever exception comes first
-        raise WeightsError(
-            f"the weights of '{architecture.name}' in '{path}'",
-            found=first_line(error),
-            hint="the --model the file was made for, another --weights FILE, or --no-pretrained",
-        ) from error
+    network = build_network(architecture)
+    network.load_state_dict(adapt(read_state_dict(path), network, allow_other_head=True).state)
     reset_head(network, architecture.num_classes)
-    _check_classifier(network, architecture)
     return network
 
 
@@ -106,77 +125,75 @@ def reset_head(network: nn.Module, num_classes: int) -> None:
     network.reset_classifier(num_classes)  # type: ignore[operator]
 
 
-def published_config(name: str) -> Any:
-    """How timm describes the published weights of a name: where they are, which pictures they want.
-
-    Raises:
-        WeightsError: If none were published.
-    """
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise WeightsError(
-            f"published weights of '{name}'",
-            found="none were published",
-            hint="--no-pretrained, --weights FILE, or a name from: swinclf models",
-        )
-    return config
-
-
-def default_preprocess(network: nn.Module, *, img_size: int | None, fit: Fit) -> Preprocess:
+def default_preprocess(
+    architecture: Architecture, *, img_size: int | None = None, fit: Fit | None = None
+) -> Preprocess:
     """The preprocessing from the network's own data config.
 
     Args:
-        network: Built by this module.
+        architecture: The network.
         img_size: Side of the picture, px, instead of the config's.
-        fit: What is done with pictures of other proportions.
+        fit: What is done with pictures of other proportions, instead of the config's.
     """
-    import timm.data
-
-    config: Mapping[str, Any] = timm.data.resolve_model_data_config(network)
-    _, height, width = config["input_size"]
+    if architecture.impl is Impl.TIMM:
+        own: Preprocess = _timm().preprocess_of(architecture.name)
+    else:
+        own = _native_preprocess(architecture)
     return Preprocess(
-        height=img_size or height,
-        width=img_size or width,
-        interpolation=Interpolation(config["interpolation"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        crop_pct=float(config["crop_pct"]),
-        fit=fit,
+        height=img_size or own.height,
+        width=img_size or own.width,
+        interpolation=own.interpolation,
+        mean=own.mean,
+        std=own.std,
+        crop_pct=own.crop_pct,
+        fit=fit or own.fit,
     )
 
 
-def published_classifiers(name: str) -> tuple[str, ...]:
-    """The names of the head's layers in published weights; none where the network is not known."""
-    import timm
+def _timm() -> ModuleType:
+    """The half that knows timm, imported when it is needed."""
+    from swinclf.models import timm_networks
 
-    config = timm.get_pretrained_cfg(check_name(name))
-    classifier = config.classifier if config is not None else None
-    return (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    return timm_networks
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, short enough for one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:240] or type(error).__name__
+def _timm_pretrained(architecture: Architecture) -> nn.Module:
+    """Loads a whole published network by timm's own code, then replaces its head.
 
-
-def _create(architecture: Architecture, **loading: Any) -> nn.Module:
-    import timm
-
-    options: dict[str, Any] = {
-        "num_classes": architecture.num_classes,
-        "pretrained": False,
-        **loading,
-    }
-    if architecture.drop_path:
-        options["drop_path_rate"] = architecture.drop_path
-    config = timm.get_pretrained_cfg(architecture.name)
-    if architecture.img_size and (config is None or config.fixed_input_size):
-        options["img_size"] = architecture.img_size  # the others take any size as they are
-    network: nn.Module = timm.create_model(architecture.name, **options)
+    So every tensor of the file has its place; timm itself would skip what does not fit when the
+    head differs.
+    """
+    timm_networks = _timm()
+    published = timm_networks.published_config(architecture.name)
+    path = find_pretrained(architecture.name, published.hf_hub_id, published.hf_hub_filename)
+    network: nn.Module = timm_networks.create_published(
+        architecture.name, path, img_size=architecture.img_size, drop_path=architecture.drop_path
+    )
+    reset_head(network, architecture.num_classes)
+    _check_classifier(network, architecture)
     return network
+
+
+def _native_preprocess(architecture: Architecture) -> Preprocess:
+    name = architecture.name
+    # Own shapes have no published weights to suit: ImageNet's colours and the whole picture will
+    # do.
+    like = native_data_config("swin_tiny_patch4_window7_224" if name in OWN_SHAPES else name)
+    size = like.img_size
+    if name in OWN_SHAPES:
+        network = create_network(architecture)
+        size = network.config.img_size[0]  # type: ignore[union-attr, index, assignment]
+    red, green, blue = like.mean
+    std_red, std_green, std_blue = like.std
+    return Preprocess(
+        height=size,
+        width=size,
+        interpolation=Interpolation(like.interpolation),
+        mean=(red, green, blue),
+        std=(std_red, std_green, std_blue),
+        crop_pct=1.0 if name in OWN_SHAPES else like.crop_pct,
+        fit=Fit.SQUASH if like.crop_mode == "squash" else Fit.CROP,
+    )
 
 
 @torch.inference_mode()
@@ -184,12 +201,12 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
     """Shows the network one grey picture: what is no classifier fails here, not hours later."""
     classes, size = architecture.num_classes, architecture.img_size
     try:
-        preprocess = default_preprocess(network, img_size=size, fit=Fit.CROP)
+        preprocess = default_preprocess(architecture, img_size=size)
         picture = torch.zeros(1, 3, preprocess.height, preprocess.width)
         shape = tuple(network.eval()(picture).shape)
         network.train()
         found = f"an output of shape {shape}"
-    except Exception as error:
+    except Exception as error:  # whatever a network makes of a picture it was not made for
         shape, found = (), first_line(error)
     if shape != (1, classes):
         at = f" at {size} px" if size else ""
@@ -198,3 +215,9 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
             found=found,
             hint="another --img-size, or a Swin or ViT of: swinclf models",
         )
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, short enough for one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:240] or type(error).__name__

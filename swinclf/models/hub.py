@@ -7,37 +7,40 @@ asked for by a name that exists.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from safetensors import safe_open
 
 from swinclf.errors import WeightsError
 
 DEADLINE_VARIABLE = "SWINCLF_HUB_DEADLINE_S"
 DEFAULT_DEADLINE_S = 1800.0
 FIRST_ANSWER_S = 10.0
+SHA256_LENGTH = 64  # hexadecimal digits
 
 
-def find_pretrained(name: str, pretrained_cfg: Any) -> Path:
+def find_pretrained(name: str, repository: str | None, filename: str | None = None) -> Path:
     """The file with a backbone's published weights, downloaded if it is not in the cache.
 
     Args:
-        name: ARCH or ARCH.TAG, known to timm.
-        pretrained_cfg: timm's description of the weights.
+        name: ARCH or ARCH.TAG, for the errors.
+        repository: Where they are at the Hub; None where there are none.
+        filename: Their file there; None for the usual one.
 
     Raises:
         WeightsError: If there are none, or they can be had neither from the cache nor from the Hub.
     """
-    repository = getattr(pretrained_cfg, "hf_hub_id", None)
     if not repository:
         raise WeightsError(
             f"published weights for '{name}'",
             found="none at the Hub",
             hint="--no-pretrained, --weights FILE, or another of: swinclf models",
         )
-    filename = getattr(pretrained_cfg, "hf_hub_filename", None) or "model.safetensors"
+    filename = filename or "model.safetensors"
     return _from_cache(repository, filename) or _download(name, repository, filename)
 
 
@@ -59,6 +62,7 @@ def _download(name: str, repository: str, filename: str) -> Path:
         done = subprocess.run(
             command,
             timeout=deadline_s,
+            env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -88,8 +92,35 @@ def _download_here(repository: str, filename: str) -> str:
     """Downloads in this process; asks for the size first, once: a dead network shows there."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    get_hf_file_metadata(hf_hub_url(repository, filename), timeout=FIRST_ANSWER_S)
-    return str(hf_hub_download(repository, filename))
+    facts = get_hf_file_metadata(hf_hub_url(repository, filename), timeout=FIRST_ANSWER_S)
+    path = Path(hf_hub_download(repository, filename))
+    try:
+        _check_content(path, facts.etag or "")
+    except Exception:
+        path.resolve().unlink()  # the cache would give it out for good
+        path.unlink(missing_ok=True)
+        raise
+    return str(path)
+
+
+def _check_content(path: Path, etag: str) -> None:
+    """Refuses a file that is not what the Hub names; the cache itself looks at sizes alone.
+
+    Args:
+        path: What came.
+        etag: The sha256 of a large file's content; of others, something else.
+
+    Raises:
+        ValueError, SafetensorError: If it is another content, or no file of tensors.
+    """
+    if len(etag) == SHA256_LENGTH:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != etag:
+            raise ValueError(f"a damaged file came (sha256 {found[:12]}, not {etag[:12]})")
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="np"):
+            pass
 
 
 def _main() -> int:

@@ -9,7 +9,7 @@ from torch import nn
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.errors import WeightsError
-from swinclf.models.build import Architecture, build_network
+from swinclf.models.build import Architecture, create_network
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
 
@@ -47,7 +47,7 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
     """
     tensors, metadata = read_tensors(path)
     card = ModelCard.from_metadata(metadata, where=str(path))
-    network = build_network(architecture_of(card, impl=impl))
+    network = create_network(architecture_of(card, impl=impl))
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -72,4 +72,5 @@ def architecture_of(card: ModelCard, *, impl: Impl | None = None) -> Architectur
         impl=impl or card.impl,
         num_classes=len(card.classes),
         img_size=card.preprocess.height,
+        model_args=card.model_args,
     )

@@ -69,19 +69,6 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor, from the file's header.
-
-    Raises:
-        WeightsError: If it is no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise not_safetensors(path, error) from error
-
-
 def not_safetensors(path: Path, error: Exception) -> WeightsError:
     """The error for a file that is no safetensors file, or a damaged one."""
     size = path.stat().st_size if path.is_file() else None

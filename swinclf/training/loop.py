@@ -177,6 +177,8 @@ def _train_epoch(
     steps = math.ceil(batches.train_count / batches.batch_size)
     started = time.perf_counter() - state.sums.seconds
     train_mode(state.model)
+    if state.step:  # taken up again, perhaps with no step left: the epoch's row names its rate
+        set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
     with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:
         advance(state.sums.count)
         for batch in batches.train(state.epoch, state.step):

@@ -78,7 +78,7 @@ def is_sided(name: str) -> bool:
     >>> [is_sided(name) for name in ("left hand", "RightTurn", "7", "b", "copyright", "rose")]
     [True, True, True, True, False, False]
     """
-    words = re.findall(r"[A-Za-z][a-z]*|\d+", name)
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Za-z][a-z]*|\d+", name)
     return (
         len(name) == 1 or name.isdigit() or any(word.lower() in ("left", "right") for word in words)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import SETTINGS, Settings, Source, gather_settings
+from swinclf.config import SETTINGS, Impl, Settings, Source, command_of, gather_settings
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import (
     TEST,
@@ -36,7 +36,9 @@ from swinclf.inference.results import ReportedSetting, write_results, write_skip
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import score_images
 from swinclf.models.build import (
+    OWN_SHAPES,
     Architecture,
+    build_from_file,
     build_network,
     build_pretrained,
     default_preprocess,
@@ -44,7 +46,7 @@ from swinclf.models.build import (
 )
 from swinclf.models.compute import Computer
 from swinclf.models.store import save_model
-from swinclf.models.weights import build_from_weights, find_weights
+from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.progress import SILENT, EpochRow, Reporter
 from swinclf.runs import RunFolder, create_run, mark_latest
@@ -169,8 +171,13 @@ def resume_settings(run: RunFolder) -> Settings:
             found=f"{type(error).__name__}: {error}",
             hint="swinclf train DATA",
         ) from error
-    config = gather_settings(values).config
-    return Settings(config, sources, reasons)
+    # What --freeze-stages settles about --freeze-layers is recorded, but not to be asked for.
+    settled = (
+        {"freeze_layers": values.pop("freeze_layers")}
+        if values["freeze_stages"] is not None
+        else {}
+    )
+    return Settings(replace(gather_settings(values).config, **settled), sources, reasons)
 
 
 def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
@@ -180,7 +187,7 @@ def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
     rows = read_csv(resume.split)
     return FolderIndex(
         root=Path(config.data),
-        classes=tuple(sorted({row["label"] for row in rows})),
+        classes=tuple(json.loads(resume.class_indices.read_text(encoding="utf-8")).values()),
         images=tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows),
         skipped=(),
         has_val=True,
@@ -194,22 +201,39 @@ def _start(settings: Settings, index: FolderIndex) -> tuple[Settings, _Start]:
     if weights and weights.card:
         reason = "as the run that --weights names"
         settings = settings.choose("model", weights.card.model, reason)
+        settings = settings.choose("impl", weights.card.impl, reason)
         settings = settings.choose("img_size", weights.card.preprocess.height, reason)
+        arguments = tuple(f"{key}={value}" for key, value in weights.card.model_args.items())
+        settings = settings.choose("model_arg", arguments, reason)
+    if settings.config.model in OWN_SHAPES:
+        settings = settings.choose("impl", Impl.NATIVE, "a shape of your own")
     trained_weights = weights is not None or config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     config = settings.config
     architecture = Architecture(
-        config.model, config.impl, len(index.classes), config.img_size, config.drop_path or 0.0
+        name=config.model,
+        impl=config.impl,
+        num_classes=len(index.classes),
+        img_size=config.img_size,
+        drop_path=config.drop_path or 0.0,
+        model_args=_arguments(config.model_arg),
     )
     if weights:
-        network = build_from_weights(architecture, weights)
+        network = build_from_file(architecture, weights.path)
     elif config.pretrained:
         network = build_pretrained(architecture)
     else:
         network = build_network(architecture)
-    preprocess = default_preprocess(network, img_size=config.img_size, fit=config.fit)
+    preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
     settings = settings.choose("img_size", preprocess.height, "the model's own")
+    settings = settings.choose("fit", preprocess.fit, "the model's own")
     return settings, _Start(network, preprocess, regime, trained_weights)
+
+
+def _arguments(words: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE words by key."""
+    pairs = (word.partition("=") for word in words)
+    return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 
 
 def _look(
@@ -358,6 +382,7 @@ def _finish(
     card = ModelCard(
         model=config.model,
         impl=config.impl,
+        model_args=_arguments(config.model_arg),
         classes=dataset.classes,
         preprocess=start.preprocess,
         precision=hardware.precision,
@@ -397,20 +422,6 @@ def _finish(
 def resume_command(run: RunFolder) -> str:
     """What to type to go on with a run."""
     return f"swinclf train --resume {shlex.quote(str(run.path))}"
-
-
-def command_of(settings: Settings) -> str:
-    """The command that asks for the same again: what was given, and nothing that was chosen."""
-    words = ["swinclf", "train", settings.config.data]
-    for name in SETTINGS:
-        if name == "data" or not settings.is_given(name):
-            continue
-        value, flag = getattr(settings.config, name), name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
 
 
 def _tell(

@@ -1,0 +1,109 @@
+"""doctor and models: what this machine is, and which backbones can be named."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import PIL
+import pytest
+import timm
+import torch
+from conftest import error_lines
+
+import swinclf
+from swinclf.models.catalogue import check_name, list_backbones
+
+
+@pytest.fixture(scope="module")
+def small_photograph():
+    """The timed picture made small: the speed itself is not tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swinclf.verbs.doctor.DECODE_SIZE", (400, 304))
+        yield
+
+
+@pytest.mark.usefixtures("small_photograph")
+def test_doctor_tells_what_is_there(cli, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "models--timm--x").mkdir(parents=True)
+    done = cli("doctor", "--format", "json")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found["swinclf"] == swinclf.__version__
+    assert torch.__version__.startswith(found["torch"])
+    assert found["timm"] == timm.__version__
+    assert found["pillow"] == PIL.__version__
+    assert re.match(r"(fp32|bf16): .+", found["precision"]), "the choice and its reason"
+    assert found["device"] in ("cpu", "cuda", "mps")
+    assert int(found["cores"]) >= 1
+    assert found["weight cache"].startswith(f"{tmp_path / 'hub'} (1 models)")
+    assert re.match(r"\d+ ms", found["decode speed"])
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        assert name in found["picture formats"]
+    assert "EPS" not in found["picture formats"]
+
+
+@pytest.mark.usefixtures("small_photograph")
+def test_doctor_prints_the_same_as_a_table(cli):
+    table = cli("doctor").out
+    names = json.loads(cli("doctor", "--format", "json").out)
+    assert [line.split("  ")[0].strip() for line in table.splitlines()] == list(names)
+
+
+@pytest.mark.usefixtures("small_photograph")
+def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
+    import sys
+
+    from huggingface_hub import constants
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = json.loads(cli("doctor", "--format", "json").out)
+    assert "pip install 'swinclf[onnx]'" in found["onnx extra"]
+    assert "not there yet" in found["weight cache"]
+    assert "offline" in found["weight cache"]
+
+
+@pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])
+def test_models_are_found_by_a_part_or_a_pattern(cli, pattern):
+    done = cli("models", pattern)
+    assert done.code == 0
+    header, *lines = done.out.splitlines()
+    assert header.split() == ["parameters", "px", "name"]
+    assert any(line.endswith("swin_tiny_patch4_window7_224.ms_in1k") for line in lines)
+    assert all("tiny" in line for line in lines)
+
+
+def test_models_as_json_have_their_sizes(cli):
+    rows = json.loads(cli("models", "swin_tiny_patch4_window7_224*", "--format", "json").out)
+    (row,) = (one for one in rows if one["name"] == "swin_tiny_patch4_window7_224.ms_in1k")
+    assert row["image_px"] == 224
+    network = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
+    assert row["parameters"] == sum(one.numel() for one in network.parameters())
+
+
+def test_every_listed_model_can_be_named():
+    names = [one.name for one in list_backbones()]
+    assert len(names) > 100
+    assert names == sorted(names, key=names.index)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert check_name(name) == name
+    assert any(name.startswith("swin_") for name in names)
+    assert any(name.startswith("vit_") for name in names)
+
+
+def test_a_pattern_that_matches_nothing_is_a_usage_error(cli):
+    done = cli("models", "resnet51")
+    assert (done.code, done.out) == (2, "")
+    assert "'resnet51'" in error_lines(done)[1]
+
+
+def test_no_pattern_lists_every_swin_and_vit(cli):
+    names = [line.split()[-1] for line in cli("models").out.splitlines()[1:]]
+    assert "swin_tiny_patch4_window7_224.ms_in1k" in names
+    assert "vit_base_patch16_224.augreg2_in21k_ft_in1k" in names
