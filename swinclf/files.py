@@ -64,7 +64,11 @@ def write_json(path: Path, value: Any) -> None:
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV text, quoted where a field needs it, one line feed after each."""
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    plain = csv.writer(buffer, lineterminator="\n")
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:  # a carriage return ends a row for a reader, and is not quoted by default
+        has_return = any(isinstance(field, str) and "\r" in field for field in row)
+        (quoted if has_return else plain).writerow(row)
     return buffer.getvalue()
 
 

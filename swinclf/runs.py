@@ -172,6 +172,19 @@ def run_beside(model: Path) -> RunFolder | None:
     return run if run.config.is_file() and run.split.is_file() else None
 
 
+def make_folder(path: Path) -> Path:
+    """Makes a folder, if it is not there, and returns it.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error.strerror or str(error)) from error
+    return path
+
+
 def next_free_folder(parent: Path, stem: str) -> Path:
     """Makes and returns the first of `stem-1`, `stem-2`, ... in `parent` that is not there yet.
 

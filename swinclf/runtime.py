@@ -74,9 +74,9 @@ def _choose_device(name: str) -> str:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if has_cuda else "mps" if has_mps else "cpu"
-    kind, _, number = name.partition(":")
+    kind, colon, number = name.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(kind, 0)
-    if count > int(number or 0):
+    if count and not colon or number.isdecimal() and int(number) < count:
         return name
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     raise DeviceError(

@@ -35,14 +35,18 @@ class Outcome:
     err: str
 
 
-def write_image(path: Path, colour: Sequence[int], seed: int, size: tuple[int, int] = (48, 40)) -> None:
+def write_image(
+    path: Path, colour: Sequence[int], seed: int, size: tuple[int, int] = (48, 40)
+) -> None:
     """A noisy picture of one colour: easy to learn, and no two alike."""
     noise = np.random.default_rng(seed).normal(0, 30, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
 
 
-def write_dataset(root: Path, *, per_class: int = 12, colours: Mapping[str, Sequence[int]] = COLOURS) -> Path:
+def write_dataset(
+    root: Path, *, per_class: int = 12, colours: Mapping[str, Sequence[int]] = COLOURS
+) -> Path:
     """A folder of class folders, one for each colour."""
     for row, (name, colour) in enumerate(colours.items()):
         for number in range(per_class):
@@ -58,12 +62,15 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs the program's entry point in this process, in a folder of its own: `cli("train", folder, ...)`."""
+    """Runs the program's entry point in this process, in a folder of its own: `cli("train", ...)`."""
 
     def run(*words: object, stdin: bytes = b"") -> Outcome:
         from swinclf.cli.app import main
 
-        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
+        out, err = (
+            io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True)
+            for _ in range(2)
+        )
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["swinclf", *map(str, words)])
         monkeypatch.setattr(sys, "stdout", out)
@@ -93,7 +100,10 @@ def program(tmp_path: Path) -> Callable[..., Outcome]:
             timeout=300,
             check=False,
         )
-        return Outcome(done.returncode, *(one.decode("utf-8", "surrogateescape") for one in (done.stdout, done.stderr)))
+        return Outcome(
+            done.returncode,
+            *(one.decode("utf-8", "surrogateescape") for one in (done.stdout, done.stderr)),
+        )
 
     return run
 
@@ -134,7 +144,9 @@ def error_lines(outcome: Outcome) -> tuple[str, str, str]:
     words = ("error: expected ", "found: ", "try: ")
     assert len(lines) == 3, outcome.err
     assert all(line.startswith(word) for line, word in zip(lines, words, strict=True)), outcome.err
-    first, second, third = (line.removeprefix(word) for line, word in zip(lines, words, strict=True))
+    first, second, third = (
+        line.removeprefix(word) for line, word in zip(lines, words, strict=True)
+    )
     return first, second, third
 
 

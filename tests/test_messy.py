@@ -53,6 +53,7 @@ def write_odd_pictures(root: Path) -> set[str]:
         f"red/{NOT_UTF8}": (noisy(red, 15), {}),
         "red/deep/er/one.bmp": (noisy(red, 16), {}),
         "red/really a png.jpg": (noisy(red, 17), {"format": "PNG"}),
+        "blue/carriage\rreturn.png": (noisy(blue, 18), {}),
     }
     for name, (picture, options) in pictures.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

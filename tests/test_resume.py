@@ -27,6 +27,7 @@ from swinclf.runs import RunFolder
 from swinclf.runtime import StopFlag
 from swinclf.training import checkpoint, loop
 from swinclf.training.probe import Probe
+from swinclf.training.regimes import PROBE_EPOCHS
 from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -50,15 +51,14 @@ def stop_after(monkeypatch):
         def counting(state, batch, schedule, hardware):
             step(state, batch, schedule, hardware)
             # The head that a fine-tuning starts from is trained too, and not counted.
-            taken.extend([1] * (schedule.epochs != 30))
+            taken.extend([1] * (schedule.epochs != PROBE_EPOCHS))
             if len(taken) == steps:
                 flag.exit_code = ExitCode.INTERRUPTED
 
         monkeypatch.setattr(train_verb, "StopFlag", lambda: flag)
         monkeypatch.setattr(loop, "_train_step", counting)
 
-    yield arrange
-    monkeypatch.undo()
+    return arrange
 
 
 def _history(run: Path) -> list[dict[str, str]]:
@@ -116,7 +116,7 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
     trained, undisturbed, tmp_path, monkeypatch
 ):
     settings = _settings("full", trained, tmp_path / "runs")
-    run = None
+    run, exit_codes = None, set()
     for workers in range(40):
         flag = StopFlag()
         step = loop._train_step
@@ -147,18 +147,18 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
                 else:
                     train_verb.train(train_verb.resume_settings(run), resume=run)
             except Interrupted as interrupted:
-                assert interrupted.exit_code == 143
+                exit_codes.add(interrupted.exit_code)
                 run = RunFolder(next(p for p in (tmp_path / "runs").iterdir() if p.is_dir()))
             else:
                 break
     assert workers > 8, "it was interrupted after every step"
+    assert exit_codes == {143}
     _assert_same_run(undisturbed["full"], run.path)
 
 
-def test_a_dropped_connection_between_two_saves_costs_the_steps_since_the_last(
-    trained, undisturbed, tmp_path, monkeypatch, cli
+def test_a_killed_run_goes_on_from_the_checkpoint_before(
+    trained, undisturbed, tmp_path, monkeypatch
 ):
-    """A killed process saves nothing more: the run goes on from the checkpoint before."""
     monkeypatch.setattr(checkpoint, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(checkpoint.CheckpointSaver, "is_due", lambda _: True)
     step, taken = loop._train_step, []
@@ -225,7 +225,7 @@ def test_a_run_that_saved_nothing_is_not_resumed(interrupted, cli):
     (interrupted / "last.ckpt").unlink()
     done = cli("train", "--resume", interrupted)
     assert done.code == 1
-    assert "nothing" in " ".join(error_lines(done)) or "none" in error_lines(done)[1]
+    assert "stopped before anything was saved" in error_lines(done)[1]
 
 
 def test_something_that_is_no_run_is_not_resumed(cli, tmp_path):
@@ -317,6 +317,7 @@ def test_an_interrupted_run_cannot_be_used_yet(interrupted, cli, command):
 
 
 def test_an_interrupted_run_is_not_the_latest(interrupted, cli):
+    assert interrupted.is_dir()
     done = cli("predict", "x.png")
     assert done.code == 1
     assert "a finished run" in error_lines(done)[0]

@@ -159,7 +159,9 @@ def test_a_card_of_another_network_is_refused_tensor_by_tensor(stored, cli):
 def test_a_damaged_card_is_named(stored, key, value):
     path, network = stored
     metadata = {name: text for name, text in CARD.to_metadata().items() if name != key}
-    write_tensors(path, network.state_dict(), metadata if value is None else {**metadata, key: value})
+    write_tensors(
+        path, network.state_dict(), metadata if value is None else {**metadata, key: value}
+    )
     with pytest.raises(RunError) as error:
         load_model(path)
     assert "a whole model card" in error.value.expected

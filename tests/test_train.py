@@ -337,7 +337,7 @@ def test_a_folded_probe_gives_the_same_logits(name, tiny_swin):  # noqa: ARG001 
     )
 
 
-def test_a_frozen_network_never_trains_in_bf16_or_train_mode(dataset, tmp_path, spied_steps):
+def test_with_a_frozen_network_the_head_alone_is_trained(dataset, tmp_path, spied_steps):
     settings = {**SMALL_SETTINGS, "freeze_layers": True}
     swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
     assert {type(model) for model, _, _ in spied_steps} == {Probe}
@@ -534,19 +534,24 @@ def test_sides_in_class_names(name, sided):
     assert is_sided(name) == sided
 
 
-def test_mirroring_halves_nothing_but_the_features_it_was_asked_for(dataset, tmp_path, monkeypatch):
+def test_a_frozen_network_looks_at_mirror_images_where_mirroring_is_on(
+    dataset, tmp_path, monkeypatch
+):
     views = []
     feature_batches = train_verb.feature_batches
 
     def spy(dataset_, features, *rest):
-        views.append(features.shape[0])
+        views.append(features)
         return feature_batches(dataset_, features, *rest)
 
     monkeypatch.setattr(train_verb, "feature_batches", spy)
     for mirror in (True, False):
         settings = {**SMALL_SETTINGS, "freeze_layers": True, "mirror": mirror}
         swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
-    assert views == [2, 1]
+    (both, plain) = views
+    assert (both.shape[0], plain.shape[0]) == (2, 1)
+    assert torch.equal(both[0], plain[0])
+    assert not torch.equal(both[0], both[1])
 
 
 @pytest.mark.parametrize("freeze", [True, False])

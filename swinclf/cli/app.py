@@ -55,6 +55,10 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
             code = ExitCode.OK
         except typer.Exit:
             raise
+        except OSError as error:
+            _show_traceback()
+            console.say_error(_refused_by_system(error))
+            code = ExitCode.FAILED
         except Exception as error:
             _show_traceback()
             console.say_error(_unforeseen(error))
@@ -62,6 +66,14 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
         raise typer.Exit(int(code))
 
     return run
+
+
+def _refused_by_system(error: OSError) -> SwinclfError:
+    return SwinclfError(
+        f"the system to give access to '{error.filename or 'a file'}'",
+        found=error.strerror or str(error),
+        hint="another path, or the same command with --debug to see where it happens",
+    )
 
 
 def _unforeseen(error: Exception) -> SwinclfError:

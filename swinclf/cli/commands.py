@@ -40,14 +40,15 @@ def train_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--resume",
-            help="Go on with this interrupted run.",
+            help="Go on with this interrupted run. Default: none.",
         ),
     ] = None,
     config: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--config",
-            help="Settings from a .json or .toml file, such as a run's config.json; flags win.",
+            help="Settings from a .json or .toml file, such as a run's config.json; flags win. "
+            "Default: none.",
         ),
     ] = None,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swinclf.card import ModelCard
 from swinclf.data.folder import (
+    TEST,
     TRAIN,
     VAL,
     FolderIndex,
@@ -26,7 +27,7 @@ from swinclf.inference.predictor import AS_THE_RUN, Asked, open_predictor
 from swinclf.inference.results import write_results
 from swinclf.inference.score import score_images
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import RunFolder, next_free_folder, run_beside
+from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
 
 ALL = "all"
@@ -85,8 +86,7 @@ def evaluate(
         workers=default_workers() if workers is None else workers,
         report=report,
     )
-    folder = output or next_free_folder(model.resolve().parent, "eval")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
         folder,
@@ -139,7 +139,10 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     """Holds out what the training held out: the rule needs only the images and the seed."""
     readable, digests = [], []
+    tests = [image for image in index.images if image.split == TEST]
     for image in index.images:
+        if image.split == TEST:
+            continue
         try:
             digests.append(content_digest(read_bytes(index.root / image.path)))
             readable.append(image)
@@ -151,11 +154,11 @@ def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
         fraction=float(card.split["val_split"]),
         seed=int(card.split["seed"]),
     )
-    images = (
+    split = [
         replace(image, split=VAL if out else TRAIN)
         for image, out in zip(readable, held_out, strict=True)
-    )
-    return replace(index, images=tuple(images))
+    ]
+    return replace(index, images=(*split, *tests))
 
 
 def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
@@ -165,7 +168,7 @@ def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
         raise DataError(
             f"images of the split '{split}' in '{index.root}'",
             found=f"images of {', '.join(there)}" if there else "no split in its folders",
-            hint=f"--split {there[0] if there else ALL}",
+            hint=f"--split {VAL if VAL in there else there[0] if there else ALL}",
         )
     return replace(index, images=images), split
 

@@ -1,0 +1,579 @@
+"""The command line: every command, flag and default is run, and every ending has its exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import SMALL_FLAGS, SMALL_MODEL, error_lines, read_rows, write_dataset
+from typer.main import get_command
+
+import swinclf
+from swinclf.cli import commands, console
+from swinclf.cli.app import app
+from swinclf.config import SETTINGS
+from swinclf.errors import ExitCode, Interrupted
+
+SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--epochs", "1")
+
+# What every flag is run with: (exit code, words). {names} are filled in by `places`.
+CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
+    "train": [
+        (1, ("{data}",)),  # all defaults: published weights, which are not to be had offline
+        (1, ("{data}", "--pretrained")),
+        (1, ("--resume", "{run}")),  # it is finished
+        (2, ()),
+        (
+            0,
+            (
+                *("{data}", "--model", SMALL_MODEL, "--impl", "timm", "--no-pretrained"),
+                *("--no-freeze-layers", "--img-size", "32", "--val-split", "0.3", "--fit", "pad"),
+                *("--augment", "crop", "--min-crop", "0.5", "--mirror", "--epochs", "1"),
+                *("--batch-size", "7", "--lr", "0.0011", "--lrf", "0.1", "--warmup", "0.2"),
+                *("--patience", "3", "--weight-decay", "0.01", "--layer-decay", "0.8"),
+                *("--label-smoothing", "0.05", "--drop-path", "0.05", "--clip-norm", "0.5"),
+                *("--class-weights", "balanced", "--device", "cpu", "--precision", "fp32"),
+                *("--workers", "1", "--seed", "5", "--out", "elsewhere", "--name", "mine"),
+            ),
+        ),
+        (
+            0,
+            (
+                *("{data}", "--weights", "{run}", "--freeze-layers", "--no-mirror", "--epochs"),
+                *("2", "--val", "{held}", "--config", "{config}", "--fit", "squash"),
+                *("--augment", "none", "--class-weights", "sqrt", "--precision", "bf16"),
+                *("--device", "auto"),
+            ),
+        ),
+        (
+            0,
+            (
+                *("{data}", *SMALL, "--freeze-stages", "1", "--augment", "trivial", "--fit"),
+                *("crop", "--class-weights", "none", "--precision", "auto"),
+            ),
+        ),
+        (0, ("{data}", *SMALL, "--precision", "fp16")),
+        (
+            0,
+            (
+                *("{data}", "--model", "vit", "--impl", "native", "--no-pretrained", "--epochs"),
+                *("1", "--img-size", "32", "--model-arg", "patch_size=8", "--model-arg"),
+                *("depth=2", "--model-arg", "embed_dim=24", "--model-arg", "num_heads=3"),
+            ),
+        ),
+    ],
+    "eval": [
+        (0, ()),
+        (0, ("{data}", "--run", "{run}", "--split", "val", "--output", "{tmp}/e1")),
+        (0, ("--split", "train", "--format", "json", "--impl", "timm", "--device", "cpu")),
+        (0, ("--split", "all", "--format", "table", "--precision", "fp32", "--workers", "2")),
+        (1, ("--split", "test")),
+        (0, ("--precision", "bf16", "--device", "auto")),
+        (0, ("--precision", "fp16")),
+        (0, ("--precision", "auto")),
+        (1, ("--impl", "native")),
+    ],
+    "predict": [
+        (2, ()),
+        (0, ("{picture}",)),
+        (0, ("{picture}", "--run", "{run}", "--top-k", "2", "--format", "json")),
+        (0, ("{data}", "--format", "jsonl", "--output", "{tmp}/p.jsonl", "--impl", "timm")),
+        (0, ("{picture}", "--format", "csv", "--device", "cpu", "--precision", "fp32")),
+        (3, ("{picture}", "absent.png", "--format", "table", "--workers", "0")),
+        (0, ("{picture}", "--precision", "bf16", "--device", "auto")),
+        (0, ("{picture}", "--precision", "fp16")),
+        (0, ("{picture}", "--precision", "auto")),
+        (1, ("{picture}", "--impl", "native")),
+    ],
+    "export": [
+        (0, ()),
+        (
+            0,
+            (
+                *("--run", "{run}", "--format", "onnx", "--output", "{tmp}/x.onnx"),
+                *("--tolerance", "0.1", "--data", "{data}", "--impl", "timm", "--device", "cpu"),
+                *("--precision", "fp32"),
+            ),
+        ),
+        (0, ("--device", "auto", "--precision", "bf16")),
+        (0, ("--precision", "fp16")),
+        (0, ("--precision", "auto")),
+        (1, ("--impl", "native")),
+    ],
+    "models": [
+        (0, ()),
+        (0, ("swin_tiny", "--format", "json")),
+        (0, ("swin_tiny*", "--format", "table")),
+    ],
+    "doctor": [(0, ()), (0, ("--format", "json")), (0, ("--format", "table"))],
+    "demo": [(0, ()), (0, ("--output", "{tmp}/sample"))],
+}
+GLOBAL = [(0, ("--version",)), (0, ("--help",)), (0, ("-h",)), (0, ("--debug", "models", "deit3"))]
+
+
+def _group():
+    return get_command(app)
+
+
+def _options(command):
+    """(spellings, values it may have) of each option; of a switch, each of its two spellings."""
+    context = command.make_context("", [], resilient_parsing=True)
+    for one in command.params:
+        if one.opts[0].startswith("-") and one.name != "help":
+            shown = one.display_type(context).strip("<>")
+            for spelling in (*one.opts, *one.secondary_opts):
+                yield spelling, shown.split("|") if "|" in shown else []
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """The run as ONNX, exported once."""
+    path = trained.path.parent / "exported.onnx"
+    swinclf.load(trained.path).export(path)
+    return path
+
+
+@pytest.fixture
+def places(trained, tmp_path, monkeypatch, exported, no_plots):
+    """What stands for the {names} of the cases; the working folder has a newest run."""
+    del no_plots
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "latest").symlink_to(trained.path)
+    (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
+    content = exported.read_bytes()
+
+    def write(_network, _card, path):
+        path.write_bytes(content)
+
+    def train_quickly(parent, **_):
+        parent.mkdir()
+
+    monkeypatch.setattr("swinclf.verbs.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
+    monkeypatch.setattr("swinclf.verbs.doctor.DECODE_SIZE", (400, 304))
+    write_dataset(tmp_path / "held", per_class=2)
+    before = {path.name for path in trained.path.iterdir()}
+    yield {
+        "data": trained.data,
+        "run": trained.path,
+        "picture": trained.data / "red" / "003.png",
+        "held": tmp_path / "held",
+        "config": tmp_path / "mine.json",
+        "tmp": tmp_path,
+    }
+    for path in trained.path.iterdir():  # the run is shared: what was written beside it goes
+        if path.name not in before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+ALL = [(command, *case) for command, cases in CASES.items() for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"), ALL, ids=[f"{one[0]}{n}" for n, one in enumerate(ALL)]
+)
+def test_every_case_ends_as_it_should(cli, places, command, code, words):
+    filled = [word.format(**places) for word in words]
+    done = cli(command, *filled)
+    assert done.code == code, done.err
+    if code in (1, 2) and words:
+        error_lines(done)
+        assert done.out == ""
+    if command == "train" and code == 0:
+        saved = json.loads((places["tmp"] / done.out.strip() / "config.json").read_text("utf-8"))
+        _assert_recorded(saved, filled[1:])
+    if command == "demo" and code == 0:
+        assert (places["tmp"] / (words[-1].format(**places) if words else "swinclf-demo")).is_dir()
+
+
+def _assert_recorded(saved, words):
+    """Every flag of a training stands in its config.json, with its value, as a flag."""
+    repeated = {}
+    for place, word in enumerate(words):
+        name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if not word.startswith("--") or name not in SETTINGS:
+            continue
+        assert saved["sources"][name] == "flag", name
+        if isinstance(saved[name], bool):
+            assert saved[name] is not word.startswith("--no-"), name
+        elif isinstance(saved[name], list):
+            repeated.setdefault(name, []).append(words[place + 1])
+            assert repeated[name] == saved[name][: len(repeated[name])]
+        elif isinstance(saved[name], int | float):
+            assert saved[name] == float(words[place + 1]), name
+        else:
+            assert saved[name] == words[place + 1], name
+
+
+def test_every_command_has_cases():
+    assert set(CASES) == set(_group().commands)
+
+
+@pytest.mark.parametrize("command", sorted(CASES))
+def test_every_flag_and_every_choice_is_in_some_case(command):
+    cases = [words for _, words in CASES[command]]
+    for spelling, choices in _options(_group().commands[command]):
+        used = [words for words in cases if spelling in words]
+        assert used, f"{command} {spelling} is run by no case"
+        values = {words[words.index(spelling) + 1] for words in used if choices}
+        assert values >= set(choices), f"{command} {spelling}: {set(choices) - values}"
+
+
+@pytest.mark.parametrize("command", sorted(CASES))
+def test_every_default_is_run(command):
+    assert any(words in ((), ("{data}",), ("{picture}",)) for _, words in CASES[command])
+
+
+@pytest.mark.parametrize(("code", "words"), GLOBAL)
+def test_global_options(cli, code, words):
+    done = cli(*words)
+    assert done.code == code
+    assert done.out
+
+
+def test_global_options_are_all_run():
+    words = {word for _, one in GLOBAL for word in one}
+    assert {spelling for spelling, _ in _options(_group())} <= words
+
+
+def test_defaults_of_a_training_are_those_of_the_table(cli, dataset, tmp_path, no_plots):
+    del no_plots
+    done = cli("train", dataset, *SMALL)
+    saved = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
+    for name, setting in SETTINGS.items():
+        if saved["sources"][name] == "default":
+            default = list(setting.default) if setting.default == () else setting.default
+            assert saved[name] == default, name
+        elif saved["sources"][name] == "auto" and setting.default is not None:
+            assert name in ("device", "precision"), name
+    given = {"data", "model", "pretrained", "img_size", "epochs"}
+    assert {name for name, source in saved["sources"].items() if source == "flag"} == given
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", sorted(CASES))
+def test_help_shows_every_option_with_its_default(cli, command):
+    done = cli(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    entries = [" ".join(one.split()) for one in re.split(r"\n  (?=--)", done.out)[1:]]
+    about = {entry.split()[0]: entry for entry in entries}
+    options = {one.opts[0] for one in _group().commands[command].params if one.name != "help"}
+    options = {one for one in options if one.startswith("-")}
+    assert about.keys() == options
+    for option in options:
+        assert re.search(r"Default: \S|\[default: \S", about[option]), option
+
+
+def test_help_of_train_says_the_tables_defaults_and_bounds(cli):
+    text = " ".join(cli("train", "-h").out.split())
+    for name, setting in SETTINGS.items():
+        if name == "data":
+            continue
+        about = setting.metadata
+        assert " ".join(about["text"].split()) in text, name
+        if setting.default is None:
+            assert f"Default: {' '.join(about['auto'].split())}." in text, name
+        elif isinstance(setting.default, str | int | float) and setting.default not in (
+            True,
+            False,
+        ):
+            assert f"Default: {setting.default}." in text, name
+
+
+def test_help_lists_every_command(cli):
+    done = cli("--help")
+    for name, command in _group().commands.items():
+        assert re.search(rf"^  {name} +\S", done.out, re.MULTILINE), name
+        assert command.help
+    bare = cli()
+    assert bare.code == 2
+    assert "Commands:" in bare.err
+
+
+def test_neither_help_nor_import_loads_torch_or_timm():
+    code = """
+import sys
+import swinclf
+from swinclf.cli.app import main
+for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1:])):
+    sys.argv = ["swinclf", *words]
+    try:
+        main()
+    except SystemExit as ending:
+        assert not ending.code, words
+print(sorted({"torch", "timm", "torchvision", "sklearn", "matplotlib"} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"COMMANDS = []\n{code}", *CASES],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_a_third_of_a_second_of_work(program):
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert program("--help").code == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+def test_the_module_and_the_script_are_the_same_program(program):
+    script = program("--version")
+    module = subprocess.run(
+        [sys.executable, "-m", "swinclf", "--version"], capture_output=True, text=True, check=True
+    )
+    assert script.out == module.stdout == f"swinclf {swinclf.__version__}\n"
+    assert script.err == module.stderr == ""
+
+
+def test_public_names_are_there_and_no_others():
+    for name in swinclf.__all__:
+        assert getattr(swinclf, name).__name__
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = swinclf.trian
+
+
+# --- usage errors -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("train", "x", "--frobnicate"),
+        ("train", "x", "--epochs"),
+        ("train", "x", "--epochs", "many"),
+        ("train", "x", "--epochs", "0"),
+        ("train", "x", "--val-split", "1.5"),
+        ("train", "x", "--fit", "stretch"),
+        ("train", "x", "--lr", "0"),
+        ("train", "x", "--freeze-layers", "--freeze-stages", "1"),
+        ("train", "x", "--name", "a/b"),
+        ("train", "x", "--config", "nowhere.toml"),
+        ("train", "x", "y"),
+        ("eval", "--split", "half"),
+        ("predict",),
+        ("predict", "x", "--top-k", "0"),
+        ("predict", "x", "--format", "xml"),
+        ("export", "--format", "zip"),
+        ("export", "--tolerance", "-1"),
+        ("doctor", "x"),
+        ("--frobnicate",),
+    ],
+)
+def test_wrong_usage_ends_in_2_with_a_word_on_standard_error(cli, words):
+    done = cli(*words)
+    assert done.code == 2, done.err
+    assert done.out == ""
+    assert done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("{", "line 1"),
+        ("[1]", "list"),
+        ('{"epoch": 3}', "did you mean 'epochs'"),
+        ('{"epochs": "3"}', "epochs is a int"),
+        ('{"epochs": true, "lr": -1, "data": 3}', "lr is at least 0"),
+    ],
+)
+def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, found):
+    (tmp_path / "c.json").write_text(content)
+    done = cli("train", dataset, "--config", tmp_path / "c.json")
+    assert done.code == 2
+    assert found in error_lines(done)[1]
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def test_an_error_is_three_lines_and_debug_adds_the_traceback(cli):
+    words = ("predict", "x.png", "--run", "nowhere")
+    plain = cli(*words)
+    assert plain.code == 1
+    assert error_lines(plain)
+    assert "Traceback" not in plain.err
+    for place in range(len(words) + 1):
+        shown = cli(*words[:place], "--debug", *words[place:])
+        assert shown.code == 1
+        assert "Traceback" in shown.err
+        assert error_lines(shown) == error_lines(plain)
+
+
+def test_a_defect_is_told_as_one(cli, monkeypatch):
+    def fail(_):
+        raise ZeroDivisionError("once\nand again")
+
+    monkeypatch.setattr(commands, "find_model", fail)
+    done = cli("predict", "x.png")
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "defect" in expected
+    assert found == "ZeroDivisionError: once"
+    assert "--debug" in hint
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (Interrupted(ExitCode.TERMINATED), 143, "there was nothing to save yet"),
+        (Interrupted(ExitCode.INTERRUPTED, "swinclf x"), 130, "everything is saved: swinclf x"),
+        (typer.Exit(5), 5, ""),
+    ],
+)
+def test_every_ending_has_its_exit_code(cli, monkeypatch, ending, code, said):
+    def end(_):
+        raise ending
+
+    monkeypatch.setattr(commands, "find_model", end)
+    done = cli("predict", "x.png")
+    assert done.code == code
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_names_in_errors_cannot_drive_the_terminal(cli):
+    done = cli("predict", "x.png", "--run", "a\x1b[31mb\u202ec")
+    assert "\x1b" not in done.err
+    assert "\u202e" not in done.err
+    assert r"a\x1b[31mb\u202ec" in done.err
+
+
+# --- data on standard output, talk on standard error --------------------------------------------
+
+
+def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
+    del no_plots
+    done = cli("train", dataset, *SMALL_FLAGS)
+    assert done.out == "runs/colours-1\n"
+    assert (tmp_path / done.out.strip() / "metrics.json").is_file()
+    for word in ("3 classes", "epoch 1/2", "epoch 2/2", "val loss", "images/s", "accuracy"):
+        assert word in done.err
+    for command in ("swinclf predict", "swinclf eval", "swinclf export"):
+        assert f"{command} " in done.err
+    assert "\x1b" not in done.err, "no colours and no bars on a pipe"
+    assert "95 % interval" in done.err
+    scored = cli("eval", "--format", "json")
+    assert json.loads(scored.out)["split"] == "val"
+    assert "results in" in scored.err
+
+
+def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch, no_plots):
+    del no_plots
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    done = cli("train", dataset, *SMALL_FLAGS)
+    assert re.search(r"^epoch 1/2: \d+/\d+ images, [\d,]+ images/s, \d+ s left$", done.err, re.M)
+    assert re.search(r"^scoring val: \d+/\d+ images", done.err, re.M)
+
+
+class _Terminal(io.TextIOWrapper):
+    """A pseudo-terminal as standard error, and everything that was written to it."""
+
+    def __init__(self) -> None:
+        reader, writer = pty.openpty()
+        super().__init__(open(writer, "wb", buffering=0), "utf-8", write_through=True)  # noqa: PTH123, SIM115
+        self._reader, self._seen = reader, bytearray()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            while some := os.read(self._reader, 65536):
+                self._seen += some
+        except OSError:  # the writer is closed
+            pass
+
+    def seen(self) -> str:
+        self.close()
+        self._thread.join()
+        os.close(self._reader)
+        return self._seen.decode("utf-8")
+
+
+@pytest.fixture
+def on_terminal(monkeypatch, tmp_path, no_plots):
+    """Runs a command with a terminal as standard error: what was shown there."""
+    del no_plots
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(console, "BAR_AFTER_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        from swinclf.cli.app import main
+
+        terminal = _Terminal()
+        monkeypatch.setattr(sys, "argv", ["swinclf", *map(str, words)])
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with pytest.raises(SystemExit):
+            main()
+        return terminal.seen()
+
+    return run
+
+
+def test_a_terminal_shows_a_bar_and_a_box(on_terminal, dataset):
+    seen = on_terminal("train", dataset, *SMALL_FLAGS)
+    assert re.search(r"━+.*\d+/32.*images/s.*(\d+:\d\d:\d\d|-:--:--)", seen), "rate and time left"
+    assert "\x1b[" in seen
+    assert "╭" in seen
+    assert "╰" in seen
+    assert "swinclf predict IMAGE" in seen
+    assert re.search(r"epoch 2/2  train loss", seen)
+
+
+def test_no_color_is_honoured(on_terminal, dataset, monkeypatch):
+    coloured = r"\x1b\[[\d;]*(3[0-7]|38;|9[0-7])[\d;]*m"
+    assert re.search(coloured, on_terminal("train", "nowhere"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(coloured, on_terminal("train", dataset, *SMALL_FLAGS))
+    assert not re.search(coloured, on_terminal("train", "nowhere"))
+
+
+def test_in_ci_a_terminal_gets_plain_lines(on_terminal, dataset, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    seen = on_terminal("train", dataset, *SMALL_FLAGS)
+    assert "━" not in seen
+    assert "epoch 2/2  train loss" in seen
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "swinclf", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(60) == 0
+    assert err == b""
+
+
+def test_a_csv_on_a_pipe_is_whole(program, trained):
+    done = program("predict", trained.data, "--run", trained.path, "--format", "csv")
+    assert done.code == 0
+    assert done.err == ""
+    assert done.out.count("\n") == 37
+    assert Path(done.out.splitlines()[1].partition(",")[0]).is_file()
+    assert read_rows(trained.path / "split.csv")
