@@ -62,7 +62,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs the program's entry point in this process, in a folder of its own: `cli("train", ...)`."""
+    """Runs the program's entry point here, in a folder of its own: `cli("train", folder, ...)`."""
 
     def run(*words: object, stdin: bytes = b"") -> Outcome:
         from swinclf.cli.app import main

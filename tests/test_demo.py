@@ -26,7 +26,7 @@ def test_the_demo_does_what_it_says(program, tmp_path):
     assert metrics["split"] == "val"
     assert metrics["images"] > 300
     config = json.loads((run / "config.json").read_text("utf-8"))
-    assert config["model"].startswith("swin_")
+    assert config["model"].startswith("swin")
     assert config["mirror"] is False, "a mirrored digit is another one"
     assert (run / "model.onnx").is_file()
     assert (run / "eval-1" / "metrics.json").is_file()

@@ -12,7 +12,13 @@ from conftest import write_image
 
 from swinclf.data import loader
 from swinclf.data.images import content_digest
-from swinclf.data.loader import batched, load_batches, load_for_prediction, map_ahead
+from swinclf.data.loader import (
+    batched,
+    groups_at_hand,
+    load_batches,
+    load_for_prediction,
+    map_ahead,
+)
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 
 WORKERS = [0, 1, 4]
@@ -171,3 +177,28 @@ def test_a_file_is_read_once(files, monkeypatch):
     monkeypatch.setattr(loader, "read_bytes", lambda path: read.append(path) or real(path))
     load_for_prediction(files[0], SMALL)
     assert read == [files[0]]
+
+
+def test_groups_at_hand_waits_only_for_the_first():
+    released = threading.Event()
+
+    def slow():
+        yield 1
+        released.wait(30)
+        yield from range(2, 100)
+
+    groups = groups_at_hand(slow(), 8)
+    assert next(groups) == [1]  # though the second has not come
+    released.set()
+    rest = list(groups)
+    assert [item for group in rest for item in group] == list(range(2, 100))
+    assert max(map(len, rest)) <= 8
+
+
+def test_groups_at_hand_passes_on_what_went_wrong():
+    def broken():
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(groups_at_hand(broken(), 4))

@@ -181,6 +181,25 @@ def test_a_killed_run_goes_on_from_the_checkpoint_before(
     _assert_same_run(undisturbed["part"], resumed.folder.path)
 
 
+def test_the_best_epoch_may_lie_before_the_interruption(dataset, tmp_path, stop_after, monkeypatch):
+    def script():
+        accuracies = iter([0.9, 0.5, 0.4])
+        monkeypatch.setattr(loop, "validate", lambda *_: (1.0, next(accuracies)))
+
+    settings = {**SMALL_SETTINGS, "epochs": 3, "out": str(tmp_path / "runs")}
+    script()
+    whole = swinclf.train(dataset, **settings)
+    with monkeypatch.context():
+        script()
+        stop_after(6)
+        with pytest.raises(Interrupted):
+            swinclf.train(dataset, name="stopped", **settings)
+    monkeypatch.setattr(train_verb, "StopFlag", StopFlag)
+    run = RunFolder(tmp_path / "runs" / "stopped")
+    train_verb.train(train_verb.resume_settings(run), resume=run)
+    _assert_same_run(whole.folder.path, run.path)
+
+
 def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(
     tmp_path, stop_after, monkeypatch
 ):

@@ -166,7 +166,9 @@ def predict_command(
     paths = expand_inputs(_with_standard_input(inputs))
     failed = 0
     with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
-        for prediction in predict(predictor, paths, top_k=top_k, workers=workers):
+        for prediction in predict(
+            predictor, paths, top_k=top_k, workers=workers, as_they_come="-" in inputs
+        ):
             writer.write(prediction)
             failed += bool(prediction.error)
     if failed:

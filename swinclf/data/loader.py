@@ -13,7 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -97,6 +99,50 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     source = iter(items)
     while batch := list(islice(source, size)):
         yield batch
+
+
+def groups_at_hand(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of the items that have arrived: for a source that takes its time, such as a pipe.
+
+    Args:
+        items: Taken in a thread of their own, at most `size` in advance.
+        size: Most items of a list.
+
+    Yields:
+        At least one item; waits only where there is none.
+    """
+    arrived: SimpleQueue[Item | _End] = SimpleQueue()
+    room = Semaphore(size)
+
+    def feed() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                room.acquire()
+                arrived.put(item)
+        except BaseException as raised:
+            error = raised
+        arrived.put(_End(error))
+
+    Thread(target=feed, daemon=True, name="swinclf-feeder").start()
+    while True:
+        group = [arrived.get()]
+        while len(group) < size and not isinstance(group[-1], _End) and not arrived.empty():
+            group.append(arrived.get())
+        items_here = [one for one in group if not isinstance(one, _End)]
+        room.release(max(1, len(items_here)))
+        if items_here:
+            yield items_here
+        if isinstance(end := group[-1], _End):
+            if end.error is not None:
+                raise end.error
+            return
+
+
+class _End(NamedTuple):
+    """What comes after the last item: why there are no more, if something went wrong."""
+
+    error: BaseException | None
 
 
 def load_batches(

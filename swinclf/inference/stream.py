@@ -11,7 +11,13 @@ import numpy as np
 from PIL import Image
 
 from swinclf.data.images import to_rgb
-from swinclf.data.loader import LoadedImage, batched, load_for_prediction, map_ahead
+from swinclf.data.loader import (
+    LoadedImage,
+    batched,
+    groups_at_hand,
+    load_for_prediction,
+    map_ahead,
+)
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.predictor import Predictor
 
@@ -34,7 +40,12 @@ class Answer:
 
 
 def answer_all(
-    predictor: Predictor, sources: Iterable[Source], *, workers: int, batch_size: int = BATCH_SIZE
+    predictor: Predictor,
+    sources: Iterable[Source],
+    *,
+    workers: int,
+    batch_size: int = BATCH_SIZE,
+    as_they_come: bool = False,
 ) -> Iterator[tuple[Source, Answer]]:
     """Answers for pictures, in their order.
 
@@ -44,6 +55,8 @@ def answer_all(
             be any number.
         workers: Threads that decode.
         batch_size: Pictures that go through the network together.
+        as_they_come: Answers what there is rather than wait for a full batch, for a source that may
+            take its time. How many go together then depends on time, and so may the last digits.
 
     Yields:
         Each source with its answer; one that cannot be read has an error and disturbs no other.
@@ -52,8 +65,14 @@ def answer_all(
     def load(source: Source) -> tuple[Source, LoadedImage]:
         return source, _load(source, predictor)
 
-    ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size)
-    for batch in batched(ahead, batch_size):
+    batches: Iterator[list[tuple[Source, LoadedImage]]]
+    if as_they_come:
+        groups = groups_at_hand(sources, batch_size)
+        batches = (list(map_ahead(load, one, workers=workers, ahead=len(one))) for one in groups)
+    else:
+        ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size)
+        batches = batched(ahead, batch_size)
+    for batch in batches:
         readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         rows = iter(predictor.probabilities(np.stack(readable)) if readable else ())
         for source, loaded in batch:

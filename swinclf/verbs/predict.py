@@ -41,6 +41,7 @@ def predict(
     top_k: int = 5,
     workers: int | None = None,
     batch_size: int = BATCH_SIZE,
+    as_they_come: bool = False,
 ) -> Iterator[Prediction]:
     """Answers for inputs, in their order, as they are done.
 
@@ -50,12 +51,15 @@ def predict(
         top_k: Classes to give for each, best first.
         workers: Threads that decode; None for one a core.
         batch_size: Pictures that go through the network together.
+        as_they_come: Answers what there is rather than wait for a full batch.
 
     Yields:
         One prediction for each input. An input that cannot be read has an error and no label.
     """
     count = default_workers() if workers is None else workers
-    for source, answer in answer_all(predictor, inputs, workers=count, batch_size=batch_size):
+    for source, answer in answer_all(
+        predictor, inputs, workers=count, batch_size=batch_size, as_they_come=as_they_come
+    ):
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
         if answer.probabilities is None:
             yield Prediction(path, "", 0.0, (), answer.error)
