@@ -214,6 +214,13 @@ class TrainConfig:
         Precision.AUTO,
         "Number format; auto takes bf16 where the hardware multiplies it natively.",
     )
+    threads: int | None = _setting(
+        None,
+        "Threads that compute on the CPU; another number gives other roundings.",
+        low=1,
+        high=1024,
+        auto="as torch chooses",
+    )
     workers: int | None = _setting(
         None, "Threads that read images.", low=0, high=256, auto="one a core"
     )

@@ -26,6 +26,8 @@ SETTINGS = {
     "lr": 1e-3,
     "min_crop": 0.8,
     "drop_path": 0.0,
+    "precision": "fp32",  # of a network so small, most time would go into converting numbers
+    "threads": 1,  # and two threads would mostly wait for one another
 }
 
 

@@ -107,6 +107,15 @@ def multiplies_bf16(device: str) -> tuple[bool, str]:
     return False, f"bf16 is not known to be faster on {device}"
 
 
+def use_threads(count: int | None) -> int:
+    """Sets how many threads compute on the CPU, where a number is given; returns how many do."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
 def default_workers() -> int:
     """Threads that read and decode images: one for each core this process may use, at most 16."""
     return min(16, available_cores())

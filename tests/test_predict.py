@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -289,12 +290,15 @@ def test_answers_come_before_the_input_ends(trained, pictures):
     with subprocess.Popen(
         [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=buffered
     ) as process:
+        too_long = threading.Timer(60, process.kill)  # without an answer it would wait for good
+        too_long.start()
         process.stdin.write(line)
         process.stdin.flush()
         first = json.loads(process.stdout.readline())
         process.stdin.write(line * 100)
         process.stdin.close()
         rest = process.stdout.read()
+        too_long.cancel()
     assert first["label"] == "red"
     assert rest.count(b"\n") == 100
     assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""The README cannot lie: its commands are run, its tree and its tables are compared with the code."""
+"""The README cannot lie: its commands are run, its tree and tables compared with the code."""
 
 from __future__ import annotations
 
@@ -40,10 +40,8 @@ def tree() -> str:
 
 def _sort_key(path: Path) -> tuple[object, ...]:
     """Files before folders, and a folder's own line before its files."""
-    parts = path.relative_to(ROOT).parts
-    return tuple((part.endswith(".py") is False, part != "__init__.py", part) for part in parts[:-1]) + (
-        (False, path.name != "__init__.py", path.name),
-    )
+    *folders, name = path.relative_to(ROOT).parts
+    return (*((True, folder) for folder in folders), (False, "" if name == "__init__.py" else name))
 
 
 def test_tree_is_the_code():

@@ -57,6 +57,7 @@ from swinclf.runtime import (
     default_workers,
     out_of_memory_named,
     seed_everything,
+    use_threads,
     versions,
 )
 from swinclf.training.batches import Batches
@@ -124,6 +125,7 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         hardware = choose_hardware(config.device, config.precision)
         settings = settings.choose("precision", hardware.precision, hardware.reason)
         settings = settings.choose("device", hardware.device, "the best there is")
+        settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
         index = _index(settings, resume)
         settings = replace(settings, config=replace(config, data=str(index.root)))
         seed_everything(config.seed)
@@ -442,7 +444,7 @@ def _tell(
     report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
     report.note("chosen, as not given:")
     for name, reason in settings.reasons.items():
-        if name not in ("device", "precision"):
+        if name not in ("device", "precision", "threads"):
             report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
     risky = start.trained_weights and start.regime is not Regime.HEAD
     if risky and config.lr is not None and config.lr > RISKY_LR:
