@@ -220,6 +220,81 @@ def export_command(
     console.box("exported", tables.export_text(done))
 
 
+@app.command("inspect")
+@guarded
+def inspect_command(
+    subject: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="A name of this package's own networks, `vit` or `swin` for own shapes, or a run.",
+            show_default="the newest finished run under runs/",
+        ),
+    ] = None,
+    image: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--image",
+            help="Draw how the network looks at this picture.",
+            show_default="with --output: one of the run's samples, else a drawn flower",
+        ),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output",
+            help="Draw pictures into this folder.",
+            show_default="inspect-NAME-N here where pictures are asked for, else none are drawn",
+        ),
+    ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--weights",
+            help="Draw pictures of a name with this weights file or run.",
+            show_default="random weights",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained",
+            help="Draw pictures of a name with its published weights. Default: random weights.",
+        ),
+    ] = False,
+    img_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--img-size", min=1, help="Side of a name's images, px.", show_default="the name's own"
+        ),
+    ] = None,
+    model_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--model-arg",
+            help="KEY=VALUE, repeatable: what differs from the name's shape.",
+            show_default="none",
+        ),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the table is printed.")
+    ] = ResultFormat.TABLE,
+) -> None:
+    """Show a network's shapes, costs and how it looks."""
+    from swinclf.verbs.inspect import Look, inspect
+
+    done = inspect(
+        subject,
+        img_size=img_size,
+        model_args=dict(_key_and_value(word) for word in model_arg or ()),
+        look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
+        report=console.ConsoleReporter(),
+    )
+    sys.stdout.write(tables.inspection_text(done, result_format))
+    if done.pictures:
+        console.say(tables.pictures_text(done))
+
+
 @app.command("models")
 @guarded
 def models_command(
@@ -280,3 +355,9 @@ def _with_standard_input(inputs: list[str]) -> Iterator[str]:
                     yield path.decode("utf-8", "surrogateescape")
         else:
             yield given
+
+
+def _key_and_value(word: str) -> tuple[str, str]:
+    """KEY=VALUE taken apart."""
+    key, _, value = word.partition("=")
+    return key.strip().replace("-", "_"), value.strip()

@@ -17,7 +17,9 @@ from swinclf.files import csv_text, to_json
 if TYPE_CHECKING:
     from swinclf.evaluation.metrics import Metrics
     from swinclf.models.catalogue import Backbone
+    from swinclf.models.complexity import Part
     from swinclf.verbs.export import Export
+    from swinclf.verbs.inspect import Inspection
     from swinclf.verbs.predict import Prediction
 
 
@@ -132,6 +134,106 @@ def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) 
     if rows:
         sys.stdout.write(to_json(rows))
     return count
+
+
+def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
+    """What a network costs, stage by stage and block by block, and its attention by formula."""
+    if result_format is ResultFormat.JSON:
+        return to_json(_inspection_record(done))
+    costs = done.costs
+    (height, width), (rows, columns) = costs.image_px, costs.grid
+    sides = " x ".join(map(str, costs.patch_px))
+    lines = [
+        f"{terminal_safe(done.name)}, images of {height} x {width} px",
+        f"patches of {sides} px: {rows} x {columns} = {costs.patch_count:,}, of "
+        f"{costs.patch_numbers:,} numbers each"
+        + (f", and {costs.prefix_tokens} more tokens" if costs.prefix_tokens > 1 else "")
+        + (", and the class token" if costs.prefix_tokens == 1 else ""),
+        "",
+        f"{'part':<21} {'output':<13} {'parameters':>12} {'multiply-adds':>15} {'attention':>10}",
+    ]
+    for stage in costs.stages:
+        own = [part for part in costs.parts if part.stage == stage.name]
+        lines.append(_part_line(stage, stage.name))
+        if own[0].name != stage.name:
+            lines += [_part_line(one, f"  {_within(one)}") for one in own]
+    lines.append(f"{'total':<35} {costs.parameters:12,} {costs.macs:15,}")
+    same = costs.torch_flops == 2 * costs.macs
+    lines += [
+        f"torch counts {costs.torch_flops:,} operations as it runs the network, "
+        + ("two a multiply-add: the same" if same else f"not {2 * costs.macs:,}"),
+        "",
+        f"multiply-adds of a block's attention, by the paper's formula {costs.formula}:",
+    ]
+    lines += [f"  {name}  {formula}" for name, formula in _formulas(costs.parts)]
+    return "\n".join(lines) + "\n"
+
+
+def pictures_text(done: Inspection) -> str:
+    """Where an inspection's pictures are, and what was predicted."""
+    names = ", ".join(path.name for path in done.pictures)
+    answer = f"\npredicted {done.label} ({done.probability:.1%})" if done.label else ""
+    return f"pictures in {done.folder}: {names}{answer}"
+
+
+def _within(part: Part) -> str:
+    """A part's name without its stage's, where more than a number is left."""
+    short = part.name.removeprefix(f"{part.stage}.")
+    return part.name if short.isdecimal() else short
+
+
+def _part_line(part: Part, name: str) -> str:
+    """A row of the table; the attention's share of the row's multiply-adds where it has any."""
+    shape = " x ".join(map(str, part.shape))
+    share = f"{part.attention_macs / part.macs:10.1%}" if part.attention_macs else ""
+    return f"{name:<21} {shape:<13} {part.parameters:12,} {part.macs:15,} {share}".rstrip()
+
+
+def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
+    """Formulas with their numbers put in, once where all blocks of a stage have the same."""
+    shown: dict[tuple[str, str], int] = {}
+    for part in parts:
+        if part.formula:
+            shown[part.stage, part.formula] = shown.get((part.stage, part.formula), 0) + 1
+    return [(f"{stage}, {count} x", formula) for (stage, formula), count in shown.items()]
+
+
+def _inspection_record(done: Inspection) -> dict[str, object]:
+    """An inspection for programs."""
+    costs = done.costs
+    rows = {
+        key: [
+            {
+                "name": part.name,
+                "stage": part.stage,
+                "shape": list(part.shape),
+                "parameters": part.parameters,
+                "macs": part.macs,
+                "attention_macs": part.attention_macs,
+                "formula": part.formula,
+            }
+            for part in parts
+        ]
+        for key, parts in (("stages", costs.stages), ("parts", costs.parts))
+    }
+    return {
+        "model": done.name,
+        "run": str(done.run) if done.run else None,
+        "image_px": list(costs.image_px),
+        "patch_px": list(costs.patch_px),
+        "patches": list(costs.grid),
+        "numbers_per_patch": costs.patch_numbers,
+        "prefix_tokens": costs.prefix_tokens,
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "torch_flops": costs.torch_flops,
+        "attention_formula": costs.formula,
+        **rows,
+        "image": done.image or None,
+        "pictures": [str(path) for path in done.pictures],
+        "label": done.label or None,
+        "probability": done.probability if done.label else None,
+    }
 
 
 def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -> str:

@@ -84,7 +84,13 @@ def _load(source: str | Path | Image.Image | np.ndarray, predictor: Predictor) -
     if isinstance(source, str | Path):
         return load_for_prediction(Path(source), preprocess)
     try:
-        picture = source if isinstance(source, Image.Image) else Image.fromarray(source)
+        picture = source if isinstance(source, Image.Image) else _from_array(source)
         return LoadedImage(eval_pixels(to_rgb(picture), preprocess), b"", "")
     except Exception as error:  # a picture in memory may be as broken as one in a file
         return LoadedImage(None, b"", str(error) or type(error).__name__)
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"an array is (height, width, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    return Image.fromarray(pixels)

@@ -45,6 +45,7 @@ from swinclf.models.build import (
     reset_head,
 )
 from swinclf.models.compute import Computer
+from swinclf.models.freeze import freeze_stages
 from swinclf.models.store import save_model
 from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
@@ -129,7 +130,7 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         index = _index(settings, resume)
         settings = replace(settings, config=replace(config, data=str(index.root)))
         seed_everything(config.seed)
-        settings, start = _start(settings, index)
+        settings, start = _start(settings, index, report)
         settings = choose_mirror(settings, index.classes)
         settings = settings.choose("workers", default_workers(), "one a core")
         look = _look(settings, index, start, hardware, report, stop)
@@ -196,7 +197,7 @@ def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
     )
 
 
-def _start(settings: Settings, index: FolderIndex) -> tuple[Settings, _Start]:
+def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Settings, _Start]:
     """Builds the network, from a file, from published weights or from random ones."""
     config = settings.config
     weights = find_weights(Path(config.weights)) if config.weights else None
@@ -223,9 +224,12 @@ def _start(settings: Settings, index: FolderIndex) -> tuple[Settings, _Start]:
     if weights:
         network = build_from_file(architecture, weights.path)
     elif config.pretrained:
+        report.note(f"taking the published weights of {config.model}, from the cache or the Hub")
         network = build_pretrained(architecture)
     else:
         network = build_network(architecture)
+    if config.freeze_stages is not None:
+        freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
     preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
     settings = settings.choose("img_size", preprocess.height, "the model's own")
     settings = settings.choose("fit", preprocess.fit, "the model's own")
