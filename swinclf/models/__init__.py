@@ -1,1 +1,1 @@
-"""Networks: their shapes, their weights and their cost. Knows nothing of image files, runs or the command line."""
+"""Networks: named, built, loaded, frozen, stored. Knows no file of images."""
