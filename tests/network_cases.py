@@ -29,8 +29,12 @@ def randomise(network: nn.Module, seed: int = 0) -> None:
 
 def distinct_names() -> list[str]:
     """Return one name of each group that differs in depth and image size only."""
-    return list({str(native_config(name).__class__) + str(small_config(name)): name
-                 for name in reversed(native_names())}.values())
+    return list(
+        {
+            str(native_config(name).__class__) + str(small_config(name)): name
+            for name in reversed(native_names())
+        }.values()
+    )
 
 
 def small_config(name: str) -> Any:

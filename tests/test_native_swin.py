@@ -95,12 +95,12 @@ def test_mlp_in_portions_is_the_mlp(dtype: torch.dtype) -> None:
     mine = [value.clone().requires_grad_() for value in values]
     plain = [value.clone().requires_grad_() for value in values]
     expected = F.linear(F.gelu(F.linear(*plain[:3])), *plain[3:])
-    with mock.patch.multiple(layers, _WORTH_PORTIONS=0, _PORTION_BYTES=0):
-        with mock.patch.object(layers, "_portion", lambda x, hidden: 512):  # noqa: ARG005
-            out = gelu_mlp(*mine)
-            out.square().sum().backward()
-            with torch.no_grad():
-                assert difference(gelu_mlp(*values), expected) < FLOAT32_TOLERANCE
+    portion = mock.Mock(return_value=512)
+    with mock.patch.multiple(layers, _WORTH_PORTIONS=0, _portion=portion):
+        out = gelu_mlp(*mine)
+        out.square().sum().backward()
+        with torch.no_grad():
+            assert difference(gelu_mlp(*values), expected) < FLOAT32_TOLERANCE
     expected.square().sum().backward()
     assert difference(out, expected) < FLOAT32_TOLERANCE
     for a, b in zip(mine, plain, strict=True):
@@ -139,7 +139,12 @@ def test_windows_are_cut_and_put_together_again() -> None:
 
 
 def test_relative_position_index_of_two_by_two() -> None:
-    expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]  # the paper's fig. in numbers
+    expected = [
+        [4, 3, 1, 0],
+        [5, 4, 2, 1],
+        [7, 6, 4, 3],
+        [8, 7, 5, 4],
+    ]  # the paper's fig. in numbers
     assert relative_position_index((2, 2)).tolist() == expected
 
 
@@ -238,3 +243,12 @@ def test_exports_with_any_batch() -> None:
             assert difference(exported.module()(x), expected) < FLOAT32_TOLERANCE
         (found,) = session.run(None, {name: x.numpy()})
         assert difference(torch.from_numpy(found), expected) < FLOAT32_TOLERANCE
+
+
+def test_stages_in_portions_give_the_same_answers() -> None:
+    network = tiny()
+    x = images(network, 5)
+    with torch.no_grad():
+        expected = network(x)
+        with mock.patch("swinclf.models.swin._PORTION_TOKENS", 2 * 16 * 12):
+            assert difference(network(x), expected) < FLOAT32_TOLERANCE

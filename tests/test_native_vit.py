@@ -27,9 +27,7 @@ from swinclf.models.complexity import parts
 from swinclf.models.names import build_native
 from swinclf.models.vit import ViT, ViTConfig, sincos_2d
 
-TINY = ViTConfig(
-    img_size=(48, 32), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=3
-)
+TINY = ViTConfig(img_size=(48, 32), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=3)
 
 
 def tiny(**changes: object) -> ViT:

@@ -113,8 +113,9 @@ VIT_ARGUMENTS: dict[str, Argument] = {
     "num_heads": Argument("heads of the attention", _COUNT),
     "activation": Argument("of the MLP", _choice(*ACTIVATIONS)),
     "qk_norm": Argument("layer norm of queries and keys", _switch),
-    "layer_scale": Argument("first value of the branches' factors; none: no factors",
-                            _or_none(_number(float, 0, 100))),
+    "layer_scale": Argument(
+        "first value of the branches' factors; none: no factors", _or_none(_number(float, 0, 100))
+    ),
     "class_token": Argument("a class token before the patches", _switch),
     "distilled": Argument("a distillation token with its own head", _switch),
     "reg_tokens": Argument("register tokens", _number(int, 0, 1000)),
@@ -204,8 +205,10 @@ def _check_swin(config: SwinConfig) -> list[str]:
     if not stages:
         return ["depths: at least one stage"]
     if len(heads) != stages or len(config.windows) != stages:
-        return [f"depths has {stages} stages, num_heads {len(heads)}, window_size "
-                f"{len(config.windows)}: give each of them one number a stage"]
+        return [
+            f"depths has {stages} stages, num_heads {len(heads)}, window_size "
+            f"{len(config.windows)}: give each of them one number a stage"
+        ]
     widths = [config.embed_dim * 2**stage for stage in range(stages)]
     return [
         f"num_heads: {count} heads do not divide the {width} channels of stage {stage + 1}"

@@ -1,4 +1,4 @@
-"""What a network costs, part by part: output shapes, parameters, multiply-adds by the papers' formulas.
+"""What a network costs, part by part: output shapes, parameters and multiply-adds.
 
 Knows nothing of time, of names or of how to print. One multiply-add is two of the operations that
 `torch.utils.flop_counter` counts, and the sums agree with it exactly: convolutions and matrix
@@ -100,7 +100,7 @@ def _vit_parts(network: ViT) -> list[Part]:
     inside = _count(network.blocks, network.norm, network.fc_norm, network.pre_logits, network.head)
     inside += _count(network.head_dist) if config.distilled else 0
     stem = _count(network) - inside
-    shape = (*network.patch_embed.grid_size, width)
+    shape: tuple[int, ...] = (*network.patch_embed.grid_size, width)
     rows = [Part("patch_embed", "patch_embed", shape, stem, _patches(network.patch_embed))]
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     formula = f"4 * {tokens} * {width}^2 + 2 * {tokens}^2 * {width} = {attention:,}"
@@ -120,7 +120,7 @@ def _vit_parts(network: ViT) -> list[Part]:
 def _swin_parts(network: Swin) -> list[Part]:
     """Return a Swin Transformer's parts."""
     embed = network.patch_embed
-    shape = (*embed.grid_size, network.config.embed_dim)
+    shape: tuple[int, ...] = (*embed.grid_size, network.config.embed_dim)
     rows = [Part("patch_embed", "patch_embed", shape, _count(embed), _patches(embed))]
     for index, stage in enumerate(network.layers):
         name, width = f"layers.{index}", network.config.embed_dim * 2**index

@@ -91,14 +91,17 @@ def _read_torch(path: Path) -> Any:
 
 def _read_npz(path: Path) -> State:
     """Read a NumPy archive without objects."""
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, since NumPy leaves a broken archive open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
 
 
 def _unwrap(content: Any) -> State:
     """Take a state dict out of its wrappers, and from its names what they all begin with."""
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), 0)
+        inner = next(
+            (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), 0
+        )
         if not inner:
             break
         content = inner

@@ -2,7 +2,8 @@
 
 Knows nothing about attention, stages or heads.
 
-Shape letters: N images (or windows), T tokens, C channels, D the MLP's hidden width, H and W pixels, h and w patches.
+Shape letters: N images (or windows), T tokens, C channels, D the MLP's hidden width, A heads, E
+channels of a head, H x W pixels, h x w patches.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def is_eager_cpu(x: Tensor) -> bool:
-    """Return whether `x` is computed now, on a CPU: where memory traffic, not arithmetic, is the limit.
+    """Return whether `x` is computed now, on a CPU, where memory is the limit, not arithmetic.
 
-    Traced, compiled and exported graphs get the plain formulation, which their compilers fuse themselves.
+    Compiled and exported graphs get the plain formulation, which their compilers fuse themselves.
     """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -144,7 +145,8 @@ class DropPath(nn.Module):
     Args:
         rate: Fraction of the images whose branch is dropped, in [0, 1).
 
-    Source: Deep Networks with Stochastic Depth, Huang et al. 2016, sec. 3; scaled in training as in inverted dropout.
+    Source: Deep Networks with Stochastic Depth, Huang et al. 2016, sec. 3; scaled in training
+    instead of after it.
     """
 
     def __init__(self, rate: float) -> None:
@@ -236,7 +238,7 @@ def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tenso
         hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
         out = F.linear(hidden, w2, b2)
     elif torch.is_grad_enabled():
-        out = _GeluMlp.apply(tokens, w1, b1, w2, b2)  # type: ignore[no-untyped-call]
+        out = _GeluMlp.apply(tokens, w1, b1, w2, b2)
     else:
         out = _forward_in_portions(tokens, w1, b1, w2, b2)
     return out.view(x.shape)
@@ -247,11 +249,16 @@ def _portion(x: Tensor, hidden: int) -> int:
     return min(x.shape[0], max(1024, _PORTION_BYTES // (hidden * x.element_size())))
 
 
+def _parts(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Cut tokens into portions, (T, C) -> (size, C) each, the last may be smaller."""
+    return torch.split(x, size)
+
+
 def _forward_in_portions(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """Compute the MLP some thousand tokens at a time in one buffer, (T, C) -> (T, C)."""
     size = _portion(x, w1.shape[0])
     out, buffer = torch.empty_like(x), x.new_empty(size, w1.shape[0])
-    for part, part_out in zip(x.split(size), out.split(size), strict=True):
+    for part, part_out in zip(_parts(x, size), _parts(out, size), strict=True):
         hidden = buffer[: part.shape[0]]
         torch.addmm(b1, part, w1.t(), out=hidden)  # (T, C) -> (T, D)
         torch.addmm(b2, torch.ops.aten.gelu_(hidden), w2.t(), out=part_out)  # (T, D) -> (T, C)
@@ -278,7 +285,7 @@ class _GeluMlp(torch.autograd.Function):
         # Sums over portions are kept in float32: bfloat16 would round at every portion.
         grad_w1, grad_b1, grad_w2 = (torch.zeros_like(w, dtype=torch.float32) for w in (w1, b1, w2))
         buffers = [x.new_empty(size, w1.shape[0]) for _ in range(3)]
-        parts = zip(x.split(size), grad.split(size), grad_x.split(size), strict=True)
+        parts = zip(*(_parts(y, size) for y in (x, grad, grad_x)), strict=True)
         for part, part_grad, part_grad_x in parts:
             before, after, slope = (buffer[: part.shape[0]] for buffer in buffers)  # (T, D) each
             torch.addmm(b1, part, w1.t(), out=before)

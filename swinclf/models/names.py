@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from torch import nn
-
 from swinclf.errors import ModelError
 from swinclf.models import names_table as table
 from swinclf.models.arguments import parse_arguments
@@ -121,18 +119,20 @@ def build_native(
     changes: dict[str, Any] = {"num_classes": num_classes, "drop_path": drop_path}
     if img_size is not None:
         changes["img_size"] = (img_size, img_size) if isinstance(img_size, int) else img_size
-    config = parse_arguments(replace(config, **changes), model_args or {})
-    network: nn.Module = ViT(config) if isinstance(config, ViTConfig) else Swin(config)
-    assert isinstance(network, ViT | Swin)
-    return network
+    config = replace(config, **changes)
+    if isinstance(config, ViTConfig):
+        return ViT(parse_arguments(config, model_args or {}))
+    return Swin(parse_arguments(config, model_args or {}))
 
 
 @cache
 def _tags() -> dict[str, dict[str, DataConfig]]:
     """Return the tags of every architecture, the default first."""
     architectures = re.findall(r"^(\w+): ((?:.|\n(?= ))*)", table.TAGS, re.MULTILINE)
-    return {arch: {(c := _data_config(arch, word)).tag: c for word in words.split()}
-            for arch, words in architectures}
+    return {
+        arch: {(c := _data_config(arch, word)).tag: c for word in words.split()}
+        for arch, words in architectures
+    }
 
 
 def _data_config(arch: str, word: str) -> DataConfig:

@@ -1,7 +1,8 @@
-"""The published ViT and Swin names that this package's own networks express: shapes and data, as tables.
+"""The published names that this package's own networks express: shapes and data, as tables.
 
-Knows nothing of how a network is built. A name says most of it itself, `vit_<size>_patch<side>_<kind>_<pixels>`:
-the size and the kind are looked up here, and what neither tells stands in EXCEPTIONS.
+Knows nothing of how a network is built. A name says most of it itself,
+`vit_<size>_patch<side>_<kind>_<pixels>`: the size and the kind are looked up here, and what neither
+tells stands in EXCEPTIONS.
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ def resize_positions(
     return torch.cat((table[:, :prefix], patches), dim=1)
 
 
-def resize_bias_table(
-    table: Tensor, window: tuple[int, int], entries: int
-) -> Tensor:
+def resize_bias_table(table: Tensor, window: tuple[int, int], entries: int) -> Tensor:
     """Resize a table of relative position biases to another window.
 
     A trained table changes quickly near offset 0 and slowly far from it. So the old entries are

@@ -34,6 +34,11 @@ from swinclf.models.layers import (
 _MASKED = -100.0
 
 
+# Without gradients a stage takes as many images at a time as have this many tokens: what one block
+# leaves is then still in the caches for the next.
+_PORTION_TOKENS = 12544
+
+
 @dataclass(frozen=True)
 class SwinConfig:
     """A Swin Transformer's shape. The defaults are Swin-T."""
@@ -88,9 +93,7 @@ def from_windows(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> T
     return x.reshape(x.shape[0], grid[0], grid[1], x.shape[-1])
 
 
-def shift_mask(
-    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]
-) -> Tensor:
+def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
     """Return what to add to the scores of a shifted grid, (B, T, T): 0, or a lot less.
 
     The cyclic shift brings the first rows and columns behind the last ones. Tokens that are
@@ -190,50 +193,61 @@ class _WindowAttention(torch.autograd.Function):
         ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, window: tuple[int, int]
     ) -> Tensor:
         heads, area, _ = bias.shape
-        cut = _cut(qkv, window, 3 * heads)  # (N, rows, M, columns, M, 3A, E)
-        n, rows, _, columns, _, _, channels = cut.shape
-        sorted_ = cut.permute(5, 0, 1, 3, 2, 4, 6).contiguous()  # (3A, N, rows, columns, M, M, E)
+        n, height, width, channels = *qkv.shape[:3], qkv.shape[3] // (3 * heads)
+        windows = height * width // area
+        sorted_ = qkv.new_empty(3 * heads, n, windows, area, channels)
+        _cut(sorted_, window, qkv.shape).copy_(_heads(qkv, window, 3 * heads))
         q, k, v = sorted_.view(3, -1, area, channels).unbind(0)  # (A * N * B, T, E) each
-        scores = qkv.new_empty(heads, n, rows * columns, area, area)
-        scores.copy_(bias[:, None, None])
-        if mask is not None:
-            scores += mask.to(bias.dtype)
+        scores = qkv.new_empty(heads, n, windows, area, area)
+        bias = bias[:, None, None]  # (A, 1, 1, T, T)
+        scores.copy_(bias if mask is None else bias + mask.to(bias.dtype))
         scores = scores.view(-1, area, area)
-        torch.baddbmm(scores, q, k.transpose(1, 2), alpha=channels**-0.5, out=scores)
+        torch.baddbmm(scores, q, k.mT, alpha=channels**-0.5, out=scores)
         attention = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(sorted_, attention)
         ctx.window = window
-        out = torch.bmm(attention, v).view(heads, n, rows, columns, *window, channels)
-        return out.permute(1, 2, 4, 3, 5, 0, 6).reshape(*qkv.shape[:3], heads * channels)
+        out = torch.bmm(attention, v).view(heads, n, windows, area, channels)
+        joined = qkv.new_empty(n, height, width, heads * channels)
+        _heads(joined, window, heads).copy_(_cut(out, window, joined.shape))
+        return joined
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sorted_, attention = ctx.saved_tensors
-        n, height, width, _ = grad.shape
-        heads, channels, area = sorted_.shape[0] // 3, sorted_.shape[-1], attention.shape[-1]
+        (triple, n, windows, area, channels) = sorted_.shape
+        heads = triple // 3
         q, k, v = sorted_.view(3, -1, area, channels).unbind(0)
+        out = grad.new_empty(heads, n, windows, area, channels)
+        _cut(out, ctx.window, grad.shape).copy_(_heads(grad.contiguous(), ctx.window, heads))
+        out = out.view(-1, area, channels)
         grads = torch.empty_like(sorted_)
         grad_q, grad_k, grad_v = grads.view(3, -1, area, channels).unbind(0)
-        grad = _cut(grad, ctx.window, heads).permute(5, 0, 1, 3, 2, 4, 6)
-        grad = grad.reshape(-1, area, channels)  # (A * N * B, T, E)
-        torch.bmm(attention.transpose(1, 2), grad, out=grad_v)
-        slope = torch.bmm(grad, v.transpose(1, 2))  # (A * N * B, T, T)
-        torch.ops.aten._softmax_backward_data.out(
-            slope, attention, -1, slope.dtype, grad_input=slope
-        )
+        torch.bmm(attention.mT, out, out=grad_v)
+        slope = torch.bmm(out, v.mT)  # (A * N * B, T, T)
+        softmax_backward = torch.ops.aten._softmax_backward_data.out
+        softmax_backward(slope, attention, -1, slope.dtype, grad_input=slope)
         grad_bias = slope.view(heads, -1, area, area).sum(1)
-        torch.bmm(slope.mul_(channels**-0.5), k, out=grad_q)
-        torch.bmm(slope.transpose(1, 2), q, out=grad_k)
-        grad_qkv = grads.permute(1, 2, 4, 3, 5, 0, 6).reshape(n, height, width, -1)
+        slope *= channels**-0.5
+        torch.bmm(slope, k, out=grad_q)
+        torch.bmm(slope.mT, q, out=grad_k)
+        grad_qkv = grad.new_empty(*grad.shape[:3], 3 * heads * channels)
+        _heads(grad_qkv, ctx.window, 3 * heads).copy_(_cut(grads, ctx.window, grad_qkv.shape))
         return grad_qkv, grad_bias, None, None
 
 
-def _cut(x: Tensor, window: tuple[int, int], heads: int) -> Tensor:
-    """View tokens as windows and heads, (N, H, W, A * E) -> (N, rows, M, columns, M, A, E)."""
+def _heads(x: Tensor, window: tuple[int, int], heads: int) -> Tensor:
+    """View a grid by heads and windows, (N, H, W, A * E) -> (A, N, rows, columns, M, M, E)."""
     n, height, width, _ = x.shape
     rows, columns = height // window[0], width // window[1]
-    return x.view(n, rows, window[0], columns, window[1], heads, -1)
+    x = x.view(n, rows, window[0], columns, window[1], heads, -1)
+    return x.permute(5, 0, 1, 3, 2, 4, 6)
+
+
+def _cut(x: Tensor, window: tuple[int, int], grid: torch.Size) -> Tensor:
+    """View sorted heads likewise, (A, N, B, T, E) -> (A, N, rows, columns, M, M, E)."""
+    rows, columns = grid[1] // window[0], grid[2] // window[1]
+    return x.view(*x.shape[:2], rows, columns, *window, x.shape[-1])
 
 
 class SwinBlock(nn.Module):
@@ -348,6 +362,13 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the stage, (N, H, W, C) -> (N, H/2, W/2, 2C), the first one (N, H, W, C) -> same."""
+        count = max(1, _PORTION_TOKENS // (x.shape[1] * x.shape[2]))
+        if count < x.shape[0] and not torch.is_grad_enabled() and is_eager_cpu(x):
+            return torch.cat([self.run(part) for part in x.split(count)])
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Run the stage on all of `x` at once."""
         x = self.downsample(x)
         for block in self.blocks:
             keep_less = self.grad_checkpointing and torch.is_grad_enabled()
@@ -442,4 +463,5 @@ class Swin(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each block's input for the backward pass and compute the rest again."""
         for stage in self.layers:
+            assert isinstance(stage, SwinStage)
             stage.grad_checkpointing = enable

@@ -4,7 +4,8 @@ Knows nothing of names, weight files or data. Parameters are called as timm call
 dicts go both ways.
 
 Shape letters: N images, H x W pixels, h x w patches, P tokens before the patches (class,
-distillation, registers), T = P + h * w tokens, C channels, A heads, E channels of a head, K classes.
+distillation, registers), T = P + h * w tokens, C channels, A heads, E channels of a head, K
+classes.
 
 Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021.
 """
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swinclf.models.layers import (
-    ACTIVATIONS,
     DropPath,
     LayerScale,
     Mlp,
@@ -111,8 +111,8 @@ def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
         grid: Patches down and across.
         width: Channels C, a multiple of 4: a quarter each for sin and cos of column and row.
 
-    Source: Attention Is All You Need, Vaswani et al. 2017, sec. 3.5; in two dimensions as in MoCo v3,
-    Chen, Xie & He 2021, sec. 5.
+    Source: Attention Is All You Need, Vaswani et al. 2017, sec. 3.5; in two dimensions as in
+    MoCo v3, Chen, Xie & He 2021, sec. 5.
     """
     rows, columns = torch.meshgrid(
         torch.arange(grid[0], dtype=torch.float32),
@@ -130,7 +130,8 @@ class RelativePosition(nn.Module):
 
     Tokens before the patches have no place; three more entries serve them: to, from and among them.
 
-    Source: Swin Transformer, Liu et al. 2021, sec. 3.2; the three entries as in BEiT, Bao et al. 2022.
+    Source: Swin Transformer, Liu et al. 2021, sec. 3.2; the three entries as in BEiT, Bao et al.
+    2022.
     """
 
     relative_position_index: Tensor
@@ -238,7 +239,13 @@ class ViT(nn.Module):
         config: Its shape.
     """
 
+    cls_token: Tensor | None
+    dist_token: Tensor | None
+    reg_token: Tensor | None
     pos_embed: Tensor | None
+    pos_embed_fixed: Tensor
+    head: nn.Module
+    head_dist: nn.Module
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -326,7 +333,9 @@ class ViT(nn.Module):
             y = self.pos_embed_y.expand(-1, -1, columns, -1)
             x = self.pos_embed_x.expand(-1, rows, -1, -1)
             return torch.cat((y, x), dim=-1).flatten(1, 2)
-        return self.pos_embed_fixed if self.config.position == "sincos" else None
+        if self.config.position == "sincos":
+            return self.pos_embed_fixed
+        return self.pos_embed if self.no_embed_class else None
 
     def embed(self, x: Tensor) -> Tensor:
         """Make tokens of patches and say where they are, (N, h, w, C) -> (N, P + h * w, C).
@@ -334,7 +343,7 @@ class ViT(nn.Module):
         Source: Dosovitskiy et al. 2021, sec. 3.1, eq. 1.
         """
         x = x.flatten(1, 2)  # (N, h, w, C) -> (N, h * w, C)
-        table = self.pos_embed if self.no_embed_class else self._positions()
+        table = self._positions()
         if table is not None:
             x = x + table
         prefix = (self.cls_token, self.dist_token, self.reg_token)
@@ -367,7 +376,8 @@ class ViT(nn.Module):
         if self.config.pool == "flatten":
             x = x.flatten(1)  # (N, h * w, C) -> (N, h * w * C)
         x = self.pre_logits(self.head_drop(x))
-        return x if pre_logits else self.head(x)
+        logits: Tensor = x if pre_logits else self.head(x)
+        return logits
 
     def _distilled_head(self, x: Tensor, pre_logits: bool) -> Tensor:
         """Average the heads of the class and the distillation token, (N, T, C) -> (N, K).
@@ -377,7 +387,8 @@ class ViT(nn.Module):
         x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
         if not pre_logits:
             x, distilled = self.head(x), self.head_dist(distilled)
-        return (x + distilled) / 2
+        mean: Tensor = (x + distilled) / 2
+        return mean
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of images, (N, 3, H, W) -> (N, K)."""
