@@ -18,7 +18,7 @@ ROOT = Path(swinclf.__file__).parent
 LEVELS = [
     {"errors", "files", "preprocess", "progress", "runtime", "config", "card", "runs"},
     {"data", "models", "evaluation"},
-    {"training", "inference", "exporting"},
+    {"training", "inference", "exporting", "inspection"},
     {"verbs"},
     {"api"},
     {"demo"},
@@ -153,9 +153,12 @@ def test_the_library_neither_prints_nor_exits():
 def test_who_knows_which_library():
     allowed = {
         "PIL": {"data", "inference", "training", "evaluation", "verbs", "demo"},
-        "torch": {"models", "training", "inference", "exporting", "data", "runtime", "verbs"},
+        "torch": {
+            *("models", "training", "inference", "exporting", "inspection", "data", "runtime"),
+            "verbs",
+        },
         "timm": {"models"},
-        "matplotlib": {"evaluation"},
+        "matplotlib": {"evaluation", "inspection"},
         "sklearn": {"demo"},
         "onnx": {"exporting", "verbs"},
         "onnxruntime": {"inference", "verbs"},

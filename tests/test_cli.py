@@ -122,6 +122,20 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
     ],
+    "inspect": [
+        (1, ()),  # the newest run is one of timm's test networks
+        (1, ("{run}", "--output", "{tmp}/p")),
+        (1, ("vit_tiny_patch16_224", "--pretrained")),  # not to be had offline
+        (0, ("vit_tiny_patch16_224", "--img-size", "32", "--format", "json")),
+        (1, ("vit_tiny_patch16_224", "--weights", "{run}", "--image", "{picture}")),
+        (
+            0,
+            (
+                *("vit", "--img-size", "16", "--model-arg", "patch_size=8", "--model-arg"),
+                *("depth=1", "--format", "table", "--image", "{picture}", "--output", "{tmp}/p"),
+            ),
+        ),
+    ],
     "models": [
         (0, ()),
         (0, ("swin_tiny", "--format", "json")),

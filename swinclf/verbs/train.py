@@ -448,7 +448,7 @@ def _tell(
     report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
     report.note("chosen, as not given:")
     for name, reason in settings.reasons.items():
-        if name not in ("device", "precision", "threads"):
+        if name not in ("device", "precision"):
             report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
     risky = start.trained_weights and start.regime is not Regime.HEAD
     if risky and config.lr is not None and config.lr > RISKY_LR:
