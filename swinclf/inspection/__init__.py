@@ -1,0 +1,1 @@
+"""Looking into a network: what it costs, where it looks, and pictures of both."""

@@ -1,0 +1,347 @@
+"""Where a network looks: each block's attention written out, rollout, and evidence by gradient.
+
+The networks use PyTorch's fused attention, which never holds the attention itself. Here it is
+computed again from a block's own weights and what came into the block, so the networks stay as fast
+as they are. Knows nothing of pictures or class names.
+
+Shape letters: T tokens, P tokens before the patches, h x w patches or tokens of a stage,
+C channels, A heads, E channels of a head, B windows, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swinclf.models.swin import Swin, SwinBlock, from_windows, to_windows
+from swinclf.models.vit import Block, ViT
+
+SMOOTHING_COPIES = 8
+SMOOTHING_NOISE = 0.15  # of the image's range
+
+
+@dataclass(frozen=True)
+class BlockAttention:
+    """One block's attention for one image.
+
+    Attributes:
+        name: Of the block in the state dict, e.g. layers.0.blocks.1.
+        stage: From 0; 0 throughout in a ViT.
+        is_shifted: Whether its windows are shifted.
+        weights: (A, T, T), or (B, A, T, T) in windows; each row sums to 1.
+        received: What each head gives each token, over an even share, (A, h, w); the mean over a
+            window's queries, in a ViT over the tokens that are read out.
+        distance_px: Mean distance between query and key for each head, pixels, (A,).
+    """
+
+    name: str
+    stage: int
+    is_shifted: bool
+    weights: Tensor
+    received: Tensor
+    distance_px: Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a class.
+
+    The score that is taken apart is the class's logit less the mean logit: what is added to all
+    logits alike changes no probability.
+
+    Attributes:
+        target: Index of the class.
+        logits: Of all classes, (K,).
+        cells: Gradient times activation, summed over channels, for each token that is looked at,
+            (h, w); above 0 speaks for the class, below against it.
+        pixels: Size of the score's gradient at each pixel, (H, W), averaged over noisy copies.
+        where: The tokens that are looked at, in words.
+    """
+
+    target: int
+    logits: Tensor
+    cells: Tensor
+    pixels: Tensor
+    where: str
+
+
+def project(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values as a block's attention makes them.
+
+    Args:
+        attention: `Attention` of a ViT or `WindowAttention` of a Swin.
+        x: Normed tokens, (..., T, C).
+
+    Returns:
+        q, k and v, (..., A, T, E) each.
+    """
+    source: Any = attention
+    *before, tokens, width = x.shape
+    qkv = source.qkv(x).view(*before, tokens, 3, source.heads, width // source.heads)
+    q, k, v = (part.transpose(-3, -2) for part in qkv.unbind(-3))
+    if hasattr(source, "q_norm"):
+        q, k = source.q_norm(q), source.k_norm(k)
+    return q, k, v
+
+
+def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
+    """Return the tokens that attend to each other: normed, and in a Swin shifted, padded, cut.
+
+    Args:
+        block: A block of either network.
+        x: What comes into the block for one image, (1, T, C) or (1, h, w, C).
+
+    Returns:
+        (T, C), or in windows (B, T, C).
+    """
+    assert isinstance(block, Block | SwinBlock)
+    x = block.norm1(x)
+    if isinstance(block, Block):
+        return x[0]
+    return to_windows(_shifted(block, x), block.window)[0]
+
+
+def attention_of(block: nn.Module, x: Tensor) -> Tensor:
+    """Return how much each query attends to each key.
+
+    Args:
+        block: A block of either network.
+        x: What comes into the block for one image, (1, T, C) or (1, h, w, C).
+
+    Returns:
+        (A, T, T), or in windows (B, A, T, T); rows sum to 1.
+
+    Source: Attention Is All You Need, Vaswani et al. 2017, eq. 1; Swin Transformer, Liu et al.
+    2021, eq. 4.
+    """
+    assert isinstance(block, Block | SwinBlock)
+    q, k, _ = project(block.attn, block_tokens(block, x))
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if isinstance(block, SwinBlock):
+        scores = scores + block.attn.position_bias()
+        if block.attn_mask is not None:
+            scores = scores + block.attn_mask[:, None]
+    elif block.attn.rel_pos is not None:
+        scores = scores + block.attn.rel_pos()
+    attention: Tensor = scores.softmax(-1)
+    return attention
+
+
+@torch.no_grad()
+def attentions(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
+    """Return the attention of every block, in order.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 3, H, W), preprocessed.
+    """
+    found = []
+    for name, block, x in _block_inputs(network, image):
+        weights = attention_of(block, x)
+        if isinstance(block, SwinBlock):
+            stage = int(name.split(".")[1])
+            token_px = network.patch_embed.patch_size[0] * 2**stage
+            given = weights.mean(2) * weights.shape[-1]  # (B, A, T): 1 is an even share
+            received = torch.stack([_unshifted(block, head) for head in given.unbind(1)])
+            distance = _distance(weights, block.window).mean(0) * token_px
+            is_shifted = any(block.shift)
+        else:
+            assert isinstance(network, ViT)
+            stage, is_shifted, prefix = 0, False, network.num_prefix_tokens
+            grid = network.patch_embed.grid_size
+            given = read_out(network) @ weights * weights.shape[-1]  # (A, T)
+            received = given[:, prefix:].reshape(-1, *grid)
+            among = weights[:, prefix:, prefix:]
+            among = among / among.sum(-1, keepdim=True)
+            stride = network.config.patch_stride or network.config.patch_size
+            distance = _distance(among, grid) * stride
+        found.append(BlockAttention(name, stage, is_shifted, weights, received, distance))
+    return found
+
+
+def read_out(network: ViT) -> Tensor:
+    """Return the share of each token in what the head sees, (T,).
+
+    One for the class token, a half each with distillation, else the same for all patches.
+    """
+    config, patches = network.config, network.patch_embed.num_patches
+    shares = torch.zeros(config.prefix_tokens + patches)
+    if config.distilled:
+        shares[:2] = 0.5
+    elif config.pool == "token":
+        shares[0] = 1
+    else:
+        shares[config.prefix_tokens :] = 1 / patches
+    return shares
+
+
+def rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tensor:
+    """Return how much of what the head sees comes from each patch, attention followed to the image.
+
+    Half of a token goes by the residual connection, half by the attention, heads averaged. In a
+    Swin the shares are followed through windows and shifts, and a merged token's share goes to its
+    four parts alike.
+
+    Args:
+        network: A network of this package.
+        found: Its attention for one image, as `attentions` returns it.
+
+    Returns:
+        (h, w) shares of the patches, which sum to 1.
+
+    Source: Quantifying Attention Flow in Transformers, Abnar & Zuidema 2020, sec. 3, "Attention
+    rollout"; from the head backwards, which multiplies a vector instead of matrices.
+    """
+    if isinstance(network, ViT):
+        shares = read_out(network)
+        for one in reversed(found):
+            shares = (shares + shares @ one.weights.mean(0)) / 2
+        shares = shares[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
+        return shares / shares.sum()
+    return _swin_rollout(network, found)
+
+
+def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
+    """Follow shares from the last stage's mean to the patches, (h, w)."""
+    waiting = list(found)
+    grids = [_blocks(stage)[0].grid for stage in network.layers]
+    shares = torch.ones(grids[-1])
+    for index in reversed(range(len(grids))):
+        for block in reversed(_blocks(network.layers[index])):
+            cut = to_windows(_shifted(block, shares[None, :, :, None]), block.window)[0, :, :, 0]
+            weights = waiting.pop().weights.mean(1)  # (B, A, T, T) -> (B, T, T)
+            attended = torch.einsum("bq,bqk->bk", cut, weights)
+            shares = (shares + _unshifted(block, attended)) / 2
+        if index:
+            height, width = grids[index - 1]
+            parts = shares.repeat_interleave(2, 0).repeat_interleave(2, 1) / 4
+            shares = parts[:height, :width]  # an odd side was padded before merging
+    return shares / shares.sum()
+
+
+def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> Evidence:
+    """Return what in an image speaks for a class.
+
+    In a Swin, and in a ViT that takes the mean of its patches, the last tokens are looked at. In a
+    Swin all is linear from there on: the cells and the biases sum up to the score. A class token is
+    the only one that is read, so with one it is the tokens that go into the last block.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 3, H, W), preprocessed.
+        target: Index of the class; None for the one with the largest logit.
+
+    Source: Grad-CAM, Selvaraju et al. 2017, sec. 3, each cell with its own gradient as in HiResCAM,
+    Draelos & Carin 2020; SmoothGrad, Smilkov et al. 2017, eq. 2.
+    """
+    by_token = isinstance(network, ViT) and network.config.pool == "token"
+    kept: list[Tensor] = []
+
+    def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0])
+
+    def keep_output(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        kept.append(output)
+
+    if by_token:
+        assert isinstance(network, ViT)
+        handle = network.blocks[-1].register_forward_pre_hook(keep_input)
+    else:
+        handle = network.norm.register_forward_hook(keep_output)
+    try:
+        with torch.enable_grad():
+            # A gradient is asked for from the image on, whether or not the weights have one.
+            logits = network(image.clone().requires_grad_())[0]
+            target = int(logits.argmax()) if target is None else target
+            (slope,) = torch.autograd.grad(logits[target] - logits.mean(), kept[0])
+    finally:
+        handle.remove()
+    cells = (slope * kept[0]).sum(-1)[0].detach()  # (1, ..., C) -> (h, w) or (T,)
+    if isinstance(network, ViT):
+        cells = cells[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
+    where = "tokens into the last block" if by_token else "tokens of the last stage"
+    pixels = _smooth_gradient(network, image, target)
+    return Evidence(target, logits.detach(), cells, pixels, where)
+
+
+def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:
+    """Return the mean size of the score's gradient at each pixel over noisy copies, (H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    scale = SMOOTHING_NOISE * float(image.max() - image.min())
+    total = torch.zeros(image.shape[-2:])
+    for _ in range(SMOOTHING_COPIES):
+        noise = torch.randn(image.shape, generator=generator) * scale
+        with torch.enable_grad():
+            noisy = (image + noise).requires_grad_()
+            logits = network(noisy)[0]
+            (slope,) = torch.autograd.grad(logits[target] - logits.mean(), noisy)
+        total += slope[0].abs().sum(0)
+    return total / SMOOTHING_COPIES
+
+
+def _block_inputs(
+    network: ViT | Swin, image: Tensor
+) -> Iterator[tuple[str, Block | SwinBlock, Tensor]]:
+    """Run the network and yield each block's name, the block, and what came into it."""
+    blocks = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Block | SwinBlock)
+    }
+    with _kept_inputs(blocks) as inputs:
+        network(image)
+    for name, block in blocks.items():
+        yield name, block, inputs[name]
+
+
+@contextmanager
+def _kept_inputs(modules: dict[str, Block | SwinBlock]) -> Iterator[dict[str, Tensor]]:
+    """Keep what comes into modules while they run."""
+    inputs: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Any:
+        def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[name] = args[0]
+
+        return keep
+
+    handles = [one.register_forward_pre_hook(keeper(name)) for name, one in modules.items()]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks(stage: nn.Module) -> list[SwinBlock]:
+    """Return a stage's blocks."""
+    return [block for block in stage.modules() if isinstance(block, SwinBlock)]
+
+
+def _shifted(block: SwinBlock, x: Tensor) -> Tensor:
+    """Shift and pad a grid as the block does, (1, h, w, C) -> (1, padded h, padded w, C)."""
+    x = x.roll((-block.shift[0], -block.shift[1]), (1, 2))
+    return F.pad(x, (0, 0, 0, block.padding[1], 0, block.padding[0]))
+
+
+def _unshifted(block: SwinBlock, windows: Tensor) -> Tensor:
+    """Put one number a token back into its place, (B, T) -> (h, w)."""
+    (height, width), (down, across) = block.grid, block.padding
+    grid = from_windows(windows[None, :, :, None], block.window, (height + down, width + across))
+    return grid[0, :height, :width, 0].roll(block.shift, (0, 1))
+
+
+def _distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the mean distance between query and key, tokens, (..., T, T) -> (...).
+
+    Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021, sec. 4.5 and fig. 7.
+    """
+    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack((y.flatten(), x.flatten()), 1).float()
+    return (weights * torch.cdist(places, places)).sum(-1).mean(-1)

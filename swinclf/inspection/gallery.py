@@ -1,0 +1,116 @@
+"""All pictures of one network and one image, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from swinclf.data.transforms import to_torch_input
+from swinclf.evaluation.names import printable
+from swinclf.inspection.attention import attentions, evidence, rollout
+from swinclf.inspection.geometry import draw_patches, draw_positions, draw_windows
+from swinclf.inspection.views import draw_evidence, draw_swin_attention, draw_vit_attention
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
+from swinclf.preprocess import Preprocess
+from swinclf.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network looking at an image.
+
+    Attributes:
+        network: In evaluation mode, on the CPU.
+        preprocess: How pixels become its input.
+        pixels: (H, W, 3) uint8, as it sees the image.
+        image: Which image, in words.
+        weights: Whose weights, in words.
+        classes: Names of the classes; none where the network answers nothing that has a name.
+        temperature: Logits are divided by this before the softmax, > 0.
+    """
+
+    network: ViT | Swin
+    preprocess: Preprocess
+    pixels: np.ndarray
+    image: str
+    weights: str
+    classes: Sequence[str] = ()
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What was drawn.
+
+    Attributes:
+        pictures: The files, in the order in which to look at them.
+        label: The predicted class; empty where classes have no names.
+        probability: Its probability, in [0, 1].
+    """
+
+    pictures: tuple[Path, ...]
+    label: str = ""
+    probability: float = 0.0
+
+
+def draw_all(subject: Subject, folder: Path, report: Reporter) -> Gallery:
+    """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
+
+    Args:
+        subject: What looks at what.
+        folder: Where the PNG files go; files of the same names are replaced.
+        report: Hears what there was nothing to draw of.
+
+    Raises:
+        RunError: If a picture cannot be written.
+    """
+    network, pixels, pictures = subject.network, subject.pixels, [folder / "patches.png"]
+    image, weights = printable(subject.image), printable(subject.weights)
+    draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
+    if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
+        pictures.append(folder / "positions.png")
+    else:
+        report.note("no positions.png: this network has no position embeddings")
+    if isinstance(network, Swin):
+        pictures.append(folder / "windows.png")
+        draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
+    about = f"Shown: {image}; {weights}."
+    pictures.append(folder / "attention.png")
+    _draw_attention(subject, pictures[-1], about)
+    if not subject.classes:
+        return Gallery(tuple(pictures))
+    pictures.append(folder / "evidence.png")
+    label, probability = _draw_evidence(subject, pictures[-1], about)
+    return Gallery(tuple(pictures), label, probability)
+
+
+def _draw_attention(subject: Subject, path: Path, about: str) -> None:
+    """Compute and draw the attention of every block."""
+    network, pixels = subject.network, subject.pixels
+    found = attentions(network, _network_input(subject))
+    followed = rollout(network, found)
+    if isinstance(network, Swin):
+        draw_swin_attention(found, followed, pixels, path, about=about)
+        return
+    config = network.config
+    tokens = "class and distillation tokens" if config.distilled else "class token"
+    reader = tokens if config.pool == "token" else "average patch"
+    draw_vit_attention(found, followed, pixels, path, reader=reader, about=about)
+
+
+def _draw_evidence(subject: Subject, path: Path, about: str) -> tuple[str, float]:
+    """Compute and draw what speaks for the predicted class; return its name and probability."""
+    found = evidence(subject.network, _network_input(subject))
+    probabilities = (found.logits.double() / subject.temperature).softmax(0).float().numpy()
+    draw_evidence(found, probabilities, subject.classes, subject.pixels, path, about=about)
+    return subject.classes[found.target], float(probabilities[found.target])
+
+
+def _network_input(subject: Subject) -> Tensor:
+    """Return the image as the network takes it, (1, 3, H, W)."""
+    return to_torch_input(np.stack([subject.pixels]), subject.preprocess, "cpu")

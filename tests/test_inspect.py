@@ -1,0 +1,356 @@
+"""inspect: the textbook's numbers, torch's count, attention written out, pictures worth a look."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_lines, write_image
+from network_cases import images, randomise
+from PIL import Image
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl
+from swinclf.errors import ConfigError, SwinclfError
+from swinclf.inspection import attention as looking
+from swinclf.inspection.sample import synthetic_picture
+from swinclf.models.build import Architecture, default_preprocess
+from swinclf.models.names import build_native
+from swinclf.models.store import save_model
+from swinclf.models.swin import from_windows
+from swinclf.runtime import Precision
+from swinclf.verbs.inspect import Look, inspect
+
+VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
+SWIN = {"embed_dim": "12", "depths": "2-2", "num_heads": "2-4", "window_size": "3"}
+CASES = {
+    "vit": ("vit", VIT, 32),
+    "relative": ("vit", VIT | {"position": "relative", "pool": "avg"}, 32),
+    "no token": ("vit", VIT | {"position": "sincos", "pool": "avg", "class_token": "false"}, 32),
+    "distilled": ("vit", VIT | {"distilled": "true", "qk_norm": "true"}, 32),
+    "swin": ("swin", SWIN, 48),
+    "padded swin": ("swin", SWIN, 40),
+}
+SWINS = ("swin", "padded swin")
+HOSTILE = ("玫瑰", "$x$ for _y", "two\nlines")
+
+
+def network_of(case):
+    """A small network of a case whose every number matters."""
+    name, args, side = CASES[case]
+    network = build_native(name, num_classes=5, img_size=side, model_args=args)
+    randomise(network)
+    return network.eval()
+
+
+def run_of(case, folder, *, samples=0):
+    """A run's model file with a network of a case."""
+    name, args, side = CASES[case]
+    network = build_native(name, num_classes=3, img_size=side, model_args=args)
+    randomise(network)
+    shape = Architecture(name, Impl.NATIVE, 3, side, model_args=args)
+    card = ModelCard(
+        model=name,
+        impl=Impl.NATIVE,
+        classes=HOSTILE,
+        preprocess=default_preprocess(shape, img_size=side),
+        precision=Precision.FP32,
+        model_args=args,
+        temperature=2.0,
+    )
+    folder.mkdir(parents=True)
+    save_model(folder / "model.safetensors", network, card)
+    for number in range(samples):
+        write_image(folder / "samples" / f"{number:02}.jpg", (200, 90, 40), seed=number)
+    return folder, network
+
+
+@pytest.fixture(params=CASES)
+def small(request):
+    return network_of(request.param)
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def test_numbers_of_the_swin_paper():
+    costs = inspect("swin_tiny_patch4_window7_224").costs
+    shapes = [stage.shape for stage in costs.stages if stage.name.startswith("layers")]
+    assert shapes == [(56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768)]
+    assert round(costs.parameters / 1e6, 1) == 28.3
+    assert round(costs.macs / 1e9, 1) == 4.5
+    assert costs.formula == "4hwC^2 + 2M^2hwC"
+    first = costs.parts[1]
+    assert first.attention_macs == 4 * 56 * 56 * 96**2 + 2 * 7**2 * 56 * 56 * 96
+
+
+def test_numbers_of_the_vit_paper():
+    costs = inspect("vit_base_patch16_224").costs
+    assert costs.parts[1].shape == (196 + 1, 768)
+    assert (costs.patch_count, costs.prefix_tokens) == (196, 1)
+    assert round(costs.parameters / 1e6, 1) == 86.6
+    assert costs.formula == "4hwC^2 + 2(hw)^2C"
+    assert costs.parts[1].attention_macs == 4 * 197 * 768**2 + 2 * 197**2 * 768
+
+
+def test_numbers_of_a_shape_of_ones_own():
+    args = {"patch_size": "6", "embed_dim": "64", "depth": "8", "num_heads": "4"}
+    costs = inspect("vit", img_size=72, model_args=args).costs
+    assert (costs.patch_count, costs.patch_numbers) == (144, 108)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_totals_are_torchs(case):
+    name, args, side = CASES[case]
+    costs = inspect(name, img_size=side, model_args=args).costs
+    assert costs.torch_flops == 2 * costs.macs
+    assert sum(stage.macs for stage in costs.stages) == costs.macs
+    network = build_native(name, num_classes=1000, img_size=side, model_args=args)
+    assert costs.parameters == sum(value.numel() for value in network.parameters())
+
+
+def test_a_headless_name_has_no_head_to_count():
+    costs = inspect("vit_small_patch14_dinov2", img_size=28).costs
+    assert costs.parts[-1].shape == (384,)
+
+
+def test_table_and_json_say_the_same(cli):
+    table = cli("inspect", "swin_tiny_patch4_window7_224")
+    assert (table.code, table.err) == (0, "")
+    record = json.loads(cli("inspect", "swin_tiny_patch4_window7_224", "--format", "json").out)
+    for part in record["parts"]:
+        assert " x ".join(map(str, part["shape"])) in table.out
+        assert f"{part['parameters']:,}" in table.out
+        assert f"{part['macs']:,}" in table.out
+        assert part["formula"] in table.out
+    assert "28,288,354" in table.out
+    assert "2 x  4 * " in table.out
+    assert record["torch_flops"] == 2 * record["macs"]
+    assert (record["pictures"], record["run"], record["label"]) == ([], None, None)
+    assert "not " not in table.out
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def test_rows_of_attention_sum_to_one(small):
+    for one in looking.attentions(small, images(small, 1)):
+        assert torch.allclose(one.weights.sum(-1), torch.ones(()), atol=1e-5)
+        assert (one.weights >= 0).all()
+        assert (one.distance_px >= 0).all()
+
+
+def test_attention_written_out_gives_the_blocks_own_output(small):
+    with torch.no_grad():
+        for _, block, x in looking._block_inputs(small, images(small, 1)):
+            tokens = looking.block_tokens(block, x)
+            values = looking.project(block.attn, tokens)[2]
+            mixed = looking.attention_of(block, x) @ values
+            out = block.attn.proj(mixed.transpose(-3, -2).flatten(-2))
+            if out.dim() == 2:
+                expected = block.attn(block.norm1(x))[0]
+            else:
+                down, across = (a + b for a, b in zip(block.grid, block.padding, strict=True))
+                out = from_windows(out[None], block.window, (down, across))
+                out = out[:, : block.grid[0], : block.grid[1]].roll(block.shift, (1, 2))
+                expected = block.attend(block.norm1(x))
+            assert torch.allclose(out, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in SWINS])
+def test_rollout_is_the_product_of_all_matrices(case):
+    network = network_of(case)
+    found = looking.attentions(network, images(network, 1))
+    product = torch.eye(found[0].weights.shape[-1])
+    for one in found:  # Abnar & Zuidema 2020, eq. 1, forwards
+        product = (0.5 * one.weights.mean(0) + 0.5 * torch.eye(len(product))) @ product
+    prefix = network.num_prefix_tokens
+    row = {"vit": product[0], "distilled": product[:2].mean(0)}
+    expected = row.get(case, product[prefix:].mean(0))[prefix:]
+    got = looking.rollout(network, found)
+    assert got.shape == network.patch_embed.grid_size
+    assert torch.allclose(got.flatten(), expected / expected.sum(), atol=1e-6)
+
+
+def swin_matrix(block, weights):
+    """A block's attention as one matrix between all tokens of its grid, padding left out."""
+    tokens = block.grid[0] * block.grid[1]
+    places = torch.arange(tokens).view(1, *block.grid, 1) + 1  # 0 is padding
+    cut = looking.to_windows(looking._shifted(block, places), block.window)[0, :, :, 0]
+    matrix = torch.zeros(tokens + 1, tokens + 1)
+    for window, among in zip(cut, weights.mean(1), strict=True):
+        matrix[window[:, None], window[None, :]] = among
+    return matrix[1:, 1:]
+
+
+@pytest.mark.parametrize("case", SWINS)
+def test_rollout_of_a_swin_is_the_product_of_all_matrices(case):
+    network = network_of(case)
+    found = looking.attentions(network, images(network, 1))
+    blocks = [block for stage in network.layers for block in looking._blocks(stage)]
+    product = None
+    for one, block in zip(found, blocks, strict=True):
+        tokens = block.grid[0] * block.grid[1]
+        if product is None:
+            product = torch.eye(tokens)
+        if len(product) != tokens:
+            merge = torch.zeros(tokens, len(product))
+            wide = blocks[0].grid[1]
+            for child in range(len(product)):
+                merge[child // wide // 2 * block.grid[1] + child % wide // 2, child] = 0.25
+            product = merge @ product
+        matrix = swin_matrix(block, one.weights)
+        product = (0.5 * matrix + 0.5 * torch.eye(tokens)) @ product
+    expected = product.mean(0)
+    got = looking.rollout(network, found).flatten()
+    assert torch.allclose(got, expected / expected.sum(), atol=1e-6)
+
+
+def test_what_windows_give_is_an_even_share_on_average():
+    network = network_of("swin")
+    for one in looking.attentions(network, images(network, 1)):
+        assert one.received.mean() == pytest.approx(1, abs=1e-5)
+        assert one.is_shifted is (one.name.endswith("1"))
+
+
+def test_evidence_of_a_swin_adds_up_to_its_score():
+    network, image = network_of("swin"), images(network_of("swin"), 1)
+    found = looking.evidence(network, image, target=2)
+    bias = network.head.fc.bias.detach()
+    score = found.logits[2] - found.logits.mean()
+    assert found.cells.shape == (6, 6)
+    assert found.cells.sum() + bias[2] - bias.mean() == pytest.approx(float(score), abs=1e-4)
+
+
+def test_evidence_is_for_the_predicted_class_and_leaves_no_trace(small):
+    image = images(small, 1)
+    found = looking.evidence(small, image)
+    assert found.target == int(small(image)[0].argmax())
+    assert found.pixels.shape == image.shape[-2:]
+    assert found.cells.abs().sum() > 0
+    assert all(value.grad is None for value in small.parameters())
+    assert not any(module._forward_hooks for module in small.modules())
+    again = looking.evidence(small, image)
+    assert torch.equal(found.pixels, again.pixels)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def check_pictures(done, names):
+    assert [path.name for path in done.pictures] == [f"{name}.png" for name in names]
+    for path in done.pictures:
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert 600 < picture.width < 1600
+            assert 300 < picture.height < 1700
+            assert np.asarray(picture.convert("L")).std() > 10
+        assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("case", ["vit", "relative"])
+def test_pictures_of_a_vit_run(case, tmp_path):
+    run, _ = run_of(case, tmp_path / "run", samples=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = inspect(str(run), look=Look(output=tmp_path / "pictures"))
+    check_pictures(done, ["patches", "positions", "attention", "evidence"])
+    assert done.image == "a sample of the run, 00.jpg"
+
+
+def test_pictures_of_a_swin_run(tmp_path):
+    run, network = run_of("padded swin", tmp_path / "run")
+    picture = tmp_path / "red.png"
+    write_image(picture, (200, 50, 40), seed=1)
+    done = inspect(str(run / "model.safetensors"), look=Look(image=picture, output=tmp_path / "p"))
+    check_pictures(done, ["patches", "positions", "windows", "attention", "evidence"])
+    assert done.image == "the image red.png"
+    from swinclf.inference.predictor import open_predictor
+    from swinclf.verbs.predict import predict
+
+    (answer,) = predict(open_predictor(run / "model.safetensors"), [picture])
+    assert done.label == answer.label
+    assert done.probability == pytest.approx(answer.probability, abs=1e-5)
+
+
+def test_weights_of_a_run_for_a_name(tmp_path):
+    run, _ = run_of("swin", tmp_path / "run")
+    look = Look(weights=run, output=tmp_path / "p")
+    done = inspect("swin", img_size=48, model_args=SWIN, look=look)
+    check_pictures(done, ["patches", "positions", "windows", "attention"])
+    assert done.label == ""
+
+
+def test_without_positions_there_is_no_picture_of_them(tmp_path):
+    look = Look(output=tmp_path / "p")
+    done = inspect("vit", img_size=32, model_args=VIT | {"position": "none"}, look=look)
+    check_pictures(done, ["patches", "attention"])
+
+
+def test_an_image_alone_asks_for_pictures_in_a_new_folder(cli, tmp_path):
+    write_image(tmp_path / "a.png", (200, 50, 40), seed=1)
+    words = [word for key, value in VIT.items() for word in ("--model-arg", f"{key}={value}")]
+    for number in (1, 2):
+        done = cli("inspect", "vit", "--img-size", "32", *words, "--image", "a.png")
+        assert done.code == 0, done.err
+        assert f"pictures in inspect-vit-{number}: patches.png" in done.err
+        assert "random weights" in done.err
+    assert "pictures" not in done.out
+    assert len(list((tmp_path / "inspect-vit-2").iterdir())) == 3
+
+
+def test_a_run_names_its_answer(cli, tmp_path):
+    run_of("vit", tmp_path / "runs" / "mine")
+    done = cli("inspect", "runs/mine", "--output", "p", "--format", "json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert record["label"] in HOSTILE
+    assert record["image"] == "a drawn flower (no --image)"
+    assert "predicted " in done.err
+
+
+def test_the_drawn_picture_is_the_same_every_time():
+    one, other = (synthetic_picture(40, 60) for _ in range(2))
+    assert one.shape == (40, 60, 3)
+    assert (one == other).all()
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line", "part"),
+    [
+        (("resnet50",), 1, 2, "--impl timm"),
+        (("resnet50.a1_in1k",), 1, 1, "'resnet50.a1_in1k'"),
+        (("swin_tiny_patch4_window7_224.nope",), 1, 0, "ms_in1k"),
+        (("runs/nowhere",), 1, 0, "'runs/nowhere'"),
+        ((), 1, 0, "a finished run"),
+        (("vit", "--model-arg", "dept=3"), 2, 1, "did you mean depth?"),
+        (("vit", "--pretrained"), 1, 0, "published weights"),
+        (("vit", "--weights", "nowhere.pth"), 1, 0, "nowhere.pth"),
+        (("vit", "--weights", "a.pth", "--pretrained"), 2, 1, "--weights and --pretrained"),
+        (("vit", "--model-arg", "in_chans=1", "--output", "p"), 2, 1, "in_chans=1"),
+        (("vit_tiny_patch16_224", "--image", "absent.png"), 1, 0, "absent.png"),
+    ],
+)
+def test_errors_have_three_lines(cli, words, code, line, part):
+    done = cli("inspect", *words)
+    assert (done.code, done.out) == (code, "")
+    assert part in error_lines(done)[line]
+
+
+def test_a_run_takes_no_shape(tmp_path):
+    run, _ = run_of("vit", tmp_path / "run")
+    with pytest.raises(ConfigError, match="--img-size, --model-arg, --weights, --pretrained"):
+        inspect(str(run), img_size=8, model_args=VIT, look=Look(weights=tmp_path, pretrained=True))
+
+
+def test_an_export_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(SwinclfError, match="an exported file"):
+        inspect(str(tmp_path / "model.onnx"))
