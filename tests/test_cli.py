@@ -21,7 +21,7 @@ from typer.main import get_command
 
 import swinclf
 from swinclf.cli import commands, console
-from swinclf.cli.app import app
+from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
 

@@ -50,7 +50,7 @@ def test_tree_is_the_code():
 
 def test_every_command_is_documented():
     from swinclf.cli import commands  # noqa: F401
-    from swinclf.cli.app import app
+    from swinclf.cli.program import app
 
     names = list(typer.main.get_group(app).commands)
     assert names

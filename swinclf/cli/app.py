@@ -1,124 +1,23 @@
-"""The program: its commands, and how every ending becomes an exit code."""
+"""The program, ready to run: puts the command line in order and hands it to its command."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
-from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, NoReturn, ParamSpec
+from typing import NoReturn
 
-import typer
-
-from swinclf import __version__
-from swinclf.cli import console
+from swinclf.cli import commands, console, program  # noqa: F401 - commands register themselves
 from swinclf.cli.legacy import modernise
-from swinclf.errors import ExitCode, Interrupted, SwinclfError
-
-P = ParamSpec("P")
-
-app = typer.Typer(
-    name="swinclf",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Transfer learning on a folder of images: train, evaluate, predict, export.",
-    epilog="A first try, offline, in a minute: swinclf demo",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_debug = False
-
-
-def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """Makes every ending of a command an exit code, and every error three lines."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs) or ExitCode.OK
-        except SwinclfError as error:
-            _show_traceback()
-            console.say_error(error)
-            code = error.exit_code
-        except Interrupted as interrupted:
-            resume = f": {interrupted.resume}" if interrupted.resume else ""
-            saved = f"everything is saved{resume}" if resume else "there was nothing to save yet"
-            console.say(f"stopped; {saved}")
-            code = interrupted.exit_code
-        except KeyboardInterrupt:
-            code = ExitCode.INTERRUPTED
-        except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = ExitCode.OK
-        except typer.Exit:
-            raise
-        except OSError as error:
-            _show_traceback()
-            console.say_error(_refused_by_system(error))
-            code = ExitCode.FAILED
-        except Exception as error:
-            _show_traceback()
-            console.say_error(_unforeseen(error))
-            code = ExitCode.FAILED
-        raise typer.Exit(int(code))
-
-    return run
-
-
-def _refused_by_system(error: OSError) -> SwinclfError:
-    return SwinclfError(
-        f"the system to give access to '{error.filename or 'a file'}'",
-        found=error.strerror or str(error),
-        hint="another path, or the same command with --debug to see where it happens",
-    )
-
-
-def _unforeseen(error: Exception) -> SwinclfError:
-    text = str(error).strip().splitlines()
-    return SwinclfError(
-        "nothing of this kind to go wrong: this is a defect of swinclf",
-        found=f"{type(error).__name__}: {text[0] if text else ''}",
-        hint="the same command with --debug, and report what it prints",
-    )
-
-
-def _show_traceback() -> None:
-    if _debug:
-        traceback.print_exc()
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"swinclf {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
-    ] = False,
-) -> None:
-    del version, debug  # both are dealt with before a command runs
 
 
 def main() -> NoReturn:
     """Runs the program on the command line it was started with."""
-    global _debug
     # OpenMP's threads wait for one another by spinning, which makes a network many times slower
     # where another program wants a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from swinclf.cli import commands  # noqa: F401 - registers them
-
     arguments, notes = modernise(sys.argv[1:])
-    _debug = "--debug" in arguments
+    program.shows_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     # Pillow warns about pictures that it reads all the same; what it cannot read is told by name.
     warnings.filterwarnings("ignore", module="PIL")
@@ -127,5 +26,5 @@ def main() -> NoReturn:
             stream.reconfigure(errors="surrogateescape")
     for note in notes:
         console.say(f"note: {note}")
-    app(args=arguments)
+    program.app(args=arguments)
     raise SystemExit(0)

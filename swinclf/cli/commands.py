@@ -13,7 +13,6 @@ from typing import Annotated, Any, Optional
 import typer
 
 from swinclf.cli import console, tables
-from swinclf.cli.app import app, guarded
 from swinclf.cli.options import (
     DeviceOption,
     ImplOption,
@@ -22,6 +21,7 @@ from swinclf.cli.options import (
     WorkersOption,
     takes_settings,
 )
+from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import ExportFormat, gather_settings
 from swinclf.errors import ConfigError, ExitCode
