@@ -118,6 +118,20 @@ def test_autocast_gives_bfloat16_answers_and_float32_gradients() -> None:
     assert all(value.grad.dtype == torch.float32 for value in ours.parameters())
 
 
+@pytest.mark.parametrize("worth", [0, 1 << 30])
+def test_frozen_stages_leave_the_others_gradients_alone(worth: int) -> None:
+    whole, part = tiny(), tiny()
+    for value in (*part.patch_embed.parameters(), *part.layers[0].parameters()):
+        value.requires_grad_(False)
+    x = images(whole)
+    with mock.patch.object(layers, "_WORTH_PORTIONS", worth):
+        whole(x).square().sum().backward()
+        part(x).square().sum().backward()
+    assert all(value.grad is None for value in part.layers[0].parameters())
+    for a, b in zip(part.layers[1].parameters(), whole.layers[1].parameters(), strict=True):
+        assert difference(a.grad, b.grad) < FLOAT32_TOLERANCE
+
+
 def test_weights_may_change_between_two_answers() -> None:
     ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
     x = images(ours)

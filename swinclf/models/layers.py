@@ -233,11 +233,12 @@ def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tenso
         with torch.autocast("cpu", enabled=False):
             return gelu_mlp(*(value.to(dtype) for value in (x, w1, b1, w2, b2)))
     tokens = x.reshape(-1, x.shape[-1])  # (..., C) -> (T, C)
+    learns = torch.is_grad_enabled() and any(v.requires_grad for v in (x, w1, b1, w2, b2))
     if tokens.shape[0] * w1.shape[0] < _WORTH_PORTIONS:
         hidden = F.linear(tokens, w1, b1)
-        hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        hidden = F.gelu(hidden) if learns else torch.ops.aten.gelu_(hidden)
         out = F.linear(hidden, w2, b2)
-    elif torch.is_grad_enabled():
+    elif learns:
         out = _GeluMlp.apply(tokens, w1, b1, w2, b2)
     else:
         out = _forward_in_portions(tokens, w1, b1, w2, b2)

@@ -157,7 +157,7 @@ class WindowAttention(nn.Module):
             Tokens, (N, H, W, C).
         """
         bias = self.position_bias()
-        if torch.is_grad_enabled() and is_eager_cpu(x):
+        if bias.requires_grad and is_eager_cpu(x):
             qkv = self.qkv(x)  # (N, H, W, C) -> (N, H, W, 3C)
             out = _WindowAttention.apply(qkv, bias.to(qkv), mask, self.window_size)
         else:
