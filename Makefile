@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(VENV)/installed  ## the whole loop on a sample dataset, offline once installed
 	$(BIN)/swinclf demo
@@ -15,6 +15,9 @@ check: $(VENV)/installed  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed  ## this package's networks beside timm's, four minutes
+	$(BIN)/python benchmarks/networks.py --seconds 240
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
