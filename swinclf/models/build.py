@@ -6,7 +6,7 @@ networks are built without importing timm, which takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,15 +84,21 @@ def build_network(architecture: Architecture) -> nn.Module:
     return network
 
 
-def build_pretrained(architecture: Architecture) -> nn.Module:
+def build_pretrained(
+    architecture: Architecture, *, say: Callable[[str], None] = lambda _: None
+) -> nn.Module:
     """A network with timm's published weights under a fresh head.
+
+    Args:
+        architecture: The network.
+        say: Told of a download before it begins.
 
     Raises:
         ModelError: As `build_network`.
         WeightsError: If the weights are not to be had, or are not this network's.
     """
     if architecture.impl is Impl.TIMM:
-        return _timm_pretrained(architecture)
+        return _timm_pretrained(architecture, say)
     if architecture.name in OWN_SHAPES:
         raise WeightsError(
             f"published weights of '{architecture.name}'",
@@ -100,7 +106,7 @@ def build_pretrained(architecture: Architecture) -> nn.Module:
             hint="--no-pretrained, or --weights FILE",
         )
     published = native_data_config(architecture.name)
-    path = find_pretrained(architecture.name, published.hub_id)
+    path = find_pretrained(architecture.name, published.hub_id, say=say)
     return build_from_file(architecture, path)
 
 
@@ -157,7 +163,7 @@ def _timm() -> ModuleType:
     return timm_networks
 
 
-def _timm_pretrained(architecture: Architecture) -> nn.Module:
+def _timm_pretrained(architecture: Architecture, say: Callable[[str], None]) -> nn.Module:
     """Loads a whole published network by timm's own code, then replaces its head.
 
     So every tensor of the file has its place; timm itself would skip what does not fit when the
@@ -165,7 +171,9 @@ def _timm_pretrained(architecture: Architecture) -> nn.Module:
     """
     timm_networks = _timm()
     published = timm_networks.published_config(architecture.name)
-    path = find_pretrained(architecture.name, published.hf_hub_id, published.hf_hub_filename)
+    path = find_pretrained(
+        architecture.name, published.hf_hub_id, published.hf_hub_filename, say=say
+    )
     network: nn.Module = timm_networks.create_published(
         architecture.name, path, img_size=architecture.img_size, drop_path=architecture.drop_path
     )

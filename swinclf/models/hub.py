@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
@@ -23,13 +24,20 @@ FIRST_ANSWER_S = 10.0
 SHA256_LENGTH = 64  # hexadecimal digits
 
 
-def find_pretrained(name: str, repository: str | None, filename: str | None = None) -> Path:
+def find_pretrained(
+    name: str,
+    repository: str | None,
+    filename: str | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
     """The file with a backbone's published weights, downloaded if it is not in the cache.
 
     Args:
         name: ARCH or ARCH.TAG, for the errors.
         repository: Where they are at the Hub; None where there are none.
         filename: Their file there; None for the usual one.
+        say: Told of a download before it begins.
 
     Raises:
         WeightsError: If there are none, or they can be had neither from the cache nor from the Hub.
@@ -41,7 +49,19 @@ def find_pretrained(name: str, repository: str | None, filename: str | None = No
             hint="--no-pretrained, --weights FILE, or another of: swinclf models",
         )
     filename = filename or "model.safetensors"
-    return _from_cache(repository, filename) or _download(name, repository, filename)
+    cached = _from_cache(repository, filename)
+    if cached is not None:
+        return cached
+    if _is_offline():
+        raise _not_to_be_had(name, "none in the cache, and HF_HUB_OFFLINE is set")
+    say(f"fetching the published weights from the Hub, once: {repository}")
+    return _download(name, repository, filename)
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _from_cache(repository: str, filename: str) -> Path | None:
@@ -52,10 +72,6 @@ def _from_cache(repository: str, filename: str) -> Path | None:
 
 
 def _download(name: str, repository: str, filename: str) -> Path:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise _not_to_be_had(name, "none in the cache, and HF_HUB_OFFLINE is set")
     deadline_s = float(os.environ.get(DEADLINE_VARIABLE, DEFAULT_DEADLINE_S))
     command = [sys.executable, "-m", "swinclf.models.hub", repository, filename]
     try:

@@ -224,8 +224,7 @@ def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Se
     if weights:
         network = build_from_file(architecture, weights.path)
     elif config.pretrained:
-        report.note(f"taking the published weights of {config.model}, from the cache or the Hub")
-        network = build_pretrained(architecture)
+        network = build_pretrained(architecture, say=report.note)
     else:
         network = build_network(architecture)
     if config.freeze_stages is not None:
