@@ -22,6 +22,7 @@ from swinclf.errors import ModelError
 # than the product costs. In portions of this size it stays in cache, in a buffer that is reused.
 _PORTION_BYTES = 6 << 20
 _WORTH_PORTIONS = 8 << 20  # values of the hidden layer below which one piece is faster
+_WIDEST_PORTIONS = 2048  # wider weights cost more to read again for every portion than is won
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -234,7 +235,7 @@ def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tenso
             return gelu_mlp(*(value.to(dtype) for value in (x, w1, b1, w2, b2)))
     tokens = x.reshape(-1, x.shape[-1])  # (..., C) -> (T, C)
     learns = torch.is_grad_enabled() and any(v.requires_grad for v in (x, w1, b1, w2, b2))
-    if tokens.shape[0] * w1.shape[0] < _WORTH_PORTIONS:
+    if tokens.shape[0] * w1.shape[0] < _WORTH_PORTIONS or w1.shape[0] > _WIDEST_PORTIONS:
         hidden = F.linear(tokens, w1, b1)
         hidden = F.gelu(hidden) if learns else torch.ops.aten.gelu_(hidden)
         out = F.linear(hidden, w2, b2)
