@@ -67,7 +67,7 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say(f"6. Look at {run.folder.path / 'report.html'} and confusion_matrix.png beside it.")
     say("")
     say("With your own pictures, one folder for each class:")
-    say("   swinclf train DATA                      a head on published Swin weights, in minutes")
+    say("   swinclf train DATA                      a head on published Swin weights")
     say("   swinclf train DATA --no-freeze-layers   the whole network")
     say("   swinclf predict PICTURE                 what is it?")
 

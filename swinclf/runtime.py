@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from swinclf.errors import DeviceError, ExitCode
+from swinclf.errors import DeviceError, ExitCode, ExportError
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +147,25 @@ def _package_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def import_onnx_extra(*names: str) -> list[Any]:
+    """The modules of the optional extra `onnx`, in the order of their names.
+
+    Args:
+        names: The modules.
+
+    Raises:
+        ExportError: If one of them is not installed.
+    """
+    try:
+        return [import_module(name) for name in names]
+    except ImportError as error:
+        raise ExportError(
+            "the optional extra 'onnx' for ONNX files",
+            found=f"not installed ({error})",
+            hint="pip install 'swinclf[onnx]'",
+        ) from error
 
 
 @contextmanager

@@ -48,6 +48,15 @@ def test_tree_is_the_code():
     assert f"```\n{tree()}\n```" in README, f"put this into README.md:\n{tree()}"
 
 
+def test_what_inspect_prints(cli):
+    block = re.search(r"<!-- inspect -->\n```\n\$ swinclf (.*?)\n(.*?)```", README, re.DOTALL)
+    assert block
+    printed = cli(*shlex.split(block[1])).out.splitlines()
+    shown = [line for line in block[2].splitlines() if line.strip() != "..."]
+    assert shown
+    assert [line for line in shown if line not in printed] == []
+
+
 def test_every_command_is_documented():
     from swinclf.cli import commands  # noqa: F401
     from swinclf.cli.program import app

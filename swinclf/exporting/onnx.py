@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from swinclf.card import ModelCard
 from swinclf.errors import ExportError
 from swinclf.files import write_bytes
+from swinclf.runtime import import_onnx_extra
 
 OPSET = 20
 INPUT, OUTPUT = "pixels", "logits"
@@ -33,7 +33,7 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
         ExportError: If the extra is not installed or the network cannot be exported.
         RunError: If the file cannot be written.
     """
-    onnx = import_onnx()
+    onnx, _ = import_onnx_extra("onnx", "onnxscript")  # torch's exporter wants the other half
     # Two pictures and not one: an exporter takes a size of 1 for a constant.
     example = torch.zeros(2, 3, card.preprocess.height, card.preprocess.width)
     try:
@@ -60,24 +60,6 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
     model = program.model_proto
     onnx.helper.set_model_props(model, card.to_metadata())
     write_bytes(path, model.SerializeToString())
-
-
-def import_onnx() -> Any:
-    """The onnx package, an optional extra.
-
-    Raises:
-        ExportError: If it, or the exporter's other half, is not installed.
-    """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter imports it
-    except ImportError as error:
-        raise ExportError(
-            "the optional extra 'onnx' for ONNX files",
-            found=f"not installed ({error})",
-            hint="pip install 'swinclf[onnx]'",
-        ) from error
-    return onnx
 
 
 @contextlib.contextmanager

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
-from swinclf.errors import DeviceError, ExportError, RunError
+from swinclf.errors import DeviceError, RunError
 from swinclf.runtime import (
     Hardware,
     Precision,
     choose_hardware,
+    import_onnx_extra,
     multiplies_bf16,
     out_of_memory_named,
 )
@@ -91,7 +92,7 @@ class OnnxPredictor:
     """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
-        ort = import_onnxruntime()
+        (ort,) = import_onnx_extra("onnxruntime")
         if asked.device not in ("auto", "cpu"):
             raise DeviceError(
                 "--device cpu for an ONNX file",
@@ -144,20 +145,3 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities.astype(np.float32)
-
-
-def import_onnxruntime() -> Any:
-    """ONNX Runtime, an optional extra.
-
-    Raises:
-        ExportError: If it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError(
-            "the optional extra 'onnx' for ONNX files",
-            found=f"not installed ({error})",
-            hint="pip install 'swinclf[onnx]'",
-        ) from error
-    return onnxruntime
