@@ -1,0 +1,1 @@
+"""The parts of torture.py: a module each."""
