@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from swinclf.cli import commands, console, program  # noqa: F401 - commands register themselves
 from swinclf.cli.legacy import modernise
+from swinclf.runtime import keep_freed_memory
 
 
 def main() -> NoReturn:
@@ -16,6 +17,7 @@ def main() -> NoReturn:
     # OpenMP's threads wait for one another by spinning, which makes a network many times slower
     # where another program wants a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     arguments, notes = modernise(sys.argv[1:])
     program.shows_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
