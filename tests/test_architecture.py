@@ -18,7 +18,7 @@ ROOT = Path(swinclf.__file__).parent
 LEVELS = [
     {"errors", "files", "preprocess", "progress", "runtime", "config", "card", "runs"},
     {"data", "models", "evaluation"},
-    {"training", "inference", "exporting", "inspection"},
+    {"training", "inference", "exporting", "inspection", "audit"},
     {"verbs"},
     {"api"},
     {"demo"},
@@ -152,7 +152,7 @@ def test_the_library_neither_prints_nor_exits():
 
 def test_who_knows_which_library():
     allowed = {
-        "PIL": {"data", "inference", "training", "evaluation", "verbs", "demo"},
+        "PIL": {"data", "audit", "inference", "training", "evaluation", "verbs", "demo"},
         "torch": {
             *("models", "training", "inference", "exporting", "inspection", "data", "runtime"),
             "verbs",

@@ -122,6 +122,18 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
     ],
+    "check": [
+        (2, ()),
+        (0, ("{data}",)),
+        (
+            3,
+            (
+                *("{data}", "--val", "{held}", "--output", "{tmp}/c.json", "--page"),
+                *("{tmp}/c.html", "--workers", "0", "--format", "json"),
+            ),
+        ),
+        (1, ("{tmp}/nowhere", "--format", "table")),
+    ],
     "inspect": [
         (1, ()),  # the newest run is one of timm's test networks
         (1, ("{run}", "--output", "{tmp}/p")),

@@ -220,6 +220,48 @@ def export_command(
     console.box("exported", tables.export_text(done))
 
 
+@app.command("check")
+@guarded
+def check_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders.")],
+    val: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--val", help="A folder of class folders to check with.", show_default="as DATA says"
+        ),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="JSON file for all that is found.", show_default="none"),
+    ] = None,
+    page: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the findings are printed.")
+    ] = ResultFormat.TABLE,
+    workers: WorkersOption = None,
+) -> ExitCode:
+    """Say what is wrong with a dataset; change nothing."""
+    from swinclf.cli.check_table import audit_text
+    from swinclf.verbs.check import check
+
+    audit = check(
+        data,
+        val=val,
+        output=output,
+        page=page,
+        workers=workers,
+        report=console.ConsoleReporter(),
+    )
+    sys.stdout.write(audit_text(audit, result_format))
+    for path in (output, page):
+        if path is not None:
+            console.say(f"written to {path}")
+    return ExitCode.OK if audit.is_clean else ExitCode.SOME_FAILED
+
+
 @app.command("inspect")
 @guarded
 def inspect_command(

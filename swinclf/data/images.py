@@ -13,12 +13,14 @@ import os
 import stat
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import (  # the plugins register themselves: without them Pillow knows five formats
     AvifImagePlugin,
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     IcoImagePlugin,
     Image,
@@ -77,6 +79,19 @@ class UnreadableImage(Exception):
     """A file that gives no picture; the text says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about its picture.
+
+    Attributes:
+        size: Width and height of the upright picture, px, at full size.
+        orientation: The EXIF tag, 1 to 8; 1 is upright, and stands for none.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+
 def has_image_name(name: str) -> bool:
     """Whether a file's name ends like a picture's, in either case."""
     stem, _, extension = name.rpartition(".")
@@ -127,8 +142,14 @@ def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
         UnreadableImage: If the bytes are no picture of a known format, broken, or too large.
             Pillow raises a dozen kinds of exception for broken files; every one of them ends here.
     """
+    return decode_with_header(data, decode_px=decode_px)[0]
+
+
+def decode_with_header(data: bytes, *, decode_px: int | None = None) -> tuple[Image.Image, Header]:
+    """As `decode_image`, and what the file says about the picture."""
     try:
         with _identify(data) as picture:
+            size = picture.size
             if picture.width * picture.height > MAX_PIXELS:
                 raise UnreadableImage(
                     f"{picture.width} x {picture.height} px; the limit is {MAX_PIXELS:,} px"
@@ -136,7 +157,12 @@ def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
             if decode_px is not None:
                 picture.draft(None, (decode_px, decode_px))
             picture.load()
-            return to_rgb(_upright(picture))
+            orientation = _orientation(picture)
+            upright = _upright(picture)
+            # Some readers turn the picture themselves, so the tag alone does not tell.
+            if (size[0] - size[1]) * (upright.width - upright.height) < 0:
+                size = size[::-1]
+            return to_rgb(upright), Header(size, orientation)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -204,6 +230,15 @@ def _upright(picture: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(picture)
     except Exception:  # broken EXIF raises anything; the pixels are good all the same
         return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF tag for how a picture is to be turned; 1, upright, where none can be read."""
+    try:
+        tag = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as for `_upright`
+        return 1
+    return tag if tag in range(1, 9) else 1
 
 
 def _unidentified(data: bytes) -> str:

@@ -6,20 +6,15 @@ in report.html.jinja; this module chooses what goes in, bounds how much, and mak
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from swinclf import __version__
 from swinclf.evaluation.metrics import Metrics
-from swinclf.evaluation.names import printable
+from swinclf.evaluation.page import data_uri, page_template
 from swinclf.files import write_text
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, MISTAKE_ROWS, CONFUSED_ROWS = 1000, 500, 200, 50, 10
@@ -116,8 +111,8 @@ def write_report(
     Raises:
         FileNotFoundError: If one of the images is not there.
     """
-    pictures = {name: _data_uri(file) for name, file in images.items()}
-    page = _template().render(
+    pictures = {name: data_uri(file.read_bytes(), "png") for name, file in images.items()}
+    page = page_template("evaluation", "report.html.jinja").render(
         title=title,
         metrics=metrics,
         right=round(metrics.accuracy * metrics.images),
@@ -151,48 +146,3 @@ def _class_rows(metrics: Metrics) -> list[ClassRow]:
         for index, (name, row) in enumerate(metrics.per_class.items())
     ]
     return sorted(rows, key=lambda row: (row.f1 is None, row.f1))
-
-
-def _data_uri(file: Path) -> str:
-    """A PNG file as text that an HTML page can hold."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
-
-
-@cache
-def _template() -> Template:
-    """The page, everything in it escaped, a misspelt variable an error."""
-    environment = Environment(
-        loader=PackageLoader("swinclf", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "name": _name,
-        "percent": _percent,
-        "number": _number,
-        "csp_hash": _csp_hash,
-    }
-    return environment.get_template("report.html.jinja")
-
-
-def _name(value: object) -> str:
-    """Any text that came from outside, on one line and valid as UTF-8; the page escapes it."""
-    return printable(str(value))
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    """A share as percent, a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def _number(value: object, digits: int = 4) -> str:
-    """A number with so many significant digits, a dash where there is none."""
-    return "–" if value is None or value == "" else f"{float(str(value)):.{digits}g}"
-
-
-def _csp_hash(text: str) -> str:
-    """What a content security policy calls the one style sheet, or script, that it allows."""
-    digest = hashlib.sha256(str(text).encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -1,0 +1,212 @@
+"""How well `check` finds copies, and how fast it reads: JSON lines on stdout.
+
+Copies are planted into a copy of a folder of photographs, and found or not. Speed is that of the
+audit's pass over the files beside decoding alone, in turns over the same files, so that what else
+the machine does falls on both; the ratio of the sums is what counts.
+
+    python benchmarks/audit.py find PHOTOS
+    python benchmarks/audit.py speed PHOTOS --count 50000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from swinclf.audit.copies import near_pairs
+from swinclf.audit.facts import read_facts
+from swinclf.audit.findings import Kind
+from swinclf.data.folder import scan_folder
+from swinclf.data.images import decode_image, read_bytes
+from swinclf.data.loader import map_ahead
+from swinclf.progress import SILENT
+from swinclf.verbs.check import Audit, check
+
+DECODE_PX = {"every pixel": None, "as for a network of 224 px": 496}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Pairs of paths, relative to the dataset: a file and the copy of it that was planted."""
+
+    exact: frozenset[frozenset[str]]
+    near: frozenset[frozenset[str]]
+
+
+def plant_copies(root: Path, *, exact: int, near: int, seed: int) -> Planted:
+    """Write copies of pictures into a dataset, each into a class drawn at random.
+
+    A near copy is encoded again as a JPEG of quality 60 to 90 and resized to 0.6 to 1.4 of its
+    sides; two of three are cropped by 2 to 6 % on each side before.
+    """
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    labels = sorted(path.name for path in root.iterdir())
+    pairs: list[frozenset[str]] = []
+    for number, place in enumerate(rng.choice(len(files), exact + near, replace=False)):
+        file = files[place]
+        is_exact = number < exact
+        suffix = file.suffix if is_exact else ".jpg"
+        copy = root / labels[rng.integers(len(labels))] / f"planted-{number}{suffix}"
+        if is_exact:
+            shutil.copy(file, copy)
+        else:
+            write_near_copy(file, copy, rng, cropped=number % 3 > 0)
+        pairs.append(frozenset(str(path.relative_to(root)) for path in (file, copy)))
+    return Planted(frozenset(pairs[:exact]), frozenset(pairs[exact:]))
+
+
+def write_near_copy(file: Path, copy: Path, rng: np.random.Generator, *, cropped: bool) -> None:
+    """Write one copy that is not the same file."""
+    picture = Image.open(file).convert("RGB")
+    if cropped:
+        left, top, right, bottom = rng.uniform(0.02, 0.06, 4)
+        (w, h) = picture.size
+        picture = picture.crop(
+            (round(w * left), round(h * top), round(w * (1 - right)), round(h * (1 - bottom)))
+        )
+    scale = rng.uniform(0.6, 1.4)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    picture.resize(size, Image.Resampling.BICUBIC).save(copy, quality=int(rng.integers(60, 91)))
+
+
+def found_copies(audit: Audit, planted: Planted) -> dict[str, object]:
+    """Say how many of the planted pairs were found, and what was found besides."""
+    groups: dict[Kind, list[set[str]]] = {
+        finding.kind: [set(one.paths) for one in finding.examples] for finding in audit.findings
+    }
+    same, alike = (groups.get(kind, []) for kind in (Kind.EXACT_DUPLICATES, Kind.NEAR_DUPLICATES))
+    agreements = {frozenset((one, other)): agreement for one, other, agreement in audit.near}
+    return {
+        "exact_planted": len(planted.exact),
+        "exact_found": sum(any(pair <= group for group in same) for pair in planted.exact),
+        "near_planted": len(planted.near),
+        "near_found": sum(any(pair <= group for group in alike) for pair in planted.near),
+        "lowest_agreement": min((agreements.get(pair, 1.0) for pair in planted.near), default=1.0),
+        "pairs_besides": [
+            [*sorted(pair), round(agreement, 3)]
+            for pair, agreement in agreements.items()
+            if pair not in planted.near
+        ],
+    }
+
+
+def measure_finding(photos: Path, workers: int) -> Iterable[dict[str, object]]:
+    """Plant copies into a copy of the photographs and look for them."""
+    for seed in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(shutil.copytree(photos, Path(folder) / "photos"))
+            planted = plant_copies(root, exact=30, near=30, seed=seed)
+            yield {"seed": seed, **found_copies(check(root, workers=workers), planted)}
+
+
+def measure_speed(photos: Path, count: int, px: int, workers: int) -> Iterable[dict[str, object]]:
+    """Audit `count` pictures, each blended of two photographs, and time the pass by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_blends(sorted(photos.rglob("*.jpg")), root, count, px)
+        index = scan_folder(root)
+        before = peak_mib()
+        started = time.perf_counter()
+        facts = read_facts(root, index.images, workers=workers, report=SILENT)
+        read = time.perf_counter()
+        near = near_pairs(root, facts, workers=workers, report=SILENT)
+        yield {
+            "images": count,
+            "px": px,
+            "read_s": round(read - started, 1),
+            "compare_s": round(time.perf_counter() - read, 1),
+            "near_pairs": len(near),
+            "memory_mib": round(peak_mib() - before),
+        }
+        for name, decode_px in DECODE_PX.items():
+            yield {"decoding": name, **in_turns(root, index.images[:10000], decode_px, workers)}
+
+
+def in_turns(
+    root: Path, images: Sequence[object], decode_px: int | None, workers: int
+) -> dict[str, object]:
+    """Time the audit's pass and decoding alone, in turns over 500 files at a time."""
+
+    def audit(part: Sequence[object]) -> None:
+        read_facts(root, part, workers=workers, report=SILENT)  # type: ignore[arg-type]
+
+    def decode(part: Sequence[object]) -> None:
+        paths = [root / image.path for image in part]  # type: ignore[attr-defined]
+
+        def one(path: Path) -> None:
+            decode_image(read_bytes(path), decode_px=decode_px)
+
+        for _ in map_ahead(one, paths, workers=workers, ahead=64):
+            pass
+
+    seconds = {audit: 0.0, decode: 0.0}
+    for start in range(0, len(images), 500):
+        part = images[start : start + 500]
+        for work in (audit, decode) if start % 1000 else (decode, audit):
+            seconds[work] += timed(work, part)
+    return {
+        "audit_images_per_second": round(len(images) / seconds[audit]),
+        "decode_images_per_second": round(len(images) / seconds[decode]),
+        "ratio": round(seconds[decode] / seconds[audit], 3),
+    }
+
+
+def timed(work: Callable[[Sequence[object]], None], part: Sequence[object]) -> float:
+    """Return the seconds that a piece of work takes."""
+    started = time.perf_counter()
+    work(part)
+    return time.perf_counter() - started
+
+
+def write_blends(files: Sequence[Path], root: Path, count: int, px: int) -> None:
+    """Write pictures of `px` that look like photographs and are all different."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        one, other = (
+            Image.open(files[place]).convert("RGB").resize((px, px))
+            for place in rng.integers(len(files), size=2)
+        )
+        folder = root / f"class-{number % 10}"
+        folder.mkdir(exist_ok=True)
+        turned = other.transpose(Image.Transpose(int(rng.integers(7))))
+        Image.blend(one, turned, rng.uniform(0.3, 0.7)).save(folder / f"{number}.jpg", quality=90)
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("find", "speed"))
+    parser.add_argument("photos", type=Path, help="a folder of class folders of JPEG files")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--px", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    measured = (
+        measure_finding(given.photos, given.workers)
+        if given.what == "find"
+        else measure_speed(given.photos, given.count, given.px, given.workers)
+    )
+    for line in measured:
+        json.dump(line, sys.stdout)
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""One pass over a dataset's files: what is kept of each picture, a few hundred bytes.
+
+Decodes every file to its end, because nothing less tells whether it is whole, but a JPEG at a part
+of its size: the rest of the pixels is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swinclf.audit.fingerprint import CROPS, LENGTH, SIDE, fingerprints, small_grey
+from swinclf.data.folder import ImageFile
+from swinclf.data.images import UnreadableImage, content_digest, decode_with_header, read_bytes
+from swinclf.data.loader import map_ahead
+from swinclf.progress import Reporter
+
+AHEAD = 64  # files read in advance of the one being noted down
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one pass has seen; a row each image, in the order they were given.
+
+    Attributes:
+        images: The files.
+        errors: Why a file could not be read; empty where it could.
+        digests: Of the content; empty where the file could not be read.
+        sizes: (N, 2) int32: width and height, px, of the upright picture; 0 where unreadable.
+        orientations: (N,) uint8: the EXIF tag, 1 where there is none.
+        spreads: (N,) float32: standard deviation of grey over the small picture, of 255.
+        prints: (N, crops, numbers) float32 fingerprints.
+    """
+
+    images: Sequence[ImageFile]
+    errors: list[str]
+    digests: list[bytes]
+    sizes: np.ndarray
+    orientations: np.ndarray
+    spreads: np.ndarray
+    prints: np.ndarray
+
+    @property
+    def readable(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.array([not error for error in self.errors], dtype=bool)
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    digest: bytes
+    size: tuple[int, int]
+    orientation: int
+    spread: float
+    prints: np.ndarray
+
+
+def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report: Reporter) -> Facts:
+    """Reads every file once.
+
+    Args:
+        root: What the images' paths are relative to.
+        images: The files.
+        workers: Threads that read; 0 reads here.
+        report: Told of progress.
+    """
+    count = len(images)
+    facts = Facts(
+        images=images,
+        errors=[""] * count,
+        digests=[b""] * count,
+        sizes=np.zeros((count, 2), dtype=np.int32),
+        orientations=np.ones(count, dtype=np.uint8),
+        spreads=np.zeros(count, dtype=np.float32),
+        prints=np.zeros((count, len(CROPS), LENGTH), dtype=np.float32),
+    )
+    paths = (root / image.path for image in images)
+    with report.track("reading", count) as advance:
+        for row, one in enumerate(map_ahead(_look, paths, workers=workers, ahead=AHEAD)):
+            advance(1)
+            if isinstance(one, str):
+                facts.errors[row] = one
+                continue
+            facts.digests[row] = one.digest
+            facts.sizes[row] = one.size
+            facts.orientations[row] = one.orientation
+            facts.spreads[row] = one.spread
+            facts.prints[row] = one.prints
+    return facts
+
+
+def _look(path: Path) -> _One | str:
+    """What is to be known of one file, or why it cannot be read."""
+    try:
+        data = read_bytes(path)
+        picture, header = decode_with_header(data, decode_px=SIDE)
+    except UnreadableImage as error:
+        return str(error)
+    grey = small_grey(picture)
+    return _One(
+        content_digest(data), header.size, header.orientation, float(grey.std()), fingerprints(grey)
+    )

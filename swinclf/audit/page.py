@@ -1,0 +1,98 @@
+"""The page of a check: one HTML file with thumbnails, for looking through what was found.
+
+Bounded: so many examples of each finding, so many pictures of each; all of them stand in the JSON.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from swinclf import __version__
+from swinclf.audit.findings import Example, Finding
+from swinclf.data.images import UnreadableImage, decode_image, read_bytes
+from swinclf.evaluation.page import data_uri, page_template
+from swinclf.files import write_text
+
+EXAMPLES, PICTURES = 24, 6  # of a finding; of an example
+THUMBNAIL_PX, QUALITY = 160, 75
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A file on the page; `uri` is empty where it gives no picture."""
+
+    path: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownExample:
+    """An example with its pictures.
+
+    Attributes:
+        thumbnails: The first few files.
+        more: How many there are besides.
+        note: What is special about them.
+    """
+
+    thumbnails: tuple[Thumbnail, ...]
+    more: int
+    note: str
+
+
+def write_page(
+    path: Path,
+    *,
+    root: Path,
+    images: int,
+    classes: int,
+    fit: str,
+    findings: Sequence[Finding],
+) -> None:
+    """Writes the page, without scripts and without outside requests.
+
+    Args:
+        path: The file, replaced if it is there.
+        root: The dataset, which the findings' paths are relative to.
+        images: How many are readable.
+        classes: How many there are.
+        fit: The --fit that is suggested, and why.
+        findings: What was found, in the order to be shown.
+    """
+    shown = [
+        (finding, [_shown(root, one) for one in finding.examples[:EXAMPLES]])
+        for finding in findings
+    ]
+    page = page_template("audit", "page.html.jinja").render(
+        data=str(root),
+        name_of_data=root.name,
+        images=images,
+        classes=classes,
+        fit=fit,
+        findings=shown,
+        mend=sum(finding.mend for finding in findings),
+        version=__version__,
+    )
+    write_text(path, page)
+
+
+def _shown(root: Path, example: Example) -> ShownExample:
+    paths = example.paths[:PICTURES]
+    thumbnails = tuple(Thumbnail(path, _thumbnail(root / path)) for path in paths)
+    return ShownExample(thumbnails, len(example.paths) - len(paths), example.note)
+
+
+def _thumbnail(path: Path) -> str:
+    try:
+        picture = decode_image(read_bytes(path), decode_px=THUMBNAIL_PX)
+    except UnreadableImage:
+        return ""
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return data_uri(buffer.getvalue(), "jpeg")

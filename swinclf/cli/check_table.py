@@ -1,0 +1,46 @@
+"""What `check` prints: a block for each finding, with a few examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swinclf.cli.console import terminal_safe
+from swinclf.cli.tables import ResultFormat
+from swinclf.files import to_json
+
+if TYPE_CHECKING:
+    from swinclf.audit.findings import Example, Finding
+    from swinclf.verbs.check import Audit
+
+EXAMPLES, PATHS = 3, 4  # of a finding; of an example
+
+
+def audit_text(audit: Audit, result_format: ResultFormat) -> str:
+    """Everything found: all of it as JSON, or a few examples of each for people."""
+    if result_format is ResultFormat.JSON:
+        return to_json(audit.to_dict())
+    lines = [f"{len(audit.images):,} images in {len(audit.classes):,} classes"]
+    for finding in audit.findings:
+        lines += ["", *_block(finding)]
+    if audit.is_clean:
+        lines += ["", "nothing that should be mended"]
+    return "\n".join(lines) + "\n"
+
+
+def _block(finding: Finding) -> list[str]:
+    lines = [
+        f"{'MEND' if finding.mend else 'note'}  {terminal_safe(finding.says)}",
+        f"      -> {finding.advice}",
+    ]
+    lines += [f"      {_one_line(one)}" for one in finding.examples[:EXAMPLES]]
+    if finding.count > EXAMPLES:
+        lines.append(f"      ... and {finding.count - EXAMPLES:,} more")
+    return lines
+
+
+def _one_line(example: Example) -> str:
+    paths = "  =  ".join(example.paths[:PATHS])
+    if len(example.paths) > PATHS:
+        paths += f"  and {len(example.paths) - PATHS:,} more"
+    text = f"{paths}  ({example.note})" if paths and example.note else paths or example.note
+    return terminal_safe(text).replace("\n", "\\n")

@@ -1,0 +1,187 @@
+"""check: what is wrong with a dataset, before training on it. Writes nothing into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swinclf.audit.copies import EMPTY_SPREAD, NearPair, groups_of, near_pairs, same_bytes
+from swinclf.audit.facts import Facts, read_facts
+from swinclf.audit.findings import (
+    Finding,
+    find_class_faults,
+    find_copies,
+    find_pictures,
+    find_unreadable,
+    suggest_fit,
+)
+from swinclf.data.folder import FolderIndex, ImageFile, Skipped, scan_folder
+from swinclf.errors import ConfigError
+from swinclf.files import write_json
+from swinclf.preprocess import Fit
+from swinclf.progress import SILENT, Reporter
+from swinclf.runs import make_folder
+from swinclf.runtime import default_workers
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a check has found.
+
+    Attributes:
+        root: The dataset.
+        images: Readable ones, in order of path.
+        classes: Names of the class folders, sorted.
+        fit: The --fit that suits the pictures' proportions; None without pictures.
+        fit_reason: Why.
+        findings: What should be mended or is good to know.
+        near: Pairs of paths that show one picture in different files, and how well their details
+            agree, in [-1, 1].
+    """
+
+    root: Path
+    images: tuple[ImageFile, ...]
+    classes: tuple[str, ...]
+    fit: Fit | None
+    fit_reason: str
+    findings: tuple[Finding, ...]
+    near: tuple[tuple[str, str, float], ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing should be mended."""
+        return not any(finding.mend for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON; every place of every finding."""
+        counts = dict.fromkeys(self.classes, 0)
+        for image in self.images:
+            counts[image.label] = counts.get(image.label, 0) + 1
+        return {
+            "data": str(self.root),
+            "images": len(self.images),
+            "classes": counts,
+            "clean": self.is_clean,
+            "fit": self.fit,
+            "fit_reason": self.fit_reason,
+            "findings": [
+                {
+                    "kind": finding.kind,
+                    "mend": finding.mend,
+                    "count": finding.count,
+                    "says": finding.says,
+                    "advice": finding.advice,
+                    "examples": [
+                        {"paths": list(one.paths), "note": one.note} for one in finding.examples
+                    ],
+                }
+                for finding in self.findings
+            ],
+            "near_pairs": [
+                {"paths": [first, second], "agreement": round(agreement, 4)}
+                for first, second, agreement in self.near
+            ],
+        }
+
+
+def check(
+    data: Path,
+    *,
+    val: Path | None = None,
+    output: Path | None = None,
+    page: Path | None = None,
+    workers: int | None = None,
+    report: Reporter = SILENT,
+) -> Audit:
+    """Looks for what is wrong with a dataset.
+
+    Args:
+        data: A folder of class folders.
+        val: A folder that is held out instead of what `data` says, as in a training.
+        output: A JSON file for everything found.
+        page: An HTML file for it, with thumbnails.
+        workers: Threads that read; None for one a core.
+        report: Told of progress.
+
+    Raises:
+        SwinclfError: If there is no dataset, or a file is to be written into it.
+    """
+    for path in (output, page):
+        _refuse_inside(path, data)
+    index = scan_folder(data, val=val)
+    threads = default_workers() if workers is None else workers
+    facts = read_facts(index.root, index.images, workers=threads, report=report)
+    near = near_pairs(index.root, facts, workers=threads, report=report)
+    audit = _conclude(index, facts, near)
+    if output is not None:
+        write_json(make_folder(output.parent) / output.name, audit.to_dict())
+    if page is not None:
+        from swinclf.audit.page import write_page  # its fonts and templates take a second to load
+
+        make_folder(page.parent)
+        write_page(
+            page,
+            root=audit.root,
+            images=len(audit.images),
+            classes=len(audit.classes),
+            fit=f"--fit {audit.fit}: {audit.fit_reason}" if audit.fit else "",
+            findings=audit.findings,
+        )
+    return audit
+
+
+def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Audit:
+    rows = np.nonzero(facts.readable)[0]
+    images = [index.images[row] for row in rows]
+    sizes = facts.sizes[rows]
+    fit, reason = suggest_fit(sizes) if len(rows) else (None, "")
+    return Audit(
+        root=index.root,
+        images=tuple(images),
+        classes=tuple(sorted({image.label for image in index.images})),
+        fit=fit,
+        fit_reason=reason,
+        findings=tuple(_findings(index, facts, near, images, rows)),
+        near=tuple(
+            (index.images[one.first].path, index.images[one.second].path, one.agreement)
+            for one in near
+        ),
+    )
+
+
+def _findings(
+    index: FolderIndex,
+    facts: Facts,
+    near: Sequence[NearPair],
+    images: Sequence[ImageFile],
+    rows: np.ndarray,
+) -> Iterator[Finding]:
+    """What should be mended first, and the more harmful first of these."""
+    broken = [
+        Skipped(image.path, error)
+        for image, error in zip(index.images, facts.errors, strict=True)
+        if error
+    ]
+    same = same_bytes(facts.digests)
+    linked = groups_of([*same, *((one.first, one.second) for one in near)])
+    empty = facts.spreads[rows] < EMPTY_SPREAD
+    found = [
+        *find_unreadable([*index.skipped, *broken]),
+        *find_copies(index.images, same, linked),
+        *find_class_faults(images),
+        *find_pictures(images, facts.sizes[rows], facts.orientations[rows], empty),
+    ]
+    yield from sorted(found, key=lambda finding: not finding.mend)
+
+
+def _refuse_inside(path: Path | None, data: Path) -> None:
+    if path is not None and path.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"a file outside the dataset '{data}' (nothing is ever written into a dataset)",
+            found=f"'{path}'",
+            hint=f"'{data.resolve().parent / path.name}'",
+        )

@@ -1,0 +1,346 @@
+"""check: planted faults are found, clean data is called clean, and nothing is ever changed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import error_lines, write_dataset
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from swinclf.audit.align import DETAIL_SIDE, detail_agreement
+from swinclf.audit.copies import groups_of, near_pairs, same_bytes
+from swinclf.audit.facts import read_facts
+from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
+from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, small_grey
+from swinclf.data.folder import ImageFile, scan_folder
+from swinclf.preprocess import Fit
+from swinclf.progress import SILENT
+from swinclf.verbs.check import check
+
+
+def benchmark():
+    path = Path(__file__).parent.parent / "benchmarks" / "audit.py"
+    spec = importlib.util.spec_from_file_location("benchmark_audit", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def scene(seed, size=(160, 120)):
+    """A picture with shapes and details of every size, as photographs have them."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    layers = [
+        gaussian_filter(rng.normal(size=(height, width, 3)), (blur, blur, 0)) * blur
+        for blur in (1, 2, 4, 8, 16, 32)
+    ]
+    values = sum(layers)
+    values = 128 + 50 * (values - values.mean()) / values.std()
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def write_scenes(root, *, per_class, labels=("heath", "moor"), first=0):
+    for row, label in enumerate(labels):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            picture = scene(first + 1000 * row + number)
+            picture.save(root / label / f"{number:03d}.jpg", quality=92)
+    return root
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Two classes of thirty pictures, no two alike; to be copied, not changed."""
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "land", per_class=30)
+
+
+@pytest.fixture
+def land(scenes, tmp_path):
+    return Path(shutil.copytree(scenes, tmp_path / "land"))
+
+
+def kinds(audit):
+    return {finding.kind for finding in audit.findings}
+
+
+def finding(audit, kind):
+    return next(one for one in audit.findings if one.kind is kind)
+
+
+def paths_of(one):
+    return [set(example.paths) for example in one.examples]
+
+
+def state_of(root):
+    return {
+        str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest())
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+# --- copies -------------------------------------------------------------------------------------
+
+
+def test_planted_copies_are_found_and_no_others(land):
+    tools = benchmark()
+    planted = tools.plant_copies(land, exact=10, near=20, seed=3)
+    found = tools.found_copies(check(land, workers=2), planted)
+    assert found["exact_found"] == 10
+    assert found["near_found"] >= 19
+    assert found["pairs_besides"] == []
+
+
+def test_different_pictures_are_no_copies(scenes):
+    audit = check(scenes, workers=0)
+    assert audit.near == ()
+    assert audit.is_clean
+    assert audit.findings == ()
+
+
+def test_looks_alike_is_not_the_same(tmp_path):
+    """The large shapes of one picture under the details of another."""
+    root = write_scenes(tmp_path / "d", per_class=10)
+    one, other = (np.asarray(scene(seed), dtype=float) for seed in (1, 500))
+    details = other - gaussian_filter(other, (3, 3, 0))
+    mixed = gaussian_filter(one, (3, 3, 0)) + details
+    Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(root / "moor" / "mixed.png")
+    assert check(root, workers=0).near == ()
+
+
+def test_a_copy_in_grey_brighter_and_with_less_contrast_is_a_copy(land):
+    grey = Image.open(land / "heath" / "004.jpg").convert("L").point(lambda value: 60 + value // 2)
+    grey.save(land / "heath" / "grey.png")
+    audit = check(land, workers=0)
+    assert [set(one[:2]) for one in audit.near] == [{"heath/004.jpg", "heath/grey.png"}]
+    assert audit.near[0][2] > 0.95
+
+
+def test_copies_under_two_labels_and_on_both_sides(tmp_path):
+    root = tmp_path / "d"
+    write_scenes(root / "train", per_class=10)
+    write_scenes(root / "val", per_class=3, first=100)
+    shutil.copy(root / "train" / "heath" / "000.jpg", root / "train" / "moor" / "copy.jpg")
+    shutil.copy(root / "train" / "heath" / "001.jpg", root / "val" / "heath" / "copy.jpg")
+    Image.open(root / "train" / "moor" / "002.jpg").resize((130, 100)).save(
+        root / "val" / "heath" / "near.jpg"
+    )
+    audit = check(root, workers=1)
+    near = {"train/moor/002.jpg", "val/heath/near.jpg"}
+    leak = {"train/heath/001.jpg", "val/heath/copy.jpg"}
+    twice = {"train/heath/000.jpg", "train/moor/copy.jpg"}
+    assert paths_of(finding(audit, Kind.TWO_LABELS)) == [twice, near]
+    assert finding(audit, Kind.TWO_LABELS).examples[0].note == "heath, moor"
+    assert paths_of(finding(audit, Kind.LEAKS)) == [leak, near]
+    assert paths_of(finding(audit, Kind.EXACT_DUPLICATES)) == [twice, leak]
+    assert paths_of(finding(audit, Kind.NEAR_DUPLICATES)) == [near]
+    assert all(one.mend for one in audit.findings)
+
+
+def test_a_copy_of_a_copy_is_in_one_group(land):
+    picture = Image.open(land / "moor" / "005.jpg")
+    for quality in (60, 75):
+        picture.save(land / "moor" / f"q{quality}.jpg", quality=quality)
+    shutil.copy(land / "moor" / "q60.jpg", land / "heath" / "q60.jpg")
+    group = {"moor/005.jpg", "moor/q60.jpg", "moor/q75.jpg", "heath/q60.jpg"}
+    assert paths_of(finding(check(land, workers=2), Kind.NEAR_DUPLICATES)) == [group]
+
+
+def test_copies_do_not_depend_on_threads(land):
+    benchmark().plant_copies(land, exact=3, near=6, seed=9)
+    assert check(land, workers=0).to_dict() == check(land, workers=3).to_dict()
+
+
+def test_groups():
+    assert groups_of([]) == []
+    assert groups_of([(5, 3), (1, 2), (3, 9)]) == [[1, 2], [3, 5, 9]]
+    assert same_bytes([b"a", b"", b"b", b"a", b""]) == [[0, 3]]
+
+
+def test_details_agree_after_a_crop_and_a_change_of_light_and_not_by_chance():
+    picture = scene(7, (256, 256)).convert("RGB")
+    cropped = picture.crop((12, 6, 240, 250)).point(lambda value: 20 + int(0.7 * value))
+    one, other, stranger = (
+        small_grey(each, DETAIL_SIDE) for each in (picture, cropped, scene(8, (256, 256)))
+    )
+    assert detail_agreement(one, one) == pytest.approx(1)
+    assert detail_agreement(one, other, 0.92) > 0.9
+    assert detail_agreement(other, one) > 0.9
+    assert abs(detail_agreement(one, stranger)) < 0.6
+    assert detail_agreement(np.zeros_like(one), one) == 0.0
+
+
+def test_fingerprints_have_norm_one_and_the_whole_of_a_crop_is_near_the_middle_of_the_whole():
+    grey = small_grey(scene(3, (256, 256)))
+    prints = fingerprints(grey)
+    assert prints.shape == (len(CROPS), LENGTH)
+    assert np.linalg.norm(prints, axis=1) == pytest.approx(np.ones(len(CROPS)), abs=1e-5)
+    assert np.abs(fingerprints(np.full_like(grey, 17.0))).max() < 1e-3
+    middle = scene(3, (256, 256)).crop((15, 15, 241, 241))
+    whole = fingerprints(small_grey(middle))[0]
+    distances = np.linalg.norm(prints - whole, axis=1)
+    assert distances.argmin() == CROPS.index(0.88)
+    assert distances.min() < 0.1
+
+
+def test_a_file_that_goes_between_the_passes_is_in_no_pair(land):
+    Image.open(land / "moor" / "005.jpg").save(land / "moor" / "again.jpg", quality=70)
+    index = scan_folder(land)
+    facts = read_facts(index.root, index.images, workers=0, report=SILENT)
+    assert len(near_pairs(index.root, facts, workers=0, report=SILENT)) == 1
+    (land / "moor" / "again.jpg").unlink()
+    assert near_pairs(index.root, facts, workers=0, report=SILENT) == []
+
+
+# --- the other findings -------------------------------------------------------------------------
+
+
+def test_unreadable_empty_odd_and_rotated(land):
+    (land / "heath" / "cut.jpg").write_bytes((land / "heath" / "001.jpg").read_bytes()[:2000])
+    (land / "heath" / "no.png").touch()
+    (land / "moor" / "gone.jpg").symlink_to(land / "nowhere.jpg")
+    Image.new("RGB", (90, 70), (251, 250, 249)).save(land / "moor" / "white.png")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    scene(71, (300, 100)).save(land / "moor" / "lying.jpg", exif=exif)
+    scene(72, (24, 24)).save(land / "moor" / "small.png")
+    audit = check(land, workers=2)
+    unreadable = finding(audit, Kind.UNREADABLE)
+    assert {one.paths[0]: bool(one.note) for one in unreadable.examples} == {
+        "heath/cut.jpg": True,
+        "heath/no.png": True,
+        "moor/gone.jpg": True,
+    }
+    assert paths_of(finding(audit, Kind.NEAR_EMPTY)) == [{"moor/white.png"}]
+    rotated = finding(audit, Kind.ROTATED)
+    assert (paths_of(rotated), rotated.mend) == ([{"moor/lying.jpg"}], False)
+    odd = {one.paths[0]: one.note for one in finding(audit, Kind.ODD_SIZES).examples}
+    assert odd == {"moor/lying.jpg": "100 x 300 px", "moor/small.png": "24 x 24 px"}
+    assert kinds(audit) == {Kind.UNREADABLE, Kind.NEAR_EMPTY, Kind.ROTATED, Kind.ODD_SIZES}
+    assert len(audit.images) == 63
+
+
+def images(**counts):
+    return [
+        ImageFile(f"{name}/{number}.jpg", *name.partition("_")[::2])
+        for name, count in counts.items()
+        for number in range(count)
+    ]
+
+
+def test_class_faults():
+    found = {one.kind: one for one in find_class_faults(images(a_train=200, b_train=20, c_train=9))}
+    assert found.keys() == {Kind.TINY_CLASSES, Kind.IMBALANCE}
+    assert [one.note for one in found[Kind.TINY_CLASSES].examples] == ["c: 9 images"]
+    assert "22 times" in found[Kind.IMBALANCE].says
+    assert not found[Kind.IMBALANCE].mend
+    assert list(find_class_faults(images(a=99, b=10))) == []
+
+
+def test_class_sets_that_differ():
+    split = images(a_train=20, b_train=20, a_val=4, c_val=4, a_test=2, b_test=2)
+    (one,) = find_class_faults(split)
+    assert one.kind is Kind.CLASS_SETS
+    assert [example.note for example in one.examples] == [
+        "val lacks b",
+        "val has c, which train lacks",
+    ]
+
+
+def test_copies_by_digest_alone():
+    files = images(a_train=2, b_train=1, a_val=1)
+    found = {one.kind: one.count for one in find_copies(files, [[0, 2], [1, 3]])}
+    assert found == {Kind.TWO_LABELS: 1, Kind.LEAKS: 1, Kind.EXACT_DUPLICATES: 2}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fit"),
+    [
+        ([(400, 300)] * 9 + [(1600, 400)], Fit.CROP),
+        ([(1920, 1080)] * 10, Fit.SQUASH),
+        ([(1920, 1080)] * 5 + [(400, 900)] * 5, Fit.PAD),
+        ([(300, 300)] * 8 + [(900, 300)] * 2, Fit.PAD),
+    ],
+)
+def test_the_fit_that_is_suggested(sizes, fit):
+    assert suggest_fit(np.array(sizes))[0] is fit
+
+
+# --- the command and its files ------------------------------------------------------------------
+
+
+def test_command_table_json_and_exit_code(cli, land, tmp_path):
+    clean = cli("check", land)
+    assert clean.code == 0
+    assert clean.out == "60 images in 2 classes\n\nnothing that should be mended\n"
+    shutil.copy(land / "heath" / "000.jpg", land / "moor" / "x\x1b[31m.jpg")
+    before = state_of(land)
+    done = cli("check", land, "--output", tmp_path / "new" / "c.json", "--page", "c.html")
+    assert done.code == 3
+    assert "MEND  1 picture under two labels or more" in done.out
+    assert "heath/000.jpg  =  moor/x\\x1b[31m.jpg  (heath, moor)" in done.out
+    assert "written to" in done.err
+    told = json.loads(cli("check", land, "--format", "json").out)
+    assert told == json.loads((tmp_path / "new" / "c.json").read_text("utf-8"))
+    assert told["clean"] is False
+    assert told["classes"] == {"heath": 30, "moor": 31}
+    assert [one["kind"] for one in told["findings"]] == ["two_labels", "exact_duplicates"]
+    assert told["findings"][0]["examples"][0]["paths"] == ["heath/000.jpg", "moor/x\x1b[31m.jpg"]
+    assert state_of(land) == before
+
+
+@pytest.mark.parametrize("option", ["--output", "--page"])
+def test_nothing_is_written_into_the_dataset(cli, dataset, option):
+    before = state_of(dataset)
+    done = cli("check", dataset, option, dataset / "red" / "found.txt")
+    assert done.code == 2
+    assert "nothing is ever written into a dataset" in error_lines(done)[0]
+    assert state_of(dataset) == before
+
+
+def test_the_page_is_one_safe_file(tmp_path):
+    root = write_scenes(tmp_path / "d", per_class=12, labels=("heath", "<script>alert(1)<"))
+    odd = root / "<script>alert(1)<" / "“><img src=x onerror=alert(2)> \u202e🌹.jpg"
+    shutil.copy(root / "heath" / "000.jpg", odd)
+    for number in range(40):
+        (root / "heath" / f"broken{number}.jpg").write_bytes(b"no")
+    check(root, page=tmp_path / "page.html", workers=2)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert text.count("<script") == 0
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(1)&lt;" in text
+    assert "\\u202e🌹.jpg" in text
+    style = text[text.index("<style>") + 7 : text.index("</style>")]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+    assert policy in html.unescape(text)
+    assert "http" not in text.replace("http-equiv", "")
+    assert text.count("data:image/jpeg;base64,") == 4  # the pair, under two labels and as copies
+    assert text.count("broken") == 24
+    assert "And 16 more" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_page_of_clean_data_says_so(dataset, tmp_path):
+    assert check(dataset, page=tmp_path / "page.html", workers=0).is_clean
+    assert "Nothing that should be mended" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_val_folder_of_its_own(tmp_path):
+    data = write_dataset(tmp_path / "d", per_class=10)
+    held = write_dataset(tmp_path / "held", per_class=1)  # the same pictures again
+    audit = check(data, val=held, workers=0)
+    assert finding(audit, Kind.LEAKS).count == 3
+    assert finding(audit, Kind.LEAKS).examples[0].note == "train, val"
+    assert finding(audit, Kind.LEAKS).examples[0].paths[0] == "../held/blue/000.png"
