@@ -19,6 +19,8 @@ from swinclf.data.loader import (
     load_for_prediction,
     map_ahead,
 )
+from swinclf.data.readers import DEADLINE_VARIABLE
+from swinclf.errors import DataError
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 
 WORKERS = [0, 1, 4]
@@ -177,6 +179,66 @@ def test_a_file_is_read_once(files, monkeypatch):
     monkeypatch.setattr(loader, "read_bytes", lambda path: read.append(path) or real(path))
     load_for_prediction(files[0], SMALL)
     assert read == [files[0]]
+
+
+# --- a disk that does not answer -----------------------------------------------------------------
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Reading a file whose name is in this set never ends, as on a network disk that has gone."""
+    names, for_ever = set(), threading.Event()
+    real = loader.read_bytes
+
+    def read(path):
+        if path.name in names:
+            for_ever.wait()
+        return real(path)
+
+    monkeypatch.setattr(loader, "read_bytes", read)
+    monkeypatch.setenv(DEADLINE_VARIABLE, "0.2")
+    yield names
+    for_ever.set()
+    while readers():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_read_that_never_ends_is_an_answer_too(files, silent, workers):
+    silent |= {"0.png", "4.png", "9.png"}
+    batches = load_batches(
+        files, lambda path: load_for_prediction(path, SMALL), batch_size=4, workers=workers
+    )
+    loaded = [one for batch in batches for one in batch]
+    assert [path for path, _ in loaded] == files
+    late = {
+        path.name for path, one in loaded if one.error == "no answer from the disk within 0.2 s"
+    }
+    assert late == silent
+    assert sum(one.pixels is not None for _, one in loaded) == 5
+    assert len(readers()) == 3, "left behind, and nobody waits for them"
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_disk_that_is_gone_ends_it(files, silent, workers):
+    silent |= {path.name for path in files}
+    with pytest.raises(DataError) as error:
+        list(
+            load_batches(
+                files, lambda path: load_for_prediction(path, SMALL), batch_size=4, workers=workers
+            )
+        )
+    assert "2.png" in error.value.expected
+    assert error.value.found == "no answer within 0.2 s, 3 times on end"
+    assert DEADLINE_VARIABLE in error.value.hint
+
+
+def test_a_timeout_of_the_function_s_own_is_an_error_like_any_other():
+    def times_out(_):
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        list(map_ahead(times_out, [1], workers=1, ahead=1, late=lambda *_: None))
 
 
 def test_groups_at_hand_waits_only_for_the_first():

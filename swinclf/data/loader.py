@@ -7,9 +7,9 @@ copy between them, and what comes out does not depend on how many there are.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,12 @@ import numpy as np
 from PIL import Image
 
 from swinclf.data.images import UnreadableImage, content_digest, decode_image, read_bytes
+from swinclf.data.readers import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
 from swinclf.data.transforms import eval_pixels
+from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess
+
+STUCK_ON_END = 3  # items that do not come, one after the other, until it is the disk's fault
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,31 +71,64 @@ def load_for_prediction(path: Path, preprocess: Preprocess) -> LoadedImage:
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    ahead: int,
+    late: Callable[[Item, str], Result] | None = None,
 ) -> Iterator[Result]:
     """`map` in threads, in order, at most `ahead` results in advance of the one being used.
 
     Args:
         function: Called in a thread.
         items: Taken one by one, as room comes free: they may be endless.
-        workers: Threads; 0 calls the function here.
+        workers: Threads; 0 does each item when its result is asked for, and none ahead.
         ahead: Bound on memory, in results.
+        late: Gives the result, from the item and the reason, where the function's own does not
+            come within the deadline. None waits for ever.
+
+    Raises:
+        DataError: If several items on end do not come: then it is the disk that is gone.
     """
-    if workers == 0:
-        yield from map(function, items)
-        return
     source = iter(items)
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="swinclf-reader") as pool:
-        try:
-            pending.extend(pool.submit(function, item) for item in islice(source, ahead))
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(function, item) for item in islice(source, 1))
-                yield result
-        finally:  # the caller stopped early: do not work through what nobody will see
-            for future in pending:
-                future.cancel()
+    pending: deque[Job[Item, Result]] = deque()
+    readers = Readers(function, max(1, workers))
+    deadline_s = math.inf if late is None else read_deadline()
+    stuck = 0
+
+    def fill(room: int) -> None:
+        pending.extend(map(readers.submit, islice(source, room - len(pending))))
+
+    try:
+        fill(ahead if workers else 1)
+        while pending:
+            job = pending.popleft()
+            try:
+                result, stuck = readers.wait_for(job, deadline_s), 0
+            except Stuck:
+                assert late is not None
+                stuck += 1
+                if stuck == STUCK_ON_END:
+                    raise _gone(job.item, stuck, deadline_s) from None
+                result = late(job.item, f"no answer from the disk within {deadline_s:g} s")
+            if workers:  # so that reading goes on while the result is used
+                fill(ahead)
+            yield result
+            if not workers:
+                fill(1)
+    finally:  # the caller stopped early: do not work through what nobody will see
+        for job in pending:
+            job.future.cancel()
+        readers.close()
+
+
+def _gone(item: object, count: int, deadline_s: float) -> DataError:
+    return DataError(
+        f"the disk to give files such as '{item}'",
+        found=f"no answer within {deadline_s:g} s, {count} times on end",
+        hint=f"the disk or network first; {DEADLINE_VARIABLE}=300 waits five minutes for each",
+    )
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -153,4 +190,10 @@ def load_batches(
     def load_one(item: Item) -> tuple[Item, LoadedImage]:
         return item, load(item)
 
-    return batched(map_ahead(load_one, items, workers=workers, ahead=2 * batch_size), batch_size)
+    loaded = map_ahead(load_one, items, workers=workers, ahead=2 * batch_size, late=not_loaded)
+    return batched(loaded, batch_size)
+
+
+def not_loaded(item: Item, why: str) -> tuple[Item, LoadedImage]:
+    """An item with the reason why nothing could be loaded for it."""
+    return item, LoadedImage(None, b"", why)

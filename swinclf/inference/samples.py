@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
+from swinclf.data.loader import map_ahead
 from swinclf.files import write_bytes
 from swinclf.preprocess import Preprocess
 
@@ -30,12 +32,18 @@ def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) ->
     """
     folder.mkdir(exist_ok=True)
     step = max(1, len(files) // SAMPLE_COUNT)
-    for number, file in enumerate(files[::step][:SAMPLE_COUNT]):
-        try:
-            picture = decode_image(read_bytes(file), decode_px=preprocess.decode_px)
-        except UnreadableImage:
+    side = preprocess.decode_px
+
+    def read(file: Path) -> Image.Image | None:
+        with suppress(UnreadableImage):
+            return decode_image(read_bytes(file), decode_px=side)
+        return None
+
+    chosen = files[::step][:SAMPLE_COUNT]
+    pictures = map_ahead(read, chosen, workers=0, ahead=1, late=lambda _file, _why: None)
+    for number, picture in enumerate(pictures):
+        if picture is None:
             continue
-        side = preprocess.decode_px
         if min(picture.size) > side:
             scale = side / min(picture.size)
             picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))

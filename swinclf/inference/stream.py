@@ -17,6 +17,7 @@ from swinclf.data.loader import (
     groups_at_hand,
     load_for_prediction,
     map_ahead,
+    not_loaded,
 )
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.predictor import Predictor
@@ -68,9 +69,12 @@ def answer_all(
     batches: Iterator[list[tuple[Source, LoadedImage]]]
     if as_they_come:
         groups = groups_at_hand(sources, batch_size)
-        batches = (list(map_ahead(load, one, workers=workers, ahead=len(one))) for one in groups)
+        batches = (
+            list(map_ahead(load, one, workers=workers, ahead=len(one), late=not_loaded))
+            for one in groups
+        )
     else:
-        ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size)
+        ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size, late=not_loaded)
         batches = batched(ahead, batch_size)
     for batch in batches:
         readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
