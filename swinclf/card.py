@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from swinclf.confidence import Confidence
 from swinclf.config import Impl
 from swinclf.errors import RunError
 from swinclf.preprocess import Preprocess
@@ -31,7 +32,7 @@ class ModelCard:
         preprocess: How a picture becomes the network's input.
         model_args: What differs from the shape that the name stands for.
         precision: What the run was computed in: the default for prediction.
-        temperature: Logits are divided by this before the softmax, > 0.
+        confidence: What its probabilities are worth, and when not to answer.
         split: How images were held out: `seed`, `val_split`, and `dataset`, a digest of the
             folder's path.
         versions: Of everything that can change an answer.
@@ -43,7 +44,7 @@ class ModelCard:
     preprocess: Preprocess
     precision: Precision
     model_args: Mapping[str, str] = field(default_factory=dict)
-    temperature: float = 1.0
+    confidence: Confidence = field(default_factory=Confidence)
     split: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,7 +58,7 @@ class ModelCard:
             "preprocessing": json.dumps(self.preprocess.to_dict()),
             "model_args": json.dumps(dict(self.model_args)),
             "precision": str(self.precision),
-            "calibration": json.dumps({"temperature": self.temperature}),
+            "calibration": json.dumps(self.confidence.to_dict()),
             "split": json.dumps(dict(self.split)),
             "versions": json.dumps(dict(self.versions)),
         }
@@ -88,7 +89,7 @@ class ModelCard:
                 preprocess=Preprocess.from_dict(json.loads(metadata["preprocessing"])),
                 model_args=dict(json.loads(metadata["model_args"])),
                 precision=Precision(metadata["precision"]),
-                temperature=float(json.loads(metadata["calibration"])["temperature"]),
+                confidence=Confidence.from_dict(json.loads(metadata["calibration"])),
                 split=dict(json.loads(metadata["split"])),
                 versions=dict(json.loads(metadata["versions"])),
             )

@@ -16,7 +16,17 @@ ROOT = Path(swinclf.__file__).parent
 
 # Each level may import those before it. A name is a module or a folder of the package.
 LEVELS = [
-    {"errors", "files", "preprocess", "progress", "runtime", "config", "card", "runs"},
+    {
+        "errors",
+        "files",
+        "preprocess",
+        "progress",
+        "runtime",
+        "config",
+        "confidence",
+        "card",
+        "runs",
+    },
     {"data", "models", "evaluation"},
     {"training", "inference", "exporting", "inspection", "audit"},
     {"verbs"},
@@ -159,7 +169,7 @@ def test_who_knows_which_library():
         },
         "timm": {"models"},
         "matplotlib": {"evaluation", "inspection"},
-        "sklearn": {"demo"},
+        "sklearn": {"demo", "evaluation"},
         "onnx": {"exporting", "verbs"},
         "onnxruntime": {"inference", "verbs"},
         "huggingface_hub": {"models", "verbs"},

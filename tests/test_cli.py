@@ -94,6 +94,8 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("--precision", "fp16")),
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
+        (1, ("--reject", "0.9")),  # six held-out images promise less
+        (0, ("--reject", "0.5")),
     ],
     "predict": [
         (2, ()),
@@ -106,6 +108,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{picture}", "--precision", "fp16")),
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
+        (0, ("{picture}", "--reject", "0.5")),
     ],
     "export": [
         (0, ()),

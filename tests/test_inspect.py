@@ -13,6 +13,7 @@ from network_cases import images, randomise
 from PIL import Image
 
 from swinclf.card import ModelCard
+from swinclf.confidence import Confidence
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.inspection import attention as looking
@@ -59,7 +60,7 @@ def run_of(case, folder, *, samples=0):
         preprocess=default_preprocess(shape, img_size=side),
         precision=Precision.FP32,
         model_args=args,
-        temperature=2.0,
+        confidence=Confidence(temperature=2.0),
     )
     folder.mkdir(parents=True)
     save_model(folder / "model.safetensors", network, card)

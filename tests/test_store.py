@@ -14,6 +14,7 @@ from conftest import error_lines
 from safetensors.torch import load_file, save_file
 
 from swinclf.card import ModelCard
+from swinclf.confidence import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.errors import RunError, SwinclfError, WeightsError
 from swinclf.models.build import Architecture, build_network
@@ -37,7 +38,7 @@ CARD = ModelCard(
         fit=Fit.PAD,
     ),
     precision=Precision.BF16,
-    temperature=1.25,
+    confidence=Confidence(temperature=1.25, thresholds=(Threshold(0.9, 0.7, 0.8),)),
     split={"seed": 7, "val_split": 0.3, "dataset": "0123"},
     versions={"swinclf": "9.9"},
 )

@@ -150,7 +150,7 @@ def test_class_names_are_the_same_everywhere(mistaken):
     assert json.loads(metadata["classes"]) == list(indices.values())
     assert metadata["model"] == SMALL_MODEL
     assert json.loads(metadata["preprocessing"])["height"] == 32
-    assert json.loads(metadata["calibration"]) == {"temperature": 1.0}
+    assert json.loads(metadata["calibration"])["temperature"] > 0
     assert json.loads(metadata["versions"])["swinclf"] == swinclf.__version__
     assert swinclf.load(run.folder.path).classes == ("a grey", "b grey", "c grey")
 

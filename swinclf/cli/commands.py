@@ -17,6 +17,7 @@ from swinclf.cli.options import (
     DeviceOption,
     ImplOption,
     PrecisionOption,
+    RejectOption,
     RunOption,
     WorkersOption,
     takes_settings,
@@ -106,6 +107,7 @@ def eval_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="How the scores are printed.")
     ] = ResultFormat.TABLE,
+    reject: RejectOption = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
@@ -121,10 +123,13 @@ def eval_command(
         split=str(split) if split else None,
         output=output,
         asked=Asked(impl, device, precision),
+        reject=reject,
         workers=workers,
         report=console.ConsoleReporter(),
     )
     sys.stdout.write(tables.metrics_text(done.metrics, result_format))
+    if done.rejection is not None:
+        console.say(tables.rejection_text(done.rejection))
     console.say(f"results in {done.folder}")
     if done.skipped:
         console.say(f"{len(done.skipped)} images were not scored: {done.folder / 'skipped.csv'}")
@@ -153,6 +158,7 @@ def predict_command(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", help="File for the answers.", show_default="standard output"),
     ] = None,
+    reject: RejectOption = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
@@ -167,7 +173,12 @@ def predict_command(
     failed = 0
     with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
         for prediction in predict(
-            predictor, paths, top_k=top_k, workers=workers, as_they_come="-" in inputs
+            predictor,
+            paths,
+            top_k=top_k,
+            workers=workers,
+            as_they_come="-" in inputs,
+            reject=reject,
         ):
             writer.write(prediction)
             failed += bool(prediction.error)

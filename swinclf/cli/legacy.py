@@ -7,6 +7,7 @@ from collections.abc import Sequence
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
 _IGNORED = {"--num-classes": "the number of classes comes from the folders"}
+_DEFAULTED = {"--reject": "0.95"}  # may stand without a value
 _OPTIONAL = {"--model-name": "--model", "--weights": "--weights"}  # '' used to mean none
 
 
@@ -46,6 +47,8 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             if not has_value:
                 rest.pop(0)
             modern.append(flag if _BOOLEANS[stated.lower()] else f"--no-{flag[2:]}")
+        elif flag in _DEFAULTED and not has_value and not _is_number(_peek(rest)):
+            modern.append(f"{flag}={_DEFAULTED[flag]}")
         elif flag in _OPTIONAL:
             given = value if has_value else _take(rest)
             modern += [_OPTIONAL[flag], given] if given else []
@@ -60,3 +63,7 @@ def _take(rest: list[str]) -> str:
 
 def _peek(rest: Sequence[str]) -> str:
     return rest[0] if rest else ""
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).isdecimal()

@@ -30,6 +30,18 @@ PrecisionOption = Annotated[
     Optional[Precision],  # noqa: UP045
     typer.Option("--precision", help="Number format.", show_default="as the run"),
 ]
+RejectOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--reject",
+        min=0.01,
+        max=0.9999,
+        help="Say `unknown` rather than guess: share of the answers that shall be right. "
+        "Without a value: 0.95.",
+        show_default="always answer",
+    ),
+]
+
 WorkersOption = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(

@@ -16,6 +16,7 @@ from swinclf.files import csv_text, to_json
 
 if TYPE_CHECKING:
     from swinclf.evaluation.metrics import Metrics
+    from swinclf.inference.reject import Rejection
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
     from swinclf.verbs.export import Export
@@ -99,6 +100,22 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
             for true, said, count in confused
         ]
     return "\n".join(lines) + "\n"
+
+
+def rejection_text(done: Rejection) -> str:
+    """What withholding answers did."""
+    lines = [
+        f"with --reject {done.precision:g}",
+        f"  known classes    {done.known_answered:.1%} of {done.known:,} images answered, "
+        f"{done.right:.1%} of the answers right",
+    ]
+    if done.unknown:
+        lines += [
+            f"  unknown classes  {done.unknown_answered:.1%} of {done.unknown:,} images answered",
+            f"  telling unknown from known: AUROC {done.auroc_probability:.3f} by probability, "
+            f"{done.auroc_strangeness:.3f} by strangeness",
+        ]
+    return "\n".join(lines)
 
 
 def export_text(done: Export) -> str:

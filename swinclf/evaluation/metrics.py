@@ -184,10 +184,10 @@ class Tally:
     def _add_confidence(
         self, confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
     ) -> None:
-        """Sum confidences and hits into bins that are open below and closed above."""
-        bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-        self._bin_confidence_sums += np.bincount(bins, confidence, minlength=ECE_BINS)
-        self._bin_correct_counts += np.bincount(bins, correct, minlength=ECE_BINS)
+        """Sum confidences and hits bin by bin."""
+        confidence_sums, correct_counts = _calibration_bins(confidence, correct)
+        self._bin_confidence_sums += confidence_sums
+        self._bin_correct_counts += correct_counts
 
     def result(self, split: str) -> Metrics:
         """What the images so far amount to.
@@ -229,6 +229,24 @@ class Tally:
         )
 
 
+def expected_calibration_error(
+    confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
+) -> float:
+    """How far confidence and hits lie apart: 15 bins of equal width, weighted by their images.
+
+    Args:
+        confidence: (N,) probability of each image's answer, N >= 1.
+        correct: (N,) whether the answer is right.
+
+    Returns:
+        In [0, 1].
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
+    """
+    confidence_sums, correct_counts = _calibration_bins(confidence.astype(np.float64), correct)
+    return float(np.abs(confidence_sums - correct_counts).sum()) / len(confidence)
+
+
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """The 95 % interval of a share: sensible for few trials and for shares near 0 and 1.
 
@@ -254,6 +272,18 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
     return low, high
+
+
+def _calibration_bins(
+    confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Sums of confidences and of hits in bins that are open below and closed above."""
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    confidence_sums: npt.NDArray[np.float64] = np.zeros(ECE_BINS)
+    np.add.at(confidence_sums, bins, confidence)
+    correct_counts: npt.NDArray[np.float64] = np.zeros(ECE_BINS)
+    np.add.at(correct_counts, bins, correct)
+    return confidence_sums, correct_counts
 
 
 def _check_batch(

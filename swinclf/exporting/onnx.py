@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,15 @@ from swinclf.files import write_bytes
 from swinclf.runtime import import_onnx_extra
 
 OPSET = 20
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, OUTPUTS = "pixels", ("logits", "features")
 
 
 def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
-    """Writes a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits` (N, K), float32.
+    """Writes a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits`, `features`.
+
+    The logits, (N, K) float32, are divided by the temperature already, so that their softmax is
+    what the run answers whoever computes it. The features, (N, D) float32, are what the classifier
+    sees, for telling what is strange.
 
     Args:
         network: In evaluation mode, on the CPU, in float32.
@@ -39,12 +44,12 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
     try:
         with _quiet():
             program = torch.onnx.export(
-                network,
+                _Answering(network, card.confidence.temperature).eval(),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(OUTPUTS),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -58,8 +63,24 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
         ) from error
     assert program is not None
     model = program.model_proto
-    onnx.helper.set_model_props(model, card.to_metadata())
+    applied = replace(card, confidence=replace(card.confidence, temperature=1.0))
+    onnx.helper.set_model_props(model, applied.to_metadata())
     write_bytes(path, model.SerializeToString())
+
+
+class _Answering(nn.Module):
+    """The network with both its answers."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 3, H, W) -> (N, K), (N, D)."""
+        tokens = self.network.forward_features(pixels)  # type: ignore[operator]
+        logits = self.network.forward_head(tokens)  # type: ignore[operator]
+        features: torch.Tensor = self.network.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return logits / self.temperature, features
 
 
 @contextlib.contextmanager

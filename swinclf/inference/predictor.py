@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,13 +22,25 @@ from swinclf.runtime import (
 )
 
 
+class Outputs(NamedTuple):
+    """What a network makes of N pictures.
+
+    Attributes:
+        logits: (N, K) float32.
+        features: (N, D) float32, what the classifier saw; None from a file that does not give them.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray | None
+
+
 class Predictor(Protocol):
-    """Pictures in, probabilities out."""
+    """Pictures in, logits and features out."""
 
     card: ModelCard
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8, preprocessed by the card -> (N, K) float32, each row summing to 1."""
+    def outputs(self, pixels: np.ndarray) -> Outputs:
+        """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,12 @@ class TorchPredictor:
         network, card = load_model(path, impl=asked.impl)
         return cls(network, card, hardware_for(card, asked))
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+    def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
         with out_of_memory_named(len(pixels)):
             inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
-            return softmax(self._computer.logits(inputs).cpu().numpy(), self.card.temperature)
+            logits, features = self._computer.outputs(inputs)
+            return Outputs(logits.cpu().numpy(), features.cpu().numpy())
 
 
 class OnnxPredictor:
@@ -118,12 +131,12 @@ class OnnxPredictor:
             ) from error
         self.card = ModelCard.from_metadata(metadata, where=str(path))
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+    def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        (logits,) = self._session.run(
+        logits, *features = self._session.run(
             None, {"pixels": to_numpy_input(pixels, self.card.preprocess)}
         )
-        return softmax(logits, self.card.temperature)
+        return Outputs(logits, features[0] if features else None)
 
 
 def hardware_for(card: ModelCard, asked: Asked) -> Hardware:

@@ -33,11 +33,13 @@ class Scored:
     Attributes:
         metrics: Over the readable ones.
         rows: One for each readable image, in order.
+        strangeness: Of each of these; None where the model cannot tell.
         skipped: The others.
     """
 
     metrics: Metrics
     rows: list[ScoredImage]
+    strangeness: list[float | None]
     skipped: list[Skipped]
 
 
@@ -67,6 +69,7 @@ def score_images(
     index = {name: number for number, name in enumerate(classes)}
     tally = Tally(classes)
     rows: list[ScoredImage] = []
+    strangeness: list[float | None] = []
     skipped: list[Skipped] = []
     answers = answer_all(predictor, (root / image.path for image in images), workers=workers)
     with report.track(f"scoring {split}", len(images)) as advance:
@@ -78,6 +81,7 @@ def score_images(
                 tally.update(answer.probabilities[None], np.array([index[image.label]]))
                 probability = float(answer.probabilities[best])
                 rows.append(ScoredImage(image.path, image.label, classes[best], probability))
+                strangeness.append(answer.strangeness)
             advance(1)
     if not rows:
         raise DataError(
@@ -85,4 +89,4 @@ def score_images(
             found=f"{len(images)} images, none readable",
             hint="swinclf predict on one of them, to see why",
         )
-    return Scored(tally.result(split), rows, skipped)
+    return Scored(tally.result(split), rows, strangeness, skipped)

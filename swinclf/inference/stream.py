@@ -20,7 +20,7 @@ from swinclf.data.loader import (
     not_loaded,
 )
 from swinclf.data.transforms import eval_pixels
-from swinclf.inference.predictor import Predictor
+from swinclf.inference.predictor import Predictor, softmax
 
 BATCH_SIZE = 32  # larger ones are no faster on a CPU
 
@@ -34,10 +34,16 @@ class Answer:
     Attributes:
         probabilities: (K,) float32; None where it could not be read.
         error: Why it could not be read; empty where it could.
+        strangeness: Distance to the training images; None where the model cannot tell.
+        logits: (K,) float32, as the network gave them.
+        features: (D,) float32, where the model gives them.
     """
 
     probabilities: np.ndarray | None
     error: str
+    strangeness: float | None = None
+    logits: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def answer_all(
@@ -78,9 +84,22 @@ def answer_all(
         batches = batched(ahead, batch_size)
     for batch in batches:
         readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
-        rows = iter(predictor.probabilities(np.stack(readable)) if readable else ())
+        rows = iter(_answer(predictor, np.stack(readable)) if readable else ())
         for source, loaded in batch:
-            yield source, Answer(None if loaded.pixels is None else next(rows), loaded.error)
+            yield source, Answer(None, loaded.error) if loaded.pixels is None else next(rows)
+
+
+def _answer(predictor: Predictor, pixels: np.ndarray) -> list[Answer]:
+    """Runs the network on pictures, (N, H, W, 3) uint8."""
+    logits, features = predictor.outputs(pixels)
+    confidence = predictor.card.confidence
+    probabilities = softmax(logits, confidence.temperature)
+    strange: list[float | None] = [None] * len(pixels)
+    if confidence.space is not None and features is not None:
+        strange = confidence.space.strangeness(features).tolist()
+    seen = [None] * len(pixels) if features is None else features
+    columns = zip(probabilities, strange, logits, seen, strict=True)
+    return [Answer(row, "", *rest) for row, *rest in columns]
 
 
 def _load(source: str | Path | Image.Image | np.ndarray, predictor: Predictor) -> LoadedImage:

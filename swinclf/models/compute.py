@@ -43,6 +43,14 @@ class Computer:
         return logits
 
     @torch.inference_mode()
+    def outputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 3, H, W) float32 on the device -> logits (N, K) and features (N, D), float32."""
+        tokens = self._trunk(inputs)
+        logits: torch.Tensor = self.network.forward_head(tokens)  # type: ignore[operator]
+        features: torch.Tensor = self.network.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return logits, features
+
+    @torch.inference_mode()
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) float32 on the device -> (N, D) float32: what the classifier sees."""
         features: torch.Tensor = self.network.forward_head(  # type: ignore[operator]

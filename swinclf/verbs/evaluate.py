@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from swinclf.card import ModelCard
 from swinclf.data.folder import (
     TEST,
@@ -23,9 +25,11 @@ from swinclf.data.split import hold_out
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.files import read_csv
-from swinclf.inference.predictor import AS_THE_RUN, Asked, open_predictor
+from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
+from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import write_results
-from swinclf.inference.score import score_images
+from swinclf.inference.score import Scored, score_images
+from swinclf.inference.stream import answer_all
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
@@ -41,11 +45,13 @@ class Evaluation:
         folder: Where its files are.
         metrics: The scores.
         skipped: Images that were not scored, and why.
+        rejection: What withholding answers would do, where that was asked.
     """
 
     folder: Path
     metrics: Metrics
     skipped: tuple[Skipped, ...]
+    rejection: Rejection | None = None
 
 
 def evaluate(
@@ -55,6 +61,7 @@ def evaluate(
     split: str | None = None,
     output: Path | None = None,
     asked: Asked = AS_THE_RUN,
+    reject: float | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
 ) -> Evaluation:
@@ -67,6 +74,8 @@ def evaluate(
             was trained on, and for all images of any other folder.
         output: Where the results go; None for the next free `eval-N` beside the model.
         asked: How the model is run.
+        reject: Also measure what withholding answers for this share of right ones does, in (0, 1);
+            on images of classes that the model does not know, too.
         workers: Threads that decode; None for one a core.
         report: Told of progress.
 
@@ -74,18 +83,20 @@ def evaluate(
         SwinclfError: If it cannot be done.
     """
     predictor = open_predictor(model, asked)
+    if reject is not None:
+        threshold_for(predictor.card, reject)  # before any image is looked at
     run = run_beside(model)
     root = data or _trained_on(model, run)
     index, split = _choose_images(root, split, run, predictor.card, report)
     images, unknown = _with_known_labels(index, predictor.card)
+    workers = default_workers() if workers is None else workers
     scored = score_images(
-        predictor,
-        index.root,
-        images,
-        split=split,
-        workers=default_workers() if workers is None else workers,
-        report=report,
+        predictor, index.root, images, split=split, workers=workers, report=report
     )
+    rejection = None
+    if reject is not None:
+        others = [index.root / skipped.path for skipped in unknown]
+        rejection = _rejection(predictor, reject, scored, others, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
@@ -97,7 +108,33 @@ def evaluate(
         settings={},
         history=[],
     )
-    return Evaluation(folder, scored.metrics, tuple(scored.skipped))
+    return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
+
+
+def _rejection(
+    predictor: Predictor,
+    precision: float,
+    scored: Scored,
+    others: Sequence[Path],
+    workers: int,
+    report: Reporter,
+) -> Rejection:
+    """Measures withholding on the scored images and on those of unknown classes."""
+    probabilities: list[float] = []
+    strangeness: list[float | None] = []
+    with report.track("scoring unknown classes", len(others)) as advance:
+        for _, answer in answer_all(predictor, others, workers=workers):
+            if answer.probabilities is not None:
+                probabilities.append(float(answer.probabilities.max()))
+                strangeness.append(answer.strangeness)
+            advance(1)
+    return measure_rejection(
+        predictor.card,
+        precision,
+        judged_of([row.probability for row in scored.rows], scored.strangeness),
+        np.array([row.label == row.predicted for row in scored.rows]),
+        judged_of(probabilities, strangeness),
+    )
 
 
 def _trained_on(model: Path, run: RunFolder | None) -> Path:

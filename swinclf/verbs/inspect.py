@@ -230,7 +230,7 @@ def _draw(done: Inspection, what: _Subject, look: Look, report: Reporter) -> Ins
     report.note(f"pictures show {image} and {whose}")
     folder = make_folder(look.output) if look.output else next_free_folder(Path(), _stem(what))
     classes = what.card.classes if what.card else ()
-    temperature = what.card.temperature if what.card else 1.0
+    temperature = what.card.confidence.temperature if what.card else 1.0
     subject = Subject(network, preprocess, pixels, image, whose, classes, temperature)
     gallery = draw_all(subject, folder, report)
     return replace(

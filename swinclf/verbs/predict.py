@@ -11,6 +11,7 @@ import numpy as np
 
 from swinclf.data.folder import walk_images
 from swinclf.inference.predictor import Predictor
+from swinclf.inference.reject import UNKNOWN, is_withheld, judged_of, threshold_for
 from swinclf.inference.stream import BATCH_SIZE, Source, answer_all
 from swinclf.runtime import default_workers
 
@@ -21,10 +22,13 @@ class Prediction:
 
     Attributes:
         path: The input as it was given; empty for a picture in memory.
-        label: The most likely class; empty where the input could not be read.
+        label: The most likely class, or `unknown` where the model should rather not answer; empty
+            where the input could not be read.
         probability: Its probability, in [0, 1].
         top: The most likely classes with their probabilities, best first.
         error: Why the input could not be read; empty where it could.
+        strangeness: How far the picture lies from the training images, about 1 for one like them;
+            None where the model cannot tell.
     """
 
     path: str
@@ -32,6 +36,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
+    strangeness: float | None = None
 
 
 def predict(
@@ -42,6 +47,7 @@ def predict(
     workers: int | None = None,
     batch_size: int = BATCH_SIZE,
     as_they_come: bool = False,
+    reject: float | None = None,
 ) -> Iterator[Prediction]:
     """Answers for inputs, in their order, as they are done.
 
@@ -52,11 +58,19 @@ def predict(
         workers: Threads that decode; None for one a core.
         batch_size: Pictures that go through the network together.
         as_they_come: Answers what there is rather than wait for a full batch.
+        reject: Share of the answers that shall be right, in (0, 1): says `unknown` rather than
+            guess where that, or the picture's strangeness, asks for it. None answers always.
+
+    Raises:
+        RunError: If the model cannot keep that precision, or does not know.
 
     Yields:
         One prediction for each input. An input that cannot be read has an error and no label.
     """
     count = default_workers() if workers is None else workers
+    card = predictor.card
+    if reject is not None:
+        threshold_for(card, reject)  # before any image is looked at
     for source, answer in answer_all(
         predictor, inputs, workers=count, batch_size=batch_size, as_they_come=as_they_come
     ):
@@ -64,8 +78,12 @@ def predict(
         if answer.probabilities is None:
             yield Prediction(path, "", 0.0, (), answer.error)
         else:
-            top = _top(answer.probabilities, predictor.card.classes, top_k)
-            yield Prediction(path, *top[0], top)
+            top = _top(answer.probabilities, card.classes, top_k)
+            label, probability = top[0]
+            judged = judged_of([probability], [answer.strangeness])
+            if reject is not None and is_withheld(card, reject, judged)[0]:
+                label = UNKNOWN
+            yield Prediction(path, label, probability, top, strangeness=answer.strangeness)
 
 
 def expand_inputs(inputs: Iterable[str]) -> Iterator[str]:

@@ -31,7 +31,8 @@ from swinclf.data.folder import (
 from swinclf.errors import ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.files import read_csv, write_csv, write_json
-from swinclf.inference.predictor import Asked, open_predictor
+from swinclf.inference.calibrate import measure_confidence
+from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
 from swinclf.inference.results import ReportedSetting, write_results, write_skipped
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import score_images
@@ -398,7 +399,16 @@ def _finish(
         },
         versions=versions(),
     )
-    save_model(run.model, start.network, card)
+    measured = measure_confidence(
+        TorchPredictor(start.network, card, hardware_for(card, Asked(device=hardware.device))),
+        dataset.root,
+        dataset.of(VAL),
+        dataset.of(TRAIN),
+        seed=config.seed,
+        workers=config.workers or 0,
+        report=report,
+    )
+    save_model(run.model, start.network, replace(card, confidence=measured.confidence))
     split = VAL if dataset.rows(VAL) else TRAIN
     predictor = open_predictor(run.model, Asked(device=hardware.device))
     scored = score_images(

@@ -1,0 +1,57 @@
+"""A description of training features by which pictures of something else are told.
+
+Letters: N images, D features, R directions kept, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.covariance import ledoit_wolf
+
+from swinclf.confidence import FeatureSpace, Floats
+
+DIRECTIONS = 64
+FEWEST = 8  # images from which a spread can be told at all
+
+
+def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
+    """Describes training features.
+
+    Args:
+        features: (N, D) float32.
+        targets: (N,) class indices; classes that have no image have no centre.
+
+    Returns:
+        The description; None where there are too few images to tell a spread from.
+    """
+    classes = np.unique(targets)
+    free = len(features) - len(classes)  # what the centres leave of the images
+    if free < FEWEST:
+        return None
+    mean = features.mean(axis=0)
+    centred = (features - mean).astype(np.float64)
+    _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+    count = int(min(DIRECTIONS, free // 2, (lengths > 1e-6 * lengths[0]).sum()))
+    if count == 0:
+        return None
+    basis = rows[:count].T  # (D, R)
+    along = centred @ basis
+    centres = np.stack([along[targets == label].mean(axis=0) for label in classes])
+    within = along - centres[np.searchsorted(classes, targets)]
+    covariance, _ = ledoit_wolf(within, assume_centered=True)
+    values, vectors = np.linalg.eigh(covariance * len(features) / free)
+    whiten = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
+    spare = centred.shape[1] - count
+    variance = (lengths[count:] ** 2).sum() / len(features) / max(1, spare)
+    # Few images may leave nothing over, and new ones will: a tenth of the kept ones' deviation.
+    variance = max(variance, 0.01 * values.clip(min=0).mean())
+    space = FeatureSpace(
+        mean=mean.astype(np.float32),
+        basis=basis.astype(np.float32),
+        whiten=whiten.astype(np.float32),
+        centres=(centres @ whiten).astype(np.float32),
+        leftover=1 / float(variance) if spare else 0.0,
+    )
+    # As it will be read back: a limit chosen on one side of a rounding must hold on the other.
+    return FeatureSpace.from_dict(space.to_dict())

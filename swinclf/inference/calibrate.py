@@ -1,0 +1,153 @@
+"""What a trained model's confidence is worth: measured once, on images it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swinclf.confidence import Confidence, FeatureSpace
+from swinclf.data.folder import ImageFile
+from swinclf.evaluation.calibration import Calibration, calibrate, thresholds
+from swinclf.evaluation.strangeness import fit_feature_space
+from swinclf.inference.predictor import Predictor, softmax
+from swinclf.inference.stream import answer_all
+from swinclf.progress import Reporter
+
+HELD_OUT_MOST = 5000  # more images do not change one number, the temperature, any more
+LOGITS_MOST = 25_000_000  # values kept at once: 100 MB
+TRAINING_MOST = 2000
+STRANGEST_SHARE = 0.05  # of the held-out images are stranger than the limit
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        confidence: Goes with the weights.
+        calibration: For people; None where no images were held out.
+    """
+
+    confidence: Confidence
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network made of labelled images.
+
+    Attributes:
+        logits: (N, K).
+        features: (N, D); None from a model that does not give them.
+        targets: (N,) class indices.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray | None
+    targets: np.ndarray
+
+
+def measure_confidence(
+    predictor: Predictor,
+    root: Path,
+    held_out: Sequence[ImageFile],
+    training: Sequence[ImageFile],
+    *,
+    seed: int,
+    workers: int,
+    report: Reporter,
+) -> Measured:
+    """Fits the temperature, the thresholds and the description of the training images.
+
+    Args:
+        predictor: The model, with temperature 1.
+        root: The folder that the images' paths are relative to.
+        held_out: Images that were not trained on, with labels; a sample of them is used.
+        training: Images that were; a sample of them is used.
+        seed: Of the samples and folds.
+        workers: Threads that decode.
+        report: Told of progress.
+    """
+    if not held_out:
+        return Measured(Confidence(), None)
+    classes = predictor.card.classes
+    most = max(1, min(HELD_OUT_MOST, LOGITS_MOST // len(classes)))
+    judged = _see(predictor, root, _sample(held_out, most, seed), "calibrating", workers, report)
+    if judged is None:
+        return Measured(Confidence(), None)
+    known = _see(
+        predictor, root, _sample(training, TRAINING_MOST, seed), "measuring", workers, report
+    )
+    return confidence_of(judged, known, seed=seed)
+
+
+def confidence_of(judged: Seen, known: Seen | None, *, seed: int) -> Measured:
+    """Fits the temperature, the thresholds and the description of the training images.
+
+    Args:
+        judged: Held-out images, at least one.
+        known: Training images; None leaves strangeness unmeasured.
+        seed: Of the folds.
+    """
+    calibration = calibrate(judged.logits, judged.targets, seed=seed)
+    space, strangest = _space_and_limit(known, judged)
+    probabilities = softmax(judged.logits, calibration.temperature)
+    right = probabilities.argmax(axis=1) == judged.targets
+    answered = np.ones(len(right), dtype=bool)
+    if space is not None and judged.features is not None:
+        answered = space.strangeness(judged.features) <= strangest
+    share = answered.mean()
+    rows = thresholds(probabilities.max(axis=1)[answered], right[answered])
+    confidence = Confidence(
+        temperature=calibration.temperature,
+        thresholds=tuple(row._replace(coverage=float(row.coverage * share)) for row in rows),
+        space=space,
+        strangest=strangest,
+    )
+    return Measured(confidence, calibration)
+
+
+def _space_and_limit(known: Seen | None, judged: Seen) -> tuple[FeatureSpace | None, float]:
+    """Where the training images lie, and how far off a held-out image may be."""
+    if known is None or known.features is None or judged.features is None:
+        return None, np.inf
+    space = fit_feature_space(known.features, known.targets)
+    if space is None:
+        return None, np.inf
+    return space, float(np.quantile(space.strangeness(judged.features), 1 - STRANGEST_SHARE))
+
+
+def _sample(images: Sequence[ImageFile], most: int, seed: int) -> list[ImageFile]:
+    """At most so many of the images, in their order."""
+    if len(images) <= most:
+        return list(images)
+    rows = np.random.default_rng(seed).choice(len(images), most, replace=False)
+    return [images[row] for row in np.sort(rows)]
+
+
+def _see(
+    predictor: Predictor,
+    root: Path,
+    images: Sequence[ImageFile],
+    task: str,
+    workers: int,
+    report: Reporter,
+) -> Seen | None:
+    """Runs the network on labelled images; None where none could be read."""
+    index = {name: number for number, name in enumerate(predictor.card.classes)}
+    logits, features, targets = [], [], []
+    answers = answer_all(predictor, (root / image.path for image in images), workers=workers)
+    with report.track(task, len(images)) as advance:
+        for image, (_, answer) in zip(images, answers, strict=True):
+            if answer.logits is not None:
+                logits.append(answer.logits)
+                targets.append(index[image.label])
+                if answer.features is not None:
+                    features.append(answer.features)
+            advance(1)
+    if not logits:
+        return None
+    return Seen(np.stack(logits), np.stack(features) if features else None, np.array(targets))

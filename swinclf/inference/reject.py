@@ -1,0 +1,150 @@
+"""Rather no answer than a wrong one: when a prediction is withheld."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from swinclf.card import ModelCard
+from swinclf.confidence import Threshold
+from swinclf.errors import RunError
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What withholding answers did on labelled images. Shares are in [0, 1].
+
+    Attributes:
+        precision: Share of the answers that was asked to be right.
+        known: Images of the model's classes.
+        known_answered: Share of them that were answered.
+        right: Share of those answers that were right; nan without any.
+        unknown: Images of other classes, which nobody can answer rightly.
+        unknown_answered: Share of them that were answered all the same; nan without any.
+        auroc_probability: How well a low probability tells unknown from known; 0.5 is chance,
+            nan without unknown images.
+        auroc_strangeness: The same of strangeness; nan where the model cannot tell.
+    """
+
+    precision: float
+    known: int
+    known_answered: float
+    right: float
+    unknown: int
+    unknown_answered: float
+    auroc_probability: float
+    auroc_strangeness: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers as far as withholding goes, (N,) each.
+
+    Attributes:
+        probability: Of the most likely class.
+        strangeness: nan where the model cannot tell.
+    """
+
+    probability: np.ndarray
+    strangeness: np.ndarray
+
+
+def is_withheld(card: ModelCard, precision: float, judged: Judged) -> np.ndarray:
+    """Which answers are withheld, (N,) booleans.
+
+    Raises:
+        RunError: As `threshold_for`.
+    """
+    improbable = judged.probability < threshold_for(card, precision).probability
+    strange: np.ndarray = np.nan_to_num(judged.strangeness) > card.confidence.strangest
+    withheld: np.ndarray = improbable | strange
+    return withheld
+
+
+def measure_rejection(
+    card: ModelCard, precision: float, known: Judged, right: np.ndarray, unknown: Judged
+) -> Rejection:
+    """Compares what is withheld of known and of unknown classes.
+
+    Args:
+        card: Of the model.
+        precision: As asked for.
+        known: Answers on images of the model's classes.
+        right: (N,) whether they were right.
+        unknown: Answers on images of other classes.
+
+    Raises:
+        RunError: As `threshold_for`.
+    """
+    kept = ~is_withheld(card, precision, known)
+    kept_unknown = ~is_withheld(card, precision, unknown)
+    return Rejection(
+        precision=precision,
+        known=len(kept),
+        known_answered=_mean(kept),
+        right=_mean(right[kept]),
+        unknown=len(kept_unknown),
+        unknown_answered=_mean(kept_unknown),
+        auroc_probability=auroc(-known.probability, -unknown.probability),
+        auroc_strangeness=auroc(known.strangeness, unknown.strangeness),
+    )
+
+
+def auroc(low: np.ndarray, high: np.ndarray) -> float:
+    """How often a value of `high` is above one of `low`, equal ones counting half.
+
+    Args:
+        low: (N,) values.
+        high: (M,) values.
+
+    Returns:
+        In [0, 1]; nan where one side is empty or not a number.
+
+    Source: the area under the ROC curve as the statistic of Mann & Whitney 1947.
+    """
+    if not len(low) or not len(high) or np.isnan(low).any() or np.isnan(high).any():
+        return float("nan")
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / (2 * len(low)))
+
+
+def judged_of(probabilities: Sequence[float], strangeness: Sequence[float | None]) -> Judged:
+    """Answers from lists of what is known of each."""
+    strange = [np.nan if value is None else value for value in strangeness]
+    return Judged(np.asarray(probabilities, np.float64), np.asarray(strange, np.float64))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def threshold_for(card: ModelCard, precision: float) -> Threshold:
+    """The threshold that keeps a precision.
+
+    Args:
+        card: Of the model.
+        precision: Share of the answers that shall be right, in (0, 1).
+
+    Raises:
+        RunError: If the held-out images reached no such precision, or none were held out.
+    """
+    rows = card.confidence.thresholds
+    threshold = card.confidence.threshold(precision)
+    if threshold is not None:
+        return threshold
+    if not rows:
+        raise RunError(
+            f"a model that knows when {precision:.1%} of its answers are right",
+            found="none: too few images were held out from its training to tell",
+            hint="leave --reject out, or train with more images held out (--val-split, --val)",
+        )
+    raise RunError(
+        f"a precision that held-out images reached, for --reject {precision:g}",
+        found=f"{rows[-1].precision:g} at most, on {rows[-1].coverage:.0%} of them",
+        hint=f"--reject {rows[-1].precision:g}",
+    )

@@ -1,0 +1,166 @@
+"""Temperatures, thresholds and strangeness on numbers whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import log_loss, roc_auc_score
+
+from swinclf.confidence import FeatureSpace
+from swinclf.evaluation.calibration import calibrate, fit_temperature, thresholds
+from swinclf.evaluation.metrics import Tally, expected_calibration_error
+from swinclf.evaluation.strangeness import fit_feature_space
+
+
+def drawn(images: int, classes: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose truth is drawn from softmax(logits / sharpness): the right temperature."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, (images, classes))
+    chances = softmax(logits / sharpness, axis=1)
+    targets = (random.random((images, 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    return logits.astype(np.float32), np.minimum(targets, classes - 1)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 2.5])
+def test_the_temperature_that_made_the_labels_is_found(sharpness: float) -> None:
+    logits, targets = drawn(6000, 7, sharpness, seed=1)
+    assert fit_temperature(logits, targets) == pytest.approx(sharpness, rel=0.06)
+
+
+def test_the_temperature_is_the_best_of_a_grid() -> None:
+    logits, targets = drawn(2000, 4, 1.8, seed=2)
+
+    def loss(t: float) -> float:
+        return log_loss(targets, softmax(logits.astype(np.float64) / t, axis=1), labels=range(4))
+
+    fitted = fit_temperature(logits, targets)
+    assert loss(fitted) <= min(loss(t) for t in np.linspace(0.5, 4, 300)) + 1e-6
+
+
+def test_few_images_without_a_mistake_do_not_sharpen_for_ever() -> None:
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]] * 4
+    assert 0.2 < fit_temperature(logits, np.array([0, 1, 2, 0, 1, 2])) < 1.0
+    assert fit_temperature(logits[:1], np.array([0])) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_error_falls_on_images_that_nothing_was_fitted_on() -> None:
+    logits, targets = drawn(1500, 5, 3.0, seed=3)
+    fitted = calibrate(logits, targets, seed=0)
+    fresh, truth = drawn(4000, 5, 3.0, seed=4)
+
+    def ece(temperature: float) -> float:
+        probs = softmax(fresh.astype(np.float64) / temperature, axis=1)
+        return expected_calibration_error(probs.max(axis=1), probs.argmax(axis=1) == truth)
+
+    assert fitted.ece_before > 0.2
+    assert ece(fitted.temperature) < 0.3 * ece(1.0)
+    assert fitted.ece_after == pytest.approx(ece(fitted.temperature), abs=0.03)
+
+
+def test_calibration_error_is_the_tallys() -> None:
+    logits, targets = drawn(500, 6, 2.0, seed=5)
+    probs = softmax(logits, axis=1)
+    tally = Tally([str(n) for n in range(6)])
+    tally.update(probs, targets)
+    alone = expected_calibration_error(probs.max(axis=1), probs.argmax(axis=1) == targets)
+    assert tally.result("val").ece == pytest.approx(alone, abs=1e-12)
+
+
+def test_thresholds_keep_their_promise_on_new_images() -> None:
+    logits, targets = drawn(3000, 5, 1.0, seed=6)
+    probs = np.exp(log_softmax(logits, axis=1))
+    rows = thresholds(probs.max(axis=1), probs.argmax(axis=1) == targets)
+    fresh, truth = drawn(20000, 5, 1.0, seed=7)
+    chances = softmax(fresh, axis=1)
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == truth
+    assert [row.precision for row in rows][-1] >= 0.97
+    for row in rows:
+        answered = confidence >= row.probability
+        assert right[answered].mean() >= row.precision - 0.012
+        assert answered.mean() == pytest.approx(row.coverage, abs=0.04)
+    assert all(a.coverage >= b.coverage for a, b in zip(rows, rows[1:], strict=False))
+
+
+@pytest.mark.parametrize(("right", "reached"), [(18, False), (19, True)])
+def test_few_images_promise_little(right: int, reached: bool) -> None:
+    rows = thresholds(np.full(right, 0.9), np.ones(right, dtype=bool), [0.95])
+    assert bool(rows) is reached
+
+
+def test_equal_probabilities_are_answered_together() -> None:
+    confidence = np.array([0.9] * 10 + [0.6] * 10)
+    right = np.array([True] * 10 + [True] * 5 + [False] * 5)
+    (row,) = thresholds(confidence, right, [0.9])
+    assert (row.probability, row.coverage) == (0.9, 0.5)
+
+
+def clusters(
+    images: int, seed: int, *, width: int = 40, strange: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Three classes in an 8-dimensional part of the space; strange ones anywhere else in it."""
+    random = np.random.default_rng(seed)
+    frame = np.random.default_rng(0)
+    plane = np.linalg.qr(frame.normal(size=(width, 8)))[0]
+    centres = frame.normal(0, 4, (3, 8))
+    targets = random.integers(0, 3, images)
+    points = centres[targets] + random.normal(0, 1, (images, 8))
+    if strange:
+        points = random.normal(0, 4, (images, 8))
+    features = points @ plane.T + random.normal(0, 0.1, (images, width))
+    return features.astype(np.float32), targets
+
+
+def test_the_strange_are_told_from_the_known() -> None:
+    space = fit_feature_space(*clusters(600, 1))
+    assert space is not None
+    known = space.strangeness(clusters(400, 2)[0])
+    strange = space.strangeness(clusters(400, 3, strange=True)[0])
+    truth = [0] * 400 + [1] * 400
+    assert roc_auc_score(truth, np.concatenate([known, strange])) > 0.93
+    assert np.median(known) == pytest.approx(1.0, abs=0.25)
+    # and those that leave the space of the classes altogether
+    outside = clusters(400, 4)[0] + np.random.default_rng(5).normal(0, 1, (400, 40))
+    far = space.strangeness(outside.astype(np.float32))
+    assert roc_auc_score(truth, np.concatenate([known, far])) > 0.97
+
+
+def test_strangeness_is_a_distance_by_the_covariance_within_classes() -> None:
+    """With all directions kept and many images it is the textbook's Mahalanobis distance."""
+    random = np.random.default_rng(1)
+    targets = np.repeat([0, 1], 4000)
+    shape = np.array([[2.0, 0.5], [0.0, 0.7]])
+    centres = np.array([[0.0, 0.0], [6.0, 1.0]])
+    features = (centres[targets] + random.normal(size=(8000, 2)) @ shape).astype(np.float32)
+    space = fit_feature_space(features, targets)
+    assert space is not None
+    inverse = np.linalg.inv(shape.T @ shape)
+    points = random.normal(3, 4, (50, 2)).astype(np.float32)
+    squares = np.stack(
+        [np.einsum("ni,ij,nj->n", points - c, inverse, points - c) for c in centres]
+    ).min(axis=0)
+    np.testing.assert_allclose(space.strangeness(points), np.sqrt(squares / 2), rtol=0.06)
+
+
+def test_what_is_read_back_says_the_same() -> None:
+    space = fit_feature_space(*clusters(100, 1))
+    assert space is not None
+    again = FeatureSpace.from_dict(space.to_dict())
+    points = clusters(50, 2)[0]
+    np.testing.assert_allclose(space.strangeness(points), again.strangeness(points), rtol=2e-3)
+
+
+def test_too_few_images_have_no_space() -> None:
+    features, targets = clusters(10, 1)
+    assert fit_feature_space(features[:9], targets[:9]) is None
+    assert fit_feature_space(np.zeros((30, 4), np.float32), np.arange(30) % 3) is None
+
+
+def test_a_damaged_space_is_refused() -> None:
+    space = fit_feature_space(*clusters(100, 1))
+    assert space is not None
+    values = space.to_dict()
+    values["centres"] = values["whiten"]
+    values["basis"] = values["mean"]
+    with pytest.raises((ValueError, IndexError)):
+        FeatureSpace.from_dict(values)

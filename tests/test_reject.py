@@ -1,0 +1,140 @@
+"""Answers withheld: predict --reject, eval --reject, and what a run stores for them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import SMALL_MODEL, TrainedRun, error_lines, read_rows, write_dataset
+from safetensors import safe_open
+from sklearn.metrics import roc_auc_score
+
+import swinclf
+from swinclf.inference.reject import auroc
+
+KNOWN = {"grey": (120, 120, 120), "red": (150, 110, 110), "blue": (110, 110, 150)}
+OTHERS = {"white": (250, 250, 250), "pink": (250, 20, 250)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on three colours that are easily confused, with images of two it never saw beside."""
+    root = tmp_path_factory.mktemp("reject")
+    data = write_dataset(root / "data", per_class=60, colours=KNOWN)
+    done = swinclf.train(
+        data,
+        model=SMALL_MODEL,
+        pretrained=False,
+        freeze_layers=True,
+        img_size=32,
+        epochs=20,
+        val_split=0.4,
+        precision="fp32",
+        out=str(root / "runs"),
+    )
+    write_dataset(root / "mixed", per_class=20, colours={**KNOWN, **OTHERS})
+    return TrainedRun(done.folder.path, root / "mixed")
+
+
+def stored(run):
+    with safe_open(run.path / "model.safetensors", framework="np") as file:
+        return json.loads(file.metadata()["calibration"])
+
+
+def test_a_run_stores_thresholds_that_are_true_of_its_held_out_images(run):
+    rows = read_rows(run.path / "predictions.csv")
+    right = np.array([row["label"] == row["predicted"] for row in rows])
+    probability = np.array([float(row["probability"]) for row in rows])
+    thresholds = stored(run)["thresholds"]
+    assert thresholds
+    for precision, lowest, coverage in thresholds:
+        kept = probability >= lowest - 1e-6
+        assert right[kept].mean() >= precision - 0.03  # but for those withheld as strange
+        assert 0 < coverage <= kept.mean() + 1e-6
+
+
+def test_predict_says_unknown_rather_than_guess(run, cli):
+    precision = stored(run)["thresholds"][-1][0]
+    words = ("predict", run.data, "--run", run.path, "--format", "jsonl")
+    plain, careful = cli(*words), cli(*words, "--reject", precision)
+    assert careful.code == 0, careful.err
+    before, after = (
+        [json.loads(line) for line in one.out.splitlines()] for one in (plain, careful)
+    )
+    assert "unknown" not in {one["label"] for one in before}
+    labels = {one["label"] for one in after}
+    assert labels > {"unknown"}
+    for one, other in zip(before, after, strict=True):
+        assert (one["probability"], one["top"]) == (other["probability"], other["top"])
+        assert other["label"] in (one["label"], "unknown")
+    for colours, most in ((KNOWN, 0.9), (OTHERS, 1.0)):
+        of = [one for one in after if one["path"].split("/")[-2] in colours]
+        share = np.mean([one["label"] == "unknown" for one in of])
+        assert share <= most
+        assert colours is KNOWN or share > 0.6
+
+
+def test_reject_without_a_value_is_095(run, cli):
+    words = ("predict", run.data, "--run", run.path, "--format", "csv")
+    assert cli(*words, "--reject").out == cli(*words, "--reject", "0.95").out
+
+
+def test_an_export_withholds_the_same_answers(run, cli, tmp_path):
+    file = tmp_path / "model.onnx"
+    assert cli("export", "--run", run.path, "--output", file).code == 0
+    ours, theirs = (
+        cli("predict", run.data, "--run", one, "--reject", "0.9", "--format", "json")
+        for one in (run.path, file)
+    )
+    labels = [[one["label"] for one in json.loads(done.out)] for done in (ours, theirs)]
+    assert labels[0] == labels[1]
+    assert "unknown" in labels[0]
+
+
+def test_eval_compares_known_with_unknown_classes(run, cli):
+    done = cli("eval", run.data, "--run", run.path, "--reject", "0.9")
+    assert done.code == 3, "images of classes that the model does not know are not scored"
+    known = re.search(r"known classes +([\d.]+)% of 60 images answered, ([\d.]+)% of", done.err)
+    unknown = re.search(r"unknown classes +([\d.]+)% of 40 images answered", done.err)
+    area = re.search(r"AUROC ([\d.]+) by probability, ([\d.]+) by strangeness", done.err)
+    assert None not in (known, unknown, area), done.err
+    assert float(unknown[1]) < float(known[1])
+    assert float(area[2]) > 0.8
+
+
+def test_a_precision_that_was_not_reached_is_refused_before_any_work(run, cli):
+    done = cli("predict", "nowhere.jpg", "--run", run.path, "--reject", "0.9999")
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "0.9999" in expected
+    assert "at most" in found
+    assert re.fullmatch(r"--reject 0\.\d+", hint)
+
+
+def test_a_run_without_held_out_images_cannot_reject(tmp_path, cli):
+    data = write_dataset(tmp_path / "few", per_class=1)
+    flags = (
+        "--model",
+        SMALL_MODEL,
+        "--no-pretrained",
+        "--img-size",
+        "32",
+        "--epochs",
+        "1",
+        "--val-split",
+        "0",
+    )
+    assert cli("train", data, *flags, "--out", tmp_path / "runs").code == 0
+    done = cli("predict", data, "--run", tmp_path / "runs" / "latest", "--reject", "0.9")
+    assert done.code == 1
+    assert "held out" in error_lines(done)[1]
+
+
+def test_the_area_is_sklearns():
+    random = np.random.default_rng(0)
+    low, high = random.integers(0, 9, 60).astype(float), random.integers(3, 12, 80).astype(float)
+    truth = [0] * 60 + [1] * 80
+    assert auroc(low, high) == pytest.approx(roc_auc_score(truth, np.concatenate([low, high])))
+    assert np.isnan(auroc(low, np.array([])))
