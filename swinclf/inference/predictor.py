@@ -12,6 +12,7 @@ from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
 from swinclf.errors import DeviceError, RunError
+from swinclf.inference.batching import GPU_LANES, OTHER_LANES, Lanes, cpu_lanes
 from swinclf.runtime import (
     Hardware,
     Precision,
@@ -38,6 +39,7 @@ class Predictor(Protocol):
     """Pictures in, logits and features out."""
 
     card: ModelCard
+    lanes: Lanes
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
@@ -45,10 +47,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """How a model is to be run; what is left open follows the card.
+    """How a model is to be run; what is left open follows the card, or is what is quickest.
 
     Attributes:
-        impl: Who builds the network.
+        impl: Who builds the network; None for this package where it can, as it is quicker.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: Number format.
     """
@@ -77,20 +79,27 @@ class TorchPredictor:
     """A network in torch."""
 
     def __init__(self, network: object, card: ModelCard, hardware: Hardware) -> None:
-        from torch import nn
+        from torch import get_num_threads, nn
 
         from swinclf.models.compute import Computer
 
         assert isinstance(network, nn.Module)
         self.card, self.hardware = card, hardware
         self._computer = Computer(network, hardware)
+        on_cpu, on_gpu = hardware.device == "cpu", hardware.device.startswith("cuda")
+        self.lanes = (
+            cpu_lanes(get_num_threads()) if on_cpu else GPU_LANES if on_gpu else OTHER_LANES
+        )
 
     @classmethod
     def open(cls, path: Path, asked: Asked) -> TorchPredictor:
         """Opens a model.safetensors."""
-        from swinclf.models.store import load_model
+        from swinclf.models.store import load_model, load_quickest
 
-        network, card = load_model(path, impl=asked.impl)
+        if asked.impl is None:
+            network, card = load_quickest(path)
+        else:
+            network, card = load_model(path, impl=asked.impl)
         return cls(network, card, hardware_for(card, asked))
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
@@ -103,6 +112,8 @@ class TorchPredictor:
 
 class OnnxPredictor:
     """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
+
+    lanes = OTHER_LANES
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
         (ort,) = import_onnx_extra("onnxruntime")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
@@ -13,18 +14,18 @@ from PIL import Image
 from swinclf.data.images import to_rgb
 from swinclf.data.loader import (
     LoadedImage,
-    batched,
     groups_at_hand,
     load_for_prediction,
     map_ahead,
     not_loaded,
 )
 from swinclf.data.transforms import eval_pixels
+from swinclf.inference.batching import BatchSize, Lanes, threads_shared
 from swinclf.inference.predictor import Predictor, softmax
 
-BATCH_SIZE = 32  # larger ones are no faster on a CPU
-
 Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
+Loaded = TypeVar("Loaded")
+Answered = TypeVar("Answered")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def answer_all(
     sources: Iterable[Source],
     *,
     workers: int,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     as_they_come: bool = False,
 ) -> Iterator[tuple[Source, Answer]]:
     """Answers for pictures, in their order.
@@ -61,7 +62,8 @@ def answer_all(
         sources: Files, pictures or (H, W, 3) uint8 arrays; taken as they are needed, so there may
             be any number.
         workers: Threads that decode.
-        batch_size: Pictures that go through the network together.
+        batch_size: Pictures that go through the network together; None for what turns out to be
+            quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
 
@@ -72,21 +74,41 @@ def answer_all(
     def load(source: Source) -> tuple[Source, LoadedImage]:
         return source, _load(source, predictor)
 
-    batches: Iterator[list[tuple[Source, LoadedImage]]]
+    def answer(batch: list[tuple[Source, LoadedImage]]) -> list[tuple[Source, Answer]]:
+        readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
+        start = perf_counter()
+        rows = iter(_answer(predictor, np.stack(readable)) if readable else ())
+        sizes.took(len(readable), perf_counter() - start)
+        return [
+            (source, Answer(None, loaded.error) if loaded.pixels is None else next(rows))
+            for source, loaded in batch
+        ]
+
+    lanes = predictor.lanes
+    if batch_size is not None:
+        lanes = replace(lanes, first=batch_size, most=batch_size)
+    sizes = BatchSize(lanes)
+    answers: Iterator[list[tuple[Source, Answer]]]
     if as_they_come:
-        groups = groups_at_hand(sources, batch_size)
-        batches = (
+        groups = groups_at_hand(sources, sizes.size)
+        loads = (
             list(map_ahead(load, one, workers=workers, ahead=len(one), late=not_loaded))
             for one in groups
         )
+        answers = map(answer, loads)
     else:
-        ahead = map_ahead(load, sources, workers=workers, ahead=2 * batch_size, late=not_loaded)
-        batches = batched(ahead, batch_size)
-    for batch in batches:
-        readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
-        rows = iter(_answer(predictor, np.stack(readable)) if readable else ())
-        for source, loaded in batch:
-            yield source, Answer(None, loaded.error) if loaded.pixels is None else next(rows)
+        loaded = map_ahead(load, sources, workers=workers, ahead=2 * lanes.most, late=not_loaded)
+        answers = _side_by_side(answer, sizes.batches(loaded), lanes)
+    for batch in answers:
+        yield from batch
+
+
+def _side_by_side(
+    answer: Callable[[Loaded], Answered], batches: Iterable[Loaded], lanes: Lanes
+) -> Iterator[Answered]:
+    """Answers batch by batch, in order; reading, network and the use of the answers overlap."""
+    with threads_shared(lanes):
+        yield from map_ahead(answer, batches, workers=lanes.count, ahead=lanes.count + 1)
 
 
 def _answer(predictor: Predictor, pixels: np.ndarray) -> list[Answer]:

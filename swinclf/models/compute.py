@@ -34,7 +34,7 @@ class Computer:
         self.network = network.eval().to(hardware.device)
         self.trunk = self.network
         if self.dtype is not torch.float32:
-            self.trunk = copy.deepcopy(self.network).to(self.dtype)
+            self.trunk = _copy_in(self.network, self.dtype)
 
     @torch.inference_mode()
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -61,3 +61,14 @@ class Computer:
     def _trunk(self, inputs: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.trunk.forward_features(inputs.to(self.dtype))  # type: ignore[operator]
         return tokens.float()
+
+
+def _copy_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in another precision: each tensor is converted, none copied before that."""
+    converted: dict[int, torch.Tensor] = {}
+    for parameter in network.parameters():
+        converted[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            converted[id(buffer)] = buffer.to(dtype)
+    return copy.deepcopy(network, converted)

@@ -53,6 +53,11 @@ def native_names() -> list[str]:
     return sorted(_tags())
 
 
+def is_native(name: str) -> bool:
+    """Whether a published name, `arch` or `arch.tag`, is one of `native_names()`."""
+    return name.partition(".")[0] in _tags()
+
+
 def native_config(name: str) -> ViTConfig | SwinConfig:
     """Return the shape that a published name stands for.
 

@@ -12,7 +12,7 @@ import numpy as np
 from swinclf.data.folder import walk_images
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.reject import UNKNOWN, is_withheld, judged_of, threshold_for
-from swinclf.inference.stream import BATCH_SIZE, Source, answer_all
+from swinclf.inference.stream import Source, answer_all
 from swinclf.runtime import default_workers
 
 
@@ -45,7 +45,7 @@ def predict(
     *,
     top_k: int = 5,
     workers: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     as_they_come: bool = False,
     reject: float | None = None,
 ) -> Iterator[Prediction]:
@@ -56,7 +56,8 @@ def predict(
         inputs: Paths, PIL pictures or (H, W, 3) uint8 arrays; any number, taken as they are needed.
         top_k: Classes to give for each, best first.
         workers: Threads that decode; None for one a core.
-        batch_size: Pictures that go through the network together.
+        batch_size: Pictures that go through the network together; None for what turns out to be
+            quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch.
         reject: Share of the answers that shall be right, in (0, 1): says `unknown` rather than
             guess where that, or the picture's strangeness, asks for it. None answers always.

@@ -1,0 +1,32 @@
+"""Networks built without drawing random weights that a file is about to replace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+
+@contextmanager
+def blank_parameters() -> Iterator[None]:
+    """Inside it, in this thread, parameters of new modules have a shape and no content.
+
+    Drawing 28 million numbers, a Swin-T, takes longer than reading them. Buffers are what they
+    always are. Fill the parameters by `load_state_dict(..., assign=True)` with every one of them.
+    """
+    here = threading.get_ident()
+
+    def without_content(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter is None or threading.get_ident() != here:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    # torch annotates the hook's result as None; its documentation and its code take a parameter.
+    handle = register_module_parameter_registration_hook(without_content)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
