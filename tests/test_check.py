@@ -329,7 +329,7 @@ def test_the_page_is_one_safe_file(tmp_path):
     assert text.count("data:image/jpeg;base64,") == 4  # the pair, under two labels and as copies
     assert text.count("broken") == 24
     assert "And 16 more" in text
-    assert "prefers-color-scheme: dark" in text
+    assert "color-scheme: light dark" in text
 
 
 def test_the_page_of_clean_data_says_so(dataset, tmp_path):

@@ -117,7 +117,7 @@ def test_cells_hold_counts_and_shares(tmp_path, drawn):
     ("count", "text"), [(9999, "9999"), (10_000, "10k"), (999_499, "999k"), (1_250_000, "1.2M")]
 )
 def test_counts_stay_short(count, text):
-    assert plots._short_count(count) == text
+    assert plots.short_count(count) == text
 
 
 def test_classes_without_images_are_pointed_out(tmp_path, drawn):

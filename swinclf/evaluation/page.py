@@ -55,8 +55,8 @@ def _name(value: object) -> str:
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
-    """A share as percent, a dash where there is none."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    """A share as percent that no line break tears apart, a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: object, digits: int = 4) -> str:

@@ -151,7 +151,7 @@ def _write_counts(
 ) -> None:
     """Write counts, and percentages under them, into the cells that are not empty."""
     points = layout.cell * 72
-    longest = max(len(_short_count(count)) for count in np.unique(counts).tolist())
+    longest = max(len(short_count(count)) for count in np.unique(counts).tolist())
     size = min(12.0, points * 0.85 / (0.64 * max(longest, 2)))
     small = min(size * 0.75, points * 0.85 / (0.62 * 5))
 
@@ -171,12 +171,12 @@ def _write_counts(
         share = float(shares[row, column])
         colour = "white" if share > 0.3 else INK  # past the middle of the root's scale
         rise = size * 0.45 if layout.has_shares else 0
-        write(_short_count(int(counts[row, column])), (column, row), rise, size, colour)
+        write(short_count(int(counts[row, column])), (column, row), rise, size, colour)
         if layout.has_shares:
             write(_short_share(share), (column, row), -size * 0.6, small, colour)
 
 
-def _short_count(count: int) -> str:
+def short_count(count: int) -> str:
     """A count in at most six characters, up to a hundred million."""
     if count < 10_000:
         return str(count)

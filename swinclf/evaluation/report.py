@@ -1,23 +1,32 @@
 """The report of an evaluation: one HTML file that works offline, in a mail, in the dark, on paper.
 
 Knows measures, texts and finished pictures; knows nothing about networks or datasets. The look is
-in report.html.jinja; this module chooses what goes in, bounds how much, and makes names safe.
+in report.html.jinja and report.css, what moves is in report.js; this module chooses what goes in,
+bounds how much, and makes names safe.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from swinclf import __version__
+from swinclf.evaluation import diagrams
+from swinclf.evaluation.confusion import Pair, grid_of, pairs_of
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.page import data_uri, page_template
+from swinclf.evaluation.pictures import Thumbnails, embed
+from swinclf.evaluation.plots import short_count
+from swinclf.evaluation.sections import Answer, Sections
 from swinclf.files import write_text
 
-CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, MISTAKE_ROWS, CONFUSED_ROWS = 1000, 500, 200, 50, 10
+CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
+MISTAKES, SUSPECTS, EXAMPLES = 24, 24, 6  # that are shown with their pictures
+DIAGRAMS_FROM = 10  # images; with fewer, a diagram of confidence would say nothing
 
 Row = TypeVar("Row")
 
@@ -78,6 +87,17 @@ class ClassRow:
     f1: float | None
 
 
+def worst_mistakes(answers: Iterable[Answer]) -> list[Answer]:
+    """The wrong answers that a report shows with their pictures, surest first."""
+    wrong = (one for one in answers if one.label != one.predicted)
+    return heapq.nlargest(MISTAKES, wrong, key=lambda one: one.probability)
+
+
+def no_thumbnails(paths: Sequence[str]) -> Iterator[bytes | None]:
+    """No picture of any image."""
+    return iter([None] * len(paths))
+
+
 def write_report(
     path: Path,
     *,
@@ -85,15 +105,18 @@ def write_report(
     metrics: Metrics,
     settings: Mapping[str, SettingLike],
     history: Sequence[Mapping[str, Any]],
-    images: Mapping[str, Path],
+    matrix: Path | None,
     skipped: Sequence[tuple[str, str]],
-    mistakes: Sequence[tuple[str, str, str, float]],
+    answers: Sequence[Answer],
     command: str,
     data: str,
+    sections: Sections | None = None,
+    thumbnails: Thumbnails = no_thumbnails,
 ) -> None:
-    """Write the report as one HTML file without scripts and without outside requests.
+    """Write the report as one HTML file that asks for nothing outside itself.
 
-    Long lists are cut, and say how many lines are missing and in which file they stand.
+    Long lists are cut, and say how many lines are missing and in which file they stand. Pictures
+    are embedded, the most telling first, up to `pictures.PICTURE_CHARS`.
 
     Args:
         path: The file, replaced if it is there.
@@ -101,35 +124,89 @@ def write_report(
         metrics: What was scored.
         settings: Name -> value, source and reason, in the order to be shown; may be empty.
         history: A row an epoch with the keys of history.csv; empty where nothing was trained.
-        images: PNG files to embed: `confusion_matrix` and `curves` stand in their sections, any
-            other at the end under its key.
+        matrix: A PNG file of the whole confusion matrix, embedded where it is too large for a
+            grid; None for none.
         skipped: (path, reason) of the files that could not be read.
-        mistakes: (path, label, predicted, probability) of wrong answers, worst first.
+        answers: All answers that `metrics` sums up; may be empty where they were not kept.
         command: What to type for the same result.
         data: The folder that was scored.
+        sections: What else there is to show.
+        thumbnails: Makes small JPEGs of images.
 
     Raises:
-        FileNotFoundError: If one of the images is not there.
+        FileNotFoundError: If the matrix is not there.
     """
-    pictures = {name: data_uri(file.read_bytes(), "png") for name, file in images.items()}
+    extra = sections or Sections()
+    mistakes = worst_mistakes(answers)
+    grid, confused = grid_of(metrics), _confused(metrics)
+    pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
+    uses = _uses(mistakes, extra, pairs)
+    wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
     page = page_template("evaluation", "report.html.jinja").render(
+        box=diagrams,
+        short_count=short_count,
         title=title,
         metrics=metrics,
-        right=round(metrics.accuracy * metrics.images),
+        right=metrics.images - wrong_count,
         class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
-        confused=metrics.most_confused(CONFUSED_ROWS),
+        grid=grid,
+        confused=confused,
+        pairs=pairs,
+        linked={(pair.true, pair.predicted) for pair in pairs},
         settings=settings,
+        curves=diagrams.curves(history) if history else [],
         epochs=Bounded.of(history, EPOCH_ROWS),
-        matrix=pictures.pop("confusion_matrix", None),
-        curves=pictures.pop("curves", None),
-        pictures=pictures,
+        matrix=data_uri(matrix.read_bytes(), "png") if matrix and not grid.is_whole else None,
+        confidence=_confidence(answers),
+        learning=diagrams.learning(extra.learning) if extra.learning else None,
         skipped=Bounded.of(skipped, SKIPPED_ROWS),
-        mistakes=Bounded.of(mistakes, MISTAKE_ROWS),
+        mistakes=Bounded(mistakes, wrong_count - len(mistakes)),
+        suspects=Bounded.of(extra.suspects, SUSPECTS),
+        examples=EXAMPLES,
+        extra=extra,
+        pictures=embed(uses, thumbnails),
+        evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
         command=command,
         data=data,
         version=__version__,
     )
     write_text(path, page)
+
+
+def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:
+    """The pairs of classes mistaken most often, as indices, with their count."""
+    index = {name: number for number, name in enumerate(metrics.classes)}
+    return [
+        (index[true], index[predicted], count)
+        for true, predicted, count in metrics.most_confused(CONFUSED_ROWS)
+    ]
+
+
+def _uses(mistakes: Sequence[Answer], extra: Sections, pairs: Sequence[Pair]) -> list[str]:
+    """The images of a page, the most telling first, one for each place."""
+    uses = [one.path for one in mistakes]
+    uses += [near.path for one in mistakes for near in extra.neighbours.get(one.path, ())]
+    uses += [one.path for one in extra.suspects[:SUSPECTS]]
+    uses += [file for finding in extra.audit for file in finding.examples[:EXAMPLES]]
+    # The first image of every cell before the second of any.
+    longest = max((len(pair.answers) for pair in pairs), default=0)
+    for place in range(longest):
+        uses += [pair.answers[place].path for pair in pairs if place < len(pair.answers)]
+    return uses
+
+
+def _confidence(answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """The diagrams and tables of confidence; None where there are too few answers for them."""
+    if len(answers) < DIAGRAMS_FROM:
+        return None
+    confidence, is_right = diagrams.confidences(answers)
+    bins = diagrams.reliability_bins(confidence, is_right)
+    curve = diagrams.coverage_curve(confidence, is_right)
+    return {
+        "diagrams": [diagrams.reliability(bins), diagrams.coverage(curve, len(answers))],
+        "bins": bins,
+        "kept": diagrams.coverage_rows(curve),
+    }
 
 
 def _class_rows(metrics: Metrics) -> list[ClassRow]:

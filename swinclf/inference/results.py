@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from swinclf.data.thumbnails import thumbnails
 from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
 from swinclf.evaluation.plots import draw_confusion_matrix, draw_curves
-from swinclf.evaluation.report import write_report
+from swinclf.evaluation.report import worst_mistakes, write_report
+from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.files import write_csv
 from swinclf.inference.score import Scored
 
-MISTAKES_SHOWN = 50
+
+@dataclass(frozen=True)
+class Illustrations:
+    """What makes a report's pictures.
+
+    Attributes:
+        root: The folder that the images' paths are relative to.
+        workers: Threads that read images.
+        evidence: Path and wrong label -> JPEG of what spoke for it, or None where it cannot be had.
+        neighbours: Paths -> the nearest training images of each, as far as they are known.
+    """
+
+    root: Path
+    workers: int
+    evidence: Callable[[str, str], bytes | None] | None = None
+    neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
 
 
 class ReportedSetting(NamedTuple):
@@ -32,6 +50,8 @@ def write_results(
     command: str,
     settings: Mapping[str, ReportedSetting],
     history: Sequence[Mapping[str, Any]],
+    illustrations: Illustrations,
+    sections: Sections | None = None,
 ) -> None:
     """Writes predictions, matrix, pictures and report, and last the metrics.
 
@@ -43,6 +63,8 @@ def write_results(
         command: What to type for the same result.
         settings: For the report.
         history: A mapping an epoch; empty where nothing was trained.
+        illustrations: Makes the report's pictures.
+        sections: What else the report shows; evidence and neighbours are added here.
 
     Raises:
         RunError: If the folder cannot be written to.
@@ -53,27 +75,40 @@ def write_results(
     if scored.skipped:
         write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in scored.skipped])
     write_confusion_csv(folder / "confusion_matrix.csv", scored.metrics)
-    images = {"confusion_matrix": folder / "confusion_matrix.png"}
-    draw_confusion_matrix(scored.metrics, images["confusion_matrix"])
+    matrix = folder / "confusion_matrix.png"
+    draw_confusion_matrix(scored.metrics, matrix)
     if history:
-        images["curves"] = folder / "curves.png"
-        draw_curves(history, images["curves"])
-    mistakes = sorted(
-        (row for row in scored.rows if row.label != row.predicted), key=lambda row: -row.probability
-    )
+        draw_curves(history, folder / "curves.png")
     write_report(
         folder / "report.html",
         title=title,
         metrics=scored.metrics,
         settings=settings,
         history=history,
-        images=images,
+        matrix=matrix,
         skipped=[(one.path, one.reason) for one in scored.skipped],
-        mistakes=mistakes[:MISTAKES_SHOWN],
+        answers=scored.rows,
         command=command,
         data=data,
+        sections=_illustrated(sections or Sections(), scored, illustrations),
+        thumbnails=lambda files: thumbnails(
+            illustrations.root, files, workers=illustrations.workers
+        ),
     )
     write_metrics_json(folder / "metrics.json", scored.metrics)
+
+
+def _illustrated(sections: Sections, scored: Scored, illustrations: Illustrations) -> Sections:
+    """Adds what can be shown beside the worst mistakes."""
+    mistakes = worst_mistakes(scored.rows)
+    if illustrations.evidence is not None:
+        drawn = {one.path: illustrations.evidence(one.path, one.predicted) for one in mistakes}
+        evidence = {path: jpeg for path, jpeg in drawn.items() if jpeg is not None}
+        sections = replace(sections, evidence=evidence)
+    if illustrations.neighbours is not None:
+        neighbours = illustrations.neighbours([one.path for one in mistakes])
+        sections = replace(sections, neighbours=neighbours)
+    return sections
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:

@@ -240,6 +240,26 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
     Source: Grad-CAM, Selvaraju et al. 2017, sec. 3, each cell with its own gradient as in HiResCAM,
     Draelos & Carin 2020; SmoothGrad, Smilkov et al. 2017, eq. 2.
     """
+    target, logits, cells = token_evidence(network, image, target)
+    by_token = isinstance(network, ViT) and network.config.pool == "token"
+    where = "tokens into the last block" if by_token else "tokens of the last stage"
+    pixels = _smooth_gradient(network, image, target)
+    return Evidence(target, logits, cells, pixels, where)
+
+
+def token_evidence(
+    network: ViT | Swin, image: Tensor, target: int | None = None
+) -> tuple[int, Tensor, Tensor]:
+    """Return the part of `evidence` that one look at the image gives.
+
+    Args:
+        network: In evaluation mode.
+        image: (1, 3, H, W), preprocessed, on the network's device.
+        target: Index of the class; None for the one with the largest logit.
+
+    Returns:
+        `Evidence.target`, `.logits` and `.cells`.
+    """
     by_token = isinstance(network, ViT) and network.config.pool == "token"
     kept: list[Tensor] = []
 
@@ -265,9 +285,7 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
     cells = (slope * kept[0]).sum(-1)[0].detach()  # (1, ..., C) -> (h, w) or (T,)
     if isinstance(network, ViT):
         cells = cells[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
-    where = "tokens into the last block" if by_token else "tokens of the last stage"
-    pixels = _smooth_gradient(network, image, target)
-    return Evidence(target, logits.detach(), cells, pixels, where)
+    return target, logits.detach(), cells
 
 
 def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:

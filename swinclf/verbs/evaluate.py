@@ -24,12 +24,14 @@ from swinclf.data.images import UnreadableImage, content_digest, read_bytes
 from swinclf.data.split import hold_out
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.metrics import Metrics
+from swinclf.evaluation.sections import Sections
 from swinclf.files import read_csv
 from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
-from swinclf.inference.results import write_results
+from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
 from swinclf.inference.stream import answer_all
+from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
@@ -97,6 +99,7 @@ def evaluate(
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
+    drawer = EvidenceDrawer.open(model, root=index.root, device=asked.device)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
@@ -107,6 +110,8 @@ def evaluate(
         command=f"swinclf eval '{index.root}' --run '{model}' --split {split}",
         settings={},
         history=[],
+        illustrations=Illustrations(index.root, workers, drawer.draw if drawer else None),
+        sections=Sections(thresholds=predictor.card.confidence.thresholds, rejection=rejection),
     )
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
 

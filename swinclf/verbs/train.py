@@ -30,12 +30,14 @@ from swinclf.data.folder import (
 )
 from swinclf.errors import ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
+from swinclf.evaluation.sections import Sections
 from swinclf.files import read_csv, write_csv, write_json
 from swinclf.inference.calibrate import measure_confidence
 from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
-from swinclf.inference.results import ReportedSetting, write_results, write_skipped
+from swinclf.inference.results import Illustrations, ReportedSetting, write_results, write_skipped
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import score_images
+from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -420,6 +422,7 @@ def _finish(
         report=report,
     )
     save_samples(run.samples, dataset.paths(split), start.preprocess)
+    drawer = EvidenceDrawer.open(run.model, root=dataset.root, device=hardware.device)
     write_results(
         run.path,
         replace(scored, skipped=[*dataset.skipped, *scored.skipped]),
@@ -428,6 +431,12 @@ def _finish(
         command=command_of(settings),
         settings=_reported(settings),
         history=[asdict(row) for row in state.history],
+        illustrations=Illustrations(
+            dataset.root, config.workers or 0, drawer.draw if drawer else None
+        ),
+        sections=Sections(
+            calibration=measured.calibration, thresholds=measured.confidence.thresholds
+        ),
     )
     run.checkpoint.unlink(missing_ok=True)
     mark_latest(run)

@@ -1,0 +1,52 @@
+"""Thumbnails: small JPEG copies of images for a page, upright and without metadata."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from swinclf.data.images import UnreadableImage, decode_image, read_bytes
+from swinclf.data.loader import map_ahead
+from swinclf.errors import DataError
+
+THUMBNAIL_PX = 128
+QUALITY = 75
+AHEAD = 32  # thumbnails that are made before they are asked for
+
+
+def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> bytes | None:
+    """A JPEG of the whole picture, its longer side at most `side_px`; None if it cannot be read."""
+    try:
+        picture = decode_image(read_bytes(path), decode_px=side_px)
+    except UnreadableImage:
+        return None
+    picture.thumbnail((side_px, side_px))
+    return encode_jpeg(picture)
+
+
+def thumbnails(
+    root: Path, files: Sequence[str], *, workers: int, side_px: int = THUMBNAIL_PX
+) -> Iterator[bytes | None]:
+    """`thumbnail` of each of `files` below `root`, in order, made by threads a little ahead.
+
+    Ends early where the disk is gone: a page goes without its pictures then.
+    """
+    with suppress(DataError):
+        yield from map_ahead(
+            lambda file: thumbnail(root / file, side_px),
+            files,
+            workers=workers,
+            ahead=AHEAD,
+            late=lambda _file, _reason: None,
+        )
+
+
+def encode_jpeg(picture: Image.Image) -> bytes:
+    """An RGB picture as a small JPEG."""
+    buffer = io.BytesIO()
+    Image.Image.save(picture, buffer, "JPEG", quality=QUALITY, optimize=True)
+    return buffer.getvalue()

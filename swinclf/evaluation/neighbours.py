@@ -1,0 +1,43 @@
+"""The training images that a network sees as most alike to an image: nearest in its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from swinclf.evaluation.sections import Neighbour
+
+
+def nearest(
+    queries: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32],
+    images: Sequence[tuple[str, str]],
+    *,
+    count: int = 3,
+) -> list[list[Neighbour]]:
+    """The nearest training images of each query, by the cosine of the angle between features.
+
+    Args:
+        queries: (Q, D).
+        features: (N, D), N at least 1.
+        images: (path, label) of each row of `features`.
+        count: At most so many for each query.
+
+    Returns:
+        For each query its neighbours, nearest first.
+    """
+    similarities = _unit(queries) @ _unit(features).T  # (Q, N)
+    found = []
+    for row in similarities:
+        best = np.argsort(-row, kind="stable")[:count].tolist()
+        found.append([Neighbour(images[at][0], images[at][1], float(row[at])) for at in best])
+    return found
+
+
+def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows of length 1; rows of zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: npt.NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return scaled

@@ -1,0 +1,76 @@
+// What moves in the report: sorting, the images behind a cell of the matrix, light and dark.
+// Everything is readable without it.
+"use strict";
+const root = document.documentElement;
+root.classList.add("js");
+
+// Light and dark: as the system says, until the button says otherwise.
+const theme = document.getElementById("theme");
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
+const nameTheme = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
+theme.addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  nameTheme();
+});
+prefersDark.addEventListener("change", nameTheme);
+nameTheme();
+theme.hidden = false;
+
+// Tables: a click on a header sorts by its column, another the other way round. Numbers come
+// largest first, as data-value has them; what has no number stays last.
+const collator = new Intl.Collator(undefined, { numeric: true });
+const sortTable = (table, header) => {
+  const column = header.cellIndex;
+  const isNumber = header.classList.contains("num");
+  const first = isNumber ? "descending" : "ascending";
+  const second = isNumber ? "ascending" : "descending";
+  const order = header.getAttribute("aria-sort") === first ? second : first;
+  const sign = order === "ascending" ? 1 : -1;
+  const compare = (one, other) => {
+    const [a, b] = [one.cells[column], other.cells[column]];
+    if (!isNumber) return sign * collator.compare(a.textContent, b.textContent);
+    const [x, y] = [a.dataset.value, b.dataset.value];
+    if (!x || !y) return (x ? 0 : 1) - (y ? 0 : 1);
+    return sign * (x - y);
+  };
+  const body = table.tBodies[0];
+  body.append(...[...body.rows].sort(compare));
+  for (const other of header.parentElement.cells) other.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", order);
+};
+for (const table of document.querySelectorAll("table.sortable")) {
+  for (const header of table.tHead.rows[0].cells) {
+    if (!header.textContent) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "sort";
+    button.append(...header.childNodes);
+    button.addEventListener("click", () => sortTable(table, header));
+    header.append(button);
+  }
+}
+
+// The matrix: a cell is a link to the images behind it, which are shown below without a jump.
+const links = [...document.querySelectorAll("a[data-pair]")];
+const showPair = (id) => {
+  for (const panel of document.querySelectorAll(".pair.shown")) panel.classList.remove("shown");
+  const panel = document.getElementById(id);
+  panel.classList.add("shown");
+  for (const link of links) {
+    if (link.dataset.pair === id) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  return panel;
+};
+for (const link of links) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    const panel = showPair(link.dataset.pair);
+    panel.focus({ preventScroll: true });
+    panel.scrollIntoView({ block: "nearest" });
+  });
+}
+const wanted = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+if (wanted?.classList.contains("pair")) showPair(wanted.id);
+else if (links.length) showPair(document.querySelector(".pair").id);

@@ -1,0 +1,177 @@
+"""What a report can show besides the scores: plain values, each made elsewhere, each optional.
+
+Shares and probabilities are in [0, 1]; paths are relative to the dataset, as in predictions.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from swinclf.confidence import Threshold
+from swinclf.evaluation.calibration import Calibration
+
+
+class Answer(Protocol):
+    """A row of predictions.csv."""
+
+    @property
+    def path(self) -> str:
+        """The image."""
+
+    @property
+    def label(self) -> str:
+        """What it is, by its folder."""
+
+    @property
+    def predicted(self) -> str:
+        """What it was called."""
+
+    @property
+    def probability(self) -> float:
+        """How sure that was."""
+
+
+class Rejection(Protocol):
+    """What withholding answers did to images of known and of unknown classes."""
+
+    @property
+    def precision(self) -> float:
+        """Share of right answers that was asked for."""
+
+    @property
+    def known(self) -> int:
+        """Images of the model's own classes."""
+
+    @property
+    def known_answered(self) -> float:
+        """Share of them that were answered."""
+
+    @property
+    def right(self) -> float:
+        """Share of these answers that were right; nan without any."""
+
+    @property
+    def unknown(self) -> int:
+        """Images of other classes."""
+
+    @property
+    def unknown_answered(self) -> float:
+        """Share of them that were answered all the same; nan without any."""
+
+    @property
+    def auroc_probability(self) -> float:
+        """How well a low probability tells unknown from known; nan where that is not known."""
+
+    @property
+    def auroc_strangeness(self) -> float:
+        """The same of strangeness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """An image whose label may be wrong.
+
+    Attributes:
+        path: The image.
+        label: Its label.
+        suggested: The class that a model which never saw it takes it for.
+        probability: Of `suggested`.
+    """
+
+    path: str
+    label: str
+    suggested: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class LearningPoint:
+    """Accuracy with a part of the training images.
+
+    Attributes:
+        share: Of the training images of each class; above 1 in a forecast.
+        images: How many that is.
+        accuracy: Measured or forecast.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+    """
+
+    share: float
+    images: int
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """What more images are worth.
+
+    Attributes:
+        points: Measured, fewest images first.
+        forecast: Not measured: what more images would bring.
+        notes: What to say about it, a sentence each, e.g. which class gains most.
+    """
+
+    points: Sequence[LearningPoint]
+    forecast: Sequence[LearningPoint] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of trouble in a dataset.
+
+    Attributes:
+        title: What it is, e.g. "exact duplicates".
+        count: How many.
+        advice: What to do; may be empty.
+        examples: Images to show.
+    """
+
+    title: str
+    count: int
+    advice: str = ""
+    examples: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A training image that is like another one.
+
+    Attributes:
+        path: The training image.
+        label: Its label.
+        similarity: Cosine of the angle between both images' features, in [-1, 1].
+    """
+
+    path: str
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """All that a report can show besides the scores. What is None or empty is left out.
+
+    Attributes:
+        calibration: Of the probabilities.
+        thresholds: From which probability on to answer, by wished precision.
+        rejection: What that did, where it was measured.
+        suspects: Most likely wrong label first.
+        learning: What more images are worth.
+        audit: Of the dataset, most important first.
+        evidence: Path of a mistake -> JPEG of what spoke for the wrong answer.
+        neighbours: Path of a mistake -> its nearest training images, nearest first.
+    """
+
+    calibration: Calibration | None = None
+    thresholds: Sequence[Threshold] = ()
+    rejection: Rejection | None = None
+    suspects: Sequence[Suspect] = ()
+    learning: LearningCurve | None = None
+    audit: Sequence[Finding] = ()
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
+    neighbours: Mapping[str, Sequence[Neighbour]] = field(default_factory=dict)

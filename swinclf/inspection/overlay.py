@@ -1,0 +1,95 @@
+"""What speaks for an answer, laid over the image: one small picture for a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl
+from swinclf.data.loader import load_for_prediction
+from swinclf.data.thumbnails import encode_jpeg
+from swinclf.data.transforms import to_torch_input
+from swinclf.errors import ModelError, WeightsError
+from swinclf.inspection.attention import token_evidence
+from swinclf.models.store import load_model
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
+from swinclf.runtime import Precision, choose_hardware
+
+SIDE_PX = 160
+FOR, AGAINST = (230, 97, 1), (94, 60, 153)  # orange and purple, as in the pictures of `inspect`
+STRONGEST = 0.65  # opacity of what speaks most
+
+
+class EvidenceDrawer:
+    """Draws what in an image spoke for a class.
+
+    Args:
+        network: Of this package, in evaluation mode, on `device`.
+        card: Its card.
+        root: The folder that the images' paths are relative to.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: ViT | Swin, card: ModelCard, *, root: Path, device: str) -> None:
+        self._network, self._preprocess = network, card.preprocess
+        self._root, self._device = root, device
+        self._index = {name: number for number, name in enumerate(card.classes)}
+
+    @classmethod
+    def open(cls, path: Path, *, root: Path, device: str) -> EvidenceDrawer | None:
+        """Opens a model.safetensors; None for an export, or a network that this package lacks.
+
+        Args:
+            path: The file.
+            root: The folder that the images' paths are relative to.
+            device: auto, cpu, cuda, cuda:N or mps.
+        """
+        if path.suffix != ".safetensors":
+            return None
+        try:
+            network, card = load_model(path, impl=Impl.NATIVE)
+        except (ModelError, WeightsError):
+            return None
+        assert isinstance(network, ViT | Swin)
+        device = choose_hardware(device, Precision.FP32).device
+        return cls(network.to(device), card, root=root, device=device)
+
+    def draw(self, path: str, label: str) -> bytes | None:
+        """Draws what spoke for `label`.
+
+        Returns:
+            A JPEG of the image as the network sees it; None if it cannot be read any more.
+        """
+        pixels = load_for_prediction(self._root / path, self._preprocess).pixels
+        if pixels is None:
+            return None
+        image = to_torch_input(np.stack([pixels]), self._preprocess, self._device)
+        _, _, cells = token_evidence(self._network, image, self._index[label])
+        return encode_jpeg(lay_over(pixels, cells.cpu().numpy()))
+
+
+def lay_over(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:
+    """The image in grey, orange where a cell is above 0, purple where it is below.
+
+    Args:
+        pixels: (H, W, 3).
+        cells: (h, w), on a scale of its own.
+
+    Returns:
+        RGB, its longer side `SIDE_PX`.
+    """
+    height, width = pixels.shape[:2]
+    scale = SIDE_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = ImageOps.grayscale(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    smooth = Image.fromarray(cells.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    values = np.asarray(smooth) / max(float(np.abs(cells).max()), 1e-12)
+    opacity = STRONGEST * np.abs(values).clip(0, 1)[..., None]
+    colour = np.where(values[..., None] > 0, FOR, AGAINST)
+    mixed = (1 - opacity) * np.asarray(grey)[..., None] + opacity * colour
+    return Image.fromarray(mixed.round().astype(np.uint8))
