@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_lines, write_dataset
+from conftest import SMALL_FLAGS, error_lines, write_dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from swinclf.audit.align import DETAIL_SIDE, detail_agreement
-from swinclf.audit.copies import groups_of, near_pairs, same_bytes
+from swinclf.audit.copies import near_pairs
 from swinclf.audit.facts import read_facts
 from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
 from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, small_grey
+from swinclf.audit.groups import groups_of, same_bytes
 from swinclf.data.folder import ImageFile, scan_folder
 from swinclf.preprocess import Fit
 from swinclf.progress import SILENT
@@ -344,3 +345,25 @@ def test_a_val_folder_of_its_own(tmp_path):
     assert finding(audit, Kind.LEAKS).count == 3
     assert finding(audit, Kind.LEAKS).examples[0].note == "train, val"
     assert finding(audit, Kind.LEAKS).examples[0].paths[0] == "../held/blue/000.png"
+
+
+# --- the quick form, before a training ----------------------------------------------------------
+
+
+def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
+    del no_plots
+    shutil.copy(dataset / "red" / "000.png", dataset / "blue" / "zz.png")
+    for number in range(3, 12):
+        (dataset / "green" / f"{number:03d}.png").unlink()
+    done = cli("train", dataset, *SMALL_FLAGS)
+    assert done.code == 0
+    assert (
+        "warning: 1 picture under two labels or more, e.g. blue/zz.png = red/000.png: decide"
+    ) in done.err
+    assert "1 class of fewer than 10 images to train on, e.g. green: 3 images: add" in done.err
+    assert f"near copies: swinclf check {dataset}" in done.err
+
+
+def test_training_says_nothing_of_clean_data(cli, dataset, no_plots):
+    del no_plots
+    assert "swinclf check" not in cli("train", dataset, *SMALL_FLAGS).err

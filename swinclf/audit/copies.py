@@ -1,14 +1,13 @@
-"""Which files show the same picture: equal bytes, or equal to the eye.
+"""Which files show the same picture without being equal byte for byte.
 
-Equal bytes are found by digest. For the rest a tree over the fingerprints names the few nearest of
-each picture, whole against whole and whole against the middle of another, and these are read again
-and laid over each other. Nothing compares every picture with every other.
+A tree over the fingerprints names the few nearest of each picture, whole against whole and whole
+against the middle of another, and these are read again and laid over each other. Nothing compares
+every picture with every other.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,15 +41,6 @@ class NearPair:
     first: int
     second: int
     agreement: float
-
-
-def same_bytes(digests: Sequence[bytes]) -> list[list[int]]:
-    """Rows of files with equal content, each group in order; unreadable files are in none."""
-    rows: dict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        if digest:
-            rows[digest].append(row)
-    return [group for group in rows.values() if len(group) > 1]
 
 
 def near_pairs(root: Path, facts: Facts, *, workers: int, report: Reporter) -> list[NearPair]:
@@ -92,25 +82,6 @@ def near_pairs(root: Path, facts: Facts, *, workers: int, report: Reporter) -> l
             if pair.agreement >= max(needed, found[key].agreement if key in found else 0):
                 found[key] = pair
     return sorted(found.values(), key=lambda pair: -pair.agreement)
-
-
-def groups_of(links: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Rows that hang together by links of two or more, each group and the list in order."""
-    parent: dict[int, int] = {}
-
-    def root_of(row: int) -> int:
-        while parent.setdefault(row, row) != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for first, *others in links:
-        for other in others:
-            parent[root_of(other)] = root_of(first)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(parent):
-        groups[root_of(row)].append(row)
-    return sorted(groups.values())
 
 
 def _candidates(prints: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int, float]]:

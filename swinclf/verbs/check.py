@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from swinclf.audit.copies import EMPTY_SPREAD, NearPair, groups_of, near_pairs, same_bytes
+from swinclf.audit.copies import EMPTY_SPREAD, NearPair, near_pairs
 from swinclf.audit.facts import Facts, read_facts
 from swinclf.audit.findings import (
     Finding,
@@ -19,6 +19,7 @@ from swinclf.audit.findings import (
     find_unreadable,
     suggest_fit,
 )
+from swinclf.audit.groups import groups_of, same_bytes
 from swinclf.data.folder import FolderIndex, ImageFile, Skipped, scan_folder
 from swinclf.errors import ConfigError
 from swinclf.files import write_json

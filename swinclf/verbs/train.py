@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from swinclf.audit.quick import in_one_line, quick_findings
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Impl, Settings, Source, command_of, gather_settings
 from swinclf.data.dataset import Dataset, assign_splits
@@ -138,6 +139,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         settings = settings.choose("workers", default_workers(), "one a core")
         look = _look(settings, index, start, hardware, report, stop)
         dataset = _dataset(settings, index, look, resume)
+        if resume is None:
+            _tell_faults(index, look, report)
         settings = _settle(settings, dataset, start)
         run = resume or _new_run(settings, dataset)
         _tell(settings, dataset, start, hardware, report)
@@ -473,6 +476,15 @@ def _tell(
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
     if start.regime is Regime.HEAD and not start.trained_weights:
         report.warn("only the head trains, on a network of random weights: expect little of it")
+
+
+def _tell_faults(index: FolderIndex, look: Look, report: Reporter) -> None:
+    """Says what the look at the images has shown to be wrong with them."""
+    faults = [one for one in quick_findings(index.images, look.digests) if one.mend]
+    for fault in faults:
+        report.warn(in_one_line(fault))
+    if faults:
+        report.note(f"all of it, and near copies: swinclf check {shlex.quote(str(index.root))}")
 
 
 def _bad_file_teller(report: Reporter) -> Callable[[Path, str], None]:
