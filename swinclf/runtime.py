@@ -12,11 +12,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,26 @@ def keep_freed_memory() -> None:
             return
 
 
+def free_memory() -> int:
+    """Bytes of memory that are free now; within a container (cgroup v2) those that it is left."""
+    group = Path("/sys/fs/cgroup")
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        found.append(int(available.split()[1]) * 1024)
+    with suppress(OSError, ValueError):  # ValueError: "max", no limit
+        limit, used = (
+            int((group / name).read_text(encoding="ascii"))
+            for name in ("memory.max", "memory.current")
+        )
+        found.append(max(0, limit - used))
+    if not found and hasattr(os, "sysconf"):  # nobody says: half of all there is
+        with suppress(OSError, ValueError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return min(found, default=2 * 1024**3)
+
+
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -191,6 +212,12 @@ def import_onnx_extra(*names: str) -> list[Any]:
         ) from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is one of torch's many ways to say that memory ran out."""
+    said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 @contextmanager
 def out_of_memory_named(batch_size: int) -> Iterator[None]:
     """Turns all the ways in which torch runs out of memory into one error.
@@ -201,13 +228,9 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not (
-            isinstance(error, MemoryError)
-            or "out of memory" in text
-            or "can't allocate memory" in text
-        ):
+        if not is_out_of_memory(error):
             raise
+        text = str(error)
         first_line = text.splitlines()[0] if text else type(error).__name__
         raise DeviceError(
             f"memory on the device for a batch of {batch_size} images",

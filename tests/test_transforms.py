@@ -15,12 +15,16 @@ from timm.data import create_transform
 from torchvision import transforms
 
 from swinclf.config import Augment
+from swinclf.data import loader
+from swinclf.data.kept import KeptPictures
 from swinclf.data.transforms import (
     Augmentation,
+    common_pixels,
     eval_pixels,
+    to_device,
     to_numpy_input,
     to_torch_input,
-    train_pixels,
+    varied_pixels,
 )
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.training.batches import ImageBatches
@@ -49,6 +53,12 @@ def picture_of(size, seed=0):
 
 def rng_of(*key):
     return np.random.default_rng(key or (0,))
+
+
+def train_pixels(picture, preprocess, augmentation, rng):
+    """What one epoch makes of a picture."""
+    common = common_pixels(picture, preprocess, augmentation)
+    return varied_pixels(common, preprocess, augmentation, rng)
 
 
 # As in prediction
@@ -262,7 +272,7 @@ def test_every_operation_draws_something_of_the_right_kind():
     assert sum(distance > 25 for distance in far) > 20
 
 
-def batches_of(files, *, workers, seed=0, batch_size=4, augment=Augment.TRIVIAL):
+def batches_of(files, *, workers, seed=0, batch_size=4, augment=Augment.TRIVIAL, kept=0):
     return ImageBatches(
         train_files=files,
         train_targets=list(range(len(files))),
@@ -275,6 +285,7 @@ def batches_of(files, *, workers, seed=0, batch_size=4, augment=Augment.TRIVIAL)
         workers=workers,
         device="cpu",
         on_bad_file=lambda path, reason: pytest.fail(f"{path}: {reason}"),
+        kept=KeptPictures(kept),
     )
 
 
@@ -304,3 +315,80 @@ def test_what_an_epoch_shows_depends_on_seed_epoch_and_image_alone(tmp_path):
     assert list(resumed.items()) == list(shown.items())[4:]
     assert epoch_of(batches_of(files, workers=0), 4) != shown
     assert epoch_of(batches_of(files, workers=0, seed=1), 3) != shown
+
+
+# What is kept from one epoch for the next
+
+
+@pytest.mark.parametrize("min_crop", [0.1, 0.35, 1.0])
+def test_what_is_kept_is_large_enough_for_the_smallest_crop_and_no_larger(min_crop):
+    crop = Augmentation(Augment.CROP, min_crop, False)
+    for size in ((900, 700), (700, 900), (2000, 400)):
+        common = common_pixels(picture_of(size), SMALL, crop)
+        side = min(common.shape[:2])
+        assert side - 1 < 32 / min_crop**0.5 <= side
+        assert max(common.shape[:2]) / side == pytest.approx(max(size) / min(size), rel=0.02)
+    small = picture_of((31, 40))
+    assert np.array_equal(common_pixels(small, SMALL, crop), np.asarray(small))
+
+
+def test_a_scaled_down_picture_is_cropped_to_what_the_whole_one_is():
+    picture = picture_of((300, 240))
+    crop = Augmentation(Augment.CROP, 0.35, True)
+    for key in range(20):
+        kept = varied_pixels(common_pixels(picture, SMALL, crop), SMALL, crop, rng_of(key))
+        whole = varied_pixels(np.asarray(picture), SMALL, crop, rng_of(key))
+        assert np.abs(kept.astype(int) - whole).mean() < 4
+
+
+@pytest.mark.parametrize("augment", list(Augment))
+def test_kept_pictures_change_no_pixel_and_are_decoded_once(tmp_path, monkeypatch, augment):
+    files = [tmp_path / f"{number}.png" for number in range(8)]
+    for number, path in enumerate(files):
+        write_image(path, (20 * number, 90, 200), seed=number, size=(80, 70))
+    reads = []
+    read_bytes = loader.read_bytes
+    monkeypatch.setattr(loader, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    anew = batches_of(files, workers=0, augment=augment)
+    side = 32 if augment is Augment.NONE else 55
+    half = 4 * 3 * side * (side if augment is Augment.NONE else 62)  # four pictures fit
+    for room, decoded in ((10**9, 8), (half, 8 + 2 * 4), (1, 3 * 8)):
+        kept = batches_of(files, workers=3, augment=augment, kept=room)
+        shown = [epoch_of(kept, epoch) for epoch in range(3)]
+        assert len(reads) == decoded
+        assert kept.kept.bytes <= room
+        assert shown == [epoch_of(anew, epoch) for epoch in range(3)]
+        reads.clear()
+
+
+def test_a_file_that_goes_bad_is_missed_only_where_it_was_not_kept(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(files):
+        write_image(path, (20 * number, 90, 200), seed=number)
+    told = []
+    kept, anew = (
+        replace(
+            batches_of(files, workers=1, kept=room), on_bad_file=lambda path, _: told.append(path)
+        )
+        for room in (10**9, 0)
+    )
+    first = epoch_of(kept, 0)
+    list(kept.val())
+    files[1].write_bytes(b"gone")
+    assert epoch_of(kept, 0) == first
+    assert sum(len(batch.targets) for batch in kept.val()) == 3
+    assert not told
+    assert sorted(epoch_of(anew, 0)) == [0, 2]
+    assert told == [files[1]]
+
+
+def test_arrays_travel_whole(monkeypatch):
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert torch.equal(to_device(values, "cpu"), torch.from_numpy(values))
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: seen.append("pinned") or one)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda one, *to, **how: seen.append((to, how)) or one, raising=True
+    )
+    assert to_device(values, "cuda:1").shape == (3, 4)
+    assert seen == ["pinned", (("cuda:1",), {"non_blocking": True})]

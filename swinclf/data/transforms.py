@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,16 +68,39 @@ def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
     return np.asarray(fitted)
 
 
-def train_pixels(
-    picture: Image.Image,
+def common_pixels(
+    picture: Image.Image, preprocess: Preprocess, augmentation: Augmentation
+) -> np.ndarray:
+    """What all epochs make of a picture before they vary it; small enough to be kept.
+
+    A large picture is scaled down until its smallest crop just has the size that the network sees.
+
+    Args:
+        picture: RGB.
+        preprocess: The network's preprocessing.
+        augmentation: What is varied.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if augmentation.kind is Augment.NONE:
+        return eval_pixels(picture, preprocess)
+    side = math.ceil(max(preprocess.height, preprocess.width) / math.sqrt(augmentation.min_crop))
+    if min(picture.size) > side:
+        picture = _cover(picture, (side, side), _RESAMPLING[preprocess.interpolation])
+    return np.asarray(picture)
+
+
+def varied_pixels(
+    common: np.ndarray,
     preprocess: Preprocess,
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The pixels that training sees: cropped, varied and mirrored at random.
+    """The pixels that training sees in one epoch: cropped, varied and mirrored at random.
 
     Args:
-        picture: RGB.
+        common: From `common_pixels`; not changed.
         preprocess: The network's preprocessing.
         augmentation: What is varied.
         rng: Made for this image and epoch.
@@ -84,9 +108,9 @@ def train_pixels(
     Returns:
         (H, W, 3) uint8.
     """
-    if augmentation.kind is Augment.NONE:
-        pixels = eval_pixels(picture, preprocess)
-    else:
+    pixels = common
+    if augmentation.kind is not Augment.NONE:
+        picture = Image.fromarray(common)
         size = (preprocess.width, preprocess.height)
         box = _random_box(picture.size, augmentation.min_crop, size[0] / size[1], rng)
         varied = picture.resize(size, _RESAMPLING[preprocess.interpolation], box=box)
@@ -104,11 +128,24 @@ def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 def to_torch_input(pixels: np.ndarray, preprocess: Preprocess, device: str) -> torch.Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised on `device`: bytes travel there."""
+    scale, shift = _scale_and_shift_on(preprocess, device)
+    return (to_device(pixels, device) * scale + shift).permute(0, 3, 1, 2).contiguous()
+
+
+def to_device(values: np.ndarray, device: str) -> torch.Tensor:
+    """An array as a tensor on a device; on a GPU the work goes on while it travels."""
     import torch
 
-    scale, shift = (torch.from_numpy(one).to(device) for one in _scale_and_shift(preprocess))
-    on_device = torch.from_numpy(pixels).to(device)
-    return (on_device * scale + shift).permute(0, 3, 1, 2).contiguous()
+    tensor = torch.from_numpy(values)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@lru_cache(maxsize=8)
+def _scale_and_shift_on(preprocess: Preprocess, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    scale, shift = _scale_and_shift(preprocess)
+    return to_device(scale, device), to_device(shift, device)
 
 
 def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ taken up in the middle of an epoch sees exactly what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,8 +15,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from swinclf.data.folder import TRAIN, VAL
+from swinclf.data.kept import KeptPictures
 from swinclf.data.loader import LoadedImage, load_batches, load_for_prediction, load_image
-from swinclf.data.transforms import Augmentation, to_torch_input, train_pixels
+from swinclf.data.transforms import (
+    Augmentation,
+    common_pixels,
+    to_device,
+    to_torch_input,
+    varied_pixels,
+)
 from swinclf.preprocess import Preprocess
 
 
@@ -111,7 +119,7 @@ class FeatureBatches:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Images read from files, every epoch anew.
+    """Images read from files, varied every epoch anew.
 
     Attributes:
         train_files: Paths of the training images.
@@ -125,8 +133,8 @@ class ImageBatches:
         workers: Threads that read.
         device: Where the batches go.
         on_bad_file: Called with the path and the reason of a file that could be read before and
-            cannot any
-            more: its place in the batch stays empty.
+            cannot any more: its place in the batch stays empty.
+        kept: Pictures decoded in an earlier epoch.
     """
 
     train_files: Sequence[Path]
@@ -140,6 +148,7 @@ class ImageBatches:
     workers: int
     device: str
     on_bad_file: Callable[[Path, str], None]
+    kept: KeptPictures = field(default_factory=lambda: KeptPictures(0))
 
     @property
     def train_count(self) -> int:
@@ -154,13 +163,16 @@ class ImageBatches:
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Batches`."""
 
+        def to_common(picture: Image.Image) -> np.ndarray:
+            return common_pixels(picture, self.preprocess, self.augmentation)
+
         def load(index: int) -> LoadedImage:
             rng = np.random.default_rng([self.seed, epoch, index])
-
-            def to_pixels(picture: Image.Image) -> np.ndarray:
-                return train_pixels(picture, self.preprocess, self.augmentation, rng)
-
-            return load_image(self.train_files[index], to_pixels, self.preprocess.decode_px)
+            return self.kept.load(
+                (TRAIN, index),
+                lambda: load_image(self.train_files[index], to_common, self.preprocess.decode_px),
+                lambda common: varied_pixels(common, self.preprocess, self.augmentation, rng),
+            )
 
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
         yield from self._batches(
@@ -171,7 +183,11 @@ class ImageBatches:
         """See `Batches`."""
 
         def load(index: int) -> LoadedImage:
-            return load_for_prediction(self.val_files[index], self.preprocess)
+            return self.kept.load(
+                (VAL, index),
+                lambda: load_for_prediction(self.val_files[index], self.preprocess),
+                lambda pixels: pixels,
+            )
 
         yield from self._batches(range(self.val_count), load, self.val_files, self.val_targets)
 
@@ -192,7 +208,7 @@ class ImageBatches:
             pixels = np.stack([pixels for pixels, _ in good]) if good else self._no_pixels()
             yield Batch(
                 to_torch_input(pixels, self.preprocess, self.device),
-                torch.tensor([target for _, target in good], dtype=torch.int64, device=self.device),
+                to_device(np.asarray([target for _, target in good], np.int64), self.device),
             )
 
     def _no_pixels(self) -> np.ndarray:

@@ -63,6 +63,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         "history": [asdict(row) for row in state.history],
         "scaler": state.scaler.state_dict(),
         "threads": torch.get_num_threads(),
+        "micro_batch": state.micro_batch,
     }
     if state.best is not None:
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
@@ -87,6 +88,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         _load_optimizer(state.optimizer, _below("optimizer/", tensors))
         state.scaler.load_state_dict(facts["scaler"])
         state.epoch, state.step = facts["epoch"], facts["step"]
+        state.micro_batch = facts["micro_batch"]
         state.sums = Sums(
             tensors["sums/loss"], tensors["sums/correct"], facts["count"], facts["seconds"]
         )

@@ -20,7 +20,7 @@ from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.freeze import train_mode
 from swinclf.progress import EpochRow, Reporter
-from swinclf.runtime import Hardware, Precision, StopFlag
+from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
 from swinclf.training.batches import Batch, Batches
 from swinclf.training.optim import lr_scale, set_lr
 
@@ -101,6 +101,8 @@ class TrainState:
         sums: Of the running epoch.
         best: None before the first epoch has ended.
         history: A row an epoch.
+        micro_batch: Most images whose gradient is computed at once; None as long as memory has
+            sufficed for whole batches.
     """
 
     model: nn.Module
@@ -111,6 +113,7 @@ class TrainState:
     sums: Sums = field(default_factory=Sums)
     best: Best | None = None
     history: list[EpochRow] = field(default_factory=list)
+    micro_batch: int | None = None
 
 
 class Saver(Protocol):
@@ -184,7 +187,13 @@ def _train_epoch(
         for batch in batches.train(state.epoch, state.step):
             set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step, steps))
             if len(batch.targets):
+                whole = state.micro_batch
                 _train_step(state, batch, schedule, hardware)
+                if state.micro_batch != whole:
+                    report.warn(
+                        f"memory ran out: from now on {state.micro_batch} images at once, their "
+                        f"gradients summed; a step is still {batches.batch_size} images"
+                    )
                 _check_finite(state, hardware)
             state.step += 1
             state.sums.seconds = time.perf_counter() - started
@@ -196,24 +205,61 @@ def _train_epoch(
 
 
 def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware) -> None:
-    with autocast(hardware):
-        logits = state.model(batch.inputs).float()
-    losses = F.cross_entropy(
-        logits,
-        batch.targets,
-        weight=schedule.class_weights,
-        label_smoothing=schedule.label_smoothing,
-        reduction="none",
-    )
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(losses.mean()).backward()
+    losses, logits = _gradient(state, batch, schedule, hardware)
     if schedule.clip_norm:
         state.scaler.unscale_(state.optimizer)
         trained = [one for group in state.optimizer.param_groups for one in group["params"]]
         nn.utils.clip_grad_norm_(trained, schedule.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.sums.add(losses.detach(), logits.detach(), batch.targets)
+    state.sums.add(losses, logits, batch.targets)
+
+
+def _gradient(
+    state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the gradient of the batch's mean loss, in as large parts as memory holds.
+
+    Where it runs out, the parts become half as large and their gradients are summed: the step stays
+    what it was, up to rounding.
+
+    Returns:
+        The losses, (B,), and logits, (B, K).
+    """
+    while True:
+        images = min(state.micro_batch or len(batch.targets), len(batch.targets))
+        state.optimizer.zero_grad(set_to_none=True)
+        try:
+            parts = [
+                _add_gradient(state, Batch(*part), schedule, hardware, of=len(batch.targets))
+                for part in zip(
+                    batch.inputs.split(images), batch.targets.split(images), strict=True
+                )
+            ]
+            losses, logits = zip(*parts, strict=True)
+            return torch.cat(losses), torch.cat(logits)
+        except (RuntimeError, MemoryError) as error:
+            if images == 1 or not is_out_of_memory(error):
+                raise
+        # Out here nothing holds the exception any more, nor it the tensors of the failed attempt.
+        state.micro_batch = math.ceil(images / 2)
+
+
+def _add_gradient(
+    state: TrainState, part: Batch, schedule: Schedule, hardware: Hardware, *, of: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds the gradient of some of a step's `of` images; returns their losses and logits."""
+    with autocast(hardware):
+        logits = state.model(part.inputs).float()
+    losses = F.cross_entropy(
+        logits,
+        part.targets,
+        weight=schedule.class_weights,
+        label_smoothing=schedule.label_smoothing,
+        reduction="none",
+    )
+    state.scaler.scale(losses.sum() / of).backward()
+    return losses.detach(), logits.detach()
 
 
 def validate(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from torch import nn
 from swinclf.config import ClassWeights, TrainConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
+from swinclf.data.kept import KeptPictures, room_for_pictures
 from swinclf.data.transforms import Augmentation
 from swinclf.models.freeze import freeze_stages, layer_numbers
 from swinclf.preprocess import Preprocess
@@ -73,6 +74,7 @@ def image_batches(
         workers=config.workers or 0,
         device=device,
         on_bad_file=on_bad_file,
+        kept=KeptPictures(room_for_pictures() if config.epochs != 1 else 0),
     )
 
 

@@ -357,6 +357,11 @@ def _train(
         state = head_state(network, features, config, hardware)
     else:
         batches = image_batches(dataset, start.preprocess, config, device, _bad_file_teller(report))
+        if batches.kept.limit_bytes:
+            room = batches.kept.limit_bytes / 1024**3
+            report.note(
+                f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most"
+            )
         if features is not None and not run.checkpoint.is_file():
             accuracy = start_head(network, features, config, schedule, device, stop)
             report.note(

@@ -1,0 +1,176 @@
+"""When memory runs out in a training step: smaller parts, the same step, said once, kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import SMALL_SETTINGS, error_lines, same_weights, weights_of
+from torch import nn
+
+import swinclf
+from swinclf.errors import ExitCode, Interrupted
+from swinclf.runs import RunFolder
+from swinclf.runtime import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
+from swinclf.training import loop
+from swinclf.training.checkpoint import load_checkpoint, save_checkpoint
+from swinclf.training.optim import build_optimizer
+from swinclf.verbs import train as train_verb
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+CPU = Hardware("cpu", Precision.FP32, "")
+WAYS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("MPS backend out of memory"),
+    MemoryError(),
+]
+SCHEDULE = loop.Schedule(
+    epochs=1,
+    lrf=1,
+    warmup=0,
+    clip_norm=1.0,
+    label_smoothing=0.1,
+    class_weights=torch.tensor([0.5, 1.0, 2.0]),
+    patience=0,
+)
+
+
+class Network(nn.Module):
+    """Two layers on a device that holds no more than `most` images at once."""
+
+    def __init__(self, most=10**9, error=WAYS[0]):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 3))
+        self.most, self.error, self.seen = most, error, []
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise self.error
+        self.seen.append(len(x))
+        return self.body(x)
+
+
+def state_of(network):
+    optimizer = build_optimizer(network.named_parameters(), lr=1e-2, weight_decay=0.05)
+    return loop.new_state(network, optimizer, CPU)
+
+
+def batch_of(count):
+    generator = torch.Generator().manual_seed(count)
+    return loop.Batch(torch.randn(count, 6, generator=generator), torch.arange(count) % 3)
+
+
+@pytest.mark.parametrize("error", WAYS, ids=lambda error: type(error).__name__)
+def test_every_way_to_run_out_of_memory_is_known(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(("most", "parts"), [(7, [7, 6]), (4, [4, 4, 4, 1]), (1, [1] * 13)])
+@pytest.mark.parametrize("error", WAYS, ids=lambda error: type(error).__name__)
+def test_a_step_in_parts_is_the_same_step(most, parts, error):
+    torch.manual_seed(0)
+    network = Network()
+    whole, split = state_of(network), state_of(copy.deepcopy(network))
+    split.model.most, split.model.error = most, error
+    for state in (whole, split):
+        loop._train_step(state, batch_of(13), SCHEDULE, CPU)
+    assert split.model.seen == parts
+    assert split.micro_batch == parts[0]
+    assert whole.micro_batch is None
+    for one, other in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert float(whole.sums.loss) == pytest.approx(float(split.sums.loss), rel=1e-6)
+    assert (whole.sums.count, whole.sums.correct) == (split.sums.count, split.sums.correct)
+
+
+def test_the_next_step_does_not_try_the_whole_batch_again():
+    state = state_of(Network(most=4))
+    for _ in range(2):
+        loop._train_step(state, batch_of(8), SCHEDULE, CPU)
+    assert state.model.seen == [4, 4, 4, 4]
+
+
+def test_where_not_even_one_image_fits_or_something_else_is_wrong_it_ends():
+    for network, count in ((Network(most=0), 4), (Network(error=ValueError("x"), most=1), 2)):
+        state = state_of(network)
+        with pytest.raises((RuntimeError, ValueError)):
+            loop._train_step(state, batch_of(count), SCHEDULE, CPU)
+
+
+def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
+    state = state_of(Network(most=4))
+    loop._train_step(state, batch_of(8), SCHEDULE, CPU)
+    save_checkpoint(tmp_path / "last.ckpt", state)
+    again = state_of(Network())
+    load_checkpoint(tmp_path / "last.ckpt", again)
+    assert again.micro_batch == 4
+
+
+@pytest.fixture
+def small_device(monkeypatch):
+    """A device on which no more than three images fit into a training step."""
+    add = loop._add_gradient
+
+    def add_or_fail(state, part, *rest, **named):
+        if len(part.targets) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return add(state, part, *rest, **named)
+
+    monkeypatch.setattr(loop, "_add_gradient", add_or_fail)
+
+
+def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
+    dataset, tmp_path, cli, monkeypatch, small_device
+):
+    del small_device
+    flags = [
+        word
+        for name, value in {**SMALL_SETTINGS, "drop_path": 0.3}.items()
+        if name != "pretrained"
+        for word in (f"--{name.replace('_', '-')}", value)
+    ]
+    done = cli("train", dataset, "--no-pretrained", *flags)
+    assert done.code == 0, done.err
+    assert done.err.count("memory ran out") == 1
+    assert "2 images at once" in done.err
+    assert "a step is still 8 images" in done.err
+
+    flag, step, taken = StopFlag(), loop._train_step, []
+
+    def stopping(*arguments):
+        step(*arguments)
+        taken.append(1)
+        if len(taken) == 5:
+            flag.exit_code = ExitCode.INTERRUPTED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_verb, "StopFlag", lambda: flag)
+        patch.setattr(loop, "_train_step", stopping)
+        with pytest.raises(Interrupted):
+            swinclf.train(dataset, name="stopped", out="runs", **SMALL_SETTINGS, drop_path=0.3)
+    run = RunFolder(tmp_path / "runs" / "stopped")
+    train_verb.train(train_verb.resume_settings(run), resume=run)
+    assert same_weights(weights_of(tmp_path / done.out.strip()), weights_of(run.path))
+
+
+def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "_add_gradient", fail)
+    done = cli("train", dataset, "--model", "test_vit", "--no-pretrained", "--img-size", "32")
+    assert done.code == 1
+    assert "memory" in error_lines(done)[0]
+
+
+def test_free_memory_is_known_and_falls_by_what_is_taken():
+    before = free_memory()
+    taken = bytearray(200 << 20)
+    taken[::4096] = b"x" * len(taken[::4096])
+    assert 0 < free_memory() < before - (50 << 20)
+    del taken
