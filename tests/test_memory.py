@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,9 +170,25 @@ def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypat
     assert "memory" in error_lines(done)[0]
 
 
-def test_free_memory_is_known_and_falls_by_what_is_taken():
-    before = free_memory()
-    taken = bytearray(200 << 20)
-    taken[::4096] = b"x" * len(taken[::4096])
-    assert 0 < free_memory() < before - (50 << 20)
-    del taken
+GROUP = {"memory.max": "3000000\n", "memory.current": "1000000\n"}
+MEMINFO = {"meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (MEMINFO, 4000 * 1024),
+        (MEMINFO | GROUP, 2_000_000),
+        (MEMINFO | GROUP | {"memory.max": "max\n"}, 4000 * 1024),
+        (MEMINFO | GROUP | {"memory.current": "4000000\n"}, 0),
+        ({}, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2),
+    ],
+)
+def test_free_memory_is_what_the_system_and_the_container_leave(monkeypatch, files, free):
+    def read_text(path, **_):
+        if path.name not in files:
+            raise FileNotFoundError
+        return files[path.name]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert free_memory() == free
