@@ -166,6 +166,16 @@ def free_memory() -> int:
     return min(found, default=2 * 1024**3)
 
 
+def give_back_memory() -> None:
+    """Gives the system all freed memory back, for a moment that needs much of it (glibc)."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+
+
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,6 +62,15 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if with_body and (wanted := self.headers.get("Range")):
             start = int(wanted.removeprefix("bytes=").split("-")[0])
+        if hub.manner in ("drips", "stops") and with_body:
+            self._head(200, body, 0, len(body))
+            self.wfile.write(body[: len(body) // 2 if hub.manner == "stops" else 1])
+            for at in range(1, 25):
+                self.wfile.write(body[at : at + 1] if hub.manner == "drips" else b"")
+                self.wfile.flush()
+                time.sleep(1)
+            self.close_connection = True
+            return None
         if hub.manner == "half" and with_body:
             self._head(206 if start else 200, body[start:], start, len(body))
             self.wfile.write(body[start : len(body) // 2])
@@ -68,7 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         self._head(206 if start else 200, body[start:], start, len(body))
         if with_body:
-            self.wfile.write(body[start:])
+            middle = (start + len(body)) // 2
+            self.wfile.write(body[start:middle])
+            time.sleep(2 if hub.manner == "slow" else 0)
+            self.wfile.write(body[middle:])
         return None
 
     def _head(self, status: int, body: bytes, start: int, size: int) -> None:
@@ -222,15 +235,53 @@ def test_a_hub_that_cannot_be_reached(train, home, tmp_path, monkeypatch, endpoi
     _assert_not_to_be_had(train("--model", SMALL_MODEL), tmp_path)
 
 
-@pytest.mark.parametrize("manner", ["500", "html", "half", "garbage", "stalls"])
+@pytest.mark.parametrize("manner", ["500", "html", "half", "garbage", "stalls", "drips", "stops"])
 def test_a_hub_that_answers_badly(train, home, hub, tmp_path, monkeypatch, manner):
     monkeypatch.setenv("SWINCLF_HUB_DEADLINE_S", "5" if manner in ("stalls", "half") else "60")
+    monkeypatch.setenv("SWINCLF_HUB_STALL_S", "5" if manner in ("drips", "stops") else "60")
     hub.manner = manner
-    _assert_not_to_be_had(train("--model", SMALL_MODEL), tmp_path)
+    found = _assert_not_to_be_had(train("--model", SMALL_MODEL), tmp_path)
+    if manner in ("drips", "stops"):
+        assert "5 s (SWINCLF_HUB_STALL_S)" in found
     assert hub.requests
     assert not list(home.rglob("model.safetensors")), "a bad download leaves nothing behind"
+    assert not list(home.rglob("*.incomplete"))
     hub.manner = "well"
     assert train("--model", SMALL_MODEL).code == 0
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-3", "nan", "inf"])
+@pytest.mark.parametrize("variable", ["SWINCLF_HUB_DEADLINE_S", "SWINCLF_HUB_STALL_S"])
+def test_a_deadline_that_is_none(train, home, hub, monkeypatch, variable, seconds):  # noqa: ARG001
+    monkeypatch.setenv(variable, seconds)
+    done = train("--model", SMALL_MODEL)
+    assert done.code == 2
+    expected, found, hint = error_lines(done)
+    assert variable in expected
+    assert seconds in found
+    assert f"{variable}=" in hint
+    assert hub.requests == []
+
+
+def test_a_download_says_how_far_it_is(home, hub, monkeypatch):  # noqa: ARG001
+    import torch
+
+    from swinclf.models.hub import find_pretrained
+    from swinclf.progress import Reporter
+
+    said = []
+
+    class Listener(Reporter):
+        @contextmanager
+        def track(self, task, total, unit="images"):
+            said.append((task, total, unit))
+            yield said.append
+
+    hub.manner, hub.content = "slow", save({"numbers": torch.zeros(1_500_000)})
+    path = find_pretrained(SMALL_MODEL, "timm/test_vit.r160_in1k", report=Listener())
+    assert path.read_bytes() == hub.content
+    assert said[0] == ("fetching weights", 6, "MB")
+    assert sum(said[1:]) in range(1, 7)
 
 
 def test_weights_of_another_network_are_refused(train, home, hub, published, tmp_path):  # noqa: ARG001

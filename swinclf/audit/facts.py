@@ -14,7 +14,13 @@ import numpy as np
 
 from swinclf.audit.fingerprint import CROPS, LENGTH, SIDE, fingerprints, small_grey
 from swinclf.data.folder import ImageFile
-from swinclf.data.images import UnreadableImage, content_digest, decode_with_header, read_bytes
+from swinclf.data.images import (
+    UnreadableImage,
+    content_digest,
+    decode_with_header,
+    read_bytes,
+    reading,
+)
 from swinclf.data.loader import map_ahead
 from swinclf.progress import Reporter
 
@@ -95,8 +101,9 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
 def _look(path: Path) -> _One | str:
     """What is to be known of one file, or why it cannot be read."""
     try:
-        data = read_bytes(path)
-        picture, header = decode_with_header(data, decode_px=SIDE)
+        with reading(path):
+            data = read_bytes(path)
+            picture, header = decode_with_header(data, decode_px=SIDE)
     except UnreadableImage as error:
         return str(error)
     grey = small_grey(picture)

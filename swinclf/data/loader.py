@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from swinclf.data.images import UnreadableImage, content_digest, decode_image, read_bytes
+from swinclf.data.images import UnreadableImage, content_digest, read_bytes, reading, use_image
 from swinclf.data.readers import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
 from swinclf.data.transforms import eval_pixels
 from swinclf.errors import DataError
@@ -58,9 +58,10 @@ def load_image(
         decode_px: The shorter side that is needed, px.
     """
     try:
-        data = read_bytes(path)
-        picture = decode_image(data, decode_px=decode_px)
-        return LoadedImage(to_pixels(picture), content_digest(data), "")
+        with reading(path):
+            data = read_bytes(path)
+            pixels = use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px)
+        return LoadedImage(pixels, content_digest(data), "")
     except UnreadableImage as error:
         return LoadedImage(None, b"", str(error))
 

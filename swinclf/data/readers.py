@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, local
 from typing import Generic, TypeVar
 
 DEADLINE_VARIABLE = "SWINCLF_READ_DEADLINE_S"
@@ -45,6 +46,20 @@ class Job(Generic[Item, Result]):
     future: Future[Result] = field(default_factory=Future)
     started: float = 0.0
     left_behind: bool = False
+
+
+_here = local()  # .job: what this thread is doing
+
+
+@contextmanager
+def clock_stopped() -> Iterator[None]:
+    """Around a wait for other threads: it does not count as time in which a file does not come."""
+    job: Job[object, object] | None = getattr(_here, "job", None)
+    if job is not None:
+        job.started = 0.0
+    yield
+    if job is not None:
+        job.started = time.monotonic()
 
 
 class Readers(Generic[Item, Result]):
@@ -114,6 +129,7 @@ class Readers(Generic[Item, Result]):
             if not job.future.set_running_or_notify_cancel():
                 continue
             job.started = time.monotonic()
+            _here.job = job
             try:
                 result = self._function(job.item)
             except BaseException as error:

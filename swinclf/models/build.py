@@ -6,7 +6,7 @@ networks are built without importing timm, which takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
 from swinclf.preprocess import Fit, Interpolation, Preprocess
+from swinclf.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -84,21 +85,19 @@ def build_network(architecture: Architecture) -> nn.Module:
     return network
 
 
-def build_pretrained(
-    architecture: Architecture, *, say: Callable[[str], None] = lambda _: None
-) -> nn.Module:
+def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -> nn.Module:
     """A network with timm's published weights under a fresh head.
 
     Args:
         architecture: The network.
-        say: Told of a download before it begins.
+        report: Told of a download.
 
     Raises:
         ModelError: As `build_network`.
         WeightsError: If the weights are not to be had, or are not this network's.
     """
     if architecture.impl is Impl.TIMM:
-        return _timm_pretrained(architecture, say)
+        return _timm_pretrained(architecture, report)
     if architecture.name in OWN_SHAPES:
         raise WeightsError(
             f"published weights of '{architecture.name}'",
@@ -106,7 +105,7 @@ def build_pretrained(
             hint="--no-pretrained, or --weights FILE",
         )
     published = native_data_config(architecture.name)
-    path = find_pretrained(architecture.name, published.hub_id, say=say)
+    path = find_pretrained(architecture.name, published.hub_id, report=report)
     return build_from_file(architecture, path)
 
 
@@ -163,7 +162,7 @@ def _timm() -> ModuleType:
     return timm_networks
 
 
-def _timm_pretrained(architecture: Architecture, say: Callable[[str], None]) -> nn.Module:
+def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
     """Loads a whole published network by timm's own code, then replaces its head.
 
     So every tensor of the file has its place; timm itself would skip what does not fit when the
@@ -172,7 +171,7 @@ def _timm_pretrained(architecture: Architecture, say: Callable[[str], None]) -> 
     timm_networks = _timm()
     published = timm_networks.published_config(architecture.name)
     path = find_pretrained(
-        architecture.name, published.hf_hub_id, published.hf_hub_filename, say=say
+        architecture.name, published.hf_hub_id, published.hf_hub_filename, report=report
     )
     network: nn.Module = timm_networks.create_published(
         architecture.name, path, img_size=architecture.img_size, drop_path=architecture.drop_path

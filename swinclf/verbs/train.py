@@ -230,7 +230,7 @@ def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Se
     if weights:
         network = build_from_file(architecture, weights.path)
     elif config.pretrained:
-        network = build_pretrained(architecture, say=report.note)
+        network = build_pretrained(architecture, report=report)
     else:
         network = build_network(architecture)
     if config.freeze_stages is not None:

@@ -1,0 +1,232 @@
+"""What a picture may take: pixels by format, scans of a JPEG, and memory of all decoded at once.
+
+Every number here keeps one file under ten seconds and the whole program under two gigabytes,
+whatever the file claims; `benchmarks/torture.py images` measures both. Decodes nothing itself.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition, Lock
+
+from PIL import Image, ImageFile
+
+from swinclf.data.readers import clock_stopped
+from swinclf.runtime import give_back_memory
+
+MAX_FILE_BYTES = 256 * 1024**2
+LARGE_FILE_BYTES = 32 * 1024**2  # larger ones are read one at a time
+LONGEST_TURN_S = 15.0
+ROOM_BYTES = 900_000_000  # for all that is decoded at the same time
+MUCH_BYTES = 64_000_000
+
+MAX_PIXELS = 110_000_000  # formats that are always decoded whole
+_MAX_PIXELS = {
+    "JPEG": 300_000_000,  # decoded at an eighth of its size, if that is enough
+    "MPO": 300_000_000,
+    "WEBP": 40_000_000,  # these four decoders hold several copies
+    "AVIF": 60_000_000,
+    "HEIF": 100_000_000,
+    "JPEG2000": 25_000_000,
+    "ICO": 4_000_000,
+}
+_MAX_SCANNED = 1_500_000_000  # pixels times scans of a JPEG that comes in several
+_MAX_COEFFICIENT_BYTES = 700_000_000  # such a JPEG is held whole, however small it is wanted
+_MAX_SLOW_PIXELS = 4_000_000  # where the decoder is written in Python
+_MAX_SLOW_BYTES = 32 * 1024**2
+
+# Memory while decoding, bytes a pixel: measured, rounded up, with 4 for the RGB picture made of it.
+_BYTES_PER_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 21, "AVIF": 15, "HEIF": 12, "JPEG2000": 32}
+_OTHER_BYTES_PER_PIXEL = 8
+
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of every kind
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+
+
+def why_not_open(data: bytes) -> str:
+    """The reason not even to open a file: some plugins take memory or decode while they open it.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Empty where there is none.
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _too_many(_webp_size(data), "WEBP")
+    if data[:4] == b"\x00\x00\x01\x00":
+        for size in _icon_sizes(data):
+            if reason := _too_many(size, "ICO"):
+                return reason
+    return ""
+
+
+def why_not_decode(picture: ImageFile.ImageFile, data: bytes) -> str:
+    """The reason not to decode a picture whose header has been read; empty where there is none."""
+    kind = picture.format or ""
+    if reason := _too_many(picture.size, kind):
+        return reason
+    pixels = picture.width * picture.height
+    if _is_slow(picture) and (pixels > _MAX_SLOW_PIXELS or len(data) > _MAX_SLOW_BYTES):
+        return (
+            f"{picture.width} x {picture.height} px in {len(data):,} bytes; the limits of its "
+            f"slow kind are {_MAX_SLOW_PIXELS:,} px and {_MAX_SLOW_BYTES:,} bytes"
+        )
+    if kind in ("JPEG", "MPO"):
+        scans = count_scans(data)
+        if scans * pixels > _MAX_SCANNED or _coefficient_bytes(pixels, scans) > (
+            _MAX_COEFFICIENT_BYTES
+        ):
+            return f"{picture.width} x {picture.height} px in {scans:,} scans: too much to decode"
+    return ""
+
+
+def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
+    """About how much memory decoding takes, bytes; `picture.draft` has been called."""
+    kind = picture.format or ""
+    needed = picture.width * picture.height * _BYTES_PER_PIXEL.get(kind, _OTHER_BYTES_PER_PIXEL)
+    if kind in ("JPEG", "MPO"):
+        width, height = _jpeg_size(data)
+        needed += _coefficient_bytes(width * height, count_scans(data))
+    return needed
+
+
+def count_scans(data: bytes) -> int:
+    """How often a decoder goes over the pixels of a JPEG: once, or once a scan.
+
+    More than one scan means that the whole picture is held as coefficients between them.
+    """
+    scans, components, progressive, several = 0, 0, False, False
+    for marker, at in _jpeg_markers(data):
+        if marker in _FRAMES:
+            progressive, components = (
+                marker in _PROGRESSIVE,
+                data[at + 9] if len(data) > at + 9 else 0,
+            )
+        elif marker == _START_OF_SCAN:
+            scans += 1
+            several = several or progressive or (len(data) > at + 4 and data[at + 4] < components)
+            if not several:
+                break
+    return max(1, scans)
+
+
+class Room:
+    """Memory that threads share: who needs more than is free waits for the others to be done.
+
+    Args:
+        size: Bytes; who needs more than this has all of it, alone.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._changed = Condition()
+
+    @contextmanager
+    def taken(self, needed: int) -> Iterator[None]:
+        """Takes a part while the block runs."""
+        part = min(needed, self._size)
+        with self._changed:
+            with clock_stopped():
+                self._changed.wait_for(lambda: self._free >= part)
+            self._free -= part
+        if part > MUCH_BYTES:
+            give_back_memory()  # what earlier pictures have freed comes on top otherwise
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += part
+                self._changed.notify_all()
+
+
+ROOM = Room(ROOM_BYTES)
+_large_files = Lock()
+
+
+@contextmanager
+def turn_to_read(size: int) -> Iterator[None]:
+    """Around reading and decoding a file: very large ones take turns, so that memory is bounded.
+
+    Nobody waits for long: the disk of the one whose turn it is may be gone.
+
+    Args:
+        size: Of the file, bytes.
+    """
+    taken = size > LARGE_FILE_BYTES and _large_files.acquire(timeout=LONGEST_TURN_S)
+    try:
+        yield
+    finally:
+        if taken:
+            _large_files.release()
+
+
+def _too_many(size: tuple[int, int], kind: str) -> str:
+    limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
+    if size[0] * size[1] <= limit:
+        return ""
+    return f"{size[0]} x {size[1]} px; the limit is {limit:,} px" + (f" ({kind})" if kind else "")
+
+
+def _is_slow(picture: ImageFile.ImageFile) -> bool:
+    """Whether Pillow's decoder for it is written in Python: a second for a million pixels."""
+    return any(tile[0] in Image.DECODERS for tile in picture.tile)
+
+
+def _coefficient_bytes(pixels: int, scans: int) -> int:
+    return 6 * pixels if scans > 1 else 0  # 2 bytes, three components
+
+
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, place of its 0xFF) of a JPEG's segments, up to the end of its first picture."""
+    place = 2
+    while found := _MARKER.search(data, place):
+        marker, at = found[1][0], found.end() - 2
+        if marker == _END_OF_IMAGE:
+            return
+        yield marker, at
+        place = at + 2
+        if marker not in (0x01, 0xD8) and len(data) >= place + 2:
+            place += int.from_bytes(data[place : place + 2], "big")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    for marker, at in _jpeg_markers(data):
+        if marker in _FRAMES and len(data) >= at + 9:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+    return 0, 0
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas, px; 0 by 0 where the header is no good."""
+    kind, head = data[12:16], data[20:30]
+    if len(head) < 10:
+        return 0, 0
+    if kind == b"VP8X":
+        return (
+            int.from_bytes(head[4:7], "little") + 1,
+            int.from_bytes(head[7:10], "little") + 1,
+        )
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", head[6:10])
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _icon_sizes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Sizes of the pictures in a Windows icon by their own headers, px."""
+    for entry in range(int.from_bytes(data[4:6], "little")):
+        at = int.from_bytes(data[6 + 16 * entry + 12 : 6 + 16 * entry + 16], "little")
+        head = data[at : at + 24]
+        if head[:4] == b"\x89PNG":
+            yield int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+        elif len(head) == 24:
+            width, height = struct.unpack("<ii", head[4:12])
+            yield abs(width), abs(height)
