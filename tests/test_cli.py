@@ -137,6 +137,12 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         ),
         (1, ("{tmp}/nowhere", "--format", "table")),
     ],
+    "compare": [
+        (2, ()),
+        (0, ("{run}", "{run}")),
+        (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
+        (1, ("{run}", "{tmp}", "--format", "table")),
+    ],
     "inspect": [
         (1, ()),  # the newest run is one of timm's test networks
         (1, ("{run}", "--output", "{tmp}/p")),

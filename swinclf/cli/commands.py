@@ -273,6 +273,30 @@ def check_command(
     return ExitCode.OK if audit.is_clean else ExitCode.SOME_FAILED
 
 
+@app.command("compare")
+@guarded
+def compare_command(
+    first: Annotated[
+        Path, typer.Argument(metavar="RUN_A", help="A run, or the output folder of an eval.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same images.")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="JSON file for all of it.", show_default="none"),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="How the comparison is printed.")
+    ] = ResultFormat.TABLE,
+) -> None:
+    """Compare two runs on the same images."""
+    from swinclf.cli.compare_table import comparison_text
+    from swinclf.verbs.compare import compare
+
+    sys.stdout.write(comparison_text(compare(first, second, output=output), result_format))
+    if output is not None:
+        console.say(f"written to {output}")
+
+
 @app.command("inspect")
 @guarded
 def inspect_command(

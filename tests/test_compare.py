@@ -1,0 +1,219 @@
+"""compare: the statistics agree with scipy's and keep their promise; unlike images are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import error_lines
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from swinclf.errors import DataError, RunError
+from swinclf.evaluation.compare import Pair, Paired, mcnemar, score_interval
+from swinclf.files import write_csv, write_json
+from swinclf.verbs.compare import compare
+
+COUNTS = [(0, 0), (1, 0), (3, 3), (2, 12), (12, 2), (40, 61), (500, 560)]
+
+
+# --- the statistics -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), COUNTS)
+def test_mcnemar_is_scipys_binomial_test_and_statsmodels_formula(first, second):
+    total = first + second
+    doubled = 2 * stats.binom.cdf(min(first, second), total, 0.5)  # as statsmodels computes it
+    assert mcnemar(first, second) == pytest.approx(min(1.0, float(doubled)))
+    if total:
+        assert mcnemar(first, second) == pytest.approx(stats.binomtest(first, total).pvalue)
+        exact = sum(math.comb(total, k) for k in range(min(first, second) + 1)) / 2 ** (total - 1)
+        assert mcnemar(first, second) == pytest.approx(min(1.0, exact))
+
+
+def score_by_search(gained, lost, images, difference):
+    """The score at a difference, its nuisance share found by maximising the likelihood."""
+
+    def minus_log_likelihood(q):
+        shares = (q + difference, q, 1 - 2 * q - difference)
+        counts = (gained, lost, images - gained - lost)
+        return -sum(
+            count * math.log(max(share, 1e-300))
+            for count, share in zip(counts, shares, strict=True)
+            if count
+        )
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    q = minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
+    ).x
+    variance = images * (2 * q + difference - difference**2)
+    return (gained - lost - images * difference) / math.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "images"),
+    [(12, 2, 50), (1, 0, 44), (9, 16, 54), (0, 5, 20), (40, 61, 1000), (5, 5, 10), (30, 0, 40)],
+)
+def test_at_the_ends_of_the_interval_the_score_is_that_of_95_percent(gained, lost, images):
+    low, high = score_interval(gained, lost, images)
+    assert low < (gained - lost) / images < high
+    assert score_by_search(gained, lost, images, low) == pytest.approx(1.95996, abs=1e-3)
+    assert score_by_search(gained, lost, images, high) == pytest.approx(-1.95996, abs=1e-3)
+    mirrored = score_interval(lost, gained, images)
+    assert mirrored == pytest.approx((-high, -low))
+
+
+def test_intervals_of_extreme_counts():
+    assert score_interval(0, 0, 30) == pytest.approx((-0.11351, 0.11351), abs=1e-5)  # Wilson's
+    assert score_interval(30, 0, 30)[1] == 1.0
+    assert score_interval(0, 30, 30)[0] == -1.0
+    assert score_interval(1, 0, 1)[0] < 1
+    for counts in ((-1, 0, 5), (3, 3, 5), (0, 0, 0)):
+        with pytest.raises(ValueError, match="Received"):
+            score_interval(*counts)
+
+
+@pytest.mark.parametrize(
+    ("images", "gained", "lost"),
+    [(30, 0.1, 0.1), (100, 0.15, 0.05), (100, 0.02, 0.02), (500, 0.08, 0.03), (2000, 0.05, 0.02)],
+)
+def test_intervals_cover_the_truth_at_their_nominal_rate(images, gained, lost):
+    rng = np.random.default_rng(images)
+    draws = rng.multinomial(images, [gained, lost, 1 - gained - lost], size=2000)
+
+    @cache
+    def covers(own, other):
+        low, high = score_interval(own, other, images)
+        return low <= gained - lost <= high
+
+    covered = np.mean([covers(int(own), int(other)) for own, other, _ in draws])
+    # 2,000 draws: standard error 0.005. For rare changes the score interval errs on the safe side.
+    assert 0.935 <= covered <= 0.99
+
+
+def test_counts_of_pairs():
+    answers = [("a", "a", "a"), ("a", "a", "b"), ("a", "b", "a"), ("a", "b", "a"), ("a", "b", "c")]
+    paired = Paired.of([Pair("p", *answer, 0.9, 0.8) for answer in answers])
+    assert paired == Paired(5, 1, 1, 2)
+    assert (paired.first_accuracy, paired.second_accuracy) == (0.4, 0.6)
+    assert paired.difference == pytest.approx(0.2)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def write_answers(folder, answers, labels=None):
+    """A folder of predictions: path -> what it was called."""
+    folder.mkdir()
+    rows = [
+        (path, (labels or {}).get(path, path.partition("/")[0]), said, 0.75)
+        for path, said in answers.items()
+    ]
+    write_csv(folder / "predictions.csv", ["path", "label", "predicted", "probability"], rows)
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Twenty images: the first wrong on six roses, the second on one of them and on a tulip."""
+    paths = [f"{label}/{number}.jpg" for label in ("rose", "tulip") for number in range(10)]
+    right = {path: path.partition("/")[0] for path in paths}
+    wrong = {f"rose/{number}.jpg": "tulip" for number in range(6)}
+    return (
+        write_answers(tmp_path / "a", right | wrong),
+        write_answers(tmp_path / "b", right | {"rose/0.jpg": "daisy", "tulip/3.jpg": "rose"}),
+    )
+
+
+def test_compare_two_folders(cli, two, tmp_path):
+    first, second = two
+    done = cli("compare", first, second, "--format", "json", "--output", tmp_path / "c.json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert told == json.loads((tmp_path / "c.json").read_text("utf-8"))
+    assert (told["first_accuracy"], told["second_accuracy"]) == (0.7, 0.9)
+    assert (told["both_right"], told["only_first_right"], told["only_second_right"]) == (13, 1, 5)
+    assert told["difference"] == pytest.approx(0.2)
+    assert told["difference_ci95"] == pytest.approx(score_interval(5, 1, 20))
+    assert told["mcnemar_p"] == pytest.approx(stats.binomtest(1, 6).pvalue)
+    assert list(told["classes"]) == ["rose", "tulip"]
+    assert told["classes"]["rose"]["difference"] == pytest.approx(0.5)
+    assert [one["path"] for one in told["differing"]] == [
+        *(f"rose/{number}.jpg" for number in range(6)),
+        "tulip/3.jpg",
+    ]
+    table = cli("compare", first, second).out
+    assert "difference  +20.0 points (95 % interval " in table
+    assert "p = 0.219: may be chance" in table
+    assert "rose/0.jpg: tulip 75.0% -> daisy 75.0% (both wrong)" in table
+    assert "tulip/3.jpg: tulip 75.0% -> rose 75.0% (first right)" in table
+
+
+def test_the_better_one_is_named(cli, tmp_path):
+    paths = [f"a/{number}.jpg" for number in range(30)]
+    first = write_answers(tmp_path / "x", dict.fromkeys(paths, "a"))
+    second = write_answers(tmp_path / "y", dict.fromkeys(paths, "b"))
+    assert "the first is better" in cli("compare", first, second).out
+    assert "the second is better" in cli("compare", second, first).out
+    assert "p = 1: may be chance" in cli("compare", first, first).out
+
+
+def test_different_images_are_refused_and_both_sides_named(cli, two, tmp_path):
+    third = write_answers(tmp_path / "c", {"rose/0.jpg": "rose", "rose/new.jpg": "rose"})
+    done = cli("compare", two[0], third)
+    assert (done.code, done.out) == (1, "")
+    expected, found, hint = error_lines(done)
+    assert str(two[0]) in expected
+    assert str(third) in expected
+    assert f"19 images only in '{two[0]}', e.g. 'rose/1.jpg'" in found
+    assert f"1 images only in '{third}', e.g. 'rose/new.jpg'" in found
+    assert hint.startswith("score both on one folder: swinclf eval DATA")
+
+
+def test_different_labels_are_refused(tmp_path):
+    paths = dict.fromkeys(("rose/0.jpg", "rose/1.jpg"), "x")
+    first = write_answers(tmp_path / "c", paths)
+    second = write_answers(tmp_path / "d", paths, labels={"rose/1.jpg": "tulip"})
+    with pytest.raises(DataError) as caught:
+        compare(first, second)
+    assert "1 images with another label, e.g. 'rose/1.jpg': 'rose' in" in caught.value.found
+
+
+def test_other_files_of_the_same_names_are_refused(tmp_path):
+    folders = []
+    for name, content in (("one", b"1"), ("two", b"22")):
+        (tmp_path / name / "rose").mkdir(parents=True)
+        (tmp_path / name / "rose" / "0.jpg").write_bytes(content)
+        folders.append(write_answers(tmp_path / f"run-{name}", {"rose/0.jpg": "rose"}))
+        write_json(folders[-1] / "config.json", {"data": str(tmp_path / name)})
+    with pytest.raises(DataError) as caught:
+        compare(*folders)
+    assert "1 files of the same name that are not the same" in caught.value.found
+    (tmp_path / "two" / "rose" / "0.jpg").write_bytes(b"1")  # the dataset has only been copied
+    assert compare(*folders).paired == Paired(1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "path,label\na,b\n", "path,label,predicted,probability\n"]
+)
+def test_a_folder_without_answers(tmp_path, two, content):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    if content is not None:
+        (folder / "predictions.csv").write_text(content)
+    with pytest.raises(RunError) as caught:
+        compare(two[0], folder)
+    assert "swinclf eval DATA" in caught.value.hint
+    with pytest.raises(RunError):
+        compare(tmp_path / "nowhere", two[0])
+
+
+def test_a_run_and_its_evaluation_agree(cli, trained, tmp_path):
+    assert cli("eval", "--run", trained.path, "--output", tmp_path / "e").code == 0
+    done = compare(trained.path, tmp_path / "e")
+    assert done.differing == ()
+    assert done.paired.p_value == 1.0
