@@ -95,7 +95,9 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round numbers within the range."""
-        locator = MaxNLocator(nbins=TICKS, integer=self.whole, min_n_ticks=1)
+        locator = MaxNLocator(
+            nbins=TICKS, steps=[1, 2, 2.5, 5, 10], integer=self.whole, min_n_ticks=1
+        )
         values = np.asarray(locator.tick_values(self.low, self.high)).tolist()
         slack = 1e-9 * (self.high - self.low)
         return [float(v) for v in values if self.low - slack <= v <= self.high + slack]
