@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import read_rows, write_image
 from PIL import Image
 
 from swinclf.data.thumbnails import thumbnail, thumbnails
@@ -51,6 +51,7 @@ def test_orange_speaks_for_and_purple_against():
 @pytest.fixture
 def native_run(cli, dataset, tmp_path):
     """A run of this package's own small network, after an epoch."""
+    (dataset / "red" / "copy.png").write_bytes((dataset / "red" / "000.png").read_bytes())
     done = cli(
         *("train", dataset, "--model", "swin", "--no-pretrained", "--img-size", 32),
         *("--model-arg", "embed_dim=16", "--model-arg", "depths=1,1"),
@@ -70,6 +71,14 @@ def test_a_report_shows_its_mistakes_and_what_spoke_for_them(native_run, dataset
     shown = re.search(r'<div class="views shot">\n<img src="data:image/jpeg;base64,', text)
     assert shown
     assert "no picture" not in text
+    assert text.count("Most alike in training:") == mistakes
+    split = read_rows(native_run / "split.csv")
+    trained_on = [row["path"] for row in split if row["split"] == "train"]
+    near = re.findall(r'<figure class="shot">\n<img src="data:[^"]*" alt="([^"]+)">', text)
+    assert len(near) == 3 * mistakes
+    assert set(near) <= set(trained_on)
+    audit = text[text.index('<section id="audit">') :]
+    assert "red/copy.png" in audit[: audit.index("</section>")]
     drawer = EvidenceDrawer.open(native_run / "model.safetensors", root=dataset, device="cpu")
     with Image.open(io.BytesIO(drawer.draw("red/000.png", "blue"))) as drawn:
         assert drawn.size == (SIDE_PX, SIDE_PX)

@@ -116,7 +116,7 @@ def everything(path="cat/1.jpg", name="dog"):
             [LearningPoint(2, 240, 0.85, 0.78, 0.9)],
             [name],
         ),
-        audit=[Finding(name, 1234, name, [path]), Finding("odd sizes", 2)],
+        audit=[Finding(name, name, [path]), Finding("a tiny class", "add images", (), [name])],
         evidence={path: JPEG},
         neighbours={path: [Neighbour("fox/9.jpg", name, 0.9)]},
     )
@@ -281,7 +281,8 @@ def test_all_sections(written):
         "it answered 10.0\xa0%",
         "a low probability 0.8, by strangeness 0.931",
         "85.0\xa0%, forecast",
-        "1,234 × ",
+        "a tiny class",
+        "add images",
         "Most alike in training:",
     ):
         assert words in page.text

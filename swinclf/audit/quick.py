@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from swinclf.audit.findings import Finding, find_class_faults, find_copies
 from swinclf.audit.groups import same_bytes
 from swinclf.data.folder import ImageFile
+from swinclf.evaluation.sections import Finding as ReportedFinding
 
 
 def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -25,3 +26,10 @@ def in_one_line(finding: Finding) -> str:
     """A finding with its first example and what to do."""
     first = finding.examples[0]
     return f"{finding.says}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
+
+
+def for_report(finding: Finding) -> ReportedFinding:
+    """A finding as a run's report shows it: images where it is about images, else its notes."""
+    paths = [path for example in finding.examples for path in example.paths]
+    notes = [example.note for example in finding.examples if not example.paths]
+    return ReportedFinding(finding.says, finding.advice, paths, notes)

@@ -125,16 +125,16 @@ class Finding:
     """One kind of trouble in a dataset.
 
     Attributes:
-        title: What it is, e.g. "exact duplicates".
-        count: How many.
-        advice: What to do; may be empty.
+        says: What was found, with its count.
+        advice: What to do.
         examples: Images to show.
+        notes: What else to name, such as classes.
     """
 
-    title: str
-    count: int
-    advice: str = ""
+    says: str
+    advice: str
     examples: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,14 @@ class Measured:
     Attributes:
         confidence: Goes with the weights.
         calibration: For people; None where no images were held out.
+        judged: The held-out images that it was measured on.
+        known: The training images that they were compared with.
     """
 
     confidence: Confidence
     calibration: Calibration | None
+    judged: Seen | None = None
+    known: Seen | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class Seen:
         logits: (N, K).
         features: (N, D); None from a model that does not give them.
         targets: (N,) class indices.
+        images: Which they are.
     """
 
     logits: np.ndarray
     features: np.ndarray | None
     targets: np.ndarray
+    images: Sequence[ImageFile] = ()
 
 
 def measure_confidence(
@@ -81,7 +87,7 @@ def measure_confidence(
     known = _see(
         predictor, root, _sample(training, TRAINING_MOST, seed), "measuring", workers, report
     )
-    return confidence_of(judged, known, seed=seed)
+    return replace(confidence_of(judged, known, seed=seed), judged=judged, known=known)
 
 
 def confidence_of(judged: Seen, known: Seen | None, *, seed: int) -> Measured:
@@ -138,16 +144,17 @@ def _see(
 ) -> Seen | None:
     """Runs the network on labelled images; None where none could be read."""
     index = {name: number for number, name in enumerate(predictor.card.classes)}
-    logits, features, targets = [], [], []
+    logits, features, targets, seen = [], [], [], []
     answers = answer_all(predictor, (root / image.path for image in images), workers=workers)
     with report.track(task, len(images)) as advance:
         for image, (_, answer) in zip(images, answers, strict=True):
             if answer.logits is not None:
                 logits.append(answer.logits)
                 targets.append(index[image.label])
+                seen.append(image)
                 if answer.features is not None:
                     features.append(answer.features)
             advance(1)
     if not logits:
         return None
-    return Seen(np.stack(logits), np.stack(features) if features else None, np.array(targets))
+    return Seen(np.stack(logits), np.stack(features) if features else None, np.array(targets), seen)

@@ -10,12 +10,14 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from swinclf.audit.quick import in_one_line, quick_findings
+from swinclf.audit.findings import Finding
+from swinclf.audit.quick import for_report, in_one_line, quick_findings
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Impl, Settings, Source, command_of, gather_settings
 from swinclf.data.dataset import Dataset, assign_splits
@@ -33,6 +35,7 @@ from swinclf.errors import ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
 from swinclf.files import read_csv, write_csv, write_json
+from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
 from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results, write_skipped
@@ -139,14 +142,14 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         settings = settings.choose("workers", default_workers(), "one a core")
         look = _look(settings, index, start, hardware, report, stop)
         dataset = _dataset(settings, index, look, resume)
-        if resume is None:
-            _tell_faults(index, look, report)
+        faults = [] if resume else _faults(index, look)
+        _tell_faults(faults, index, report)
         settings = _settle(settings, dataset, start)
         run = resume or _new_run(settings, dataset)
         _tell(settings, dataset, start, hardware, report)
         state = _train(settings, dataset, start, look, hardware, run, report, stop)
     try:  # the end of the training is saved: whatever happens now, --resume comes straight here
-        return _finish(settings, dataset, start, state, hardware, run, report)
+        return _finish(settings, dataset, start, state, hardware, run, faults, report)
     except KeyboardInterrupt:
         raise Interrupted(ExitCode.INTERRUPTED, resume_command(run)) from None
 
@@ -391,6 +394,7 @@ def _finish(
     state: TrainState,
     hardware: Hardware,
     run: RunFolder,
+    faults: Sequence[Finding],
     report: Reporter,
 ) -> Run:
     """Writes the weights, then scores the file that was written, as any later use will see it."""
@@ -440,10 +444,15 @@ def _finish(
         settings=_reported(settings),
         history=[asdict(row) for row in state.history],
         illustrations=Illustrations(
-            dataset.root, config.workers or 0, drawer.draw if drawer else None
+            dataset.root,
+            config.workers or 0,
+            drawer.draw if drawer else None,
+            partial(most_alike, measured),
         ),
         sections=Sections(
-            calibration=measured.calibration, thresholds=measured.confidence.thresholds
+            calibration=measured.calibration,
+            thresholds=measured.confidence.thresholds,
+            audit=list(map(for_report, faults)),
         ),
     )
     run.checkpoint.unlink(missing_ok=True)
@@ -483,9 +492,12 @@ def _tell(
         report.warn("only the head trains, on a network of random weights: expect little of it")
 
 
-def _tell_faults(index: FolderIndex, look: Look, report: Reporter) -> None:
-    """Says what the look at the images has shown to be wrong with them."""
-    faults = [one for one in quick_findings(index.images, look.digests) if one.mend]
+def _faults(index: FolderIndex, look: Look) -> list[Finding]:
+    """What the look at the images has shown to be wrong with them."""
+    return [one for one in quick_findings(index.images, look.digests) if one.mend]
+
+
+def _tell_faults(faults: Sequence[Finding], index: FolderIndex, report: Reporter) -> None:
     for fault in faults:
         report.warn(in_one_line(fault))
     if faults:
