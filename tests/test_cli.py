@@ -43,6 +43,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("--batch-size", "7", "--lr", "0.0011", "--lrf", "0.1", "--warmup", "0.2"),
                 *("--patience", "3", "--weight-decay", "0.01", "--layer-decay", "0.8"),
                 *("--label-smoothing", "0.05", "--drop-path", "0.05", "--clip-norm", "0.5"),
+                "--no-compile",
                 *("--class-weights", "balanced", "--device", "cpu", "--precision", "fp32"),
                 *(
                     "--threads",
@@ -64,7 +65,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("{data}", "--weights", "{run}", "--freeze-layers", "--no-mirror", "--epochs"),
                 *("2", "--val", "{held}", "--config", "{config}", "--fit", "squash"),
                 *("--augment", "none", "--class-weights", "sqrt", "--precision", "bf16"),
-                *("--device", "auto"),
+                *("--device", "auto", "--compile"),
             ),
         ),
         (
@@ -194,6 +195,7 @@ def exported(trained):
 def places(trained, tmp_path, monkeypatch, exported, no_plots):
     """What stands for the {names} of the cases; the working folder has a newest run."""
     del no_plots
+    monkeypatch.setattr("swinclf.training.compiling.BACKEND", "eager")  # a real one takes a minute
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to(trained.path)
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')

@@ -33,7 +33,7 @@ from swinclf.models.compute import Computer
 from swinclf.runtime import Hardware, Precision
 from swinclf.training import loop, regimes
 from swinclf.training.probe import Probe
-from swinclf.training.recipe import ClassWeights, class_weights, is_sided
+from swinclf.training.recipe import ClassWeights, batch_for, class_weights, is_sided
 from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -577,6 +577,14 @@ def test_given_numbers_are_obeyed_exactly(dataset, tmp_path, spied_steps, freeze
     assert max(rates) == 0.00123
     assert rates[-1] == pytest.approx(0.00123 * 0.25)
     assert len(read_rows(run.folder.history)) == 4
+
+
+@pytest.mark.parametrize(
+    ("device", "images", "batch"),
+    [("cpu", 10**6, 32), ("cuda", 6_399, 32), ("cuda:1", 6_400, 64), ("cuda", 12_800, 128)],
+)
+def test_a_gpu_gets_larger_batches_where_there_are_images_for_a_hundred(device, images, batch):
+    assert batch_for(device, images)[0] == batch
 
 
 def test_a_seed_chooses_another_split_and_other_weights(dataset, tmp_path):

@@ -20,6 +20,7 @@ from swinclf.preprocess import Preprocess
 from swinclf.progress import SILENT
 from swinclf.runtime import Hardware, Precision, StopFlag
 from swinclf.training.batches import FeatureBatches, ImageBatches
+from swinclf.training.compiling import compile_network
 from swinclf.training.loop import Schedule, TrainState, fit, new_state
 from swinclf.training.optim import build_optimizer
 from swinclf.training.probe import Probe, linear_classifiers
@@ -96,6 +97,8 @@ def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -
     if config.freeze_stages is not None:
         freeze_stages(network, config.freeze_stages)
     network.to(hardware.device)
+    if config.compile:
+        compile_network(network)
     optimizer = build_optimizer(
         network.named_parameters(),
         lr=config.lr or 0.0,

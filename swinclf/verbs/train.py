@@ -70,6 +70,7 @@ from swinclf.runtime import (
 )
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver, load_checkpoint
+from swinclf.training.compiling import require_compiler
 from swinclf.training.features import LOOK_BATCH, Look, look_at
 from swinclf.training.loop import TrainState, fit
 from swinclf.training.recipe import Facts, Regime, choose_mirror, choose_regime, choose_schedule
@@ -131,6 +132,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
     with stop.listening():
         config = settings.config
         hardware = choose_hardware(config.device, config.precision)
+        if config.compile:
+            require_compiler(hardware.device)
         settings = settings.choose("precision", hardware.precision, hardware.reason)
         settings = settings.choose("device", hardware.device, "the best there is")
         settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")

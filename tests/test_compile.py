@@ -1,0 +1,41 @@
+"""--compile: the same training, or three lines that say what is missing."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, weights_of
+from torch import nn
+
+import swinclf
+from swinclf.training import compiling
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
+    compiled, compile_ = [], nn.Module.compile
+
+    def spy(network, *arguments, **options):
+        compiled.append(network)
+        compile_(network, *arguments, **options)
+
+    monkeypatch.setattr(compiling, "BACKEND", "eager")  # a real one takes a minute
+    monkeypatch.setattr(nn.Module, "compile", spy)
+    settings = {**SMALL_SETTINGS, "epochs": 1, "drop_path": 0.0, "out": str(tmp_path / "runs")}
+    runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in (False, True)]
+    assert len(compiled) == 1
+    assert same_weights(*(weights_of(run.folder.path) for run in runs))
+
+
+def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_path, monkeypatch):
+    def missing(*_):
+        raise RuntimeError("No working C++ compiler found\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(compiling, "BACKEND", missing)
+    done = cli("train", dataset, *SMALL_FLAGS, "--compile")
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "a compiler that torch.compile can use on cpu" in expected
+    assert "No working C++ compiler found" in found
+    assert hint.startswith("--no-compile")
+    assert not (tmp_path / "runs").exists()
