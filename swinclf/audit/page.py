@@ -5,21 +5,18 @@ Bounded: so many examples of each finding, so many pictures of each; all of them
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from swinclf import __version__
 from swinclf.audit.findings import Example, Finding
-from swinclf.data.images import UnreadableImage, decode_image, read_bytes
+from swinclf.data.thumbnails import thumbnail
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.files import write_text
 
 EXAMPLES, PICTURES = 24, 6  # of a finding; of an example
-THUMBNAIL_PX, QUALITY = 160, 75
+THUMBNAIL_PX = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,5 @@ def _shown(root: Path, example: Example) -> ShownExample:
 
 
 def _thumbnail(path: Path) -> str:
-    try:
-        picture = decode_image(read_bytes(path), decode_px=THUMBNAIL_PX)
-    except UnreadableImage:
-        return ""
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
-    return data_uri(buffer.getvalue(), "jpeg")
+    jpeg = thumbnail(path, THUMBNAIL_PX)
+    return data_uri(jpeg, "jpeg") if jpeg else ""

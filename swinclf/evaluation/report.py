@@ -18,6 +18,7 @@ from swinclf import __version__
 from swinclf.evaluation import diagrams
 from swinclf.evaluation.confusion import Pair, grid_of, pairs_of
 from swinclf.evaluation.metrics import Metrics
+from swinclf.evaluation.names import printable, shortened
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.evaluation.pictures import Thumbnails, embed
 from swinclf.evaluation.plots import short_count
@@ -26,6 +27,7 @@ from swinclf.files import write_text
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS, EXAMPLES = 24, 24, 6  # that are shown with their pictures
+ROOMY_CLASSES = 12  # up to so many, the matrix has room for large cells and long names
 DIAGRAMS_FROM = 10  # images; with fewer, a diagram of confidence would say nothing
 
 Row = TypeVar("Row")
@@ -140,6 +142,7 @@ def write_report(
     mistakes = worst_mistakes(answers)
     grid, confused = grid_of(metrics), _confused(metrics)
     pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
+    is_fine = len(grid.classes) > ROOMY_CLASSES
     uses = _uses(mistakes, extra, pairs)
     wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
     page = page_template("evaluation", "report.html.jinja").render(
@@ -150,6 +153,11 @@ def write_report(
         right=metrics.images - wrong_count,
         class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
         grid=grid,
+        is_fine=is_fine,
+        short_names=[
+            shortened(printable(metrics.classes[index]), 16 if is_fine else 24)
+            for index in grid.classes
+        ],
         confused=confused,
         pairs=pairs,
         linked={(pair.true, pair.predicted) for pair in pairs},
