@@ -23,6 +23,7 @@ from swinclf.audit.facts import read_facts
 from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
 from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, small_grey
 from swinclf.audit.groups import groups_of, same_bytes
+from swinclf.audit.search import NEAREST, near_prints
 from swinclf.data.folder import ImageFile, scan_folder
 from swinclf.preprocess import Fit
 from swinclf.progress import SILENT
@@ -193,6 +194,37 @@ def test_fingerprints_have_norm_one_and_the_whole_of_a_crop_is_near_the_middle_o
     distances = np.linalg.norm(prints - whole, axis=1)
     assert distances.argmin() == CROPS.index(0.88)
     assert distances.min() < 0.1
+
+
+def unit(values):
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def test_the_search_finds_what_comparing_all_finds():
+    rng = np.random.default_rng(4)
+    prints = unit(rng.normal(size=(600, len(CROPS), LENGTH)) / np.arange(1, LENGTH + 1))
+    for row in range(0, 60, 2):  # the whole of the second is near one of the crops of the first
+        noise = 0.02 * rng.normal(size=LENGTH)
+        prints[row + 1, 0] = unit(prints[row, row % len(CROPS)] + noise)
+    distances = np.linalg.norm(prints[:, :, None] - prints[None, None, :, 0], axis=-1).min(axis=1)
+    distances[np.diag_indices(600)] = 9
+    wanted = {(min(pair), max(pair)) for pair in np.argwhere(distances < 0.2).tolist()}
+    assert len(wanted) >= 30
+    found = near_prints(prints, 0.2)
+    pairs = {(min(pair), max(pair)) for pair in zip(found.first.tolist(), found.second.tolist())}
+    assert pairs == wanted
+    assert len(found.first) == len(wanted)
+    for first, second, crop, distance in zip(*found, strict=True):
+        own = np.linalg.norm(prints[first, crop] - prints[second, 0])
+        assert own == pytest.approx(distance, abs=1e-5)
+
+
+def test_the_search_is_bounded_where_all_are_alike():
+    rng = np.random.default_rng(5)
+    prints = unit(np.ones((2000, len(CROPS), LENGTH)) + 0.01 * rng.normal(size=LENGTH))
+    found = near_prints(prints, 0.25)
+    assert 2000 <= len(found.first) <= NEAREST * 2000
+    assert len(near_prints(prints[:1], 0.25).first) == 0
 
 
 def test_a_file_that_goes_between_the_passes_is_in_no_pair(land):

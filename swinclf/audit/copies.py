@@ -1,23 +1,21 @@
 """Which files show the same picture without being equal byte for byte.
 
-A tree over the fingerprints names the few nearest of each picture, whole against whole and whole
-against the middle of another, and these are read again and laid over each other. Nothing compares
-every picture with every other.
+The few nearest fingerprints of each picture are searched, whole against whole and whole against the
+middle of another; these pictures are read again and laid over each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from swinclf.audit.align import DETAIL_SIDE, detail_agreement
 from swinclf.audit.facts import Facts
 from swinclf.audit.fingerprint import CROPS, small_grey
+from swinclf.audit.search import near_prints
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import map_ahead
 from swinclf.progress import Reporter
@@ -29,7 +27,6 @@ DISTANCE_MAX = 0.25
 AGREEMENT_MIN = 0.88
 # A small picture has few details to agree in: handwritten digits of 32 px reach 0.9 by chance.
 SMALL_PX, SMALL_AGREEMENT_MIN = 64, 0.95
-NEAREST = 8  # of each picture that are looked at
 EMPTY_SPREAD = 4.0  # of 255: below it there is nothing to compare
 KEPT_PICTURES = 2048  # decoded again and kept, 36 KiB each
 
@@ -56,7 +53,11 @@ def near_pairs(root: Path, facts: Facts, *, workers: int, report: Reporter) -> l
     """
     firsts = {digest: row for row, digest in reversed(list(enumerate(facts.digests))) if digest}
     rows = sorted(row for row in firsts.values() if facts.spreads[row] >= EMPTY_SPREAD)
-    candidates = sorted(_candidates(facts.prints, np.array(rows, dtype=np.intp)))
+    near = near_prints(facts.prints[rows], DISTANCE_MAX)
+    candidates = sorted(
+        (rows[first], rows[second], CROPS[crop])
+        for first, second, crop in zip(near.first, near.second, near.crop, strict=True)
+    )
 
     @lru_cache(maxsize=KEPT_PICTURES)
     def grey(row: int) -> np.ndarray | None:
@@ -82,22 +83,3 @@ def near_pairs(root: Path, facts: Facts, *, workers: int, report: Reporter) -> l
             if pair.agreement >= max(needed, found[key].agreement if key in found else 0):
                 found[key] = pair
     return sorted(found.values(), key=lambda pair: -pair.agreement)
-
-
-def _candidates(prints: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """(row, row, part): the second may show the middle `part` of the first; each pair once."""
-    if len(rows) < 2:
-        return
-    tree = cKDTree(prints[rows, 0])
-    best: dict[tuple[int, int], tuple[float, tuple[int, int, float]]] = {}
-    for crop, part in enumerate(CROPS):
-        distances, places = map(
-            np.asarray,
-            tree.query(prints[rows, crop], k=NEAREST + 1, distance_upper_bound=DISTANCE_MAX),
-        )
-        for own, rank in zip(*np.nonzero(np.isfinite(distances)), strict=True):
-            first, second = int(rows[own]), int(rows[places[own, rank]])
-            key, distance = (min(first, second), max(first, second)), float(distances[own, rank])
-            if first != second and distance < best.get(key, (DISTANCE_MAX,))[0]:
-                best[key] = distance, (first, second, part)
-    yield from (candidate for _, candidate in best.values())
