@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.card import ModelCard
+from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
     TRAIN,
@@ -20,7 +21,6 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.data.images import UnreadableImage, content_digest, read_bytes
 from swinclf.data.split import hold_out
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.metrics import Metrics
@@ -180,19 +180,13 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     """Holds out what the training held out: the rule needs only the images and the seed."""
-    readable, digests = [], []
     tests = [image for image in index.images if image.split == TEST]
-    for image in index.images:
-        if image.split == TEST:
-            continue
-        try:
-            digests.append(content_digest(read_bytes(index.root / image.path)))
-            readable.append(image)
-        except UnreadableImage:
-            continue  # it was not trained on either
+    others = [image for image in index.images if image.split != TEST]
+    digests, _ = digest_files(index.root, (image.path for image in others))
+    readable = [image for image in others if image.path in digests]  # the rest trained nothing
     held_out = hold_out(
         [image.label for image in readable],
-        digests,
+        [digests[image.path] for image in readable],
         fraction=float(card.split["val_split"]),
         seed=int(card.split["seed"]),
     )

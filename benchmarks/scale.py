@@ -1,0 +1,158 @@
+"""Sizes: a million files scanned and split, ten thousand classes trained, memory that stays.
+
+The million files are hard links to a hundred small pictures, as no disk reads a million photographs
+in a minute: what is measured is the program. Memory is that of `predict` and of a training on
+frozen features (what it keeps of each image, the features, is taken off) on few and on many images,
+also hard links. Defaults: five minutes on two cores.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --files 10000 --classes 200 --few 100 --many 400
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import timing
+
+NETWORK = ("--model", "vit_tiny_patch16_224", "--impl", "native", "--img-size", "32")
+FEATURE_BYTES = 192 * 4  # of that network, float32
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, default=1_000_000, help="to scan [1,000,000]")
+    parser.add_argument("--classes", type=int, default=10_000, help="to train [10,000]")
+    parser.add_argument("--few", type=int, default=2_000, help="images, for memory [2,000]")
+    parser.add_argument("--many", type=int, default=50_000, help="images, for memory [50,000]")
+    parser.add_argument("--work", type=Path, help="folder for what is made [a temporary one]")
+    parser.add_argument("--step", choices=["links", "scan"], help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.step == "links":
+        make_links(options.folder, options.files, options.classes)
+    elif options.step == "scan":
+        scan_and_split(options.folder)
+    else:
+        report = timing.Report("scale")
+        with timing.workplace(options) as work, TemporaryDirectory(dir=work) as place:
+            measure_scan(options, Path(place), report)
+            measure_classes(options, Path(place), report)
+            measure_memory(options, Path(place), report)
+
+
+def links(folder: Path, files: int, classes: int) -> Path:
+    """A folder of so many files in so many classes."""
+    words = ["--step", "links", "--files", str(files), "--classes", str(classes), folder]
+    timing.run([sys.executable, __file__, *words])
+    return folder
+
+
+def measure_scan(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
+    """A folder listed, its contents told apart, its images split."""
+    classes = max(2, options.files // 1000)
+    folder = links(place / "files", options.files, classes)
+    done = timing.run([sys.executable, __file__, "--step", "scan", folder])
+    (row,) = done.records
+    report.add(
+        f"scan and split {options.files:,} files",
+        classes=classes,
+        seconds=done.seconds,
+        peak_mib=done.peak_mib,
+        **row,
+    )
+
+
+def measure_classes(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
+    """A training of many classes, two images each."""
+    folder = links(place / "classes", 2 * options.classes, options.classes)
+    done = train(folder, place, "classes")
+    metrics = json.loads((place / "classes-run" / "metrics.json").read_text(encoding="utf-8"))
+    size = sum(file.stat().st_size for file in (place / "classes-run").rglob("*"))
+    report.add(
+        f"train {options.classes:,} classes",
+        seconds=done.seconds,
+        peak_mib=done.peak_mib,
+        classes=len(metrics["classes"]),
+        run_mb=size / 1e6,
+    )
+
+
+def measure_memory(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
+    """Peaks on few and on many images."""
+    folders = {count: links(place / str(count), count, 20) for count in (options.few, options.many)}
+    for count, folder in folders.items():
+        done = train(folder, place, str(count))
+        kept = 2 * count * FEATURE_BYTES / 2**20
+        report.add(
+            f"train on features of {count:,} images",
+            seconds=done.seconds,
+            peak_mib=done.peak_mib,
+            features_mib=kept,
+        )
+    for count, folder in folders.items():
+        words = ["--run", place / f"{options.few}-run", "--output", place / "labels.json"]
+        done = timing.run([*timing.SWINCLF, "predict", folder, *words, "--format", "json"])
+        report.add(f"predict {count:,} images", seconds=done.seconds, peak_mib=done.peak_mib)
+
+
+def train(folder: Path, place: Path, name: str) -> timing.Measured:
+    """A head on frozen features of a small network with random weights."""
+    words = ["--no-pretrained", "--freeze-layers", "--epochs", "2", "--mirror"]
+    where = ["--out", place, "--name", f"{name}-run"]
+    command = [*timing.SWINCLF, "train", folder, *NETWORK, *words, *where]
+    return timing.run(command, SWINCLF_CACHE_DIR=place / "cache")
+
+
+def make_links(folder: Path, files: int, classes: int) -> None:
+    """Write a hundred pictures, and hard links to them."""
+    import numpy as np
+    from PIL import Image
+
+    pictures = folder / ".pictures"
+    pictures.mkdir(parents=True)
+    for number in range(100):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number}.jpg")
+    each = files // classes
+    for label in range(classes):
+        below = folder / f"class{label:05d}"
+        below.mkdir()
+        for number in range(each):
+            source = pictures / f"{(label * each + number) % 100}.jpg"
+            os.link(source, below / f"{number:06d}.jpg")
+
+
+def scan_and_split(folder: Path) -> None:
+    """What a training does before it decodes the first image."""
+    from swinclf.data.dataset import assign_splits
+    from swinclf.data.digests import digest_files
+    from swinclf.data.folder import scan_folder
+
+    start = time.perf_counter()
+    index = scan_folder(folder)
+    scanned = time.perf_counter()
+    digests, errors = digest_files(index.root, (image.path for image in index.images))
+    told_apart = time.perf_counter()
+    dataset = assign_splits(index, digests, errors, val_split=0.2, seed=0)
+    split = time.perf_counter()
+    row = {
+        "scan_s": scanned - start,
+        "digests_s": told_apart - scanned,
+        "split_s": split - told_apart,
+        "images": len(dataset.images),
+    }
+    print(json.dumps({name: round(value, 2) for name, value in row.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
