@@ -16,8 +16,13 @@ check: $(VENV)/installed  ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## this package's networks beside timm's, four minutes
-	$(BIN)/python benchmarks/networks.py --seconds 240
+bench: $(VENV)/installed  ## every claim of speed, small: ten minutes; each alone: benchmarks/NAME.py
+	$(BIN)/python benchmarks/startup.py --rounds 3
+	$(BIN)/python benchmarks/frozen.py --count 100 --rounds 1
+	$(BIN)/python benchmarks/finetune.py --count 80 --rounds 1
+	$(BIN)/python benchmarks/predict.py --count 200 --large 40
+	$(BIN)/python benchmarks/scale.py --files 100000 --classes 1000 --few 500 --many 5000
+	$(BIN)/python benchmarks/networks.py --seconds 120
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

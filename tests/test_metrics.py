@@ -198,6 +198,24 @@ def test_ten_thousand_classes_need_no_dense_matrix():
     assert peak < 50_000_000
 
 
+def test_files_of_ten_thousand_classes_hold_the_pairs_that_occurred(tmp_path):
+    total = Tally([f"class{index}" for index in range(10_000)])
+    total.update(*random_batch(8, 10_000))
+    metrics = total.result("val")
+    write_metrics_json(tmp_path / "metrics.json", metrics)
+    write_confusion_csv(tmp_path / "confusion_matrix.csv", metrics)
+    values = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert values == metrics.to_dict()
+    assert "confusion_matrix" not in values
+    assert Metrics.from_dict(values) == metrics
+    text = (tmp_path / "confusion_matrix.csv").read_text(encoding="utf-8")
+    rows = list(csv.reader(text.splitlines()))
+    assert rows[0] == ["true", "predicted", "count"]
+    true, predicted, count = metrics.confusions[0]
+    assert rows[1] == [f"class{true}", f"class{predicted}", str(count)]
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2_000_000
+
+
 def test_interval_of_known_counts():
     # Brown, Cai & DasGupta's example form, worked by hand: 8 of 10.
     low, high = wilson_interval(8, 10)

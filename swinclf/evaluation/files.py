@@ -1,7 +1,7 @@
 """The files of an evaluation that programs read: metrics.json and confusion_matrix.csv.
 
-Both write the confusion matrix a row at a time, since as one nested list it would be gigabytes
-for ten thousand classes.
+Both write the confusion matrix a row at a time, and of a great many classes only the pairs that
+occurred: ten thousand classes would make files of hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
 
     Args:
         path: The file, replaced if it is there. The first row and column are the class names.
+            Beyond `MATRIX_CLASSES` classes, a row a pair that occurred: true, predicted, count.
         metrics: Where the counts are.
     """
+    names = metrics.classes
+    if not metrics.has_matrix:
+        pairs = ((names[true], names[pred], count) for true, pred, count in metrics.confusions)
+        write_csv(path, ("true", "predicted", "count"), pairs)
+        return
     named_rows = zip(metrics.classes, _matrix_rows(metrics), strict=True)
     rows = ((name, *row) for name, row in named_rows)
     write_csv(path, ("true/predicted", *metrics.classes), rows)
@@ -60,9 +66,13 @@ def _json_text(metrics: Metrics, *, ascii_only: bool) -> str:
     }
     lines = [f'  "{key}": {dumps(value)},\n' for key, value in plain.items()]
     rows = [f"    {dumps(name)}: {dumps(asdict(row))}" for name, row in metrics.per_class.items()]
-    counts = [f"    [{', '.join(map(str, row))}]" for row in _matrix_rows(metrics)]
+    if metrics.has_matrix:
+        key, table = "confusion_matrix", _matrix_rows(metrics)
+    else:
+        key, table = "confusions", map(list, metrics.confusions)
+    counts = [f"    [{', '.join(map(str, row))}]" for row in table]
     lines.append('  "per_class": {\n' + ",\n".join(rows) + "\n  },\n")
-    lines.append('  "confusion_matrix": [\n' + ",\n".join(counts) + "\n  ]\n")
+    lines.append(f'  "{key}": [\n' + ",\n".join(counts) + "\n  ]\n")
     return "{\n" + "".join(lines) + "}\n"
 
 

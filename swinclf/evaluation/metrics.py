@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 ECE_BINS = 15
 TOP = 5
+MATRIX_CLASSES = 1000  # a matrix of 10,000 classes would be a file of 300 MB, nearly all zeros
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is no number
 
@@ -90,8 +91,21 @@ class Metrics:
         wrong.sort(key=lambda pair: -pair[2])  # stable, and the pairs come in class order
         return [(self.classes[true], self.classes[pred], count) for true, pred, count in wrong[:n]]
 
+    @property
+    def has_matrix(self) -> bool:
+        """Whether there are few enough classes to write the matrix out, zeros and all."""
+        return len(self.classes) <= MATRIX_CLASSES
+
     def to_dict(self) -> dict[str, Any]:
-        """The keys of metrics.json in their order, of plain Python values."""
+        """The keys of metrics.json in their order, of plain Python values.
+
+        Beyond `MATRIX_CLASSES` classes, `confusions` takes the place of `confusion_matrix`.
+        """
+        counts: dict[str, Any] = (
+            {"confusion_matrix": self.confusion_matrix.tolist()}
+            if self.has_matrix
+            else {"confusions": [list(pair) for pair in self.confusions]}
+        )
         return {
             "split": self.split,
             "images": self.images,
@@ -104,7 +118,7 @@ class Metrics:
             "loss": self.loss,
             "ece": self.ece,
             "per_class": {name: asdict(row) for name, row in self.per_class.items()},
-            "confusion_matrix": self.confusion_matrix.tolist(),
+            **counts,
         }
 
     @classmethod
@@ -114,9 +128,12 @@ class Metrics:
         Raises:
             KeyError: If a key is missing.
         """
-        matrix = np.asarray(values["confusion_matrix"], dtype=np.int64)
-        true, pred = np.nonzero(matrix)
-        counts = matrix[true, pred]
+        if "confusions" in values:
+            pairs = [(int(true), int(pred), int(n)) for true, pred, n in values["confusions"]]
+        else:
+            matrix = np.asarray(values["confusion_matrix"], dtype=np.int64)
+            places = np.argwhere(matrix).tolist()
+            pairs = [(true, pred, int(matrix[true, pred])) for true, pred in places]
         low, high = values["accuracy_ci95"]
         return cls(
             split=str(values["split"]),
@@ -130,7 +147,7 @@ class Metrics:
             loss=float(values["loss"]),
             ece=float(values["ece"]),
             per_class={name: ClassMetrics(**row) for name, row in values["per_class"].items()},
-            confusions=tuple(zip(true.tolist(), pred.tolist(), counts.tolist(), strict=True)),
+            confusions=tuple(pairs),
         )
 
 

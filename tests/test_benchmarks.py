@@ -1,0 +1,33 @@
+"""The benchmarks run, small: each prints lines of JSON that say what was measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def lines(name, *words):
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_folder_of_many_links_is_scanned_and_split(tmp_path):
+    folder = tmp_path / "many"
+    lines("scale.py", "--step", "links", "--files", 600, "--classes", 3, folder)
+    (row,) = lines("scale.py", "--step", "scan", folder)
+    assert row["images"] == 600
+
+
+def test_photographs_are_drawn_and_read_by_both_sides(tmp_path):
+    lines("photos.py", tmp_path / "photos", "--count", 10, "--size", "200x150", "--split")
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.jpg"))
+    assert [file.parts[1] for file in files] == ["train"] * 5 + ["val"] * 5
+    (row,) = lines("predict.py", "--read", tmp_path / "photos", "--large", 4)
+    assert row["swinclf_ms"] > 0
+    assert row["times_as_fast"] > 0
