@@ -211,7 +211,8 @@ def test_the_search_finds_what_comparing_all_finds():
     wanted = {(min(pair), max(pair)) for pair in np.argwhere(distances < 0.2).tolist()}
     assert len(wanted) >= 30
     found = near_prints(prints, 0.2)
-    pairs = {(min(pair), max(pair)) for pair in zip(found.first.tolist(), found.second.tolist())}
+    both = np.stack([found.first, found.second], axis=1)
+    pairs = {(min(pair), max(pair)) for pair in both.tolist()}
     assert pairs == wanted
     assert len(found.first) == len(wanted)
     for first, second, crop, distance in zip(*found, strict=True):
