@@ -77,10 +77,51 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_text(path, csv_text([header]) + csv_text(rows))
 
 
-def read_csv(path: Path) -> list[Mapping[str, str]]:
-    """The rows of a CSV file written by `write_csv`, each by column name."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
+def read_csv(path: Path, columns: Sequence[str] = ()) -> list[Mapping[str, str]]:
+    """The rows of a CSV file written by `write_csv`, each by column name.
+
+    Args:
+        path: The file.
+        columns: What every row has to have.
+
+    Raises:
+        RunError: If it cannot be read, or is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows: list[Mapping[str, str]] = list(reader)
+            lacking = [name for name in columns if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise ValueError(f"no column {', '.join(lacking)}")
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("rows of other lengths")
+    except (OSError, ValueError, csv.Error) as error:
+        raise _unreadable(f"a table at '{path}'", error) from error
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file written by `write_json`.
+
+    Raises:
+        RunError: If it cannot be read, or is no JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(f"JSON at '{path}'", error) from error
+    if not isinstance(value, dict):
+        raise _unreadable(f"a JSON object at '{path}'", ValueError(f"a {type(value).__name__}"))
+    return value
+
+
+def _unreadable(expected: str, error: Exception) -> RunError:
+    return RunError(
+        expected,
+        found=f"{getattr(error, 'strerror', None) or error}"[:300],
+        hint="take the file from its run again, or train again",
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from swinclf.errors import ConfigError, RunError
 
 LATEST = "latest"
+SPLIT_COLUMNS = ("path", "label", "split")  # of split.csv
 MODEL_SUFFIXES = (".safetensors", ".onnx")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -71,7 +69,7 @@ def read_state_dict(path: str | Path) -> State:
             found=str(error).splitlines()[0],
             hint="save its state dict alone, as .safetensors; code in a file is never executed",
         ) from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # the readers raise anything on a broken file
         raise WeightsError(
             "a .safetensors, .npz or PyTorch weights file",
             found=f"{path.name}: {str(e).splitlines()[0] if str(e) else type(e).__name__}",
@@ -135,7 +133,10 @@ def adapt(
     """
     wanted = dict(model.state_dict())
     google = any(name.endswith("embedding/kernel") for name in state)
-    found = _from_google(state) if google else _from_torch(state, wanted)
+    try:
+        found = _from_google(state) if google else _from_torch(state, wanted)
+    except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        raise _refusal([f"{type(error).__name__}: {error}"]) from error
     head_loaded = _same(found, wanted, head=True)
     if allow_other_head and not head_loaded:
         found = {name: value for name, value in found.items() if not name.startswith(_HEAD)}
@@ -144,7 +145,7 @@ def adapt(
     for name in sorted(found.keys() & wanted.keys()):
         try:
             value = _resized(name, found[name], model, grid, smooth=not google)
-        except ValueError as error:
+        except (ValueError, IndexError, RuntimeError) as error:
             raise _refusal([f"{name}: {error}"]) from error
         if value is not found[name]:
             resized.append(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from swinclf.data.split import hold_out
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
-from swinclf.files import read_csv
+from swinclf.files import read_csv, read_json
 from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
@@ -33,7 +32,7 @@ from swinclf.inference.score import Scored, score_images
 from swinclf.inference.stream import answer_all
 from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
+from swinclf.runs import SPLIT_COLUMNS, RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
 
 ALL = "all"
@@ -149,7 +148,14 @@ def _trained_on(model: Path, run: RunFolder | None) -> Path:
             found="none named, and no run folder around the file that would say",
             hint=f"swinclf eval DATA --run '{model}'",
         )
-    return Path(json.loads(run.config.read_text(encoding="utf-8"))["data"])
+    data = read_json(run.config).get("data")
+    if not isinstance(data, str):
+        raise RunError(
+            f"the folder that a run was trained on, in '{run.config}'",
+            found=f"{data!r}",
+            hint=f"swinclf eval DATA --run '{model}'",
+        )
+    return Path(data)
 
 
 def _choose_images(
@@ -157,7 +163,7 @@ def _choose_images(
 ) -> tuple[FolderIndex, str]:
     """The images to score and the name of what they are."""
     if run is not None and _is_dataset_of(run, root, card):
-        rows = read_csv(run.split)
+        rows = read_csv(run.split, SPLIT_COLUMNS)
         images = [ImageFile(row["path"], row["label"], row["split"]) for row in rows]
         index = FolderIndex(root.resolve(), (), tuple(images), (), has_val=True)
         return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
@@ -173,7 +179,7 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
     """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
     if card.split.get("dataset") == dataset_digest(root):
         return True
-    listed = [row["path"] for row in read_csv(run.split)]
+    listed = [row["path"] for row in read_csv(run.split, SPLIT_COLUMNS)]
     step = max(1, len(listed) // 200)
     return all((root / path).is_file() for path in listed[::step])
 

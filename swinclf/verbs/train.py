@@ -34,7 +34,7 @@ from swinclf.data.folder import (
 from swinclf.errors import ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
-from swinclf.files import read_csv, write_csv, write_json
+from swinclf.files import read_csv, read_json, write_csv, write_json
 from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
 from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
@@ -57,7 +57,7 @@ from swinclf.models.store import save_model
 from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.progress import SILENT, EpochRow, Reporter
-from swinclf.runs import RunFolder, create_run, mark_latest
+from swinclf.runs import SPLIT_COLUMNS, RunFolder, create_run, mark_latest
 from swinclf.runtime import (
     Hardware,
     StopFlag,
@@ -199,10 +199,10 @@ def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
     config = settings.config
     if resume is None:
         return scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
-    rows = read_csv(resume.split)
+    rows = read_csv(resume.split, SPLIT_COLUMNS)
     return FolderIndex(
         root=Path(config.data),
-        classes=tuple(json.loads(resume.class_indices.read_text(encoding="utf-8")).values()),
+        classes=tuple(map(str, read_json(resume.class_indices).values())),
         images=tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows),
         skipped=(),
         has_val=True,
@@ -330,7 +330,7 @@ def _new_run(settings: Settings, dataset: Dataset) -> RunFolder:
     facts = {"command": command_of(settings), "versions": versions()}
     write_json(run.config, {**settings.to_dict(), **facts})
     write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
-    write_csv(run.split, ["path", "label", "split"], map(astuple, dataset.images))
+    write_csv(run.split, SPLIT_COLUMNS, map(astuple, dataset.images))
     if dataset.skipped:
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
     return run
