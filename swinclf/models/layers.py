@@ -16,6 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinclf.errors import ModelError
+from swinclf.models.cpu_kernels import (
+    is_eager_cpu,
+    is_fused,
+    linear,
+    product,
+    weight_gradient,
+)
 
 # The hidden layer of the MLP is four times as wide as its input. Written whole it leaves the caches
 # and, above 32 MiB, is memory that the C library asks from the system anew on every call, at more
@@ -56,14 +63,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
     "swiglu": swiglu,
 }
-
-
-def is_eager_cpu(x: Tensor) -> bool:
-    """Return whether `x` is computed now, on a CPU, where memory is the limit, not arithmetic.
-
-    Compiled and exported graphs get the plain formulation, which their compilers fuse themselves.
-    """
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -235,14 +234,16 @@ def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tenso
             return gelu_mlp(*(value.to(dtype) for value in (x, w1, b1, w2, b2)))
     tokens = x.reshape(-1, x.shape[-1])  # (..., C) -> (T, C)
     learns = torch.is_grad_enabled() and any(v.requires_grad for v in (x, w1, b1, w2, b2))
-    if tokens.shape[0] * w1.shape[0] < _WORTH_PORTIONS or w1.shape[0] > _WIDEST_PORTIONS:
-        hidden = F.linear(tokens, w1, b1)
-        hidden = F.gelu(hidden) if learns else torch.ops.aten.gelu_(hidden)
-        out = F.linear(hidden, w2, b2)
-    elif learns:
+    out: Tensor
+    in_pieces = tokens.shape[0] * w1.shape[0] >= _WORTH_PORTIONS and w1.shape[0] <= _WIDEST_PORTIONS
+    if in_pieces and learns:
         out = _GeluMlp.apply(tokens, w1, b1, w2, b2)
-    else:
+    elif in_pieces:
         out = _forward_in_portions(tokens, w1, b1, w2, b2)
+    elif learns:
+        out = linear(F.gelu(linear(tokens, w1, b1)), w2, b2)
+    else:
+        out = _forward(tokens, w1, b1, w2, b2)
     return out.view(x.shape)
 
 
@@ -256,9 +257,18 @@ def _parts(x: Tensor, size: int) -> tuple[Tensor, ...]:
     return torch.split(x, size)
 
 
+def _forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Compute the MLP without a derivative, (T, C) -> (T, C)."""
+    if is_fused(x):
+        return product(product(x, w1, b1, "gelu"), w2, b2)
+    return F.linear(torch.ops.aten.gelu_(F.linear(x, w1, b1)), w2, b2)
+
+
 def _forward_in_portions(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """Compute the MLP some thousand tokens at a time in one buffer, (T, C) -> (T, C)."""
     size = _portion(x, w1.shape[0])
+    if is_fused(x):
+        return torch.cat([_forward(part, w1, b1, w2, b2) for part in _parts(x, size)])
     out, buffer = torch.empty_like(x), x.new_empty(size, w1.shape[0])
     for part, part_out in zip(_parts(x, size), _parts(out, size), strict=True):
         hidden = buffer[: part.shape[0]]
@@ -290,12 +300,15 @@ class _GeluMlp(torch.autograd.Function):
         parts = zip(*(_parts(y, size) for y in (x, grad, grad_x)), strict=True)
         for part, part_grad, part_grad_x in parts:
             before, after, slope = (buffer[: part.shape[0]] for buffer in buffers)  # (T, D) each
-            torch.addmm(b1, part, w1.t(), out=before)
+            if is_fused(x):
+                before = product(part, w1, b1)
+            else:
+                torch.addmm(b1, part, w1.t(), out=before)
             torch.ops.aten.gelu.out(before, out=after)
-            grad_w2 += part_grad.t() @ after
+            grad_w2 += weight_gradient(part_grad, after)
             torch.mm(part_grad, w2, out=after)
             torch.ops.aten.gelu_backward.grad_input(after, before, grad_input=slope)
-            grad_w1 += slope.t() @ part
+            grad_w1 += weight_gradient(slope, part)
             grad_b1 += slope.sum(0)
             torch.mm(slope, w1, out=part_grad_x)
         return grad_x, grad_w1.to(w1), grad_b1.to(b1), grad_w2.to(w2), grad_b2

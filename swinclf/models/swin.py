@@ -12,20 +12,21 @@ Source: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from swinclf.models.cpu_kernels import is_eager_cpu, linear
 from swinclf.models.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
     drop_path_rates,
     init_linear,
-    is_eager_cpu,
     merge_heads,
     relative_position_index,
 )
@@ -156,28 +157,71 @@ class WindowAttention(nn.Module):
         Returns:
             Tokens, (N, H, W, C).
         """
-        bias = self.position_bias()
-        if bias.requires_grad and is_eager_cpu(x):
-            qkv = self.qkv(x)  # (N, H, W, C) -> (N, H, W, 3C)
+        if not torch.is_grad_enabled() and is_eager_cpu(x):
+            out = self.fused(x, self._kept_bias(mask))
+        elif (bias := self.position_bias()).requires_grad and is_eager_cpu(x):
+            qkv = linear(x, self.qkv.weight, self.qkv.bias)  # (N, H, W, C) -> (N, H, W, 3C)
             out = _WindowAttention.apply(qkv, bias.to(qkv), mask, self.window_size)
         else:
-            out = self.fused(x, bias, mask)
-        projected: Tensor = self.proj(out)
-        return projected
+            out = self.fused(x, _masked(bias, mask))
+        return linear(out, self.proj.weight, self.proj.bias)
 
-    def fused(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend by PyTorch's fused attention, (N, H, W, C) -> (N, H, W, C)."""
+    def _kept_bias(self, mask: Tensor | None) -> Tensor:
+        """Return what is added to the scores, made anew only if table or mask are others.
+
+        Tables are compared by what they hold, a few microseconds: whichever way one was changed,
+        it is seen.
+        """
+        table = self.relative_position_bias_table
+        kept = _KEPT_BIASES.get(self)
+        if kept is not None and kept.mask is mask and _is_same(kept.table, table):
+            return kept.bias
+        bias = _masked(self.position_bias(), mask)
+        _KEPT_BIASES[self] = _KeptBias(table.detach().clone(), mask, bias)
+        return bias
+
+    def fused(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Attend by PyTorch's fused attention.
+
+        Args:
+            x: Tokens, (N, H, W, C).
+            bias: Added to the scores, (1 or B, A, T, T).
+
+        Returns:
+            Tokens, (N, H, W, C).
+        """
         windows = to_windows(x, self.window_size)  # (N, H, W, C) -> (N, B, T, C)
         n, count, area, width = windows.shape
-        bias = bias[None]  # (1, A, T, T)
-        if mask is not None:
-            bias = bias + mask[:, None].to(bias.dtype)  # (B, A, T, T)
+        if bias.shape[0] > 1:
             bias = bias[None].expand(n, -1, -1, -1, -1).reshape(n * count, -1, area, area)
-        qkv = self.qkv(windows).view(n * count, area, 3, self.heads, width // self.heads)
+        qkv = linear(windows, self.qkv.weight, self.qkv.bias)
+        qkv = qkv.view(n * count, area, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = merge_heads(out).view(n, count, area, width)
         return from_windows(out, self.window_size, (x.shape[1], x.shape[2]))
+
+
+def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """Put position bias and mask together, (A, T, T) and (B, T, T) -> (1 or B, A, T, T)."""
+    return bias[None] if mask is None else bias + mask[:, None].to(bias.dtype)
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same numbers in the same precision and place."""
+    return a.dtype is b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+class _KeptBias(NamedTuple):
+    """Position bias with its mask, and what both were made from."""
+
+    table: Tensor
+    mask: Tensor | None
+    bias: Tensor
+
+
+# Beside the modules, so that copies and files of a network do not carry them.
+_KEPT_BIASES: WeakKeyDictionary[WindowAttention, _KeptBias] = WeakKeyDictionary()
 
 
 class _WindowAttention(torch.autograd.Function):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from swinclf.models.cpu_kernels import linear
 from swinclf.models.layers import (
     DropPath,
     LayerScale,
@@ -177,12 +178,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let every token see every token, (N, T, C) -> (N, T, C)."""
         n, tokens, width = x.shape
-        qkv = self.qkv(x).view(n, tokens, 3, self.heads, width // self.heads)
+        qkv = linear(x, self.qkv.weight, self.qkv.bias)
+        qkv = qkv.view(n, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, A, T, E) each
         bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
         # No dropout on the attention itself: it would keep PyTorch off its fused form.
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
-        out = self.proj(merge_heads(out))
+        out = linear(merge_heads(out), self.proj.weight, self.proj.bias)
         return F.dropout(out, self.dropout, self.training)
 
 

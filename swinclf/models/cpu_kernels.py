@@ -1,0 +1,124 @@
+"""Linear layers in bfloat16 on a CPU: bias and GELU inside the product, quicker weight gradients.
+
+PyTorch's own linear layer writes the bias into the result before the product and reads it back.
+Knows nothing of networks; every function gives what the plain formula gives, but for rounding.
+
+Shape letters: T tokens, C channels in, D channels out.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def is_eager_cpu(x: Tensor) -> bool:
+    """Return whether `x` is computed now, on a CPU, where memory is the limit, not arithmetic.
+
+    Compiled and exported graphs get the plain formulation, which their compilers fuse themselves.
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+_WORTH_COPY = 256  # channels from which a matrix is transposed before its product
+_FEW_TOKENS = 256  # up to which even the wider matrix is
+
+
+@cache
+def _has_fused_linear() -> bool:
+    """Return whether this PyTorch has oneDNN's fused linear layer, and the CPU its bfloat16."""
+    ops = torch.ops.mkldnn
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    names = ("_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(ops, name) for name in names):
+        return False
+    return bool(ops._is_mkldnn_bf16_supported())
+
+
+def is_fused(x: Tensor) -> bool:
+    """Return whether products with `x` are taken from oneDNN: bfloat16, now, on a CPU."""
+    return x.dtype is torch.bfloat16 and is_eager_cpu(x) and _has_fused_linear()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight' + bias.
+
+    Args:
+        x: Tokens, (..., C).
+        weight: (D, C).
+        bias: (D,), or None.
+
+    Returns:
+        (..., D), differentiable in all three arguments.
+    """
+    if torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
+        dtype = torch.get_autocast_dtype("cpu")
+        if dtype is torch.bfloat16 and not torch.compiler.is_compiling():
+            with torch.autocast("cpu", enabled=False):
+                cast = None if bias is None else bias.to(dtype)
+                return linear(x.to(dtype), weight.to(dtype), cast)
+    if not is_fused(x) or weight.dtype is not x.dtype:
+        return F.linear(x, weight, bias)
+    values = (x, weight, bias)
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
+        out: Tensor = _Linear.apply(*values)
+        return out
+    return product(x, weight, bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """Return act(x weight' + bias) in one pass, without a derivative, (..., C) -> (..., D).
+
+    Args:
+        x: Tokens, for which `is_fused` holds.
+        weight: (D, C).
+        bias: (D,), or None.
+        activation: none or gelu.
+    """
+    kind = "none" if activation == "gelu" else ""  # of GELU: none is the exact one
+    bias = None if bias is None else bias.contiguous()  # the kernel takes it to be so, unchecked
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], kind)
+    return out
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Return grad' x, the gradient of a linear layer's weight, (T, D), (T, C) -> (D, C).
+
+    oneDNN multiplies by a transposed matrix at half its speed, and transposing one beforehand pays
+    where it is the narrower of the two, or small. The choices are those measured fastest with AMX.
+    """
+    if grad.dtype is not torch.bfloat16:
+        return grad.t() @ x
+    tokens, outputs, inputs = grad.shape[0], grad.shape[1], x.shape[1]
+    if outputs <= inputs or tokens <= _FEW_TOKENS:
+        return (grad.t().contiguous() if outputs >= _WORTH_COPY else grad.t()) @ x
+    if tokens < 2 * outputs:
+        return grad.t() @ x
+    return ((x.t().contiguous() if inputs >= _WORTH_COPY else x.t()) @ grad).t()
+
+
+class _Linear(torch.autograd.Function):
+    """The linear layer and its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])  # (..., D) -> (T, D)
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            grad.mm(weight).view(x.shape) if wants_x else None,
+            weight_gradient(grad, x.reshape(-1, x.shape[-1])) if wants_weight else None,
+            grad.sum(0) if wants_bias else None,
+        )
