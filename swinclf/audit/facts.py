@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from swinclf.audit.fingerprint import CROPS, LENGTH, SIDE, fingerprints, small_grey
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import (
+    Header,
     UnreadableImage,
     content_digest,
-    decode_with_header,
     read_bytes,
     reading,
+    use_image,
 )
 from swinclf.data.loader import map_ahead
 from swinclf.progress import Reporter
@@ -85,7 +87,8 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
     )
     paths = (root / image.path for image in images)
     with report.track("reading", count) as advance:
-        for row, one in enumerate(map_ahead(_look, paths, workers=workers, ahead=AHEAD)):
+        looks = map_ahead(_look, paths, workers=workers, ahead=AHEAD, late=lambda _, reason: reason)
+        for row, one in enumerate(looks):
             advance(1)
             if isinstance(one, str):
                 facts.errors[row] = one
@@ -100,13 +103,16 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
 
 def _look(path: Path) -> _One | str:
     """What is to be known of one file, or why it cannot be read."""
+
+    def note(picture: Image.Image, header: Header) -> _One:
+        grey = small_grey(picture)
+        spread = float(grey.std())
+        digest = content_digest(data)
+        return _One(digest, header.size, header.orientation, spread, fingerprints(grey))
+
     try:
         with reading(path):
             data = read_bytes(path)
-            picture, header = decode_with_header(data, decode_px=SIDE)
+            return use_image(data, note, decode_px=SIDE)
     except UnreadableImage as error:
         return str(error)
-    grey = small_grey(picture)
-    return _One(
-        content_digest(data), header.size, header.orientation, float(grey.std()), fingerprints(grey)
-    )

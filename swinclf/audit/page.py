@@ -80,10 +80,9 @@ def write_page(
 
 def _shown(root: Path, example: Example) -> ShownExample:
     paths = example.paths[:PICTURES]
-    thumbnails = tuple(Thumbnail(path, _thumbnail(root / path)) for path in paths)
-    return ShownExample(thumbnails, len(example.paths) - len(paths), example.note)
-
-
-def _thumbnail(path: Path) -> str:
-    jpeg = thumbnail(path, THUMBNAIL_PX)
-    return data_uri(jpeg, "jpeg") if jpeg else ""
+    pictures = [thumbnail(root / path, THUMBNAIL_PX) for path in paths]
+    shown = tuple(
+        Thumbnail(path, data_uri(picture, "jpeg") if picture else "")
+        for path, picture in zip(paths, pictures, strict=True)
+    )
+    return ShownExample(shown, len(example.paths) - len(paths), example.note)

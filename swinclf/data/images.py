@@ -178,11 +178,6 @@ def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
     return use_image(data, lambda picture, _: picture, decode_px=decode_px)
 
 
-def decode_with_header(data: bytes, *, decode_px: int | None = None) -> tuple[Image.Image, Header]:
-    """As `decode_image`, and what the file says about the picture."""
-    return use_image(data, lambda picture, header: (picture, header), decode_px=decode_px)
-
-
 def use_image(
     data: bytes, use: Callable[[Image.Image, Header], Result], *, decode_px: int | None = None
 ) -> Result:
