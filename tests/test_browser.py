@@ -32,7 +32,7 @@ def page(tmp_path_factory):
     from conftest import write_image
 
     root = tmp_path_factory.mktemp("page")
-    metrics = metrics_of(NAMES)
+    metrics = metrics_of(NAMES, absent=(0,))
     write_image(root / "image.png", (200, 50, 40), seed=0)
     (root / "tall <b>&amp;.png").write_bytes((root / "image.png").read_bytes())
     answers = [
@@ -108,15 +108,28 @@ def test_nothing_in_a_name_runs_and_names_read_as_they_are(opened):
     assert opened.run("[...document.images].filter(i => !i.naturalWidth).length") == 0
 
 
+def test_a_script_that_is_not_the_page_own_is_refused(chromium, page, tmp_path):
+    changed = tmp_path / "changed.html"
+    foreign = "<script>document.title = 'ran'</script><b onclick='document.title = 1'>b</b></main>"
+    changed.write_text(page.read_text("utf-8").replace("</main>", foreign), "utf-8")
+    chromium.said.clear()
+    chromium.open(changed)
+    chromium.click("main > b")
+    assert chromium.run("document.title").startswith(NAMES[0])
+    assert sum("Content Security Policy" in one for one in chromium.said) == 2
+
+
 def test_a_click_on_a_header_sorts_and_another_turns_round(opened):
     header = "#classes th:nth-child(4)"
-    shares = [float(text.rstrip("%")) for text in column(opened, 3)]
+    *shares, nothing = column(opened, 3)
+    assert nothing == "–"  # of the class without images: last, whichever way
     assert len(set(shares)) > 2
     for order in ("descending", "ascending"):
         opened.click(f"{header} button")
         assert opened.run(f"document.querySelector('{header}').ariaSort") == order
-        now = [float(text.rstrip("%")) for text in column(opened, 3)]
-        assert now == sorted(shares, reverse=order == "descending")
+        by_share = sorted(shares, key=lambda text: float(text.rstrip("%")))
+        in_order = by_share[::-1] if order == "descending" else by_share
+        assert column(opened, 3) == [*in_order, nothing]
     assert opened.run("document.querySelectorAll('#classes [aria-sort]').length") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from swinclf.evaluation.report import worst_mistakes, write_report
 from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.files import write_csv
 from swinclf.inference.score import Scored
+
+EVIDENCE_S = 20.0  # the most that is spent on it
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,13 @@ def _illustrated(sections: Sections, scored: Scored, illustrations: Illustration
     """Adds what can be shown beside the worst mistakes."""
     mistakes = worst_mistakes(scored.rows)
     if illustrations.evidence is not None:
-        drawn = {one.path: illustrations.evidence(one.path, one.predicted) for one in mistakes}
-        evidence = {path: jpeg for path, jpeg in drawn.items() if jpeg is not None}
+        evidence, begun = {}, time.monotonic()
+        for one in mistakes:
+            if time.monotonic() - begun > EVIDENCE_S:
+                break  # a large network on a small machine: the worst mistakes have theirs
+            jpeg = illustrations.evidence(one.path, one.predicted)
+            if jpeg is not None:
+                evidence[one.path] = jpeg
         sections = replace(sections, evidence=evidence)
     if illustrations.neighbours is not None:
         neighbours = illustrations.neighbours([one.path for one in mistakes])
