@@ -232,6 +232,7 @@ class TrainConfig:
     workers: int | None = _setting(
         None, "Threads that read images.", low=0, high=256, auto="one a core"
     )
+    strict: bool = _setting(False, "Stop, with exit code 1, at any file that cannot be read.")
     seed: int = _setting(0, "Seed of the split, the order and the augmentation.", low=0)
     out: str = _setting("runs", "The folder that runs go into.")
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")

@@ -19,6 +19,7 @@ from swinclf.cli.options import (
     PrecisionOption,
     RejectOption,
     RunOption,
+    StrictOption,
     WorkersOption,
     takes_settings,
 )
@@ -52,7 +53,7 @@ def train_command(
             "Default: none.",
         ),
     ] = None,
-) -> None:
+) -> ExitCode:
     """Train a classifier on a folder of class folders."""
     from swinclf.verbs.train import resume_settings, train
 
@@ -85,6 +86,7 @@ def train_command(
     done = train(settings, report=console.ConsoleReporter(), resume=run)
     sys.stdout.write(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
+    return ExitCode.FAILED if settings.config.strict and done.skipped else ExitCode.OK
 
 
 @app.command("eval")
@@ -112,6 +114,7 @@ def eval_command(
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
     workers: WorkersOption = None,
+    strict: StrictOption = False,
 ) -> ExitCode:
     """Score a run on held-out images or another folder."""
     from swinclf.inference.predictor import Asked
@@ -133,7 +136,7 @@ def eval_command(
     console.say(f"results in {done.folder}")
     if done.skipped:
         console.say(f"{len(done.skipped)} images were not scored: {done.folder / 'skipped.csv'}")
-        return ExitCode.SOME_FAILED
+        return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
     return ExitCode.OK
 
 
@@ -163,6 +166,7 @@ def predict_command(
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
     workers: WorkersOption = None,
+    strict: StrictOption = False,
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
     from swinclf.inference.predictor import Asked, open_predictor
@@ -184,7 +188,8 @@ def predict_command(
             failed += bool(prediction.error)
     if failed:
         console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
-    return ExitCode.SOME_FAILED if failed else ExitCode.OK
+        return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
+    return ExitCode.OK
 
 
 @app.command("export")
@@ -253,6 +258,7 @@ def check_command(
         ResultFormat, typer.Option("--format", help="How the findings are printed.")
     ] = ResultFormat.TABLE,
     workers: WorkersOption = None,
+    strict: StrictOption = False,
 ) -> ExitCode:
     """Say what is wrong with a dataset; change nothing."""
     from swinclf.cli.check_table import audit_text
@@ -270,6 +276,8 @@ def check_command(
     for path in (output, page):
         if path is not None:
             console.say(f"written to {path}")
+    if strict and audit.has_unreadable:
+        return ExitCode.FAILED
     return ExitCode.OK if audit.is_clean else ExitCode.SOME_FAILED
 
 

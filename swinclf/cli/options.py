@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional, get_args, get_origin
 import typer
 
 from swinclf.config import SETTING_TYPES, SETTINGS, Impl
+from swinclf.errors import ExitCode
 from swinclf.runtime import Precision
 
 RunOption = Annotated[
@@ -49,8 +50,13 @@ WorkersOption = Annotated[
     ),
 ]
 
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict/--no-strict", help="Exit code 1 where any file cannot be read."),
+]
 
-def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+
+def takes_settings(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
     """Gives a command one option for every setting.
 
     The command is called with the settings by name in `flags`: None for those that were not given,
@@ -60,9 +66,9 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         command: With a parameter `flags`, which the options take the place of.
     """
 
-    def wrapped(**values: Any) -> None:
+    def wrapped(**values: Any) -> ExitCode:
         flags = {name: values.pop(name) for name in SETTINGS}
-        command(flags=flags, **values)
+        return command(flags=flags, **values)
 
     own = [
         one

@@ -13,6 +13,7 @@ from swinclf.audit.copies import EMPTY_SPREAD, NearPair, near_pairs
 from swinclf.audit.facts import Facts, read_facts
 from swinclf.audit.findings import (
     Finding,
+    Kind,
     find_class_faults,
     find_copies,
     find_pictures,
@@ -56,6 +57,11 @@ class Audit:
     def is_clean(self) -> bool:
         """Whether nothing should be mended."""
         return not any(finding.mend for finding in self.findings)
+
+    @property
+    def has_unreadable(self) -> bool:
+        """Whether any file cannot be read."""
+        return any(finding.kind is Kind.UNREADABLE for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON; every place of every finding."""

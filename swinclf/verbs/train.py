@@ -31,7 +31,7 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.errors import ExitCode, Interrupted, RunError
+from swinclf.errors import DataError, ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
 from swinclf.files import read_csv, read_json, write_csv, write_json
@@ -145,6 +145,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         settings = settings.choose("workers", default_workers(), "one a core")
         look = _look(settings, index, start, hardware, report, stop)
         dataset = _dataset(settings, index, look, resume)
+        if config.strict:
+            _refuse_skipped(dataset.skipped)
         faults = [] if resume else _faults(index, look)
         _tell_faults(faults, index, report)
         settings = _settle(settings, dataset, start)
@@ -362,7 +364,8 @@ def _train(
         batches, hardware = features, head_hardware(device)
         state = head_state(network, features, config, hardware)
     else:
-        batches = image_batches(dataset, start.preprocess, config, device, _bad_file_teller(report))
+        tell = _bad_file_teller(report, strict=config.strict)
+        batches = image_batches(dataset, start.preprocess, config, device, tell)
         if batches.kept.limit_bytes:
             room = batches.kept.limit_bytes / 1024**3
             report.note(
@@ -507,11 +510,24 @@ def _tell_faults(faults: Sequence[Finding], index: FolderIndex, report: Reporter
         report.note(f"all of it, and near copies: swinclf check {shlex.quote(str(index.root))}")
 
 
-def _bad_file_teller(report: Reporter) -> Callable[[Path, str], None]:
-    """Says of each file once that it went bad."""
+def _refuse_skipped(skipped: Sequence[Skipped]) -> None:
+    """What --strict says to files that cannot be read."""
+    if skipped:
+        raise DataError(
+            "every file named like an image to be one, as --strict asks",
+            found=f"{len(skipped)} that cannot be read, e.g. {skipped[0].path}: "
+            f"{skipped[0].reason}",
+            hint="swinclf check DATA lists them all; or leave them out: --no-strict",
+        )
+
+
+def _bad_file_teller(report: Reporter, *, strict: bool) -> Callable[[Path, str], None]:
+    """Says of each file once that it went bad; where it must not, stops."""
     told: set[Path] = set()
 
     def tell(path: Path, reason: str) -> None:
+        if strict:
+            _refuse_skipped([Skipped(str(path), reason)])
         if path not in told:
             told.add(path)
             report.warn(f"{path} could be read before and cannot any more ({reason}): left out")
