@@ -71,6 +71,6 @@ for (const link of links) {
     panel.scrollIntoView({ block: "nearest" });
   });
 }
-const wanted = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+const wanted = document.getElementById(location.hash.slice(1));
 if (wanted?.classList.contains("pair")) showPair(wanted.id);
 else if (links.length) showPair(document.querySelector(".pair").id);
