@@ -21,7 +21,7 @@ from swinclf.audit.align import DETAIL_SIDE, detail_agreement
 from swinclf.audit.copies import near_pairs
 from swinclf.audit.facts import read_facts
 from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
-from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, small_grey
+from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, mirrored, small_grey
 from swinclf.audit.groups import groups_of, same_bytes
 from swinclf.audit.search import NEAREST, near_prints
 from swinclf.data.folder import ImageFile, scan_folder
@@ -129,6 +129,13 @@ def test_a_copy_in_grey_brighter_and_with_less_contrast_is_a_copy(land):
     assert audit.near[0][2] > 0.95
 
 
+def test_a_mirror_image_is_a_copy(land):
+    picture = Image.open(land / "moor" / "007.jpg").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.crop((3, 4, 155, 118)).save(land / "moor" / "mirrored.jpg", quality=80)
+    audit = check(land, workers=1)
+    assert [set(one[:2]) for one in audit.near] == [{"moor/007.jpg", "moor/mirrored.jpg"}]
+
+
 def test_copies_under_two_labels_and_on_both_sides(tmp_path):
     root = tmp_path / "d"
     write_scenes(root / "train", per_class=10)
@@ -189,6 +196,7 @@ def test_fingerprints_have_norm_one_and_the_whole_of_a_crop_is_near_the_middle_o
     assert prints.shape == (len(CROPS), LENGTH)
     assert np.linalg.norm(prints, axis=1) == pytest.approx(np.ones(len(CROPS)), abs=1e-5)
     assert np.abs(fingerprints(np.full_like(grey, 17.0))).max() < 1e-3
+    assert mirrored(prints) == pytest.approx(fingerprints(grey[:, ::-1]), abs=1e-4)
     middle = scene(3, (256, 256)).crop((15, 15, 241, 241))
     whole = fingerprints(small_grey(middle))[0]
     distances = np.linalg.norm(prints - whole, axis=1)

@@ -161,7 +161,7 @@ def find_copies(
         (
             Kind.NEAR_DUPLICATES,
             known_near,
-            "{} several times: re-encoded, resized, cropped a little, or taken a moment apart",
+            "{} several times: encoded anew, resized, mirrored, cropped, or taken a moment apart",
             "keep the best one of each; near copies may fall on both sides of a held-out split",
         ),
     )

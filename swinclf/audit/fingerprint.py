@@ -47,6 +47,11 @@ def fingerprints(grey: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.maximum(norm, 1.0)[:, None])
 
 
+def mirrored(prints: np.ndarray) -> np.ndarray:
+    """The fingerprints of the mirror images: cosines of odd order across change their sign."""
+    return np.where(_COLUMNS % 2, -prints, prints)
+
+
 def _basis(part: float) -> np.ndarray:
     """(ORDER + 1, SIDE) float32: cosines over the middle of a side, 0 beyond it."""
     low = round(SIDE * (1 - part) / 2)
