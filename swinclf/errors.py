@@ -83,8 +83,10 @@ class DeviceError(SwinclfError):
     """A device or precision that this machine lacks, or that ran out of memory."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal asked the work to stop, and everything has been saved.
+
+    As with KeyboardInterrupt, nothing that deals with errors of every kind deals with this one.
 
     Args:
         exit_code: 130 for SIGINT, 143 for SIGTERM.

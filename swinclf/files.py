@@ -8,9 +8,12 @@ through unharmed.
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,29 +21,109 @@ from typing import Any
 
 from swinclf.errors import RunError
 
+TEMPORARY = ".tmp"  # how the names of files end that are being written
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
-def write_bytes(path: Path, data: bytes) -> None:
+
+def write_bytes(path: Path, data: bytes, *, previous: Path | None = None) -> None:
     """Writes `data` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: The file.
+        data: All of it.
+        previous: Where what stands at `path` now is kept, in the same folder.
 
     Raises:
         RunError: If the folder is read-only, full or gone; nothing that stood there before is lost.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+        sync_folder(path.parent)
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Makes `previous` the file at `path`, which stays where it is, if the disk knows links."""
+    link = previous.with_name(f".{previous.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except OSError:
+        path.replace(previous)
+    else:
+        link.replace(previous)
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error for a file that could not be written, by the reason that the system gives."""
+    expected, found = f"to write {path.name} into '{path.parent}'", error.strerror or str(error)
+    hint = "another folder by --out or --output"
+    if error.errno in NO_ROOM:
+        free = _free_bytes(path.parent)
+        expected = f"room for {path.name} in '{path.parent}'"
+        found += "" if free is None else f", {free:,} bytes free"
+        hint = f"make room there, or {hint}"
+    elif error.errno in NOT_ALLOWED:
+        hint = f"leave to write there, or {hint}"
+    elif error.errno == errno.ENOENT and not path.parent.is_dir():
+        expected = f"the folder '{path.parent}', to write {path.name} into it"
+        found = "it is gone: deleted, moved, or its disk is not there any more"
+    return RunError(expected, found=f"{found} (nothing saved before is lost)", hint=hint)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuses work that a disk has no room for.
+
+    Args:
+        folder: Where the files will lie; must be there.
+        needed: Bytes.
+        what: The files, for the error.
+
+    Raises:
+        RunError: If less is free.
+    """
+    free = _free_bytes(folder)
+    if free is not None and free < needed:
         raise RunError(
-            f"to write {path.name} into '{path.parent}'",
-            found=f"{error.strerror or error} (nothing saved before is lost)",
-            hint="make room or choose another folder with --out or --output",
-        ) from error
+            f"{needed / 1e6:,.1f} MB free in '{folder}' for {what}",
+            found=f"{free / 1e6:,.1f} MB free on that disk",
+            hint="make room there, another folder by --out, or a smaller --model",
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a small file, hexadecimal; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left in a folder; nobody may be writing there now."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,7 +207,7 @@ def _unreadable(expected: str, error: Exception) -> RunError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename durable; not every file system or operating system can, and then it is not."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

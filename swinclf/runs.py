@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
-from contextlib import suppress
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
+from swinclf.files import TEMPORARY, cannot_write, sweep, sync_folder
+from swinclf.lock import LOCK_NAME, FolderLock, Held, whoami
 
 LATEST = "latest"
 SPLIT_COLUMNS = ("path", "label", "split")  # of split.csv
+DRAFT = ".{}.draft"
 MODEL_SUFFIXES = (".safetensors", ".onnx")
 
 
@@ -62,6 +69,11 @@ class RunFolder:
         return self.path / "last.ckpt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before that one, for when it is damaged."""
+        return self.path / "previous.ckpt"
+
+    @property
     def metrics(self) -> Path:
         """The scores; written last, so its presence says that the run is finished."""
         return self.path / "metrics.json"
@@ -77,8 +89,68 @@ class RunFolder:
         return self.metrics.is_file()
 
 
-def create_run(out: Path, *, name: str | None, dataset: Path) -> RunFolder:
-    """Makes a new folder for a run.
+class Claim:
+    """A run's folder, which this process alone writes into.
+
+    A new one is a draft, in a hidden folder, until it holds all that a resume needs: so there is no
+    moment at which a run can be seen and cannot be resumed.
+
+    Args:
+        lock: On the folder.
+        final: Where a draft will lie; None for a run that is there.
+
+    Attributes:
+        run: The folder's files, wherever they lie now.
+    """
+
+    def __init__(self, lock: FolderLock, final: Path | None = None) -> None:
+        self._lock, self._final = lock, final
+        self.run = RunFolder(lock.folder)
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether nobody can see it yet."""
+        return self._final is not None
+
+    @property
+    def name(self) -> str:
+        """What the folder is, or will be called."""
+        return (self._final or self.run.path).name
+
+    def publish(self) -> None:
+        """Makes a draft the run that it was written to be.
+
+        Raises:
+            ConfigError: If there is one of this name now.
+            RunError: If the folder cannot be renamed.
+        """
+        if self._final is None:
+            return
+        if self._final.exists():
+            raise _name_taken(self._final)
+        try:
+            sync_folder(self.run.path)
+            self.run.path.rename(self._final)
+            sync_folder(self._final.parent)
+        except OSError as error:
+            raise _cannot_write(self._final.parent, error.strerror or str(error)) from error
+        self.run, self._final = RunFolder(self._final), None
+        self._lock.folder = self.run.path
+
+    def release(self) -> None:
+        """Lets the folder go; a draft goes for good."""
+        if self._final is not None:
+            for path in _inside(self.run.path):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        self._lock.release()
+        if self._final is not None:
+            with suppress(OSError):
+                self.run.path.rmdir()
+
+
+@contextmanager
+def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Claim]:
+    """Makes a draft of a run, which is removed if it is not published inside the `with` block.
 
     Args:
         out: The folder that runs go into; made if it is not there.
@@ -87,7 +159,7 @@ def create_run(out: Path, *, name: str | None, dataset: Path) -> RunFolder:
 
     Raises:
         ConfigError: If the run would lie in the dataset, or there is one of this name.
-        RunError: If the folder cannot be made.
+        RunError: If the folder cannot be made, or another process is making it.
     """
     if out.resolve().is_relative_to(dataset.resolve()):
         raise ConfigError(
@@ -95,28 +167,133 @@ def create_run(out: Path, *, name: str | None, dataset: Path) -> RunFolder:
             found=f"'{out}', which is '{out.resolve()}'",
             hint=f"--out '{dataset.resolve().parent / 'runs'}'",
         )
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if name is None:
-            return RunFolder(next_free_folder(out, _stem_of(dataset)))
-        (out / name).mkdir()
-        return RunFolder(out / name)
+        _sweep_drafts(out)
+        claim = _draft(out / name) if name is not None else _first_free(out, _stem_of(dataset))
     except FileExistsError as error:
-        if not out.is_dir():
-            raise _cannot_write(out, "it is a file") from error
-        raise ConfigError(
-            f"a --name that is free in '{out}'",
-            found=f"'{name}' is there already",
-            hint=f"another --name, or to go on with it: swinclf train --resume '{out / str(name)}'",
-        ) from error
+        raise _cannot_write(out, "it is a file") from error
     except OSError as error:
         raise _cannot_write(out, error.strerror or str(error)) from error
+    try:
+        yield claim
+    finally:
+        was_draft = claim.is_draft
+        claim.release()
+        if is_new and was_draft:
+            with suppress(OSError):
+                out.rmdir()
+
+
+@contextmanager
+def claim_run(run: RunFolder) -> Iterator[Claim]:
+    """Takes a run that is there, to go on with it, and removes what a killed process left in it.
+
+    Raises:
+        RunError: If another process holds it.
+    """
+    try:
+        claim = Claim(FolderLock(run.path))
+    except Held as held:
+        raise _held(run.path, str(held)) from held
+    except OSError as error:
+        raise cannot_write(run.path / LOCK_NAME, error) from error
+    try:
+        sweep(run.path)
+        yield claim
+    finally:
+        claim.release()
+
+
+def _first_free(out: Path, stem: str) -> Claim:
+    for number in itertools.count(1):
+        final = out / f"{stem}-{number}"
+        if not final.exists():
+            with suppress(ConfigError, RunError):  # another process is as quick
+                return _draft(final, tries=1)
+    raise AssertionError("there is no last number")
+
+
+def _draft(final: Path, *, tries: int = 10) -> Claim:
+    """Claims a name and an empty hidden folder for it.
+
+    Args:
+        final: What will be made.
+        tries: How often it is tried, as somebody may be just looking whether it is free.
+
+    Raises:
+        ConfigError: If there is a run of this name.
+        RunError: If another process is about to make one.
+    """
+    if final.exists():
+        raise _name_taken(final)
+    folder = final.with_name(DRAFT.format(final.name))
+    for left in reversed(range(tries)):
+        folder.mkdir(exist_ok=True)
+        try:
+            claim = Claim(FolderLock(folder), final)
+            break
+        except (Held, FileNotFoundError) as error:  # not found: its owner has just let go of it
+            if not left:
+                raise _held(final, str(error)) from error
+            time.sleep(0.05)
+    if final.exists():
+        claim.release()
+        raise _name_taken(final)
+    for path in _inside(folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return claim
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a draft, but for the lock."""
+    with suppress(OSError):
+        return [path for path in folder.iterdir() if path.name != LOCK_NAME]
+    return []
+
+
+def _sweep_drafts(out: Path) -> None:
+    """Removes the drafts of processes that were killed, and the links that they were making."""
+    for folder in out.glob(DRAFT.format("*")):
+        with suppress(Held, OSError):
+            lock = FolderLock(folder)
+            if lock.is_certain:
+                Claim(lock, folder).release()
+            else:
+                lock.release()
+    for link in out.glob(f".{LATEST}.*{TEMPORARY}"):
+        with suppress(OSError):
+            if time.time() - link.lstat().st_mtime > 60:  # no process takes a minute for a link
+                link.unlink()
+
+
+def _name_taken(final: Path) -> ConfigError:
+    busy = ""
+    with suppress(OSError):
+        try:
+            FolderLock(final).release()
+        except Held as held:
+            busy = f", and {held} is training it (this is {whoami()})"
+    return ConfigError(
+        f"a --name that is free in '{final.parent}'",
+        found=f"'{final.name}' is there already{busy}",
+        hint=f"another --name, or to go on with it: swinclf train --resume '{final}'",
+    )
+
+
+def _held(path: Path, owner: str) -> RunError:
+    return RunError(
+        f"nobody else to be training '{path}' (this is {whoami()})",
+        found=f"{owner} is training it",
+        hint="wait for it, stop it with Ctrl-C, or train under another --name",
+    )
 
 
 def mark_latest(run: RunFolder) -> None:
     """Points the link `latest` at a run; without links the newest run is found by its date."""
     link = run.path.parent / LATEST
-    temporary = run.path.parent / f".{LATEST}.{os.getpid()}.tmp"
+    temporary = run.path.parent / f".{LATEST}.{os.getpid()}{TEMPORARY}"
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(run.path.name, target_is_directory=True)
@@ -228,7 +405,9 @@ def _runs(out: Path) -> list[RunFolder]:
     if not out.is_dir():
         return []
     return [
-        RunFolder(path) for path in sorted(out.iterdir()) if path.is_dir() and path.name != LATEST
+        RunFolder(path)
+        for path in sorted(out.iterdir())
+        if path.is_dir() and path.name != LATEST and not path.name.startswith(".")
     ]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from swinclf.errors import DeviceError, ExitCode, ExportError
+from swinclf.errors import DeviceError, ExitCode, ExportError, Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -250,18 +250,37 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
 
 
 class StopFlag:
-    """Set by the first Ctrl-C or SIGTERM; the work in hand looks at it between two steps and saves.
+    """Set by the first Ctrl-C or SIGTERM, which ends what is being done.
 
-    A second signal leaves at once. Outside the main thread no handler can be installed, and none
-    is.
+    Work that has something to save does so `patiently`: the flag is then only set, and the work
+    looks at it between two steps, saves and leaves. Any other work is left at once, by an
+    `Interrupted` out of nowhere. A second signal ends the process, whatever it is doing.
+
+    Outside the main thread no handler can be installed, and none is.
     """
 
     def __init__(self) -> None:
         self.exit_code: ExitCode | None = None
+        self._is_patient = False
 
     def __bool__(self) -> bool:
         """Whether the work should stop."""
         return self.exit_code is not None
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Work that looks at the flag itself.
+
+        Raises:
+            Interrupted: At its end, if it has not obeyed a signal by itself.
+        """
+        self._is_patient = True
+        try:
+            yield
+        finally:
+            self._is_patient = False
+        if self.exit_code is not None:
+            raise Interrupted(self.exit_code)
 
     @contextmanager
     def listening(self) -> Iterator[StopFlag]:
@@ -281,6 +300,30 @@ class StopFlag:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         if self:
-            sys.stderr.flush()
+            with suppress(Exception):
+                sys.stderr.flush()
             os._exit(code)
         self.exit_code = code
+        if not self._is_patient:
+            raise Interrupted(code)
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """SIGTERM inside the `with` block is an exception, as Ctrl-C is, and not a sudden death.
+
+    Raises:
+        Interrupted: Then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(ExitCode.TERMINATED)
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -25,6 +25,7 @@ LEVELS = [
         "config",
         "confidence",
         "card",
+        "lock",
         "runs",
     },
     {"data", "models", "evaluation"},

@@ -242,6 +242,7 @@ def test_a_finished_run_is_not_resumed(trained, cli):
 
 def test_a_run_that_saved_nothing_is_not_resumed(interrupted, cli):
     (interrupted / "last.ckpt").unlink()
+    (interrupted / "previous.ckpt").unlink()
     done = cli("train", "--resume", interrupted)
     assert done.code == 1
     assert "stopped before anything was saved" in error_lines(done)[1]
@@ -289,8 +290,9 @@ def _flip(content: bytes) -> bytes:
     ids=["flipped", "cut", "empty", "garbage"],
 )
 def test_a_damaged_checkpoint_is_refused(interrupted, cli, damage):
-    path = interrupted / "last.ckpt"
-    path.write_bytes(damage(path.read_bytes()))
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = interrupted / name
+        path.write_bytes(damage(path.read_bytes()))
     done = cli("train", "--resume", interrupted)
     assert done.code == 1
     assert "last.ckpt" in error_lines(done)[0]

@@ -59,15 +59,16 @@ def train_command(
 
     given = {name: value for name, value in flags.items() if value is not None}
     if resume is not None:
-        changed = [name for name in given if name != "data"]
+        changed = [name for name in given if name not in ("data", "workers")]
         if changed or config is not None:
             raise ConfigError(
-                "--resume alone: a run goes on with the settings it was started with",
+                "--resume alone (or with --workers): a run goes on with the settings it began with",
                 found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
                 hint=f"swinclf train --resume '{resume}'",
             )
         interrupted = find_run(resume)
-        settings, run = resume_settings(interrupted), interrupted
+        settings = resume_settings(interrupted, workers=given.get("workers"))
+        run = interrupted
         named = given.get("data")
         if named and Path(named).resolve() != Path(settings.config.data):
             raise ConfigError(

@@ -14,6 +14,7 @@ import typer
 from swinclf import __version__
 from swinclf.cli import console
 from swinclf.errors import ExitCode, Interrupted, SwinclfError
+from swinclf.runtime import termination_raised
 
 P = ParamSpec("P")
 
@@ -36,7 +37,8 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = command(*args, **kwargs) or ExitCode.OK
+            with termination_raised():
+                code = command(*args, **kwargs) or ExitCode.OK
         except SwinclfError as error:
             _show_traceback()
             console.say_error(error)

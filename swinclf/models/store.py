@@ -48,7 +48,7 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
         RunError, WeightsError, ModelError: If the file is none of swinclf's, damaged, or the
             network of its name has other tensors.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, signed=True)
     card = ModelCard.from_metadata(metadata, where=str(path))
     with blank_parameters():
         network = create_network(architecture_of(card, impl=impl))

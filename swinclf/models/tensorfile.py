@@ -22,16 +22,26 @@ CHECKSUM = "sha256"
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    *,
+    previous: Path | None = None,
 ) -> None:
     """Writes tensors and metadata, with a checksum over both.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        metadata: By name.
+        previous: Where the file that stands at `path` now is kept.
 
     Raises:
         RunError: If the file cannot be written; what stood there before is kept.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    signed = {**metadata, CHECKSUM: _checksum(whole, metadata)}
-    write_bytes(path, save(whole, metadata=signed))
+    signed = {**metadata, CHECKSUM: tensors_digest(whole, metadata)}
+    write_bytes(path, save(whole, metadata=signed), previous=previous)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -47,8 +57,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise not_safetensors(path, error) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, *, signed: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata; where the metadata holds a checksum, it is verified.
+
+    Args:
+        path: The file.
+        signed: Whether there has to be a checksum, as in every file that `write_tensors` wrote.
 
     Raises:
         WeightsError: If it is no safetensors file, or its content is not what was written.
@@ -60,7 +76,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise not_safetensors(path, error) from error
     wanted = metadata.pop(CHECKSUM, None)
-    if wanted is not None and (found := _checksum(tensors, metadata)) != wanted:
+    if wanted is None and signed:
+        raise WeightsError(
+            f"the checksum that '{path}' was written with",
+            found="none: the file is damaged",
+            hint="take the file from where it was copied from, or train again",
+        )
+    if wanted is not None and (found := tensors_digest(tensors, metadata)) != wanted:
         raise WeightsError(
             f"the content that was written to '{path}' (sha256 {wanted[:12]})",
             found=f"another content (sha256 {found[:12]}): the file is damaged",
@@ -81,11 +103,13 @@ def not_safetensors(path: Path, error: Exception) -> WeightsError:
     )
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 over the metadata and every tensor's name, type, shape and bytes, in order of name."""
+def tensors_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256, hexadecimal, over the metadata and every tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+        digest.update(
+            tensor.detach().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+        )
     return digest.hexdigest()

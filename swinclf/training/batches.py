@@ -6,7 +6,7 @@ taken up in the middle of an epoch sees exactly what it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -135,6 +135,7 @@ class ImageBatches:
         on_bad_file: Called with the path and the reason of a file that could be read before and
             cannot any more: its place in the batch stays empty.
         kept: Pictures decoded in an earlier epoch.
+        digests: The content digests of files; one with another content now is a bad one.
     """
 
     train_files: Sequence[Path]
@@ -149,6 +150,7 @@ class ImageBatches:
     device: str
     on_bad_file: Callable[[Path, str], None]
     kept: KeptPictures = field(default_factory=lambda: KeptPictures(0))
+    digests: Mapping[Path, bytes] = field(default_factory=dict)
 
     @property
     def train_count(self) -> int:
@@ -203,6 +205,8 @@ class ImageBatches:
             for index, loaded in batch:
                 if loaded.pixels is None:
                     self.on_bad_file(files[index], loaded.error)
+                elif self.digests.get(files[index], loaded.digest) != loaded.digest:
+                    self.on_bad_file(files[index], "its content is another one now")
                 else:
                     good.append((loaded.pixels, targets[index]))
             pixels = np.stack([pixels for pixels, _ in good]) if good else self._no_pixels()

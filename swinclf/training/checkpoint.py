@@ -1,34 +1,40 @@
-"""last.ckpt: the whole state of a training, so that it goes on as if it had never stopped."""
+"""last.ckpt: the whole state of a training, so that it goes on as if it had never stopped.
+
+The one before it is kept as previous.ckpt: if the newest is damaged, a little more is done again.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from swinclf.errors import RunError
+from swinclf.errors import RunError, WeightsError
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.progress import EpochRow
+from swinclf.runs import RunFolder
 from swinclf.training.loop import Best, Sums, TrainState
+from swinclf.training.origin import Origin
 
-SAVE_EVERY_S = 60.0
+SAVE_EVERY_S = 60.0  # between two saves; saving itself never takes more than a tenth of the time
 
 
 class CheckpointSaver:
     """Saves a training's state now and then: what a killed process loses is about a minute.
 
     Args:
-        path: The checkpoint file.
-        every_s: Seconds between two saves; saving itself never takes more than a tenth of the time.
+        run: The run's folder.
+        origin: What the run was begun with.
     """
 
-    def __init__(self, path: Path, *, every_s: float = SAVE_EVERY_S) -> None:
-        self.path, self.every_s = path, every_s
-        self._due_at = time.monotonic() + every_s
+    def __init__(self, run: RunFolder, origin: Origin) -> None:
+        self._run, self._origin = run, origin
+        self._due_at = time.monotonic() + SAVE_EVERY_S
 
     def is_due(self) -> bool:
         """Whether it is time to save."""
@@ -41,13 +47,22 @@ class CheckpointSaver:
             RunError: If the file cannot be written; the one before it is kept.
         """
         started = time.monotonic()
-        save_checkpoint(self.path, state)
+        save_checkpoint(self._run, state, self._origin)
         took = time.monotonic() - started
-        self._due_at = time.monotonic() + max(self.every_s, 10 * took)
+        self._due_at = time.monotonic() + max(SAVE_EVERY_S, 10 * took)
 
 
-def save_checkpoint(path: Path, state: TrainState) -> None:
-    """Writes the state: weights, the best ones, the optimizer's, random numbers, sums, history."""
+def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
+    """Writes the state: weights, the best ones, the optimizer's, random numbers, sums, history.
+
+    Args:
+        run: The run's folder.
+        state: Of its training.
+        origin: What the run was begun with.
+
+    Raises:
+        RunError: If the file cannot be written; the one before it is kept.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
@@ -55,6 +70,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
     if torch.cuda.is_available():
         tensors |= {"random/cuda": torch.cuda.get_rng_state()}
     tensors |= {"sums/loss": state.sums.loss, "sums/correct": state.sums.correct}
+    tensors |= {"origin/images": origin.images}
     facts: dict[str, Any] = {
         "epoch": state.epoch,
         "step": state.step,
@@ -64,6 +80,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         "scaler": state.scaler.state_dict(),
         "threads": torch.get_num_threads(),
         "micro_batch": state.micro_batch,
+        "origin": origin.to_json(),
     }
     if state.best is not None:
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
@@ -71,19 +88,83 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
     # A tensor may stand twice (the best weights are the latest ones): safetensors wants each to
     # itself.
     write_tensors(
-        path, {name: one.clone() for name, one in tensors.items()}, {"state": json.dumps(facts)}
+        run.checkpoint,
+        {name: one.clone() for name, one in tensors.items()},
+        {"state": json.dumps(facts)},
+        previous=run.previous_checkpoint,
     )
 
 
-def load_checkpoint(path: Path, state: TrainState) -> None:
+def remove_checkpoints(run: RunFolder) -> None:
+    """Removes what a finished run needs no more; the newest last, as it says that this is to do."""
+    run.previous_checkpoint.unlink(missing_ok=True)
+    run.checkpoint.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state as it lies on disk, whole.
+
+    Attributes:
+        path: Its file.
+        tensors: By name.
+        facts: By name.
+        origin: What the run was begun with.
+        instead_of: Why a newer one could not be taken; empty where this is the newest.
+    """
+
+    path: Path
+    tensors: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any]
+    origin: Origin
+    instead_of: str = ""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The model's best weights, or its first ones where no epoch had ended."""
+        return _below("best/", self.tensors) or _below("model/", self.tensors)
+
+
+def read_checkpoint(run: RunFolder) -> Checkpoint:
+    """The newest whole checkpoint of a run.
+
+    Raises:
+        RunError, WeightsError: If there is none, or every one of them is damaged.
+    """
+    try:
+        return _read(run.checkpoint)
+    except (RunError, WeightsError) as error:
+        if not run.previous_checkpoint.is_file():
+            raise
+        try:
+            before = _read(run.previous_checkpoint)
+        except (RunError, WeightsError):
+            raise error from None
+        return replace(before, instead_of=error.found)
+
+
+def step_back(run: RunFolder) -> None:
+    """Makes the checkpoint before the newest: that one is damaged, and must not replace a whole."""
+    run.previous_checkpoint.replace(run.checkpoint)
+
+
+def _read(path: Path) -> Checkpoint:
+    tensors, metadata = read_tensors(path, signed=True)
+    try:
+        facts = json.loads(metadata["state"])
+        origin = Origin.from_json(facts["origin"], tensors["origin/images"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _another_training(path, error) from error
+    return Checkpoint(path, tensors, facts, origin)
+
+
+def restore(saved: Checkpoint, state: TrainState) -> None:
     """Fills a fresh state, built from the same settings, with what was saved.
 
     Raises:
-        RunError, WeightsError: If the file is damaged or of another training.
+        RunError: If it is the state of another training.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, facts = saved.tensors, saved.facts
     try:
-        facts = json.loads(metadata["state"])
         state.model.load_state_dict(_below("model/", tensors))
         _load_optimizer(state.optimizer, _below("optimizer/", tensors))
         state.scaler.load_state_dict(facts["scaler"])
@@ -97,17 +178,21 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
             loss_and_score = tuple(facts["best"]["score"])
             state.best = Best(facts["best"]["epoch"], loss_and_score, _below("best/", tensors))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(
-            f"the state of this training in '{path}'",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint="start again: swinclf train DATA",
-        ) from error
+        raise _another_training(saved.path, error) from error
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])
 
 
-def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _another_training(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"the state of this training in '{path}'",
+        found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        hint="start again: swinclf train DATA",
+    )
+
+
+def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)
     }

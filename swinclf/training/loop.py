@@ -24,6 +24,7 @@ from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
 from swinclf.training.batches import Batch, Batches
 from swinclf.training.optim import lr_scale, set_lr
 
+SOUND_LR = 1e-3  # what is worth trying at most, where a training has diverged
 CHECK_EVERY_STEPS = 20  # how often the loss is looked at on a device where looking waits for it
 
 
@@ -162,7 +163,11 @@ def fit(
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
         started = time.perf_counter() - state.sums.seconds
         _train_epoch(state, batches, schedule, hardware, report, stop, saver)
-        val_loss, val_accuracy = validate(state.model, batches, hardware)
+        val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
+        if stop:  # the epoch stands before its end, and its validation is done again
+            saver.save(state)
+            raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+        _check_finite(state, hardware, val_loss=val_loss if batches.val_count else 0.0)
         _end_epoch(state, schedule, val_loss, val_accuracy, time.perf_counter() - started, report)
         if saver.is_due():
             saver.save(state)
@@ -199,6 +204,7 @@ def _train_epoch(
             state.sums.seconds = time.perf_counter() - started
             advance(len(batch.targets))
             if stop or saver.is_due():
+                _check_finite(state, hardware, val_loss=0.0)
                 saver.save(state)
             if stop:
                 raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
@@ -262,12 +268,19 @@ def _add_gradient(
     return losses.detach(), logits.detach()
 
 
-def validate(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over the validation images; (nan, nan) without any."""
+def validate(
+    model: nn.Module, batches: Batches, hardware: Hardware, stop: StopFlag
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over the validation images; (nan, nan) without any.
+
+    Once `stop` is set, over those until then.
+    """
     sums = Sums()
     if batches.val_count:
         computer = Computer(model, hardware)
         for batch in batches.val():
+            if stop:
+                break
             if len(batch.targets):
                 logits = computer.logits(batch.inputs)
                 sums.add(
@@ -289,18 +302,34 @@ def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
     return lr_scale(step, total_steps=total, warmup_steps=warmup, final=schedule.lrf)
 
 
-def _check_finite(state: TrainState, hardware: Hardware) -> None:
-    """Stops a training whose loss is no number; looks less often where looking waits."""
-    if hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
+def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | None = None) -> None:
+    """Stops a training whose loss or weights are no numbers any more.
+
+    Args:
+        state: Of the training.
+        hardware: Where waiting for a loss costs time, it is looked at less often.
+        val_loss: Given where a state is about to be kept, which must be a good one: then everything
+            is looked at.
+    """
+    if val_loss is None and hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
         return
+    step = f"in epoch {state.epoch + 1}, step {state.step + 1}"
     if not math.isfinite(float(state.sums.loss)):
-        rate = max(group["lr"] for group in state.optimizer.param_groups)
-        raise DivergedError(
-            "a loss that is a number",
-            found=f"{float(state.sums.loss)} in epoch {state.epoch + 1}, step {state.step + 1}, "
-            f"at a rate of {rate:.3g}",
-            hint=f"--lr {rate / 10:.1g}",
-        )
+        found = f"{float(state.sums.loss)} {step}"
+    elif val_loss is None:
+        return
+    elif not math.isfinite(val_loss):
+        found = f"{val_loss} on the held-out images of epoch {state.epoch + 1}"
+    elif not all(bool(one.isfinite().all()) for one in state.model.parameters()):
+        found = f"weights that are none {step}"
+    else:
+        return
+    rate = max(group["lr"] for group in state.optimizer.param_groups)
+    raise DivergedError(
+        "a loss that is a number",
+        found=f"{found}, at a rate of {rate:.3g}",
+        hint=f"--lr {min(rate / 10, SOUND_LR):.1g}",
+    )
 
 
 def _end_epoch(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,10 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.errors import DataError, ExitCode, Interrupted, RunError
+from swinclf.errors import DataError, DivergedError, ExitCode, Interrupted, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
-from swinclf.files import read_csv, read_json, write_csv, write_json
+from swinclf.files import cannot_write, check_room, read_csv, read_json, write_csv, write_json
 from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
 from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
@@ -57,7 +58,14 @@ from swinclf.models.store import save_model
 from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.progress import SILENT, EpochRow, Reporter
-from swinclf.runs import SPLIT_COLUMNS, RunFolder, create_run, mark_latest
+from swinclf.runs import (
+    SPLIT_COLUMNS,
+    Claim,
+    RunFolder,
+    claim_new_run,
+    claim_run,
+    mark_latest,
+)
 from swinclf.runtime import (
     Hardware,
     StopFlag,
@@ -69,10 +77,26 @@ from swinclf.runtime import (
     versions,
 )
 from swinclf.training.batches import Batches
-from swinclf.training.checkpoint import CheckpointSaver, load_checkpoint
+from swinclf.training.checkpoint import (
+    Checkpoint,
+    CheckpointSaver,
+    read_checkpoint,
+    remove_checkpoints,
+    restore,
+    save_checkpoint,
+    step_back,
+)
 from swinclf.training.compiling import require_compiler
 from swinclf.training.features import LOOK_BATCH, Look, look_at
-from swinclf.training.loop import TrainState, fit
+from swinclf.training.loop import Best, TrainState, fit
+from swinclf.training.origin import (
+    Origin,
+    check_images,
+    check_network,
+    check_settings,
+    frozen_digest,
+    origin_of,
+)
 from swinclf.training.recipe import Facts, Regime, choose_mirror, choose_regime, choose_schedule
 from swinclf.training.regimes import (
     feature_batches,
@@ -111,6 +135,8 @@ class _Start:
     preprocess: Preprocess
     regime: Regime
     trained_weights: bool
+    is_saved: bool  # the weights are still to come, out of a checkpoint
+    frozen: str  # the digest of what never trains; empty where the whole network is in a checkpoint
 
 
 def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | None = None) -> Run:
@@ -130,48 +156,112 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
     """
     stop = StopFlag()
     with stop.listening():
-        config = settings.config
-        hardware = choose_hardware(config.device, config.precision)
-        if config.compile:
+        hardware = choose_hardware(settings.config.device, settings.config.precision)
+        if settings.config.compile:
             require_compiler(hardware.device)
-        settings = settings.choose("precision", hardware.precision, hardware.reason)
-        settings = settings.choose("device", hardware.device, "the best there is")
-        settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
         index = _index(settings, resume)
-        settings = replace(settings, config=replace(config, data=str(index.root)))
-        seed_everything(config.seed)
-        settings, start = _start(settings, index, report)
-        settings = choose_mirror(settings, index.classes)
-        settings = settings.choose("workers", default_workers(), "one a core")
-        look = _look(settings, index, start, hardware, report, stop)
-        dataset = _dataset(settings, index, look, resume)
-        if config.strict:
-            _refuse_skipped(dataset.skipped)
-        faults = [] if resume else _faults(index, look)
-        _tell_faults(faults, index, report)
-        settings = _settle(settings, dataset, start)
-        run = resume or _new_run(settings, dataset)
-        _tell(settings, dataset, start, hardware, report)
-        state = _train(settings, dataset, start, look, hardware, run, report, stop)
-    try:  # the end of the training is saved: whatever happens now, --resume comes straight here
-        return _finish(settings, dataset, start, state, hardware, run, faults, report)
-    except KeyboardInterrupt:
-        raise Interrupted(ExitCode.INTERRUPTED, resume_command(run)) from None
+        with _claim(settings, index, resume) as claim:
+            saved, notes = _saved(claim.run, settings, report) if resume else (None, [])
+            settings = _settle_machine(settings, hardware, index)
+            settings, start = _start(settings, index, report, saved)
+            check_room(claim.run.path, _room_needed(start), "the weights and what --resume needs")
+            settings = choose_mirror(settings, index.classes)
+            settings = settings.choose("workers", default_workers(), "one a core")
+            look = _look(settings, index, start, hardware, report, stop)
+            dataset = _dataset(settings, index, look, resume)
+            if settings.config.strict:
+                _refuse_skipped(dataset.skipped)
+            faults = [] if resume else _faults(index, look)
+            _tell_faults(faults, index, report)
+            settings = _settle(settings, dataset, start)
+            if saved is not None:
+                notes += check_images(saved.origin, dataset, look.digests, look.errors, claim.run)
+            _tell(settings, dataset, start, hardware, report, notes)
+            state, batches = _prepare(settings, dataset, start, look, hardware, report, stop, saved)
+            origin = saved.origin if saved else _begin(settings, claim, start, dataset, look, state)
+            with _how_to_go_on(claim.run):
+                with stop.patiently():
+                    _fit(
+                        settings,
+                        dataset,
+                        start,
+                        state,
+                        batches,
+                        hardware,
+                        claim.run,
+                        origin,
+                        report,
+                        stop,
+                    )
+                return _finish(settings, dataset, start, state, hardware, claim.run, faults, report)
 
 
-def resume_settings(run: RunFolder) -> Settings:
+def _claim(
+    settings: Settings, index: FolderIndex, resume: RunFolder | None
+) -> AbstractContextManager[Claim]:
+    """The run's folder, for this process alone."""
+    if resume is not None:
+        return claim_run(resume)
+    config = settings.config
+    return claim_new_run(Path(config.out), name=config.name, dataset=index.root)
+
+
+def _saved(run: RunFolder, settings: Settings, report: Reporter) -> tuple[Checkpoint, list[str]]:
+    """What an interrupted run goes on from, and what has changed since and may."""
+    saved = read_checkpoint(run)
+    if saved.instead_of:
+        report.warn(
+            f"{run.checkpoint} cannot be read ({saved.instead_of}): going on from the one before it"
+        )
+        step_back(run)
+    return saved, check_settings(saved.origin, settings, run)
+
+
+def _settle_machine(settings: Settings, hardware: Hardware, index: FolderIndex) -> Settings:
+    """Settles what the machine decides, and begins the random numbers."""
+    config = settings.config
+    settings = settings.choose("precision", hardware.precision, hardware.reason)
+    settings = settings.choose("device", hardware.device, "the best there is")
+    settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
+    seed_everything(config.seed)
+    return replace(settings, config=replace(settings.config, data=str(index.root)))
+
+
+@contextmanager
+def _how_to_go_on(run: RunFolder) -> Iterator[None]:
+    """Whatever ends a training that has begun says how to go on with it."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        raise Interrupted(interrupted.exit_code, resume_command(run)) from None
+    except (RunError, OSError) as error:
+        named = Path(getattr(error, "filename", None) or run.path / "a file")
+        told = error if isinstance(error, RunError) else cannot_write(named, error)
+        if not run.checkpoint.is_file():  # the folder itself has gone
+            hint = "start again: swinclf train DATA"
+            raise RunError(told.expected, found=told.found, hint=hint) from error
+        hint = f"mend that, then: {resume_command(run)}"
+        raise RunError(told.expected, found=told.found, hint=hint) from error
+
+
+def resume_settings(run: RunFolder, *, workers: int | None = None) -> Settings:
     """The settings of an interrupted run, exactly as they were resolved.
+
+    Args:
+        run: The run.
+        workers: Threads that read, another number than before; it changes no bit.
 
     Raises:
         RunError: If there is nothing to go on with.
     """
-    if run.is_finished:
+    has_state = run.checkpoint.is_file() or run.previous_checkpoint.is_file()
+    if run.is_finished and not has_state:  # with it, something of the end was left to do
         raise RunError(
             f"an interrupted run at '{run.path}'",
             found="a finished one",
             hint=f"swinclf train DATA --weights '{run.path}' starts a new run from its weights",
         )
-    if not run.checkpoint.is_file():
+    if not has_state:
         raise RunError(
             f"the saved state of a run, '{run.checkpoint}'",
             found="none: it stopped before anything was saved",
@@ -182,6 +272,8 @@ def resume_settings(run: RunFolder) -> Settings:
         values = {name: saved[name] for name in SETTINGS}
         sources = {name: Source(saved["sources"][name]) for name in SETTINGS}
         reasons = dict(saved["reasons"])
+        if workers is not None:
+            values["workers"], sources["workers"] = workers, Source.FLAG
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"the settings of a run in '{run.config}'",
@@ -211,10 +303,16 @@ def _index(settings: Settings, resume: RunFolder | None) -> FolderIndex:
     )
 
 
-def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Settings, _Start]:
-    """Builds the network, from a file, from published weights or from random ones."""
+def _start(
+    settings: Settings, index: FolderIndex, report: Reporter, saved: Checkpoint | None
+) -> tuple[Settings, _Start]:
+    """Builds the network, from a file, from published weights or from random ones.
+
+    Of a resumed run whose whole network trains, all weights come from what was saved.
+    """
     config = settings.config
-    weights = find_weights(Path(config.weights)) if config.weights else None
+    is_saved = saved is not None and not saved.origin.network
+    weights = find_weights(Path(config.weights)) if config.weights and not is_saved else None
     if weights and weights.card:
         reason = "as the run that --weights names"
         settings = settings.choose("model", weights.card.model, reason)
@@ -224,7 +322,7 @@ def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Se
         settings = settings.choose("model_arg", arguments, reason)
     if settings.config.model in OWN_SHAPES:
         settings = settings.choose("impl", Impl.NATIVE, "a shape of your own")
-    trained_weights = weights is not None or config.pretrained
+    trained_weights = bool(config.weights) or config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     config = settings.config
     architecture = Architecture(
@@ -237,16 +335,19 @@ def _start(settings: Settings, index: FolderIndex, report: Reporter) -> tuple[Se
     )
     if weights:
         network = build_from_file(architecture, weights.path)
-    elif config.pretrained:
+    elif config.pretrained and not is_saved:
         network = build_pretrained(architecture, report=report)
     else:
         network = build_network(architecture)
+    frozen = frozen_digest(network) if regime is Regime.HEAD else ""
+    if saved is not None:
+        check_network(saved.origin, frozen, saved.path.parent)
     if config.freeze_stages is not None:
         freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
     preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
     settings = settings.choose("img_size", preprocess.height, "the model's own")
     settings = settings.choose("fit", preprocess.fit, "the model's own")
-    return settings, _Start(network, preprocess, regime, trained_weights)
+    return settings, _Start(network, preprocess, regime, trained_weights, is_saved, frozen)
 
 
 def _arguments(words: Sequence[str]) -> dict[str, str]:
@@ -267,7 +368,7 @@ def _look(
 
     A test folder's images are only read: nothing is ever chosen by them.
     """
-    keeps_features = start.regime is Regime.HEAD or start.trained_weights
+    keeps_features = start.regime is Regime.HEAD or (start.trained_weights and not start.is_saved)
     computer = Computer(start.network, hardware) if keeps_features else None
     look = Look({}, {}, None)
     for is_test, sees in ((False, computer), (True, None)):
@@ -302,13 +403,6 @@ def _dataset(
         return assign_splits(
             index, look.digests, look.errors, val_split=config.val_split, seed=config.seed
         )
-    if look.errors:
-        path, reason = next(iter(look.errors.items()))
-        raise RunError(
-            f"the {len(index.images)} images that '{resume.path}' was started with",
-            found=f"{len(look.errors)} of them unreadable now, e.g. {path}: {reason}",
-            hint=f"put them back, or start again: swinclf train '{index.root}'",
-        )
     skipped = read_csv(resume.skipped) if resume.skipped.is_file() else []
     rows = tuple(Skipped(row["path"], row["reason"]) for row in skipped)
     return Dataset(index.root, index.classes, index.images, rows)
@@ -325,34 +419,49 @@ def _settle(settings: Settings, dataset: Dataset, start: _Start) -> Settings:
     return choose_schedule(settings, start.regime, facts)
 
 
-def _new_run(settings: Settings, dataset: Dataset) -> RunFolder:
-    """Makes the run's folder and writes all that is known before training."""
-    config = settings.config
-    run = create_run(Path(config.out), name=config.name, dataset=dataset.root)
+def _room_needed(start: _Start) -> int:
+    """Bytes that the run's large files take: three checkpoints while one is written, one model."""
+    whole: int = sum(one.nbytes for one in start.network.state_dict().values())
+    # The weights, the best ones so far, and AdamW's two numbers for each.
+    return whole + (0 if start.regime is Regime.HEAD else 3 * 4 * whole)
+
+
+def _begin(
+    settings: Settings,
+    claim: Claim,
+    start: _Start,
+    dataset: Dataset,
+    look: Look,
+    state: TrainState,
+) -> Origin:
+    """Writes all that is known before training and the state to begin with: now it is a run."""
+    run = claim.run
     facts = {"command": command_of(settings), "versions": versions()}
     write_json(run.config, {**settings.to_dict(), **facts})
     write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
     write_csv(run.split, SPLIT_COLUMNS, map(astuple, dataset.images))
     if dataset.skipped:
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
-    return run
+    origin = origin_of(settings, run, dataset, look.digests, network=start.frozen)
+    save_checkpoint(run, state, origin)
+    claim.publish()
+    return origin
 
 
-def _train(
+def _prepare(
     settings: Settings,
     dataset: Dataset,
     start: _Start,
     look: Look,
     hardware: Hardware,
-    run: RunFolder,
     report: Reporter,
     stop: StopFlag,
-) -> TrainState:
-    """Trains to the end; the network then holds the best weights."""
+    saved: Checkpoint | None,
+) -> tuple[TrainState, Batches]:
+    """What trains, in the state that it starts or goes on from, and what on."""
     config = settings.config
     network, device = start.network, hardware.device
     reset_head(network, len(dataset.classes))
-    schedule = schedule_of(config, dataset, device)
     features = None
     if look.features is not None:
         features = feature_batches(
@@ -361,36 +470,82 @@ def _train(
     batches: Batches
     if start.regime is Regime.HEAD:
         assert features is not None
-        batches, hardware = features, head_hardware(device)
-        state = head_state(network, features, config, hardware)
+        batches = features
+        state = head_state(network, features, config, head_hardware(device))
     else:
         tell = _bad_file_teller(report, strict=config.strict)
-        batches = image_batches(dataset, start.preprocess, config, device, tell)
+        batches = replace(
+            image_batches(dataset, start.preprocess, config, device, tell),
+            digests={dataset.root / path: digest for path, digest in look.digests.items()},
+        )
         if batches.kept.limit_bytes:
             room = batches.kept.limit_bytes / 1024**3
             report.note(
                 f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most"
             )
-        if features is not None and not run.checkpoint.is_file():
+        if features is not None and saved is None:
+            schedule = schedule_of(config, dataset, device)
             accuracy = start_head(network, features, config, schedule, device, stop)
             report.note(
                 f"the head starts from a linear probe: {accuracy:.1%} of the held-out images right"
             )
         state = network_state(network, config, hardware)
     seed_everything(config.seed)
-    if run.checkpoint.is_file():
-        load_checkpoint(run.checkpoint, state)
-    saver = CheckpointSaver(run.checkpoint)
+    if saved is not None:
+        restore(saved, state)
+    return state, batches
+
+
+def _fit(
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    state: TrainState,
+    batches: Batches,
+    hardware: Hardware,
+    run: RunFolder,
+    origin: Origin,
+    report: Reporter,
+    stop: StopFlag,
+) -> None:
+    """Trains to the end; the network then holds the best weights."""
+    schedule = schedule_of(settings.config, dataset, hardware.device)
+    if start.regime is Regime.HEAD:
+        hardware = head_hardware(hardware.device)
+    saver = CheckpointSaver(run, origin)
     try:
         with out_of_memory_named(batches.batch_size):
             fit(state, batches, schedule, hardware, report=report, stop=stop, saver=saver)
-    except Interrupted as interrupted:
-        raise Interrupted(interrupted.exit_code, resume_command(run)) from None
-    finally:
-        write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
+    except DivergedError as error:
+        raise _keep_last_good(error, settings, dataset, start, state, hardware, run) from None
+    finally:  # whatever ends it, and if it is a full disk
+        with suppress(RunError):
+            write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
     saver.save(state)
-    install_best(state, network)
-    return state
+    install_best(state, start.network)
+
+
+def _keep_last_good(
+    error: DivergedError,
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    state: TrainState,
+    hardware: Hardware,
+    run: RunFolder,
+) -> DivergedError:
+    """Leaves a diverged run with the last good weights as its model; returns what to say."""
+    best = state.best
+    weights = best.weights if best else read_checkpoint(run).weights()
+    state.best = Best(best.epoch if best else 0, (0.0, 0.0), weights)
+    install_best(state, start.network)
+    save_model(run.model, start.network, _card(settings, dataset, start, hardware))
+    of = f"epoch {best.epoch}" if best else "the last save, before the end of any epoch"
+    return DivergedError(
+        error.expected,
+        found=f"{error.found}; the weights of {of} are kept: {run.model}",
+        hint=f"swinclf train {shlex.quote(str(dataset.root))} {error.hint}",
+    )
 
 
 def _finish(
@@ -405,20 +560,7 @@ def _finish(
 ) -> Run:
     """Writes the weights, then scores the file that was written, as any later use will see it."""
     config = settings.config
-    card = ModelCard(
-        model=config.model,
-        impl=config.impl,
-        model_args=_arguments(config.model_arg),
-        classes=dataset.classes,
-        preprocess=start.preprocess,
-        precision=hardware.precision,
-        split={
-            "seed": config.seed,
-            "val_split": config.val_split,
-            "dataset": dataset_digest(dataset.root),
-        },
-        versions=versions(),
-    )
+    card = _card(settings, dataset, start, hardware)
     measured = measure_confidence(
         TorchPredictor(start.network, card, hardware_for(card, Asked(device=hardware.device))),
         dataset.root,
@@ -461,9 +603,28 @@ def _finish(
             audit=list(map(for_report, faults)),
         ),
     )
-    run.checkpoint.unlink(missing_ok=True)
     mark_latest(run)
+    remove_checkpoints(run)
     return Run(run, scored.metrics, (*dataset.skipped, *scored.skipped))
+
+
+def _card(settings: Settings, dataset: Dataset, start: _Start, hardware: Hardware) -> ModelCard:
+    """What the weights are stored with."""
+    config = settings.config
+    return ModelCard(
+        model=config.model,
+        impl=config.impl,
+        model_args=_arguments(config.model_arg),
+        classes=dataset.classes,
+        preprocess=start.preprocess,
+        precision=hardware.precision,
+        split={
+            "seed": config.seed,
+            "val_split": config.val_split,
+            "dataset": dataset_digest(dataset.root),
+        },
+        versions=versions(),
+    )
 
 
 def resume_command(run: RunFolder) -> str:
@@ -472,7 +633,12 @@ def resume_command(run: RunFolder) -> str:
 
 
 def _tell(
-    settings: Settings, dataset: Dataset, start: _Start, hardware: Hardware, report: Reporter
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    hardware: Hardware,
+    report: Reporter,
+    changes: Sequence[str],
 ) -> None:
     """Says what is about to happen: the data, the network, and every choice with its reason."""
     config = settings.config
@@ -487,6 +653,8 @@ def _tell(
             f"{dataset.skipped[0].reason} (all in skipped.csv)"
         )
     report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
+    for change in changes:
+        report.note(f"since this run began: {change}")
     report.note("chosen, as not given:")
     for name, reason in settings.reasons.items():
         if name not in ("device", "precision"):
