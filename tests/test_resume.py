@@ -318,7 +318,7 @@ def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp
     run = RunFolder(interrupted)
     with pytest.raises((RunError, WeightsError)) as error:
         train_verb.train(train_verb.resume_settings(run), resume=run)
-    assert "last.ckpt" in error.value.expected
+    assert f"the settings of '{run.config}' as it was begun with" in error.value.expected
 
 
 def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):

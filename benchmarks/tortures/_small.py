@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+import swinclf
+from swinclf.errors import ExitCode, Interrupted
+from swinclf.runs import RunFolder
+from swinclf.training.loop import TrainState
+from swinclf.training.origin import Origin
+from swinclf.verbs import train as train_verb
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 SETTINGS: Mapping[str, Any] = {
@@ -30,3 +38,32 @@ def write_dataset(root: Path, *, per_class: int = 12) -> Path:
             pixels = (np.asarray(colour) + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:03d}.png")
     return root
+
+
+def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, Origin]:
+    """A run that has been saved twice, the state it is in, and what it was begun with."""
+    kept: list[Any] = []
+
+    def fit(state: TrainState, *_: object, saver: Any, **__: object) -> None:
+        state.step += 1
+        saver.save(state)
+        kept.extend((state, saver._origin))
+        raise Interrupted(ExitCode.INTERRUPTED)
+
+    with _replaced(fit):
+        data = write_dataset(folder / "colours", per_class=4)
+        try:
+            swinclf.train(data, out=str(folder / "runs"), epochs=1, name="saved", **SETTINGS)
+        except Interrupted:
+            state, origin = kept
+    return RunFolder(folder / "runs" / "saved"), state, origin
+
+
+@contextmanager
+def _replaced(fit: Any) -> Iterator[None]:
+    real = train_verb.fit
+    train_verb.fit = fit
+    try:
+        yield
+    finally:
+        train_verb.fit = real

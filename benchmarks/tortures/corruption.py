@@ -13,7 +13,8 @@ import numpy as np
 import swinclf
 from swinclf.errors import SwinclfError
 from swinclf.models.store import load_model
-from tortures._small import SETTINGS, write_dataset
+from swinclf.training.checkpoint import read_checkpoint
+from tortures._small import SETTINGS, interrupted_run
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,28 +24,39 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def torture(options: argparse.Namespace) -> dict[str, Any]:
-    """Damages a model file in every way and loads it each time."""
+    """Damages a checkpoint and a model file in every way and loads them each time."""
     rng = np.random.default_rng(options.seed)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        data = write_dataset(Path(folder) / "colours")
-        run = swinclf.train(data, epochs=1, out=str(Path(folder) / "runs"), **SETTINGS)
-        whole = run.folder.model.read_bytes()
-        copy = Path(folder) / "model.safetensors"
+        run, state, _ = interrupted_run(Path(folder))
+        data = Path(folder) / "colours"
+        done = swinclf.train(data, epochs=1, out=str(Path(folder) / "runs"), **SETTINGS)
+        before = state.step - 1
         for number in range(options.flips + options.cuts):
-            damaged = (
-                _flipped(whole, rng)
-                if number < options.flips
-                else whole[: int(rng.integers(len(whole)))]
+            path = run.checkpoint if number % 2 else done.folder.model
+            whole = path.read_bytes()
+            is_flip = number < options.flips
+            path.write_bytes(
+                _flipped(whole, rng) if is_flip else whole[: int(rng.integers(len(whole)))]
             )
-            copy.write_bytes(damaged)
-            try:
-                load_model(copy)
-            except SwinclfError:
-                counts["caught"] += 1
+            if path == run.checkpoint:
+                saved = read_checkpoint(run)
+                caught = bool(saved.instead_of) and saved.facts["step"] == before
+                counts["fallen back to the one before"] += caught
             else:
-                counts["wrong"] += 1
-    return {"damages": options.flips + options.cuts, "wrong": 0, **counts}
+                caught = _is_refused(path)
+            counts["caught"] += caught
+            counts["wrong"] += not caught
+            path.write_bytes(whole)
+    return {"flips": options.flips, "cuts": options.cuts, **counts}
+
+
+def _is_refused(model: Path) -> bool:
+    try:
+        load_model(model)
+    except SwinclfError:
+        return True
+    return False
 
 
 def _flipped(whole: bytes, rng: np.random.Generator) -> bytes:

@@ -135,7 +135,8 @@ class ImageBatches:
         on_bad_file: Called with the path and the reason of a file that could be read before and
             cannot any more: its place in the batch stays empty.
         kept: Pictures decoded in an earlier epoch.
-        digests: The content digests of files; one with another content now is a bad one.
+        digests: The content digests of files; one with another content now is a bad one
+            (a picture that is kept has none: it was looked at when it was read).
     """
 
     train_files: Sequence[Path]
@@ -205,7 +206,7 @@ class ImageBatches:
             for index, loaded in batch:
                 if loaded.pixels is None:
                     self.on_bad_file(files[index], loaded.error)
-                elif self.digests.get(files[index], loaded.digest) != loaded.digest:
+                elif loaded.digest and self.digests.get(files[index]) not in (None, loaded.digest):
                     self.on_bad_file(files[index], "its content is another one now")
                 else:
                     good.append((loaded.pixels, targets[index]))

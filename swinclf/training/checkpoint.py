@@ -119,10 +119,6 @@ class Checkpoint:
     origin: Origin
     instead_of: str = ""
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The model's best weights, or its first ones where no epoch had ended."""
-        return _below("best/", self.tensors) or _below("model/", self.tensors)
-
 
 def read_checkpoint(run: RunFolder) -> Checkpoint:
     """The newest whole checkpoint of a run.

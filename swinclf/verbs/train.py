@@ -88,7 +88,7 @@ from swinclf.training.checkpoint import (
 )
 from swinclf.training.compiling import require_compiler
 from swinclf.training.features import LOOK_BATCH, Look, look_at
-from swinclf.training.loop import Best, TrainState, fit
+from swinclf.training.loop import TrainState, fit
 from swinclf.training.origin import (
     Origin,
     check_images,
@@ -534,16 +534,18 @@ def _keep_last_good(
     hardware: Hardware,
     run: RunFolder,
 ) -> DivergedError:
-    """Leaves a diverged run with the last good weights as its model; returns what to say."""
-    best = state.best
-    weights = best.weights if best else read_checkpoint(run).weights()
-    state.best = Best(best.epoch if best else 0, (0.0, 0.0), weights)
-    install_best(state, start.network)
-    save_model(run.model, start.network, _card(settings, dataset, start, hardware))
-    of = f"epoch {best.epoch}" if best else "the last save, before the end of any epoch"
+    """Leaves a diverged run with its best weights as its model, if it has any; returns what to say.
+
+    Before the end of an epoch there are none that were ever better than those it began with.
+    """
+    kept = f"no epoch had ended, and {run.checkpoint} holds the last good state"
+    if state.best is not None:
+        install_best(state, start.network)
+        save_model(run.model, start.network, _card(settings, dataset, start, hardware))
+        kept = f"the weights of epoch {state.best.epoch} are kept: {run.model}"
     return DivergedError(
         error.expected,
-        found=f"{error.found}; the weights of {of} are kept: {run.model}",
+        found=f"{error.found}; {kept}",
         hint=f"swinclf train {shlex.quote(str(dataset.root))} {error.hint}",
     )
 

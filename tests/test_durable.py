@@ -1,0 +1,456 @@
+"""What a run survives: full disks, lost folders, damage, signals, company, edits, divergence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import (
+    SMALL_FLAGS,
+    SMALL_SETTINGS,
+    error_lines,
+    read_rows,
+    same_weights,
+    weights_of,
+    write_dataset,
+    write_image,
+)
+
+import swinclf
+from swinclf import files
+from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
+from swinclf.lock import FolderLock, Held
+from swinclf.models.store import load_model
+from swinclf.runs import RunFolder
+from swinclf.runtime import StopFlag
+from swinclf.training import loop
+from swinclf.training.checkpoint import read_checkpoint
+from swinclf.verbs import train as train_verb
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+TIMED = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes of six pictures, to be read only."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "colours", per_class=6)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swinclf.inference.results.draw_confusion_matrix", _draw)
+        patch.setattr("swinclf.inference.results.draw_curves", _draw)
+        return swinclf.train(data, out=str(out), **SMALL_SETTINGS).folder.path
+
+
+def _draw(_what, path):
+    write_image(path, (0, 0, 0), seed=0, size=(1, 1))
+
+
+@pytest.fixture
+def stopped(data, tmp_path, monkeypatch):
+    """The same run, stopped in its first epoch."""
+
+    def fit(state, *_, saver, **__):
+        saver.save(state)
+        raise Interrupted(ExitCode.INTERRUPTED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_verb, "fit", fit)
+        with pytest.raises(Interrupted):
+            swinclf.train(data, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
+    return tmp_path / "runs" / "stopped"
+
+
+def resume(run: Path, **options):
+    """Goes on with a run."""
+    return train_verb.train(
+        train_verb.resume_settings(RunFolder(run), **options), resume=RunFolder(run)
+    )
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two finished runs are the same, and nothing is left over."""
+    assert same_weights(weights_of(one), weights_of(other))
+    histories = [
+        [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+        for rows in (read_rows(one / "history.csv"), read_rows(other / "history.csv"))
+    ]
+    assert histories[0] == histories[1]
+    for name in ("predictions.csv", "metrics.json", "split.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert [path.name for path in other.parent.rglob(".*")] == []
+    assert {path.name for path in other.iterdir()} == {path.name for path in one.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_same_command_gives_the_same_bits_with_any_workers(data, whole, tmp_path, workers):
+    again = swinclf.train(data, out=str(tmp_path / "runs"), workers=workers, **SMALL_SETTINGS)
+    assert_same(whole, again.folder.path)
+
+
+# --- one process a run ----------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_and_told_who(stopped, whole, cli):
+    lock = FolderLock(stopped)
+    done = cli("train", "--resume", stopped)
+    assert done.code == 1
+    expected, found, _ = error_lines(done)
+    assert f"process {os.getpid()} on " in expected
+    assert f"process {os.getpid()} on " in found
+    lock.release()
+    assert cli("train", "--resume", stopped, "--workers", "0").code == 0
+    assert_same(whole, stopped)
+
+
+def test_a_name_that_another_process_is_about_to_take(data, tmp_path, cli):
+    draft = tmp_path / "runs" / ".mine.draft"
+    draft.mkdir(parents=True)
+    lock = FolderLock(draft)
+    done = cli("train", data, *SMALL_FLAGS, "--name", "mine")
+    assert done.code == 1
+    assert "is training it" in error_lines(done)[1]
+    lock.release()
+    assert cli("train", data, *SMALL_FLAGS, "--name", "mine").code == 0
+
+
+def test_the_lock_and_the_draft_of_a_dead_process_are_free(data, whole, tmp_path):
+    out = tmp_path / "runs"
+    for name in (".mine.draft", ".colours-1.draft"):
+        (out / name).mkdir(parents=True)
+        code = (
+            "import os, sys; from pathlib import Path; from swinclf.lock import FolderLock\n"
+            "lock = FolderLock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+        )
+        died = subprocess.run([sys.executable, "-c", code, out / name], check=False)
+        assert died.returncode == -signal.SIGKILL
+        (out / name / "split.csv").write_text("half a")
+        assert (out / name / ".lock").read_text().startswith("process ")
+    run = swinclf.train(data, out=str(out), name="mine", **SMALL_SETTINGS)
+    assert_same(whole, run.folder.path)
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    lock = FolderLock(tmp_path)
+    with pytest.raises(Held, match=f"process {os.getpid()} on "):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("place", ["_look", "_prepare", "build_network", "save_checkpoint"])
+def test_a_signal_before_there_is_a_run_leaves_none(
+    data, tmp_path, monkeypatch, cli, place, number, code
+):
+    real = getattr(train_verb, place)
+
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(train_verb, place, signalled)
+    done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == code
+    assert done.err.endswith("stopped; there was nothing to save yet\n")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "place", ["fit", "score_images", "save_samples", "write_results", "save_model", "mark_latest"]
+)
+def test_a_signal_from_then_on_leaves_a_run_to_resume(
+    data, whole, tmp_path, monkeypatch, cli, place, number, code
+):
+    real = getattr(train_verb, place)
+
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_verb, place, signalled)
+        done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == code
+    run = tmp_path / "runs" / "colours-1"
+    assert done.err.endswith(
+        "stopped; everything is saved: swinclf train --resume runs/colours-1\n"
+    )
+    assert cli("train", "--resume", run).code == 0
+    assert_same(whole, run)
+
+
+def test_a_second_signal_leaves_at_once():
+    code = (
+        "import os, signal, time; from swinclf.runtime import StopFlag\n"
+        "stop = StopFlag()\n"
+        "with stop.listening(), stop.patiently():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); assert stop\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 143
+
+
+def test_patience_ends_with_the_signal_that_was_not_obeyed():
+    stop = StopFlag()
+    with pytest.raises(Interrupted), stop.listening(), stop.patiently():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
+    words = [sys.executable, "-m", "swinclf", "train", data, *SMALL_FLAGS]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch"):
+                break
+        process.kill()
+    run = tmp_path / "runs" / "colours-1"
+    assert (run / ".lock").exists(), "nobody was there to remove it"
+    (run / ".last.ckpt.1.tmp").write_bytes(b"half a")
+    assert cli("train", "--resume", run).code == 0
+    assert_same(whole, run)
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("write", [1, 4, 5, 6, 7, 9, 26])
+def test_a_disk_that_fails_at_any_write_loses_nothing(
+    data, whole, tmp_path, monkeypatch, cli, write, number
+):
+    real, written = os.fsync, []
+
+    def fsync(handle):
+        is_file = stat.S_ISREG(os.fstat(handle).st_mode)
+        written.extend([handle] * is_file)
+        if is_file and len(written) >= write:
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == 1, done.err
+    expected, found, hint = error_lines(done)
+    assert "runs" in expected
+    assert os.strerror(number) in found
+    assert "nothing saved before is lost" in found
+    run = tmp_path / "runs" / "colours-1"
+    if run.exists():
+        assert hint == "mend that, then: swinclf train --resume runs/colours-1"
+        assert cli("train", "--resume", run).code == 0
+        assert_same(whole, run)
+    else:
+        assert write <= 4, "before there was anything to save"
+        assert not (tmp_path / "runs").exists()
+
+
+def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch, cli):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(train_verb, "_look", lambda *_: pytest.fail("too late"))
+    done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "MB free in 'runs" in expected
+    assert found == "1.0 MB free on that disk"
+    assert "--out" in hint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_that_is_deleted_under_the_training(data, tmp_path, monkeypatch, cli):
+    real = train_verb.fit
+
+    def fit(*arguments, **options):
+        shutil.rmtree(tmp_path / "runs" / "colours-1")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(train_verb, "fit", fit)
+    done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == 1
+    expected, found, hint = error_lines(done)
+    assert "the folder 'runs/colours-1'" in expected
+    assert "it is gone" in found
+    assert hint == "start again: swinclf train DATA"
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def _damages(whole: bytes):
+    """Single bits flipped, half of them in the header, and files cut short."""
+    rng = np.random.default_rng(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for number in range(30):
+        place, bit = int(rng.integers(header if number % 2 else len(whole))), int(rng.integers(8))
+        yield whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+    for _ in range(10):
+        yield whole[: int(rng.integers(len(whole)))]
+
+
+def test_damage_to_a_checkpoint_is_noticed_and_the_one_before_taken(stopped):
+    run = RunFolder(stopped)
+    content = run.checkpoint.read_bytes()
+    assert not read_checkpoint(run).instead_of
+    for damaged in _damages(content):
+        run.checkpoint.write_bytes(damaged)
+        saved = read_checkpoint(run)
+        assert saved.instead_of
+        assert saved.path == run.previous_checkpoint
+    run.previous_checkpoint.write_bytes(b"")
+    with pytest.raises((RunError, WeightsError)) as error:
+        read_checkpoint(run)
+    assert "last.ckpt" in error.value.expected
+
+
+def test_damage_to_a_model_is_noticed(whole, tmp_path):
+    copy = tmp_path / "model.safetensors"
+    for damaged in _damages((whole / "model.safetensors").read_bytes()):
+        copy.write_bytes(damaged)
+        with pytest.raises(SwinclfError):
+            load_model(copy)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(stopped, whole, cli):
+    (stopped / "last.ckpt").write_bytes(b"no longer what it was")
+    done = cli("train", "--resume", stopped)
+    assert done.code == 0
+    assert "going on from the one before it" in done.err
+    assert_same(whole, stopped)
+
+
+# --- what has changed since -----------------------------------------------------------------------
+
+
+def _moved(stopped: Path, data: Path, to: Path) -> Path:
+    """A copy of the data for a run of its own to change; the run is told of it."""
+    shutil.copytree(data, to)
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps({**config, "data": str(to)}))
+    return to
+
+
+def test_data_that_moved_and_grew_are_gone_on_with(stopped, whole, data, tmp_path, cli):
+    moved = _moved(stopped, data, tmp_path / "colours")
+    write_image(moved / "red" / "new.png", (1, 2, 3), seed=9)
+    done = cli("train", "--resume", stopped, "--workers", "1")
+    assert done.code == 0, done.err
+    assert "since this run began: data" in done.err
+    assert "1 images are new, e.g. red/new.png: this run does without" in done.err
+    assert same_weights(weights_of(whole), weights_of(stopped))
+
+
+def test_an_edited_image_is_refused(stopped, data, tmp_path, cli):
+    moved = _moved(stopped, data, tmp_path / "colours")
+    write_image(moved / "red" / "003.png", (1, 2, 3), seed=9)
+    done = cli("train", "--resume", stopped)
+    assert done.code == 1
+    assert error_lines(done)[1] == "1 of them with another content now, e.g. red/003.png"
+
+
+def test_a_renamed_class_is_refused(stopped, data, tmp_path, cli):
+    moved = _moved(stopped, data, tmp_path / "colours")
+    (moved / "red").rename(moved / "rouge")
+    done = cli("train", "--resume", stopped)
+    assert done.code == 1
+    found = error_lines(done)[1]
+    assert "6 of them unreadable now" in found
+    assert f"no folder '{moved / 'red'}' any more" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("config.json", '"epochs": 2', '"epochs": 3', "epochs 3 instead of 2"),
+        ("split.csv", ",train", ",val", "another content"),
+        ("class_indices.json", "blue", "bleu", "another content"),
+        ("split.csv", "path,label", "road,label", "KeyError"),
+    ],
+)
+def test_a_run_s_own_files_must_be_as_they_were(stopped, cli, name, old, new, said):
+    text = (stopped / name).read_text()
+    assert old in text
+    (stopped / name).write_text(text.replace(old, new))
+    done = cli("train", "--resume", stopped)
+    assert done.code == 1
+    assert said in error_lines(done)[1]
+    assert not (stopped / "model.safetensors").exists()
+
+
+def test_other_versions_are_said(stopped, monkeypatch, cli):
+    versions = train_verb.versions()
+    monkeypatch.setattr("swinclf.training.origin.versions", lambda: {**versions, "torch": "9.9"})
+    done = cli("train", "--resume", stopped)
+    assert done.code == 0
+    assert f"torch {versions['torch']} -> 9.9: the run will be" in done.err
+
+
+def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, monkeypatch, cli):
+    shutil.copytree(trained.path, tmp_path / "base")
+    settings = {**SMALL_SETTINGS, "freeze_layers": True, "weights": str(tmp_path / "base")}
+    del settings["pretrained"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_verb, "fit", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            swinclf.train(data, out=str(tmp_path / "runs"), name="head", **settings)
+    other = swinclf.train(data, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder.model
+    shutil.copy(other, tmp_path / "base" / "model.safetensors")
+    done = cli("train", "--resume", tmp_path / "runs" / "head")
+    assert done.code == 1
+    assert "the trained weights that the run was begun with" in error_lines(done)[0]
+
+
+# --- divergence -----------------------------------------------------------------------------------
+
+
+def test_a_diverged_run_keeps_the_state_before(data, tmp_path, cli):
+    done = cli("train", data, *SMALL_FLAGS, "--lr", "1e30", "--clip-norm", "0")
+    assert done.code == 1
+    _, found, hint = error_lines(done)
+    assert "epoch 1, step" in found
+    assert found.endswith("runs/colours-1/last.ckpt holds the last good state")
+    assert hint == f"swinclf train {data} --lr 0.001"
+    saved = read_checkpoint(RunFolder(tmp_path / "runs" / "colours-1"))
+    assert all(one.isfinite().all() for one in saved.tensors.values())
+
+
+def test_a_diverged_run_keeps_its_best_weights(data, tmp_path, cli, monkeypatch):
+    real = loop._train_step
+
+    def step(state, *rest):
+        real(state, *rest)
+        if state.epoch == 1:
+            next(state.model.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(loop, "_train_step", step)
+    done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == 1
+    run = tmp_path / "runs" / "colours-1"
+    assert f"the weights of epoch 1 are kept: {Path('runs/colours-1')}" in error_lines(done)[1]
+    assert all(np.isfinite(one).all() for one in weights_of(run).values())
+    assert len(read_rows(run / "history.csv")) == 1
+    assert not (run / "metrics.json").exists()
+    monkeypatch.undo()
+    assert cli("predict", data / "red", "--run", run).code == 0
