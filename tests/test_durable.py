@@ -62,16 +62,17 @@ def _draw(_what, path):
     write_image(path, (0, 0, 0), seed=0, size=(1, 1))
 
 
+def _stop(state, *_, saver, **__):
+    saver.save(state)
+    raise Interrupted(ExitCode.INTERRUPTED)
+
+
 @pytest.fixture
 def stopped(data, tmp_path, monkeypatch):
     """The same run, stopped in its first epoch."""
 
-    def fit(state, *_, saver, **__):
-        saver.save(state)
-        raise Interrupted(ExitCode.INTERRUPTED)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "fit", fit)
+        patch.setattr(train_verb, "fit", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
     return tmp_path / "runs" / "stopped"
@@ -236,7 +237,7 @@ def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-@pytest.mark.parametrize("write", [1, 4, 5, 6, 7, 9, 26])
+@pytest.mark.parametrize("write", [1, 4, 5, 6, 7, 9, 15])
 def test_a_disk_that_fails_at_any_write_loses_nothing(
     data, whole, tmp_path, monkeypatch, cli, write, number
 ):
@@ -386,7 +387,7 @@ def test_a_renamed_class_is_refused(stopped, data, tmp_path, cli):
         ("config.json", '"epochs": 2', '"epochs": 3', "epochs 3 instead of 2"),
         ("split.csv", ",train", ",val", "another content"),
         ("class_indices.json", "blue", "bleu", "another content"),
-        ("split.csv", "path,label", "road,label", "KeyError"),
+        ("split.csv", "path,label", "road,label", "no column path"),
     ],
 )
 def test_a_run_s_own_files_must_be_as_they_were(stopped, cli, name, old, new, said):
@@ -412,7 +413,7 @@ def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, 
     settings = {**SMALL_SETTINGS, "freeze_layers": True, "weights": str(tmp_path / "base")}
     del settings["pretrained"]
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "fit", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(train_verb, "fit", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="head", **settings)
     other = swinclf.train(data, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder.model
