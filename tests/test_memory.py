@@ -16,8 +16,9 @@ from swinclf.errors import ExitCode, Interrupted
 from swinclf.runs import RunFolder
 from swinclf.runtime import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
 from swinclf.training import loop
-from swinclf.training.checkpoint import load_checkpoint, save_checkpoint
+from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from swinclf.training.optim import build_optimizer
+from swinclf.training.origin import Origin
 from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -107,9 +108,10 @@ def test_where_not_even_one_image_fits_or_something_else_is_wrong_it_ends():
 def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
     state = state_of(Network(most=4))
     loop._train_step(state, batch_of(8), SCHEDULE, CPU)
-    save_checkpoint(tmp_path / "last.ckpt", state)
+    run = RunFolder(tmp_path)
+    save_checkpoint(run, state, Origin({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8)))
     again = state_of(Network())
-    load_checkpoint(tmp_path / "last.ckpt", again)
+    restore(read_checkpoint(run), again)
     assert again.micro_batch == 4
 
 
