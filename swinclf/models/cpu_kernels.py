@@ -26,7 +26,8 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 _WORTH_COPY = 256  # channels from which a matrix is transposed before its product
-_FEW_TOKENS = 256  # up to which even the wider matrix is
+_FEW_TOKENS = 64  # up to which even the wider matrix is
+_MANY_TOKENS = 512  # from which, as up to those few, the derivative below beats autograd's
 
 
 @cache
@@ -67,6 +68,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     values = (x, weight, bias)
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
+        if _FEW_TOKENS < x.numel() // x.shape[-1] < _MANY_TOKENS:
+            return F.linear(x, weight, bias)
         out: Tensor = _Linear.apply(*values)
         return out
     return product(x, weight, bias)
