@@ -136,7 +136,7 @@ def read_in_turns(folder: Path, count: int) -> None:
         ]
     )
     sides: dict[str, Callable[[Path], object]] = {
-        OURS: lambda path: load_for_prediction(path, preprocess).pixels,
+        OURS: lambda path: load_for_prediction(path, preprocess, digest=False).pixels,
         THEIRS: lambda path: middle(Image.open(path).convert("RGB")),
     }
     files = sorted(folder.rglob("*.jpg"))

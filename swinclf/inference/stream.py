@@ -127,7 +127,7 @@ def _answer(predictor: Predictor, pixels: np.ndarray) -> list[Answer]:
 def _load(source: str | Path | Image.Image | np.ndarray, predictor: Predictor) -> LoadedImage:
     preprocess = predictor.card.preprocess
     if isinstance(source, str | Path):
-        return load_for_prediction(Path(source), preprocess)
+        return load_for_prediction(Path(source), preprocess, digest=False)
     try:
         picture = source if isinstance(source, Image.Image) else _from_array(source)
         return LoadedImage(eval_pixels(to_rgb(picture), preprocess), b"", "")
