@@ -197,19 +197,30 @@ def test_other_files_of_the_same_names_are_refused(tmp_path):
     assert compare(*folders).paired == Paired(1, 1, 0, 0)
 
 
+HEADER = "path,label,predicted,probability\n"
+
+
 @pytest.mark.parametrize(
-    "content", [None, "path,label\na,b\n", "path,label,predicted,probability\n"]
+    ("content", "found"),
+    [
+        (None, "no predictions.csv in it"),
+        ("path,label\na,b\n", "no column predicted, probability"),
+        (HEADER, "no image"),
+        (HEADER + "a,b,c,much\n", "a probability that is no number"),
+    ],
 )
-def test_a_folder_without_answers(tmp_path, two, content):
+def test_a_folder_without_answers(tmp_path, two, content, found):
     folder = tmp_path / "c"
     folder.mkdir()
     if content is not None:
         (folder / "predictions.csv").write_text(content)
     with pytest.raises(RunError) as caught:
         compare(two[0], folder)
-    assert "swinclf eval DATA" in caught.value.hint
-    with pytest.raises(RunError):
+    assert caught.value.found == found
+    with pytest.raises(RunError) as caught:
         compare(tmp_path / "nowhere", two[0])
+    assert caught.value.found == "no folder of that name"
+    assert "swinclf eval DATA" in caught.value.hint
 
 
 def test_a_run_and_its_evaluation_agree(cli, trained, tmp_path):

@@ -85,21 +85,24 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
 def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
     """The rows of a predictions.csv by path."""
     file = folder / PREDICTIONS
-    try:
-        rows = read_csv(file)
-    except (OSError, ValueError) as error:
+    if not file.is_file():
         raise RunError(
             f"a finished run or the output of an evaluation at '{folder}'",
             found=f"no {PREDICTIONS} in it" if folder.is_dir() else "no folder of that name",
             hint=f"swinclf eval DATA --run RUN --output '{folder}'",
-        ) from error
-    if not rows or any(row.get(name) is None for row in rows for name in COLUMNS):
+        )
+    rows = {row["path"]: row for row in read_csv(file, COLUMNS)}
+    try:
+        numbers = [float(row["probability"]) for row in rows.values()]
+    except ValueError:
+        numbers = []
+    if not numbers:
         raise RunError(
-            f"rows with {', '.join(COLUMNS)} in '{file}'",
-            found="none" if not rows else "rows without some of them",
+            f"images with their probabilities in '{file}'",
+            found="a probability that is no number" if rows else "no image",
             hint=f"swinclf eval DATA --run RUN --output '{folder}'",
         )
-    return {row["path"]: row for row in rows}
+    return rows
 
 
 def _check_same_images(
