@@ -33,7 +33,13 @@ from swinclf.models.compute import Computer
 from swinclf.runtime import Hardware, Precision
 from swinclf.training import loop, regimes
 from swinclf.training.probe import Probe
-from swinclf.training.recipe import ClassWeights, batch_for, class_weights, is_sided
+from swinclf.training.recipe import (
+    ClassWeights,
+    batch_for,
+    class_weights,
+    is_sided,
+    micro_batch_for,
+)
 from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -585,6 +591,17 @@ def test_given_numbers_are_obeyed_exactly(dataset, tmp_path, spied_steps, freeze
 )
 def test_a_gpu_gets_larger_batches_where_there_are_images_for_a_hundred(device, images, batch):
     assert batch_for(device, images)[0] == batch
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "side", "at_once"),
+    [
+        *[("cpu", 32, 224, 16), ("cpu", 16, 224, None), ("cpu", 64, 32, None)],
+        *[("cpu", 32, 9000, 1), ("cuda", 128, 224, None)],
+    ],
+)
+def test_a_cpu_takes_a_batch_of_large_pictures_in_parts(device, batch, side, at_once):
+    assert micro_batch_for(device, batch, side) == at_once
 
 
 def test_a_seed_chooses_another_split_and_other_weights(dataset, tmp_path):

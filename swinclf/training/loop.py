@@ -102,8 +102,7 @@ class TrainState:
         sums: Of the running epoch.
         best: None before the first epoch has ended.
         history: A row an epoch.
-        micro_batch: Most images whose gradient is computed at once; None as long as memory has
-            sufficed for whole batches.
+        micro_batch: Most images whose gradient is computed at once; None for whole batches.
     """
 
     model: nn.Module

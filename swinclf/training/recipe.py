@@ -18,6 +18,7 @@ SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
 NETWORK_LR_AT_64 = 1e-4
 SCRATCH_LR_AT_64 = 5e-4
+CPU_PIXELS = 16 * 224 * 224  # a larger part of a batch leaves a CPU's caches and takes more memory
 
 
 class Regime(StrEnum):
@@ -132,6 +133,16 @@ def batch_for(device: str, train_count: int) -> tuple[int, str]:
         if device.startswith("cuda") and train_count >= 100 * size:
             return size, "a GPU, and 100 steps an epoch or more"
     return 32, "for the network"
+
+
+def micro_batch_for(device: str, batch_size: int, img_size: int) -> int | None:
+    """Images whose gradient is computed at once, of pictures with sides of `img_size` px.
+
+    Returns:
+        None where that is the whole batch.
+    """
+    images = max(1, CPU_PIXELS // img_size**2)
+    return images if device == "cpu" and images < batch_size else None
 
 
 def _epochs_for(train_count: int) -> int:

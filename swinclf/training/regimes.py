@@ -24,7 +24,7 @@ from swinclf.training.compiling import compile_network
 from swinclf.training.loop import Schedule, TrainState, fit, new_state
 from swinclf.training.optim import build_optimizer
 from swinclf.training.probe import Probe, linear_classifiers
-from swinclf.training.recipe import HEAD_LR_AT_64, class_weights
+from swinclf.training.recipe import HEAD_LR_AT_64, class_weights, micro_batch_for
 
 PROBE_EPOCHS = 30  # of the head that a fine-tuning starts from
 
@@ -107,7 +107,11 @@ def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -
         layer_decay=config.layer_decay or 1.0,
         no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
     )
-    return new_state(network, optimizer, hardware)
+    state = new_state(network, optimizer, hardware)
+    state.micro_batch = micro_batch_for(
+        hardware.device, config.batch_size or 1, config.img_size or 1
+    )
+    return state
 
 
 def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
