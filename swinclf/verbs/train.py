@@ -164,7 +164,9 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             saved, notes = _saved(claim.run, settings, report) if resume else (None, [])
             settings = _settle_machine(settings, hardware, index)
             settings, start = _start(settings, index, report, saved)
-            check_room(claim.run.path, _room_needed(start), "the weights and what --resume needs")
+            check_room(
+                claim.run.path.parent, _room_needed(start), "the weights and what --resume needs"
+            )
             settings = choose_mirror(settings, index.classes)
             settings = settings.choose("workers", default_workers(), "one a core")
             look = _look(settings, index, start, hardware, report, stop)
