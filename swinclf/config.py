@@ -383,7 +383,10 @@ def _checked(name: str, value: object) -> object:
             raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
         return kind(str(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is a float, not a number of that size") from None
     if kind is str and isinstance(value, Path):
         value = str(value)
     if type(value) is not kind:
