@@ -155,6 +155,15 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
+def spreadsheet_safe(name: str) -> str:
+    """A name that no spreadsheet takes for a formula: an apostrophe stands before what may be one.
+
+    For tables that people open. Those that programs read (split.csv, skipped.csv, predictions.csv,
+    the output of predict) hold every name byte for byte.
+    """
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a CSV file with a header line; see `write_bytes`."""
     write_text(path, csv_text([header]) + csv_text(rows))

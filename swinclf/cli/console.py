@@ -40,6 +40,15 @@ def terminal_safe(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    r"""`terminal_safe` for a name in a row of a table: line feeds are written out too.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    return terminal_safe(text).replace("\n", "\\n")
+
+
 def say_error(error: SwinclfError) -> None:
     """Prints an error: what was expected, what was found, what to type next."""
     console = _console()

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from swinclf.cli.console import terminal_safe
+from swinclf.cli.console import one_line, terminal_safe
 from swinclf.errors import RunError
 from swinclf.files import csv_text, to_json
 
@@ -75,7 +75,7 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     """Scores: the headline, the classes, the pairs most often confused."""
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
-    width = min(40, max(len(terminal_safe(name)) for name in metrics.classes))
+    width = min(40, max(len(one_line(name)) for name in metrics.classes))
     lines = [
         f"accuracy           {_share_with_interval(metrics)}",
         f"top-5 accuracy     {metrics.top5_accuracy:.1%}",
@@ -96,8 +96,7 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     if confused:
         lines += ["", "most often confused (true -> predicted)"]
         lines += [
-            f"  {terminal_safe(true)} -> {terminal_safe(said)}: {count}"
-            for true, said, count in confused
+            f"  {one_line(true)} -> {one_line(said)}: {count}" for true, said, count in confused
         ]
     return "\n".join(lines) + "\n"
 
@@ -277,7 +276,7 @@ class PredictionWriter:
     ) -> None:
         self.count = 0
         self._format = output_format
-        self._width = min(40, max(len(terminal_safe(name)) for name in classes))
+        self._width = min(40, max(len(one_line(name)) for name in classes))
         self._output = output
 
     def __enter__(self) -> PredictionWriter:
@@ -329,10 +328,10 @@ class PredictionWriter:
             return _json_line(one) + "\n"
         if self._format is PredictFormat.JSON:
             return (",\n  " if self.count else "\n  ") + _json_line(one)
-        path = terminal_safe(one.path).replace("\n", "\\n")
+        path = one_line(one.path)
         if one.error:
-            return f"{'error':>6}  {'-':<{self._width}}  {path}: {terminal_safe(one.error)}\n"
-        others = ", ".join(f"{terminal_safe(label)} {share:.1%}" for label, share in one.top[1:])
+            return f"{'error':>6}  {'-':<{self._width}}  {path}: {one_line(one.error)}\n"
+        others = ", ".join(f"{one_line(label)} {share:.1%}" for label, share in one.top[1:])
         more = f"  ({others})" if others else ""
         return f"{one.probability:6.1%}  {_fitted(one.label, self._width)}  {path}{more}\n"
 
@@ -360,5 +359,5 @@ def _split_words(split: str) -> str:
 
 
 def _fitted(name: str, width: int) -> str:
-    text = terminal_safe(name).replace("\n", "\\n")
+    text = one_line(name)
     return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from swinclf.evaluation.metrics import Metrics
-from swinclf.files import write_csv, write_text
+from swinclf.files import spreadsheet_safe, write_csv, write_text
 
 
 def write_metrics_json(path: Path, metrics: Metrics) -> None:
@@ -35,7 +35,8 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
     """Write the confusion matrix as CSV: a row a true class, a column a predicted one.
 
     Args:
-        path: The file, replaced if it is there. The first row and column are the class names.
+        path: The file, replaced if it is there. The first row and column are the class names, made
+            harmless for spreadsheets.
             Beyond `MATRIX_CLASSES` classes, a row a pair that occurred: true, predicted, count.
         metrics: Where the counts are.
     """
@@ -44,9 +45,10 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
         pairs = ((names[true], names[pred], count) for true, pred, count in metrics.confusions)
         write_csv(path, ("true", "predicted", "count"), pairs)
         return
-    named_rows = zip(metrics.classes, _matrix_rows(metrics), strict=True)
+    names = tuple(map(spreadsheet_safe, metrics.classes))
+    named_rows = zip(names, _matrix_rows(metrics), strict=True)
     rows = ((name, *row) for name, row in named_rows)
-    write_csv(path, ("true/predicted", *metrics.classes), rows)
+    write_csv(path, ("true/predicted", *names), rows)
 
 
 def _json_text(metrics: Metrics, *, ascii_only: bool) -> str:
