@@ -20,7 +20,7 @@ from swinclf.runtime import give_back_memory
 MAX_FILE_BYTES = 256 * 1024**2
 LARGE_FILE_BYTES = 32 * 1024**2  # larger ones are read one at a time
 LONGEST_TURN_S = 15.0
-ROOM_BYTES = 900_000_000  # for all that is decoded at the same time
+ROOM_BYTES = 600_000_000  # for all that is decoded at the same time; one that needs more is alone
 MUCH_BYTES = 64_000_000
 
 MAX_PIXELS = 110_000_000  # formats that are always decoded whole
