@@ -233,6 +233,10 @@ class TrainConfig:
         None, "Threads that read images.", low=0, high=256, auto="one a core"
     )
     strict: bool = _setting(False, "Stop, with exit code 1, at any file that cannot be read.")
+    cache: bool = _setting(
+        True, "Keep what frozen layers compute in the user's cache folder, for the next training."
+    )
+    cache_gib: float = _setting(2.0, "Most that the cache takes on disk, GiB.", low=0)
     seed: int = _setting(0, "Seed of the split, the order and the augmentation.", low=0)
     out: str = _setting("runs", "The folder that runs go into.")
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")

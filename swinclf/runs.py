@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "history.csv"
 
     @property
+    def baseline(self) -> Path:
+        """What a linear head does on the network as it was before the training."""
+        return self.path / "baseline.json"
+
+    @property
     def model(self) -> Path:
         """The best weights with all that prediction needs."""
         return self.path / "model.safetensors"

@@ -176,6 +176,14 @@ def give_back_memory() -> None:
         return
 
 
+def whole_batch(device: str) -> int:
+    """Images that go through a network together wherever two computations have to agree to the bit.
+
+    With another number a network rounds otherwise. On a CPU larger ones are no faster.
+    """
+    return {"cpu": 16, "cuda": 128}.get(device.partition(":")[0], 32)
+
+
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 # Tests run beside each other on few cores: a network's threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["SWINCLF_CACHE_DIR"] = tempfile.mkdtemp(prefix="swinclf-tests-")
 os.environ.pop("CI", None)
 
 import numpy as np
@@ -52,6 +55,14 @@ def write_dataset(
         for number in range(per_class):
             write_image(root / name / f"{number:03d}.png", colour, seed=1000 * row + number)
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own for every test, not there yet."""
+    folder = tmp_path_factory.getbasetemp() / "caches" / uuid.uuid4().hex
+    monkeypatch.setenv("SWINCLF_CACHE_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture

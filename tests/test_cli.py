@@ -45,6 +45,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("--label-smoothing", "0.05", "--drop-path", "0.05", "--clip-norm", "0.5"),
                 "--no-compile",
                 *("--class-weights", "balanced", "--device", "cpu", "--precision", "fp32"),
+                *("--cache", "--cache-gib", "0.5"),
                 *(
                     "--threads",
                     "1",
@@ -62,7 +63,8 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (
             0,
             (
-                *("{data}", "--weights", "{run}", "--freeze-layers", "--no-mirror", "--epochs"),
+                *("{data}", "--weights", "{run}", "--freeze-layers", "--no-mirror", "--no-cache"),
+                "--epochs",
                 *("2", "--val", "{held}", "--config", "{config}", "--fit", "squash"),
                 *("--augment", "none", "--class-weights", "sqrt", "--precision", "bf16"),
                 *("--device", "auto", "--compile"),

@@ -27,7 +27,6 @@ from swinclf.runs import RunFolder
 from swinclf.runtime import StopFlag
 from swinclf.training import checkpoint, loop
 from swinclf.training.probe import Probe
-from swinclf.training.regimes import PROBE_EPOCHS
 from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -50,8 +49,7 @@ def stop_after(monkeypatch):
 
         def counting(state, batch, schedule, hardware):
             step(state, batch, schedule, hardware)
-            # The head that a fine-tuning starts from is trained too, and not counted.
-            taken.extend([1] * (schedule.epochs != PROBE_EPOCHS))
+            taken.append(1)
             if len(taken) == steps:
                 flag.exit_code = ExitCode.INTERRUPTED
 
@@ -75,7 +73,8 @@ def _settings(regime: str, trained, out: Path) -> dict[str, object]:
 def _assert_same_run(one: Path, other: Path) -> None:
     assert same_weights(weights_of(one), weights_of(other))
     assert _history(one) == _history(other)
-    for name in ("predictions.csv", "metrics.json", "split.csv", "class_indices.json"):
+    names = ["predictions.csv", "metrics.json", "split.csv", "class_indices.json"]
+    for name in names + ["baseline.json"] * (one / "baseline.json").exists():
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert not (other / "last.ckpt").exists()
 
@@ -151,7 +150,7 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
                 run = RunFolder(next(p for p in (tmp_path / "runs").iterdir() if p.is_dir()))
             else:
                 break
-    assert workers > 8, "it was interrupted after every step"
+    assert workers >= 8, "it was interrupted after every step"
     assert exit_codes == {143}
     _assert_same_run(undisturbed["full"], run.path)
 

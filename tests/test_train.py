@@ -28,10 +28,10 @@ from safetensors import safe_open
 import swinclf
 from swinclf.config import SETTINGS
 from swinclf.data import loader
-from swinclf.errors import ConfigError
+from swinclf.errors import ConfigError, ExitCode
 from swinclf.models.compute import Computer
 from swinclf.runtime import Hardware, Precision
-from swinclf.training import loop, regimes
+from swinclf.training import loop
 from swinclf.training.probe import Probe
 from swinclf.training.recipe import (
     ClassWeights,
@@ -294,10 +294,9 @@ def test_a_hundred_frozen_epochs_read_no_image_again(dataset, tmp_path, monkeypa
         settings = {**SMALL_SETTINGS, "epochs": epochs, "freeze_layers": True}
         run = swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
         assert len(read_rows(run.folder.history)) == epochs
-        return len(reads), run.metrics.images
+        return len(reads)
 
-    (once, held_out), (often, _) = reads_of(1), reads_of(100)
-    assert once == often == 36 + held_out
+    assert reads_of(1) == reads_of(100) == 36
 
 
 def test_a_frozen_backbone_keeps_every_bit(trained, tmp_path):
@@ -404,38 +403,80 @@ def test_too_many_stages_are_refused_with_the_number_there_is(cli, dataset, tmp_
 # --- the whole network --------------------------------------------------------------------------
 
 
-def test_fine_tuning_starts_from_the_probes_head(trained, tmp_path, monkeypatch, cli):
-    before_it, started, first = [], [], []
-    start_head, step = regimes.start_head, loop._train_step
+def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypatch, cli):
+    fitted, first = [], []
+    fit_baseline, step = train_verb.fit_baseline, loop._train_step
 
-    def spy_start(network, *rest):
-        before_it.append(network.get_classifier().weight.detach().clone())
-        accuracy = start_head(network, *rest)
-        started.append(network.get_classifier().weight.detach().clone())
-        return accuracy
+    def spy_fit(*arguments, **options):
+        fitted.append(fit_baseline(*arguments, **options))
+        return fitted[0]
 
     def spy_step(state, *rest):
-        if not isinstance(state.model, Probe) and not first:
-            first.append(state.model.get_classifier().weight.detach().clone())
+        if not first:
+            head = state.model.get_classifier()
+            first.append((head.weight.detach().clone(), head.bias.detach().clone()))
         step(state, *rest)
 
-    monkeypatch.setattr(train_verb, "start_head", spy_start)
+    monkeypatch.setattr(train_verb, "fit_baseline", spy_fit)
     monkeypatch.setattr(loop, "_train_step", spy_step)
     done = cli(
         "train", trained.data, "--weights", trained.path, "--no-freeze-layers", *SMALL_FLAGS[3:]
     )
     assert done.code == 0, done.err
-    assert torch.equal(first[0], started[0])
-    assert not torch.equal(started[0], before_it[0])
-    assert "the head starts from a linear probe: 100.0%" in done.err
+    probe = fitted[0].probe
+    weight = probe.linear.weight / probe.std
+    assert torch.equal(first[0][0], weight.detach())
+    assert torch.equal(first[0][1], (probe.linear.bias - weight @ probe.mean).detach())
+    assert "linear probe (L-BFGS): 100.0% of held-out images right, in " in done.err
+    assert "the head starts from it" in done.err
     before = weights_of(trained.path)
     after = weights_of(tmp_path / done.out.strip())
     assert all(before[name].tobytes() != after[name].tobytes() for name in before)
 
 
+@pytest.mark.parametrize("how", [["--no-freeze-layers"], ["--freeze-stages", "2"], []])
+def test_a_training_that_ends_below_the_baseline_keeps_the_baseline(
+    trained, tmp_path, cli, how, monkeypatch
+):
+    monkeypatch.setattr(loop, "validate", lambda *_: (1.0, 0.25))
+    done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], *how)
+    assert done.code == 0, done.err
+    assert "held-out images right as the linear probe (100.0%): the probe is kept" in done.err
+    run = tmp_path / done.out.strip()
+    before, after = weights_of(trained.path), weights_of(run)
+    heads = {"head.weight", "head.bias"}
+    for name in before:
+        assert (before[name].tobytes() == after[name].tobytes()) == (name not in heads), name
+    assert json.loads((run / "metrics.json").read_text("utf-8"))["accuracy"] == 1
+    saved = json.loads((run / "baseline.json").read_text("utf-8"))
+    assert (saved["val_accuracy"], saved["train_images"]) == (1.0, 32)
+
+
+def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monkeypatch):
+    monkeypatch.setattr(loop, "validate", lambda *_: (9.0, 1.0))
+    done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], "--lr", "0.01")
+    assert "the probe is kept" not in done.err
+    saved = json.loads((tmp_path / done.out.strip() / "baseline.json").read_text("utf-8"))
+    assert saved["l2"] > 0
+
+
+def test_an_interrupted_baseline_leaves_no_run(trained, tmp_path, cli, monkeypatch):
+    fit_baseline = train_verb.fit_baseline
+
+    def interrupted(*arguments, stop, **options):
+        stop.exit_code = ExitCode.INTERRUPTED
+        return fit_baseline(*arguments, stop=stop, **options)
+
+    monkeypatch.setattr(train_verb, "fit_baseline", interrupted)
+    done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:])
+    assert done.code == 130
+    assert not list(tmp_path.glob("runs/[!.]*"))
+
+
 def test_a_random_network_starts_from_no_probe(dataset, tmp_path, spied_steps):
     swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
     assert not any(isinstance(model, Probe) for model, _, _ in spied_steps)
+    assert not list(tmp_path.glob("runs/*/baseline.json"))
 
 
 def test_layer_decay_is_chosen_by_the_network_and_only_for_trained_weights(trained, tmp_path):
@@ -547,9 +588,10 @@ def test_a_frozen_network_looks_at_mirror_images_where_mirroring_is_on(
     views = []
     feature_batches = train_verb.feature_batches
 
-    def spy(dataset_, features, *rest):
-        views.append(features)
-        return feature_batches(dataset_, features, *rest)
+    def spy(*arguments):
+        batches = feature_batches(*arguments)
+        views.append(batches.train_features)
+        return batches
 
     monkeypatch.setattr(train_verb, "feature_batches", spy)
     for mirror in (True, False):

@@ -37,7 +37,7 @@ class LoadedImage:
     """What became of one file.
 
     Attributes:
-        pixels: (H, W, 3) uint8; None where the file could not be read.
+        pixels: (H, W, 3) uint8; None where the file could not be read, or need not be decoded.
         digest: The digest of its content; empty where the file could not be read, or none was
             wanted.
         error: Why it could not be read; empty where it could.
@@ -54,6 +54,7 @@ def load_image(
     decode_px: int,
     *,
     digest: bool = True,
+    is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
     """Reads, decodes and transforms one file; whatever goes wrong is an answer, never an exception.
 
@@ -63,23 +64,33 @@ def load_image(
         decode_px: The shorter side that is needed, px.
         digest: Whether the digest is wanted: of a photograph of 12 megapixels it takes a tenth of
             the time that decoding takes.
+        is_known: Asked by the digest whether decoding would tell nothing new; None decodes.
     """
     try:
         with reading(path):
             data = read_bytes(path)
+            found = content_digest(data) if digest or is_known else b""
+            if is_known is not None and is_known(found):
+                return LoadedImage(None, found, "")
             pixels = use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px)
-        return LoadedImage(pixels, content_digest(data) if digest else b"", "")
+        return LoadedImage(pixels, found, "")
     except UnreadableImage as error:
         return LoadedImage(None, b"", str(error))
 
 
-def load_for_prediction(path: Path, preprocess: Preprocess, *, digest: bool = True) -> LoadedImage:
+def load_for_prediction(
+    path: Path,
+    preprocess: Preprocess,
+    *,
+    digest: bool = True,
+    is_known: Callable[[bytes], bool] | None = None,
+) -> LoadedImage:
     """`load_image` with the pixels that prediction sees."""
 
     def to_pixels(picture: Image.Image) -> np.ndarray:
         return eval_pixels(picture, preprocess)
 
-    return load_image(path, to_pixels, preprocess.decode_px, digest=digest)
+    return load_image(path, to_pixels, preprocess.decode_px, digest=digest, is_known=is_known)
 
 
 def map_ahead(

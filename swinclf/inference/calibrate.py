@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from swinclf.confidence import Confidence, FeatureSpace
 from swinclf.data.folder import ImageFile
 from swinclf.evaluation.calibration import Calibration, calibrate, thresholds
 from swinclf.evaluation.strangeness import fit_feature_space
-from swinclf.inference.predictor import Predictor, softmax
+from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.stream import answer_all
 from swinclf.progress import Reporter
 
@@ -65,6 +65,7 @@ def measure_confidence(
     seed: int,
     workers: int,
     report: Reporter,
+    kept: Callable[[Sequence[ImageFile]], Outputs] | None = None,
 ) -> Measured:
     """Fits the temperature, the thresholds and the description of the training images.
 
@@ -76,17 +77,24 @@ def measure_confidence(
         seed: Of the samples and folds.
         workers: Threads that decode.
         report: Told of progress.
+        kept: Gives what the model would, without running it on the images; None runs it.
     """
     if not held_out:
         return Measured(Confidence(), None)
+
+    def see(images: Sequence[ImageFile], task: str) -> Seen | None:
+        if kept is None:
+            return _see(predictor, root, images, task, workers, report)
+        number = {name: index for index, name in enumerate(classes)}
+        targets = [number[image.label] for image in images]
+        return Seen(*kept(images), np.array(targets)) if images else None
+
     classes = predictor.card.classes
     most = max(1, min(HELD_OUT_MOST, LOGITS_MOST // len(classes)))
-    judged = _see(predictor, root, _sample(held_out, most, seed), "calibrating", workers, report)
+    judged = see(_sample(held_out, most, seed), "calibrating")
     if judged is None:
         return Measured(Confidence(), None)
-    known = _see(
-        predictor, root, _sample(training, TRAINING_MOST, seed), "measuring", workers, report
-    )
+    known = see(_sample(training, TRAINING_MOST, seed), "measuring")
     return replace(confidence_of(judged, known, seed=seed), judged=judged, known=known)
 
 

@@ -40,6 +40,7 @@ class Predictor(Protocol):
 
     card: ModelCard
     lanes: Lanes
+    device: str
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
@@ -84,7 +85,7 @@ class TorchPredictor:
         from swinclf.models.compute import Computer
 
         assert isinstance(network, nn.Module)
-        self.card, self.hardware = card, hardware
+        self.card, self.hardware, self.device = card, hardware, hardware.device
         self._computer = Computer(network, hardware)
         on_cpu, on_gpu = hardware.device == "cpu", hardware.device.startswith("cuda")
         self.lanes = (
@@ -114,6 +115,7 @@ class OnnxPredictor:
     """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
 
     lanes = OTHER_LANES
+    device = "cpu"
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
         (ort,) = import_onnx_extra("onnxruntime")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from swinclf.confidence import Confidence
 from swinclf.data.folder import ImageFile, Skipped
 from swinclf.errors import DataError
 from swinclf.evaluation.metrics import Metrics, Tally
-from swinclf.inference.predictor import Predictor
-from swinclf.inference.stream import answer_all
+from swinclf.inference.predictor import Outputs, Predictor
+from swinclf.inference.stream import Answer, answer_all, answers_from
 from swinclf.progress import Reporter
+from swinclf.runtime import whole_batch
 
 
 class ScoredImage(NamedTuple):
@@ -65,15 +67,49 @@ def score_images(
     Raises:
         DataError: If not one image can be read.
     """
-    classes = predictor.card.classes
+    files = (root / image.path for image in images)
+    size = whole_batch(predictor.device)
+    whole = _WholeBatches(predictor, size)
+    answers = answer_all(whole, files, workers=workers, batch_size=size)
+    return score_answers(
+        predictor.card.classes,
+        root,
+        images,
+        (answer for _, answer in answers),
+        split=split,
+        report=report,
+    )
+
+
+def score_answers(
+    classes: Sequence[str],
+    root: Path,
+    images: Sequence[ImageFile],
+    answers: Iterable[Answer],
+    *,
+    split: str,
+    report: Reporter,
+) -> Scored:
+    """Scores answers for labelled images.
+
+    Args:
+        classes: Class names in the order of the probabilities.
+        root: The folder that the images' paths are relative to.
+        images: Each with a label that is one of the classes.
+        answers: One for each image, in order.
+        split: What the images are, for the metrics.
+        report: Told of progress.
+
+    Raises:
+        DataError: If not one image could be read.
+    """
     index = {name: number for number, name in enumerate(classes)}
     tally = Tally(classes)
     rows: list[ScoredImage] = []
     strangeness: list[float | None] = []
     skipped: list[Skipped] = []
-    answers = answer_all(predictor, (root / image.path for image in images), workers=workers)
     with report.track(f"scoring {split}", len(images)) as advance:
-        for image, (_, answer) in zip(images, answers, strict=True):
+        for image, answer in zip(images, answers, strict=True):
             if answer.probabilities is None:
                 skipped.append(Skipped(image.path, answer.error))
             else:
@@ -90,3 +126,35 @@ def score_images(
             hint="swinclf predict on one of them, to see why",
         )
     return Scored(tally.result(split), rows, strangeness, skipped)
+
+
+def answers_in_whole_batches(
+    outputs: Outputs, confidence: Confidence, device: str
+) -> Iterator[Answer]:
+    """The answers that N outputs give, in the batches that images are scored in on a device."""
+    logits, features = outputs
+    size = whole_batch(device)
+    for start in range(0, len(logits), size):
+        rows = slice(start, start + size)
+        seen = None if features is None else features[rows]
+        yield from answers_from(Outputs(logits[rows], seen), confidence)
+
+
+class _WholeBatches:
+    """A predictor that fills short batches up: so no answer depends on how many images there are.
+
+    Args:
+        predictor: What answers.
+        size: Pictures of a whole batch.
+    """
+
+    def __init__(self, predictor: Predictor, size: int) -> None:
+        self._predictor, self._size = predictor, size
+        self.card, self.lanes, self.device = predictor.card, predictor.lanes, predictor.device
+
+    def outputs(self, pixels: np.ndarray) -> Outputs:
+        """See `Predictor`."""
+        missing = self._size - len(pixels)
+        whole = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        logits, features = self._predictor.outputs(whole)
+        return Outputs(logits[: len(pixels)], None if features is None else features[: len(pixels)])

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from swinclf.confidence import Confidence
 from swinclf.data.images import to_rgb
 from swinclf.data.loader import (
     LoadedImage,
@@ -21,7 +22,7 @@ from swinclf.data.loader import (
 )
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.batching import BatchSize, Lanes, threads_shared
-from swinclf.inference.predictor import Predictor, softmax
+from swinclf.inference.predictor import Outputs, Predictor, softmax
 
 Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
 Loaded = TypeVar("Loaded")
@@ -77,7 +78,10 @@ def answer_all(
     def answer(batch: list[tuple[Source, LoadedImage]]) -> list[tuple[Source, Answer]]:
         readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         start = perf_counter()
-        rows = iter(_answer(predictor, np.stack(readable)) if readable else ())
+        rows: Iterator[Answer] = iter(())
+        if readable:
+            outputs = predictor.outputs(np.stack(readable))
+            rows = iter(answers_from(outputs, predictor.card.confidence))
         sizes.took(len(readable), perf_counter() - start)
         return [
             (source, Answer(None, loaded.error) if loaded.pixels is None else next(rows))
@@ -111,15 +115,14 @@ def _side_by_side(
         yield from map_ahead(answer, batches, workers=lanes.count, ahead=lanes.count + 1)
 
 
-def _answer(predictor: Predictor, pixels: np.ndarray) -> list[Answer]:
-    """Runs the network on pictures, (N, H, W, 3) uint8."""
-    logits, features = predictor.outputs(pixels)
-    confidence = predictor.card.confidence
+def answers_from(outputs: Outputs, confidence: Confidence) -> list[Answer]:
+    """What a model's outputs for N pictures say, with what is known of its confidence."""
+    logits, features = outputs
     probabilities = softmax(logits, confidence.temperature)
-    strange: list[float | None] = [None] * len(pixels)
+    strange: list[float | None] = [None] * len(logits)
     if confidence.space is not None and features is not None:
         strange = confidence.space.strangeness(features).tolist()
-    seen = [None] * len(pixels) if features is None else features
+    seen = [None] * len(logits) if features is None else features
     columns = zip(probabilities, strange, logits, seen, strict=True)
     return [Answer(row, "", *rest) for row, *rest in columns]
 

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from swinclf.runtime import Hardware, Precision
+from swinclf.runtime import Hardware, Precision, whole_batch
 
 DTYPES = {
     Precision.FP32: torch.float32,
@@ -72,3 +72,28 @@ def _copy_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         if buffer.is_floating_point():
             converted[id(buffer)] = buffer.to(dtype)
     return copy.deepcopy(network, converted)
+
+
+def has_linear_head(network: nn.Module) -> bool:
+    """Whether `logits_of` can tell: the head is one linear layer."""
+    return isinstance(network.get_classifier(), nn.Linear)  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, features: torch.Tensor, device: str) -> torch.Tensor:
+    """What `Computer.logits` gives for images of which `Computer.features` has been kept.
+
+    Args:
+        network: In float32, with a linear head.
+        features: (N, D) float32, N > 0.
+        device: Where the head runs.
+
+    Returns:
+        (N, K) float32 on the CPU, equal to the bit to what whole batches of images give.
+    """
+    head = copy.deepcopy(network.get_classifier()).to(device)  # type: ignore[operator]
+    logits, size = [], whole_batch(device)
+    for rows in features.split(size):
+        whole = torch.cat([rows, rows[-1:].expand(size - len(rows), -1)])
+        logits.append(head(whole.to(device))[: len(rows)].cpu())
+    return torch.cat(logits)

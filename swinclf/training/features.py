@@ -1,87 +1,328 @@
-"""One look at every image: is it readable, what is in it, what does a frozen network see."""
+"""One look at every image: is it readable, what is in it, what does a frozen network see.
+
+What earlier looks have found out is not found out again (`feature_cache`): a file whose content is
+known is read, and not even decoded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from swinclf.data.loader import LoadedImage, load_batches, load_for_prediction
+from swinclf.data.folder import TEST, VAL, FolderIndex
+from swinclf.data.images import FORMATS
+from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
+from swinclf.data.split import held_out_position
 from swinclf.data.transforms import to_torch_input
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
-from swinclf.runtime import Hardware, StopFlag
+from swinclf.runtime import Hardware, StopFlag, versions, whole_batch
+from swinclf.training.feature_cache import FeatureCache, cache_folder, key_of, weights_digest
 
-LOOK_BATCH = 32  # larger batches are no faster on a CPU
+PLAIN, MIRROR = b"p", b"m"  # views of an image: itself and its mirror image
+READ = b"r"  # no view: that the image could be decoded is all there is to know
+_BLOCK = 4096
+
+ViewsOf = Callable[[str, bytes], Sequence[bytes]]  # (file, content digest) -> views
+
+
+class FeatureTable:
+    """Features in memory by unit, an image's content digest and a view."""
+
+    def __init__(self) -> None:
+        self._row_of: dict[bytes, int] = {}
+        self._blocks: list[torch.Tensor] = []
+        self._loose: list[torch.Tensor] = []
+        self._loose_rows = 0
+
+    def __contains__(self, unit: bytes) -> bool:
+        """Whether a unit's features are here."""
+        return unit in self._row_of
+
+    def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
+        """Takes (N, D) features of N units that are not here yet."""
+        for unit in units:
+            self._row_of[unit] = len(self._row_of)
+        self._loose.append(features)
+        self._loose_rows += len(features)
+        if self._loose_rows >= _BLOCK:
+            self._tidy()
+
+    def gather(self, units: Sequence[bytes]) -> torch.Tensor:
+        """(N, D) float32 features of units, in their order."""
+        self._tidy()
+        rows = torch.tensor([self._row_of[unit] for unit in units], dtype=torch.int64)
+        gathered = torch.empty(len(rows), self._blocks[0].shape[1] if self._blocks else 0)
+        start = 0
+        for block in self._blocks:
+            inside = (rows >= start) & (rows < start + len(block))
+            gathered[inside] = block[rows[inside] - start]
+            start += len(block)
+        return gathered
+
+    def _tidy(self) -> None:
+        if self._loose:
+            self._blocks.append(torch.cat(self._loose))
+            self._loose, self._loose_rows = [], 0
 
 
 @dataclass(frozen=True)
 class Look:
-    """What became of the files.
+    """What became of the files; grows while they are looked at.
 
     Attributes:
         digests: The digest of each readable file's content, by path.
         errors: Why a file could not be read, by path, for those that could not.
-        features: (V, N, D) float32 on the CPU for the readable ones, in order; None without a
-            network.
+        features: What a frozen network sees in them; None without a network.
     """
 
-    digests: Mapping[str, bytes]
-    errors: Mapping[str, str]
-    features: torch.Tensor | None
+    digests: dict[str, bytes] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    features: FeatureTable | None = None
 
 
-def look_at(
-    root: Path,
-    files: Sequence[str],
-    preprocess: Preprocess,
-    computer: Computer | None,
-    hardware: Hardware,
-    *,
-    mirror: bool,
-    workers: int,
-    report: Reporter,
-    stop: StopFlag,
-) -> Look:
-    """Reads every file once.
+@dataclass(frozen=True)
+class Known:
+    """What earlier looks have found out, as far as it may be used again.
+
+    Attributes:
+        features: By the same network; None for nothing.
+        readable: Which contents can be decoded; None for nothing.
+    """
+
+    features: FeatureCache | None = None
+    readable: FeatureCache | None = None
+
+
+class _Found(NamedTuple):
+    """A file, what was loaded of it, and what is known of it from earlier looks."""
+
+    file: str
+    loaded: LoadedImage
+    known: Mapping[bytes, torch.Tensor]
+
+
+def _not_loaded(file: str, why: str) -> _Found:
+    return _Found(*not_loaded(file, why), {})
+
+
+class Looker:
+    """Looks at images.
 
     Args:
         root: What the files' paths are relative to.
-        files: The images.
         preprocess: How a picture becomes the network's input.
         computer: The frozen network; None only reads.
         hardware: Where it runs.
-        mirror: Whether features of the mirror image are kept too.
         workers: Threads that read.
         report: Told of progress.
-        stop: Looked at after every batch; what was computed so far is then returned.
+        stop: Looked at after every image; what is known so far is then kept.
+        known: What earlier looks have found out; closed with this.
     """
-    digests: dict[str, bytes] = {}
-    errors: dict[str, str] = {}
-    kept: list[torch.Tensor] = []
 
-    def load(file: str) -> LoadedImage:
-        return load_for_prediction(root / file, preprocess)
+    def __init__(
+        self,
+        root: Path,
+        preprocess: Preprocess,
+        computer: Computer | None,
+        hardware: Hardware,
+        *,
+        workers: int,
+        report: Reporter,
+        stop: StopFlag,
+        known: Known,
+    ) -> None:
+        self._root, self._preprocess, self._computer = root, preprocess, computer
+        self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
+        self._known, self._batch = known, whole_batch(hardware.device)
+        self._waiting: dict[bytes, np.ndarray] = {}
+        self._table = FeatureTable()
+        self.seen = Look(features=self._table if computer else None)
 
-    task = "reading images" if computer is None else "computing features"
-    with report.track(task, len(files)) as advance:
-        for batch in load_batches(files, load, batch_size=LOOK_BATCH, workers=workers):
-            pixels = []
-            for file, loaded in batch:
-                if loaded.pixels is None:
-                    errors[file] = loaded.error
+    def close(self) -> None:
+        """Keeps what was found out, also where the look was cut short."""
+        for cache in (self._known.features, self._known.readable):
+            if cache is not None:
+                cache.close()
+
+    def look(self, files: Sequence[str], views_of: ViewsOf) -> None:
+        """Reads every file once, decodes what is not known, computes what is missing.
+
+        Args:
+            files: The images.
+            views_of: The views that are wanted of an image; none only reads.
+        """
+
+        def load(file: str) -> _Found:
+            known: dict[bytes, torch.Tensor] = {}
+
+            def is_known(digest: bytes) -> bool:
+                units = [digest + view for view in self._views(file, digest, views_of)]
+                known.update(
+                    {unit: one for unit in units if (one := self._recall(unit)) is not None}
+                )
+                return all(unit in known or unit in self._table for unit in units)
+
+            loaded = load_for_prediction(self._root / file, self._preprocess, is_known=is_known)
+            return _Found(file, loaded, known)
+
+        task = "reading images" if self._computer is None else "computing features"
+        with self._report.track(task, len(files)) as advance:
+            found = map_ahead(
+                load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
+            )
+            for file, loaded, known in found:
+                if not loaded.digest:
+                    self.seen.errors[file] = loaded.error
                 else:
-                    digests[file] = loaded.digest
-                    pixels.append(loaded.pixels)
-            if computer is not None and pixels:
-                inputs = to_torch_input(np.stack(pixels), preprocess, hardware.device)
-                views = [inputs, inputs.flip(-1)] if mirror else [inputs]
-                kept.append(torch.stack([computer.features(view).cpu() for view in views]))
-            advance(len(batch))
-            if stop:
-                break
-    return Look(digests, errors, torch.cat(kept, dim=1) if kept else None)
+                    self.seen.digests[file] = loaded.digest
+                    self._take(loaded, known, self._views(file, loaded.digest, views_of))
+                advance(1)
+                if self._stop:
+                    return
+            while self._waiting:
+                self._compute()
+
+    def _views(self, file: str, digest: bytes, views_of: ViewsOf) -> Sequence[bytes]:
+        return (self._computer is not None and views_of(file, digest)) or (READ,)
+
+    def _recall(self, unit: bytes) -> torch.Tensor | None:
+        cache = self._known.readable if unit.endswith(READ) else self._known.features
+        return cache.get(unit) if cache is not None else None
+
+    def _take(
+        self, loaded: LoadedImage, known: Mapping[bytes, torch.Tensor], views: Sequence[bytes]
+    ) -> None:
+        for unit, feature in known.items():
+            if not unit.endswith(READ) and unit not in self._table and unit not in self._waiting:
+                self._table.add([unit], feature[None])
+        if loaded.pixels is None:
+            return
+        for view in views:
+            unit = loaded.digest + view
+            if view == READ:
+                if self._known.readable is not None:
+                    self._known.readable.put([unit], torch.empty(1, 0))
+            elif unit not in self._table:
+                self._waiting[unit] = loaded.pixels[:, ::-1] if view == MIRROR else loaded.pixels
+        while len(self._waiting) >= self._batch:
+            self._compute()
+
+    def _compute(self) -> None:
+        """Computes the features of one batch.
+
+        A last, short batch is filled up: in a batch of another size a network rounds otherwise, and
+        what an image gives must not depend on the others that are looked at.
+        """
+        assert self._computer is not None
+        units = list(self._waiting)[: self._batch]
+        pixels = [self._waiting.pop(unit) for unit in units]
+        filled = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
+        inputs = to_torch_input(filled, self._preprocess, self._hardware.device)
+        features = self._computer.features(inputs)[: len(units)].cpu()
+        self._table.add(units, features)
+        if self._known.features is not None:
+            self._known.features.put(units, features)
+
+
+def open_known(
+    network: nn.Module | None,
+    described: str,
+    preprocess: Preprocess,
+    hardware: Hardware,
+    *,
+    limit_bytes: int,
+    say: Callable[[str], None],
+) -> Known:
+    """Opens the user's cache at what agrees with this training in all that decides a feature.
+
+    Args:
+        network: The frozen network; None to read only.
+        described: What tells the network from others of the same weights, such as its name; who
+            built it is added.
+        preprocess: How a picture becomes its input.
+        hardware: Device and precision.
+        limit_bytes: What the whole cache may take.
+        say: Told, once, why nothing can be kept.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return Known()
+    installed = versions()
+    decoder = {
+        "decode_px": preprocess.decode_px,
+        "formats": FORMATS,
+        **{name: installed[name] for name in ("swinclf", "pillow")},
+    }
+
+    def open_one(facts: Mapping[str, object]) -> FeatureCache:
+        return FeatureCache(folder, key_of(facts), limit_bytes=limit_bytes, say=say)
+
+    readable = open_one(decoder)
+    if network is None:
+        return Known(None, readable)
+    facts = {
+        **decoder,
+        "weights": weights_digest(network),
+        "network": [described, type(network).__module__],
+        "preprocess": preprocess.to_dict(),
+        "precision": hardware.precision,
+        "machine": _machine(hardware.device),
+        "batch": whole_batch(hardware.device),
+        **{name: installed[name] for name in ("torch", "timm", "numpy")},
+    }
+    return Known(open_one(facts), readable)
+
+
+def _machine(device: str) -> list[object]:
+    """What roundings depend on besides precision and software."""
+    if device.startswith("cuda"):
+        return ["cuda", torch.cuda.get_device_name(device)]
+    abilities = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return [device, torch.get_num_threads(), *abilities]
+
+
+def views_by_split(index: FolderIndex, *, mirror: bool, val_split: float, seed: int) -> ViewsOf:
+    """The views that will be wanted, as far as can be told before all images have been read.
+
+    Held-out images are seen as they are, training images in the mirror too. Whether an image is
+    held out hangs on its content, but for the few that `hold_out` moves (`views_missing`).
+
+    Args:
+        index: The dataset as it lies on disk.
+        mirror: Whether mirror images are wanted at all.
+        val_split: Part of each class that is held out where the folders do not say.
+        seed: Of the holding out.
+    """
+    split_of = {image.path: image.split for image in index.images}
+
+    def views_of(file: str, digest: bytes) -> Sequence[bytes]:
+        split = split_of[file]
+        if split == TEST:  # nothing is ever chosen by a test folder's images
+            return ()
+        held_out = split == VAL
+        if not index.has_val:
+            held_out = held_out_position(digest, seed) < val_split
+        return (PLAIN, MIRROR) if mirror and not held_out else (PLAIN,)
+
+    return views_of
+
+
+def views_missing(look: Look, files: Sequence[str]) -> list[str]:
+    """The training images whose mirror image nobody has looked at yet.
+
+    Args:
+        look: Of all images.
+        files: The training images.
+    """
+    table = look.features
+    if table is None:
+        return []
+    return [file for file in files if look.digests[file] + MIRROR not in table]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,40 +17,46 @@ from swinclf.data.kept import KeptPictures, room_for_pictures
 from swinclf.data.transforms import Augmentation
 from swinclf.models.freeze import freeze_stages, layer_numbers
 from swinclf.preprocess import Preprocess
-from swinclf.progress import SILENT
-from swinclf.runtime import Hardware, Precision, StopFlag
+from swinclf.runtime import Hardware, Precision
 from swinclf.training.batches import FeatureBatches, ImageBatches
 from swinclf.training.compiling import compile_network
-from swinclf.training.loop import Schedule, TrainState, fit, new_state
+from swinclf.training.features import MIRROR, PLAIN, Look
+from swinclf.training.logistic import Baseline
+from swinclf.training.loop import Best, Schedule, TrainState, new_state
 from swinclf.training.optim import build_optimizer
 from swinclf.training.probe import Probe, linear_classifiers
-from swinclf.training.recipe import HEAD_LR_AT_64, class_weights, micro_batch_for
-
-PROBE_EPOCHS = 30  # of the head that a fine-tuning starts from
+from swinclf.training.recipe import class_weights, micro_batch_for
 
 
 def feature_batches(
-    dataset: Dataset, features: torch.Tensor, batch_size: int, seed: int, device: str
-) -> FeatureBatches:
+    dataset: Dataset, look: Look, config: TrainConfig, device: str
+) -> FeatureBatches | None:
     """Kept features as batches.
 
     Args:
-        dataset: Whose `images` outside the test split the features belong to, in order.
-        features: (V, N, D).
-        batch_size: Images a step.
-        seed: Of the order.
+        dataset: The images, each in its split.
+        look: At all of them.
+        config: The settings of the training.
         device: Where the head trains.
+
+    Returns:
+        The batches; None where the look was not by a network.
     """
-    images = [image for image in dataset.images if image.split in (TRAIN, VAL)]
-    train = [row for row, image in enumerate(images) if image.split == TRAIN]
-    val = [row for row, image in enumerate(images) if image.split == VAL]
+    table = look.features
+    if table is None:
+        return None
+    train, val = (
+        [look.digests[image.path] for image in dataset.of(split)] for split in (TRAIN, VAL)
+    )
+    views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
+    seen = [table.gather([digest + view for digest in train]) for view in views]
     return FeatureBatches(
-        train_features=features[:, train].to(device),
+        train_features=torch.stack(seen).to(device),
         train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
-        val_features=features[0, val].to(device),
+        val_features=table.gather([digest + PLAIN for digest in val]).to(device),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
-        batch_size=batch_size,
-        seed=seed,
+        batch_size=config.batch_size or 64,
+        seed=config.seed,
     )
 
 
@@ -131,30 +137,20 @@ def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
     )
 
 
-def start_head(
-    network: nn.Module,
-    batches: FeatureBatches,
-    config: TrainConfig,
-    schedule: Schedule,
-    device: str,
-    stop: StopFlag,
-) -> float:
-    """Gives a network that is to be fine-tuned a head that already fits its features.
+def begin_with(state: TrainState, baseline: Baseline) -> None:
+    """Makes the baseline the best there is before the first epoch: the floor of the training.
 
-    A random head would pull good features apart before it has learned anything.
-
-    Returns:
-        The head's validation accuracy, in [0, 1]; nan without validation images.
-
-    Source: LP-FT, Kumar et al. 2022.
+    Args:
+        state: Of a new head, or of the network with the baseline's head; its optimizer starts as it
+            would have without.
+        baseline: Of the network as it is.
     """
-    hardware = head_hardware(device)
-    rate = HEAD_LR_AT_64 * math.sqrt(batches.batch_size / 64)
-    state = head_state(network, batches, replace(config, lr=rate), hardware)
-    quick = replace(schedule, epochs=PROBE_EPOCHS, patience=0)
-    fit(state, batches, quick, hardware, report=SILENT, stop=stop, saver=NeverSaves())
-    install_best(state, network)
-    return state.best.score[0] if state.best and batches.val_count else math.nan
+    if math.isnan(baseline.accuracy):  # without validation images there is nothing to choose by
+        return
+    model = baseline.probe if isinstance(state.model, Probe) else state.model
+    weights = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
+    equal_is_better = -sys.float_info.max  # an epoch that has as many right is kept instead
+    state.best = Best(0, (baseline.accuracy, equal_is_better), weights)
 
 
 def head_hardware(device: str) -> Hardware:
@@ -168,14 +164,3 @@ def install_best(state: TrainState, network: nn.Module) -> None:
     state.model.load_state_dict(state.best.weights)
     if isinstance(state.model, Probe):
         state.model.to("cpu").install(network.to("cpu"))
-
-
-class NeverSaves:
-    """A saver for work of a second."""
-
-    def is_due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, state: TrainState) -> None:
-        """Keeps nothing."""

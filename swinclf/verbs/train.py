@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,16 @@ from swinclf.evaluation.sections import Sections
 from swinclf.files import cannot_write, check_room, read_csv, read_json, write_csv, write_json
 from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
-from swinclf.inference.predictor import Asked, TorchPredictor, hardware_for, open_predictor
+from swinclf.inference.predictor import (
+    Asked,
+    Outputs,
+    TorchPredictor,
+    hardware_for,
+    open_predictor,
+)
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results, write_skipped
 from swinclf.inference.samples import save_samples
-from swinclf.inference.score import score_images
+from swinclf.inference.score import answers_in_whole_batches, score_answers, score_images
 from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -50,9 +57,10 @@ from swinclf.models.build import (
     build_network,
     build_pretrained,
     default_preprocess,
+    quickest,
     reset_head,
 )
-from swinclf.models.compute import Computer
+from swinclf.models.compute import Computer, has_linear_head, logits_of
 from swinclf.models.freeze import freeze_stages
 from swinclf.models.store import save_model
 from swinclf.models.weights import find_weights
@@ -75,8 +83,9 @@ from swinclf.runtime import (
     seed_everything,
     use_threads,
     versions,
+    whole_batch,
 )
-from swinclf.training.batches import Batches
+from swinclf.training.batches import Batches, FeatureBatches
 from swinclf.training.checkpoint import (
     Checkpoint,
     CheckpointSaver,
@@ -87,7 +96,17 @@ from swinclf.training.checkpoint import (
     step_back,
 )
 from swinclf.training.compiling import require_compiler
-from swinclf.training.features import LOOK_BATCH, Look, look_at
+from swinclf.training.features import (
+    MIRROR,
+    PLAIN,
+    Known,
+    Look,
+    Looker,
+    open_known,
+    views_by_split,
+    views_missing,
+)
+from swinclf.training.logistic import Baseline, fit_baseline
 from swinclf.training.loop import TrainState, fit
 from swinclf.training.origin import (
     Origin,
@@ -97,8 +116,10 @@ from swinclf.training.origin import (
     frozen_digest,
     origin_of,
 )
+from swinclf.training.probe import linear_classifiers
 from swinclf.training.recipe import Facts, Regime, choose_mirror, choose_regime, choose_schedule
 from swinclf.training.regimes import (
+    begin_with,
     feature_batches,
     head_hardware,
     head_state,
@@ -106,7 +127,6 @@ from swinclf.training.regimes import (
     install_best,
     network_state,
     schedule_of,
-    start_head,
 )
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
@@ -131,12 +151,26 @@ class Run:
 class _Start:
     """What a training starts from, before a class or an image has been looked at closely."""
 
+    architecture: Architecture
     network: nn.Module
     preprocess: Preprocess
     regime: Regime
     trained_weights: bool
     is_saved: bool  # the weights are still to come, out of a checkpoint
     frozen: str  # the digest of what never trains; empty where the whole network is in a checkpoint
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """What is known of a network before it is trained.
+
+    Attributes:
+        features: Of all images.
+        baseline: The best head on them.
+    """
+
+    features: FeatureBatches
+    baseline: Baseline
 
 
 def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | None = None) -> Run:
@@ -169,8 +203,7 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             )
             settings = choose_mirror(settings, index.classes)
             settings = settings.choose("workers", default_workers(), "one a core")
-            look = _look(settings, index, start, hardware, report, stop)
-            dataset = _dataset(settings, index, look, resume)
+            look, dataset = _look(settings, index, start, hardware, resume, report, stop)
             if settings.config.strict:
                 _refuse_skipped(dataset.skipped)
             faults = [] if resume else _faults(index, look)
@@ -179,8 +212,14 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             if saved is not None:
                 notes += check_images(saved.origin, dataset, look.digests, look.errors, claim.run)
             _tell(settings, dataset, start, hardware, report, notes)
-            state, batches = _prepare(settings, dataset, start, look, hardware, report, stop, saved)
-            origin = saved.origin if saved else _begin(settings, claim, start, dataset, look, state)
+            frozen = _frozen(settings, dataset, start, look, hardware, report, stop)
+            state, batches = _prepare(
+                settings, dataset, start, look, frozen, hardware, report, saved
+            )
+            if saved:
+                origin = saved.origin
+            else:
+                origin = _begin(settings, claim, start, dataset, look, frozen, state)
             with _how_to_go_on(claim.run):
                 with stop.patiently():
                     _fit(
@@ -195,7 +234,9 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
                         report,
                         stop,
                     )
-                return _finish(settings, dataset, start, state, hardware, claim.run, faults, report)
+                return _finish(
+                    settings, dataset, start, look, state, hardware, claim.run, faults, report
+                )
 
 
 def _claim(
@@ -349,7 +390,9 @@ def _start(
     preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
     settings = settings.choose("img_size", preprocess.height, "the model's own")
     settings = settings.choose("fit", preprocess.fit, "the model's own")
-    return settings, _Start(network, preprocess, regime, trained_weights, is_saved, frozen)
+    return settings, _Start(
+        architecture, network, preprocess, regime, trained_weights, is_saved, frozen
+    )
 
 
 def _arguments(words: Sequence[str]) -> dict[str, str]:
@@ -363,38 +406,62 @@ def _look(
     index: FolderIndex,
     start: _Start,
     hardware: Hardware,
+    resume: RunFolder | None,
     report: Reporter,
     stop: StopFlag,
-) -> Look:
+) -> tuple[Look, Dataset]:
     """Reads every image once; where trained weights can tell something by it, keeps its features.
 
-    A test folder's images are only read: nothing is ever chosen by them.
+    Which images are held out is known when all have been read; those that are trained on after all
+    are then looked at once more.
     """
+    config = settings.config
     keeps_features = start.regime is Regime.HEAD or (start.trained_weights and not start.is_saved)
-    computer = Computer(start.network, hardware) if keeps_features else None
-    look = Look({}, {}, None)
-    for is_test, sees in ((False, computer), (True, None)):
-        files = [image.path for image in index.images if (image.split == TEST) is is_test]
-        with out_of_memory_named(LOOK_BATCH):
-            part = look_at(
-                index.root,
-                files,
-                start.preprocess,
-                sees,
-                hardware,
-                mirror=bool(settings.config.mirror),
-                workers=settings.config.workers or 0,
-                report=report,
-                stop=stop,
-            )
+    views_of = views_by_split(
+        index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
+    )
+    network = quickest(start.network, start.architecture)
+    looker = Looker(
+        index.root,
+        start.preprocess,
+        Computer(network, hardware) if keeps_features else None,
+        hardware,
+        workers=config.workers or 0,
+        report=report,
+        stop=stop,
+        known=_known(settings, start, network if keeps_features else None, hardware, report),
+    )
+    with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
+        looker.look([image.path for image in index.images], views_of)
+        if not stop:
+            dataset = _dataset(settings, index, looker.seen, resume)
+        if not stop and config.mirror:
+            trained_on = [image.path for image in dataset.of(TRAIN)]
+            looker.look(views_missing(looker.seen, trained_on), lambda *_: (PLAIN, MIRROR))
         if stop:
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
-        look = Look(
-            {**look.digests, **part.digests},
-            {**look.errors, **part.errors},
-            part.features if sees else look.features,
-        )
-    return look
+    return looker.seen, dataset
+
+
+def _known(
+    settings: Settings,
+    start: _Start,
+    network: nn.Module | None,
+    hardware: Hardware,
+    report: Reporter,
+) -> Known:
+    """What the cache holds for this network, or nothing where none is wanted."""
+    config = settings.config
+    if not config.cache:
+        return Known()
+    return open_known(
+        network,
+        f"{config.model} {config.model_arg}",
+        start.preprocess,
+        hardware,
+        limit_bytes=int(config.cache_gib * 1024**3),
+        say=report.note,
+    )
 
 
 def _dataset(
@@ -434,6 +501,7 @@ def _begin(
     start: _Start,
     dataset: Dataset,
     look: Look,
+    frozen: _Frozen | None,
     state: TrainState,
 ) -> Origin:
     """Writes all that is known before training and the state to begin with: now it is a run."""
@@ -444,13 +512,15 @@ def _begin(
     write_csv(run.split, SPLIT_COLUMNS, map(astuple, dataset.images))
     if dataset.skipped:
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
+    if frozen is not None:
+        write_json(run.baseline, frozen.baseline.facts())
     origin = origin_of(settings, run, dataset, look.digests, network=start.frozen)
     save_checkpoint(run, state, origin)
     claim.publish()
     return origin
 
 
-def _prepare(
+def _frozen(
     settings: Settings,
     dataset: Dataset,
     start: _Start,
@@ -458,22 +528,51 @@ def _prepare(
     hardware: Hardware,
     report: Reporter,
     stop: StopFlag,
+) -> _Frozen | None:
+    """What the network can do before it is trained: its features, and the instant baseline."""
+    config, classes = settings.config, len(dataset.classes)
+    features = feature_batches(dataset, look, config, hardware.device)
+    if features is None:
+        return None
+    reset_head(start.network, classes)
+    linear_classifiers(start.network)  # a head that is not linear is better known now
+    started = time.perf_counter()
+    schedule = schedule_of(config, dataset, hardware.device)
+    baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=stop)
+    took = time.perf_counter() - started
+    right = f"{baseline.accuracy:.1%} of held-out images right, "
+    report.note(
+        f"linear probe (L-BFGS): {right if features.val_count else ''}in {took:.1f} s, "
+        f"L2 {baseline.strength:g}"
+        + ("" if start.regime is Regime.HEAD else "; the head starts from it")
+    )
+    if baseline.images < features.train_count:
+        report.note(
+            f"  fitted on {baseline.images:,} of {features.train_count:,} training images, "
+            "so that it does not take long"
+        )
+    return _Frozen(features, baseline)
+
+
+def _prepare(
+    settings: Settings,
+    dataset: Dataset,
+    start: _Start,
+    look: Look,
+    frozen: _Frozen | None,
+    hardware: Hardware,
+    report: Reporter,
     saved: Checkpoint | None,
 ) -> tuple[TrainState, Batches]:
     """What trains, in the state that it starts or goes on from, and what on."""
     config = settings.config
     network, device = start.network, hardware.device
     reset_head(network, len(dataset.classes))
-    features = None
-    if look.features is not None:
-        features = feature_batches(
-            dataset, look.features, config.batch_size or 64, config.seed, device
-        )
     batches: Batches
     if start.regime is Regime.HEAD:
-        assert features is not None
-        batches = features
-        state = head_state(network, features, config, head_hardware(device))
+        assert frozen is not None
+        batches = frozen.features
+        state = head_state(network, frozen.features, config, head_hardware(device))
     else:
         tell = _bad_file_teller(report, strict=config.strict)
         batches = replace(
@@ -485,13 +584,11 @@ def _prepare(
             report.note(
                 f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most"
             )
-        if features is not None and saved is None:
-            schedule = schedule_of(config, dataset, device)
-            accuracy = start_head(network, features, config, schedule, device, stop)
-            report.note(
-                f"the head starts from a linear probe: {accuracy:.1%} of the held-out images right"
-            )
+        if frozen is not None:
+            frozen.baseline.probe.install(network)
         state = network_state(network, config, hardware)
+    if frozen is not None:
+        begin_with(state, frozen.baseline)
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)
@@ -524,6 +621,11 @@ def _fit(
         with suppress(RunError):
             write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
     saver.save(state)
+    if state.best is not None and state.best.epoch == 0:
+        report.warn(
+            "no epoch has as many of the held-out images right as the linear probe "
+            f"({state.best.score[0]:.1%}): the probe is kept"
+        )
     install_best(state, start.network)
 
 
@@ -556,6 +658,7 @@ def _finish(
     settings: Settings,
     dataset: Dataset,
     start: _Start,
+    look: Look,
     state: TrainState,
     hardware: Hardware,
     run: RunFolder,
@@ -565,6 +668,7 @@ def _finish(
     """Writes the weights, then scores the file that was written, as any later use will see it."""
     config = settings.config
     card = _card(settings, dataset, start, hardware)
+    kept = _kept_outputs(start, look, hardware)
     measured = measure_confidence(
         TorchPredictor(start.network, card, hardware_for(card, Asked(device=hardware.device))),
         dataset.root,
@@ -573,18 +677,26 @@ def _finish(
         seed=config.seed,
         workers=config.workers or 0,
         report=report,
+        kept=kept,
     )
-    save_model(run.model, start.network, replace(card, confidence=measured.confidence))
+    card = replace(card, confidence=measured.confidence)
+    save_model(run.model, start.network, card)
     split = VAL if dataset.rows(VAL) else TRAIN
-    predictor = open_predictor(run.model, Asked(device=hardware.device))
-    scored = score_images(
-        predictor,
-        dataset.root,
-        dataset.of(split),
-        split=split,
-        workers=config.workers or 0,
-        report=report,
-    )
+    images = dataset.of(split)
+    if kept is not None:
+        answers = answers_in_whole_batches(kept(images), card.confidence, hardware.device)
+        scored = score_answers(
+            card.classes, dataset.root, images, answers, split=split, report=report
+        )
+    else:
+        scored = score_images(
+            open_predictor(run.model, Asked(device=hardware.device)),
+            dataset.root,
+            images,
+            split=split,
+            workers=config.workers or 0,
+            report=report,
+        )
     save_samples(run.samples, dataset.paths(split), start.preprocess)
     drawer = EvidenceDrawer.open(run.model, root=dataset.root, device=hardware.device)
     write_results(
@@ -610,6 +722,25 @@ def _finish(
     mark_latest(run)
     remove_checkpoints(run)
     return Run(run, scored.metrics, (*dataset.skipped, *scored.skipped))
+
+
+def _kept_outputs(
+    start: _Start, look: Look, hardware: Hardware
+) -> Callable[[Sequence[ImageFile]], Outputs] | None:
+    """What gives the outputs of a frozen network from the features that were kept, to the bit.
+
+    None where only the whole network can: it was trained, or its head is not one linear layer.
+    """
+    table, network = look.features, start.network
+    if start.regime is not Regime.HEAD or table is None or not has_linear_head(network):
+        return None
+
+    def outputs(images: Sequence[ImageFile]) -> Outputs:
+        features = table.gather([look.digests[image.path] + PLAIN for image in images])
+        logits = logits_of(network, features, hardware.device)
+        return Outputs(logits.numpy(), features.numpy())
+
+    return outputs
 
 
 def _card(settings: Settings, dataset: Dataset, start: _Start, hardware: Hardware) -> ModelCard:

@@ -1,0 +1,216 @@
+"""Features on disk, kept from one training to the next, in the user's cache folder.
+
+One folder for each way of computing, named by a digest of all that decides a feature but the image;
+in it, files of features by image content. A file is written whole or not at all and never changed,
+so trainings may run beside each other and be killed at any time; it is checked when it is first
+used, and thrown away where it is damaged. The files used longest ago make room for new ones.
+Whatever else goes wrong is said once, and the training goes on without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from swinclf.errors import RunError, SwinclfError
+from swinclf.models.freeze import classifier_parameters
+from swinclf.models.tensorfile import read_tensors, write_tensors
+
+CACHE_VARIABLE = "SWINCLF_CACHE_DIR"
+LAYOUT = "features-1"  # of files and keys; another layout is another folder
+UNIT_BYTES = 17  # a content digest and a byte for the view
+FLUSH_ROWS, FLUSH_S = 4096, 60.0  # what a killed process loses
+LEFT_BEHIND_S = 3600.0  # a temporary file this old is nobody's
+
+
+class FeatureCache:
+    """Features by image content and view, for one way of computing them.
+
+    Args:
+        root: The cache folder; made when something is first written.
+        key: Names the way of computing (`key_of`).
+        limit_bytes: What all files together may take; 0 keeps nothing.
+        say: Told, once, why nothing can be kept.
+    """
+
+    def __init__(
+        self, root: Path, key: str, *, limit_bytes: int, say: Callable[[str], None]
+    ) -> None:
+        self._root, self._folder = root / LAYOUT, root / LAYOUT / key
+        self._limit_bytes, self._say = limit_bytes, say
+        self._can_write = limit_bytes > 0
+        self._lock = threading.Lock()
+        self._files = [_File(path) for path in sorted(self._folder.glob("*.safetensors"))]
+        self._file_of = {unit: file for file in self._files for unit in file.units()}
+        self._units: list[bytes] = []
+        self._rows: list[torch.Tensor] = []
+        self._flushed_at = time.monotonic()
+
+    def get(self, unit: bytes) -> torch.Tensor | None:
+        """The (D,) feature of a unit, from a file that has been checked; None where there is none.
+
+        May be called from several threads.
+        """
+        with self._lock:
+            file = self._file_of.get(unit)
+            return file.feature(unit) if file else None
+
+    def put(self, units: Sequence[bytes], features: torch.Tensor) -> None:
+        """Keeps (N, D) features of N units."""
+        if not self._can_write:
+            return
+        self._units += units
+        self._rows.append(features)
+        if len(self._units) >= FLUSH_ROWS or time.monotonic() - self._flushed_at > FLUSH_S:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is new, marks what was used, and makes room."""
+        self._flush()
+        for file in self._files:
+            file.mark_used()
+        self._files, self._file_of = [], {}
+        make_room(self._root, self._limit_bytes)
+
+    def _flush(self) -> None:
+        units, rows = self._units, self._rows
+        self._units, self._rows, self._flushed_at = [], [], time.monotonic()
+        if not units or not self._can_write:
+            return
+        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.safetensors"
+        data = torch.frombuffer(bytearray(b"".join(units)), dtype=torch.uint8)
+        tensors = {"units": data.view(-1, UNIT_BYTES), "features": torch.cat(rows)}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_tensors(self._folder / name, tensors, {"layout": LAYOUT})
+            make_room(self._root, self._limit_bytes)
+        except (OSError, RunError) as error:
+            self._can_write = False
+            why = error.found if isinstance(error, RunError) else error.strerror or str(error)
+            self._say(f"features are not kept for the next training: '{self._root}': {why}")
+
+
+class _File:
+    """One file of the cache, read when something in it is first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._row_of: dict[bytes, int] = {}
+        self._features: torch.Tensor | None = None
+
+    def units(self) -> Mapping[bytes, int]:
+        """What it holds, by its own word."""
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                data = file.get_tensor("units").numpy().tobytes()
+        except Exception:  # whatever a damaged file makes of its reader
+            self._throw_away()
+            return {}
+        self._row_of = {
+            data[start : start + UNIT_BYTES]: row
+            for row, start in enumerate(range(0, len(data), UNIT_BYTES))
+        }
+        return self._row_of
+
+    def feature(self, unit: bytes) -> torch.Tensor | None:
+        """The feature of a unit; None where the file turns out to be damaged."""
+        if self._features is None and self._row_of:
+            try:
+                tensors, _ = read_tensors(self._path)
+                self._features = tensors["features"]
+            except (SwinclfError, OSError, KeyError, ValueError):
+                self._throw_away()
+                self._row_of = {}
+        row = self._row_of.get(unit)
+        return None if row is None or self._features is None else self._features[row]
+
+    def mark_used(self) -> None:
+        """Makes it the one used last, if anything in it was."""
+        if self._features is not None:
+            with suppress(OSError):
+                os.utime(self._path)
+
+    def _throw_away(self) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def make_room(root: Path, limit_bytes: int) -> None:
+    """Deletes the files used longest ago until all together are within the limit.
+
+    Args:
+        root: The folder of all keys' folders.
+        limit_bytes: What may stay.
+    """
+    files = []
+    for path in root.glob("*/*"):
+        with suppress(OSError):  # another training makes room too
+            status = path.stat()
+            if path.name.endswith(".tmp"):
+                if time.time() - status.st_mtime > LEFT_BEHIND_S:
+                    path.unlink()
+            else:
+                files.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit_bytes:
+            break
+        with suppress(OSError):
+            path.unlink()
+            total -= size
+
+
+def cache_folder() -> Path | None:
+    """Where this user's caches belong; None where nobody can tell.
+
+    The environment variable `SWINCLF_CACHE_DIR`, else `swinclf` in XDG_CACHE_HOME or in the
+    system's own place for caches.
+    """
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own).absolute()
+    xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if xdg.is_absolute():
+        return xdg / "swinclf"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData/Local") / "swinclf" / "Cache"
+    caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return home / caches / "swinclf"
+
+
+def key_of(facts: Mapping[str, object]) -> str:
+    """A short name for a way of computing features.
+
+    Args:
+        facts: All that decides a feature but the image, as JSON can hold it.
+    """
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(network: nn.Module) -> str:
+    """A digest of every weight and buffer but the classifier's."""
+    head = {id(parameter) for parameter in classifier_parameters(network)}
+    of_head = {name for name, one in network.named_parameters() if id(one) in head}
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        if name not in of_head:
+            whole = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+            digest.update(whole.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
