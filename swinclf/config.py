@@ -91,9 +91,10 @@ class TrainConfig:
         "swin_tiny_patch4_window7_224",
         "A timm Swin or ViT name, ARCH or ARCH.TAG; `swinclf models` lists them.",
     )
-    impl: Impl = _setting(
-        Impl.TIMM,
+    impl: Impl | None = _setting(
+        None,
         "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
+        auto="native where it knows the model, as it is quicker; else timm",
     )
     pretrained: bool = _setting(True, "Start from timm's published weights, or from random ones.")
     model_arg: tuple[str, ...] = _setting(

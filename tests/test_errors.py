@@ -417,7 +417,7 @@ def test_out_of_memory_in_predicting(cli, trained, monkeypatch):
     def too_large(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("swinclf.models.compute.Computer.logits", too_large)
+    monkeypatch.setattr("swinclf.models.compute.Computer.outputs", too_large)
     outcome = cli("predict", trained.data / "blue", "--run", trained.path)
     assert "memory on the device" in failure(outcome)[0]
 
@@ -426,7 +426,7 @@ def test_another_runtime_error_is_not_called_out_of_memory(cli, trained, monkeyp
     def broken(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand more")
 
-    monkeypatch.setattr("swinclf.models.compute.Computer.logits", broken)
+    monkeypatch.setattr("swinclf.models.compute.Computer.outputs", broken)
     expected, found, hint = failure(cli("predict", trained.data / "blue", "--run", trained.path))
     assert "a defect of swinclf" in expected
     assert found == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"

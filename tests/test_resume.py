@@ -150,7 +150,7 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
                 run = RunFolder(next(p for p in (tmp_path / "runs").iterdir() if p.is_dir()))
             else:
                 break
-    assert workers >= 8, "it was interrupted after every step"
+    assert workers > 8, "it was interrupted after every step"
     assert exit_codes == {143}
     _assert_same_run(undisturbed["full"], run.path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,8 @@ from swinclf.confidence import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.errors import RunError, SwinclfError, WeightsError
 from swinclf.models.build import Architecture, build_network
-from swinclf.models.store import load_model, load_quickest, read_card, save_model
+from swinclf.models.store import load_model, read_card, save_model
 from swinclf.models.tensorfile import read_tensors, write_tensors
-from swinclf.models.vit import ViT
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.runtime import Precision
 
@@ -69,19 +67,6 @@ def test_building_blank_leaves_later_networks_as_they_always_are(stored):
     load_model(path)
     network = build_network(Architecture("test_vit", Impl.TIMM, 3, 32))
     assert not any(parameter.is_meta for parameter in network.parameters())
-
-
-def test_a_run_of_timm_is_opened_by_the_quicker_builder_that_has_its_name(tmp_path):
-    name, path = "vit_tiny_patch16_224", tmp_path / "model.safetensors"
-    network = build_network(Architecture(name, Impl.TIMM, len(NAMES), 32)).eval()
-    save_model(path, network, replace(CARD, model=name))
-    quick, card = load_quickest(path)
-    assert type(quick) is ViT
-    assert type(load_model(path)[0]) is type(network)
-    assert card.impl is Impl.TIMM
-    pictures = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(quick(pictures), network(pictures), rtol=0, atol=1e-4)
 
 
 def test_any_program_that_reads_safetensors_can_read_it(stored):

@@ -48,10 +48,10 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """How a model is to be run; what is left open follows the card, or is what is quickest.
+    """How a model is to be run; what is left open follows the card.
 
     Attributes:
-        impl: Who builds the network; None for this package where it can, as it is quicker.
+        impl: Who builds the network; None for whoever the run had.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: Number format.
     """
@@ -95,12 +95,9 @@ class TorchPredictor:
     @classmethod
     def open(cls, path: Path, asked: Asked) -> TorchPredictor:
         """Opens a model.safetensors."""
-        from swinclf.models.store import load_model, load_quickest
+        from swinclf.models.store import load_model
 
-        if asked.impl is None:
-            network, card = load_quickest(path)
-        else:
-            network, card = load_model(path, impl=asked.impl)
+        network, card = load_model(path, impl=asked.impl)
         return cls(network, card, hardware_for(card, asked))
 
     def outputs(self, pixels: np.ndarray) -> Outputs:

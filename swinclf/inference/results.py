@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from swinclf.files import write_csv
 from swinclf.inference.score import Scored
 
 EVIDENCE_S = 20.0  # the most that is spent on it
+
+SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def write_results(
     if scored.skipped:
         write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in scored.skipped])
     write_confusion_csv(folder / "confusion_matrix.csv", scored.metrics)
+    if sections and sections.suspects:
+        write_csv(folder / "suspects.csv", SUSPECT_COLUMNS, map(astuple, sections.suspects))
     matrix = folder / "confusion_matrix.png"
     draw_confusion_matrix(scored.metrics, matrix)
     if history:

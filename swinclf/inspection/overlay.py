@@ -42,15 +42,13 @@ class EvidenceDrawer:
 
     @classmethod
     def open(cls, path: Path, *, root: Path, device: str) -> EvidenceDrawer | None:
-        """Opens a model.safetensors; None for an export, or a network that this package lacks.
+        """Opens a model.safetensors; None for a network that this package lacks.
 
         Args:
             path: The file.
             root: The folder that the images' paths are relative to.
             device: auto, cpu, cuda, cuda:N or mps.
         """
-        if path.suffix != ".safetensors":
-            return None
         try:
             network, card = load_model(path, impl=Impl.NATIVE)
         except (ModelError, WeightsError):

@@ -7,7 +7,7 @@ networks are built without importing timm, which takes seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,9 @@ from torch import nn
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError
-from swinclf.models.blank import blank_parameters
 from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
-from swinclf.models.names import build_native, is_native, native_data_config
+from swinclf.models.names import build_native, native_data_config
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.progress import SILENT, Reporter
 
@@ -124,24 +123,6 @@ def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
     network.load_state_dict(adapt(read_state_dict(path), network, allow_other_head=True).state)
     reset_head(network, architecture.num_classes)
     return network
-
-
-def quickest(network: nn.Module, architecture: Architecture) -> nn.Module:
-    """The same weights in this package's own network, where it has it: that computes faster.
-
-    Args:
-        network: As the architecture says; it shares its weights with what is returned.
-        architecture: What it is.
-    """
-    if architecture.impl is Impl.NATIVE or not is_native(architecture.name):
-        return network
-    try:
-        with blank_parameters():
-            own = create_network(replace(architecture, impl=Impl.NATIVE))
-        own.load_state_dict(network.state_dict(), assign=True)
-    except (ModelError, RuntimeError):  # e.g. an image size that only timm can do
-        return network
-    return own.eval()
 
 
 def reset_head(network: nn.Module, num_classes: int) -> None:

@@ -92,9 +92,9 @@ def native_data_config(name: str) -> DataConfig:
         )
     if tag and tag not in tags:
         raise ModelError(
-            f"weights of {arch}: {', '.join(tags)}",
+            f"weights of {arch}: {', '.join(f'{arch}.{known}' for known in tags)}",
             found=repr(tag),
-            hint=f"{arch}.{_closest(tag, tags) or next(iter(tags))}",
+            hint=f"--model {arch}.{_closest(tag, tags) or next(iter(tags))}",
         )
     return tags[tag] if tag else next(iter(tags.values()))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
-from swinclf.errors import ModelError, WeightsError
+from swinclf.errors import WeightsError
 from swinclf.models.blank import blank_parameters
 from swinclf.models.build import Architecture, create_network
-from swinclf.models.names import is_native
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
 
@@ -48,8 +46,8 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
         RunError, WeightsError, ModelError: If the file is none of swinclf's, damaged, or the
             network of its name has other tensors.
     """
-    tensors, metadata = read_tensors(path, signed=True)
-    card = ModelCard.from_metadata(metadata, where=str(path))
+    card = read_card(path)  # first: a file of another program is named as what it is
+    tensors, _ = read_tensors(path, signed=True)
     with blank_parameters():
         network = create_network(architecture_of(card, impl=impl))
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -67,19 +65,6 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
         )
     network.load_state_dict(tensors, assign=True)
     return network.eval(), card
-
-
-def load_quickest(path: Path) -> tuple[nn.Module, ModelCard]:
-    """`load_model`, built by this package wherever it can: the same answers, sooner.
-
-    Its networks compute faster than timm's (benchmarks/networks.py), and timm, which takes seconds
-    to import, stays out of the way.
-    """
-    card = read_card(path)
-    if card.impl is not Impl.NATIVE and is_native(card.model):
-        with suppress(ModelError, WeightsError):  # e.g. an image size that only timm can do
-            return load_model(path, impl=Impl.NATIVE)
-    return load_model(path)
 
 
 def architecture_of(card: ModelCard, *, impl: Impl | None = None) -> Architecture:

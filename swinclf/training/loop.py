@@ -341,9 +341,6 @@ def _end_epoch(
 ) -> None:
     train_loss, train_accuracy = state.sums.means()
     has_val = math.isfinite(val_accuracy)
-    # Without validation images there is nothing to choose by, and the last epoch is the one to
-    # keep.
-    score = (val_accuracy, -val_loss) if has_val else (float(state.epoch), 0.0)
     row = EpochRow(
         epoch=state.epoch + 1,
         train_loss=train_loss,
@@ -354,6 +351,7 @@ def _end_epoch(
         seconds=seconds,
         images_per_second=state.sums.count / max(state.sums.seconds, 1e-9),
     )
+    score = _score(row.epoch, row.val_loss, row.val_accuracy)
     is_best = state.best is None or score > state.best.score
     if is_best:
         weights = {
@@ -366,5 +364,19 @@ def _end_epoch(
 
 
 def _out_of_patience(state: TrainState, schedule: Schedule) -> bool:
-    waited = state.epoch - state.best.epoch if state.best else 0
+    """Whether the epochs have not got better for so long: than each other, not than a baseline.
+
+    A good head's first epochs of fine-tuning are often worse than it alone.
+    """
+    scores = [_score(row.epoch, row.val_loss, row.val_accuracy) for row in state.history]
+    if not scores:
+        return False
+    waited = len(scores) - 1 - scores.index(max(scores))
     return 0 < schedule.patience <= waited
+
+
+def _score(epoch: int, val_loss: float | None, val_accuracy: float | None) -> tuple[float, float]:
+    """What epochs are compared by; without validation images the last one is the best."""
+    if val_loss is None or val_accuracy is None:
+        return float(epoch), 0.0
+    return val_accuracy, -val_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,10 +31,12 @@ from swinclf.inference.reject import Rejection, judged_of, measure_rejection, th
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
 from swinclf.inference.stream import answer_all
-from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import SPLIT_COLUMNS, RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
+
+if TYPE_CHECKING:
+    from swinclf.inspection.overlay import EvidenceDrawer
 
 ALL = "all"
 
@@ -98,7 +101,7 @@ def evaluate(
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
-    drawer = EvidenceDrawer.open(model, root=index.root, device=asked.device)
+    drawer = _drawer(model, index.root, asked)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
@@ -113,6 +116,15 @@ def evaluate(
         sections=Sections(thresholds=predictor.card.confidence.thresholds, rejection=rejection),
     )
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
+
+
+def _drawer(model: Path, root: Path, asked: Asked) -> EvidenceDrawer | None:
+    """Draws what spoke for mistakes; an export is scored without torch, and has none."""
+    if model.suffix != ".safetensors":
+        return None
+    from swinclf.inspection.overlay import EvidenceDrawer
+
+    return EvidenceDrawer.open(model, root=root, device=asked.device)
 
 
 def _rejection(

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from swinclf.audit.findings import Finding
@@ -39,6 +40,7 @@ from swinclf.evaluation.sections import Sections
 from swinclf.files import cannot_write, check_room, read_csv, read_json, write_csv, write_json
 from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
+from swinclf.inference.insight import doubtful_labels, worth_of_images
 from swinclf.inference.predictor import (
     Asked,
     Outputs,
@@ -57,11 +59,11 @@ from swinclf.models.build import (
     build_network,
     build_pretrained,
     default_preprocess,
-    quickest,
     reset_head,
 )
 from swinclf.models.compute import Computer, has_linear_head, logits_of
 from swinclf.models.freeze import freeze_stages
+from swinclf.models.names import is_native
 from swinclf.models.store import save_model
 from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
@@ -151,7 +153,6 @@ class Run:
 class _Start:
     """What a training starts from, before a class or an image has been looked at closely."""
 
-    architecture: Architecture
     network: nn.Module
     preprocess: Preprocess
     regime: Regime
@@ -365,9 +366,14 @@ def _start(
         settings = settings.choose("model_arg", arguments, reason)
     if settings.config.model in OWN_SHAPES:
         settings = settings.choose("impl", Impl.NATIVE, "a shape of your own")
+    elif is_native(settings.config.model):
+        settings = settings.choose("impl", Impl.NATIVE, "quicker, with the same answers")
+    else:
+        settings = settings.choose("impl", Impl.TIMM, "the only one that knows the model")
     trained_weights = bool(config.weights) or config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     config = settings.config
+    assert config.impl is not None
     architecture = Architecture(
         name=config.model,
         impl=config.impl,
@@ -390,9 +396,7 @@ def _start(
     preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
     settings = settings.choose("img_size", preprocess.height, "the model's own")
     settings = settings.choose("fit", preprocess.fit, "the model's own")
-    return settings, _Start(
-        architecture, network, preprocess, regime, trained_weights, is_saved, frozen
-    )
+    return settings, _Start(network, preprocess, regime, trained_weights, is_saved, frozen)
 
 
 def _arguments(words: Sequence[str]) -> dict[str, str]:
@@ -420,16 +424,15 @@ def _look(
     views_of = views_by_split(
         index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
     )
-    network = quickest(start.network, start.architecture)
     looker = Looker(
         index.root,
         start.preprocess,
-        Computer(network, hardware) if keeps_features else None,
+        Computer(start.network, hardware) if keeps_features else None,
         hardware,
         workers=config.workers or 0,
         report=report,
         stop=stop,
-        known=_known(settings, start, network if keeps_features else None, hardware, report),
+        known=_known(settings, start, start.network if keeps_features else None, hardware, report),
     )
     with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
         looker.look([image.path for image in index.images], views_of)
@@ -713,7 +716,8 @@ def _finish(
             drawer.draw if drawer else None,
             partial(most_alike, measured),
         ),
-        sections=Sections(
+        sections=replace(
+            _insight(dataset, look, config.seed),
             calibration=measured.calibration,
             thresholds=measured.confidence.thresholds,
             audit=list(map(for_report, faults)),
@@ -743,9 +747,27 @@ def _kept_outputs(
     return outputs
 
 
+def _insight(dataset: Dataset, look: Look, seed: int) -> Sections:
+    """What the frozen network's features tell of the dataset, where they were kept."""
+    if look.features is None:
+        return Sections()
+    training, held_out = dataset.of(TRAIN), dataset.of(VAL)
+    seen = [
+        look.features.gather([look.digests[image.path] + PLAIN for image in images]).numpy()
+        for images in (training, held_out)
+    ]
+    return Sections(
+        suspects=doubtful_labels(
+            [*training, *held_out], np.concatenate(seen), dataset.classes, seed=seed
+        ),
+        learning=worth_of_images(training, seen[0], held_out, seen[1], dataset.classes, seed=seed),
+    )
+
+
 def _card(settings: Settings, dataset: Dataset, start: _Start, hardware: Hardware) -> ModelCard:
     """What the weights are stored with."""
     config = settings.config
+    assert config.impl is not None
     return ModelCard(
         model=config.model,
         impl=config.impl,
