@@ -16,7 +16,7 @@ from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.files import write_csv
 from swinclf.inference.score import Scored
 
-EVIDENCE_S = 20.0  # the most that is spent on it
+EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
 
 SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
@@ -110,7 +110,7 @@ def _illustrated(sections: Sections, scored: Scored, illustrations: Illustration
     mistakes = worst_mistakes(scored.rows)
     if illustrations.evidence is not None:
         evidence, begun = {}, time.monotonic()
-        for one in mistakes:
+        for one in mistakes[:EVIDENCE_MOST]:
             if time.monotonic() - begun > EVIDENCE_S:
                 break  # a large network on a small machine: the worst mistakes have theirs
             jpeg = illustrations.evidence(one.path, one.predicted)
