@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import math
 import os
 import shutil
 import signal
@@ -56,17 +57,18 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
         out = Path(folder) / "runs"
         _in_child(lambda: _begin(data, out, "base", {"epochs": 2}))
         begin: dict[str, Callable[[str], None]] = {}
-        seconds = {}
+        seconds, begun = {}, {}
         for name, regime in REGIMES.items():
             settings = {**regime, "weights": str(out / "base"), "pretrained": True}
             begin[name] = partial(_begin, data, out, settings=settings)
             started = time.monotonic()
             assert _in_child(partial(begin[name], name)) == 0
             seconds[name] = time.monotonic() - started
+            begun[name] = time.time() - (out / name / "config.json").stat().st_mtime
         for number in range(options.runs):
             regime = list(REGIMES)[number % len(REGIMES)]
             run = out / f"{regime}-{number}"
-            if not _kill_and_go_on(run, begin[regime], regime, seconds, rng, counts):
+            if not _kill_and_go_on(run, begin[regime], regime, seconds, begun, rng, counts):
                 counts["could not go on"] += 1
             same = _is_done(run) and _same(out / regime, run)
             counts["identical"] += same
@@ -84,6 +86,7 @@ def _kill_and_go_on(
     begin: Callable[[str], None],
     regime: str,
     seconds: dict[str, float],
+    begun: Mapping[str, float],
     rng: np.random.Generator,
     counts: Counter[str],
 ) -> bool:
@@ -94,13 +97,17 @@ def _kill_and_go_on(
             shutil.rmtree(run)
             killed = 0
             counts["too quick"] += 1
-        kill_after = None
+        kill_after, since = None, None
         if killed < KILLS:
             kill_after = float(rng.uniform(0, seconds[regime] * (0.5 if killed else 0.9)))
+            # Much of a short run is over before its folder is there: three kills of four come
+            # after that, at any moment from then to the end.
+            if not run.is_dir() and rng.random() < 0.75:
+                kill_after, since = float(rng.uniform(0, begun[regime])), run
         workers = int(rng.choice([0, 2]))
         started = time.monotonic()
         work = partial(_go_on, run, workers) if run.is_dir() else partial(begin, run.name)
-        code = _in_child(work, kill_after=kill_after)
+        code = _in_child(work, kill_after=kill_after, since=since)
         if code == -signal.SIGKILL:
             killed += 1
             counts["kills"] += 1
@@ -121,8 +128,15 @@ def _go_on(run: Path, workers: int) -> None:
     train(resume_settings(folder, workers=workers), resume=folder)
 
 
-def _in_child(work: Callable[[], None], *, kill_after: float | None = None) -> int:
+def _in_child(
+    work: Callable[[], None], *, kill_after: float | None = None, since: Path | None = None
+) -> int:
     """Does something in a process of its own, which starts in no time.
+
+    Args:
+        work: What to do.
+        kill_after: Kills it after so many seconds.
+        since: These are counted from when this folder is there.
 
     Returns:
         Its exit status; -9 where it was killed.
@@ -138,11 +152,13 @@ def _in_child(work: Callable[[], None], *, kill_after: float | None = None) -> i
         finally:
             os._exit(code)
     if kill_after is not None:
-        until = time.monotonic() + kill_after
+        until = math.inf if since else time.monotonic() + kill_after
         while time.monotonic() < until:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
+            if until == math.inf and since is not None and since.is_dir():
+                until = time.monotonic() + kill_after
             time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

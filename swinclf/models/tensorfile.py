@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,8 +94,13 @@ def read_tensors(
 
 def not_safetensors(path: Path, error: Exception) -> WeightsError:
     """The error for a file that is no safetensors file, or a damaged one."""
-    size = path.stat().st_size if path.is_file() else None
-    found = f"{error} ({size:,} bytes)" if size is not None else "no such file"
+    try:
+        with path.open("rb") as file:  # its own reader does not say why it could not open one
+            found = f"{error} ({os.fstat(file.fileno()).st_size:,} bytes)"
+    except FileNotFoundError:
+        found = "no such file"
+    except OSError as reason:
+        found = reason.strerror or str(reason)
     return WeightsError(
         f"a safetensors file at '{path}'",
         found=found,
