@@ -83,6 +83,15 @@ def test_too_few_held_out_images_have_no_curve():
     assert learning_curve(features, truth, features[:39], truth[:39], seed=0) is None
 
 
+def test_classes_of_few_images_have_a_shorter_curve_or_none():
+    val, val_targets = blobs(20, 5, spread=1.0)
+    for per_class, shares in ((4, [0.5, 1.0]), (1, None)):
+        features, truth = blobs(per_class, 9, spread=1.0)
+        curve = learning_curve(features, truth, val, val_targets, seed=0)
+        assert (curve and [point.share for point in curve.points]) == shares
+        assert len(find_suspects(features, truth, seed=0)) == 0
+
+
 def test_a_run_lists_its_suspects_and_draws_what_more_images_bring(tmp_path, cli):
     data = write_dataset(tmp_path / "colours", per_class=80)
     swapped = [data / "red" / f"{number:03d}.png" for number in (3, 30, 60)]

@@ -39,12 +39,14 @@ def learning_curve(
         seed: Of the draws.
 
     Returns:
-        The curve; None with fewer than two classes or forty held-out images.
+        The curve, without shares that leave no more images than classes; None where that leaves
+        one share, or with fewer than two classes or forty held-out images.
 
     Source: the power law of Hestness et al. 2017, Deep Learning Scaling is Predictable,
     Empirically, sec. 3.
     """
-    if len(val_targets) < FEWEST or len(np.unique(train_targets)) < 2:
+    class_count = len(np.unique(train_targets))
+    if len(val_targets) < FEWEST or class_count < 2:
         return None
     both = main_directions(np.concatenate([train, val]))
     train, val = both[: len(train)], both[len(train) :]
@@ -52,10 +54,14 @@ def learning_curve(
     points = []
     for share in SHARES:
         draws = [_part(train_targets, share, random) for _ in range(1 if share == 1.0 else REPEATS)]
+        if len(draws[0]) <= class_count:  # no spread within the classes is left to see
+            continue
         right = [_right(train[rows], train_targets[rows], val, val_targets) for rows in draws]
         accuracy = float(np.mean(right))
         low, high = wilson_interval(round(accuracy * len(val)), len(val))
         points.append(LearningPoint(share, len(draws[0]), accuracy, low, high))
+    if len(points) < 2:
+        return None
     forecast = _forecast(points, len(val), random)
     return LearningCurve(points, [forecast] if forecast else [], [_verdict(points, forecast)])
 
