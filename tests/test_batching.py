@@ -1,4 +1,4 @@
-"""Batch sizes are measured: grown while that pays, bounded, and no picture is lost on the way."""
+"""A GPU's batch sizes are measured: grown while that pays; no picture is lost on the way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ def test_a_size_that_was_asked_for_is_kept():
 
 def test_threads_are_shared_and_given_back():
     before = torch.get_num_threads()
-    lanes = cpu_lanes(before)
+    lanes = cpu_lanes(before, 224 * 224)
     with threads_shared(lanes):
         assert torch.get_num_threads() * lanes.count <= before
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("side", "size"), [(224, 8), (384, 8), (112, 32), (32, 32)])
+def test_a_batch_on_a_cpu_depends_on_no_clock(side, size):
+    lanes = cpu_lanes(2, side * side)
+    assert (lanes.first, lanes.most) == (size, size)

@@ -31,10 +31,18 @@ class Lanes:
 
 
 # On a CPU, a network on one thread a core beats one on all cores: its threads wait for each other
-# after every layer, and for the threads that decode. Small batches stay in the caches.
-def cpu_lanes(threads: int) -> Lanes:
-    """For a network on a CPU that may use so many threads."""
-    return Lanes(min(threads, LANES_MAX), first=8, most=16)
+# after every layer, and for the threads that decode. Small batches stay in the caches. Their size
+# is no matter of clocks, as it is on a GPU: it moves the last digits, and the same pictures are to
+# give the same ones.
+def cpu_lanes(threads: int, pixels: int) -> Lanes:
+    """For a network on a CPU.
+
+    Args:
+        threads: That it may use.
+        pixels: Of one picture as the network sees it; a batch has as many as eight of 224 x 224.
+    """
+    size = min(max(8 * 224 * 224 // pixels, 8), 32)
+    return Lanes(min(threads, LANES_MAX), first=size, most=size)
 
 
 GPU_LANES = Lanes(1, first=32, most=512)

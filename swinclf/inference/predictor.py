@@ -88,9 +88,9 @@ class TorchPredictor:
         self.card, self.hardware, self.device = card, hardware, hardware.device
         self._computer = Computer(network, hardware)
         on_cpu, on_gpu = hardware.device == "cpu", hardware.device.startswith("cuda")
-        self.lanes = (
-            cpu_lanes(get_num_threads()) if on_cpu else GPU_LANES if on_gpu else OTHER_LANES
-        )
+        pixels = card.preprocess.height * card.preprocess.width
+        on_cpu_lanes = cpu_lanes(get_num_threads(), pixels)
+        self.lanes = on_cpu_lanes if on_cpu else GPU_LANES if on_gpu else OTHER_LANES
 
     @classmethod
     def open(cls, path: Path, asked: Asked) -> TorchPredictor:

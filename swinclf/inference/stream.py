@@ -63,8 +63,8 @@ def answer_all(
         sources: Files, pictures or (H, W, 3) uint8 arrays; taken as they are needed, so there may
             be any number.
         workers: Threads that decode.
-        batch_size: Pictures that go through the network together; None for what turns out to be
-            quickest on the first of them.
+        batch_size: Pictures that go through the network together; None for the predictor's choice,
+            on a GPU what turns out to be quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
 
