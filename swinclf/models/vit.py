@@ -265,7 +265,7 @@ class ViT(nn.Module):
         grid = self.patch_embed.grid_size
         self._add_tokens()
         self._add_positions()
-        self.dist_token = self._token(int(config.distilled))
+        self.dist_token = self._token(int(config.distilled), std=0.02)
         self.norm_pre = self._norm(config.pre_norm)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.Sequential(*(Block(config, grid, rate) for rate in rates))
@@ -280,10 +280,10 @@ class ViT(nn.Module):
         config = self.config
         return nn.LayerNorm(config.embed_dim, config.norm_eps) if wanted else nn.Identity()
 
-    def _token(self, count: int) -> nn.Parameter | None:
+    def _token(self, count: int, std: float = 1e-6) -> nn.Parameter | None:
         """Return `count` learned tokens, (1, count, C), or None for none."""
         empty = torch.empty(1, count, self.num_features)
-        return nn.Parameter(nn.init.normal_(empty, std=1e-6)) if count else None
+        return nn.Parameter(nn.init.normal_(empty, std=std)) if count else None
 
     def _add_tokens(self) -> None:
         """Make the tokens that stand before the patches."""
