@@ -26,6 +26,7 @@ LEVELS = [
         "confidence",
         "card",
         "lock",
+        "lanes",
         "runs",
     },
     {"data", "models", "evaluation"},
@@ -169,6 +170,7 @@ def test_who_knows_which_library():
         },
         "torch": {
             *("models", "training", "inference", "exporting", "inspection", "data", "runtime"),
+            "lanes",
             "verbs",
         },
         "timm": {"models"},

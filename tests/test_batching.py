@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swinclf.inference.batching import BatchSize, Lanes, cpu_lanes, threads_shared
+from swinclf.inference.batching import BatchSize
+from swinclf.lanes import Lanes, lanes_on, threads_shared
 
 
 def settled(seconds_of, *, first=8, most=64):
@@ -40,7 +41,7 @@ def test_a_size_that_was_asked_for_is_kept():
 
 def test_threads_are_shared_and_given_back():
     before = torch.get_num_threads()
-    lanes = cpu_lanes(before, 224 * 224)
+    lanes = lanes_on("cpu", 224 * 224)
     with threads_shared(lanes):
         assert torch.get_num_threads() * lanes.count <= before
     assert torch.get_num_threads() == before
@@ -48,5 +49,5 @@ def test_threads_are_shared_and_given_back():
 
 @pytest.mark.parametrize(("side", "size"), [(224, 8), (384, 8), (112, 32), (32, 32)])
 def test_a_batch_on_a_cpu_depends_on_no_clock(side, size):
-    lanes = cpu_lanes(2, side * side)
+    lanes = lanes_on("cpu", side * side)
     assert (lanes.first, lanes.most) == (size, size)

@@ -12,7 +12,7 @@ from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
 from swinclf.errors import DeviceError, RunError
-from swinclf.inference.batching import GPU_LANES, OTHER_LANES, Lanes, cpu_lanes
+from swinclf.lanes import OWN_THREADS, Lanes, lanes_on
 from swinclf.runtime import (
     Hardware,
     Precision,
@@ -80,17 +80,15 @@ class TorchPredictor:
     """A network in torch."""
 
     def __init__(self, network: object, card: ModelCard, hardware: Hardware) -> None:
-        from torch import get_num_threads, nn
+        from torch import nn
 
         from swinclf.models.compute import Computer
 
         assert isinstance(network, nn.Module)
         self.card, self.hardware, self.device = card, hardware, hardware.device
         self._computer = Computer(network, hardware)
-        on_cpu, on_gpu = hardware.device == "cpu", hardware.device.startswith("cuda")
         pixels = card.preprocess.height * card.preprocess.width
-        on_cpu_lanes = cpu_lanes(get_num_threads(), pixels)
-        self.lanes = on_cpu_lanes if on_cpu else GPU_LANES if on_gpu else OTHER_LANES
+        self.lanes = lanes_on(hardware.device, pixels)
 
     @classmethod
     def open(cls, path: Path, asked: Asked) -> TorchPredictor:
@@ -111,7 +109,7 @@ class TorchPredictor:
 class OnnxPredictor:
     """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
 
-    lanes = OTHER_LANES
+    lanes = OWN_THREADS
     device = "cpu"
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:

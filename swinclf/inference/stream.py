@@ -21,8 +21,9 @@ from swinclf.data.loader import (
     not_loaded,
 )
 from swinclf.data.transforms import eval_pixels
-from swinclf.inference.batching import BatchSize, Lanes, threads_shared
+from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
+from swinclf.lanes import Lanes, threads_shared
 
 Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
 Loaded = TypeVar("Loaded")

@@ -6,7 +6,7 @@ known is read, and not even decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from swinclf.data.images import FORMATS
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.split import held_out_position
 from swinclf.data.transforms import to_torch_input
+from swinclf.lanes import lanes_on, threads_shared
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
@@ -109,6 +110,13 @@ class _Found(NamedTuple):
     known: Mapping[bytes, torch.Tensor]
 
 
+class _Waiting(NamedTuple):
+    """A view of an image whose features are to be computed."""
+
+    unit: bytes
+    pixels: np.ndarray
+
+
 def _not_loaded(file: str, why: str) -> _Found:
     return _Found(*not_loaded(file, why), {})
 
@@ -142,8 +150,8 @@ class Looker:
         self._root, self._preprocess, self._computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
         self._known, self._batch = known, whole_batch(hardware.device)
-        self._waiting: dict[bytes, np.ndarray] = {}
         self._table = FeatureTable()
+        self._asked: set[bytes] = set()  # units whose features are in the table or on their way
         self.seen = Look(features=self._table if computer else None)
 
     def close(self) -> None:
@@ -168,7 +176,7 @@ class Looker:
                 known.update(
                     {unit: one for unit in units if (one := self._recall(unit)) is not None}
                 )
-                return all(unit in known or unit in self._table for unit in units)
+                return all(unit in known or unit in self._asked for unit in units)
 
             loaded = load_for_prediction(self._root / file, self._preprocess, is_known=is_known)
             return _Found(file, loaded, known)
@@ -178,17 +186,28 @@ class Looker:
             found = map_ahead(
                 load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
             )
-            for file, loaded, known in found:
-                if not loaded.digest:
-                    self.seen.errors[file] = loaded.error
-                else:
-                    self.seen.digests[file] = loaded.digest
-                    self._take(loaded, known, self._views(file, loaded.digest, views_of))
-                advance(1)
-                if self._stop:
-                    return
-            while self._waiting:
-                self._compute()
+            self._compute(self._waiting_batches(found, views_of, advance))
+
+    def _waiting_batches(
+        self, found: Iterable[_Found], views_of: ViewsOf, advance: Callable[[int], None]
+    ) -> Iterator[list[_Waiting]]:
+        """Goes through what was loaded, and gives what is to be computed batch by batch."""
+        waiting: list[_Waiting] = []
+        for file, loaded, known in found:
+            if not loaded.digest:
+                self.seen.errors[file] = loaded.error
+            else:
+                self.seen.digests[file] = loaded.digest
+                waiting += self._take(loaded, known, self._views(file, loaded.digest, views_of))
+            advance(1)
+            if self._stop:
+                return
+            while len(waiting) >= self._batch:
+                yield waiting[: self._batch]
+                del waiting[: self._batch]
+        while waiting:
+            yield waiting[: self._batch]
+            del waiting[: self._batch]
 
     def _views(self, file: str, digest: bytes, views_of: ViewsOf) -> Sequence[bytes]:
         return (self._computer is not None and views_of(file, digest)) or (READ,)
@@ -199,9 +218,11 @@ class Looker:
 
     def _take(
         self, loaded: LoadedImage, known: Mapping[bytes, torch.Tensor], views: Sequence[bytes]
-    ) -> None:
+    ) -> Iterator[_Waiting]:
+        """Keeps what is known of an image; gives what is to be computed of it."""
         for unit, feature in known.items():
-            if not unit.endswith(READ) and unit not in self._table and unit not in self._waiting:
+            if not unit.endswith(READ) and unit not in self._asked:
+                self._asked.add(unit)
                 self._table.add([unit], feature[None])
         if loaded.pixels is None:
             return
@@ -210,26 +231,35 @@ class Looker:
             if view == READ:
                 if self._known.readable is not None:
                     self._known.readable.put([unit], torch.empty(1, 0))
-            elif unit not in self._table:
-                self._waiting[unit] = loaded.pixels[:, ::-1] if view == MIRROR else loaded.pixels
-        while len(self._waiting) >= self._batch:
-            self._compute()
+            elif unit not in self._asked:
+                self._asked.add(unit)
+                yield _Waiting(unit, loaded.pixels[:, ::-1] if view == MIRROR else loaded.pixels)
 
-    def _compute(self) -> None:
+    def _compute(self, batches: Iterator[list[_Waiting]]) -> None:
+        """Computes features, some batches side by side, and keeps them in order."""
+
+        def compute(batch: list[_Waiting]) -> tuple[list[bytes], torch.Tensor]:
+            return [one.unit for one in batch], self._features([one.pixels for one in batch])
+
+        lanes = lanes_on(self._hardware.device, self._preprocess.height * self._preprocess.width)
+        with threads_shared(lanes):
+            for units, features in map_ahead(
+                compute, batches, workers=lanes.count, ahead=lanes.count + 1
+            ):
+                self._table.add(units, features)
+                if self._known.features is not None:
+                    self._known.features.put(units, features)
+
+    def _features(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         """Computes the features of one batch.
 
         A last, short batch is filled up: in a batch of another size a network rounds otherwise, and
         what an image gives must not depend on the others that are looked at.
         """
         assert self._computer is not None
-        units = list(self._waiting)[: self._batch]
-        pixels = [self._waiting.pop(unit) for unit in units]
         filled = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
         inputs = to_torch_input(filled, self._preprocess, self._hardware.device)
-        features = self._computer.features(inputs)[: len(units)].cpu()
-        self._table.add(units, features)
-        if self._known.features is not None:
-            self._known.features.put(units, features)
+        return self._computer.features(inputs)[: len(pixels)].cpu()
 
 
 def open_known(
