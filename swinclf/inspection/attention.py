@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -241,8 +241,8 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
     Draelos & Carin 2020; SmoothGrad, Smilkov et al. 2017, eq. 2.
     """
     target, logits, cells = token_evidence(network, image, target)
-    by_token = isinstance(network, ViT) and network.config.pool == "token"
-    where = "tokens into the last block" if by_token else "tokens of the last stage"
+    one = _reads_one_token(network)
+    where = "tokens into the last block" if one else "tokens of the last stage"
     pixels = _smooth_gradient(network, image, target)
     return Evidence(target, logits, cells, pixels, where)
 
@@ -260,32 +260,36 @@ def token_evidence(
     Returns:
         `Evidence.target`, `.logits` and `.cells`.
     """
-    by_token = isinstance(network, ViT) and network.config.pool == "token"
-    kept: list[Tensor] = []
-
-    def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0])
-
-    def keep_output(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept.append(output)
-
-    if by_token:
-        assert isinstance(network, ViT)
-        handle = network.blocks[-1].register_forward_pre_hook(keep_input)
-    else:
-        handle = network.norm.register_forward_hook(keep_output)
-    try:
-        with torch.enable_grad():
-            # A gradient is asked for from the image on, whether or not the weights have one.
-            logits = network(image.clone().requires_grad_())[0]
-            target = int(logits.argmax()) if target is None else target
-            (slope,) = torch.autograd.grad(logits[target] - logits.mean(), kept[0])
-    finally:
-        handle.remove()
-    cells = (slope * kept[0]).sum(-1)[0].detach()  # (1, ..., C) -> (h, w) or (T,)
+    with torch.no_grad():
+        tokens = _tokens_looked_at(network, image)
+    with torch.enable_grad():  # from those tokens on: all before them needs no derivative
+        tokens.requires_grad_()
+        last = tokens
+        if _reads_one_token(network):
+            last = network.norm(network.blocks[-1](tokens))
+        logits = network.forward_head(last)[0]
+        target = int(logits.argmax()) if target is None else target
+        (slope,) = torch.autograd.grad(logits[target] - logits.mean(), tokens)
+    cells = (slope * tokens).sum(-1)[0].detach()  # (1, ..., C) -> (h, w) or (T,)
     if isinstance(network, ViT):
         cells = cells[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
     return target, logits.detach(), cells
+
+
+def _reads_one_token(network: ViT | Swin) -> TypeGuard[ViT]:
+    """Return whether the class token alone is read."""
+    return isinstance(network, ViT) and network.config.pool == "token"
+
+
+def _tokens_looked_at(network: ViT | Swin, image: Tensor) -> Tensor:
+    """Return the tokens whose part in the score is asked for, (1, 3, H, W) -> (1, ..., C)."""
+    if not _reads_one_token(network):
+        return network.forward_features(image)
+    last = network.blocks[-1]
+    assert isinstance(last, Block)
+    with _kept_inputs({"last": last}) as inputs:
+        network.forward_features(image)
+    return inputs["last"]
 
 
 def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:

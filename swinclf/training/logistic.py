@@ -27,6 +27,7 @@ HELD_OUT = 0.2  # of the training images, for the sweep
 MOST_STEPS, FEWEST_STEPS = 100, 10
 SWEEP_FLOPS, LAST_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
 CHUNK_LOGITS = 2**24  # 64 MiB of float32
+KEPT_VALUES = 2**26  # standardised once up to 256 MiB, in every step beyond
 
 _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
 
@@ -116,6 +117,9 @@ class _Problem:
     ) -> None:
         self._probe, self._batches, self._rows = probe, batches, rows
         self._schedule, self._stop = schedule, stop
+        classes = probe.linear.out_features
+        size = len(batches.train_features) * len(rows) * (probe.linear.in_features + classes)
+        self._kept = list(self._chunks(classes)) if size <= KEPT_VALUES else []
 
     def loss_and_gradient(
         self, weight: torch.Tensor, bias: torch.Tensor
@@ -131,29 +135,27 @@ class _Problem:
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         views = len(self._batches.train_features)
         share = 1.0 / (views * len(self._rows))
-        for features, targets in self._chunks(len(bias)):
+        for features, wanted in self._kept or self._chunks(len(bias)):
             logits = torch.addmm(bias, features, weight.T)
             logs = F.log_softmax(logits, dim=1)
-            wanted = self._wanted(targets, logs)
             total -= (wanted * logs).sum(dtype=torch.float64) * share
             gradient = (logs.exp() * wanted.sum(1, keepdim=True) - wanted) * share
             by_weight.addmm_(gradient.T, features)
             by_bias += gradient.sum(0)
         return float(total), by_weight, by_bias
 
-    def _wanted(self, targets: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """(N, K) weighted targets, smoothed as `F.cross_entropy` does it."""
+    def _wanted(self, targets: torch.Tensor, classes: int) -> torch.Tensor:
+        """(n, K) weighted targets, smoothed as `F.cross_entropy` does it."""
         smoothing, weights = self._schedule.label_smoothing, self._schedule.class_weights
-        wanted = torch.full_like(like, smoothing / like.shape[1])
-        wanted.scatter_add_(1, targets[:, None], torch.full_like(like[:, :1], 1 - smoothing))
+        wanted = F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes
         return wanted if weights is None else wanted * weights
 
     def _chunks(self, classes: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Standardised features (n, D) and their targets (n,), a bounded number at a time."""
+        """Standardised features (n, D) and what is wanted of them (n, K), a bounded number each."""
         for view in self._batches.train_features:
             for rows in self._rows.split(max(1, CHUNK_LOGITS // classes)):
                 features = (view[rows] - self._probe.mean) / self._probe.std
-                yield features, self._batches.train_targets[rows]
+                yield features, self._wanted(self._batches.train_targets[rows], classes)
 
 
 def _steps(flops: float, step_flops: float) -> int:
