@@ -11,7 +11,7 @@ import difflib
 import json
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -328,6 +328,12 @@ def command_of(settings: Settings) -> str:
         else:
             words += [f"--{flag}", str(value)]
     return shlex.join(words)
+
+
+def key_values(words: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE words by key."""
+    pairs = (word.partition("=") for word in words)
+    return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from swinclf.files import TEMPORARY, cannot_write, sweep, sync_folder
 from swinclf.lock import LOCK_NAME, FolderLock, Held, whoami
 
 LATEST = "latest"
-SPLIT_COLUMNS = ("path", "label", "split")  # of split.csv
 DRAFT = ".{}.draft"
 MODEL_SUFFIXES = (".safetensors", ".onnx")
 

@@ -176,6 +176,15 @@ SMALL_FLAGS = (
 )
 
 
+def resume_run(run: Path) -> Path:
+    """Goes on with an interrupted run."""
+    from swinclf.pipeline.resume import resume_settings
+    from swinclf.runs import RunFolder
+    from swinclf.verbs.train import train
+
+    return train(resume_settings(RunFolder(run)), resume=RunFolder(run)).folder.path
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, read by the standard library and not by the program."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:

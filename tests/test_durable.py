@@ -27,10 +27,11 @@ from conftest import (
 )
 
 import swinclf
-from swinclf import files
+from swinclf import files, runtime
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, Held
 from swinclf.models.store import load_model
+from swinclf.pipeline import finish, fit, resume, start
 from swinclf.runs import RunFolder
 from swinclf.runtime import StopFlag
 from swinclf.training import loop
@@ -73,17 +74,10 @@ def stopped(data, tmp_path, monkeypatch):
     """The same run, stopped in its first epoch."""
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "fit", _stop)
+        patch.setattr(fit, "fit", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
     return tmp_path / "runs" / "stopped"
-
-
-def resume(run: Path, **options):
-    """Goes on with a run."""
-    return train_verb.train(
-        train_verb.resume_settings(RunFolder(run), **options), resume=RunFolder(run)
-    )
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -161,17 +155,25 @@ def test_a_lock_is_held_by_one(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("place", ["_look", "_prepare", "build_network", "save_checkpoint"])
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [
+        (train_verb, "look_at_images"),
+        (train_verb, "prepare_training"),
+        (start, "build_network"),
+        (resume, "save_checkpoint"),
+    ],
+)
 def test_a_signal_before_there_is_a_run_leaves_none(
-    data, tmp_path, monkeypatch, cli, place, number, code
+    data, tmp_path, monkeypatch, cli, module, place, number, code
 ):
-    real = getattr(train_verb, place)
+    real = getattr(module, place)
 
     def signalled(*arguments, **options):
         os.kill(os.getpid(), number)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(train_verb, place, signalled)
+    monkeypatch.setattr(module, place, signalled)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == code
     assert done.err.endswith("stopped; there was nothing to save yet\n")
@@ -180,19 +182,27 @@ def test_a_signal_before_there_is_a_run_leaves_none(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(
-    "place", ["fit", "score_images", "save_samples", "write_results", "save_model", "mark_latest"]
+    ("module", "place"),
+    [
+        (fit, "fit"),
+        (finish, "score_images"),
+        (finish, "save_samples"),
+        (finish, "write_results"),
+        (finish, "save_model"),
+        (train_verb, "mark_latest"),
+    ],
 )
 def test_a_signal_from_then_on_leaves_a_run_to_resume(
-    data, whole, tmp_path, monkeypatch, cli, place, number, code
+    data, whole, tmp_path, monkeypatch, cli, module, place, number, code
 ):
-    real = getattr(train_verb, place)
+    real = getattr(module, place)
 
     def signalled(*arguments, **options):
         os.kill(os.getpid(), number)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, place, signalled)
+        patch.setattr(module, place, signalled)
         done = cli("train", data, *SMALL_FLAGS)
     assert done.code == code
     run = tmp_path / "runs" / "colours-1"
@@ -275,7 +285,7 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(
 def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch, cli):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
-    monkeypatch.setattr(train_verb, "_look", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(train_verb, "look_at_images", lambda *_, **__: pytest.fail("too late"))
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -286,13 +296,13 @@ def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch,
 
 
 def test_a_run_folder_that_is_deleted_under_the_training(data, tmp_path, monkeypatch, cli):
-    real = train_verb.fit
+    real = fit.fit
 
-    def fit(*arguments, **options):
+    def gone(*arguments, **options):
         shutil.rmtree(tmp_path / "runs" / "colours-1")
         real(*arguments, **options)
 
-    monkeypatch.setattr(train_verb, "fit", fit)
+    monkeypatch.setattr(fit, "fit", gone)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -405,7 +415,7 @@ def test_a_run_s_own_files_must_be_as_they_were(stopped, cli, name, old, new, sa
 
 
 def test_other_versions_are_said(stopped, monkeypatch, cli):
-    versions = train_verb.versions()
+    versions = runtime.versions()
     monkeypatch.setattr("swinclf.training.origin.versions", lambda: {**versions, "torch": "9.9"})
     done = cli("train", "--resume", stopped)
     assert done.code == 0
@@ -417,7 +427,7 @@ def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, 
     settings = {**SMALL_SETTINGS, "freeze_layers": True, "weights": str(tmp_path / "base")}
     del settings["pretrained"]
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "fit", _stop)
+        patch.setattr(fit, "fit", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="head", **settings)
     other = swinclf.train(data, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder.model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_SETTINGS, error_lines, same_weights, weights_of
+from conftest import SMALL_SETTINGS, error_lines, resume_run, same_weights, weights_of
 from torch import nn
 
 import swinclf
@@ -157,9 +157,8 @@ def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
         patch.setattr(loop, "_train_step", stopping)
         with pytest.raises(Interrupted):
             swinclf.train(dataset, name="stopped", out="runs", **SMALL_SETTINGS, drop_path=0.3)
-    run = RunFolder(tmp_path / "runs" / "stopped")
-    train_verb.train(train_verb.resume_settings(run), resume=run)
-    assert same_weights(weights_of(tmp_path / done.out.strip()), weights_of(run.path))
+    run = resume_run(tmp_path / "runs" / "stopped")
+    assert same_weights(weights_of(tmp_path / done.out.strip()), weights_of(run))
 
 
 def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypatch):

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import (
     SMALL_SETTINGS,
     error_lines,
     read_rows,
+    resume_run,
     same_weights,
     weights_of,
     write_dataset,
@@ -23,7 +25,7 @@ from conftest import (
 
 import swinclf
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
-from swinclf.runs import RunFolder
+from swinclf.pipeline import prepare
 from swinclf.runtime import StopFlag
 from swinclf.training import checkpoint, loop
 from swinclf.training.probe import Probe
@@ -129,30 +131,27 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
             patch.setattr(train_verb, "StopFlag", lambda flag=flag: flag)
             patch.setattr(loop, "_train_step", stopping)
             # A resumed run takes its workers from the settings; fewer cores must change nothing.
-            make = train_verb.image_batches
+            make = prepare.image_batches
             patch.setattr(
-                train_verb,
+                prepare,
                 "image_batches",
                 lambda dataset, preprocess, config, *rest, make=make, workers=workers: make(
-                    dataset,
-                    preprocess,
-                    train_verb.replace(config, workers=workers % 3),
-                    *rest,
+                    dataset, preprocess, replace(config, workers=workers % 3), *rest
                 ),
             )
             try:
                 if run is None:
                     swinclf.train(trained.data, **settings)
                 else:
-                    train_verb.train(train_verb.resume_settings(run), resume=run)
+                    resume_run(run)
             except Interrupted as interrupted:
                 exit_codes.add(interrupted.exit_code)
-                run = RunFolder(next(p for p in (tmp_path / "runs").iterdir() if p.is_dir()))
+                run = next(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
             else:
                 break
     assert workers > 8, "it was interrupted after every step"
     assert exit_codes == {143}
-    _assert_same_run(undisturbed["full"], run.path)
+    _assert_same_run(undisturbed["full"], run)
 
 
 def test_a_killed_run_goes_on_from_the_checkpoint_before(
@@ -176,8 +175,7 @@ def test_a_killed_run_goes_on_from_the_checkpoint_before(
     assert (run / "last.ckpt").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    resumed = train_verb.train(train_verb.resume_settings(RunFolder(run)), resume=RunFolder(run))
-    _assert_same_run(undisturbed["part"], resumed.folder.path)
+    _assert_same_run(undisturbed["part"], resume_run(run))
 
 
 def test_the_best_epoch_may_lie_before_the_interruption(dataset, tmp_path, stop_after, monkeypatch):
@@ -194,9 +192,7 @@ def test_the_best_epoch_may_lie_before_the_interruption(dataset, tmp_path, stop_
         with pytest.raises(Interrupted):
             swinclf.train(dataset, name="stopped", **settings)
     monkeypatch.setattr(train_verb, "StopFlag", StopFlag)
-    run = RunFolder(tmp_path / "runs" / "stopped")
-    train_verb.train(train_verb.resume_settings(run), resume=run)
-    _assert_same_run(whole.folder.path, run.path)
+    _assert_same_run(whole.folder.path, resume_run(tmp_path / "runs" / "stopped"))
 
 
 def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(
@@ -212,9 +208,7 @@ def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(
     with pytest.raises(Interrupted):
         swinclf.train(data, name="stopped", **settings)
     monkeypatch.undo()
-    run = RunFolder(tmp_path / "runs" / "stopped")
-    train_verb.train(train_verb.resume_settings(run), resume=run)
-    _assert_same_run(whole.folder.path, run.path)
+    _assert_same_run(whole.folder.path, resume_run(tmp_path / "runs" / "stopped"))
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -309,15 +303,15 @@ def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp
             del stop
             real(*arguments, stop=flag, **rest)
 
-        patch.setattr(train_verb, "fit", fit)
+        patch.setattr("swinclf.pipeline.fit.fit", fit)
         with pytest.raises(Interrupted):
             swinclf.train(trained.data, **settings)
     (other,) = (tmp_path / "other").iterdir()
     (other / "last.ckpt").replace(interrupted / "last.ckpt")
-    run = RunFolder(interrupted)
     with pytest.raises((RunError, WeightsError)) as error:
-        train_verb.train(train_verb.resume_settings(run), resume=run)
-    assert f"the settings of '{run.config}' as it was begun with" in error.value.expected
+        resume_run(interrupted)
+    config = interrupted / "config.json"
+    assert f"the settings of '{config}' as it was begun with" in error.value.expected
 
 
 def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):

@@ -30,6 +30,7 @@ from swinclf.config import SETTINGS
 from swinclf.data import loader
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.models.compute import Computer
+from swinclf.pipeline import prepare
 from swinclf.runtime import Hardware, Precision
 from swinclf.training import loop
 from swinclf.training.probe import Probe
@@ -408,7 +409,7 @@ def test_too_many_stages_are_refused_with_the_number_there_is(cli, dataset, tmp_
 
 def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypatch, cli):
     fitted, first = [], []
-    fit_baseline, step = train_verb.fit_baseline, loop._train_step
+    fit_baseline, step = prepare.fit_baseline, loop._train_step
 
     def spy_fit(*arguments, **options):
         fitted.append(fit_baseline(*arguments, **options))
@@ -420,7 +421,7 @@ def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypat
             first.append((head.weight.detach().clone(), head.bias.detach().clone()))
         step(state, *rest)
 
-    monkeypatch.setattr(train_verb, "fit_baseline", spy_fit)
+    monkeypatch.setattr(prepare, "fit_baseline", spy_fit)
     monkeypatch.setattr(loop, "_train_step", spy_step)
     done = cli(
         "train", trained.data, "--weights", trained.path, "--no-freeze-layers", *SMALL_FLAGS[3:]
@@ -464,13 +465,13 @@ def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monk
 
 
 def test_an_interrupted_baseline_leaves_no_run(trained, tmp_path, cli, monkeypatch):
-    fit_baseline = train_verb.fit_baseline
+    fit_baseline = prepare.fit_baseline
 
     def interrupted(*arguments, stop, **options):
         stop.exit_code = ExitCode.INTERRUPTED
         return fit_baseline(*arguments, stop=stop, **options)
 
-    monkeypatch.setattr(train_verb, "fit_baseline", interrupted)
+    monkeypatch.setattr(prepare, "fit_baseline", interrupted)
     done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:])
     assert done.code == 130
     assert not list(tmp_path.glob("runs/[!.]*"))

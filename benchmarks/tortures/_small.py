@@ -12,10 +12,10 @@ from PIL import Image
 
 import swinclf
 from swinclf.errors import ExitCode, Interrupted
+from swinclf.pipeline import fit as pipeline
 from swinclf.runs import RunFolder
 from swinclf.training.loop import TrainState
 from swinclf.training.origin import Origin
-from swinclf.verbs import train as train_verb
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 SETTINGS: Mapping[str, Any] = {
@@ -61,9 +61,9 @@ def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, Origin]:
 
 @contextmanager
 def _replaced(fit: Any) -> Iterator[None]:
-    real = train_verb.fit
-    train_verb.fit = fit
+    real = pipeline.fit
+    pipeline.fit = fit
     try:
         yield
     finally:
-        train_verb.fit = real
+        pipeline.fit = real

@@ -25,7 +25,7 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import ExportFormat, gather_settings
+from swinclf.config import ExportFormat, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.runs import find_model, find_run
 
@@ -55,7 +55,8 @@ def train_command(
     ] = None,
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
-    from swinclf.verbs.train import resume_settings, train
+    from swinclf.pipeline.resume import resume_settings
+    from swinclf.verbs.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
     if resume is not None:
@@ -372,7 +373,7 @@ def inspect_command(
     done = inspect(
         subject,
         img_size=img_size,
-        model_args=dict(_key_and_value(word) for word in model_arg or ()),
+        model_args=key_values(model_arg or ()),
         look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
         report=console.ConsoleReporter(),
     )
@@ -441,9 +442,3 @@ def _with_standard_input(inputs: list[str]) -> Iterator[str]:
                     yield path.decode("utf-8", "surrogateescape")
         else:
             yield given
-
-
-def _key_and_value(word: str) -> tuple[str, str]:
-    """KEY=VALUE taken apart."""
-    key, _, value = word.partition("=")
-    return key.strip().replace("-", "_"), value.strip()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from swinclf.data.folder import TEST, VAL, FolderIndex
+from swinclf.data.folder import TEST, VAL, FolderIndex, ImageFile
 from swinclf.data.images import FORMATS
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.split import held_out_position
@@ -87,6 +87,11 @@ class Look:
     digests: dict[str, bytes] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     features: FeatureTable | None = None
+
+    def plain_features(self, images: Sequence[ImageFile]) -> torch.Tensor:
+        """(N, D) float32: what the network sees in images, each as it is and not mirrored."""
+        assert self.features is not None
+        return self.features.gather([self.digests[image.path] + PLAIN for image in images])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from swinclf.config import Augment, ClassWeights, Settings
-from swinclf.runtime import default_workers
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
@@ -105,8 +104,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
         settings = settings.choose("label_smoothing", 0.1, "for the network")
         settings = _choose_layer_decay(settings, facts)
     settings = _choose_lr(settings, regime, facts)
-    settings = _choose_class_weights(settings, facts)
-    return settings.choose("workers", default_workers(), "one a core")
+    return _choose_class_weights(settings, facts)
 
 
 def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | None:

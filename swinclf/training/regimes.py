@@ -45,15 +45,13 @@ def feature_batches(
     table = look.features
     if table is None:
         return None
-    train, val = (
-        [look.digests[image.path] for image in dataset.of(split)] for split in (TRAIN, VAL)
-    )
+    train = [look.digests[image.path] for image in dataset.of(TRAIN)]
     views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
     seen = [table.gather([digest + view for digest in train]) for view in views]
     return FeatureBatches(
         train_features=torch.stack(seen).to(device),
         train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
-        val_features=table.gather([digest + PLAIN for digest in val]).to(device),
+        val_features=look.plain_features(dataset.of(VAL)).to(device),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
         batch_size=config.batch_size or 64,
         seed=config.seed,

@@ -22,17 +22,18 @@ from swinclf.data.folder import (
     scan_folder,
 )
 from swinclf.data.split import hold_out
+from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
-from swinclf.files import read_csv, read_json
+from swinclf.files import read_json
 from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
 from swinclf.inference.stream import answer_all
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import SPLIT_COLUMNS, RunFolder, make_folder, next_free_folder, run_beside
+from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
 
 if TYPE_CHECKING:
@@ -175,9 +176,8 @@ def _choose_images(
 ) -> tuple[FolderIndex, str]:
     """The images to score and the name of what they are."""
     if run is not None and _is_dataset_of(run, root, card):
-        rows = read_csv(run.split, SPLIT_COLUMNS)
-        images = [ImageFile(row["path"], row["label"], row["split"]) for row in rows]
-        index = FolderIndex(root.resolve(), (), tuple(images), (), has_val=True)
+        images = read_split(run.split)
+        index = FolderIndex(root.resolve(), (), images, (), has_val=True)
         return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
     index = scan_folder(root)
     if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
@@ -191,7 +191,7 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
     """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
     if card.split.get("dataset") == dataset_digest(root):
         return True
-    listed = [row["path"] for row in read_csv(run.split, SPLIT_COLUMNS)]
+    listed = [image.path for image in read_split(run.split)]
     step = max(1, len(listed) // 200)
     return all((root / path).is_file() for path in listed[::step])
 

@@ -1,0 +1,153 @@
+"""The end of a training: the weights written, the file scored, the report beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+
+from swinclf.audit.findings import Finding
+from swinclf.audit.quick import for_report
+from swinclf.config import SETTINGS, Settings, command_of
+from swinclf.data.folder import TRAIN, VAL, ImageFile
+from swinclf.evaluation.sections import Sections
+from swinclf.inference.alike import most_alike
+from swinclf.inference.calibrate import measure_confidence
+from swinclf.inference.insight import doubtful_labels, worth_of_images
+from swinclf.inference.predictor import (
+    Asked,
+    Outputs,
+    TorchPredictor,
+    hardware_for,
+    open_predictor,
+)
+from swinclf.inference.results import Illustrations, ReportedSetting, write_results
+from swinclf.inference.samples import save_samples
+from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
+from swinclf.inspection.overlay import EvidenceDrawer
+from swinclf.models.compute import has_linear_head, logits_of
+from swinclf.models.store import save_model
+from swinclf.pipeline.plan import Context, Plan
+from swinclf.progress import EpochRow
+from swinclf.runs import RunFolder
+from swinclf.training.recipe import Regime
+
+
+def finish(
+    plan: Plan,
+    context: Context,
+    history: Sequence[EpochRow],
+    run: RunFolder,
+    faults: Sequence[Finding],
+) -> Scored:
+    """Writes the weights, then scores the file that was written, as any later use will see it.
+
+    Args:
+        plan: The training, its network in the state to keep.
+        context: Where it runs.
+        history: A row an epoch.
+        run: Where to.
+        faults: What is wrong with the images.
+
+    Returns:
+        The scores; among what was skipped, also what could not be trained on.
+
+    Raises:
+        RunError: If a file cannot be written.
+    """
+    config, dataset, network, report = plan.config, plan.dataset, plan.start.network, context.report
+    asked, workers = Asked(device=context.hardware.device), config.workers or 0
+    card = plan.card(context.hardware)
+    kept = _kept_outputs(plan, asked.device)
+    measured = measure_confidence(
+        TorchPredictor(network, card, hardware_for(card, asked)),
+        dataset.root,
+        dataset.of(VAL),
+        dataset.of(TRAIN),
+        seed=config.seed,
+        workers=workers,
+        report=report,
+        kept=kept,
+    )
+    card = replace(card, confidence=measured.confidence)
+    save_model(run.model, network, card)
+    split = VAL if dataset.rows(VAL) else TRAIN
+    images = dataset.of(split)
+    if kept is not None:
+        answers = answers_in_whole_batches(kept(images), card.confidence, asked.device)
+        scored = score_answers(
+            card.classes, dataset.root, images, answers, split=split, report=report
+        )
+    else:
+        scored = score_images(
+            open_predictor(run.model, asked),
+            dataset.root,
+            images,
+            split=split,
+            workers=workers,
+            report=report,
+        )
+    scored = replace(scored, skipped=[*dataset.skipped, *scored.skipped])
+    save_samples(run.samples, dataset.paths(split), plan.start.preprocess)
+    drawer = EvidenceDrawer.open(run.model, root=dataset.root, device=asked.device)
+    write_results(
+        run.path,
+        scored,
+        title=run.path.name,
+        data=str(dataset.root),
+        command=command_of(plan.settings),
+        settings=_reported(plan.settings),
+        history=[asdict(row) for row in history],
+        illustrations=Illustrations(
+            dataset.root, workers, drawer.draw if drawer else None, partial(most_alike, measured)
+        ),
+        sections=replace(
+            _insight(plan),
+            calibration=measured.calibration,
+            thresholds=measured.confidence.thresholds,
+            audit=list(map(for_report, faults)),
+        ),
+    )
+    return scored
+
+
+def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Outputs] | None:
+    """What gives the outputs of a frozen network from the features that were kept, to the bit.
+
+    None where only the whole network can: it was trained, or its head is not one linear layer.
+    """
+    look, network = plan.look, plan.start.network
+    if plan.start.regime is not Regime.HEAD or not has_linear_head(network):
+        return None
+
+    def outputs(images: Sequence[ImageFile]) -> Outputs:
+        features = look.plain_features(images)
+        return Outputs(logits_of(network, features, device).numpy(), features.numpy())
+
+    return outputs
+
+
+def _insight(plan: Plan) -> Sections:
+    """What the frozen network's features tell of the dataset, where they were kept."""
+    dataset, look, seed = plan.dataset, plan.look, plan.config.seed
+    if look.features is None:
+        return Sections()
+    training, held_out = dataset.of(TRAIN), dataset.of(VAL)
+    seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
+    return Sections(
+        suspects=doubtful_labels(
+            [*training, *held_out], np.concatenate([seen, judged]), dataset.classes, seed=seed
+        ),
+        learning=worth_of_images(training, seen, held_out, judged, dataset.classes, seed=seed),
+    )
+
+
+def _reported(settings: Settings) -> dict[str, ReportedSetting]:
+    return {
+        name: ReportedSetting(
+            getattr(settings.config, name), str(settings.sources[name]), settings.reasons.get(name)
+        )
+        for name in SETTINGS
+    }

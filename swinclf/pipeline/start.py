@@ -1,0 +1,148 @@
+"""What a training starts from: the network with its weights, and all settings that hang on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl, Settings, key_values
+from swinclf.models.build import (
+    OWN_SHAPES,
+    Architecture,
+    build_from_file,
+    build_network,
+    build_pretrained,
+    default_preprocess,
+)
+from swinclf.models.freeze import freeze_stages
+from swinclf.models.names import is_native
+from swinclf.models.weights import find_weights
+from swinclf.preprocess import Preprocess
+from swinclf.progress import Reporter
+from swinclf.runtime import Hardware, default_workers, seed_everything, use_threads
+from swinclf.training.checkpoint import Checkpoint
+from swinclf.training.origin import check_network, frozen_digest
+from swinclf.training.recipe import Regime, choose_mirror, choose_regime
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from, before an image has been looked at.
+
+    Attributes:
+        network: In float32; its head is still to be fitted to the classes.
+        preprocess: How a picture becomes its input.
+        regime: What of it trains.
+        trained_weights: Whether it starts from weights that were trained.
+        keeps_features: Whether what it sees is worth keeping: only the head trains, or its weights
+            are trained ones and here, not still to come out of a checkpoint.
+        frozen_digest: Of what never trains; empty where the whole network is in a checkpoint.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    regime: Regime
+    trained_weights: bool
+    keeps_features: bool
+    frozen_digest: str
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the run's large files take: three checkpoints while one is written, one model."""
+        whole: int = sum(one.nbytes for one in self.network.state_dict().values())
+        # The weights, the best ones so far, and AdamW's two numbers for each.
+        return whole + (0 if self.regime is Regime.HEAD else 3 * 4 * whole)
+
+
+def settle_machine(settings: Settings, hardware: Hardware, data: Path) -> Settings:
+    """Settles what the machine decides, and begins the random numbers.
+
+    Args:
+        settings: What was asked for.
+        hardware: What was chosen by it.
+        data: The dataset's folder, as it is recorded.
+    """
+    config = settings.config
+    settings = settings.choose("precision", hardware.precision, hardware.reason)
+    settings = settings.choose("device", hardware.device, "the best there is")
+    settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
+    seed_everything(config.seed)
+    return replace(settings, config=replace(settings.config, data=str(data)))
+
+
+def build_start(
+    settings: Settings, classes: Sequence[str], saved: Checkpoint | None, report: Reporter
+) -> tuple[Settings, Start]:
+    """Builds the network, from a file, from published weights or from random ones.
+
+    Of a resumed run whose whole network trains, all weights come from what was saved.
+
+    Args:
+        settings: With what the machine decides.
+        classes: Names of the dataset's classes.
+        saved: What a resumed run goes on from.
+        report: Told of a download.
+
+    Returns:
+        The settings with all that can be chosen before an image is looked at, and the start.
+
+    Raises:
+        SwinclfError: If there is no such network, or weights cannot be had or do not fit.
+        RunError: If frozen weights are not those that the resumed run was begun with.
+    """
+    is_saved = saved is not None and not saved.origin.network
+    named = settings.config.weights
+    weights = find_weights(Path(named)) if named and not is_saved else None
+    settings = _choose_model(settings, weights.card if weights else None)
+    trained_weights = bool(named) or settings.config.pretrained
+    settings, regime = choose_regime(settings, trained_weights=trained_weights)
+    config = settings.config
+    assert config.impl is not None
+    architecture = Architecture(
+        name=config.model,
+        impl=config.impl,
+        num_classes=len(classes),
+        img_size=config.img_size,
+        drop_path=config.drop_path or 0.0,
+        model_args=key_values(config.model_arg),
+    )
+    if weights:
+        network = build_from_file(architecture, weights.path)
+    elif config.pretrained and not is_saved:
+        network = build_pretrained(architecture, report=report)
+    else:
+        network = build_network(architecture)
+    frozen = frozen_digest(network) if regime is Regime.HEAD else ""
+    if saved is not None:
+        check_network(saved.origin, frozen, saved.path.parent)
+    if config.freeze_stages is not None:
+        freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
+    preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
+    settings = settings.choose("img_size", preprocess.height, "the model's own")
+    settings = settings.choose("fit", preprocess.fit, "the model's own")
+    settings = choose_mirror(settings, classes)
+    keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
+    return (
+        settings.choose("workers", default_workers(), "one a core"),
+        Start(network, preprocess, regime, trained_weights, keeps_features, frozen),
+    )
+
+
+def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:
+    """Settles which network it is, by the run that weights come from, and who builds it."""
+    if card is not None:
+        reason = "as the run that --weights names"
+        settings = settings.choose("model", card.model, reason)
+        settings = settings.choose("impl", card.impl, reason)
+        settings = settings.choose("img_size", card.preprocess.height, reason)
+        arguments = tuple(f"{key}={value}" for key, value in card.model_args.items())
+        settings = settings.choose("model_arg", arguments, reason)
+    if settings.config.model in OWN_SHAPES:
+        return settings.choose("impl", Impl.NATIVE, "a shape of your own")
+    if is_native(settings.config.model):
+        return settings.choose("impl", Impl.NATIVE, "quicker, with the same answers")
+    return settings.choose("impl", Impl.TIMM, "the only one that knows the model")
