@@ -399,7 +399,7 @@ def test_a_loss_that_is_no_number(cli, dataset):
 )
 def test_out_of_memory_in_training(cli, dataset, monkeypatch, error, place, words):
     def too_large(*_):
-        raise error
+        raise type(error)(*error.args)  # one that was raised keeps its frames, and their threads
 
     monkeypatch.setattr(place, too_large)
     outcome = cli("train", dataset, *QUICK, "--epochs", 1, *words)
