@@ -9,37 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swinclf.card import ModelCard
-from swinclf.data.digests import digest_files
-from swinclf.data.folder import (
-    TEST,
-    TRAIN,
-    VAL,
-    FolderIndex,
-    ImageFile,
-    Skipped,
-    dataset_digest,
-    scan_folder,
-)
-from swinclf.data.split import hold_out
-from swinclf.data.split_file import read_split
-from swinclf.errors import DataError, RunError
+from swinclf.data.folder import Skipped
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Sections
-from swinclf.files import read_json
 from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
+from swinclf.inference.selection import choose_images, trained_on, with_known_labels
 from swinclf.inference.stream import answer_all
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
+from swinclf.runs import make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
 
 if TYPE_CHECKING:
     from swinclf.inspection.overlay import EvidenceDrawer
-
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -91,9 +75,9 @@ def evaluate(
     if reject is not None:
         threshold_for(predictor.card, reject)  # before any image is looked at
     run = run_beside(model)
-    root = data or _trained_on(model, run)
-    index, split = _choose_images(root, split, run, predictor.card, report)
-    images, unknown = _with_known_labels(index, predictor.card)
+    root = data or trained_on(model, run)
+    index, split = choose_images(root, split, run, predictor.card, report)
+    images, unknown = with_known_labels(index, predictor.card)
     workers = default_workers() if workers is None else workers
     scored = score_images(
         predictor, index.root, images, split=split, workers=workers, report=report
@@ -152,97 +136,3 @@ def _rejection(
         np.array([row.label == row.predicted for row in scored.rows]),
         judged_of(probabilities, strangeness),
     )
-
-
-def _trained_on(model: Path, run: RunFolder | None) -> Path:
-    if run is None:
-        raise RunError(
-            f"the folder to score '{model}' on",
-            found="none named, and no run folder around the file that would say",
-            hint=f"swinclf eval DATA --run '{model}'",
-        )
-    data = read_json(run.config).get("data")
-    if not isinstance(data, str):
-        raise RunError(
-            f"the folder that a run was trained on, in '{run.config}'",
-            found=f"{data!r}",
-            hint=f"swinclf eval DATA --run '{model}'",
-        )
-    return Path(data)
-
-
-def _choose_images(
-    root: Path, split: str | None, run: RunFolder | None, card: ModelCard, report: Reporter
-) -> tuple[FolderIndex, str]:
-    """The images to score and the name of what they are."""
-    if run is not None and _is_dataset_of(run, root, card):
-        images = read_split(run.split)
-        index = FolderIndex(root.resolve(), (), images, (), has_val=True)
-        return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
-    index = scan_folder(root)
-    if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
-        return _only(_split_by_rule(index, card), split or VAL)
-    if split is None and card.split.get("dataset") != dataset_digest(root):
-        report.note(f"'{root}' is not where this model was trained: all of its images are scored")
-    return _only(index, split or ALL)
-
-
-def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
-    """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
-    if card.split.get("dataset") == dataset_digest(root):
-        return True
-    listed = [image.path for image in read_split(run.split)]
-    step = max(1, len(listed) // 200)
-    return all((root / path).is_file() for path in listed[::step])
-
-
-def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
-    """Holds out what the training held out: the rule needs only the images and the seed."""
-    tests = [image for image in index.images if image.split == TEST]
-    others = [image for image in index.images if image.split != TEST]
-    digests, _ = digest_files(index.root, (image.path for image in others))
-    readable = [image for image in others if image.path in digests]  # the rest trained nothing
-    held_out = hold_out(
-        [image.label for image in readable],
-        [digests[image.path] for image in readable],
-        fraction=float(card.split["val_split"]),
-        seed=int(card.split["seed"]),
-    )
-    split = [
-        replace(image, split=VAL if out else TRAIN)
-        for image, out in zip(readable, held_out, strict=True)
-    ]
-    return replace(index, images=(*split, *tests))
-
-
-def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
-    images = tuple(image for image in index.images if split in (ALL, image.split))
-    if not images:
-        there = sorted({image.split for image in index.images if image.split})
-        raise DataError(
-            f"images of the split '{split}' in '{index.root}'",
-            found=f"images of {', '.join(there)}" if there else "no split in its folders",
-            hint=f"--split {VAL if VAL in there else there[0] if there else ALL}",
-        )
-    return replace(index, images=images), split
-
-
-def _has(images: Sequence[ImageFile], split: str) -> bool:
-    return any(image.split == split for image in images)
-
-
-def _with_known_labels(
-    index: FolderIndex, card: ModelCard
-) -> tuple[list[ImageFile], list[Skipped]]:
-    """Matches classes by name; images of classes that the model does not know cannot be scored."""
-    known = [image for image in index.images if image.label in card.classes]
-    unknown = [image for image in index.images if image.label not in card.classes]
-    if not known:
-        labels = sorted({image.label for image in unknown})
-        raise DataError(
-            f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
-            found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
-            hint="name the folders like the classes, or: swinclf predict",
-        )
-    reason = "its class '{}' is not one of the model's"
-    return known, [Skipped(image.path, reason.format(image.label)) for image in unknown]

@@ -1,0 +1,145 @@
+"""Which images a model is scored on: those that its training held out, or all of another folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from swinclf.card import ModelCard
+from swinclf.data.digests import digest_files
+from swinclf.data.folder import (
+    TEST,
+    TRAIN,
+    VAL,
+    FolderIndex,
+    ImageFile,
+    Skipped,
+    dataset_digest,
+    scan_folder,
+)
+from swinclf.data.split import hold_out
+from swinclf.data.split_file import read_split
+from swinclf.errors import DataError, RunError
+from swinclf.files import read_json
+from swinclf.progress import Reporter
+from swinclf.runs import RunFolder
+
+ALL = "all"
+
+
+def trained_on(model: Path, run: RunFolder | None) -> Path:
+    """The folder that a model was trained on.
+
+    Args:
+        model: The file.
+        run: The run around it; None where there is none.
+
+    Raises:
+        RunError: If nobody knows.
+    """
+    if run is None:
+        raise RunError(
+            f"the folder to score '{model}' on",
+            found="none named, and no run folder around the file that would say",
+            hint=f"swinclf eval DATA --run '{model}'",
+        )
+    data = read_json(run.config).get("data")
+    if not isinstance(data, str):
+        raise RunError(
+            f"the folder that a run was trained on, in '{run.config}'",
+            found=f"{data!r}",
+            hint=f"swinclf eval DATA --run '{model}'",
+        )
+    return Path(data)
+
+
+def choose_images(
+    root: Path, split: str | None, run: RunFolder | None, card: ModelCard, report: Reporter
+) -> tuple[FolderIndex, str]:
+    """The images to score and the name of what they are.
+
+    Args:
+        root: The folder that they lie in.
+        split: val, test, train or all; None for those held out where the model was trained on
+            this folder, else all.
+        run: The run around the model; None where there is none.
+        card: The model's.
+        report: Told where the folder is another one.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if run is not None and _is_dataset_of(run, root, card):
+        images = read_split(run.split)
+        index = FolderIndex(root.resolve(), (), images, (), has_val=True)
+        return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
+    index = scan_folder(root)
+    if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
+        return _only(_split_by_rule(index, card), split or VAL)
+    if split is None and card.split.get("dataset") != dataset_digest(root):
+        report.note(f"'{root}' is not where this model was trained: all of its images are scored")
+    return _only(index, split or ALL)
+
+
+def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
+    """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
+    if card.split.get("dataset") == dataset_digest(root):
+        return True
+    listed = [image.path for image in read_split(run.split)]
+    step = max(1, len(listed) // 200)
+    return all((root / path).is_file() for path in listed[::step])
+
+
+def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
+    """Holds out what the training held out: the rule needs only the images and the seed."""
+    tests = [image for image in index.images if image.split == TEST]
+    others = [image for image in index.images if image.split != TEST]
+    digests, _ = digest_files(index.root, (image.path for image in others))
+    readable = [image for image in others if image.path in digests]  # the rest trained nothing
+    held_out = hold_out(
+        [image.label for image in readable],
+        [digests[image.path] for image in readable],
+        fraction=float(card.split["val_split"]),
+        seed=int(card.split["seed"]),
+    )
+    split = [
+        replace(image, split=VAL if out else TRAIN)
+        for image, out in zip(readable, held_out, strict=True)
+    ]
+    return replace(index, images=(*split, *tests))
+
+
+def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
+    images = tuple(image for image in index.images if split in (ALL, image.split))
+    if not images:
+        there = sorted({image.split for image in index.images if image.split})
+        raise DataError(
+            f"images of the split '{split}' in '{index.root}'",
+            found=f"images of {', '.join(there)}" if there else "no split in its folders",
+            hint=f"--split {VAL if VAL in there else there[0] if there else ALL}",
+        )
+    return replace(index, images=images), split
+
+
+def _has(images: Sequence[ImageFile], split: str) -> bool:
+    return any(image.split == split for image in images)
+
+
+def with_known_labels(index: FolderIndex, card: ModelCard) -> tuple[list[ImageFile], list[Skipped]]:
+    """Matches classes by name; images of classes that the model does not know cannot be scored.
+
+    Raises:
+        DataError: If it knows none of them.
+    """
+    known = [image for image in index.images if image.label in card.classes]
+    unknown = [image for image in index.images if image.label not in card.classes]
+    if not known:
+        labels = sorted({image.label for image in unknown})
+        raise DataError(
+            f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
+            found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
+            hint="name the folders like the classes, or: swinclf predict",
+        )
+    reason = "its class '{}' is not one of the model's"
+    return known, [Skipped(image.path, reason.format(image.label)) for image in unknown]
