@@ -21,7 +21,7 @@ from swinclf.progress import Reporter
 
 
 @dataclass(frozen=True)
-class Subject:
+class Scene:
     """A network looking at an image.
 
     Attributes:
@@ -58,19 +58,19 @@ class Gallery:
     probability: float = 0.0
 
 
-def draw_all(subject: Subject, folder: Path, report: Reporter) -> Gallery:
+def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
     """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
 
     Args:
-        subject: What looks at what.
+        scene: What looks at what.
         folder: Where the PNG files go; files of the same names are replaced.
         report: Hears what there was nothing to draw of.
 
     Raises:
         RunError: If a picture cannot be written.
     """
-    network, pixels, pictures = subject.network, subject.pixels, [folder / "patches.png"]
-    image, weights = printable(subject.image), printable(subject.weights)
+    network, pixels, pictures = scene.network, scene.pixels, [folder / "patches.png"]
+    image, weights = printable(scene.image), printable(scene.weights)
     draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
     if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
         pictures.append(folder / "positions.png")
@@ -81,18 +81,18 @@ def draw_all(subject: Subject, folder: Path, report: Reporter) -> Gallery:
         draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
     about = f"Shown: {image}; {weights}."
     pictures.append(folder / "attention.png")
-    _draw_attention(subject, pictures[-1], about)
-    if not subject.classes:
+    _draw_attention(scene, pictures[-1], about)
+    if not scene.classes:
         return Gallery(tuple(pictures))
     pictures.append(folder / "evidence.png")
-    label, probability = _draw_evidence(subject, pictures[-1], about)
+    label, probability = _draw_evidence(scene, pictures[-1], about)
     return Gallery(tuple(pictures), label, probability)
 
 
-def _draw_attention(subject: Subject, path: Path, about: str) -> None:
+def _draw_attention(scene: Scene, path: Path, about: str) -> None:
     """Compute and draw the attention of every block."""
-    network, pixels = subject.network, subject.pixels
-    found = attentions(network, _network_input(subject))
+    network, pixels = scene.network, scene.pixels
+    found = attentions(network, _network_input(scene))
     followed = rollout(network, found)
     if isinstance(network, Swin):
         draw_swin_attention(found, followed, pixels, path, about=about)
@@ -103,14 +103,14 @@ def _draw_attention(subject: Subject, path: Path, about: str) -> None:
     draw_vit_attention(found, followed, pixels, path, reader=reader, about=about)
 
 
-def _draw_evidence(subject: Subject, path: Path, about: str) -> tuple[str, float]:
+def _draw_evidence(scene: Scene, path: Path, about: str) -> tuple[str, float]:
     """Compute and draw what speaks for the predicted class; return its name and probability."""
-    found = evidence(subject.network, _network_input(subject))
-    probabilities = (found.logits.double() / subject.temperature).softmax(0).float().numpy()
-    draw_evidence(found, probabilities, subject.classes, subject.pixels, path, about=about)
-    return subject.classes[found.target], float(probabilities[found.target])
+    found = evidence(scene.network, _network_input(scene))
+    probabilities = (found.logits.double() / scene.temperature).softmax(0).float().numpy()
+    draw_evidence(found, probabilities, scene.classes, scene.pixels, path, about=about)
+    return scene.classes[found.target], float(probabilities[found.target])
 
 
-def _network_input(subject: Subject) -> Tensor:
+def _network_input(scene: Scene) -> Tensor:
     """Return the image as the network takes it, (1, 3, H, W)."""
-    return to_torch_input(np.stack([subject.pixels]), subject.preprocess, "cpu")
+    return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")
