@@ -6,7 +6,7 @@ Verbs are imported inside the commands: torch takes seconds to import, and --hel
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -25,9 +25,9 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import ExportFormat, gather_settings, key_values
+from swinclf.config import ExportFormat, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
-from swinclf.runs import find_model, find_run
+from swinclf.runs import RunFolder, find_model, find_run
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
 
@@ -55,36 +55,10 @@ def train_command(
     ] = None,
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
-    from swinclf.pipeline.resume import resume_settings
     from swinclf.verbs.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
-    if resume is not None:
-        changed = [name for name in given if name not in ("data", "workers")]
-        if changed or config is not None:
-            raise ConfigError(
-                "--resume alone (or with --workers): a run goes on with the settings it began with",
-                found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
-                hint=f"swinclf train --resume '{resume}'",
-            )
-        interrupted = find_run(resume)
-        settings = resume_settings(interrupted, workers=given.get("workers"))
-        run = interrupted
-        named = given.get("data")
-        if named and Path(named).resolve() != Path(settings.config.data):
-            raise ConfigError(
-                f"the dataset that '{resume}' was started with, '{settings.config.data}'",
-                found=f"'{named}'",
-                hint=f"swinclf train --resume '{resume}'",
-            )
-    else:
-        settings, run = gather_settings(given, config), None
-        if not settings.config.data:
-            raise ConfigError(
-                "a folder of class folders to train on",
-                found="none",
-                hint="swinclf train DATA, or to see how it goes: swinclf demo",
-            )
+    settings, run = _settings_to_train_with(given, config, resume)
     done = train(settings, report=console.ConsoleReporter(), resume=run)
     sys.stdout.write(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
@@ -442,3 +416,38 @@ def _with_standard_input(inputs: list[str]) -> Iterator[str]:
                     yield path.decode("utf-8", "surrogateescape")
         else:
             yield given
+
+
+def _settings_to_train_with(
+    given: Mapping[str, Any], config: Path | None, resume: Path | None
+) -> tuple[Settings, RunFolder | None]:
+    """The settings of a training; of one that is to be gone on with its own, and its folder."""
+    if resume is None:
+        settings = gather_settings(given, config)
+        if not settings.config.data:
+            raise ConfigError(
+                "a folder of class folders to train on",
+                found="none",
+                hint="swinclf train DATA, or to see how it goes: swinclf demo",
+            )
+        return settings, None
+    from swinclf.pipeline.resume import resume_settings
+
+    hint = f"swinclf train --resume '{resume}'"
+    changed = [name for name in given if name not in ("data", "workers")]
+    if changed or config is not None:
+        raise ConfigError(
+            "--resume alone (or with --workers): a run goes on with the settings it began with",
+            found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
+            hint=hint,
+        )
+    run = find_run(resume)
+    settings = resume_settings(run, workers=given.get("workers"))
+    named = given.get("data")
+    if named and Path(named).resolve() != Path(settings.config.data):
+        raise ConfigError(
+            f"the dataset that '{resume}' was started with, '{settings.config.data}'",
+            found=f"'{named}'",
+            hint=hint,
+        )
+    return settings, run
