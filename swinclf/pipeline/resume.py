@@ -154,8 +154,7 @@ def how_to_go_on(run: RunFolder) -> Iterator[None]:
     except (RunError, OSError) as error:
         named = Path(getattr(error, "filename", None) or run.path / "a file")
         told = error if isinstance(error, RunError) else cannot_write(named, error)
+        hint = f"mend that, then: {resume_command(run)}"
         if not run.checkpoint.is_file():  # the folder itself has gone
             hint = "start again: swinclf train DATA"
-            raise RunError(told.expected, found=told.found, hint=hint) from error
-        hint = f"mend that, then: {resume_command(run)}"
         raise RunError(told.expected, found=told.found, hint=hint) from error
