@@ -1,10 +1,12 @@
-"""How well `check` finds copies, and how fast it reads: JSON lines on stdout.
+"""How well copies and swapped labels are found, and how fast `check` reads: JSON lines on stdout.
 
-Copies are planted into a copy of a folder of photographs, and found or not. Speed is that of the
+Copies are planted into a copy of a folder of photographs, and found or not; so are labels, which
+are looked for without a network, as after a training from random weights. Speed is that of the
 audit's pass over the files beside decoding alone, in turns over the same files, so that what else
 the machine does falls on both; the ratio of the sums is what counts.
 
     python benchmarks/audit.py find PHOTOS
+    python benchmarks/audit.py suspects PHOTOS
     python benchmarks/audit.py speed PHOTOS --count 50000
 """
 
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from swinclf.audit.findings import Kind
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import decode_image, read_bytes
 from swinclf.data.loader import map_ahead
+from swinclf.inference.insight import doubtful_labels
 from swinclf.progress import SILENT
 from swinclf.verbs.check import Audit, check
 
@@ -110,6 +113,34 @@ def measure_finding(photos: Path, workers: int) -> Iterable[dict[str, object]]:
             root = Path(shutil.copytree(photos, Path(folder) / "photos"))
             planted = plant_copies(root, exact=30, near=30, seed=seed)
             yield {"seed": seed, **found_copies(check(root, workers=workers), planted)}
+
+
+def measure_suspects(photos: Path, workers: int) -> Iterable[dict[str, object]]:
+    """Swap 60 labels three times anew and look for them, without a network."""
+    index = scan_folder(photos)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        images, swapped = list(index.images), set()
+        for row in rng.choice(len(images), 60, replace=False):
+            image = images[row]
+            others = [name for name in index.classes if name != image.label]
+            images[row] = replace(image, label=others[rng.integers(len(others))])
+            swapped.add(image.path)
+        started = time.perf_counter()
+        found = doubtful_labels(
+            photos, images, None, index.classes, seed=0, workers=workers, report=SILENT
+        )
+        first = sum(one.path in swapped for one in found[:120])
+        yield {
+            "seed": seed,
+            "swapped": len(swapped),
+            "doubted": len(found),
+            "of_them_swapped": sum(one.path in swapped for one in found),
+            "swapped_in_first_120": first,
+            "precision": round(first / 120, 3),
+            "recall": round(first / len(swapped), 3),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
 
 
 def measure_speed(photos: Path, count: int, px: int, workers: int) -> Iterable[dict[str, object]]:
@@ -193,17 +224,17 @@ def peak_mib() -> float:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("find", "speed"))
+    parser.add_argument("what", choices=("find", "suspects", "speed"))
     parser.add_argument("photos", type=Path, help="a folder of class folders of JPEG files")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    measured = (
-        measure_finding(given.photos, given.workers)
-        if given.what == "find"
-        else measure_speed(given.photos, given.count, given.px, given.workers)
-    )
+    if given.what == "speed":
+        measured = measure_speed(given.photos, given.count, given.px, given.workers)
+    else:
+        measure = measure_finding if given.what == "find" else measure_suspects
+        measured = measure(given.photos, given.workers)
     for line in measured:
         json.dump(line, sys.stdout)
         print(flush=True)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -31,3 +34,15 @@ def test_photographs_are_drawn_and_read_by_both_sides(tmp_path):
     (row,) = lines("predict.py", "--read", tmp_path / "photos", "--large", 4)
     assert row["swinclf_ms"] > 0
     assert row["times_as_fast"] > 0
+
+
+def test_swapped_labels_are_planted_and_looked_for(tmp_path):
+    for number in range(120):
+        side = (number % 2 + 1) * 8
+        squares = np.indices((48, 48)).sum(0) // side % 2 * 255
+        file = tmp_path / f"{number % 2}" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray((squares + number % 7).astype(np.uint8)).save(file)
+    rows = lines("audit.py", "suspects", tmp_path)
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert all(row["swapped"] == 60 and 0 <= row["recall"] <= 1 for row in rows)

@@ -1,4 +1,4 @@
-"""Thumbnails: small JPEG copies of images for a page, upright and without metadata."""
+"""Small copies of images: JPEGs for a page, upright and without metadata; squares to compare."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
-from swinclf.data.loader import map_ahead
+from swinclf.data.loader import load_image, map_ahead, not_loaded
 from swinclf.errors import DataError
 
 THUMBNAIL_PX = 128
@@ -43,6 +44,41 @@ def thumbnails(
             ahead=AHEAD,
             late=lambda _file, _reason: None,
         )
+
+
+def small_squares(
+    root: Path, files: Sequence[str], *, side_px: int, workers: int
+) -> Iterator[np.ndarray]:
+    """The middle square of each picture, made small, in order.
+
+    Args:
+        root: What the files' paths are relative to.
+        files: Images.
+        side_px: Of the squares.
+        workers: Threads.
+
+    Yields:
+        (side_px, side_px, 3) uint8; black where a file can no longer be read.
+
+    Raises:
+        DataError: If the disk is gone.
+    """
+
+    def to_pixels(picture: Image.Image) -> np.ndarray:
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        box = (left, top, left + side, top + side)
+        return np.asarray(picture.resize((side_px, side_px), Image.Resampling.BICUBIC, box))
+
+    loaded = map_ahead(
+        lambda file: (file, load_image(root / file, to_pixels, 2 * side_px, digest=False)),
+        files,
+        workers=workers,
+        ahead=AHEAD,
+        late=not_loaded,
+    )
+    for _, one in loaded:
+        yield np.zeros((side_px, side_px, 3), np.uint8) if one.pixels is None else one.pixels
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:

@@ -30,7 +30,7 @@ from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.progress import EpochRow
+from swinclf.progress import EpochRow, Reporter
 from swinclf.runs import RunFolder
 from swinclf.training.recipe import Regime
 
@@ -104,7 +104,7 @@ def finish(
             dataset.root, workers, drawer.draw if drawer else None, partial(most_alike, measured)
         ),
         sections=replace(
-            _insight(plan),
+            _insight(plan, report),
             calibration=measured.calibration,
             thresholds=measured.confidence.thresholds,
             audit=list(map(for_report, faults)),
@@ -129,19 +129,27 @@ def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Ou
     return outputs
 
 
-def _insight(plan: Plan) -> Sections:
-    """What the frozen network's features tell of the dataset, where they were kept."""
+def _insight(plan: Plan, report: Reporter) -> Sections:
+    """What the images, and features of them that were kept, tell of the dataset."""
     dataset, look, seed = plan.dataset, plan.look, plan.config.seed
-    if look.features is None:
-        return Sections()
     training, held_out = dataset.of(TRAIN), dataset.of(VAL)
-    seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
-    return Sections(
-        suspects=doubtful_labels(
-            [*training, *held_out], np.concatenate([seen, judged]), dataset.classes, seed=seed
-        ),
-        learning=worth_of_images(training, seen, held_out, judged, dataset.classes, seed=seed),
+    features, learning = None, None
+    if look.features is not None:
+        seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
+        features = np.concatenate([seen, judged])
+        learning = worth_of_images(
+            training, seen, held_out, judged, dataset.classes, seed=seed, report=report
+        )
+    suspects = doubtful_labels(
+        dataset.root,
+        [*training, *held_out],
+        features,
+        dataset.classes,
+        seed=seed,
+        workers=plan.config.workers or 0,
+        report=report,
     )
+    return Sections(suspects=suspects, learning=learning)
 
 
 def _reported(settings: Settings) -> dict[str, ReportedSetting]:
