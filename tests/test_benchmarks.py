@@ -44,5 +44,5 @@ def test_swapped_labels_are_planted_and_looked_for(tmp_path):
         file.parent.mkdir(exist_ok=True)
         Image.fromarray((squares + number % 7).astype(np.uint8)).save(file)
     rows = lines("audit.py", "suspects", tmp_path)
-    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert [row["seed"] for row in rows] == list(range(10))
     assert all(row["swapped"] == 60 and 0 <= row["recall"] <= 1 for row in rows)

@@ -24,6 +24,7 @@ SIDE = 32  # of a small picture, px
 PATCHES = (4, 12)  # sides, px: details, and what they are part of
 FILTERS = 100  # of each side
 LEVELS = 6  # of each of red, green and blue in a count of colours
+STRIDE = 2  # px: the places of a patch are then the same in the mirror image
 THRESHOLD = 1.0  # of an answer, whose variance is about 1
 FAINT = 0.005  # of the mean variance of a patch: below it contrast is not made much of
 WHITENED = 0.1  # of the mean variance: directions far below it stay faint
@@ -97,10 +98,10 @@ class _Filters(NamedTuple):
         (N, 3, SIDE, SIDE) -> (N, 8 F).
         """
         side = self.weight.shape[-1]
-        mean = F.avg_pool2d(values.mean(1, keepdim=True), side, 1)
-        square = F.avg_pool2d(values.square().mean(1, keepdim=True), side, 1)
+        mean = F.avg_pool2d(values.mean(1, keepdim=True), side, STRIDE)
+        square = F.avg_pool2d(values.square().mean(1, keepdim=True), side, STRIDE)
         contrast = (square - mean.square()).clamp_(min=0).add_(self.floor).sqrt_()
-        answers = F.conv2d(values, self.weight).div_(contrast).add_(self.bias)
+        answers = F.conv2d(values, self.weight, stride=STRIDE).div_(contrast).add_(self.bias)
         beyond = (F.relu(answers - THRESHOLD), F.relu(-answers - THRESHOLD))
         return torch.cat([F.adaptive_avg_pool2d(one, 2).flatten(1) for one in beyond], 1)
 
