@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,28 @@ def stored(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(path, network, CARD)
     return path, network
+
+
+@pytest.mark.parametrize(
+    ("model", "impl"),
+    [
+        ("swin_tiny_patch4_window7_224", Impl.TIMM),
+        ("swin_tiny_patch4_window7_224", Impl.NATIVE),
+        ("swinv2_cr_tiny_ns_224", Impl.TIMM),
+        ("deit_tiny_patch16_224", Impl.TIMM),
+        ("deit_tiny_patch16_224", Impl.NATIVE),
+    ],
+)
+def test_a_network_comes_back_with_all_that_it_needs_to_answer(model, impl, tmp_path):
+    torch.manual_seed(0)
+    network = build_network(Architecture(model, impl, len(NAMES), 64)).eval()
+    preprocess = replace(CARD.preprocess, height=64, width=64)
+    card = replace(CARD, model=model, impl=impl, preprocess=preprocess)
+    save_model(tmp_path / "model.safetensors", network, card)
+    again, _ = load_model(tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 64, 64)  # a Swin has four windows a stage and more, some shifted
+    with torch.inference_mode():
+        assert torch.equal(again(images), network(images))
 
 
 def test_weights_and_card_come_back_as_they_were(stored):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch import nn
@@ -48,8 +49,10 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
     """
     card = read_card(path)  # first: a file of another program is named as what it is
     tensors, _ = read_tensors(path, signed=True)
-    with blank_parameters():
-        network = create_network(architecture_of(card, impl=impl))
+    architecture = architecture_of(card, impl=impl)
+    # timm's networks may take more from a parameter than its shape: Swin's masks go to its device.
+    with blank_parameters() if architecture.impl is Impl.NATIVE else nullcontext():
+        network = create_network(architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
