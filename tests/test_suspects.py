@@ -68,8 +68,9 @@ def suspects(root, features, **more):
 def test_patches_find_the_swaps_that_useless_features_cannot(planted, monkeypatch):
     root, swapped = planted
     useless = np.random.default_rng(1).normal(size=(180, 40)).astype(np.float32)
-    found, _ = suspects(root, useless)
+    found, listener = suspects(root, useless)
     assert {one.path for one in found[:9]} == swapped
+    assert any("small pictures are compared too" in note for note in listener.notes)
     assert all(one.path.split("/")[1].startswith(one.suggested) for one in found[:9])
     assert suspects(root, useless)[0] == found
     assert {one.path for one in suspects(root, None)[0][:9]} == swapped

@@ -67,6 +67,8 @@ def doubtful_labels(
     probs = None if features is None else judge_by_features(features[rows], labels, seed=seed)
     right = 0.0 if probs is None else float((probs.argmax(axis=1) == labels).mean())
     if right < GOOD:
+        if probs is not None:
+            report.note(f"features tell {right:.0%} of the labels: small pictures are compared too")
         chosen = _drawn(len(rows), min(PICTURES_MOST, SCORES_MOST // len(known)), seed)
         by_network = [] if probs is None else [np.log(probs[chosen] + TINY)]
         rows, labels = rows[chosen], labels[chosen]
