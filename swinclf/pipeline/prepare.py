@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from swinclf.data.folder import Skipped
+from swinclf.data.kept import room_for_pictures
 from swinclf.models.build import reset_head
 from swinclf.pipeline.look import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import Reporter
 from swinclf.runtime import seed_everything
-from swinclf.training.batches import Batches, FeatureBatches
+from swinclf.training.batches import Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
 from swinclf.training.logistic import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
+from swinclf.training.prefix_batches import keep_frozen_tokens
 from swinclf.training.probe import linear_classifiers
 from swinclf.training.recipe import Regime
 from swinclf.training.regimes import (
@@ -93,10 +95,28 @@ def prepare_training(
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)
+    if isinstance(batches, ImageBatches):
+        batches = _through_frozen_stages(batches, plan, context)
     return state, batches
 
 
-def _images(plan: Plan, context: Context) -> Batches:
+def _through_frozen_stages(batches: ImageBatches, plan: Plan, context: Context) -> Batches:
+    """The same batches, with what frozen stages make of them where that never changes."""
+    stages, epochs = plan.config.freeze_stages, plan.config.epochs or 1
+    if stages is None or epochs == 1 or plan.config.compile:
+        return batches
+    return keep_frozen_tokens(
+        batches,
+        plan.start.network,
+        stages,
+        context.hardware,
+        limit_bytes=room_for_pictures(),
+        report=context.report,
+        stop=context.stop,
+    )
+
+
+def _images(plan: Plan, context: Context) -> ImageBatches:
     """The image files as batches; says what memory they may take."""
     config, dataset = plan.config, plan.dataset
     tell = _bad_file_teller(context.report, strict=config.strict)
