@@ -140,7 +140,7 @@ def relative_position_index(window: tuple[int, int]) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Add a residual branch, but in training not to a random part of the images.
+    """Leave out a residual branch for a random part of the images, in training only.
 
     Args:
         rate: Fraction of the images whose branch is dropped, in [0, 1).
@@ -153,25 +153,13 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return x + branch(x) where the branch is kept, (N, ...) -> (N, ...).
-
-        Args:
-            x: One or more images.
-            branch: Treats every image by itself, (n, ...) -> (n, ...).
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop the branch `x` of some images and scale up the others', (N, ...) -> (N, ...)."""
         if self.rate == 0.0 or not self.training:
-            return x + branch(x)
+            return x
         keep = 1.0 - self.rate
-        if is_eager_cpu(x):  # what is dropped need not be computed
-            kept = torch.rand(x.shape[0]).lt(keep).nonzero()[:, 0]
-            if 0 < len(kept) < x.shape[0]:
-                part = branch(x.index_select(0, kept))
-                return x.index_add(0, kept, part.to(x.dtype), alpha=1 / keep)
-            return torch.add(x, branch(x), alpha=len(kept) / x.shape[0] / keep)
-        out = branch(x)
-        mask = out.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return x + out * mask.div_(keep)
+        shape = (x.shape[0],) + (1,) * (x.dim() - 1)
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

@@ -350,8 +350,8 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
-        x = self.drop_path(x, lambda part: self.attend(self.norm1(part)))
-        out: Tensor = self.drop_path(x, lambda part: self.mlp(self.norm2(part)))
+        x = x + self.drop_path(self.attend(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
 

@@ -207,8 +207,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
-        x = self.drop_path(x, lambda part: self.ls1(self.attn(self.norm1(part))))
-        out: Tensor = self.drop_path(x, lambda part: self.ls2(self.mlp(self.norm2(part))))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return out
 
 
