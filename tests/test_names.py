@@ -12,8 +12,10 @@ from network_cases import distinct_names
 from timm.models import _registry
 from torch.utils.flop_counter import FlopCounterMode
 
+from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
+from swinclf.models.build import Architecture, create_network, reset_head
 from swinclf.models.complexity import parts
 from swinclf.models.names import build_native, native_config, native_data_config, native_names
 
@@ -156,3 +158,17 @@ def test_native_route_does_not_import_timm() -> None:
         "build_native('vit_tiny_patch16_224', num_classes=2); assert 'timm' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_network_starts_training_from_numbers_as_large_as_those_of_timm(name: str) -> None:
+    torch.manual_seed(0)
+    states = []
+    for impl in Impl:
+        network = create_network(Architecture(name, impl, 10, 64))
+        reset_head(network, 20)
+        states.append(network.state_dict())
+    for key, value in states[0].items():
+        if value.numel() > 1000:
+            found, wanted = float(states[1][key].std()), float(value.std())
+            assert found == pytest.approx(wanted, rel=0.15), key

@@ -483,13 +483,15 @@ class Swin(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, random classifier in place of the old one; 0 classes for none."""
+        """Put a new, random classifier in place of the old one; 0 classes for none.
+
+        It starts as torch starts a linear layer: as narrow as the other layers it learns later.
+        """
         like = self.norm.weight
         self.num_classes = num_classes
         self.head.fc = nn.Identity()
         if num_classes:
             self.head.fc = nn.Linear(self.num_features, num_classes).to(like.device, like.dtype)
-            init_linear(self.head.fc)
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that weight decay must leave alone: the bias tables."""

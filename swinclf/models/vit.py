@@ -401,14 +401,16 @@ class ViT(nn.Module):
         return (self.head, self.head_dist) if self.config.distilled else self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, random classifier in place of the old one; 0 classes for none."""
+        """Put a new, random classifier in place of the old one; 0 classes for none.
+
+        It starts as torch starts a linear layer: as narrow as the other layers it learns later.
+        """
         like = self.patch_embed.proj.weight
         self.num_classes = num_classes
         for name in ("head", "head_dist") if self.config.distilled else ("head",):
             layer: nn.Module = nn.Identity()
             if num_classes:
                 layer = nn.Linear(self.head_hidden_size, num_classes).to(like.device, like.dtype)
-                init_linear(layer)
             setattr(self, name, layer)
 
     def no_weight_decay(self) -> set[str]:
