@@ -40,7 +40,7 @@ def lanes_on(device: str, pixels: int) -> Lanes:
     Args:
         device: Where it runs.
         pixels: Of one picture as the network sees it; a CPU's batch has as many as eight of
-            224 x 224.
+            224 x 224, and from 8 to 32 pictures.
     """
     if device == "cpu":
         import torch

@@ -13,7 +13,8 @@ from swinclf.config import Impl
 from swinclf.models.build import Architecture, build_network
 from swinclf.models.prefix import can_be_cut, features_above, output_of_first
 from swinclf.pipeline import prepare
-from swinclf.training import prefix_batches
+from swinclf.training import prefix_batches, regimes
+from swinclf.verbs import train as train_verb
 
 FIXED = {**SMALL_SETTINGS, "freeze_stages": 2, "augment": "none", "epochs": 3, "drop_path": 0.0}
 
@@ -82,6 +83,22 @@ def test_it_is_said_whether_they_run_once(cli, dataset, monkeypatch, words, room
     done = cli("train", dataset, *SMALL_FLAGS, "--freeze-stages", "2", *words)
     assert done.code == 0, done.err
     assert said in done.err
+
+
+def test_it_is_said_where_the_network_cannot_be_cut(cli, dataset, monkeypatch):
+    monkeypatch.setattr(prefix_batches, "can_be_cut", lambda *_: False)
+    done = cli("train", dataset, *SMALL_FLAGS, "--freeze-stages", "2", "--augment", "none")
+    assert done.code == 0, done.err
+    assert "this network cannot be cut there" in done.err
+
+
+def test_it_is_said_where_the_network_is_compiled_whole(cli, dataset, monkeypatch):
+    monkeypatch.setattr(train_verb, "require_compiler", lambda _: None)
+    monkeypatch.setattr(regimes, "compile_network", lambda _: None)
+    words = ("--freeze-stages", "2", "--augment", "none", "--compile")
+    done = cli("train", dataset, *SMALL_FLAGS, *words)
+    assert done.code == 0, done.err
+    assert "--compile makes one piece of all stages" in done.err
 
 
 def test_a_file_that_goes_bad_before_they_run_is_left_out(dataset, tmp_path, monkeypatch):

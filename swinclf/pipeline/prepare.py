@@ -103,7 +103,12 @@ def prepare_training(
 def _through_frozen_stages(batches: ImageBatches, plan: Plan, context: Context) -> Batches:
     """The same batches, with what frozen stages make of them where that never changes."""
     stages, epochs = plan.config.freeze_stages, plan.config.epochs or 1
-    if stages is None or epochs == 1 or plan.config.compile:
+    if stages is None or epochs == 1:
+        return batches
+    if plan.config.compile:
+        context.report.note(
+            "the frozen stages run anew in every epoch: --compile makes one piece of all stages"
+        )
         return batches
     return keep_frozen_tokens(
         batches,
