@@ -1,16 +1,23 @@
-"""The report in a real browser without a network: it says nothing, asks for nothing, and moves."""
+"""The pages in a real browser without a network: they say nothing, ask for nothing, and move."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import browser
 import pytest
+from conftest import write_image
+from PIL import Image
+from test_check import scene, write_scenes
 from test_report import HOSTILE, Answer, everything, metrics_of
 
+from swinclf.audit.findings import Kind
 from swinclf.data.thumbnails import thumbnail, thumbnails
 from swinclf.evaluation.report import write_report
+from swinclf.verbs.check import check
 
 pytestmark = pytest.mark.skipif(
     browser.EXECUTABLE is None, reason="needs chromium (Debian: apt-get install chromium)"
@@ -22,6 +29,13 @@ NAMES = (
     "زهرة",
     "🌹 rose",
 )
+# The same as folders with a file each: what a class and an image are called may close a tag, too.
+PATHS = (
+    "<script>document.title = 'ran'</script>.jpg",
+    '"><img src=x onerror=\'document.title=1\'>/1 " onload="document.title=1" <b>&amp;.jpg',
+    "زهرة/وردة حمراء 2.jpg",
+    "🌹 rose/" + 40 * "very" + "long.jpg",
+)
 # The panels of the matrix that are to be seen.
 SHOWN = "[...document.querySelectorAll('.pair')].filter(p => p.checkVisibility()).map(p => p.id)"
 
@@ -29,8 +43,6 @@ SHOWN = "[...document.querySelectorAll('.pair')].filter(p => p.checkVisibility()
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A report with every section, of images whose classes have hostile names."""
-    from conftest import write_image
-
     root = tmp_path_factory.mktemp("page")
     metrics = metrics_of(NAMES, absent=(0,))
     write_image(root / "image.png", (200, 50, 40), seed=0)
@@ -62,21 +74,63 @@ def page(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """The page of a check that finds something of every kind, in a dataset of hostile names."""
+    root = write_scenes(
+        tmp_path_factory.mktemp("checked") / NAMES[1], per_class=24, labels=("land",)
+    )
+    for number, path in enumerate(PATHS):
+        (root / path).parent.mkdir()
+        shutil.copy(root / "land" / f"{number:03d}.jpg", root / path)
+    Image.open(root / "land" / "005.jpg").resize((130, 100)).save(root / "land" / "near.jpg")
+    Image.new("RGB", (90, 70), (250, 250, 250)).save(root / "land" / "empty.png")
+    (root / "land" / "<b>broken.jpg").write_bytes(b"no picture")
+    lying = Image.Exif()
+    lying[0x112] = 6
+    scene(99, (300, 100)).save(root / "land" / "lying.jpg", exif=lying)
+    path = root.parent / "page.html"
+    audit = check(root, page=path, workers=2)
+    found = {one.kind for one in audit.findings}
+    assert found == set(Kind) - {Kind.CLASS_SETS, Kind.LEAKS}
+    return path
+
+
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
         yield one
 
 
-@pytest.fixture
-def opened(chromium, page):
+@contextmanager
+def quietly(chromium, page, title):
     """The page, just opened; what it said and asked for is looked at afterwards."""
     chromium.said.clear()
     chromium.asked.clear()
     chromium.open(page)
-    assert chromium.run("document.querySelector('h1').textContent") == NAMES[0]
-    yield chromium
+    assert chromium.run("document.querySelector('h1').textContent") == title
+    yield
     assert chromium.said == []
     assert set(chromium.asked) == {page.as_uri()}
+
+
+@pytest.fixture
+def opened(chromium, page):
+    """The report, just opened."""
+    with quietly(chromium, page, NAMES[0]):
+        yield chromium
+
+
+@pytest.fixture
+def opened_check(chromium, checked):
+    """The page of a check, just opened."""
+    with quietly(chromium, checked, NAMES[1]):
+        yield chromium
+
+
+@pytest.fixture(params=["opened page", "opened_check checked"])
+def either(request):
+    """The browser and the page in it: each of the two."""
+    return tuple(map(request.getfixturevalue, request.param.split()))
 
 
 def column(chromium, number):
@@ -85,8 +139,25 @@ def column(chromium, number):
     return chromium.run(script + ".textContent)")
 
 
-def colour(chromium):
-    return chromium.run("getComputedStyle(document.body).backgroundColor")
+def colour(chromium, of="backgroundColor"):
+    return chromium.run(f"getComputedStyle(document.body).{of}")
+
+
+def is_dark(colour):
+    return sum(map(int, re.findall(r"\d+", colour))) < 200
+
+
+def texts(chromium, selector):
+    """What is to be read in each of some elements."""
+    return chromium.run(f"[...document.querySelectorAll('{selector}')].map(e => e.innerText)")
+
+
+def pictures_loaded(chromium):
+    """How many pictures there are, if each is one."""
+    seen = "(i.loading = 'eager', i.decode().then(() => i.naturalWidth * i.naturalHeight))"
+    sizes = chromium.run(f"Promise.all([...document.images].map(i => {seen}))")
+    assert all(sizes)
+    return len(sizes)
 
 
 def test_the_browser_hears_and_sees(chromium, tmp_path):
@@ -104,8 +175,38 @@ def test_nothing_in_a_name_runs_and_names_read_as_they_are(opened):
     assert opened.run("document.scripts.length") == 1
     assert opened.run("document.title").startswith(NAMES[0])
     assert sorted(column(opened, 1)) == sorted(NAMES)
-    assert opened.run("document.images.length") > 50
-    assert opened.run("[...document.images].filter(i => !i.naturalWidth).length") == 0
+    assert pictures_loaded(opened) > 50
+
+
+def test_nothing_in_a_name_runs_and_names_read_as_they_are_when_checked(opened_check):
+    assert opened_check.run("document.scripts.length") == 0
+    assert opened_check.run("document.title") == f"{NAMES[1]}: checked"
+    shown = texts(opened_check, "figcaption")
+    assert set(PATHS) <= set(shown)
+    tiny = texts(opened_check, "#tiny_classes .note")
+    assert sorted(tiny) == sorted(f"1 image of {path.partition('/')[0]}" for path in PATHS)
+    assert pictures_loaded(opened_check) == len(shown) - 1  # all but the broken file
+    targets = "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash).id)"
+    assert len(set(opened_check.run(targets))) == opened_check.run(
+        "document.querySelectorAll('main > section[id]').length"
+    )
+
+
+def test_a_class_stands_before_its_file_however_it_is_written(opened_check):
+    parts = "[...e.querySelectorAll('bdi')].map(b => b.getBoundingClientRect().left)"
+    figures = f"[...document.querySelectorAll('figcaption')].map(e => [e.innerText, {parts}])"
+    class_left, file_left = dict(opened_check.run(figures))[PATHS[2]]
+    assert class_left < file_left
+
+
+def test_a_script_in_the_page_of_a_check_is_refused(chromium, checked, tmp_path):
+    changed = tmp_path / "changed.html"
+    foreign = "<script>document.title = 'ran'</script><img src=x onerror='document.title=1'></main>"
+    changed.write_text(checked.read_text("utf-8").replace("</main>", foreign), "utf-8")
+    chromium.said.clear()
+    chromium.open(changed)
+    assert chromium.run("document.title").startswith(NAMES[1])
+    assert any("Content Security Policy" in one for one in chromium.said)
 
 
 def test_a_script_that_is_not_the_page_own_is_refused(chromium, page, tmp_path):
@@ -163,18 +264,27 @@ def test_a_click_on_a_cell_shows_its_images(opened):
 def test_light_and_dark_follow_the_system_until_the_button_is_pressed(opened, page, dark):
     opened.open(page, dark=dark)
     before = colour(opened)
-    assert (sum(map(int, re.findall(r"\d+", before))) < 200) is dark
+    assert is_dark(before) is dark
     opened.click("#theme")
-    after = colour(opened)
-    assert (sum(map(int, re.findall(r"\d+", after))) < 200) is not dark
+    assert is_dark(colour(opened)) is not dark
     opened.click("#theme")
     assert colour(opened) == before
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_follow_the_system(either, dark):
+    chromium, page = either
+    chromium.open(page, dark=dark)
+    assert is_dark(colour(chromium)) is dark
+    assert is_dark(colour(chromium, "color")) is not dark
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_stands_out_sideways(opened, page, width):
-    opened.open(page, width=width)
-    assert opened.run("document.documentElement.scrollWidth") == width
+def test_nothing_stands_out_sideways(either, width):
+    chromium, page = either
+    chromium.open(page, width=width)
+    assert pictures_loaded(chromium)
+    assert chromium.run("document.documentElement.scrollWidth") == width
 
 
 def test_without_scripts_cells_are_links_and_all_is_there(opened, page):

@@ -284,7 +284,7 @@ def images(**counts):
 def test_class_faults():
     found = {one.kind: one for one in find_class_faults(images(a_train=200, b_train=20, c_train=9))}
     assert found.keys() == {Kind.TINY_CLASSES, Kind.IMBALANCE}
-    assert [one.note for one in found[Kind.TINY_CLASSES].examples] == ["c: 9 images"]
+    assert [one.note for one in found[Kind.TINY_CLASSES].examples] == ["9 images of c"]
     assert "22 times" in found[Kind.IMBALANCE].says
     assert not found[Kind.IMBALANCE].mend
     assert list(find_class_faults(images(a=99, b=10))) == []
@@ -401,7 +401,7 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
     assert (
         "warning: 1 picture under two labels or more, e.g. blue/zz.png = red/000.png: decide"
     ) in done.err
-    assert "1 class of fewer than 10 images to train on, e.g. green: 3 images: add" in done.err
+    assert "1 class of fewer than 10 images to train on, e.g. 3 images of green: add" in done.err
     assert f"near copies: swinclf check {dataset}" in done.err
 
 

@@ -107,7 +107,7 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
             True,
             f"{_count(len(tiny), 'class')} of fewer than {TINY} images to train on",
             f"add images of it, to {TINY} at the least, or take the folder out",
-            tuple(Example((), f"{name}: {_count(count, 'image')}") for count, name in sorted(tiny)),
+            tuple(Example((), _images_of(name, count)) for count, name in sorted(tiny)),
         )
     counts = sorted((count, name) for name, count in trained.items())
     if counts and counts[-1][0] >= IMBALANCE * counts[0][0]:
@@ -118,8 +118,8 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
             "of the smallest",
             "train with --class-weights sqrt or balanced, and read balanced accuracy, not accuracy",
             (
-                Example((), f"largest: {counts[-1][1]}, {_count(counts[-1][0], 'image')}"),
-                Example((), f"smallest: {counts[0][1]}, {_count(counts[0][0], 'image')}"),
+                Example((), f"largest: {_images_of(counts[-1][1], counts[-1][0])}"),
+                Example((), f"smallest: {_images_of(counts[0][1], counts[0][0])}"),
             ),
         )
 
@@ -279,6 +279,11 @@ def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:
 def _rows(chosen: np.ndarray) -> list[int]:
     """The places of what is true."""
     return [int(row) for row in np.nonzero(chosen)[0]]
+
+
+def _images_of(name: str, count: int) -> str:
+    """A class and its size, the name last: one written from right to left turns what follows it."""
+    return f"{_count(count, 'image')} of {name}"
 
 
 def _count(count: int, thing: str) -> str:
