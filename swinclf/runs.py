@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def neighbours(self) -> Path:
+        """What the network sees in a sample of the training images, for a report's neighbours."""
+        return self.path / "neighbours.safetensors"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the training came to its end."""
         return self.metrics.is_file()

@@ -41,7 +41,7 @@ from swinclf.verbs import train as train_verb
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 TIMED = ("seconds", "images_per_second")
-WRITES = 15  # files that this small training writes durably, one after the other
+WRITES = 16  # files that this small training writes durably, one after the other
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
         (finish, "save_samples"),
         (finish, "write_results"),
         (finish, "save_model"),
+        (finish, "save_training_sample"),
         (train_verb, "mark_latest"),
     ],
 )

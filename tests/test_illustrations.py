@@ -74,7 +74,7 @@ def test_a_report_shows_its_mistakes_and_what_spoke_for_them(native_run, dataset
     assert text.count("Most alike in training:") == mistakes
     split = read_rows(native_run / "split.csv")
     trained_on = [row["path"] for row in split if row["split"] == "train"]
-    near = re.findall(r'<figure class="shot">\n<img src="data:[^"]*" alt="([^"]+)">', text)
+    near = re.findall(r'<figure class="shot">\n<img src="data:[^"]*" alt="([^"]+)" ', text)
     assert len(near) == 3 * mistakes
     assert set(near) <= set(trained_on)
     audit = text[text.index('<section id="audit">') :]

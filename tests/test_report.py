@@ -118,7 +118,7 @@ def everything(path="cat/1.jpg", name="dog"):
         ),
         audit=[Finding(name, name, [path]), Finding("a tiny class", "add images", (), [name])],
         evidence={path: JPEG},
-        neighbours={path: [Neighbour("fox/9.jpg", name, 0.9)]},
+        neighbours={path: [Neighbour("fox/9.jpg", name, 0.9, "fox/9.jpg")]},
     )
 
 

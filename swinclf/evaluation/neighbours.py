@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from swinclf.evaluation.sections import Neighbour
 
+NEAREST = 3  # training images that a report shows beside another one
+
 
 def nearest(
     queries: npt.NDArray[np.float32],
     features: npt.NDArray[np.float32],
     images: Sequence[tuple[str, str]],
-    *,
-    count: int = 3,
+    count: int = NEAREST,
 ) -> list[list[Neighbour]]:
     """The nearest training images of each query, by the cosine of the angle between features.
 
@@ -26,18 +27,23 @@ def nearest(
         count: At most so many for each query.
 
     Returns:
-        For each query its neighbours, nearest first.
+        For each query its neighbours, nearest first, with the pictures of their own paths.
     """
-    similarities = _unit(queries) @ _unit(features).T  # (Q, N)
+    similarities = unit_rows(queries) @ unit_rows(features).T  # (Q, N)
     found = []
     for row in similarities:
         best = np.argsort(-row, kind="stable")[:count].tolist()
-        found.append([Neighbour(images[at][0], images[at][1], float(row[at])) for at in best])
+        found.append([_neighbour(images[at], float(row[at])) for at in best])
     return found
 
 
-def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows of length 1; rows of zeros stay."""
+def _neighbour(image: tuple[str, str], similarity: float) -> Neighbour:
+    path, label = image
+    return Neighbour(path, label, similarity, file=path)
+
+
+def unit_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(N, D) with rows of length 1; rows of zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: npt.NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     return scaled

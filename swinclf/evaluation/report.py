@@ -193,7 +193,8 @@ def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:
 def _uses(mistakes: Sequence[Answer], extra: Sections, pairs: Sequence[Pair]) -> list[str]:
     """The images of a page, the most telling first, one for each place."""
     uses = [one.path for one in mistakes]
-    uses += [near.path for one in mistakes for near in extra.neighbours.get(one.path, ())]
+    near = (near for one in mistakes for near in extra.neighbours.get(one.path, ()))
+    uses += [one.file for one in near if one.file is not None]
     uses += [one.path for one in extra.suspects[:SUSPECTS]]
     uses += [file for finding in extra.audit for file in finding.examples[:EXAMPLES]]
     # The first image of every cell before the second of any.

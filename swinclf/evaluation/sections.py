@@ -142,14 +142,17 @@ class Neighbour:
     """A training image that is like another one.
 
     Attributes:
-        path: The training image.
+        path: The training image, as in split.csv.
         label: Its label.
         similarity: Cosine of the angle between both images' features, in [-1, 1].
+        file: Where its picture is: relative to the folder that is reported on, or absolute; None
+            where that is not known.
     """
 
     path: str
     label: str
     similarity: float
+    file: str | None
 
 
 @dataclass(frozen=True, slots=True)

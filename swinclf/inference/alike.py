@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
-from swinclf.evaluation.neighbours import nearest
+import numpy as np
+
+from swinclf.errors import DataError
+from swinclf.evaluation.neighbours import NEAREST, nearest
 from swinclf.evaluation.sections import Neighbour
 from swinclf.inference.calibrate import Measured
+from swinclf.inference.predictor import Predictor
+from swinclf.inference.stream import answer_all
+from swinclf.inference.training_sample import TrainingSample
+from swinclf.runtime import whole_batch
 
 
 def most_alike(measured: Measured, paths: Sequence[str]) -> Mapping[str, Sequence[Neighbour]]:
@@ -24,3 +34,62 @@ def most_alike(measured: Measured, paths: Sequence[str]) -> Mapping[str, Sequenc
     queries = judged.features[[row_of[path] for path in asked]]
     images = [(image.path, image.label) for image in known.images]
     return dict(zip(asked, nearest(queries, known.features, images), strict=True))
+
+
+def most_alike_in(
+    sample: TrainingSample,
+    predictor: Predictor,
+    paths: Sequence[str],
+    *,
+    root: Path,
+    home: Path | None,
+    workers: int,
+) -> Mapping[str, Sequence[Neighbour]]:
+    """The nearest of the training images that a run has kept; the images are looked at for it.
+
+    Args:
+        sample: What the run has kept.
+        predictor: Its model.
+        paths: Images to find neighbours of, few enough to keep their features at once; those that
+            cannot be read get none.
+        root: The folder, absolute, that `paths` are relative to.
+        home: The folder, absolute, of the training images; None if nobody knows, and then they
+            come without pictures.
+        workers: Threads that decode.
+    """
+    seen = dict(_features(predictor, paths, root, workers))
+    if not seen or len(next(iter(seen.values()))) != sample.features.shape[1]:
+        return {}
+    # One more than is shown: a training image is nearest to itself, which tells nothing.
+    found = nearest(np.stack(list(seen.values())), sample.features, sample.images, NEAREST + 1)
+    return {
+        path: [
+            replace(one, file=_file(one.path, root, home))
+            for one in near
+            if home is None or home / one.path != root / path
+        ][:NEAREST]
+        for path, near in zip(seen, found, strict=True)
+    }
+
+
+def _features(
+    predictor: Predictor, paths: Sequence[str], root: Path, workers: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What the network sees in images, as far as they can be read; ends early if the disk is gone.
+
+    In the batches that they were scored in: no more memory is needed than for that.
+    """
+    files = [root / path for path in paths]
+    size = whole_batch(predictor.device)
+    with suppress(DataError):
+        answers = answer_all(predictor, files, workers=workers, batch_size=size)
+        for path, (_, answer) in zip(paths, answers, strict=True):
+            if answer.features is not None:
+                yield path, answer.features
+
+
+def _file(path: str, root: Path, home: Path | None) -> str | None:
+    """Where a report finds the picture of a training image."""
+    if home is None:
+        return None
+    return path if home == root else str(home / path)

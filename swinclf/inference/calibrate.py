@@ -87,7 +87,7 @@ def measure_confidence(
             return _see(predictor, root, images, task, workers, report)
         number = {name: index for index, name in enumerate(classes)}
         targets = [number[image.label] for image in images]
-        return Seen(*kept(images), np.array(targets)) if images else None
+        return Seen(*kept(images), np.array(targets), images) if images else None
 
     classes = predictor.card.classes
     most = max(1, min(HELD_OUT_MOST, LOGITS_MOST // len(classes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,28 @@ def trained_on(model: Path, run: RunFolder | None) -> Path:
             hint=f"swinclf eval DATA --run '{model}'",
         )
     return Path(data)
+
+
+def home_of(model: Path, run: RunFolder | None, root: Path, card: ModelCard) -> Path | None:
+    """The folder that the paths of a model's training images are relative to.
+
+    Args:
+        model: The file.
+        run: The run around it; None where there is none.
+        root: The folder that is scored: if it is what the model was trained on, though moved, it
+            is the one.
+        card: The model's.
+
+    Returns:
+        An absolute path, of a folder that may have gone; None if nobody knows.
+    """
+    if card.split.get("dataset") == dataset_digest(root):
+        return root.resolve()
+    if run is not None and _is_dataset_of(run, root, card):
+        return root.resolve()
+    with suppress(RunError):
+        return trained_on(model, run).resolve()
+    return None
 
 
 def choose_images(

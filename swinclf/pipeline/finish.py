@@ -26,6 +26,7 @@ from swinclf.inference.predictor import (
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
+from swinclf.inference.training_sample import save_training_sample
 from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
@@ -73,6 +74,7 @@ def finish(
     )
     card = replace(card, confidence=measured.confidence)
     save_model(run.model, network, card)
+    save_training_sample(run, measured.known)
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
     if kept is not None:

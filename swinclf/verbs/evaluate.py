@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from swinclf.data.folder import Skipped
+from swinclf.errors import WeightsError
 from swinclf.evaluation.metrics import Metrics
-from swinclf.evaluation.sections import Sections
+from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
-from swinclf.inference.selection import choose_images, trained_on, with_known_labels
+from swinclf.inference.selection import choose_images, home_of, trained_on, with_known_labels
 from swinclf.inference.stream import answer_all
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import make_folder, next_free_folder, run_beside
+from swinclf.runs import RunFolder, make_folder, next_free_folder, run_beside
 from swinclf.runtime import default_workers
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def evaluate(
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
     drawer = _drawer(model, index.root, asked)
+    neighbours = _neighbours(model, predictor, index.root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
@@ -97,7 +100,9 @@ def evaluate(
         command=f"swinclf eval '{index.root}' --run '{model}' --split {split}",
         settings={},
         history=[],
-        illustrations=Illustrations(index.root, workers, drawer.draw if drawer else None),
+        illustrations=Illustrations(
+            index.root, workers, drawer.draw if drawer else None, neighbours
+        ),
         sections=Sections(thresholds=predictor.card.confidence.thresholds, rejection=rejection),
     )
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
@@ -110,6 +115,31 @@ def _drawer(model: Path, root: Path, asked: Asked) -> EvidenceDrawer | None:
     from swinclf.inspection.overlay import EvidenceDrawer
 
     return EvidenceDrawer.open(model, root=root, device=asked.device)
+
+
+def _neighbours(
+    model: Path, predictor: Predictor, root: Path, workers: int, report: Reporter
+) -> Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None:
+    """Finds the training images most alike to mistakes; None where none are kept beside the model.
+
+    An export is scored without torch, and may answer a little otherwise: it has none.
+    """
+    path = RunFolder(model.resolve().parent).neighbours
+    if model.suffix != ".safetensors" or not path.is_file():
+        return None
+    from swinclf.inference.alike import most_alike_in
+    from swinclf.inference.training_sample import read_training_sample
+
+    try:
+        sample = read_training_sample(path, model)
+    except WeightsError as error:
+        report.warn(
+            f"no training images beside the mistakes: expected {error.expected}, "
+            f"found {error.found}"
+        )
+        return None
+    home = home_of(model, run_beside(model), root, predictor.card)
+    return partial(most_alike_in, sample, predictor, root=root, home=home, workers=workers)
 
 
 def _rejection(
