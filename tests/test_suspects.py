@@ -134,6 +134,13 @@ def test_pictures_without_contrast_are_described_too():
         assert np.isfinite(judge_by_likeness(described, np.array([0, 0, 0, 1, 1, 1]), 2)).all()
 
 
+def test_a_mirror_image_is_described_alike():
+    pictures = np.random.default_rng(4).integers(256, size=(8, SIDE, SIDE, 3), dtype=np.uint8)
+    for described in describe(np.concatenate([pictures, pictures[:, :, ::-1]]), seed=0):
+        assert described.std(axis=0).max() > 0.01
+        np.testing.assert_allclose(described[:8], described[8:], atol=1e-3)
+
+
 def test_a_training_of_the_whole_network_lists_suspects_too(planted, tmp_path, cli):
     root, swapped = planted
     done = cli("train", root, "--epochs", 1, "--out", tmp_path / "runs", *SMALL_FLAGS)

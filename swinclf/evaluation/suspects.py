@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import StratifiedKFold
@@ -93,12 +93,9 @@ def judge_by_likeness(
     kernel[np.diag_indices_from(kernel)] += RIDGE
     wanted = np.eye(classes, dtype=np.float32)[labels]
     factor, _ = lapack.spotrf(kernel.T, lower=1, overwrite_a=1)
-    lower, _ = lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.tril(lower)
-    diagonal = np.diag(inverse).copy()
-    centred = wanted - wanted.mean(axis=0)
-    left = inverse @ centred + inverse.T @ centred - diagonal[:, None] * centred
-    scores: npt.NDArray[np.float32] = wanted - left / diagonal[:, None]
+    inverse, _ = lapack.spotri(factor, lower=1, overwrite_c=1)  # below its diagonal
+    left = blas.ssymm(1.0, inverse, wanted - wanted.mean(axis=0), lower=1)
+    scores: npt.NDArray[np.float32] = wanted - left / np.diag(inverse)[:, None]
     return scores
 
 

@@ -26,7 +26,7 @@ IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
 GOOD = 0.9  # of the labels told by features alone, by which small pictures are not needed
 PICTURES_MOST = 20_000  # a minute on one core
 SCORES_MOST = 10_000_000  # of one kind: 80 MB in float64
-PART_MOST = 4_000  # whose likenesses to each other take 64 MB
+PART_MOST = 6_000  # whose likenesses to each other take 144 MB
 TINY = 1e-6  # a probability that stands for none
 
 
