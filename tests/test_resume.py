@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,43 @@ def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(
         swinclf.train(data, name="stopped", **settings)
     monkeypatch.undo()
     _assert_same_run(whole.folder.path, resume_run(tmp_path / "runs" / "stopped"))
+
+
+def _section(run: Path, name: str) -> str:
+    text = (run / "report.html").read_text("utf-8")
+    return text[text.index(f'<section id="{name}">') :].partition("</section>")[0]
+
+
+def test_the_report_of_a_resumed_run_tells_what_was_wrong_with_the_dataset(
+    tmp_path, cli, stop_after, monkeypatch
+):
+    data = tmp_path / "faulty"
+    for split in ("train", "val"):
+        write_dataset(data / split)  # the very same pictures
+    pictures = sorted((data / "train" / "red").iterdir())
+    for number, file in enumerate(pictures[:8]):  # more than a report shows
+        shutil.copy(file, data / "train" / "blue" / f"red-{number}\udcff.png")
+    for file in pictures[9:]:
+        file.unlink()
+    settings = {**SMALL_SETTINGS, "out": str(tmp_path / "runs")}
+    whole = swinclf.train(data, name="whole", **settings).folder.path
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        swinclf.train(data, name="stopped", **settings)
+    monkeypatch.undo()
+    stopped = tmp_path / "runs" / "stopped"
+    done = cli("train", "--resume", stopped)
+    assert done.code == 0, done.err
+    audit = _section(stopped, "audit")
+    assert audit == _section(whole, "audit")
+    for words in (
+        "8 pictures under two labels",
+        "on both sides of a split",
+        "fewer than 10 images",
+    ):
+        assert words in audit
+    assert audit.count("<img ") == 6 + 6 + 6, "of two labels, of leaks, of copies"
+    _assert_same_run(whole, stopped)
 
 
 # --- what is refused ----------------------------------------------------------------------------

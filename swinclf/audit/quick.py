@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from swinclf.audit.findings import Finding, find_class_faults, find_copies
 from swinclf.audit.groups import same_bytes
 from swinclf.data.folder import ImageFile
+from swinclf.evaluation.sections import EXAMPLES
 from swinclf.evaluation.sections import Finding as ReportedFinding
 
 
@@ -29,7 +30,7 @@ def in_one_line(finding: Finding) -> str:
 
 
 def for_report(finding: Finding) -> ReportedFinding:
-    """A finding as a run's report shows it: images where it is about images, else its notes."""
+    """What a run's report shows of a finding: images where it is about images, else its notes."""
     paths = [path for example in finding.examples for path in example.paths]
     notes = [example.note for example in finding.examples if not example.paths]
-    return ReportedFinding(finding.says, finding.advice, paths, notes)
+    return ReportedFinding(finding.says, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])

@@ -22,11 +22,11 @@ from swinclf.evaluation.names import printable, shortened
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.evaluation.pictures import Thumbnails, embed
 from swinclf.evaluation.plots import short_count
-from swinclf.evaluation.sections import Answer, Sections
+from swinclf.evaluation.sections import EXAMPLES, Answer, Sections
 from swinclf.files import write_text
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
-MISTAKES, SUSPECTS, EXAMPLES = 24, 24, 6  # that are shown with their pictures
+MISTAKES, SUSPECTS = 24, 24  # that are shown with their pictures
 ROOMY_CLASSES = 12  # up to so many, the matrix has room for large cells and long names
 DIAGRAMS_FROM = 10  # images; with fewer, a diagram of confidence would say nothing
 

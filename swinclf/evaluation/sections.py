@@ -12,6 +12,8 @@ from typing import Protocol
 from swinclf.confidence import Threshold
 from swinclf.evaluation.calibration import Calibration
 
+EXAMPLES = 6  # of a finding that a report shows
+
 
 class Answer(Protocol):
     """A row of predictions.csv."""

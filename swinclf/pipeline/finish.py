@@ -8,11 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from swinclf.audit.findings import Finding
-from swinclf.audit.quick import for_report
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
-from swinclf.evaluation.sections import Sections
+from swinclf.evaluation.sections import Finding, Sections
 from swinclf.inference.alike import most_alike
 from swinclf.inference.calibrate import measure_confidence
 from swinclf.inference.insight import doubtful_labels, worth_of_images
@@ -50,7 +48,7 @@ def finish(
         context: Where it runs.
         history: A row an epoch.
         run: Where to.
-        faults: What is wrong with the images.
+        faults: What was wrong with the dataset when the run began.
 
     Returns:
         The scores; among what was skipped, also what could not be trained on.
@@ -109,7 +107,7 @@ def finish(
             _insight(plan, report),
             calibration=measured.calibration,
             thresholds=measured.confidence.thresholds,
-            audit=list(map(for_report, faults)),
+            audit=faults,
         ),
     )
     return scored

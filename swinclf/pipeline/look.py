@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sequence
 from contextlib import closing
 
-from swinclf.audit.findings import Finding
-from swinclf.audit.quick import in_one_line, quick_findings
+from swinclf.audit.quick import for_report, in_one_line, quick_findings
 from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, Skipped
 from swinclf.errors import DataError, ExitCode, Interrupted
+from swinclf.evaluation.sections import Finding
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
@@ -94,13 +94,13 @@ def _known(config: TrainConfig, start: Start, context: Context) -> Known:
 
 
 def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Finding]:
-    """What the look has shown to be wrong with the images; says it, too."""
+    """What the look has shown to be wrong with the images, for the report; says it, too."""
     faults = [one for one in quick_findings(index.images, look.digests) if one.mend]
     for fault in faults:
         report.warn(in_one_line(fault))
     if faults:
         report.note(f"all of it, and near copies: swinclf check {shlex.quote(str(index.root))}")
-    return faults
+    return [for_report(fault) for fault in faults]
 
 
 def refuse_skipped(skipped: Sequence[Skipped]) -> None:

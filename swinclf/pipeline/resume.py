@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from swinclf.config import SETTINGS, Settings, Source, TrainConfig, command_of, 
 from swinclf.data.folder import FolderIndex, Skipped
 from swinclf.data.split_file import read_split, write_split
 from swinclf.errors import Interrupted, RunError
+from swinclf.evaluation.sections import Finding
 from swinclf.files import cannot_write, read_csv, read_json, write_json
 from swinclf.inference.results import write_skipped
 from swinclf.pipeline.plan import Plan
@@ -26,7 +27,13 @@ from swinclf.training.loop import TrainState
 from swinclf.training.origin import Origin, check_settings, origin_of
 
 
-def begin_run(plan: Plan, claim: Claim, baseline: Baseline | None, state: TrainState) -> Origin:
+def begin_run(
+    plan: Plan,
+    claim: Claim,
+    baseline: Baseline | None,
+    state: TrainState,
+    faults: Sequence[Finding],
+) -> Origin:
     """Writes all that is known before training and the state to begin with: now it is a run.
 
     Args:
@@ -34,6 +41,7 @@ def begin_run(plan: Plan, claim: Claim, baseline: Baseline | None, state: TrainS
         claim: A draft of its folder.
         baseline: What a head does on the network as it is, where that is known.
         state: Before the first step.
+        faults: What is wrong with the dataset.
 
     Raises:
         RunError: If a file cannot be written; then there is no run.
@@ -48,7 +56,12 @@ def begin_run(plan: Plan, claim: Claim, baseline: Baseline | None, state: TrainS
     if baseline is not None:
         write_json(run.baseline, baseline.facts())
     origin = origin_of(
-        plan.settings, run, dataset, plan.look.digests, network=plan.start.frozen_digest
+        plan.settings,
+        run,
+        dataset,
+        plan.look.digests,
+        network=plan.start.frozen_digest,
+        faults=faults,
     )
     save_checkpoint(run, state, origin)
     claim.publish()

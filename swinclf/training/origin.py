@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from swinclf.config import SETTINGS, Settings
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import scan_folder
 from swinclf.errors import DataError, RunError
+from swinclf.evaluation.sections import Finding
 from swinclf.files import digest_of
 from swinclf.models.tensorfile import tensors_digest
 from swinclf.runs import RunFolder
@@ -43,6 +44,8 @@ class Origin:
         network: Digest of the frozen network's weights, which no checkpoint holds; empty where
             the network trains.
         images: (N, 16) uint8, the content digest of every image in the order of split.csv.
+        faults: What was found wrong with the dataset, for the report. It cannot be found again: a
+            run's own images are each in a split, and all readable.
     """
 
     settings: Mapping[str, Any]
@@ -51,6 +54,7 @@ class Origin:
     files: Mapping[str, str]
     network: str
     images: torch.Tensor
+    faults: Sequence[Finding] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All but the images."""
@@ -60,6 +64,7 @@ class Origin:
             "machine": dict(self.machine),
             "files": dict(self.files),
             "network": self.network,
+            "faults": [asdict(fault) for fault in self.faults],
         }
 
     @classmethod
@@ -69,7 +74,8 @@ class Origin:
         Raises:
             KeyError, TypeError: If something is missing.
         """
-        return cls(images=images, **facts)
+        faults = [Finding(**fault) for fault in facts.get("faults", ())]
+        return cls(images=images, **{**facts, "faults": faults})
 
 
 def origin_of(
@@ -79,6 +85,7 @@ def origin_of(
     digests: Mapping[str, bytes],
     *,
     network: str,
+    faults: Sequence[Finding],
 ) -> Origin:
     """What a run is begun with, its small files being written.
 
@@ -88,6 +95,7 @@ def origin_of(
         dataset: The images.
         digests: The content digest of each, by path.
         network: As in `Origin`.
+        faults: As in `Origin`.
     """
     return Origin(
         settings=settings_facts(settings),
@@ -96,6 +104,7 @@ def origin_of(
         files={path.name: digest_of(path) for path in (run.split, run.class_indices)},
         network=network,
         images=image_digests(dataset, digests),
+        faults=faults,
     )
 
 

@@ -90,12 +90,12 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             features = feature_batches(dataset, look, plan.config, hardware.device)
             baseline = prepare_baseline(plan, context, features) if features else None
             state, batches = prepare_training(plan, context, features, baseline, saved)
-            origin = saved.origin if saved else begin_run(plan, claim, baseline, state)
+            origin = saved.origin if saved else begin_run(plan, claim, baseline, state, faults)
 
             with how_to_go_on(claim.run):
                 with stop.patiently():
                     fit_best(plan, context, state, batches, claim.run, origin)
-                scored = finish(plan, context, state.history, claim.run, faults)
+                scored = finish(plan, context, state.history, claim.run, origin.faults)
                 mark_latest(claim.run)
                 remove_checkpoints(claim.run)
                 return Run(claim.run, scored.metrics, tuple(scored.skipped))
