@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -20,7 +22,7 @@ from swinclf.models.freeze import (
     layer_numbers,
     train_mode,
 )
-from swinclf.training.optim import build_optimizer, lr_scale, set_lr
+from swinclf.training.optim import LBFGS, AdamW, build_optimizer, lr_scale, set_lr
 
 SIZES = {SMALL_MODEL: {"img_size": 32}, "test_swin": {}, "test_vit3": {"img_size": 32}}
 
@@ -138,6 +140,58 @@ def test_frozen_parameters_are_in_no_group(network):
     optimizer = build_optimizer(network.named_parameters(), lr=1e-3, weight_decay=0.05)
     listed = {id(one) for group in optimizer.param_groups for one in group["params"]}
     assert listed == {id(one) for one in classifier_parameters(network)}
+
+
+def _three_steps(optimizer: type[torch.optim.Optimizer], **settings: object) -> torch.Tensor:
+    """What a small fit comes to; taken up from a saved state after the first step."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, wanted = torch.randn(2, 20, 4, generator=generator).unbind()
+    weight = nn.Parameter(torch.eye(4))
+    state = None
+
+    def loss() -> torch.Tensor:
+        stepper.zero_grad()
+        error = (inputs @ weight - wanted).square().mean()
+        error.backward()
+        return error
+
+    for _ in range(3):
+        stepper = optimizer([weight], **settings)
+        if state is not None:
+            stepper.load_state_dict(state)
+        stepper.step(torch.enable_grad()(loss))
+        state = stepper.state_dict()
+    return weight.detach()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "settings"),
+    [
+        (AdamW, torch.optim.AdamW, {"lr": 0.1, "fused": True}),
+        (LBFGS, torch.optim.LBFGS, {"max_iter": 3, "line_search_fn": "strong_wolfe"}),
+    ],
+)
+def test_steps_are_those_of_torch(ours, theirs, settings):
+    found = _three_steps(ours, **settings)
+    assert not torch.equal(found, torch.eye(4))
+    assert torch.equal(found, _three_steps(theirs, **settings))
+
+
+def test_no_compiler_is_loaded_to_take_steps():
+    code = """
+import sys, torch
+from swinclf.training.optim import LBFGS, AdamW
+weight = torch.ones(2, requires_grad=True)
+for optimizer in (AdamW([weight], fused=True), LBFGS([weight])):
+    optimizer.zero_grad()
+    weight.square().sum().backward()
+    optimizer.step(lambda: weight.detach().square().sum())
+    optimizer.load_state_dict(optimizer.state_dict())
+print(weight.tolist(), "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.endswith(" False\n")
+    assert "[1.0, 1.0]" not in done.stdout
 
 
 @pytest.mark.parametrize("coarse", [False, True])

@@ -19,6 +19,7 @@ from swinclf.errors import ExitCode, Interrupted
 from swinclf.runtime import StopFlag
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.loop import Schedule
+from swinclf.training.optim import LBFGS
 from swinclf.training.probe import Probe
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of L2, strongest first: each starts from the one before
@@ -175,9 +176,9 @@ def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tupl
 
 
 def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) -> _Solution:
-    """The (K, D) weight and (K,) bias of least loss, by L-BFGS (Nocedal & Wright 2006, ch. 7)."""
+    """The (K, D) weight and (K,) bias of least loss, by L-BFGS."""
     weight, bias = (one.clone().requires_grad_() for one in start)
-    optimizer = torch.optim.LBFGS(
+    optimizer = LBFGS(
         [weight, bias],
         max_iter=steps,
         tolerance_grad=1e-6,
@@ -192,7 +193,7 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
         bias.grad = by_bias
         return loss + 0.5 * strength * float(weight.square().sum(dtype=torch.float64))
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
 

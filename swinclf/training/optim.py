@@ -1,7 +1,8 @@
-"""AdamW's parameter groups and the learning rate over time."""
+"""Optimizers, AdamW's parameter groups, and the learning rate over time."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -10,6 +11,29 @@ import torch
 from torch import nn
 
 from swinclf.errors import ConfigError
+
+
+class _Plain(torch.optim.Optimizer):
+    """What torch's optimizers do, without the wrappers that hide it from torch.compile.
+
+    These import the compiler at their first call, which takes as long as importing torch; and no
+    optimizer is compiled here.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class AdamW(_Plain, torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class LBFGS(_Plain, torch.optim.LBFGS):
+    """L-BFGS (Nocedal & Wright 2006, ch. 7)."""
 
 
 def lr_scale(step: int, *, total_steps: int, warmup_steps: int, final: float) -> float:
@@ -49,7 +73,7 @@ def build_optimizer(
     layers: Mapping[str, int] | None = None,
     layer_decay: float = 1.0,
     no_decay: Collection[str] = (),
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW over the parameters that train.
 
     Args:
@@ -63,7 +87,7 @@ def build_optimizer(
     Returns:
         An optimizer whose groups carry `peak`, the rate that `lr_scale` multiplies.
 
-    Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1; AdamW, Loshchilov & Hutter 2019.
+    Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     top = max(layers.values()) if layers else 0
@@ -72,7 +96,7 @@ def build_optimizer(
             depth = top - layers[name] if layers else 0
             decays = parameter.ndim > 1 and name not in no_decay
             groups[lr * layer_decay**depth, weight_decay if decays else 0.0].append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
             for (peak, decay), parameters in groups.items()
