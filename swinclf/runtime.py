@@ -121,6 +121,19 @@ def use_threads(count: int | None) -> int:
     return torch.get_num_threads()
 
 
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Inside it, numpy and scipy do their linear algebra on one thread.
+
+    Of small matrices, threads wait for each other longer than they compute; and as they wait
+    spinning, a program that takes one of the cores makes it many times as long.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
 def default_workers() -> int:
     """Threads that read and decode images: one for each core this process may use, at most 16."""
     return min(16, available_cores())

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows
 from PIL import Image
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.data.folder import TRAIN, ImageFile
-from swinclf.evaluation.suspects import RIDGE, judge_by_likeness, pool_scores
+from swinclf.evaluation import suspects as suspects_module
+from swinclf.evaluation.discriminant import main_directions
+from swinclf.evaluation.suspects import RIDGE, judge_by_features, judge_by_likeness, pool_scores
 from swinclf.inference import insight
 from swinclf.inference.insight import doubtful_labels
 from swinclf.inference.patches import SIDE, describe
@@ -132,6 +135,23 @@ def test_pictures_without_contrast_are_described_too():
     for described in describe(flat, seed=0):
         assert np.isfinite(described).all()
         assert np.isfinite(judge_by_likeness(described, np.array([0, 0, 0, 1, 1, 1]), 2)).all()
+
+
+def test_small_matrices_are_left_to_one_thread(monkeypatch):
+    seen = []
+
+    def spy(features):
+        seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return main_directions(features)
+
+    monkeypatch.setattr(suspects_module, "main_directions", spy)
+    with threadpool_limits(2, user_api="blas"):
+        before = threadpool_info()
+        labels = np.arange(60) % 3
+        judge_by_features(np.random.default_rng(5).normal(size=(60, 8)), labels, seed=0)
+        assert threadpool_info() == before
+    assert seen
+    assert set(seen) == {1}
 
 
 def test_a_mirror_image_is_described_alike():

@@ -10,11 +10,13 @@ import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 
 from swinclf.confidence import FeatureSpace, Floats
+from swinclf.runtime import on_one_thread
 
 DIRECTIONS = 64
 FEWEST = 8  # images from which a spread can be told at all
 
 
+@on_one_thread()
 def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
     """Describes training features.
 

@@ -18,6 +18,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.model_selection import StratifiedKFold
 
 from swinclf.evaluation.discriminant import Floats, class_probabilities, main_directions
+from swinclf.runtime import on_one_thread
 
 FOLDS = 5  # classes of fewer images are not judged
 RIDGE = 0.3  # added to a kernel whose values are at most 1
@@ -48,6 +49,7 @@ def judgeable(targets: Labels) -> npt.NDArray[np.intp]:
     return rows if len(np.unique(targets[rows])) > 1 else rows[:0]
 
 
+@on_one_thread()
 def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, seed: int) -> Floats:
     """Judges every image by a linear discriminant fitted on four fifths, of which it is none.
 
@@ -71,6 +73,7 @@ def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, see
     return probs
 
 
+@on_one_thread()
 def judge_by_likeness(
     described: npt.NDArray[np.float32], labels: Labels, classes: int
 ) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from swinclf.evaluation.discriminant import Floats, class_probabilities, main_directions
 from swinclf.evaluation.metrics import wilson_interval
 from swinclf.evaluation.sections import LearningCurve, LearningPoint
+from swinclf.runtime import on_one_thread
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
 REPEATS = 3  # draws of a part of the images
@@ -21,6 +22,7 @@ FEWEST = 40  # held-out images below which a curve is noise
 RESAMPLED = 300
 
 
+@on_one_thread()
 def learning_curve(
     train: npt.NDArray[np.floating],
     train_targets: npt.NDArray[np.integer],
