@@ -255,6 +255,7 @@ def test_importing_the_package_and_the_program_loads_nothing_heavy():
 
 def test_reading_pictures_loads_neither_torch_nor_timm():
     code = "import swinclf.data.dataset, swinclf.data.loader, swinclf.evaluation.metrics"
+    code += ", swinclf.verbs.check"
     assert not loaded_by(code) & {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
 
 

@@ -17,7 +17,7 @@ from conftest import SMALL_FLAGS, error_lines, write_dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from swinclf.audit.align import DETAIL_SIDE, detail_agreement
+from swinclf.audit.align import DETAIL_SIDE, Place, detail_agreement
 from swinclf.audit.copies import near_pairs
 from swinclf.audit.facts import read_facts
 from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
@@ -184,7 +184,7 @@ def test_details_agree_after_a_crop_and_a_change_of_light_and_not_by_chance():
         small_grey(each, DETAIL_SIDE) for each in (picture, cropped, scene(8, (256, 256)))
     )
     assert detail_agreement(one, one) == pytest.approx(1)
-    assert detail_agreement(one, other, 0.92) > 0.9
+    assert detail_agreement(one, other, Place(0.92)) > 0.9
     assert detail_agreement(other, one) > 0.9
     assert abs(detail_agreement(one, stranger)) < 0.6
     assert detail_agreement(np.zeros_like(one), one) == 0.0

@@ -147,6 +147,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         (1, ("{tmp}/nowhere", "--format", "table")),
+        (0, ("{data}", "--weights", "{run}", "--model", SMALL_MODEL)),
     ],
     "compare": [
         (2, ()),

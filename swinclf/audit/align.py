@@ -6,24 +6,42 @@ agree in their details as well. So what is compared is what a blur takes away.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 DETAIL_SIDE = 96  # of the pictures compared, px
 COARSE_STEPS, FINE_STEPS = 5, 3
 COARSE_MIN = 0.6  # agreement at half the size below which nobody looks closer
-SHIFT_MAX, STRETCH_MAX = 0.35, 1.5  # of half a side; beyond, the pictures share too little
+SHIFT_MAX, STRETCH_MAX = 0.35, 1.5  # of half a side; from the start, beyond which nothing is found
 MARGIN = 2  # px at the border that are not compared
 
 
-def detail_agreement(one: np.ndarray, other: np.ndarray, part: float = 1.0) -> float:
+class Place(NamedTuple):
+    """Where in one picture the whole of another lies.
+
+    Attributes:
+        scale: The other's side as a part of the one's.
+        x: Of the other's middle, where the one's left and right are -1 and 1.
+        y: Likewise, down.
+    """
+
+    scale: float = 1.0
+    x: float = 0.0
+    y: float = 0.0
+
+
+WHOLE = Place()
+
+
+def detail_agreement(one: np.ndarray, other: np.ndarray, start: Place = WHOLE) -> float:
     """Correlation of the details of two pictures after the best shift and stretch.
 
     Args:
         one: (DETAIL_SIDE, DETAIL_SIDE) grey, float32.
         other: Likewise.
-        part: The part of each side of `one`, about the middle, that `other` may show: where the
-            search starts.
+        start: Where in `one` the whole of `other` may lie: where the search begins.
 
     Returns:
         In [-1, 1]; 0 where there is nothing to compare.
@@ -31,14 +49,14 @@ def detail_agreement(one: np.ndarray, other: np.ndarray, part: float = 1.0) -> f
     Source: Lucas & Kanade 1981 (least squares on the gradient), here for a shift and a scale in
     either direction and a change of brightness and contrast; first at half the size.
     """
-    place = np.array([part, 0.0, part, 0.0])
-    agreement = 0.0
+    begun = np.array([start.scale, start.x, start.scale, start.y])
+    place, agreement = begun, 0.0
     coarse = (_halved(one), _halved(other), COARSE_STEPS)
     for source, target, steps in (coarse, (one, other, FINE_STEPS)):
         smooth_source, smooth_target = gaussian_filter(source, 1.0), gaussian_filter(target, 1.0)
         for _ in range(steps):
             place = place + _step(smooth_source, smooth_target, place)
-            if not _is_near(place):
+            if not _is_near(place, begun):
                 return 0.0
         agreement = _correlation_of_details(source, target, place)
         if agreement < COARSE_MIN:
@@ -51,8 +69,8 @@ def _halved(picture: np.ndarray) -> np.ndarray:
     return np.asarray(picture.reshape(side, 2, side, 2).mean(axis=(1, 3)))
 
 
-def _is_near(place: np.ndarray) -> bool:
-    scales, shifts = place[::2], place[1::2]
+def _is_near(place: np.ndarray, begun: np.ndarray) -> bool:
+    scales, shifts = place[::2] / begun[::2], place[1::2] - begun[1::2]
     within = (scales < STRETCH_MAX) & (scales > 1 / STRETCH_MAX) & (abs(shifts) < SHIFT_MAX)
     return bool(within.all())
 

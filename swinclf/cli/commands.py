@@ -230,6 +230,22 @@ def check_command(
         Optional[Path],  # noqa: UP045
         typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
     ] = None,
+    weights: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--weights",
+            help="Look for near copies by features, too: of this run or weights file.",
+            show_default="by fingerprints alone",
+        ),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--model",
+            help="What network a bare weights file is of.",
+            show_default="as train",
+        ),
+    ] = None,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="How the findings are printed.")
     ] = ResultFormat.TABLE,
@@ -245,6 +261,8 @@ def check_command(
         val=val,
         output=output,
         page=page,
+        weights=weights,
+        model=model,
         workers=workers,
         report=console.ConsoleReporter(),
     )

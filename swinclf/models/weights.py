@@ -9,7 +9,7 @@ from pathlib import Path
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
 from swinclf.models.tensorfile import read_metadata
-from swinclf.runs import RunFolder
+from swinclf.runs import MODEL_SUFFIXES, RunFolder
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,17 @@ def find_weights(where: Path) -> StartingWeights:
         where: A weights file, a run folder, or a file in one.
 
     Raises:
-        WeightsError: If there is none, or it is a broken safetensors file.
+        WeightsError: If there is none, or it is an exported or a broken safetensors file.
     """
     path = RunFolder(where).model if where.is_dir() else where
     if not path.is_file():
         raise _not_found(where, path)
+    if path.suffix.lower() in set(MODEL_SUFFIXES) - {".safetensors"}:
+        raise WeightsError(
+            f"a weights file or a run at '{where}'",
+            found="an exported file, which holds no network to go on with",
+            hint="the run it was exported from",
+        )
     if path.suffix.lower() != ".safetensors":
         return StartingWeights(path, None)
     metadata = read_metadata(path)
@@ -52,7 +58,7 @@ def _not_found(where: Path, path: Path) -> WeightsError:
     elif where.exists():
         found = "no file"
     names = (
-        [entry.name for entry in where.absolute().parent.iterdir()]
+        [entry.name for entry in where.absolute().parent.iterdir() if entry.name != where.name]
         if where.absolute().parent.is_dir()
         else []
     )

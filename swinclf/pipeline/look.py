@@ -57,7 +57,7 @@ def look_at_images(
         workers=config.workers or 0,
         report=context.report,
         stop=stop,
-        known=_known(config, start, context) if config.cache else Known(),
+        known=known_features(config, start, context) if config.cache else Known(),
     )
     views_of = views_by_split(
         index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
@@ -81,7 +81,7 @@ def look_at_images(
     return look, dataset
 
 
-def _known(config: TrainConfig, start: Start, context: Context) -> Known:
+def known_features(config: TrainConfig, start: Start, context: Context) -> Known:
     """What the user's cache holds for this network."""
     return open_known(
         start.network if start.keeps_features else None,

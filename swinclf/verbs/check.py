@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from swinclf.preprocess import Fit
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import make_folder
 from swinclf.runtime import default_workers
+
+if TYPE_CHECKING:
+    from swinclf.pipeline.see import Viewer
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def check(
     val: Path | None = None,
     output: Path | None = None,
     page: Path | None = None,
+    weights: Path | None = None,
+    model: str | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
 ) -> Audit:
@@ -111,18 +116,29 @@ def check(
         val: A folder that is held out instead of what `data` says, as in a training.
         output: A JSON file for everything found.
         page: An HTML file for it, with thumbnails.
+        weights: A run or a weights file whose network looks for near copies, too.
+        model: What network a bare weights file is of.
         workers: Threads that read; None for one a core.
         report: Told of progress.
 
     Raises:
-        SwinclfError: If there is no dataset, or a file is to be written into it.
+        SwinclfError: If there is no dataset, a file is to be written into it, or the weights are
+            not to be had.
     """
     for path in (output, page):
         _refuse_inside(path, data)
     index = scan_folder(data, val=val)
     threads = default_workers() if workers is None else workers
+    viewer = _viewer(weights, model, index, threads, report)
     facts = read_facts(index.root, index.images, workers=threads, report=report)
-    near = near_pairs(index.root, facts, workers=threads, report=report)
+    rows = np.nonzero(facts.readable)[0]
+    seen = (
+        viewer.see(index.root, [index.images[row].path for row in rows], rows) if viewer else None
+    )
+    near = near_pairs(index.root, facts, workers=threads, report=report, seen=seen)
+    if viewer:
+        added = sum(pair.by_features for pair in near)
+        report.note(f"features added {added:,} of {len(near):,} pairs of near copies")
     audit = _conclude(index, facts, near)
     if output is not None:
         write_json(make_folder(output.parent) / output.name, audit.to_dict())
@@ -139,6 +155,23 @@ def check(
             findings=audit.findings,
         )
     return audit
+
+
+def _viewer(
+    weights: Path | None, model: str | None, index: FolderIndex, workers: int, report: Reporter
+) -> Viewer | None:
+    """The network that looks for copies, if one was given."""
+    if weights is None and model is None:
+        return None
+    if weights is None:
+        raise ConfigError(
+            "weights for the network of --model",
+            found="no --weights",
+            hint="--weights FILE, or a run, which knows its model",
+        )
+    from swinclf.pipeline.see import open_viewer  # torch takes seconds to load
+
+    return open_viewer(weights, model, index, workers=workers, report=report)
 
 
 def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Audit:
