@@ -6,6 +6,7 @@ audit's pass over the files beside decoding alone, in turns over the same files,
 the machine does falls on both; the ratio of the sums is what counts.
 
     python benchmarks/audit.py find PHOTOS
+    python benchmarks/audit.py features PHOTOS --weights RUN --count 600
     python benchmarks/audit.py suspects PHOTOS
     python benchmarks/audit.py speed PHOTOS --count 50000
 """
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from swinclf.audit.copies import near_pairs
 from swinclf.audit.facts import read_facts
@@ -85,6 +86,51 @@ def write_near_copy(file: Path, copy: Path, rng: np.random.Generator, *, cropped
     picture.resize(size, Image.Resampling.BICUBIC).save(copy, quality=int(rng.integers(60, 91)))
 
 
+def plant_hard_copies(root: Path, *, each: int, seed: int) -> dict[str, set[frozenset[str]]]:
+    """Write copies that are far from their originals, by kind: mirrored, cropped, coloured."""
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    labels = sorted(path.name for path in root.iterdir())
+    planted: dict[str, set[frozenset[str]]] = {kind: set() for kind in HARD}
+    for number, place in enumerate(rng.choice(len(files), each * len(HARD), replace=False)):
+        kind = list(HARD)[number % len(HARD)]
+        copy = root / labels[rng.integers(len(labels))] / f"{kind}-{number}.jpg"
+        picture = HARD[kind](Image.open(files[place]).convert("RGB"), rng)
+        picture.save(copy, quality=int(rng.integers(60, 91)))
+        planted[kind].add(frozenset(str(path.relative_to(root)) for path in (files[place], copy)))
+    return planted
+
+
+def mirror(picture: Image.Image, _rng: np.random.Generator) -> Image.Image:
+    """Return the mirror image."""
+    return ImageOps.mirror(picture)
+
+
+def crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Cut 25 to 35 % off the width and off the height, anywhere."""
+    kept = 1 - rng.uniform(0.25, 0.35, 2)
+    start = rng.uniform(0, 1 - kept)
+    sides = np.array(picture.size)
+    left, top, right, bottom = np.concatenate([start * sides, (start + kept) * sides]).round()
+    return picture.crop((int(left), int(top), int(right), int(bottom)))
+
+
+def colour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Change brightness, saturation and contrast by a third to twice, and turn the hue by 35°."""
+    for enhance, low, high in (
+        (ImageEnhance.Brightness, (0.4, 0.6), (1.5, 1.9)),
+        (ImageEnhance.Color, (0.0, 0.4), (1.8, 2.5)),
+        (ImageEnhance.Contrast, (0.6, 0.8), (1.3, 1.6)),
+    ):
+        picture = enhance(picture).enhance(rng.uniform(*(low if rng.random() < 0.5 else high)))
+    values = np.array(picture.convert("HSV"))
+    values[..., 0] += np.uint8(rng.integers(-25, 26) % 256)
+    return Image.fromarray(values, "HSV").convert("RGB")
+
+
+HARD = {"mirrored": mirror, "cropped": crop, "coloured": colour}
+
+
 def found_copies(audit: Audit, planted: Planted) -> dict[str, object]:
     """Say how many of the planted pairs were found, and what was found besides."""
     groups: dict[Kind, list[set[str]]] = {
@@ -113,6 +159,31 @@ def measure_finding(photos: Path, workers: int) -> Iterable[dict[str, object]]:
             root = Path(shutil.copytree(photos, Path(folder) / "photos"))
             planted = plant_copies(root, exact=30, near=30, seed=seed)
             yield {"seed": seed, **found_copies(check(root, workers=workers), planted)}
+
+
+def measure_features(
+    photos: Path, weights: Path, count: int, workers: int
+) -> Iterable[dict[str, object]]:
+    """Plant copies far from their originals among some photographs; look without and with."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "photos"
+        files = sorted(photos.rglob("*.jpg"))
+        for place in np.random.default_rng(0).choice(len(files), count, replace=False):
+            copy = root / files[place].relative_to(photos)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(files[place], copy)
+        planted = plant_hard_copies(root, each=20, seed=0)
+        for named in (None, weights):
+            pairs = [frozenset(one[:2]) for one in check(root, weights=named, workers=workers).near]
+            yield {
+                "weights": str(named or ""),
+                **{kind: len(wanted.intersection(pairs)) for kind, wanted in planted.items()},
+                "pairs_besides": [
+                    sorted(pair)
+                    for pair in pairs
+                    if not any(map({pair}.issubset, planted.values()))
+                ],
+            }
 
 
 def measure_suspects(photos: Path, workers: int) -> Iterable[dict[str, object]]:
@@ -224,14 +295,19 @@ def peak_mib() -> float:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("find", "suspects", "speed"))
+    parser.add_argument("what", choices=("find", "features", "suspects", "speed"))
     parser.add_argument("photos", type=Path, help="a folder of class folders of JPEG files")
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--weights", type=Path, help="a run or weights file, for features")
     parser.add_argument("--px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     if given.what == "speed":
         measured = measure_speed(given.photos, given.count, given.px, given.workers)
+    elif given.what == "features":
+        if given.weights is None:
+            parser.error("features of --weights RUN")
+        measured = measure_features(given.photos, given.weights, given.count, given.workers)
     else:
         measure = measure_finding if given.what == "find" else measure_suspects
         measured = measure(given.photos, given.workers)

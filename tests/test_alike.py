@@ -12,6 +12,7 @@ from conftest import SMALL_MODEL, error_lines
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_check import finding, scene, write_scenes
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.audit import alike
 from swinclf.audit.align import DETAIL_SIDE, detail_agreement
@@ -185,6 +186,20 @@ def test_what_features_alone_take_for_one_is_none(land):
         return Seen(np.arange(count), *np.ones((2, count, 8), np.float32))
 
     assert look(land, seen) == []
+
+
+def test_small_matrices_are_left_to_one_thread(land, monkeypatch):
+    Image.open(land / "heath" / "004.jpg").save(land / "heath" / "again.jpg", quality=70)
+    threads = []
+
+    def spy(*given):
+        threads.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return detail_agreement(*given)
+
+    monkeypatch.setattr("swinclf.audit.copies.detail_agreement", spy)
+    with threadpool_limits(2, user_api="blas"):
+        assert look(land, lambda *_: None)
+    assert set(threads) == {1}
 
 
 def test_a_pair_of_fingerprints_is_theirs(land):

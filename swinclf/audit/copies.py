@@ -25,6 +25,7 @@ from swinclf.audit.search import near_prints
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import map_ahead
 from swinclf.progress import Reporter
+from swinclf.runtime import on_one_thread
 
 # On 4,317 photographs of flowers of 128 px with 30 copies planted (`benchmarks/audit.py find`)
 # every copy lies within 0.21 and agrees by 0.93 or more; of pairs that were no copies to the eye
@@ -131,7 +132,7 @@ class _Pictures:
     ) -> list[NearPair]:
         """The candidates that are one picture, each pair once, at its best agreement."""
         found: dict[tuple[int, int], NearPair] = {}
-        with report.track("comparing", len(candidates), "pairs") as advance:
+        with on_one_thread(), report.track("comparing", len(candidates), "pairs") as advance:
             for pair in map_ahead(self._compare, candidates, workers=workers, ahead=64):
                 advance(1)
                 smallest = self._facts.sizes[[pair.first, pair.second]].min()
