@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from swinclf.inference.calibrate import Seen
 from swinclf.inference.predictor import open_predictor
 from swinclf.inference.stream import answer_all
 from swinclf.inference.training_sample import read_training_sample, save_training_sample
+from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -246,6 +248,18 @@ def test_a_damaged_file_is_said_and_all_else_done(moved, trained, cli, tmp_path,
     assert mistakes
     assert not any(mistakes.values())
     assert cli("predict", run / "samples", "--run", run).code == 0
+
+
+@pytest.mark.parametrize("outside", ["../secret.png", "/etc/secret.png", "a/../../secret.png"])
+def test_a_picture_outside_the_dataset_is_not_shown(moved, cli, tmp_path, outside):
+    run, _ = moved
+    tensors, facts = read_tensors(run / "neighbours.safetensors", signed=True)
+    images = [[outside, label] for _, label in json.loads(facts["images"])]
+    write_tensors(run / "neighbours.safetensors", tensors, {**facts, "images": json.dumps(images)})
+    done = cli("eval", "--run", run, "--output", tmp_path / "scores")
+    assert done.code == 0
+    assert "ValueError: a file outside the dataset" in done.err
+    assert "secret" not in (tmp_path / "scores" / "report.html").read_text("utf-8")
 
 
 def test_a_run_is_no_more_than_its_model_to_predict(moved, cli):

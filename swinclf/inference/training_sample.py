@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from swinclf.data.split_file import stays_inside
 from swinclf.errors import WeightsError
 from swinclf.evaluation.neighbours import unit_rows
 from swinclf.inference.calibrate import Seen
@@ -72,6 +73,8 @@ def read_training_sample(path: Path, model: Path) -> TrainingSample:
         images = [(str(image), str(label)) for image, label in json.loads(facts[IMAGES])]
         if not images or features.dtype != torch.float16 or features.shape[:-1] != (len(images),):
             raise ValueError(f"{tuple(features.shape)} features of {len(images)} images")
+        if not all(stays_inside(image) for image, _ in images):
+            raise ValueError("a file outside the dataset")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _none_of_it(path, model, f"{type(error).__name__}: {error}"[:200]) from error
     if wanted != read_metadata(model).get(CHECKSUM):
