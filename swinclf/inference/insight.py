@@ -141,17 +141,23 @@ def _judge_pictures(
     scores: list[np.ndarray] = []
     with report.track("comparing small pictures", len(paths)) as advance:
         for part in parts:
-            pictures = np.empty((len(part), SIDE, SIDE, 3), np.uint8)
-            files = [paths[row] for row in part]
-            squares = small_squares(root, files, side_px=SIDE, workers=workers)
-            for place, square in enumerate(squares):
-                pictures[place] = square
-            described = describe(pictures, seed=seed)
+            described = _described(root, [paths[row] for row in part], seed=seed, workers=workers)
             scores = scores or [np.empty((len(paths), classes), np.float32) for _ in described]
             for kind, one in zip(scores, described, strict=True):
                 kind[part] = judge_by_likeness(one, labels[part], classes)
             advance(len(part))
     return scores
+
+
+def _described(
+    root: Path, files: Sequence[str], *, seed: int, workers: int
+) -> Sequence[np.ndarray]:
+    """What small copies of pictures look like; the copies are not kept."""
+    pictures = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
+    squares = small_squares(root, files, side_px=SIDE, workers=workers)
+    for place, square in enumerate(squares):
+        pictures[place] = square
+    return describe(pictures, seed=seed)
 
 
 def _drawn(count: int, most: int, seed: int) -> np.ndarray:

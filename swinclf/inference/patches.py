@@ -59,12 +59,13 @@ def describe(pictures: np.ndarray, *, seed: int) -> list[np.ndarray]:
         of what. A picture and its mirror image have the same.
     """
     values = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    smaller = F.avg_pool2d(values.half(), 2).round_().to(torch.uint8)
+    halved = [F.avg_pool2d(batch.float(), 2).round_().byte() for batch in values.split(BATCH)]
+    smaller = torch.cat(halved)
     rng = np.random.default_rng(seed)
     return [
         _by_patches(values, DETAILS, rng),
         _by_patches(smaller, SHAPES, rng),
-        np.sqrt(_colours(smaller.permute(0, 2, 3, 1).numpy())),
+        _by_colours(smaller.permute(0, 2, 3, 1).numpy()),
     ]
 
 
@@ -128,6 +129,16 @@ class _Filters(NamedTuple):
         answers = F.conv2d(values, self.weight, stride=stride).div_(contrast).add_(self.bias)
         beyond = (F.relu(answers - THRESHOLD), F.relu(-answers - THRESHOLD))
         return torch.cat([F.adaptive_avg_pool2d(one, 2).flatten(1) for one in beyond], 1)
+
+
+def _by_colours(pictures: np.ndarray) -> np.ndarray:
+    """Square roots of the part of a picture, and of its middle, that has each colour.
+
+    (N, S, S, 3) uint8 -> (N, 2 LEVELS^3) float32.
+    """
+    batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
+    parts: np.ndarray = np.concatenate([_colours(batch) for batch in batches])
+    return np.sqrt(parts, out=parts)
 
 
 def _colours(pictures: np.ndarray) -> np.ndarray:
