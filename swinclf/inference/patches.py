@@ -138,7 +138,8 @@ def _by_colours(pictures: np.ndarray) -> np.ndarray:
     """
     batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
     parts: np.ndarray = np.concatenate([_colours(batch) for batch in batches])
-    return np.sqrt(parts, out=parts)
+    np.sqrt(parts, out=parts)
+    return parts
 
 
 def _colours(pictures: np.ndarray) -> np.ndarray:
