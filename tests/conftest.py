@@ -191,6 +191,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def untimed_history(run: Path) -> list[dict[str, str]]:
+    """The epochs of a run, without what a clock says of them."""
+    timed = ("seconds", "images_per_second")
+    return [
+        {key: value for key, value in row.items() if key not in timed}
+        for row in read_rows(run / "history.csv")
+    ]
+
+
 def weights_of(run: Path) -> dict[str, np.ndarray]:
     """The tensors in a run's model.safetensors, read by safetensors and not by the program."""
     from safetensors.numpy import load_file

@@ -72,7 +72,7 @@ def test_the_nearest_are_those_of_comparing_all(monkeypatch, block):
                 (min(row, other), max(row, other), is_mirrored)
                 for other in order[:NEAREST].tolist()
             }
-    found = most_alike(seen, np.arange(60))
+    found = most_alike(seen, np.arange(60), report=SILENT)
     assert found == sorted(found)
     assert set(found) == wanted
     assert len(found) == len(wanted)
@@ -83,7 +83,7 @@ def test_only_the_rows_asked_for_are_proposed_and_under_their_own_names():
     seen = Seen(np.arange(40) * 3, seen.features, seen.mirrored)
     seen.features[30] = seen.features[10] + 0.01
     seen.mirrored[31] = seen.features[11] + 0.01
-    found = most_alike(seen, np.array([row for row in range(200) if row != 36]))
+    found = most_alike(seen, np.array([row for row in range(200) if row != 36]), report=SILENT)
     assert (30, 90, False) in found
     assert (33, 93, True) in found
     assert 36 not in {row for one in found for row in one[:2]}
@@ -91,19 +91,19 @@ def test_only_the_rows_asked_for_are_proposed_and_under_their_own_names():
 
 @pytest.mark.parametrize(("count", "pairs"), [(0, 0), (1, 0), (2, 2), (5, 20)])
 def test_few_pictures_are_all_proposed(count, pairs):
-    assert len(most_alike(random_features(count), np.arange(count))) == pairs
+    assert len(most_alike(random_features(count), np.arange(count), report=SILENT)) == pairs
 
 
 def test_pictures_in_which_nothing_is_seen_are_no_error():
     seen = Seen(np.arange(4), np.ones((4, 3), np.float32), np.ones((4, 3), np.float32))
-    assert len(most_alike(seen, np.arange(4))) == 12
+    assert len(most_alike(seen, np.arange(4), report=SILENT)) == 12
 
 
 def test_the_search_takes_memory_by_the_block(monkeypatch):
     monkeypatch.setattr(alike, "BLOCK_COSINES", 2**16)
     seen = random_features(4000)
     tracemalloc.start()
-    most_alike(seen, np.arange(4000))
+    most_alike(seen, np.arange(4000), report=SILENT)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4000 * 4000  # bytes: a quarter of all cosines

@@ -21,6 +21,7 @@ from conftest import (
     error_lines,
     read_rows,
     same_weights,
+    untimed_history,
     weights_of,
     write_dataset,
     write_image,
@@ -40,7 +41,6 @@ from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-TIMED = ("seconds", "images_per_second")
 WRITES = 16  # files that this small training writes durably, one after the other
 
 
@@ -83,11 +83,7 @@ def stopped(data, tmp_path, monkeypatch):
 def assert_same(one: Path, other: Path) -> None:
     """Two finished runs are the same, and nothing is left over."""
     assert same_weights(weights_of(one), weights_of(other))
-    histories = [
-        [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
-        for rows in (read_rows(one / "history.csv"), read_rows(other / "history.csv"))
-    ]
-    assert histories[0] == histories[1]
+    assert untimed_history(one) == untimed_history(other)
     for name in ("predictions.csv", "metrics.json", "split.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert [path.name for path in other.parent.rglob(".*")] == []

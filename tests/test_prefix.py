@@ -83,6 +83,8 @@ def test_it_is_said_whether_they_run_once(cli, dataset, monkeypatch, words, room
     done = cli("train", dataset, *SMALL_FLAGS, "--freeze-stages", "2", *words)
     assert done.code == 0, done.err
     assert said in done.err
+    pictures_kept = "decoded images are kept in memory for later epochs" in done.err
+    assert pictures_kept == ("they would run once" in said or room == 0)
 
 
 def test_it_is_said_where_the_network_cannot_be_cut(cli, dataset, monkeypatch):

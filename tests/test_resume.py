@@ -17,9 +17,9 @@ from conftest import (
     SMALL_FLAGS,
     SMALL_SETTINGS,
     error_lines,
-    read_rows,
     resume_run,
     same_weights,
+    untimed_history,
     weights_of,
     write_dataset,
 )
@@ -34,7 +34,6 @@ from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-TIMED = ("seconds", "images_per_second")
 REGIMES = {
     "head": {"freeze_layers": True, "epochs": 4, "label_smoothing": 0.1},
     "part": {"freeze_stages": 2, "drop_path": 0.3},
@@ -63,11 +62,6 @@ def stop_after(monkeypatch):
     return arrange
 
 
-def _history(run: Path) -> list[dict[str, str]]:
-    rows = read_rows(run / "history.csv")
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
-
-
 def _settings(regime: str, trained, out: Path) -> dict[str, object]:
     settings = {**SMALL_SETTINGS, **REGIMES[regime], "out": str(out)}
     del settings["pretrained"]
@@ -76,7 +70,7 @@ def _settings(regime: str, trained, out: Path) -> dict[str, object]:
 
 def _assert_same_run(one: Path, other: Path) -> None:
     assert same_weights(weights_of(one), weights_of(other))
-    assert _history(one) == _history(other)
+    assert untimed_history(one) == untimed_history(other)
     names = ["predictions.csv", "metrics.json", "split.csv", "class_indices.json"]
     for name in names + ["baseline.json"] * (one / "baseline.json").exists():
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -106,7 +100,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert interrupted.value.resume == f"swinclf train --resume {run}"
     assert not (run / "metrics.json").exists()
-    assert len(_history(run)) == (steps - 1) // 4
+    assert len(untimed_history(run)) == (steps - 1) // 4
     monkeypatch.undo()
     words = shlex.split(interrupted.value.resume)[1:]
     done = cli(*words)
@@ -407,7 +401,7 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
     last = said.strip().splitlines()[-1]
     assert last == "stopped; everything is saved: swinclf train --resume runs/colours-1"
     assert "Traceback" not in said
-    stopped = _history(tmp_path / "runs" / "colours-1")
+    stopped = untimed_history(tmp_path / "runs" / "colours-1")
     assert 0 < len(stopped) < 40
     words = shlex.split(last.partition(": ")[2])[1:]
     assert cli(*words).code == 0

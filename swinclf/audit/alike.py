@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from swinclf.progress import Reporter
+
 NEAREST = 8  # of each picture that are proposed, and as many in the mirror
 BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to choose from them
 
@@ -29,7 +31,7 @@ class Seen:
     mirrored: np.ndarray
 
 
-def most_alike(seen: Seen, among: np.ndarray) -> list[tuple[int, int, bool]]:
+def most_alike(seen: Seen, among: np.ndarray, *, report: Reporter) -> list[tuple[int, int, bool]]:
     """The nearest others of each picture, by the cosine of the angle between features.
 
     Angles are seen from the middle of all features: what a network sees in every picture tells
@@ -38,6 +40,7 @@ def most_alike(seen: Seen, among: np.ndarray) -> list[tuple[int, int, bool]]:
     Args:
         seen: What the network sees.
         among: Rows; of others nothing is looked at.
+        report: Told of progress.
 
     Returns:
         (row, larger row, whether one of them is in the mirror), each once, in order.
@@ -56,14 +59,16 @@ def most_alike(seen: Seen, among: np.ndarray) -> list[tuple[int, int, bool]]:
         features /= np.maximum(lengths, np.finfo(np.float32).tiny)
     size = max(1, BLOCK_COSINES // count)
     codes = []
-    for start in range(0, count, size):
-        own = np.arange(start, min(start + size, count))
-        for is_mirrored, others in enumerate((plain, turned)):
-            cosines = plain[own] @ others.T
-            cosines[np.arange(len(own)), own] = -np.inf
-            near = np.argpartition(cosines, -nearest, axis=1)[:, -nearest:]
-            low, high = np.minimum(near, own[:, None]), np.maximum(near, own[:, None])
-            codes.append(np.unique((low * count + high) * 2 + is_mirrored))
+    with report.track("looking for pictures alike", count) as advance:
+        for start in range(0, count, size):
+            own = np.arange(start, min(start + size, count))
+            for is_mirrored, others in enumerate((plain, turned)):
+                cosines = plain[own] @ others.T
+                cosines[np.arange(len(own)), own] = -np.inf
+                near = np.argpartition(cosines, -nearest, axis=1)[:, -nearest:]
+                low, high = np.minimum(near, own[:, None]), np.maximum(near, own[:, None])
+                codes.append(np.unique((low * count + high) * 2 + is_mirrored))
+            advance(len(own))
     return [
         (int(rows[code // 2 // count]), int(rows[code // 2 % count]), bool(code % 2))
         for code in np.unique(np.concatenate(codes))

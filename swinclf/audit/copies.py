@@ -103,7 +103,7 @@ def near_pairs(
     found = confirm(_by_prints(facts, rows))
     if seen is not None:
         known = {(pair.first, pair.second) for pair in found}
-        alike = most_alike(seen, rows)
+        alike = most_alike(seen, rows, report=report)
         found += confirm([_Candidate(*one, None) for one in alike if one[:2] not in known])
     return sorted(found, key=lambda pair: -pair.agreement)
 

@@ -18,7 +18,7 @@ from swinclf.training.batches import Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
 from swinclf.training.logistic import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.prefix_batches import keep_frozen_tokens
+from swinclf.training.prefix_batches import PrefixBatches, keep_frozen_tokens
 from swinclf.training.probe import linear_classifiers
 from swinclf.training.recipe import Regime
 from swinclf.training.regimes import (
@@ -96,7 +96,10 @@ def prepare_training(
     if saved is not None:
         restore(saved, state)
     if isinstance(batches, ImageBatches):
-        batches = _through_frozen_stages(batches, plan, context)
+        images = batches
+        batches = _through_frozen_stages(images, plan, context)
+        if not (isinstance(batches, PrefixBatches) and batches.train_kept):
+            _tell_room(images, context.report)
     return state, batches
 
 
@@ -122,19 +125,20 @@ def _through_frozen_stages(batches: ImageBatches, plan: Plan, context: Context) 
 
 
 def _images(plan: Plan, context: Context) -> ImageBatches:
-    """The image files as batches; says what memory they may take."""
+    """The image files as batches."""
     config, dataset = plan.config, plan.dataset
     tell = _bad_file_teller(context.report, strict=config.strict)
-    batches = replace(
+    return replace(
         image_batches(dataset, plan.start.preprocess, config, context.hardware.device, tell),
         digests={dataset.root / path: digest for path, digest in plan.look.digests.items()},
     )
-    if batches.kept.limit_bytes:
-        room = batches.kept.limit_bytes / 1024**3
-        context.report.note(
-            f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most"
-        )
-    return batches
+
+
+def _tell_room(images: ImageBatches, report: Reporter) -> None:
+    """Says what memory decoded images may take."""
+    if images.kept.limit_bytes:
+        room = images.kept.limit_bytes / 1024**3
+        report.note(f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most")
 
 
 def _bad_file_teller(report: Reporter, *, strict: bool) -> Callable[[Path, str], None]:
