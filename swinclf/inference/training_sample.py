@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from swinclf.data.split_file import stays_inside
 from swinclf.errors import WeightsError
 from swinclf.evaluation.neighbours import unit_rows
 from swinclf.inference.calibrate import Seen
@@ -73,13 +72,21 @@ def read_training_sample(path: Path, model: Path) -> TrainingSample:
         images = [(str(image), str(label)) for image, label in json.loads(facts[IMAGES])]
         if not images or features.dtype != torch.float16 or features.shape[:-1] != (len(images),):
             raise ValueError(f"{tuple(features.shape)} features of {len(images)} images")
-        if not all(stays_inside(image) for image, _ in images):
+        if not all(_stays_inside(image) for image, _ in images):
             raise ValueError("a file outside the dataset")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _none_of_it(path, model, f"{type(error).__name__}: {error}"[:200]) from error
     if wanted != read_metadata(model).get(CHECKSUM):
         raise _none_of_it(path, model, "those of another model")
     return TrainingSample(features.float().numpy(), images)
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether a path that is relative to a folder leads to something in it.
+
+    A run may come from anybody, and what it names is read and shown.
+    """
+    return not PurePath(path).is_absolute() and ".." not in PurePath(path).parts
 
 
 def _none_of_it(path: Path, model: Path, found: str) -> WeightsError:
