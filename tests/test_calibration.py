@@ -58,6 +58,13 @@ def test_the_error_falls_on_images_that_nothing_was_fitted_on() -> None:
     assert fitted.ece_after == pytest.approx(ece(fitted.temperature), abs=0.03)
 
 
+def test_what_is_calibrated_already_stays_as_it_is() -> None:
+    fitted = [calibrate(*drawn(400, 5, 1.0, seed=seed), seed=0) for seed in range(8)]
+    assert any(one.temperature == 1.0 for one in fitted)
+    for one in fitted:
+        assert (one.temperature == 1.0) == (one.ece_after >= one.ece_before)
+
+
 def test_calibration_error_is_the_tallys() -> None:
     logits, targets = drawn(500, 6, 2.0, seed=5)
     probs = softmax(logits, axis=1)

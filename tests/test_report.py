@@ -147,6 +147,20 @@ def written(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    ("temperature", "after", "said"),
+    [
+        (1.25, 0.02, "the calibration error is 2.0\xa0% with it and 6.1\xa0% without"),
+        (1.0, 0.07, "error is 6.1\xa0%, and on images that it was not fitted on, a temperature"),
+    ],
+)
+def test_it_says_whether_calibrating_was_of_use(written, temperature, after, said):
+    calibration = Calibration(temperature, 430, ece_before=0.061, ece_after=after)
+    page = Page(written(sections=Sections(calibration=calibration)))
+    assert said in page.text
+    assert ("Not calibrated" in page.text) == (temperature == 1.0)
+
+
 def test_it_says_what_matters(written):
     metrics = metrics_of(["cat", "dog", "fox"])
     page = Page(written())
