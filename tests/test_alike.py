@@ -290,26 +290,29 @@ def test_a_bare_file_needs_its_model(cli, trained, land, tmp_path):
     assert "test_vit" in error_lines(done)[2]
 
 
-def test_an_export_is_no_weights(cli, land, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "expected", "found", "hint"),
+    [
+        (
+            "model.onnx",
+            "a weights file or a run at 'model.onnx'",
+            "an exported file, which holds no network to go on with",
+            "the run it was exported from",
+        ),
+        (
+            "empty",
+            "weights at 'empty'",
+            "a folder without model.safetensors",
+            "the path of a weights file or of a run folder",
+        ),
+    ],
+)
+def test_what_is_no_weights_is_refused(cli, land, tmp_path, name, expected, found, hint):
     (tmp_path / "model.onnx").write_bytes(b"exported")
-    done = cli("check", land, "--weights", "model.onnx")
-    assert done.code == 1
-    assert error_lines(done) == (
-        "a weights file or a run at 'model.onnx'",
-        "an exported file, which holds no network to go on with",
-        "the run it was exported from",
-    )
-
-
-def test_weights_that_are_not_there(cli, land, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = cli("check", land, "--weights", "empty")
+    done = cli("check", land, "--weights", name)
     assert done.code == 1
-    assert error_lines(done) == (
-        "weights at 'empty'",
-        "a folder without model.safetensors",
-        "the path of a weights file or of a run folder",
-    )
+    assert error_lines(done) == (expected, found, hint)
 
 
 def test_a_model_alone_is_wrong_usage(cli, land):

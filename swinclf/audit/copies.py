@@ -36,9 +36,7 @@ AGREEMENT_MIN = 0.88
 # two reach 0.962 by chance.
 SMALL_PX, SMALL_AGREEMENT_MIN = 64, 0.97
 EMPTY_SPREAD = 4.0  # of 255: below it there is nothing to compare
-# Of pictures that a network took for alike, those that were no copies reach 0.8 at a glance once in
-# some thousands; of copies cropped to two thirds of each side none lay below it.
-LIKENESS_MIN = 0.6
+LIKENESS_MIN = 0.6  # at a glance; below it nobody looks closer, and above it the details decide
 # Decoded again and kept, 36 KiB each; small ones, 2 KiB; ready for a glance, 141 KiB.
 KEPT_PICTURES, KEPT_SMALL, KEPT_GLANCES = 2048, 65536, 512
 

@@ -89,7 +89,7 @@ def evaluate(
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
     drawer = _drawer(model, index.root, asked)
-    neighbours = _neighbours(model, predictor, index.root, workers, report)
+    neighbours = _neighbours(model, run, predictor, index.root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
@@ -118,7 +118,12 @@ def _drawer(model: Path, root: Path, asked: Asked) -> EvidenceDrawer | None:
 
 
 def _neighbours(
-    model: Path, predictor: Predictor, root: Path, workers: int, report: Reporter
+    model: Path,
+    run: RunFolder | None,
+    predictor: Predictor,
+    root: Path,
+    workers: int,
+    report: Reporter,
 ) -> Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None:
     """Finds the training images most alike to mistakes; None where none are kept beside the model.
 
@@ -138,7 +143,7 @@ def _neighbours(
             f"found {error.found}"
         )
         return None
-    home = home_of(model, run_beside(model), root, predictor.card)
+    home = home_of(model, run, root, predictor.card)
     return partial(most_alike_in, sample, predictor, root=root, home=home, workers=workers)
 
 
