@@ -22,6 +22,7 @@ from swinclf.evaluation.neighbours import nearest
 from swinclf.evaluation.pictures import embed
 from swinclf.evaluation.report import write_report
 from swinclf.evaluation.sections import (
+    ClassWorth,
     Finding,
     LearningCurve,
     LearningPoint,
@@ -114,6 +115,7 @@ def everything(path="cat/1.jpg", name="dog"):
         learning=LearningCurve(
             [LearningPoint(0.5, 60, 0.7, 0.6, 0.8), LearningPoint(1, 120, 0.8, 0.75, 0.85)],
             [LearningPoint(2, 240, 0.85, 0.78, 0.9)],
+            [ClassWorth(name, 60, 0.0123, 0.002, 0.0226), ClassWorth("fox", 60, -0.004, -0.01, 0)],
             [name],
         ),
         audit=[Finding(name, name, [path]), Finding("a tiny class", "add images", (), [name])],
@@ -295,6 +297,8 @@ def test_all_sections(written):
         "it answered 10.0\xa0%",
         "a low probability 0.8, by strangeness 0.931",
         "85.0\xa0%, forecast",
+        "+1.2\n+0.2 to +2.3",
+        "−0.4\n−1.0 to +0.0",
         "a tiny class",
         "add images",
         "Most alike in training:",

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import StratifiedKFold
 
-from swinclf.evaluation.discriminant import Floats, class_probabilities, main_directions
+from swinclf.evaluation.discriminant import Discriminant, Floats, main_directions
 from swinclf.runtime import on_one_thread
 
 FOLDS = 5  # classes of fewer images are not judged
@@ -67,9 +67,8 @@ def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, see
     probs = np.empty((len(labels), int(labels.max()) + 1))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for fitted, judged in folds.split(directions, labels):
-        _, probs[judged] = class_probabilities(
-            directions[fitted], labels[fitted], directions[judged]
-        )
+        model = Discriminant.fitted(directions[fitted], labels[fitted])
+        probs[judged] = model.probabilities(directions[judged])
     return probs
 
 

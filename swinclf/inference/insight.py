@@ -121,6 +121,7 @@ def worth_of_images(
         _targets(training, classes)[drawn],
         held_out_features,
         _targets(held_out, classes),
+        classes,
         seed=seed,
     )
 
