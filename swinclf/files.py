@@ -26,12 +26,19 @@ NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def write_bytes(path: Path, data: bytes, *, previous: Path | None = None) -> None:
-    """Writes `data` to `path` so that a reader sees the old file or the new one, never a part.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`; see `write_pieces`."""
+    write_pieces(path, [data])
+
+
+def write_pieces(
+    path: Path, pieces: Iterable[bytes | memoryview], *, previous: Path | None = None
+) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part.
 
     Args:
         path: The file.
-        data: All of it.
+        pieces: Its content, one after the other.
         previous: Where what stands at `path` now is kept, in the same folder.
 
     Raises:
@@ -40,7 +47,8 @@ def write_bytes(path: Path, data: bytes, *, previous: Path | None = None) -> Non
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():

@@ -12,6 +12,9 @@ from PIL import Image
 
 from swinclf.data.thumbnails import thumbnail, thumbnails
 from swinclf.inspection.overlay import SIDE_PX, EvidenceDrawer, lay_over
+from swinclf.runtime import Hardware, Precision
+
+FP32 = Hardware("cpu", Precision.FP32, "for the test")
 
 
 def test_a_thumbnail_is_small_upright_and_without_metadata(tmp_path):
@@ -79,13 +82,17 @@ def test_a_report_shows_its_mistakes_and_what_spoke_for_them(native_run, dataset
     assert set(near) <= set(trained_on)
     audit = text[text.index('<section id="audit">') :]
     assert "red/copy.png" in audit[: audit.index("</section>")]
-    drawer = EvidenceDrawer.open(native_run / "model.safetensors", root=dataset, device="cpu")
-    with Image.open(io.BytesIO(drawer.draw("red/000.png", "blue"))) as drawn:
+    drawer = EvidenceDrawer.open(native_run / "model.safetensors", root=dataset, hardware=FP32)
+    answers = [("red/000.png", "blue"), ("red/none.png", "blue"), ("blue/001.png", "red")]
+    first, none, last = drawer.draw(answers)
+    with Image.open(io.BytesIO(first)) as drawn:
         assert drawn.size == (SIDE_PX, SIDE_PX)
-    assert drawer.draw("red/none.png", "blue") is None
+    assert none is None
+    assert drawer.draw(answers[1:]) == [None, last]
+    assert drawer.draw(answers[1:2]) == [None]
 
 
 def test_no_evidence_of_an_export_or_of_a_network_that_is_not_known(trained, tmp_path):
     for path in (trained.path / "model.safetensors", tmp_path / "model.onnx"):
-        assert EvidenceDrawer.open(path, root=trained.data, device="cpu") is None
+        assert EvidenceDrawer.open(path, root=trained.data, hardware=FP32) is None
     assert "data:image/jpeg;base64," in (trained.path / "report.html").read_text()

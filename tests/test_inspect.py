@@ -19,10 +19,11 @@ from swinclf.errors import ConfigError, SwinclfError
 from swinclf.inspection import attention as looking
 from swinclf.inspection.sample import synthetic_picture
 from swinclf.models.build import Architecture, default_preprocess
+from swinclf.models.compute import Computer
 from swinclf.models.names import build_native
 from swinclf.models.store import save_model
 from swinclf.models.swin import from_windows
-from swinclf.runtime import Precision
+from swinclf.runtime import Hardware, Precision
 from swinclf.verbs.inspect import Look, inspect
 
 VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
@@ -236,6 +237,19 @@ def test_evidence_is_for_the_predicted_class_and_leaves_no_trace(small):
     assert not any(module._forward_hooks for module in small.modules())
     again = looking.evidence(small, image)
     assert torch.equal(found.pixels, again.pixels)
+
+
+def test_evidence_of_several_images_is_that_of_each(small):
+    batch = images(small, 3)
+    targets, logits, cells = looking.token_evidence(small, batch)
+    for image, target, one, cell in zip(batch, targets, logits, cells, strict=True):
+        alone = looking.evidence(small, image[None], target)
+        torch.testing.assert_close(one, alone.logits)
+        torch.testing.assert_close(cell, alone.cells)
+    trunk = Computer(small, Hardware("cpu", Precision.BF16, "for the test")).trunk
+    _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
+    assert rounded.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > 0.8
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import error_lines
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from swinclf.card import ModelCard
 from swinclf.confidence import Confidence, Threshold
@@ -20,7 +20,13 @@ from swinclf.config import Impl
 from swinclf.errors import RunError, SwinclfError, WeightsError
 from swinclf.models.build import Architecture, build_network
 from swinclf.models.store import load_model, read_card, save_model
-from swinclf.models.tensorfile import read_tensors, write_tensors
+from swinclf.models.tensorfile import (
+    CHECKSUM,
+    DTYPES,
+    read_metadata,
+    read_tensors,
+    write_tensors,
+)
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.runtime import Precision
 
@@ -113,6 +119,18 @@ def test_tensors_of_every_kind_come_back(tmp_path, dtype):
     for name, tensor in tensors.items():
         assert again[name].dtype == dtype
         assert torch.equal(again[name], tensor)
+
+
+def test_the_file_is_that_of_the_safetensors_library(tmp_path):
+    tensors = {
+        f"{dtype}: {name} 'é'": torch.ones(shape, dtype=dtype)
+        for dtype in DTYPES
+        for name, shape in {"matrix": (2, 3), "odd": (5,), "scalar": (), "empty": (0, 4)}.items()
+    }
+    write_tensors(tmp_path / "x", tensors, {})
+    metadata = read_metadata(tmp_path / "x")
+    assert metadata.keys() == {CHECKSUM}
+    assert (tmp_path / "x").read_bytes() == save(tensors, metadata)
 
 
 def test_every_flipped_byte_is_noticed(stored):

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
 from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
 from swinclf.evaluation.plots import draw_confusion_matrix, draw_curves
@@ -17,6 +18,7 @@ from swinclf.files import write_csv
 from swinclf.inference.score import Scored
 
 EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
+EVIDENCE_TOGETHER = 4  # in one look
 
 SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
@@ -28,13 +30,14 @@ class Illustrations:
     Attributes:
         root: The folder that the images' paths are relative to.
         workers: Threads that read images.
-        evidence: Path and wrong label -> JPEG of what spoke for it, or None where it cannot be had.
+        evidence: Paths and their wrong labels -> a JPEG each of what spoke for it, or None where
+            it cannot be had.
         neighbours: Paths -> the nearest training images of each, as far as they are known.
     """
 
     root: Path
     workers: int
-    evidence: Callable[[str, str], bytes | None] | None = None
+    evidence: Callable[[Sequence[tuple[str, str]]], Sequence[bytes | None]] | None = None
     neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
 
 
@@ -109,13 +112,13 @@ def _illustrated(sections: Sections, scored: Scored, illustrations: Illustration
     """Adds what can be shown beside the worst mistakes."""
     mistakes = worst_mistakes(scored.rows)
     if illustrations.evidence is not None:
-        evidence, begun = {}, time.monotonic()
-        for one in mistakes[:EVIDENCE_MOST]:
+        evidence: dict[str, bytes] = {}
+        begun = time.monotonic()
+        for few in batched(mistakes[:EVIDENCE_MOST], EVIDENCE_TOGETHER):
             if time.monotonic() - begun > EVIDENCE_S:
                 break  # a large network on a small machine: the worst mistakes have theirs
-            jpeg = illustrations.evidence(one.path, one.predicted)
-            if jpeg is not None:
-                evidence[one.path] = jpeg
+            drawn = illustrations.evidence([(one.path, one.predicted) for one in few])
+            evidence |= {one.path: jpeg for one, jpeg in zip(few, drawn, strict=True) if jpeg}
         sections = replace(sections, evidence=evidence)
     if illustrations.neighbours is not None:
         neighbours = illustrations.neighbours([one.path for one in mistakes])

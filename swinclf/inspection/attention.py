@@ -10,7 +10,7 @@ C channels, A heads, E channels of a head, B windows, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -240,7 +240,9 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
     Source: Grad-CAM, Selvaraju et al. 2017, sec. 3, each cell with its own gradient as in HiResCAM,
     Draelos & Carin 2020; SmoothGrad, Smilkov et al. 2017, eq. 2.
     """
-    target, logits, cells = token_evidence(network, image, target)
+    (target,), (logits,), (cells,) = token_evidence(
+        network, image, None if target is None else [target]
+    )
     one = _reads_one_token(network)
     where = "tokens into the last block" if one else "tokens of the last stage"
     pixels = _smooth_gradient(network, image, target)
@@ -248,32 +250,39 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
 
 
 def token_evidence(
-    network: ViT | Swin, image: Tensor, target: int | None = None
-) -> tuple[int, Tensor, Tensor]:
-    """Return the part of `evidence` that one look at the image gives.
+    network: ViT | Swin,
+    images: Tensor,
+    targets: Sequence[int] | None = None,
+    *,
+    trunk: nn.Module | None = None,
+) -> tuple[list[int], Tensor, Tensor]:
+    """Return the part of `evidence` that one look at each image gives.
 
     Args:
         network: In evaluation mode.
-        image: (1, 3, H, W), preprocessed, on the network's device.
-        target: Index of the class; None for the one with the largest logit.
+        images: (N, 3, H, W) float32, preprocessed, on the network's device.
+        targets: N indices of classes; None for those with the largest logits.
+        trunk: A copy of the network in another precision, which makes the tokens.
 
     Returns:
-        `Evidence.target`, `.logits` and `.cells`.
+        `Evidence.target`, `.logits` and `.cells` of each image.
     """
     with torch.no_grad():
-        tokens = _tokens_looked_at(network, image)
+        tokens = _tokens_looked_at(trunk or network, images)
     with torch.enable_grad():  # from those tokens on: all before them needs no derivative
         tokens.requires_grad_()
         last = tokens
         if _reads_one_token(network):
             last = network.norm(network.blocks[-1](tokens))
-        logits = network.forward_head(last)[0]
-        target = int(logits.argmax()) if target is None else target
-        (slope,) = torch.autograd.grad(logits[target] - logits.mean(), tokens)
-    cells = (slope * tokens).sum(-1)[0].detach()  # (1, ..., C) -> (h, w) or (T,)
+        logits = network.forward_head(last)
+        chosen = logits.argmax(1).tolist() if targets is None else list(targets)
+        scores = logits[range(len(chosen)), chosen] - logits.mean(1)
+        (slope,) = torch.autograd.grad(scores.sum(), tokens)
+    cells = (slope * tokens).sum(-1).detach()  # (N, ..., C) -> (N, h, w) or (N, T)
     if isinstance(network, ViT):
-        cells = cells[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
-    return target, logits.detach(), cells
+        cells = cells[:, network.num_prefix_tokens :]
+        cells = cells.view(-1, *network.patch_embed.grid_size)
+    return chosen, logits.detach(), cells
 
 
 def _reads_one_token(network: ViT | Swin) -> TypeGuard[ViT]:
@@ -281,15 +290,17 @@ def _reads_one_token(network: ViT | Swin) -> TypeGuard[ViT]:
     return isinstance(network, ViT) and network.config.pool == "token"
 
 
-def _tokens_looked_at(network: ViT | Swin, image: Tensor) -> Tensor:
-    """Return the tokens whose part in the score is asked for, (1, 3, H, W) -> (1, ..., C)."""
+def _tokens_looked_at(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the tokens whose part in the score is asked for, (N, 3, H, W) -> (N, ..., C)."""
+    assert isinstance(network, ViT | Swin)
+    images = images.to(next(network.parameters()).dtype)
     if not _reads_one_token(network):
-        return network.forward_features(image)
+        return network.forward_features(images).float()
     last = network.blocks[-1]
     assert isinstance(last, Block)
     with _kept_inputs({"last": last}) as inputs:
-        network.forward_features(image)
-    return inputs["last"]
+        network.forward_features(images)
+    return inputs["last"].float()
 
 
 def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from swinclf.data.thumbnails import encode_jpeg
 from swinclf.data.transforms import to_torch_input
 from swinclf.errors import ModelError, WeightsError
 from swinclf.inspection.attention import token_evidence
+from swinclf.models.compute import Computer
 from swinclf.models.store import load_model
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
-from swinclf.runtime import Precision, choose_hardware
+from swinclf.runtime import Hardware
 
 SIDE_PX = 160
 FOR, AGAINST = (230, 97, 1), (94, 60, 153)  # orange and purple, as in the pictures of `inspect`
@@ -26,49 +28,61 @@ STRONGEST = 0.65  # opacity of what speaks most
 
 
 class EvidenceDrawer:
-    """Draws what in an image spoke for a class.
+    """Draws what in images spoke for a class.
 
     Args:
-        network: Of this package, in evaluation mode, on `device`.
+        network: Of this package. It is moved to the device and set to evaluation mode.
         card: Its card.
         root: The folder that the images' paths are relative to.
-        device: Where it runs.
+        hardware: Where it runs, and in which precision up to its last tokens.
     """
 
-    def __init__(self, network: ViT | Swin, card: ModelCard, *, root: Path, device: str) -> None:
+    def __init__(
+        self, network: ViT | Swin, card: ModelCard, *, root: Path, hardware: Hardware
+    ) -> None:
+        self._trunk = Computer(network, hardware).trunk
         self._network, self._preprocess = network, card.preprocess
-        self._root, self._device = root, device
+        self._root, self._device = root, hardware.device
         self._index = {name: number for number, name in enumerate(card.classes)}
 
     @classmethod
-    def open(cls, path: Path, *, root: Path, device: str) -> EvidenceDrawer | None:
+    def open(cls, path: Path, *, root: Path, hardware: Hardware) -> EvidenceDrawer | None:
         """Opens a model.safetensors; None for a network that this package lacks.
 
         Args:
             path: The file.
             root: The folder that the images' paths are relative to.
-            device: auto, cpu, cuda, cuda:N or mps.
+            hardware: Where it runs.
         """
         try:
             network, card = load_model(path, impl=Impl.NATIVE)
         except (ModelError, WeightsError):
             return None
         assert isinstance(network, ViT | Swin)
-        device = choose_hardware(device, Precision.FP32).device
-        return cls(network.to(device), card, root=root, device=device)
+        return cls(network, card, root=root, hardware=hardware)
 
-    def draw(self, path: str, label: str) -> bytes | None:
-        """Draws what spoke for `label`.
+    def draw(self, answers: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """Draws what spoke for some answers, all in one look.
+
+        Args:
+            answers: (path, label).
 
         Returns:
-            A JPEG of the image as the network sees it; None if it cannot be read any more.
+            A JPEG of each image as the network sees it; None where it cannot be read any more.
         """
-        pixels = load_for_prediction(self._root / path, self._preprocess).pixels
-        if pixels is None:
-            return None
-        image = to_torch_input(np.stack([pixels]), self._preprocess, self._device)
-        _, _, cells = token_evidence(self._network, image, self._index[label])
-        return encode_jpeg(lay_over(pixels, cells.cpu().numpy()))
+        loaded = [load_for_prediction(self._root / path, self._preprocess) for path, _ in answers]
+        shown = [one.pixels for one in loaded if one.pixels is not None]
+        if not shown:
+            return [None] * len(answers)
+        wanted = [
+            self._index[label]
+            for one, (_, label) in zip(loaded, answers, strict=True)
+            if one.pixels is not None
+        ]
+        images = to_torch_input(np.stack(shown), self._preprocess, self._device)
+        _, _, cells = token_evidence(self._network, images, wanted, trunk=self._trunk)
+        pictures = map(lay_over, shown, cells.cpu().numpy())
+        return [encode_jpeg(next(pictures)) if one.pixels is not None else None for one in loaded]
 
 
 def lay_over(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:

@@ -16,6 +16,7 @@ from torch import nn
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError
+from swinclf.models.blank import blank_parameters
 from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
@@ -119,10 +120,28 @@ def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
         ModelError: As `build_network`.
         WeightsError: If the file cannot be read or does not fit; both sides are named.
     """
+    state = read_state_dict(path)
+    if architecture.impl is Impl.NATIVE:
+        with blank_parameters():
+            network = create_network(architecture)
+        _fill(network, state)
+        reset_head(network, architecture.num_classes)
+        if not any(parameter.is_meta for parameter in network.parameters()):
+            return network
+        # The file has no such head, and this one has hidden layers: they are drawn.
     network = build_network(architecture)
-    network.load_state_dict(adapt(read_state_dict(path), network, allow_other_head=True).state)
+    _fill(network, state)
     reset_head(network, architecture.num_classes)
     return network
+
+
+def _fill(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Gives a network the weights of a file; a head that the file lacks stays as it is."""
+    weights = adapt(state, network, allow_other_head=True).state
+    wanted = network.state_dict()
+    # Copies: what stands in a file can change while it is trained on.
+    own = {name: value.to(wanted[name].dtype, copy=True) for name, value in weights.items()}
+    network.load_state_dict(own, assign=True)
 
 
 def reset_head(network: nn.Module, num_classes: int) -> None:

@@ -144,7 +144,7 @@ def adapt(
     resized = []
     for name in sorted(found.keys() & wanted.keys()):
         try:
-            value = _resized(name, found[name], model, grid, smooth=not google)
+            value = _resized(name, found[name], wanted[name], model, grid, smooth=not google)
         except (ValueError, IndexError, RuntimeError) as error:
             raise _refusal([f"{name}: {error}"]) from error
         if value is not found[name]:
@@ -194,10 +194,15 @@ def _refusal(lines: list[str]) -> WeightsError:
 
 
 def _resized(
-    name: str, value: Tensor, model: nn.Module, grid: tuple[int, int] | None, *, smooth: bool
+    name: str,
+    value: Tensor,
+    wanted: Tensor,
+    model: nn.Module,
+    grid: tuple[int, int] | None,
+    *,
+    smooth: bool,
 ) -> Tensor:
     """Return a position table in the network's size; every other tensor as it is."""
-    wanted = model.state_dict()[name]
     if name == "pos_embed":
         embed: Any = model.get_submodule("patch_embed")
         own = tuple(embed.grid_size)

@@ -1,7 +1,10 @@
 """Tensors on disk: safetensors with a checksum, written whole or not at all.
 
 safetensors itself takes a file whose data bits have flipped for good; the checksum in the metadata
-does not.
+does not. Its own writer makes the file in memory, twice, before any of it is on the disk; here
+tensors go there from where they are.
+
+Source: the documented layout of safetensors: 8 bytes of length, a header in JSON, the data.
 """
 
 from __future__ import annotations
@@ -9,17 +12,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from swinclf.errors import WeightsError
-from swinclf.files import write_bytes
+from swinclf.files import write_pieces
 
 CHECKSUM = "sha256"
+DTYPES = {  # widest first, so that each tensor is aligned
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def write_tensors(
@@ -33,7 +47,7 @@ def write_tensors(
 
     Args:
         path: The file.
-        tensors: By name.
+        tensors: By name, of the types in `DTYPES`.
         metadata: By name.
         previous: Where the file that stands at `path` now is kept.
 
@@ -42,7 +56,37 @@ def write_tensors(
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     signed = {**metadata, CHECKSUM: tensors_digest(whole, metadata)}
-    write_bytes(path, save(whole, metadata=signed), previous=previous)
+    write_pieces(path, _pieces(whole, signed), previous=previous)
+
+
+def _pieces(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The content of a safetensors file, in the order that the library gives it."""
+    order = list(DTYPES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        header[name] = {
+            "dtype": DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    yield from (_bytes_of(tensors[name]) for name in names)
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes | memoryview:
+    """What a tensor's memory holds, without a copy where it lies in one piece."""
+    if not tensor.numel():
+        return b""
+    raw: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    return raw
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -115,7 +159,5 @@ def tensors_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, s
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.detach().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
-        )
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()

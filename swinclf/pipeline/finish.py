@@ -28,6 +28,8 @@ from swinclf.inference.training_sample import save_training_sample
 from swinclf.inspection.overlay import EvidenceDrawer
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runs import RunFolder
@@ -60,8 +62,9 @@ def finish(
     asked, workers = Asked(device=context.hardware.device), config.workers or 0
     card = plan.card(context.hardware)
     kept = _kept_outputs(plan, asked.device)
+    hardware = hardware_for(card, asked)
     measured = measure_confidence(
-        TorchPredictor(network, card, hardware_for(card, asked)),
+        TorchPredictor(network, card, hardware),
         dataset.root,
         dataset.of(VAL),
         dataset.of(TRAIN),
@@ -91,7 +94,11 @@ def finish(
         )
     scored = replace(scored, skipped=[*dataset.skipped, *scored.skipped])
     save_samples(run.samples, dataset.paths(split), plan.start.preprocess)
-    drawer = EvidenceDrawer.open(run.model, root=dataset.root, device=asked.device)
+    drawer = (
+        EvidenceDrawer(network, card, root=dataset.root, hardware=hardware)
+        if isinstance(network, ViT | Swin)
+        else EvidenceDrawer.open(run.model, root=dataset.root, hardware=hardware)
+    )
     write_results(
         run.path,
         scored,

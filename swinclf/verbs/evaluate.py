@@ -14,7 +14,13 @@ from swinclf.data.folder import Skipped
 from swinclf.errors import WeightsError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Neighbour, Sections
-from swinclf.inference.predictor import AS_THE_RUN, Asked, Predictor, open_predictor
+from swinclf.inference.predictor import (
+    AS_THE_RUN,
+    Asked,
+    Predictor,
+    TorchPredictor,
+    open_predictor,
+)
 from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
@@ -88,7 +94,7 @@ def evaluate(
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
-    drawer = _drawer(model, index.root, asked)
+    drawer = _drawer(model, index.root, predictor)
     neighbours = _neighbours(model, run, predictor, index.root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
@@ -108,13 +114,13 @@ def evaluate(
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
 
 
-def _drawer(model: Path, root: Path, asked: Asked) -> EvidenceDrawer | None:
+def _drawer(model: Path, root: Path, predictor: Predictor) -> EvidenceDrawer | None:
     """Draws what spoke for mistakes; an export is scored without torch, and has none."""
-    if model.suffix != ".safetensors":
+    if not isinstance(predictor, TorchPredictor):
         return None
     from swinclf.inspection.overlay import EvidenceDrawer
 
-    return EvidenceDrawer.open(model, root=root, device=asked.device)
+    return EvidenceDrawer.open(model, root=root, hardware=predictor.hardware)
 
 
 def _neighbours(
