@@ -32,5 +32,8 @@ def main() -> NoReturn:
             stream.reconfigure(errors="surrogateescape")
     for note in notes:
         console.say(f"note: {note}")
-    program.app(args=arguments)
+    try:
+        program.app(args=arguments)
+    finally:
+        gc.freeze()  # the interpreter, when it ends, would look at each of those objects again
     raise SystemExit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -74,7 +75,10 @@ def finish(
         kept=kept,
     )
     card = replace(card, confidence=measured.confidence)
-    save_model(run.model, network, card)
+    with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
+        saving = writer.submit(save_model, run.model, network, card)
+        sections = _insight(plan, report)
+        saving.result()
     save_training_sample(run, measured.known)
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
@@ -111,7 +115,7 @@ def finish(
             dataset.root, workers, drawer.draw if drawer else None, partial(most_alike, measured)
         ),
         sections=replace(
-            _insight(plan, report),
+            sections,
             calibration=measured.calibration,
             thresholds=measured.confidence.thresholds,
             audit=faults,

@@ -166,13 +166,18 @@ def _steps(flops: float, step_flops: float) -> int:
 
 
 def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tuple[float, _Solution]:
-    """The strength that leaves the least loss on the images held out of the fit, and its fit."""
-    found = []
+    """The strength that leaves the least loss on the images held out of the fit, and its fit.
+
+    As it weakens the loss falls, then rises: what would come after that is not tried, and is slow.
+    """
+    least, best = math.inf, (STRENGTHS[0], solution)
     for strength in STRENGTHS:
         solution = _minimise(fitted_on, strength, solution, MOST_STEPS)
-        found.append((held_out.loss_and_gradient(*solution)[0], strength, solution))
-    _, strength, solution = min(found, key=lambda one: one[:2])
-    return strength, solution
+        loss, _, _ = held_out.loss_and_gradient(*solution)
+        if not loss < least:
+            break
+        least, best = loss, (strength, solution)
+    return best
 
 
 def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) -> _Solution:
