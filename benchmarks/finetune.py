@@ -1,10 +1,12 @@
 """Fine-tuning the whole network: images a second of an epoch, reading included, and the losses.
 
 Both sides train in turns from the same weights on the same photographs, in batches of 32 at the
-same learning rate. swinclf starts from a head that it has fitted first, so its loss begins lower;
-`--fp32` shows a machine that does not multiply bf16. Defaults: four minutes on two cores.
+same learning rate, each round from another seed; losses are means over the rounds, with the
+standard deviation of a round. swinclf starts from a head that it has fitted first; `--fp32` shows
+a machine that does not multiply bf16. Defaults: four minutes on two cores.
 
     python benchmarks/finetune.py
+    python benchmarks/finetune.py --rounds 3 --epochs 4
     python benchmarks/finetune.py --fp32 --rounds 1
     python benchmarks/finetune.py --photos flowers --weights swin_t.safetensors --epochs 4
 """
@@ -41,11 +43,12 @@ def main(arguments: list[str]) -> None:
         own = ["--precision", "fp32", *options.words] if options.fp32 else options.words
         histories: dict[str, list[list[dict[str, Any]]]] = {OURS: [], THEIRS: []}
 
-        def reference(_: int) -> Measured:
-            return timing.run([*timing.REFERENCE, "train", data, *same])
+        def reference(number: int) -> Measured:
+            return timing.run([*timing.REFERENCE, "train", data, *same, "--seed", str(number)])
 
         def ours(number: int) -> Measured:
             name = ["--no-freeze-layers", "--out", place, "--name", f"round-{number}"]
+            name += ["--seed", str(number)]
             full = [*timing.SWINCLF, "train", data, *same, "--batch-size", "32", *name, *own]
             return timing.run(full, SWINCLF_CACHE_DIR=Path(place) / f"cache-{number}")
 
@@ -57,16 +60,24 @@ def main(arguments: list[str]) -> None:
             histories[side].append(measured.records if side == THEIRS else history(path))
     rates = {side: [rate(rows) for rows in rounds] for side, rounds in histories.items()}
     for side in (THEIRS, OURS):
-        last = histories[side][-1]
         report.add(
             f"fine-tuning: {side}",
             images_per_second=statistics.median(rates[side]),
             times_as_fast=timing.median_ratio(rates[side], rates[THEIRS]),
-            train_losses=[round(float(row["train_loss"]), 3) for row in last],
-            val_losses=[round(float(row["val_loss"]), 3) for row in last],
+            train_losses=losses(histories[side], "train_loss"),
+            val_losses=losses(histories[side], "val_loss"),
             whole_seconds=statistics.median(run.seconds for run in runs[side]),
             peak_mib=timing.peak(runs[side]),
         )
+
+
+def losses(rounds: list[list[dict[str, Any]]], name: str) -> list[str]:
+    """Of each epoch the mean over the rounds, and the standard deviation of one."""
+    epochs = ([float(row[name]) for row in rows] for rows in zip(*rounds, strict=True))
+    return [
+        f"{statistics.mean(one):.3f}" + (f" ± {statistics.stdev(one):.3f}" if len(one) > 1 else "")
+        for one in epochs
+    ]
 
 
 def history(path: Path) -> list[dict[str, Any]]:

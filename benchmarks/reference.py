@@ -62,7 +62,7 @@ def load(options: argparse.Namespace, classes: int, *, with_head: bool) -> nn.Mo
 
 def train(options: argparse.Namespace) -> None:
     """Train, one JSON line an epoch."""
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     classes = sum(entry.is_dir() for entry in os.scandir(options.data / "train"))
     network = load(options, classes, with_head=False)
     loaders = {
@@ -176,6 +176,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze", action="store_true")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8))
     options = parser.parse_args(arguments)

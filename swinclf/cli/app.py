@@ -35,5 +35,8 @@ def main() -> NoReturn:
     try:
         program.app(args=arguments)
     finally:
-        gc.freeze()  # the interpreter, when it ends, would look at each of those objects again
+        # The interpreter, when it ends, would look at each of those objects again. Triton's count
+        # whether it did, and complain.
+        if "triton" not in sys.modules:
+            gc.freeze()
     raise SystemExit(0)
