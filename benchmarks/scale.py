@@ -2,8 +2,8 @@
 
 The million files are hard links to a hundred small pictures, as no disk reads a million photographs
 in a minute: what is measured is the program. Memory is that of `predict` and of a training on
-frozen features (what it keeps of each image, the features, is taken off) on few and on many images,
-also hard links. Defaults: five minutes on two cores.
+frozen features, when these have been computed and in all, on few and on many different images.
+Defaults: five minutes on two cores.
 
     python benchmarks/scale.py
     python benchmarks/scale.py --files 10000 --classes 200 --few 100 --many 400
@@ -35,11 +35,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--few", type=int, default=2_000, help="images, for memory [2,000]")
     parser.add_argument("--many", type=int, default=50_000, help="images, for memory [50,000]")
     parser.add_argument("--work", type=Path, help="folder for what is made [a temporary one]")
+    parser.add_argument("--pictures", type=int, default=100, help=argparse.SUPPRESS)
     parser.add_argument("--step", choices=["links", "scan"], help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.step == "links":
-        make_links(options.folder, options.files, options.classes)
+        make_links(options.folder, options.files, options.classes, options.pictures)
     elif options.step == "scan":
         scan_and_split(options.folder)
     else:
@@ -50,9 +51,10 @@ def main(arguments: list[str]) -> None:
             measure_memory(options, Path(place), report)
 
 
-def links(folder: Path, files: int, classes: int) -> Path:
-    """A folder of so many files in so many classes."""
+def links(folder: Path, files: int, classes: int, *, pictures: int = 100) -> Path:
+    """A folder of so many files in so many classes, hard links to so many pictures."""
     words = ["--step", "links", "--files", str(files), "--classes", str(classes), folder]
+    words += ["--pictures", str(pictures)]
     timing.run([sys.executable, __file__, *words])
     return folder
 
@@ -89,7 +91,10 @@ def measure_classes(options: argparse.Namespace, place: Path, report: timing.Rep
 
 def measure_memory(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
     """Peaks on few and on many images."""
-    folders = {count: links(place / str(count), count, 20) for count in (options.few, options.many)}
+    folders = {
+        count: links(place / str(count), count, 20, pictures=count)
+        for count in (options.few, options.many)
+    }
     for count, folder in folders.items():
         done = train(folder, place, str(count))
         kept = 2 * count * FEATURE_BYTES / 2**20
@@ -97,6 +102,7 @@ def measure_memory(options: argparse.Namespace, place: Path, report: timing.Repo
             f"train on features of {count:,} images",
             seconds=done.seconds,
             peak_mib=done.peak_mib,
+            peak_when_computed_mib=done.peak_until_mib,
             features_mib=kept,
         )
     for count, folder in folders.items():
@@ -110,25 +116,26 @@ def train(folder: Path, place: Path, name: str) -> timing.Measured:
     words = ["--no-pretrained", "--freeze-layers", "--epochs", "2", "--mirror"]
     where = ["--out", place, "--name", f"{name}-run"]
     command = [*timing.SWINCLF, "train", folder, *NETWORK, *words, *where]
-    return timing.run(command, SWINCLF_CACHE_DIR=place / "cache")
+    cache = place / f"{name}-cache"  # is written to when the features have been computed
+    return timing.run(command, until=cache, SWINCLF_CACHE_DIR=cache)
 
 
-def make_links(folder: Path, files: int, classes: int) -> None:
-    """Write a hundred pictures, and hard links to them."""
+def make_links(folder: Path, files: int, classes: int, pictures: int) -> None:
+    """Write so many pictures, and hard links to them."""
     import numpy as np
     from PIL import Image
 
-    pictures = folder / ".pictures"
-    pictures.mkdir(parents=True)
-    for number in range(100):
+    sources = folder / ".pictures"
+    sources.mkdir(parents=True)
+    for number in range(pictures):
         pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{number}.jpg")
+        Image.fromarray(pixels).save(sources / f"{number}.jpg")
     each = files // classes
     for label in range(classes):
         below = folder / f"class{label:05d}"
         below.mkdir()
         for number in range(each):
-            source = pictures / f"{(label * each + number) % 100}.jpg"
+            source = sources / f"{(label * each + number) % pictures}.jpg"
             os.link(source, below / f"{number:06d}.jpg")
 
 

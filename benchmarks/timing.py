@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -36,11 +37,14 @@ class Measured:
         seconds: From its start to its end.
         peak_mib: Its largest resident memory, or that of the largest of its children, MiB.
         output: What it wrote to standard output.
+        peak_until_mib: The same when the last file came into the folder that was watched; 0 where
+            none came, or where the system (other than Linux) does not say.
     """
 
     seconds: float
     peak_mib: int
     output: str
+    peak_until_mib: int = 0
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -48,11 +52,14 @@ class Measured:
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
 
-def run(command: Sequence[str | Path], **environment: str | Path) -> Measured:
+def run(
+    command: Sequence[str | Path], *, until: Path | None = None, **environment: str | Path
+) -> Measured:
     """Runs a program to its end; a failure ends the benchmark with what the program said.
 
     Args:
         command: The program and its words.
+        until: A folder to watch for its last file.
         environment: Variables to set for it.
     """
     variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
@@ -61,6 +68,10 @@ def run(command: Sequence[str | Path], **environment: str | Path) -> Measured:
         process = subprocess.Popen(
             [str(word) for word in command], stdout=output, stderr=errors, env=variables
         )
+        seen: list[int] = []
+        if until is not None:
+            watcher = Thread(target=_watch, args=(process.pid, until, seen), daemon=True)
+            watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -70,7 +81,19 @@ def run(command: Sequence[str | Path], **environment: str | Path) -> Measured:
             said = errors.read()[-4000:]
             raise SystemExit(f"{' '.join(map(str, command))}: {process.returncode}\n{said}")
         unit = 2**20 if sys.platform == "darwin" else 2**10
-        return Measured(seconds, usage.ru_maxrss // unit, output.read())
+        return Measured(seconds, usage.ru_maxrss // unit, output.read(), sum(seen))
+
+
+def _watch(process: int, folder: Path, seen: list[int]) -> None:
+    """Keeps the peak of a process's memory, MiB, when the last file came into a folder."""
+    status, files = Path(f"/proc/{process}/status"), 0
+    with suppress(OSError, IndexError):  # it has ended, or this is no Linux
+        while True:
+            peak = int(status.read_text().split("VmHWM:")[1].split()[0]) // 2**10
+            found = sum(path.is_file() for path in folder.rglob("*"))
+            if found > files:
+                files, seen[:] = found, [peak]
+            time.sleep(0.02)
 
 
 def alternate(

@@ -128,6 +128,21 @@ def test_links_pipes_and_sockets(root, tmp_path):
     }
 
 
+def test_a_folder_of_nothing_but_links_out_is_told_what_to_do(root, tmp_path):
+    touch(tmp_path, "outside.jpg")
+    for name in "ab":
+        (root / name).mkdir()
+        (root / name / "1.jpg").symlink_to(tmp_path / "outside.jpg")
+    with pytest.raises(DataError) as caught:
+        scan_folder(root)
+    assert caught.value.found == (
+        "2 that cannot be used, e.g. a/1.jpg: a link that leads out of the dataset"
+    )
+    assert caught.value.hint == (
+        f"cp -rL '{root}' COPY makes files of what links lead to; to see how it goes: swinclf demo"
+    )
+
+
 def test_a_folder_named_like_an_image_is_a_folder(root):
     touch(root, "a/album.jpg/1.jpg", "b/1.jpg")
     assert paths_of(scan_folder(root)) == ["a/album.jpg/1.jpg", "b/1.jpg"]

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
         has_val=VAL in (split for _, split in splits),
     )
     if not index.classes:
-        raise _no_classes(root, splits[0][0])
+        raise _no_classes(root, splits[0][0], index.skipped)
     _check_one_level_down(index)
     return index
 
@@ -360,13 +360,19 @@ def _is_junk(name: str) -> bool:
     return name.startswith(".") or name in JUNK_FOLDERS
 
 
-def _no_classes(root: Path, scanned: Path) -> DataError:
+def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataError:
     """Says what does lie in a folder that holds no class, and what to do about it."""
     entries = [entry for entry in _list_folder(scanned) if not _is_junk(entry.name)]
     folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     files = sorted(entry.name for entry in entries if entry.name not in folders)
     images = sum(map(has_image_name, files))
-    if images:
+    hint = "move the images of each class into a folder named like the class"
+    if skipped:
+        first = skipped[0]
+        found = f"{len(skipped):,} that cannot be used, e.g. {first.path}: {first.reason}"
+        if "link" in first.reason:
+            hint = f"cp -rL '{root}' COPY makes files of what links lead to"
+    elif images:
         found = f"{images} images directly in it, in no class folder"
     elif folders:
         found = f"no image in any folder of it ({_some(folders)})"
@@ -375,8 +381,7 @@ def _no_classes(root: Path, scanned: Path) -> DataError:
     return DataError(
         f"class folders with images in '{root}', such as {root.name}/daisy/1.jpg",
         found=found,
-        hint="move the images of each class into a folder named like the class; "
-        "to see how it goes: swinclf demo",
+        hint=f"{hint}; to see how it goes: swinclf demo",
     )
 
 
