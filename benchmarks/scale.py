@@ -3,7 +3,7 @@
 The million files are hard links to a hundred small pictures, as no disk reads a million photographs
 in a minute: what is measured is the program. Memory is that of `predict` and of a training on
 frozen features, when these have been computed and in all, on few and on many different images.
-Defaults: five minutes on two cores.
+Defaults: ten minutes on two cores.
 
     python benchmarks/scale.py
     python benchmarks/scale.py --files 10000 --classes 200 --few 100 --many 400
@@ -116,7 +116,7 @@ def train(folder: Path, place: Path, name: str) -> timing.Measured:
     words = ["--no-pretrained", "--freeze-layers", "--epochs", "2", "--mirror"]
     where = ["--out", place, "--name", f"{name}-run"]
     command = [*timing.SWINCLF, "train", folder, *NETWORK, *words, *where]
-    cache = place / f"{name}-cache"  # is written to when the features have been computed
+    cache = place / f"{name}-cache"  # its last file comes with the last feature
     return timing.run(command, until=cache, SWINCLF_CACHE_DIR=cache)
 
 

@@ -22,7 +22,7 @@ from swinclf.evaluation.discriminant import Discriminant, main_directions
 from swinclf.evaluation.worth import learning_curve
 from swinclf.inference.patches import SIDE, describe
 
-UNEVEN = {"as they are": (1.0, 1.0), "some with fewer": (0.1, 1.0)}
+SIZES = {"as they are": (1.0, 1.0), "some with fewer": (0.1, 1.0)}
 
 
 def described(photos: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=12)
     args = parser.parse_args()
     features, labels, names = described(args.photos)
-    for setting, sizes in UNEVEN.items():
+    for setting, sizes in SIZES.items():
         found = [
             one
             for seed in range(args.splits)

@@ -18,7 +18,7 @@ from swinclf.card import ModelCard
 from swinclf.confidence import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.errors import RunError, SwinclfError, WeightsError
-from swinclf.models.build import Architecture, build_network
+from swinclf.models.build import Architecture, build_from_file, build_network
 from swinclf.models.store import load_model, read_card, save_model
 from swinclf.models.tensorfile import (
     CHECKSUM,
@@ -96,6 +96,22 @@ def test_building_blank_leaves_later_networks_as_they_always_are(stored):
     load_model(path)
     network = build_network(Architecture("test_vit", Impl.TIMM, 3, 32))
     assert not any(parameter.is_meta for parameter in network.parameters())
+
+
+def test_hidden_layers_of_a_head_are_drawn_where_the_file_has_none(tmp_path):
+    shape = {"patch_size": "8", "depth": "2", "embed_dim": "24", "num_heads": "3"}
+    given = build_network(Architecture("vit", Impl.NATIVE, 7, 32, model_args=shape))
+    save_file(given.state_dict(), tmp_path / "plain.safetensors")
+    for head in ({}, {"head": "mlp", "head_hidden": "16"}):
+        wanted = Architecture("vit", Impl.NATIVE, 3, 32, model_args={**shape, **head})
+        network = build_from_file(wanted, tmp_path / "plain.safetensors").eval()
+        assert torch.equal(network.blocks[1].mlp.fc1.weight, given.blocks[1].mlp.fc1.weight)
+        assert {one.device.type for one in network.parameters()} == {"cpu"}
+        assert {one.dtype for one in network.parameters()} == {torch.float32}
+        logits = network(torch.randn(2, 3, 32, 32))
+        assert logits.shape == (2, 3)
+        assert logits.isfinite().all()
+        assert logits.std() > 0
 
 
 def test_any_program_that_reads_safetensors_can_read_it(stored):

@@ -21,6 +21,7 @@ from swinclf.errors import DataError
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 LINK_TO_FOLDER = "a link to a folder is not followed"
+LINK_OUT = "a link that leads out of the dataset"
 JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 
@@ -353,7 +354,7 @@ def _reason_against(entry: os.DirEntry[str], root: Path) -> str:
     target = os.path.realpath(entry.path)
     if not os.path.isfile(target):  # noqa: PTH113 - never raises
         return "a link to nothing"
-    return "" if Path(target).is_relative_to(root) else "a link that leads out of the dataset"
+    return "" if Path(target).is_relative_to(root) else LINK_OUT
 
 
 def _is_junk(name: str) -> bool:
@@ -367,13 +368,13 @@ def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataEr
     files = sorted(entry.name for entry in entries if entry.name not in folders)
     images = sum(map(has_image_name, files))
     hint = "move the images of each class into a folder named like the class"
-    if skipped:
+    if images:
+        found = f"{images} images directly in it, in no class folder"
+    elif skipped:
         first = skipped[0]
         found = f"{len(skipped):,} that cannot be used, e.g. {first.path}: {first.reason}"
-        if "link" in first.reason:
+        if first.reason in (LINK_TO_FOLDER, LINK_OUT):
             hint = f"cp -rL '{root}' COPY makes files of what links lead to"
-    elif images:
-        found = f"{images} images directly in it, in no class folder"
     elif folders:
         found = f"no image in any folder of it ({_some(folders)})"
     else:
