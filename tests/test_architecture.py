@@ -181,7 +181,7 @@ def test_who_knows_which_library():
         },
         "timm": {"models"},
         "matplotlib": {"evaluation", "inspection"},
-        "sklearn": {"demo", "evaluation"},
+        "sklearn": {"demo", "evaluation", "inference"},
         "onnx": {"exporting", "verbs"},
         "onnxruntime": {"inference", "verbs"},
         "huggingface_hub": {"models", "verbs"},

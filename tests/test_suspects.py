@@ -14,7 +14,7 @@ from swinclf.evaluation.discriminant import main_directions
 from swinclf.evaluation.suspects import RIDGE, judge_by_features, judge_by_likeness, pool_scores
 from swinclf.inference import insight
 from swinclf.inference.insight import doubtful_labels
-from swinclf.inference.patches import SIDE, describe
+from swinclf.inference.small_pictures import SIDE, describe
 from swinclf.progress import Reporter
 
 KINDS = ("across", "along", "checks")
@@ -68,7 +68,7 @@ def suspects(root, features, **more):
     return found, listener
 
 
-def test_patches_find_the_swaps_that_useless_features_cannot(planted, monkeypatch):
+def test_small_pictures_find_the_swaps_that_useless_features_cannot(planted, monkeypatch):
     root, swapped = planted
     useless = np.random.default_rng(1).normal(size=(180, 40)).astype(np.float32)
     found, listener = suspects(root, useless)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from swinclf.evaluation.suspects import (
     pool_scores,
 )
 from swinclf.evaluation.worth import learning_curve
-from swinclf.inference.patches import SIDE, describe
+from swinclf.inference.small_pictures import SIDE, describe
 from swinclf.progress import Reporter
 
 IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
@@ -43,8 +43,8 @@ def doubtful_labels(
     """Lists the images whose label is probably wrong, that of the least likely label first.
 
     Where the features tell classes well apart, they decide alone. Where they do not, or there are
-    none, small copies of the pictures are looked at too (`patches`). Says how many were judged by
-    what, and where that is not all of them.
+    none, small copies of the pictures are looked at too (`small_pictures`). Says how many were
+    judged by what, and where that is not all of them.
 
     Args:
         root: What the images' paths are relative to.
@@ -143,16 +143,17 @@ def _judge_pictures(
     with report.track("comparing small pictures", len(paths)) as advance:
         for part in parts:
             described = _described(root, [paths[row] for row in part], seed=seed, workers=workers)
-            scores = scores or [np.empty((len(paths), classes), np.float32) for _ in described]
-            for kind, one in zip(scores, described, strict=True):
-                kind[part] = judge_by_likeness(one, labels[part], classes)
+            for kind, one in enumerate(described):  # one at a time: each may take 200 MB
+                if kind == len(scores):
+                    scores.append(np.empty((len(paths), classes), np.float32))
+                scores[kind][part] = judge_by_likeness(one, labels[part], classes)
             advance(len(part))
     return scores
 
 
 def _described(
     root: Path, files: Sequence[str], *, seed: int, workers: int
-) -> Sequence[np.ndarray]:
+) -> Iterator[np.ndarray]:
     """What small copies of pictures look like; the copies are not kept."""
     pictures = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
     squares = small_squares(root, files, side_px=SIDE, workers=workers)

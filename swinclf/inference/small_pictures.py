@@ -1,0 +1,181 @@
+"""What small pictures look like, told without trained weights: by their edges and their colours.
+
+It tells photographs apart better than a network that was trained from random weights on few of
+them.
+
+Sources: Lowe 2004, "Distinctive Image Features from Scale-Invariant Keypoints", sec. 6 (a place
+described by the directions of the edges in its 4 x 4 cells); Arandjelovic & Zisserman 2012, "Three
+Things Everyone Should Know to Improve Object Retrieval", sec. 3 (square roots of what is counted);
+Perronnin, Sanchez & Mensink 2010, "Improving the Fisher Kernel for Large-Scale Image
+Classification", sec. 4 (the same by the means and deviations of the colours in the cells, and a
+description of its own for each).
+
+Letters: N pictures, B of them at a time, C channels, P places, D numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from swinclf.inference.fisher import FisherVectors
+
+SIDE = 64  # of a small picture, px
+DIRECTIONS = 8  # that edges are counted by
+FAINT = 0.1  # added to the edges counted in a place: without contrast there is nothing to tell
+LEVELS = 6  # of each of red, green and blue in a count of colours
+DRAWN_EACH, DRAWN_MOST = 25, 20_000  # places that the kinds of places are found by
+BATCH = 32
+
+Cells = Callable[[torch.Tensor], torch.Tensor]
+
+
+def describe(pictures: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
+    """Describes pictures beside each other.
+
+    Args:
+        pictures: (N, SIDE, SIDE, 3) uint8.
+        seed: Of what is drawn; another gives other numbers of the same worth.
+
+    Yields:
+        By the edges, by the colours of places and by those of the whole, each (N, D) float32. A
+        picture and its mirror image have the same.
+    """
+    values = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    yield _by_places(values, _edges, _mirrored_edges, _shares, keep=64, seed=seed)
+    yield _by_places(values, _hues, _mirrored, _as_they_are, keep=48, seed=seed)
+    yield _by_colours(values)
+
+
+def _by_places(
+    values: torch.Tensor,
+    cells_of: Cells,
+    mirrored: Cells,
+    finished: Cells,
+    *,
+    keep: int,
+    seed: int,
+) -> np.ndarray:
+    """What kinds of places pictures have.
+
+    Args:
+        values: (N, 3, S, S) uint8.
+        cells_of: (B, 3, S, S) in [0, 1] -> (B, C, S / 2 - 2, S / 2 - 2), of cells.
+        mirrored: Those of the mirror images.
+        finished: (B, P, 16 C) of places by their cells -> the same, comparable.
+        keep: Numbers a place is reduced to.
+        seed: Of the places that are drawn.
+
+    Returns:
+        (N, D) float32.
+    """
+
+    def places(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cells = cells_of(batch.float().div_(255))
+        return finished(_places(cells)), finished(_places(mirrored(cells)))
+
+    encoder = FisherVectors.fitted(_drawn_places(values, places, seed), keep=keep, seed=seed)
+    rows = []
+    for batch in values.split(BATCH):
+        plain, mirror = places(batch)
+        rows.append(FisherVectors.finished(encoder.encode(plain) + encoder.encode(mirror)))
+    described: np.ndarray = torch.cat(rows).numpy()
+    return described
+
+
+def _drawn_places(
+    values: torch.Tensor,
+    places: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    seed: int,
+) -> torch.Tensor:
+    """Some places of some pictures, (rows, 16 C)."""
+    draw = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(values), generator=draw)[: DRAWN_MOST // DRAWN_EACH]
+    drawn = []
+    for batch in values[chosen].split(BATCH):
+        plain, _ = places(batch)
+        at = torch.randint(plain.shape[1], (len(plain), DRAWN_EACH), generator=draw)
+        drawn.append(plain.gather(1, at[..., None].expand(-1, -1, plain.shape[2])).flatten(0, 1))
+    return torch.cat(drawn)
+
+
+def _places(cells: torch.Tensor) -> torch.Tensor:
+    """Places of 4 x 4 cells, 24 px wide, every 4 px: (B, C, 30, 30) -> (B, P, 16 C)."""
+    count = (cells.shape[-1] - 9 + 1) // 2  # of places in a row: the last cell begins 9 steps on
+    starts = [slice(3 * cell, 3 * cell + 2 * count, 2) for cell in range(4)]
+    parts = [cells[:, :, down, right] for down in starts for right in starts]
+    return torch.cat(parts, 1).flatten(2).transpose(1, 2)
+
+
+def _means(values: torch.Tensor) -> torch.Tensor:
+    """Means over cells of 6 x 6 px, every 2 px: (B, C, S, S) -> (B, C, S / 2 - 2, S / 2 - 2)."""
+    return F.avg_pool2d(F.avg_pool2d(values, 2), 3, 1)
+
+
+def _edges(values: torch.Tensor) -> torch.Tensor:
+    """How much edge of each direction is in each cell, of the colour that has most."""
+    roots = values.sqrt()
+    across = F.pad(roots[..., 2:] - roots[..., :-2], (1, 1))
+    down = F.pad(roots[..., 2:, :] - roots[..., :-2, :], (0, 0, 1, 1))
+    strength, colour = (across.square() + down.square()).max(1, keepdim=True)
+    angle = torch.atan2(down.gather(1, colour), across.gather(1, colour))
+    angle *= DIRECTIONS / (2 * math.pi)
+    apart = (angle - torch.arange(DIRECTIONS).view(1, -1, 1, 1)).abs_()
+    apart = torch.minimum(apart, (DIRECTIONS - apart).abs_())  # around the circle
+    # An edge between two directions counts for both, the more the nearer.
+    return _means((1 - apart).clamp_(min=0).mul_(strength.sqrt_()))
+
+
+def _mirrored_edges(cells: torch.Tensor) -> torch.Tensor:
+    opposite = [(DIRECTIONS // 2 - direction) % DIRECTIONS for direction in range(DIRECTIONS)]
+    return cells.flip(3)[:, opposite]
+
+
+def _shares(places: torch.Tensor) -> torch.Tensor:
+    """Square roots of what part of a place's edges is in which cell and direction."""
+    return (places / (places.sum(2, keepdim=True) + FAINT)).sqrt_()
+
+
+def _hues(values: torch.Tensor) -> torch.Tensor:
+    """Means and deviations of red, green and blue in each cell."""
+    mean = _means(values)
+    spread = (_means(values.square()) - mean.square()).clamp_(min=0).sqrt_()
+    return torch.cat([mean, spread], 1)
+
+
+def _mirrored(cells: torch.Tensor) -> torch.Tensor:
+    return cells.flip(3)
+
+
+def _as_they_are(places: torch.Tensor) -> torch.Tensor:
+    return places
+
+
+def _by_colours(values: torch.Tensor) -> np.ndarray:
+    """Square roots of the part of a picture, and of its middle, that has each colour.
+
+    (N, 3, S, S) uint8 -> (N, 2 LEVELS^3) float32.
+    """
+    halved = (F.avg_pool2d(batch.float(), 2).round_() for batch in values.split(BATCH))
+    parts = [_colours(batch.permute(0, 2, 3, 1).numpy()) for batch in halved]
+    described: np.ndarray = np.concatenate(parts)
+    np.sqrt(described, out=described)
+    return described
+
+
+def _colours(pictures: np.ndarray) -> np.ndarray:
+    """What part of a picture, and of its middle, has which colour: (N, 2 LEVELS^3) float32."""
+    level = pictures.astype(np.int64) * LEVELS // 256
+    colour = (level[..., 0] * LEVELS + level[..., 1]) * LEVELS + level[..., 2]
+    kinds, edge = LEVELS**3, pictures.shape[1] // 4
+    parts = []
+    for seen in (colour, colour[:, edge:-edge, edge:-edge]):
+        flat = seen.reshape(len(seen), -1)
+        offset = kinds * np.arange(len(flat))[:, None]
+        count = np.bincount((flat + offset).ravel(), minlength=kinds * len(flat))
+        parts.append(count.reshape(len(flat), kinds) / flat.shape[1])
+    return np.concatenate(parts, axis=1).astype(np.float32)
