@@ -13,7 +13,7 @@ import pytest
 import sklearn.metrics as reference
 
 from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
-from swinclf.evaluation.metrics import Metrics, Tally, wilson_interval
+from swinclf.evaluation.metrics import Metrics, Tally, difference_interval, wilson_interval
 
 METRICS_KEYS = [
     "split", "images", "classes", "accuracy", "accuracy_ci95", "top5_accuracy",
@@ -291,3 +291,31 @@ def test_csv_file_has_names_on_both_sides(tmp_path, hostile_metrics):
     assert tuple(row[0] for row in rows[1:]) == shown
     counts = [[int(count) for count in row[1:]] for row in rows[1:]]
     assert counts == hostile_metrics.confusion_matrix.tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [((56, 70, 48, 80), 0.0524, 0.3339), ((9, 10, 3, 10), 0.1705, 0.8090)],
+)
+def test_the_interval_of_a_difference_is_newcombes(
+    counts: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    """Rows a and b of table II of the paper, method 10."""
+    assert difference_interval(*counts) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_intervals_of_a_difference_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(9)
+    held = 0
+    for _ in range(4000):
+        first, second = rng.uniform(0.02, 0.98, 2)
+        low, high = difference_interval(
+            int(rng.binomial(60, first)), 60, int(rng.binomial(25, second)), 25
+        )
+        held += low <= first - second <= high
+    assert 0.94 < held / 4000 < 0.975
+
+
+def test_a_difference_needs_images_on_both_sides() -> None:
+    with pytest.raises(ValueError, match="trials >= 1"):
+        difference_interval(0, 0, 1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -36,6 +37,12 @@ def run(tmp_path_factory):
     )
     write_dataset(root / "mixed", per_class=20, colours={**KNOWN, **OTHERS})
     return TrainedRun(done.folder.path, root / "mixed")
+
+
+def report_of(run):
+    """The report of the last evaluation."""
+    newest = max(run.path.glob("eval-*/report.html"), key=lambda file: file.stat().st_mtime_ns)
+    return newest.read_text("utf-8")
 
 
 def stored(run):
@@ -102,6 +109,26 @@ def test_eval_compares_known_with_unknown_classes(run, cli):
     assert None not in (known, unknown, area), done.err
     assert float(unknown[1]) < float(known[1])
     assert float(area[2]) > 0.8
+    gap = re.search(r"the unknown are answered less: by ([\d.]+)% to ([\d.]+)%", done.err)
+    assert gap, done.err
+    assert 0 < float(gap[1]) < float(known[1]) - float(unknown[1]) <= float(gap[2])
+    assert "A smaller share of the unknown was answered" in report_of(run)
+
+
+def test_eval_says_where_the_unknown_are_not_kept_out(run, cli, tmp_path):
+    """Classes of other names whose images are those of the known ones."""
+    mixed = write_dataset(tmp_path / "mixed", per_class=20, colours=KNOWN)
+    for name in KNOWN:
+        shutil.copytree(mixed / name, mixed / f"{name}ish")
+    done = cli("eval", mixed, "--run", run.path, "--reject", "0.9")
+    assert done.code == 3
+    gap = re.search(
+        r"not seen to be answered less \(95 % interval: (\S+)% to (\S+)% less\)", done.err
+    )
+    assert gap, done.err
+    assert float(gap[1]) <= 0 < float(gap[2])
+    assert "do not count on --reject" in done.err
+    assert "The unknown were not seen to be answered less" in report_of(run)
 
 
 def test_a_precision_that_was_not_reached_is_refused_before_any_work(run, cli):

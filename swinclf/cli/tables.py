@@ -114,6 +114,14 @@ def rejection_text(done: Rejection) -> str:
             f"  telling unknown from known: AUROC {done.auroc_probability:.3f} by probability, "
             f"{done.auroc_strangeness:.3f} by strangeness",
         ]
+    if done.unknown and done.known:
+        low, high = done.fewer
+        lines += [
+            f"  the unknown are answered less: by {low:.1%} to {high:.1%} (95 % interval)"
+            if done.tells_unknown
+            else "  the unknown were not seen to be answered less (95 % interval: "
+            f"{low:+.1%} to {high:+.1%} less): do not count on --reject to keep them out"
+        ]
     return "\n".join(lines)
 
 

@@ -291,6 +291,34 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return low, high
 
 
+def difference_interval(
+    first: int, first_trials: int, second: int, second_trials: int
+) -> tuple[float, float]:
+    """The 95 % interval of the first share less the second, of different images.
+
+    Args:
+        first: Successes, 0 <= first <= first_trials.
+        first_trials: At least 1.
+        second: As `first`.
+        second_trials: As `first_trials`.
+
+    Returns:
+        Low and high, in [-1, 1].
+
+    Raises:
+        ValueError: If the counts are not as above.
+
+    Source: Newcombe 1998, "Interval Estimation for the Difference between Independent Proportions",
+    method 10.
+    """
+    one_low, one_high = wilson_interval(first, first_trials)
+    other_low, other_high = wilson_interval(second, second_trials)
+    one, other = first / first_trials, second / second_trials
+    low = one - other - math.hypot(one - one_low, other_high - other)
+    high = one - other + math.hypot(one_high - one, other - other_low)
+    return low, high
+
+
 def _calibration_bins(
     confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

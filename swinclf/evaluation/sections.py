@@ -70,6 +70,14 @@ class Rejection(Protocol):
     def auroc_strangeness(self) -> float:
         """The same of strangeness."""
 
+    @property
+    def fewer(self) -> tuple[float, float]:
+        """By how much a smaller share of the unknown was answered: a 95 % interval."""
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether it was seen to answer fewer of the unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:

@@ -10,6 +10,7 @@ import numpy as np
 from swinclf.card import ModelCard
 from swinclf.confidence import Threshold
 from swinclf.errors import RunError
+from swinclf.evaluation.metrics import difference_interval
 
 UNKNOWN = "unknown"
 
@@ -28,6 +29,8 @@ class Rejection:
         auroc_probability: How well a low probability tells unknown from known; 0.5 is chance,
             nan without unknown images.
         auroc_strangeness: The same of strangeness; nan where the model cannot tell.
+        fewer: By how much a smaller share of the unknown was answered, low and high end of the 95 %
+            interval, in [-1, 1]; nan without images on both sides.
     """
 
     precision: float
@@ -38,6 +41,12 @@ class Rejection:
     unknown_answered: float
     auroc_probability: float
     auroc_strangeness: float
+    fewer: tuple[float, float]
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether it was seen to answer fewer of the unknown."""
+        return self.fewer[0] > 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ def measure_rejection(
     """
     kept = ~is_withheld(card, precision, known)
     kept_unknown = ~is_withheld(card, precision, unknown)
+    fewer = (float("nan"), float("nan"))
+    if len(kept) and len(kept_unknown):
+        fewer = difference_interval(
+            int(kept.sum()), len(kept), int(kept_unknown.sum()), len(kept_unknown)
+        )
     return Rejection(
         precision=precision,
         known=len(kept),
@@ -91,6 +105,7 @@ def measure_rejection(
         unknown_answered=_mean(kept_unknown),
         auroc_probability=auroc(-known.probability, -unknown.probability),
         auroc_strangeness=auroc(known.strangeness, unknown.strangeness),
+        fewer=fewer,
     )
 
 
