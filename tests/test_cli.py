@@ -171,8 +171,9 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     ],
     "models": [
         (0, ()),
-        (0, ("swin_tiny", "--format", "json")),
-        (0, ("swin_tiny*", "--format", "table")),
+        (0, ("swin_tiny", "--format", "json", "--impl", "timm")),
+        (0, ("swin_tiny*", "--format", "table", "--impl", "native")),
+        (2, ("swinv2", "--impl", "native")),
     ],
     "doctor": [(0, ()), (0, ("--format", "json")), (0, ("--format", "table"))],
     "demo": [(0, ()), (0, ("--output", "{tmp}/sample"))],

@@ -13,6 +13,7 @@ from conftest import error_lines
 
 import swinclf
 from swinclf.models.catalogue import check_name, list_backbones
+from swinclf.models.names import build_native, is_native, native_names
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,27 @@ def test_every_listed_model_can_be_named():
         assert check_name(name) == name
     assert any(name.startswith("swin_") for name in names)
     assert any(name.startswith("vit_") for name in names)
+
+
+def test_the_networks_of_this_package_can_be_listed(cli):
+    done = cli("models", "--impl", "native", "--format", "json")
+    rows = {row["name"]: row for row in json.loads(done.out)}
+    published = {one.name for one in list_backbones() if is_native(one.name)}
+    assert published < set(rows), "weights that our own networks take"
+    assert {name.partition(".")[0] for name in rows} == set(native_names())
+    assert all("." not in name for name in set(rows) - published)
+    small = rows["vit_base_patch16_plus_240"]  # nobody published weights of this one
+    with torch.device("meta"):
+        network = build_native(small["name"], num_classes=0)
+    assert small["parameters"] == sum(one.numel() for one in network.parameters())
+    assert small["image_px"] == 240
+
+
+def test_a_network_of_timm_alone_is_not_among_ours(cli):
+    assert cli("models", "swinv2").code == 0
+    done = cli("models", "swinv2", "--impl", "native")
+    assert (done.code, done.out) == (2, "")
+    assert "that this package builds itself" in error_lines(done)[0]
 
 
 def test_a_pattern_that_matches_nothing_is_a_usage_error(cli):

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SMALL_MODEL, Outcome, error_lines, weights_of, write_dataset
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import save
 
+OWN_MODEL = "vit_tiny_patch16_224"  # which this package builds itself
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WITHIN_S = 30  # "within seconds": most of it is Python starting on a busy machine
 
@@ -329,3 +332,30 @@ def test_a_file_in_timms_format_is_a_start(train, hub, home, published, tmp_path
     refused = train("--model", "test_vit2", "--weights", path)
     assert refused.code == 1
     assert "exactly the tensors" in error_lines(refused)[0]
+
+
+def test_pictures_of_published_weights(cli, home, hub, tmp_path):  # noqa: ARG001
+    """`inspect --pretrained` draws what the same weights from a file show."""
+    import timm
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        hub.content = save(timm.create_model(OWN_MODEL).state_dict(), {"format": "pt"})
+    file = tmp_path / "published.safetensors"
+    file.write_bytes(hub.content)
+    inspect = ("inspect", OWN_MODEL, "--output")
+    alone = cli(*inspect, tmp_path / "random")
+    local = cli(*inspect, tmp_path / "file", "--weights", file)
+    assert hub.requests == [], "nothing unasked goes over the network"
+    done = cli(*inspect, tmp_path / "hub", "--pretrained")
+    assert (alone.code, local.code, done.code) == (0, 0, 0), done.err
+    assert any(line.startswith(f"GET /timm/{OWN_MODEL}") for line in hub.requests)
+    assert "published weights" in done.err
+    random, ours, theirs = (
+        np.asarray(Image.open(tmp_path / place / "positions.png")).astype(int)
+        for place in ("random", "file", "hub")
+    )
+    # What is drawn is the same but for the line that says whose weights they are.
+    assert (ours != theirs).any(axis=(1, 2)).mean() < 0.1
+    assert (ours != random).any(axis=(1, 2)).mean() > 0.5

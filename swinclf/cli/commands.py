@@ -25,7 +25,7 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import ExportFormat, Settings, gather_settings, key_values
+from swinclf.config import ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.runs import RunFolder, find_model, find_run
 
@@ -381,6 +381,12 @@ def models_command(
         str,
         typer.Argument(metavar="PATTERN", help="A part of the name, or a pattern with * and ?."),
     ] = "",
+    impl: Annotated[
+        Impl,
+        typer.Option(
+            "--impl", help="Who builds them: native for those that this package builds itself."
+        ),
+    ] = Impl.TIMM,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="How the list is printed.")
     ] = ResultFormat.TABLE,
@@ -388,10 +394,11 @@ def models_command(
     """List the backbones that can be named, with their sizes."""
     from swinclf.models.catalogue import list_backbones
 
-    count = tables.write_backbones(list_backbones(pattern), result_format)
+    count = tables.write_backbones(list_backbones(pattern, impl=impl), result_format)
     if not count:
         raise ConfigError(
-            "a part of a backbone's name",
+            "a part of the name of a backbone"
+            + (" that this package builds itself" if impl is Impl.NATIVE else ""),
             found=f"'{pattern}', which is in none",
             hint="swinclf models swin",
         )

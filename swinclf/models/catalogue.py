@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from swinclf.config import Impl
 from swinclf.errors import ModelError
+from swinclf.models.names import is_native, native_names
 
 SIZES_FILE = Path(__file__).with_name("sizes.json")  # arch -> parameters, by write_sizes
 FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
@@ -30,17 +32,24 @@ class Backbone:
     image_px: int
 
 
-def list_backbones(pattern: str = "") -> Iterator[Backbone]:
-    """Backbones with published weights, in order of name.
+def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> Iterator[Backbone]:
+    """Backbones that can be named, in order of name.
 
     Args:
         pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
+        impl: Who builds them. timm builds all that have published weights; this package those of
+            them that its own networks express, and some more that nobody published weights for.
     """
     import timm
 
+    names = timm.list_models(list(FAMILIES), pretrained=True)
+    if impl is Impl.NATIVE:
+        published = [name for name in names if is_native(name)]
+        unpublished = set(native_names()) - {name.partition(".")[0] for name in published}
+        names = sorted([*published, *unpublished])
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     known = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
-    for name in timm.list_models(list(FAMILIES), pretrained=True):
+    for name in names:
         arch = name.partition(".")[0]
         config = timm.get_pretrained_cfg(name)
         if fnmatch(name, wanted) and config.input_size[0] == 3:
@@ -62,8 +71,9 @@ def write_sizes() -> None:
     """Writes `SIZES_FILE` anew: building every network takes half a minute, reading a file none."""
     import timm
 
-    names = timm.list_models(list(FAMILIES), pretrained=True)
-    sizes = {arch: count_parameters(arch) for arch in sorted({n.partition(".")[0] for n in names})}
+    published = timm.list_models(list(FAMILIES), pretrained=True)
+    names = {*native_names(), *(name.partition(".")[0] for name in published)}
+    sizes = {arch: count_parameters(arch) for arch in sorted(names)}
     SIZES_FILE.write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
 
 
