@@ -28,7 +28,7 @@ SIDE = 64  # of a small picture, px
 DIRECTIONS = 8  # that edges are counted by
 FAINT = 0.1  # added to the edges counted in a place: without contrast there is nothing to tell
 LEVELS = 6  # of each of red, green and blue in a count of colours
-DRAWN_EACH, DRAWN_MOST = 25, 20_000  # places that the kinds of places are found by
+DRAWN_FROM, DRAWN_EACH = 200, 25  # pictures, and places of each, that kinds are found by
 BATCH = 32
 
 Cells = Callable[[torch.Tensor], torch.Tensor]
@@ -74,32 +74,34 @@ def _by_places(
         (N, D) float32.
     """
 
-    def places(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cells = cells_of(batch.float().div_(255))
-        return finished(_places(cells)), finished(_places(mirrored(cells)))
+    def places(cells: torch.Tensor) -> torch.Tensor:
+        return finished(_places(cells))
 
-    encoder = FisherVectors.fitted(_drawn_places(values, places, seed), keep=keep, seed=seed)
+    def cells(batch: torch.Tensor) -> torch.Tensor:
+        return cells_of(batch.float().div_(255))
+
+    drawn = _drawn_places(values, lambda batch: places(cells(batch)), seed)
+    encoder = FisherVectors.fitted(drawn, keep=keep, seed=seed)
     rows = []
     for batch in values.split(BATCH):
-        plain, mirror = places(batch)
-        rows.append(FisherVectors.finished(encoder.encode(plain) + encoder.encode(mirror)))
+        plain = cells(batch)
+        both = encoder.encode(places(plain)) + encoder.encode(places(mirrored(plain)))
+        rows.append(FisherVectors.finished(both))
     described: np.ndarray = torch.cat(rows).numpy()
     return described
 
 
 def _drawn_places(
-    values: torch.Tensor,
-    places: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    seed: int,
+    values: torch.Tensor, places_of: Callable[[torch.Tensor], torch.Tensor], seed: int
 ) -> torch.Tensor:
     """Some places of some pictures, (rows, 16 C)."""
     draw = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(values), generator=draw)[: DRAWN_MOST // DRAWN_EACH]
+    chosen = torch.randperm(len(values), generator=draw)[:DRAWN_FROM]
     drawn = []
     for batch in values[chosen].split(BATCH):
-        plain, _ = places(batch)
-        at = torch.randint(plain.shape[1], (len(plain), DRAWN_EACH), generator=draw)
-        drawn.append(plain.gather(1, at[..., None].expand(-1, -1, plain.shape[2])).flatten(0, 1))
+        places = places_of(batch)
+        at = torch.randint(places.shape[1], (len(places), DRAWN_EACH), generator=draw)
+        drawn.append(places.gather(1, at[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1))
     return torch.cat(drawn)
 
 
@@ -121,13 +123,12 @@ def _edges(values: torch.Tensor) -> torch.Tensor:
     roots = values.sqrt()
     across = F.pad(roots[..., 2:] - roots[..., :-2], (1, 1))
     down = F.pad(roots[..., 2:, :] - roots[..., :-2, :], (0, 0, 1, 1))
-    strength, colour = (across.square() + down.square()).max(1, keepdim=True)
-    angle = torch.atan2(down.gather(1, colour), across.gather(1, colour))
-    angle *= DIRECTIONS / (2 * math.pi)
-    apart = (angle - torch.arange(DIRECTIONS).view(1, -1, 1, 1)).abs_()
-    apart = torch.minimum(apart, (DIRECTIONS - apart).abs_())  # around the circle
-    # An edge between two directions counts for both, the more the nearer.
-    return _means((1 - apart).clamp_(min=0).mul_(strength.sqrt_()))
+    square, colour = (across.square() + down.square()).max(1, keepdim=True)
+    angle = torch.arange(DIRECTIONS).view(-1, 1, 1) * (2 * math.pi / DIRECTIONS)
+    along = across.gather(1, colour) * angle.cos() + down.gather(1, colour) * angle.sin()
+    # An edge between two directions counts for both, the more the nearer, and for no other.
+    nothing = math.cos(2 * math.pi / DIRECTIONS)
+    return _means(along.sub_(square.sqrt_(), alpha=nothing).clamp_(min=0).div_(1 - nothing))
 
 
 def _mirrored_edges(cells: torch.Tensor) -> torch.Tensor:
