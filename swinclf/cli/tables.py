@@ -119,8 +119,8 @@ def rejection_text(done: Rejection) -> str:
         lines += [
             f"  the unknown are answered less: by {low:.1%} to {high:.1%} (95 % interval)"
             if done.tells_unknown
-            else "  the unknown were not seen to be answered less (95 % interval: "
-            f"{low:+.1%} to {high:+.1%} less): do not count on --reject to keep them out"
+            else "  the unknown were not seen to be answered less (known less unknown, 95 % "
+            f"interval: {low:+.1%} to {high:+.1%}): do not count on --reject to keep them out"
         ]
     return "\n".join(lines)
 
