@@ -29,7 +29,7 @@ def test_they_are_the_slopes_of_the_log_likelihood(places: torch.Tensor) -> None
         which = torch.distributions.Categorical(vectors.weight.double())
         likely = torch.distributions.MixtureSameFamily(which, kinds).log_prob(reduced).mean()
         slopes = torch.autograd.grad(likely, (mean, deviation))
-        # Each over the square root of its Fisher information, as in the paper's eq. 7 and 8.
+        # Each over the square root of its Fisher information.
         root = vectors.weight.sqrt()[:, None]
         move = slopes[0] * deviation / root
         widen = slopes[1] * deviation / (root * 2**0.5)

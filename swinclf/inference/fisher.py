@@ -1,7 +1,7 @@
 """Fisher vectors: many local descriptors of a picture made one, by how they differ from the usual.
 
 Source: Perronnin, Sanchez & Mensink 2010, "Improving the Fisher Kernel for Large-Scale Image
-Classification", eq. 5 to 8 (the gradients), sec. 3.1 and 3.2 (square roots, unit length).
+Classification" (slopes over the root of the Fisher information, square roots, unit length).
 
 Letters: B pictures, P places in each, C numbers of a place, R of these kept, G Gaussians.
 """

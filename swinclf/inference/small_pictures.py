@@ -7,16 +7,16 @@ Sources: Lowe 2004, "Distinctive Image Features from Scale-Invariant Keypoints",
 described by the directions of the edges in its 4 x 4 cells); Arandjelovic & Zisserman 2012, "Three
 Things Everyone Should Know to Improve Object Retrieval", sec. 3 (square roots of what is counted);
 Perronnin, Sanchez & Mensink 2010, "Improving the Fisher Kernel for Large-Scale Image
-Classification", sec. 4 (the same by the means and deviations of the colours in the cells, and a
-description of its own for each).
+Classification" (the same by the colours in the cells, and a description of its own for each).
 
-Letters: N pictures, B of them at a time, C channels, P places, D numbers.
+Letters: N pictures, B of them at a time, S their side, C channels, S' = S / 2 - 2 cells in a row,
+P places, D numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ LEVELS = 6  # of each of red, green and blue in a count of colours
 DRAWN_FROM, DRAWN_EACH = 200, 25  # pictures, and places of each, that kinds are found by
 BATCH = 32
 
-Cells = Callable[[torch.Tensor], torch.Tensor]
-
 
 def describe(pictures: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
     """Describes pictures beside each other.
@@ -46,63 +44,96 @@ def describe(pictures: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
         picture and its mirror image have the same.
     """
     values = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    yield _by_places(values, _edges, _mirrored_edges, _shares, keep=64, seed=seed)
-    yield _by_places(values, _hues, _mirrored, _as_they_are, keep=48, seed=seed)
+    yield _by_places(values, _Edges, seed)
+    yield _by_places(values, _Hues, seed)
     yield _by_colours(values)
 
 
-def _by_places(
-    values: torch.Tensor,
-    cells_of: Cells,
-    mirrored: Cells,
-    finished: Cells,
-    *,
-    keep: int,
-    seed: int,
-) -> np.ndarray:
-    """What kinds of places pictures have.
+class _Edges:
+    """How much edge of each direction a place has."""
 
-    Args:
-        values: (N, 3, S, S) uint8.
-        cells_of: (B, 3, S, S) in [0, 1] -> (B, C, S / 2 - 2, S / 2 - 2), of cells.
-        mirrored: Those of the mirror images.
-        finished: (B, P, 16 C) of places by their cells -> the same, comparable.
-        keep: Numbers a place is reduced to.
-        seed: Of the places that are drawn.
+    keep = 64
 
-    Returns:
-        (N, D) float32.
-    """
+    @staticmethod
+    def cells(values: torch.Tensor) -> torch.Tensor:
+        """By cell, of the colour whose edge is strongest: (B, 3, S, S) -> (B, C, S', S')."""
+        roots = values.sqrt()
+        across = F.pad(roots[..., 2:] - roots[..., :-2], (1, 1))
+        down = F.pad(roots[..., 2:, :] - roots[..., :-2, :], (0, 0, 1, 1))
+        square, colour = (across.square() + down.square()).max(1, keepdim=True)
+        angle = torch.arange(DIRECTIONS).view(-1, 1, 1) * (2 * math.pi / DIRECTIONS)
+        along = across.gather(1, colour) * angle.cos() + down.gather(1, colour) * angle.sin()
+        # An edge between two directions counts for both, the more the nearer, and for no other.
+        nothing = math.cos(2 * math.pi / DIRECTIONS)
+        return _means(along.sub_(square.sqrt_(), alpha=nothing).clamp_(min=0).div_(1 - nothing))
 
+    @staticmethod
+    def mirrored(cells: torch.Tensor) -> torch.Tensor:
+        """The cells of the mirror images."""
+        opposite = [(DIRECTIONS // 2 - direction) % DIRECTIONS for direction in range(DIRECTIONS)]
+        return cells.flip(3)[:, opposite]
+
+    @staticmethod
     def places(cells: torch.Tensor) -> torch.Tensor:
-        return finished(_places(cells))
+        """Square roots of what part of a place's edges is in which cell and direction."""
+        places = _places(cells)
+        return (places / (places.sum(2, keepdim=True) + FAINT)).sqrt_()
 
-    def cells(batch: torch.Tensor) -> torch.Tensor:
-        return cells_of(batch.float().div_(255))
 
-    drawn = _drawn_places(values, lambda batch: places(cells(batch)), seed)
-    encoder = FisherVectors.fitted(drawn, keep=keep, seed=seed)
+class _Hues:
+    """Which colours a place has."""
+
+    keep = 48
+
+    @staticmethod
+    def cells(values: torch.Tensor) -> torch.Tensor:
+        """Means and deviations of red, green and blue: (B, 3, S, S) -> (B, C, S', S')."""
+        mean = _means(values)
+        spread = (_means(values.square()) - mean.square()).clamp_(min=0).sqrt_()
+        return torch.cat([mean, spread], 1)
+
+    @staticmethod
+    def mirrored(cells: torch.Tensor) -> torch.Tensor:
+        """The cells of the mirror images."""
+        return cells.flip(3)
+
+    @staticmethod
+    def places(cells: torch.Tensor) -> torch.Tensor:
+        """The cells of each place, as they are."""
+        return _places(cells)
+
+
+Local = type[_Edges | _Hues]  # what a place is described by, and how many numbers of it are kept
+
+
+def _by_places(values: torch.Tensor, local: Local, seed: int) -> np.ndarray:
+    """What kinds of places pictures have: (N, 3, S, S) uint8 -> (N, D) float32."""
+    drawn = _drawn_places(values, local, seed)
+    encoder = FisherVectors.fitted(drawn, keep=local.keep, seed=seed)
     rows = []
     for batch in values.split(BATCH):
-        plain = cells(batch)
-        both = encoder.encode(places(plain)) + encoder.encode(places(mirrored(plain)))
-        rows.append(FisherVectors.finished(both))
+        cells = local.cells(_shares_of_white(batch))
+        both = [encoder.encode(local.places(one)) for one in (cells, local.mirrored(cells))]
+        rows.append(FisherVectors.finished(both[0] + both[1]))
     described: np.ndarray = torch.cat(rows).numpy()
     return described
 
 
-def _drawn_places(
-    values: torch.Tensor, places_of: Callable[[torch.Tensor], torch.Tensor], seed: int
-) -> torch.Tensor:
+def _drawn_places(values: torch.Tensor, local: Local, seed: int) -> torch.Tensor:
     """Some places of some pictures, (rows, 16 C)."""
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(values), generator=draw)[:DRAWN_FROM]
     drawn = []
     for batch in values[chosen].split(BATCH):
-        places = places_of(batch)
+        places = local.places(local.cells(_shares_of_white(batch)))
         at = torch.randint(places.shape[1], (len(places), DRAWN_EACH), generator=draw)
         drawn.append(places.gather(1, at[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1))
     return torch.cat(drawn)
+
+
+def _shares_of_white(values: torch.Tensor) -> torch.Tensor:
+    """uint8 -> [0, 1]."""
+    return values.float().div_(255)
 
 
 def _places(cells: torch.Tensor) -> torch.Tensor:
@@ -114,46 +145,8 @@ def _places(cells: torch.Tensor) -> torch.Tensor:
 
 
 def _means(values: torch.Tensor) -> torch.Tensor:
-    """Means over cells of 6 x 6 px, every 2 px: (B, C, S, S) -> (B, C, S / 2 - 2, S / 2 - 2)."""
+    """Means over cells of 6 x 6 px, every 2 px: (B, C, S, S) -> (B, C, S', S')."""
     return F.avg_pool2d(F.avg_pool2d(values, 2), 3, 1)
-
-
-def _edges(values: torch.Tensor) -> torch.Tensor:
-    """How much edge of each direction is in each cell, of the colour that has most."""
-    roots = values.sqrt()
-    across = F.pad(roots[..., 2:] - roots[..., :-2], (1, 1))
-    down = F.pad(roots[..., 2:, :] - roots[..., :-2, :], (0, 0, 1, 1))
-    square, colour = (across.square() + down.square()).max(1, keepdim=True)
-    angle = torch.arange(DIRECTIONS).view(-1, 1, 1) * (2 * math.pi / DIRECTIONS)
-    along = across.gather(1, colour) * angle.cos() + down.gather(1, colour) * angle.sin()
-    # An edge between two directions counts for both, the more the nearer, and for no other.
-    nothing = math.cos(2 * math.pi / DIRECTIONS)
-    return _means(along.sub_(square.sqrt_(), alpha=nothing).clamp_(min=0).div_(1 - nothing))
-
-
-def _mirrored_edges(cells: torch.Tensor) -> torch.Tensor:
-    opposite = [(DIRECTIONS // 2 - direction) % DIRECTIONS for direction in range(DIRECTIONS)]
-    return cells.flip(3)[:, opposite]
-
-
-def _shares(places: torch.Tensor) -> torch.Tensor:
-    """Square roots of what part of a place's edges is in which cell and direction."""
-    return (places / (places.sum(2, keepdim=True) + FAINT)).sqrt_()
-
-
-def _hues(values: torch.Tensor) -> torch.Tensor:
-    """Means and deviations of red, green and blue in each cell."""
-    mean = _means(values)
-    spread = (_means(values.square()) - mean.square()).clamp_(min=0).sqrt_()
-    return torch.cat([mean, spread], 1)
-
-
-def _mirrored(cells: torch.Tensor) -> torch.Tensor:
-    return cells.flip(3)
-
-
-def _as_they_are(places: torch.Tensor) -> torch.Tensor:
-    return places
 
 
 def _by_colours(values: torch.Tensor) -> np.ndarray:

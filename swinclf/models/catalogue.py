@@ -68,7 +68,7 @@ def count_parameters(arch: str) -> int:
 
 
 def write_sizes() -> None:
-    """Writes `SIZES_FILE` anew: building every network takes half a minute, reading a file none."""
+    """Writes `SIZES_FILE` anew: building every network takes a minute, reading a file none."""
     import timm
 
     published = timm.list_models(list(FAMILIES), pretrained=True)
