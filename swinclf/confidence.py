@@ -3,22 +3,16 @@
 Thresholds below which not to answer, and a description of the training features by which a picture
 of something else is told. Knows arrays; knows nothing about networks, images or files. How they are
 found is in `evaluation`.
-
-Letters: N images, D features, R directions kept, K classes.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float32]
+from swinclf.feature_space import FeatureSpace
 
 
 class Threshold(NamedTuple):
@@ -33,76 +27,6 @@ class Threshold(NamedTuple):
     precision: float
     probability: float
     coverage: float
-
-
-@dataclass(frozen=True)
-class FeatureSpace:
-    """Where the training images lie.
-
-    Attributes:
-        mean: (D,) of all training features.
-        basis: (D, R) orthonormal main directions.
-        whiten: (R, R) map under which every class has the unit spread.
-        centres: (K, R) of the classes, whitened.
-        leftover: Inverse variance along a direction that is not among the main ones; 0 where all
-            directions are kept.
-    """
-
-    mean: Floats
-    basis: Floats
-    whiten: Floats
-    centres: Floats
-    leftover: float
-
-    def strangeness(self, features: Floats) -> Floats:
-        """Distance to the nearest class, in deviations of a typical direction.
-
-        Args:
-            features: (N, D).
-
-        Returns:
-            (N,) >= 0; about 1 for an image like the training images.
-
-        Source: A Simple Unified Framework for Detecting Out-of-Distribution Samples, Lee et al.
-        2018, eq. 2; the directions left out as in Tipping & Bishop 1999, sec. 3.2.
-        """
-        centred = features - self.mean
-        along = centred @ self.basis  # (N, D) -> (N, R)
-        rest = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0.0) * self.leftover
-        whitened = along @ self.whiten
-        squares = (whitened**2).sum(1)[:, None] + (self.centres**2).sum(1)[None]
-        nearest = np.maximum(squares - 2 * whitened @ self.centres.T, 0.0).min(axis=1)
-        distance: Floats = np.sqrt((nearest + rest) / features.shape[1]).astype(np.float32)
-        return distance
-
-    def to_dict(self) -> dict[str, Any]:
-        """The arrays as base64 of 16-bit floats, which is more than the description is worth."""
-        arrays = {"mean": self.mean, "basis": self.basis}
-        arrays |= {"whiten": self.whiten, "centres": self.centres}
-        packed = {
-            name: {
-                "shape": list(array.shape),
-                "scale": float(np.abs(array).max()) or 1.0,
-                "data": _pack(array),
-            }
-            for name, array in arrays.items()
-        }
-        return {**packed, "leftover": self.leftover}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpace:
-        """The inverse of `to_dict`, but for rounding.
-
-        Raises:
-            KeyError, TypeError, ValueError: If it is none.
-        """
-        arrays = {name: _unpack(values[name]) for name in ("mean", "basis", "whiten", "centres")}
-        space = cls(**arrays, leftover=float(values["leftover"]))
-        (width,), directions = space.mean.shape, space.basis.shape[1]
-        shapes = (space.basis.shape, space.whiten.shape, space.centres.shape[1:])
-        if shapes != ((width, directions), (directions, directions), (directions,)):
-            raise ValueError(f"arrays that fit each other. Received: {shapes}")
-        return space
 
 
 @dataclass(frozen=True)
@@ -151,14 +75,3 @@ class Confidence:
             space=FeatureSpace.from_dict(space) if space else None,
             strangest=float(values["strangest"]) if space else math.inf,
         )
-
-
-def _pack(array: Floats) -> str:
-    scaled = array / (float(np.abs(array).max()) or 1.0)
-    return base64.b64encode(scaled.astype("<f2").tobytes()).decode("ascii")
-
-
-def _unpack(packed: Mapping[str, Any]) -> Floats:
-    data = np.frombuffer(base64.b64decode(packed["data"], validate=True), dtype="<f2")
-    array: Floats = data.astype(np.float32).reshape(packed["shape"]) * np.float32(packed["scale"])
-    return array

@@ -23,6 +23,7 @@ LEVELS = [
         "progress",
         "runtime",
         "config",
+        "feature_space",
         "confidence",
         "card",
         "lock",

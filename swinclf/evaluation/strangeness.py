@@ -8,11 +8,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
+from sklearn.utils.extmath import randomized_svd
 
-from swinclf.confidence import FeatureSpace, Floats
+from swinclf.feature_space import FeatureSpace, Floats
 from swinclf.runtime import on_one_thread
 
+Doubles = npt.NDArray[np.float64]
+
 DIRECTIONS = 64
+EXACT_MOST = 300  # rows or columns, of which all directions are found
 FEWEST = 8  # images from which a spread can be told at all
 
 
@@ -33,7 +37,7 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
         return None
     mean = features.mean(axis=0)
     centred = (features - mean).astype(np.float64)
-    _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+    lengths, rows = _main_directions(centred)
     count = int(min(DIRECTIONS, free // 2, (lengths > 1e-6 * lengths[0]).sum()))
     if count == 0:
         return None
@@ -45,7 +49,8 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
     values, vectors = np.linalg.eigh(covariance * len(features) / free)
     whiten = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
     spare = centred.shape[1] - count
-    variance = (lengths[count:] ** 2).sum() / len(features) / max(1, spare)
+    left = (centred**2).sum() - (lengths[:count] ** 2).sum()
+    variance = max(0.0, left) / len(features) / max(1, spare)
     # Few images may leave nothing over, and new ones will: a tenth of the kept ones' deviation.
     variance = max(variance, 0.01 * values.clip(min=0).mean())
     space = FeatureSpace(
@@ -57,3 +62,15 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
     )
     # As it will be read back: a limit chosen on one side of a rounding must hold on the other.
     return FeatureSpace.from_dict(space.to_dict())
+
+
+def _main_directions(centred: Doubles) -> tuple[Doubles, Doubles]:
+    """The longest singular values and their right singular vectors, longest first.
+
+    (N, D) -> (R,), (R, D); at least `DIRECTIONS` of them where there are as many.
+    """
+    if min(centred.shape) <= EXACT_MOST:
+        _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+    else:  # Halko, Martinsson & Tropp 2011: in a hundredth of the time, and few are needed
+        _, lengths, rows = randomized_svd(centred, DIRECTIONS, n_iter=4, random_state=0)
+    return lengths, rows

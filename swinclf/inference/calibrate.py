@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.confidence import Confidence, FeatureSpace
+from swinclf.confidence import Confidence
 from swinclf.data.folder import ImageFile
 from swinclf.evaluation.calibration import Calibration, calibrate, thresholds
 from swinclf.evaluation.strangeness import fit_feature_space
+from swinclf.feature_space import FeatureSpace
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.stream import answer_all
 from swinclf.progress import Reporter
