@@ -20,7 +20,7 @@ from swinclf.data.folder import scan_folder
 from swinclf.data.thumbnails import small_squares
 from swinclf.evaluation.discriminant import Discriminant, main_directions
 from swinclf.evaluation.worth import learning_curve
-from swinclf.inference.small_pictures import SIDE, describe
+from swinclf.inference.small_pictures import SIDE, describe, kinds_of_places
 
 SIZES = {"as they are": (1.0, 1.0), "some with fewer": (0.1, 1.0)}
 
@@ -30,7 +30,7 @@ def described(photos: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     index = scan_folder(photos)
     paths = [image.path for image in index.images]
     pictures = np.stack(list(small_squares(photos, paths, side_px=SIDE, workers=2)))
-    edges, hues, _ = describe(pictures, seed=0)
+    edges, hues = describe(pictures, kinds_of_places(pictures, seed=0))
     features = np.concatenate([main_directions(edges), main_directions(hues)], axis=1)
     labels = np.array([index.classes.index(image.label) for image in index.images])
     return main_directions(features), labels, list(index.classes)

@@ -100,7 +100,7 @@ def packed(array: Floats, kind: str = HALF) -> dict[str, Any]:
         array: Of any shape.
         kind: HALF keeps three digits of what is near the largest number, SINGLE all.
     """
-    scale = float(np.abs(array).max(initial=0)) or 1.0
+    scale = (kind == HALF and float(np.abs(array).max(initial=0))) or 1.0
     data = base64.b64encode((array / scale).astype(kind).tobytes()).decode("ascii")
     return {"shape": list(array.shape), "scale": scale, "kind": kind, "data": data}
 

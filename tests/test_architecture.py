@@ -24,6 +24,7 @@ LEVELS = [
         "runtime",
         "config",
         "feature_space",
+        "mixture",
         "confidence",
         "card",
         "lock",

@@ -14,7 +14,7 @@ from swinclf.evaluation.discriminant import main_directions
 from swinclf.evaluation.suspects import RIDGE, judge_by_features, judge_by_likeness, pool_scores
 from swinclf.inference import insight
 from swinclf.inference.insight import doubtful_labels
-from swinclf.inference.small_pictures import SIDE, describe
+from swinclf.inference.small_pictures import SIDE, count_colours, describe, kinds_of_places
 from swinclf.progress import Reporter
 
 KINDS = ("across", "along", "checks")
@@ -132,7 +132,8 @@ def test_pooling_trusts_what_the_labels_bear_out():
 
 def test_pictures_without_contrast_are_described_too():
     flat = np.zeros((6, SIDE, SIDE, 3), np.uint8)
-    for described in describe(flat, seed=0):
+    kinds = kinds_of_places(flat, seed=0)
+    for described in (*describe(flat, kinds), count_colours(flat)):
         assert np.isfinite(described).all()
         assert np.isfinite(judge_by_likeness(described, np.array([0, 0, 0, 1, 1, 1]), 2)).all()
 
@@ -156,7 +157,9 @@ def test_small_matrices_are_left_to_one_thread(monkeypatch):
 
 def test_a_mirror_image_is_described_alike():
     pictures = np.random.default_rng(4).integers(256, size=(8, SIDE, SIDE, 3), dtype=np.uint8)
-    for described in describe(np.concatenate([pictures, pictures[:, :, ::-1]]), seed=0):
+    both = np.concatenate([pictures, pictures[:, :, ::-1]])
+    kinds = kinds_of_places(both, seed=0)
+    for described in (*describe(both, kinds), count_colours(both)):
         assert described.std(axis=0).max() > 0.01
         np.testing.assert_allclose(described[:8], described[8:], atol=1e-3)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from swinclf.evaluation.suspects import (
     pool_scores,
 )
 from swinclf.evaluation.worth import learning_curve
-from swinclf.inference.small_pictures import SIDE, describe
+from swinclf.inference.small_pictures import SIDE, count_colours, describe, kinds_of_places
 from swinclf.progress import Reporter
 
 IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
@@ -139,27 +140,27 @@ def _judge_pictures(
     """Scores by what small pictures look like, (N, K) a kind; parts of them judge each other."""
     rng = np.random.default_rng(seed)
     parts = np.array_split(rng.permutation(len(paths)), math.ceil(len(paths) / PART_MOST))
-    scores: list[np.ndarray] = []
+    scores = [np.empty((len(paths), classes), np.float32) for _ in range(3)]
+    kinds = None
     with report.track("comparing small pictures", len(paths)) as advance:
         for part in parts:
-            described = _described(root, [paths[row] for row in part], seed=seed, workers=workers)
-            for kind, one in enumerate(described):  # one at a time: each may take 200 MB
-                if kind == len(scores):
-                    scores.append(np.empty((len(paths), classes), np.float32))
-                scores[kind][part] = judge_by_likeness(one, labels[part], classes)
+            pictures = _small_pictures(root, [paths[row] for row in part], workers)
+            kinds = kinds or kinds_of_places(pictures, seed=seed)
+            # One kind at a time: each may take 200 MB.
+            described = chain(describe(pictures, kinds), map(count_colours, [pictures]))
+            for score, one in zip(scores, described, strict=True):
+                score[part] = judge_by_likeness(one, labels[part], classes)
             advance(len(part))
     return scores
 
 
-def _described(
-    root: Path, files: Sequence[str], *, seed: int, workers: int
-) -> Iterator[np.ndarray]:
-    """What small copies of pictures look like; the copies are not kept."""
+def _small_pictures(root: Path, files: Sequence[str], workers: int) -> np.ndarray:
+    """(N, SIDE, SIDE, 3) uint8."""
     pictures = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
     squares = small_squares(root, files, side_px=SIDE, workers=workers)
     for place, square in enumerate(squares):
         pictures[place] = square
-    return describe(pictures, seed=seed)
+    return pictures
 
 
 def _drawn(count: int, most: int, seed: int) -> np.ndarray:

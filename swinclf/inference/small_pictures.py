@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swinclf.inference.fisher import FisherVectors
+from swinclf.inference.fisher import encode, finished, fit_mixture
+from swinclf.mixture import Mixture
 
 SIDE = 64  # of a small picture, px
 DIRECTIONS = 8  # that edges are counted by
@@ -32,21 +33,48 @@ DRAWN_FROM, DRAWN_EACH = 200, 25  # pictures, and places of each, that kinds are
 BATCH = 32
 
 
-def describe(pictures: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
-    """Describes pictures beside each other.
+def kinds_of_places(pictures: np.ndarray, *, seed: int) -> tuple[Mixture, Mixture]:
+    """What kinds of places pictures have, by their edges and by their colours.
+
+    Args:
+        pictures: (N, SIDE, SIDE, 3) uint8, at least one.
+        seed: Of what is drawn; another gives other kinds of the same worth.
+    """
+    values = _channels_first(pictures)
+    return _kinds(values, _Edges, seed), _kinds(values, _Hues, seed)
+
+
+def describe(pictures: np.ndarray, kinds: tuple[Mixture, Mixture]) -> Iterator[np.ndarray]:
+    """Describes pictures by their places: by the edges in them, and by the colours.
 
     Args:
         pictures: (N, SIDE, SIDE, 3) uint8.
-        seed: Of what is drawn; another gives other numbers of the same worth.
+        kinds: Of `kinds_of_places`.
 
     Yields:
-        By the edges, by the colours of places and by those of the whole, each (N, D) float32. A
-        picture and its mirror image have the same.
+        (N, D) float32, twice. A picture and its mirror image have the same.
     """
-    values = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    yield _by_places(values, _Edges, seed)
-    yield _by_places(values, _Hues, seed)
-    yield _by_colours(values)
+    values = _channels_first(pictures)
+    edges, hues = kinds
+    yield _by_places(values, _Edges, edges)
+    yield _by_places(values, _Hues, hues)
+
+
+def count_colours(pictures: np.ndarray) -> np.ndarray:
+    """Square roots of the part of a picture, and of its middle, that has each colour.
+
+    Args:
+        pictures: (N, SIDE, SIDE, 3) uint8.
+
+    Returns:
+        (N, 2 LEVELS^3) float32.
+    """
+    values = _channels_first(pictures)
+    halved = (F.avg_pool2d(batch.float(), 2).round_() for batch in values.split(BATCH))
+    parts = [_colours(batch.permute(0, 2, 3, 1).numpy()) for batch in halved]
+    described: np.ndarray = np.concatenate(parts)
+    np.sqrt(described, out=described)
+    return described
 
 
 class _Edges:
@@ -106,15 +134,18 @@ class _Hues:
 Local = type[_Edges | _Hues]  # what a place is described by, and how many numbers of it are kept
 
 
-def _by_places(values: torch.Tensor, local: Local, seed: int) -> np.ndarray:
+def _kinds(values: torch.Tensor, local: Local, seed: int) -> Mixture:
+    """(N, 3, S, S) uint8 -> the kinds of their places."""
+    return fit_mixture(_drawn_places(values, local, seed), keep=local.keep, seed=seed)
+
+
+def _by_places(values: torch.Tensor, local: Local, kinds: Mixture) -> np.ndarray:
     """What kinds of places pictures have: (N, 3, S, S) uint8 -> (N, D) float32."""
-    drawn = _drawn_places(values, local, seed)
-    encoder = FisherVectors.fitted(drawn, keep=local.keep, seed=seed)
     rows = []
     for batch in values.split(BATCH):
         cells = local.cells(_shares_of_white(batch))
-        both = [encoder.encode(local.places(one)) for one in (cells, local.mirrored(cells))]
-        rows.append(FisherVectors.finished(both[0] + both[1]))
+        both = [encode(kinds, local.places(one)) for one in (cells, local.mirrored(cells))]
+        rows.append(finished(both[0] + both[1]))
     described: np.ndarray = torch.cat(rows).numpy()
     return described
 
@@ -129,6 +160,11 @@ def _drawn_places(values: torch.Tensor, local: Local, seed: int) -> torch.Tensor
         at = torch.randint(places.shape[1], (len(places), DRAWN_EACH), generator=draw)
         drawn.append(places.gather(1, at[..., None].expand(-1, -1, places.shape[2])).flatten(0, 1))
     return torch.cat(drawn)
+
+
+def _channels_first(pictures: np.ndarray) -> torch.Tensor:
+    """(N, S, S, 3) -> (N, 3, S, S)."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
 def _shares_of_white(values: torch.Tensor) -> torch.Tensor:
@@ -147,18 +183,6 @@ def _places(cells: torch.Tensor) -> torch.Tensor:
 def _means(values: torch.Tensor) -> torch.Tensor:
     """Means over cells of 6 x 6 px, every 2 px: (B, C, S, S) -> (B, C, S', S')."""
     return F.avg_pool2d(F.avg_pool2d(values, 2), 3, 1)
-
-
-def _by_colours(values: torch.Tensor) -> np.ndarray:
-    """Square roots of the part of a picture, and of its middle, that has each colour.
-
-    (N, 3, S, S) uint8 -> (N, 2 LEVELS^3) float32.
-    """
-    halved = (F.avg_pool2d(batch.float(), 2).round_() for batch in values.split(BATCH))
-    parts = [_colours(batch.permute(0, 2, 3, 1).numpy()) for batch in halved]
-    described: np.ndarray = np.concatenate(parts)
-    np.sqrt(described, out=described)
-    return described
 
 
 def _colours(pictures: np.ndarray) -> np.ndarray:
