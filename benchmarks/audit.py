@@ -198,9 +198,10 @@ def measure_suspects(photos: Path, workers: int) -> Iterable[dict[str, object]]:
             images[row] = replace(image, label=others[rng.integers(len(others))])
             swapped.add(image.path)
         started = time.perf_counter()
-        found = doubtful_labels(
+        doubts = doubtful_labels(
             photos, images, None, index.classes, seed=0, workers=workers, report=SILENT
         )
+        found = doubts.suspects
         first = sum(one.path in swapped for one in found[:120])
         yield {
             "seed": seed,

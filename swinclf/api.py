@@ -80,12 +80,23 @@ class Classifier:
         """Class names, in the order of the logits."""
         return self._predictor.card.classes
 
-    def predict(self, inputs: Source | Iterable[Source], *, top_k: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        inputs: Source | Iterable[Source],
+        *,
+        top_k: int = 5,
+        reject: float | None = None,
+    ) -> list[Prediction]:
         """Answers for pictures.
 
         Args:
             inputs: Paths, PIL pictures or (H, W, 3) uint8 arrays, or one of them.
             top_k: Classes to give for each.
+            reject: Share of the answers that shall be right, in (0, 1): the label is `unknown`
+                where that asks for it. None answers always.
+
+        Raises:
+            RunError: If the model cannot keep that precision, or does not know.
 
         Returns:
             One prediction for each input, in order; one that cannot be read has an `error`.
@@ -96,7 +107,7 @@ class Classifier:
             or hasattr(inputs, "mode")
         )
         sources: Iterable[Any] = [inputs] if is_one else inputs  # type: ignore[assignment]
-        return list(predict_with(self._predictor, sources, top_k=top_k))
+        return list(predict_with(self._predictor, sources, top_k=top_k, reject=reject))
 
     def evaluate(
         self,

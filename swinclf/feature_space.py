@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-HALF, SINGLE = "<f2", "<f4"  # numbers as they are kept
+BYTE, HALF, SINGLE = "|i1", "<f2", "<f4"  # numbers as they are kept
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,15 @@ class FeatureSpace:
         squares = (whitened**2).sum(1)[:, None] + (self.centres**2).sum(1)[None]
         return np.maximum(squares - 2 * whitened @ self.centres.T, 0.0), rest
 
-    def to_dict(self) -> dict[str, Any]:
-        """The arrays in 16-bit floats, which is more than the description is worth."""
-        arrays = {"mean": self.mean, "basis": self.basis}
-        arrays |= {"whiten": self.whiten, "centres": self.centres}
-        return {name: packed(one) for name, one in arrays.items()} | {"leftover": self.leftover}
+    def to_dict(self, *, basis: str = HALF) -> dict[str, Any]:
+        """The arrays in 16-bit floats, which is more than the description is worth.
+
+        Args:
+            basis: How its numbers are kept; BYTE will do where D is thousands.
+        """
+        arrays = {"mean": self.mean, "whiten": self.whiten, "centres": self.centres}
+        kept = {name: packed(one) for name, one in arrays.items()}
+        return {**kept, "basis": packed(self.basis, basis), "leftover": self.leftover}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpace:
@@ -98,10 +102,12 @@ def packed(array: Floats, kind: str = HALF) -> dict[str, Any]:
 
     Args:
         array: Of any shape.
-        kind: HALF keeps three digits of what is near the largest number, SINGLE all.
+        kind: BYTE keeps two digits of the largest number, HALF three of any, SINGLE all.
     """
-    scale = (kind == HALF and float(np.abs(array).max(initial=0))) or 1.0
-    data = base64.b64encode((array / scale).astype(kind).tobytes()).decode("ascii")
+    largest = float(np.abs(array).max(initial=0)) or 1.0
+    scale = {BYTE: largest / 127, HALF: largest}.get(kind, 1.0)
+    numbers = np.rint(array / scale) if kind == BYTE else array / scale
+    data = base64.b64encode(numbers.astype(kind).tobytes()).decode("ascii")
     return {"shape": list(array.shape), "scale": scale, "kind": kind, "data": data}
 
 
@@ -112,8 +118,8 @@ def unpacked(values: Mapping[str, Any]) -> Floats:
         KeyError, TypeError, ValueError: If it is none.
     """
     kind = values.get("kind", HALF)
-    if kind not in (HALF, SINGLE):
-        raise ValueError(f"numbers kept as {HALF} or {SINGLE}. Received: {kind!r}")
+    if kind not in (BYTE, HALF, SINGLE):
+        raise ValueError(f"numbers kept as {BYTE}, {HALF} or {SINGLE}. Received: {kind!r}")
     data = np.frombuffer(base64.b64decode(values["data"], validate=True), dtype=kind)
     array: Floats = data.astype(np.float32).reshape(values["shape"]) * np.float32(values["scale"])
     return array

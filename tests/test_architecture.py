@@ -25,6 +25,7 @@ LEVELS = [
         "config",
         "feature_space",
         "mixture",
+        "second_opinion",
         "confidence",
         "card",
         "lock",

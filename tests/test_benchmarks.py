@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from conftest import SMALL_MODEL, write_textures
 from PIL import Image
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -46,3 +47,14 @@ def test_swapped_labels_are_planted_and_looked_for(tmp_path):
     rows = lines("audit.py", "suspects", tmp_path)
     assert [row["seed"] for row in rows] == list(range(10))
     assert all(row["swapped"] == 60 and 0 <= row["recall"] <= 1 for row in rows)
+
+
+def test_classes_are_left_out_and_shown(tmp_path):
+    photos = write_textures(
+        tmp_path / "photos", ("across", "along", "checks", "slant"), per_class=60, seed=0
+    )
+    small = ("--model", SMALL_MODEL, "--epochs", 2, "--held", 15, "--leave-out", "slant")
+    (row,) = lines("reject.py", photos, "--precision", 0.5, *small)
+    assert row["left_out"] == "slant"
+    assert (row["known"], row["unknown"]) == (45, 15)
+    assert 0 <= row["auroc_trust"] <= 1

@@ -18,8 +18,8 @@ from conftest import COLOURS, SMALL_MODEL, error_lines, write_image
 from PIL import Image
 
 import swinclf
-from swinclf.data.loader import LoadedImage
 from swinclf.inference.predictor import open_predictor
+from swinclf.inference.stream import Answer
 from swinclf.verbs.predict import expand_inputs
 from swinclf.verbs.predict import predict as predict_with
 
@@ -328,12 +328,12 @@ def test_thousands_of_files_are_answered_in_order_and_in_bounded_memory(trained,
         (folder / f"{number % 10}" / f"{number:05d}.png").hardlink_to(sources[number % 3])
     predictor = open_predictor(trained.path / "model.safetensors")
     gc.collect()
-    before = sum(type(one) is LoadedImage for one in gc.get_objects())  # of other tests
+    before = sum(type(one) is Answer for one in gc.get_objects())  # of other tests
     labels, alive = {}, 0
     for answer in predict_with(predictor, expand_inputs([str(folder)]), top_k=1):
         labels[answer.path] = answer.label
         if len(labels) % 250 == 0:
-            alive = max(alive, sum(type(one) is LoadedImage for one in gc.get_objects()))
+            alive = max(alive, sum(type(one) is Answer for one in gc.get_objects()))
     assert len(labels) == 2000
     assert list(labels) == sorted(labels)
     names = [source.parent.name for source in sources]

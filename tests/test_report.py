@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swinclf.confidence import Threshold
+from swinclf.confidence import Confidence, Threshold
 from swinclf.evaluation import confusion, diagrams
 from swinclf.evaluation.calibration import Calibration
 from swinclf.evaluation.metrics import Tally
@@ -109,8 +109,8 @@ def everything(path="cat/1.jpg", name="dog"):
     """Every optional section, about one image and one name."""
     return Sections(
         calibration=Calibration(1.25, 430, ece_before=0.061, ece_after=0.02),
-        thresholds=[Threshold(0.95, 0.77, 0.71)],
-        rejection=Rejection(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, (0.45, 0.7)),
+        confidence=Confidence(thresholds=(Threshold(0.95, 0.77, 0.71),)),
+        rejection=Rejection(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, 0.85, (0.45, 0.7)),
         suspects=[Suspect(path, name, name, 0.91)],
         learning=LearningCurve(
             [LearningPoint(0.5, 60, 0.7, 0.6, 0.8), LearningPoint(1, 120, 0.8, 0.75, 0.85)],

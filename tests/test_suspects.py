@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import SMALL_FLAGS, read_rows
+from conftest import SMALL_FLAGS, read_rows, texture
 from PIL import Image
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -12,7 +12,7 @@ from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.evaluation import suspects as suspects_module
 from swinclf.evaluation.discriminant import main_directions
 from swinclf.evaluation.suspects import RIDGE, judge_by_features, judge_by_likeness, pool_scores
-from swinclf.inference import insight
+from swinclf.inference import insight, small_look
 from swinclf.inference.insight import doubtful_labels
 from swinclf.inference.small_pictures import SIDE, count_colours, describe, kinds_of_places
 from swinclf.progress import Reporter
@@ -28,15 +28,6 @@ class Listener(Reporter):
 
     def note(self, text):
         self.notes.append(text)
-
-
-def texture(kind: int, random: np.random.Generator) -> np.ndarray:
-    """Stripes or checks anywhere, of two colours drawn at random, with noise."""
-    first, second = random.integers(0, 256, (2, 3))
-    down, right = np.indices((48, 48)) + random.integers(8, size=(2, 1, 1))
-    on = (down // 4 % 2, right // 4 % 2, (down // 4 + right // 4) % 2)[kind]
-    plain = np.where(on[..., None], first, second) + random.normal(0, 20, (48, 48, 3))
-    return plain.clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ def suspects(root, features, **more):
     found = doubtful_labels(
         root, images_of(root), features, sorted(KINDS), seed=0, workers=2, report=listener, **more
     )
-    return found, listener
+    return found.suspects, listener
 
 
 def test_small_pictures_find_the_swaps_that_useless_features_cannot(planted, monkeypatch):
@@ -96,7 +87,7 @@ def test_good_features_need_no_pictures(planted):
 def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatch):
     root, swapped = planted
     monkeypatch.setattr(insight, "PICTURES_MOST", 150)
-    monkeypatch.setattr(insight, "PART_MOST", 80)
+    monkeypatch.setattr(small_look, "PART_MOST", 80)
     found, listener = suspects(root, None)
     assert len({one.path for one in found[:9]} & swapped) >= 5
     assert "mistakes looked for among the labels of 150 of 180 images" in listener.notes

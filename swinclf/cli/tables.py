@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -111,8 +112,7 @@ def rejection_text(done: Rejection) -> str:
     if done.unknown:
         lines += [
             f"  unknown classes  {done.unknown_answered:.1%} of {done.unknown:,} images answered",
-            f"  telling unknown from known: AUROC {done.auroc_probability:.3f} by probability, "
-            f"{done.auroc_strangeness:.3f} by strangeness",
+            f"  telling unknown from known: AUROC {_areas(done)}",
         ]
     if done.unknown and done.known:
         low, high = done.fewer
@@ -123,6 +123,16 @@ def rejection_text(done: Rejection) -> str:
             f"interval: {low:+.1%} to {high:+.1%}): do not count on --reject to keep them out"
         ]
     return "\n".join(lines)
+
+
+def _areas(done: Rejection) -> str:
+    """How well unknown classes are told, by each measure."""
+    alone = (
+        f"{done.auroc_probability:.3f} by probability, {done.auroc_strangeness:.3f} by strangeness"
+    )
+    if math.isnan(done.auroc_trust):
+        return alone
+    return f"{done.auroc_trust:.3f} by trust ({alone})"
 
 
 def export_text(done: Export) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
-from swinclf.data.loader import load_image, map_ahead, not_loaded
+from swinclf.data.loader import LoadedImage, load_image, map_ahead, not_loaded
 from swinclf.errors import DataError
 
 THUMBNAIL_PX = 128
@@ -64,14 +65,12 @@ def small_squares(
         DataError: If the disk is gone.
     """
 
-    def to_pixels(picture: Image.Image) -> np.ndarray:
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(picture.resize((side_px, side_px), Image.Resampling.BICUBIC, box))
+    def load(file: str) -> tuple[str, LoadedImage]:
+        small = partial(middle_square, side_px=side_px)
+        return file, load_image(root / file, small, 2 * side_px, digest=False)
 
     loaded = map_ahead(
-        lambda file: (file, load_image(root / file, to_pixels, 2 * side_px, digest=False)),
+        load,
         files,
         workers=workers,
         ahead=AHEAD,
@@ -79,6 +78,14 @@ def small_squares(
     )
     for _, one in loaded:
         yield np.zeros((side_px, side_px, 3), np.uint8) if one.pixels is None else one.pixels
+
+
+def middle_square(picture: Image.Image, side_px: int) -> np.ndarray:
+    """The middle square of an RGB picture, made small: (side_px, side_px, 3) uint8."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((side_px, side_px), Image.Resampling.BICUBIC, box))
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:

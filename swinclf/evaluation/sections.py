@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from swinclf.confidence import Threshold
+from swinclf.confidence import Confidence
 from swinclf.evaluation.calibration import Calibration
 
 EXAMPLES = 6  # of a finding that a report shows
@@ -69,6 +69,10 @@ class Rejection(Protocol):
     @property
     def auroc_strangeness(self) -> float:
         """The same of strangeness."""
+
+    @property
+    def auroc_trust(self) -> float:
+        """The same of little trust."""
 
     @property
     def fewer(self) -> tuple[float, float]:
@@ -193,7 +197,7 @@ class Sections:
 
     Attributes:
         calibration: Of the probabilities.
-        thresholds: From which probability on to answer, by wished precision.
+        confidence: Of the model: from which trust on to answer, by wished precision.
         rejection: What that did, where it was measured.
         suspects: Most likely wrong label first.
         learning: What more images are worth.
@@ -203,7 +207,7 @@ class Sections:
     """
 
     calibration: Calibration | None = None
-    thresholds: Sequence[Threshold] = ()
+    confidence: Confidence = field(default_factory=Confidence)
     rejection: Rejection | None = None
     suspects: Sequence[Suspect] = ()
     learning: LearningCurve | None = None

@@ -10,23 +10,30 @@ import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 from sklearn.utils.extmath import randomized_svd
 
-from swinclf.feature_space import FeatureSpace, Floats
+from swinclf.feature_space import HALF, FeatureSpace, Floats
 from swinclf.runtime import on_one_thread
 
 Doubles = npt.NDArray[np.float64]
 
-DIRECTIONS = 64
 EXACT_MOST = 300  # rows or columns, of which all directions are found
 FEWEST = 8  # images from which a spread can be told at all
 
 
 @on_one_thread()
-def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
+def fit_feature_space(
+    features: Floats,
+    targets: npt.NDArray[np.integer],
+    *,
+    directions: int = 64,
+    basis_kept: str = HALF,
+) -> FeatureSpace | None:
     """Describes training features.
 
     Args:
         features: (N, D) float32.
         targets: (N,) class indices; classes that have no image have no centre.
+        directions: R, at most.
+        basis_kept: How the numbers of the basis will be kept.
 
     Returns:
         The description; None where there are too few images to tell a spread from.
@@ -37,8 +44,8 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
         return None
     mean = features.mean(axis=0)
     centred = (features - mean).astype(np.float64)
-    lengths, rows = _main_directions(centred)
-    count = int(min(DIRECTIONS, free // 2, (lengths > 1e-6 * lengths[0]).sum()))
+    lengths, rows = _main_directions(centred, directions)
+    count = int(min(directions, free // 2, (lengths > 1e-6 * lengths[0]).sum()))
     if count == 0:
         return None
     basis = rows[:count].T  # (D, R)
@@ -61,16 +68,16 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
         leftover=1 / float(variance) if spare else 0.0,
     )
     # As it will be read back: a limit chosen on one side of a rounding must hold on the other.
-    return FeatureSpace.from_dict(space.to_dict())
+    return FeatureSpace.from_dict(space.to_dict(basis=basis_kept))
 
 
-def _main_directions(centred: Doubles) -> tuple[Doubles, Doubles]:
+def _main_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
     """The longest singular values and their right singular vectors, longest first.
 
-    (N, D) -> (R,), (R, D); at least `DIRECTIONS` of them where there are as many.
+    (N, D) -> (R,), (R, D); at least `count` of them where there are as many.
     """
-    if min(centred.shape) <= EXACT_MOST:
+    if min(centred.shape) <= max(EXACT_MOST, 2 * count):
         _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
     else:  # Halko, Martinsson & Tropp 2011: in a hundredth of the time, and few are needed
-        _, lengths, rows = randomized_svd(centred, DIRECTIONS, n_iter=4, random_state=0)
+        _, lengths, rows = randomized_svd(centred, count, n_iter=4, random_state=0)
     return lengths, rows

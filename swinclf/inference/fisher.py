@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.mixture import GaussianMixture
 from torch.nn import functional as F
 
 from swinclf.mixture import Mixture
@@ -31,6 +30,8 @@ def fit_mixture(places: torch.Tensor, *, keep: int, seed: int) -> Mixture:
         keep: R, at most C.
         seed: Of the first guess.
     """
+    from sklearn.mixture import GaussianMixture  # takes a second, which describing goes without
+
     spread, directions = torch.linalg.eigh(torch.cov(places.T))
     deviation = spread[-keep:].clamp(min=1e-4 * float(spread[-1]) + 1e-9).sqrt()
     axes = directions[:, -keep:] / deviation

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from swinclf.data.folder import ImageFile
-from swinclf.data.thumbnails import small_squares
+from swinclf.data.folder import VAL, ImageFile
 from swinclf.evaluation.sections import LearningCurve, Suspect
 from swinclf.evaluation.suspects import (
     find_suspects,
     judge_by_features,
-    judge_by_likeness,
     judgeable,
     pool_scores,
 )
 from swinclf.evaluation.worth import learning_curve
-from swinclf.inference.small_pictures import SIDE, count_colours, describe, kinds_of_places
+from swinclf.inference.small_look import Labelled, SmallLook, look_at_small_pictures
 from swinclf.progress import Reporter
 
 IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
 GOOD = 0.9  # of the labels told by features alone, by which small pictures are not needed
 PICTURES_MOST = 20_000  # a minute on one core
 SCORES_MOST = 10_000_000  # of one kind: 80 MB in float64
-PART_MOST = 6_000  # whose likenesses to each other take 144 MB
 TINY = 1e-6  # a probability that stands for none
+
+
+class Doubts(NamedTuple):
+    """What is doubtful about a dataset's labels.
+
+    Attributes:
+        suspects: That of the least likely label first.
+        look: What small pictures told, where they were looked at.
+    """
+
+    suspects: list[Suspect]
+    look: SmallLook | None
 
 
 def doubtful_labels(
@@ -40,8 +48,9 @@ def doubtful_labels(
     seed: int,
     workers: int,
     report: Reporter,
-) -> list[Suspect]:
-    """Lists the images whose label is probably wrong, that of the least likely label first.
+    learn: bool = False,
+) -> Doubts:
+    """Finds the images whose label is probably wrong.
 
     Where the features tell classes well apart, they decide alone. Where they do not, or there are
     none, small copies of the pictures are looked at too (`small_pictures`). Says how many were
@@ -55,6 +64,8 @@ def doubtful_labels(
         seed: Of the parts that judge each other, and of what is drawn.
         workers: Threads that read.
         report: Told of it.
+        learn: Lets classifiers learn the small pictures of the training split, too, where these
+            are looked at.
 
     Raises:
         DataError: If the images' disk is gone.
@@ -64,7 +75,8 @@ def doubtful_labels(
     rows = drawn[judgeable(targets[drawn])]
     known, labels = np.unique(targets[rows], return_inverse=True)
     if not len(rows):
-        return []
+        return Doubts([], None)
+    look = None
     probs = None if features is None else judge_by_features(features[rows], labels, seed=seed)
     right = 0.0 if probs is None else float((probs.argmax(axis=1) == labels).mean())
     if right < GOOD:
@@ -73,16 +85,20 @@ def doubtful_labels(
         chosen = _drawn(len(rows), min(PICTURES_MOST, SCORES_MOST // len(known)), seed)
         by_network = [] if probs is None else [np.log(probs[chosen] + TINY)]
         rows, labels = rows[chosen], labels[chosen]
-        paths = [images[row].path for row in rows]
-        by_pictures = _judge_pictures(
-            root, paths, labels, len(known), seed=seed, workers=workers, report=report
+        pictures = Labelled(
+            [images[row].path for row in rows],
+            labels,
+            known,
+            len(classes),
+            np.array([images[row].split == VAL for row in rows]) if learn else None,
         )
-        probs = pool_scores([*by_network, *by_pictures], labels)
+        look = look_at_small_pictures(root, pictures, seed=seed, workers=workers, report=report)
+        probs = pool_scores([*by_network, *look.scores], labels)
     assert probs is not None
     if len(rows) < len(images):
         judged = f"{len(rows):,} of {len(images):,} images"
         report.note(f"mistakes looked for among the labels of {judged}")
-    return [
+    suspects = [
         Suspect(
             images[rows[one.row]].path,
             images[rows[one.row]].label,
@@ -91,6 +107,7 @@ def doubtful_labels(
         )
         for one in find_suspects(probs, labels)
     ]
+    return Doubts(suspects, look)
 
 
 def worth_of_images(
@@ -125,42 +142,6 @@ def worth_of_images(
         classes,
         seed=seed,
     )
-
-
-def _judge_pictures(
-    root: Path,
-    paths: Sequence[str],
-    labels: np.ndarray,
-    classes: int,
-    *,
-    seed: int,
-    workers: int,
-    report: Reporter,
-) -> list[np.ndarray]:
-    """Scores by what small pictures look like, (N, K) a kind; parts of them judge each other."""
-    rng = np.random.default_rng(seed)
-    parts = np.array_split(rng.permutation(len(paths)), math.ceil(len(paths) / PART_MOST))
-    scores = [np.empty((len(paths), classes), np.float32) for _ in range(3)]
-    kinds = None
-    with report.track("comparing small pictures", len(paths)) as advance:
-        for part in parts:
-            pictures = _small_pictures(root, [paths[row] for row in part], workers)
-            kinds = kinds or kinds_of_places(pictures, seed=seed)
-            # One kind at a time: each may take 200 MB.
-            described = chain(describe(pictures, kinds), map(count_colours, [pictures]))
-            for score, one in zip(scores, described, strict=True):
-                score[part] = judge_by_likeness(one, labels[part], classes)
-            advance(len(part))
-    return scores
-
-
-def _small_pictures(root: Path, files: Sequence[str], workers: int) -> np.ndarray:
-    """(N, SIDE, SIDE, 3) uint8."""
-    pictures = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
-    squares = small_squares(root, files, side_px=SIDE, workers=workers)
-    for place, square in enumerate(squares):
-        pictures[place] = square
-    return pictures
 
 
 def _drawn(count: int, most: int, seed: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -29,6 +31,7 @@ class Rejection:
         auroc_probability: How well a low probability tells unknown from known; 0.5 is chance,
             nan without unknown images.
         auroc_strangeness: The same of strangeness; nan where the model cannot tell.
+        auroc_trust: The same of little trust; nan without a second opinion.
         fewer: By how much a smaller share of the unknown was answered, low and high end of the 95 %
             interval, in [-1, 1]; nan without images on both sides.
     """
@@ -41,6 +44,7 @@ class Rejection:
     unknown_answered: float
     auroc_probability: float
     auroc_strangeness: float
+    auroc_trust: float
     fewer: tuple[float, float]
 
     @property
@@ -56,10 +60,17 @@ class Judged:
     Attributes:
         probability: Of the most likely class.
         strangeness: nan where the model cannot tell.
+        trust: What is held against the thresholds.
     """
 
     probability: np.ndarray
     strangeness: np.ndarray
+    trust: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[float, float, float]]) -> Self:
+        """From `Answer.judged` of each."""
+        return cls(*np.asarray(rows, np.float64).reshape(-1, 3).T)
 
 
 def is_withheld(card: ModelCard, precision: float, judged: Judged) -> np.ndarray:
@@ -68,9 +79,9 @@ def is_withheld(card: ModelCard, precision: float, judged: Judged) -> np.ndarray
     Raises:
         RunError: As `threshold_for`.
     """
-    improbable = judged.probability < threshold_for(card, precision).probability
+    trusted = judged.trust >= threshold_for(card, precision).trust
     strange: np.ndarray = np.nan_to_num(judged.strangeness) > card.confidence.strangest
-    withheld: np.ndarray = improbable | strange
+    withheld: np.ndarray = ~trusted | strange
     return withheld
 
 
@@ -91,11 +102,12 @@ def measure_rejection(
     """
     kept = ~is_withheld(card, precision, known)
     kept_unknown = ~is_withheld(card, precision, unknown)
-    fewer = (float("nan"), float("nan"))
+    fewer = (math.nan, math.nan)
     if len(kept) and len(kept_unknown):
         fewer = difference_interval(
             int(kept.sum()), len(kept), int(kept_unknown.sum()), len(kept_unknown)
         )
+    is_plain = card.confidence.second is None
     return Rejection(
         precision=precision,
         known=len(kept),
@@ -105,6 +117,7 @@ def measure_rejection(
         unknown_answered=_mean(kept_unknown),
         auroc_probability=auroc(-known.probability, -unknown.probability),
         auroc_strangeness=auroc(known.strangeness, unknown.strangeness),
+        auroc_trust=math.nan if is_plain else auroc(-known.trust, -unknown.trust),
         fewer=fewer,
     )
 
@@ -122,20 +135,14 @@ def auroc(low: np.ndarray, high: np.ndarray) -> float:
     Source: the area under the ROC curve as the statistic of Mann & Whitney 1947.
     """
     if not len(low) or not len(high) or np.isnan(low).any() or np.isnan(high).any():
-        return float("nan")
+        return math.nan
     ordered = np.sort(low)
     below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
     return float(below.mean() / (2 * len(low)))
 
 
-def judged_of(probabilities: Sequence[float], strangeness: Sequence[float | None]) -> Judged:
-    """Answers from lists of what is known of each."""
-    strange = [np.nan if value is None else value for value in strangeness]
-    return Judged(np.asarray(probabilities, np.float64), np.asarray(strange, np.float64))
-
-
 def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values) else math.nan
 
 
 def threshold_for(card: ModelCard, precision: float) -> Threshold:

@@ -14,6 +14,7 @@ from swinclf.data.folder import ImageFile, Skipped
 from swinclf.errors import DataError
 from swinclf.evaluation.metrics import Metrics, Tally
 from swinclf.inference.predictor import Outputs, Predictor
+from swinclf.inference.reject import Judged
 from swinclf.inference.stream import Answer, answer_all, answers_from
 from swinclf.progress import Reporter
 from swinclf.runtime import whole_batch
@@ -35,13 +36,13 @@ class Scored:
     Attributes:
         metrics: Over the readable ones.
         rows: One for each readable image, in order.
-        strangeness: Of each of these; None where the model cannot tell.
+        judged: What is known of each of these answers.
         skipped: The others.
     """
 
     metrics: Metrics
     rows: list[ScoredImage]
-    strangeness: list[float | None]
+    judged: Judged
     skipped: list[Skipped]
 
 
@@ -53,6 +54,7 @@ def score_images(
     split: str,
     workers: int,
     report: Reporter,
+    trusted: bool = False,
 ) -> Scored:
     """Scores a predictor on labelled images.
 
@@ -63,6 +65,7 @@ def score_images(
         split: What the images are, for the metrics.
         workers: Threads that decode.
         report: Told of progress.
+        trusted: Asks the model's second opinion, too (`answer_all`).
 
     Raises:
         DataError: If not one image can be read.
@@ -70,7 +73,7 @@ def score_images(
     files = (root / image.path for image in images)
     size = whole_batch(predictor.device)
     whole = _WholeBatches(predictor, size)
-    answers = answer_all(whole, files, workers=workers, batch_size=size)
+    answers = answer_all(whole, files, workers=workers, batch_size=size, trusted=trusted)
     return score_answers(
         predictor.card.classes,
         root,
@@ -106,7 +109,7 @@ def score_answers(
     index = {name: number for number, name in enumerate(classes)}
     tally = Tally(classes)
     rows: list[ScoredImage] = []
-    strangeness: list[float | None] = []
+    judged: list[tuple[float, float, float]] = []
     skipped: list[Skipped] = []
     with report.track(f"scoring {split}", len(images)) as advance:
         for image, answer in zip(images, answers, strict=True):
@@ -117,7 +120,7 @@ def score_answers(
                 tally.update(answer.probabilities[None], np.array([index[image.label]]))
                 probability = float(answer.probabilities[best])
                 rows.append(ScoredImage(image.path, image.label, classes[best], probability))
-                strangeness.append(answer.strangeness)
+                judged.append(answer.judged)
             advance(1)
     if not rows:
         raise DataError(
@@ -125,7 +128,7 @@ def score_answers(
             found=f"{len(images)} images, none readable",
             hint="swinclf predict on one of them, to see why",
         )
-    return Scored(tally.result(split), rows, strangeness, skipped)
+    return Scored(tally.result(split), rows, Judged.of(judged), skipped)
 
 
 def answers_in_whole_batches(

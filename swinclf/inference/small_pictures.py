@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from swinclf.inference.fisher import encode, finished, fit_mixture
 from swinclf.mixture import Mixture
+from swinclf.second_opinion import SIDE as SIDE
 
-SIDE = 64  # of a small picture, px
 DIRECTIONS = 8  # that edges are counted by
 FAINT = 0.1  # added to the edges counted in a place: without contrast there is nothing to tell
 LEVELS = 6  # of each of red, green and blue in a count of colours

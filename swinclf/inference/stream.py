@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from swinclf.confidence import Confidence
 from swinclf.data.images import to_rgb
-from swinclf.data.loader import (
-    LoadedImage,
-    groups_at_hand,
-    load_for_prediction,
-    map_ahead,
-    not_loaded,
-)
+from swinclf.data.loader import groups_at_hand, load_image, map_ahead
+from swinclf.data.thumbnails import middle_square
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.lanes import Lanes, threads_shared
+from swinclf.preprocess import Preprocess
+from swinclf.second_opinion import SIDE
 
 Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
 Loaded = TypeVar("Loaded")
@@ -37,6 +35,8 @@ class Answer:
     Attributes:
         probabilities: (K,) float32; None where it could not be read.
         error: Why it could not be read; empty where it could.
+        trust: What is held against the thresholds, in [0, 1]: the highest probability, or what a
+            second opinion makes of it; nan where that was not asked.
         strangeness: Distance to the training images; None where the model cannot tell.
         logits: (K,) float32, as the network gave them.
         features: (D,) float32, where the model gives them.
@@ -44,9 +44,16 @@ class Answer:
 
     probabilities: np.ndarray | None
     error: str
+    trust: float = math.nan
     strangeness: float | None = None
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
+
+    @property
+    def judged(self) -> tuple[float, float, float]:
+        """Highest probability, strangeness (nan where the model cannot tell) and trust."""
+        best = math.nan if self.probabilities is None else float(self.probabilities.max())
+        return best, math.nan if self.strangeness is None else self.strangeness, self.trust
 
 
 def answer_all(
@@ -56,6 +63,7 @@ def answer_all(
     workers: int,
     batch_size: int | None = None,
     as_they_come: bool = False,
+    trusted: bool = False,
 ) -> Iterator[tuple[Source, Answer]]:
     """Answers for pictures, in their order.
 
@@ -68,22 +76,27 @@ def answer_all(
             on a GPU what turns out to be quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
+        trusted: Asks the model's second opinion, too, if it has one: one or two milliseconds a
+            picture, and torch, which an export otherwise goes without.
 
     Yields:
         Each source with its answer; one that cannot be read has an error and disturbs no other.
     """
+    confidence = predictor.card.confidence
+    small_px = SIDE if trusted and confidence.second is not None else None
 
-    def load(source: Source) -> tuple[Source, LoadedImage]:
-        return source, _load(source, predictor)
+    def load(source: Source) -> tuple[Source, _Loaded]:
+        return source, _load(source, predictor.card.preprocess, small_px)
 
-    def answer(batch: list[tuple[Source, LoadedImage]]) -> list[tuple[Source, Answer]]:
-        readable = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
+    def answer(batch: list[tuple[Source, _Loaded]]) -> list[tuple[Source, Answer]]:
+        pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
+        small = [loaded.small for _, loaded in batch if loaded.small is not None]
         start = perf_counter()
         rows: Iterator[Answer] = iter(())
-        if readable:
-            outputs = predictor.outputs(np.stack(readable))
-            rows = iter(answers_from(outputs, predictor.card.confidence))
-        sizes.took(len(readable), perf_counter() - start)
+        if pixels:
+            outputs = predictor.outputs(np.stack(pixels))
+            rows = iter(answers_from(outputs, confidence, np.stack(small) if small else None))
+        sizes.took(len(pixels), perf_counter() - start)
         return [
             (source, Answer(None, loaded.error) if loaded.pixels is None else next(rows))
             for source, loaded in batch
@@ -97,12 +110,12 @@ def answer_all(
     if as_they_come:
         groups = groups_at_hand(sources, sizes.size)
         loads = (
-            list(map_ahead(load, one, workers=workers, ahead=len(one), late=not_loaded))
+            list(map_ahead(load, one, workers=workers, ahead=len(one), late=_late))
             for one in groups
         )
         answers = map(answer, loads)
     else:
-        loaded = map_ahead(load, sources, workers=workers, ahead=2 * lanes.most, late=not_loaded)
+        loaded = map_ahead(load, sources, workers=workers, ahead=2 * lanes.most, late=_late)
         answers = _side_by_side(answer, sizes.batches(loaded), lanes)
     for batch in answers:
         yield from batch
@@ -116,27 +129,74 @@ def _side_by_side(
         yield from map_ahead(answer, batches, workers=lanes.count, ahead=lanes.count + 1)
 
 
-def answers_from(outputs: Outputs, confidence: Confidence) -> list[Answer]:
-    """What a model's outputs for N pictures say, with what is known of its confidence."""
+def answers_from(
+    outputs: Outputs, confidence: Confidence, small: np.ndarray | None = None
+) -> list[Answer]:
+    """What a model's outputs for N pictures say, with what is known of its confidence.
+
+    Args:
+        outputs: Of the network.
+        confidence: Of the model.
+        small: (N, SIDE, SIDE, 3) uint8, the pictures for its second opinion; None does not ask it.
+    """
     logits, features = outputs
     probabilities = softmax(logits, confidence.temperature)
+    trust = probabilities.max(axis=1)
+    if confidence.second is not None:
+        trust = np.full(len(logits), math.nan)
+        if small is not None:
+            from swinclf.inference.small_pictures import describe  # brings torch, if it is not here
+
+            told = confidence.second.tell(describe(small, confidence.second.kinds))
+            trust = confidence.second.trust(probabilities.argmax(axis=1), told)
     strange: list[float | None] = [None] * len(logits)
     if confidence.space is not None and features is not None:
         strange = confidence.space.strangeness(features).tolist()
     seen = [None] * len(logits) if features is None else features
-    columns = zip(probabilities, strange, logits, seen, strict=True)
+    columns = zip(probabilities, trust.tolist(), strange, logits, seen, strict=True)
     return [Answer(row, "", *rest) for row, *rest in columns]
 
 
-def _load(source: str | Path | Image.Image | np.ndarray, predictor: Predictor) -> LoadedImage:
-    preprocess = predictor.card.preprocess
+class _Loaded(NamedTuple):
+    """What became of one source.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, as the network wants them; None where it could not be read.
+        small: (S, S, 3) uint8, where it was wanted.
+        error: Why it could not be read; empty where it could.
+    """
+
+    pixels: np.ndarray | None
+    small: np.ndarray | None
+    error: str
+
+
+def _load(
+    source: str | Path | Image.Image | np.ndarray, preprocess: Preprocess, small_px: int | None
+) -> _Loaded:
+    """Reads a source, and makes a small copy of it too where that is wanted."""
+    small: np.ndarray | None = None
+
+    def to_pixels(picture: Image.Image) -> np.ndarray:
+        nonlocal small
+        if small_px is not None:
+            small = middle_square(picture, small_px)
+        return eval_pixels(picture, preprocess)
+
     if isinstance(source, str | Path):
-        return load_for_prediction(Path(source), preprocess, digest=False)
+        needed = max(preprocess.decode_px, 2 * (small_px or 0))
+        loaded = load_image(Path(source), to_pixels, needed, digest=False)
+        return _Loaded(loaded.pixels, small, loaded.error)
     try:
         picture = source if isinstance(source, Image.Image) else _from_array(source)
-        return LoadedImage(eval_pixels(to_rgb(picture), preprocess), b"", "")
+        return _Loaded(to_pixels(to_rgb(picture)), small, "")
     except Exception as error:  # a picture in memory may be as broken as one in a file
-        return LoadedImage(None, b"", str(error) or type(error).__name__)
+        return _Loaded(None, None, str(error) or type(error).__name__)
+
+
+def _late(item: Source, why: str) -> tuple[Source, _Loaded]:
+    """A source that did not come."""
+    return item, _Loaded(None, None, why)
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

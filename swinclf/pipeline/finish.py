@@ -7,14 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 
-import numpy as np
-
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
-from swinclf.evaluation.sections import Finding, Sections
+from swinclf.evaluation.sections import Finding, LearningCurve, Sections
 from swinclf.inference.alike import most_alike
-from swinclf.inference.calibrate import measure_confidence
-from swinclf.inference.insight import doubtful_labels, worth_of_images
+from swinclf.inference.calibrate import is_often_wrong, measure_confidence, with_second_opinion
+from swinclf.inference.insight import Doubts, doubtful_labels, worth_of_images
 from swinclf.inference.predictor import (
     Asked,
     Outputs,
@@ -74,10 +72,13 @@ def finish(
         report=report,
         kept=kept,
     )
+    doubts = _doubts(plan, report, learn=is_often_wrong(measured.judged))
+    if doubts.look is not None:
+        measured = with_second_opinion(measured, doubts.look)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
         saving = writer.submit(save_model, run.model, network, card)
-        sections = _insight(plan, report)
+        learning = _learning(plan, report)
         saving.result()
     save_training_sample(run, measured.known)
     split = VAL if dataset.rows(VAL) else TRAIN
@@ -114,10 +115,11 @@ def finish(
         illustrations=Illustrations(
             dataset.root, workers, drawer.draw if drawer else None, partial(most_alike, measured)
         ),
-        sections=replace(
-            sections,
+        sections=Sections(
             calibration=measured.calibration,
-            thresholds=measured.confidence.thresholds,
+            confidence=measured.confidence,
+            suspects=doubts.suspects,
+            learning=learning,
             audit=faults,
         ),
     )
@@ -140,27 +142,32 @@ def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Ou
     return outputs
 
 
-def _insight(plan: Plan, report: Reporter) -> Sections:
-    """What the images, and features of them that were kept, tell of the dataset."""
-    dataset, look, seed = plan.dataset, plan.look, plan.config.seed
-    training, held_out = dataset.of(TRAIN), dataset.of(VAL)
-    features, learning = None, None
-    if look.features is not None:
-        seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
-        features = np.concatenate([seen, judged])
-        learning = worth_of_images(
-            training, seen, held_out, judged, dataset.classes, seed=seed, report=report
-        )
-    suspects = doubtful_labels(
+def _doubts(plan: Plan, report: Reporter, *, learn: bool) -> Doubts:
+    """What the images, and features of them that were kept, tell of their labels."""
+    dataset, look = plan.dataset, plan.look
+    images = [*dataset.of(TRAIN), *dataset.of(VAL)]
+    return doubtful_labels(
         dataset.root,
-        [*training, *held_out],
-        features,
+        images,
+        None if look.features is None else look.plain_features(images).numpy(),
         dataset.classes,
-        seed=seed,
+        seed=plan.config.seed,
         workers=plan.config.workers or 0,
         report=report,
+        learn=learn,
     )
-    return Sections(suspects=suspects, learning=learning)
+
+
+def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:
+    """What more images would bring, as far as features of them that were kept can tell."""
+    dataset, look = plan.dataset, plan.look
+    if look.features is None:
+        return None
+    training, held_out = dataset.of(TRAIN), dataset.of(VAL)
+    seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
+    return worth_of_images(
+        training, seen, held_out, judged, dataset.classes, seed=plan.config.seed, report=report
+    )
 
 
 def _reported(settings: Settings) -> dict[str, ReportedSetting]:

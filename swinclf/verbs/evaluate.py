@@ -21,7 +21,7 @@ from swinclf.inference.predictor import (
     TorchPredictor,
     open_predictor,
 )
-from swinclf.inference.reject import Rejection, judged_of, measure_rejection, threshold_for
+from swinclf.inference.reject import Judged, Rejection, measure_rejection, threshold_for
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.score import Scored, score_images
 from swinclf.inference.selection import choose_images, home_of, trained_on, with_known_labels
@@ -88,7 +88,13 @@ def evaluate(
     images, unknown = with_known_labels(index, predictor.card)
     workers = default_workers() if workers is None else workers
     scored = score_images(
-        predictor, index.root, images, split=split, workers=workers, report=report
+        predictor,
+        index.root,
+        images,
+        split=split,
+        workers=workers,
+        report=report,
+        trusted=reject is not None,
     )
     rejection = None
     if reject is not None:
@@ -109,7 +115,7 @@ def evaluate(
         illustrations=Illustrations(
             index.root, workers, drawer.draw if drawer else None, neighbours
         ),
-        sections=Sections(thresholds=predictor.card.confidence.thresholds, rejection=rejection),
+        sections=Sections(confidence=predictor.card.confidence, rejection=rejection),
     )
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
 
@@ -162,18 +168,16 @@ def _rejection(
     report: Reporter,
 ) -> Rejection:
     """Measures withholding on the scored images and on those of unknown classes."""
-    probabilities: list[float] = []
-    strangeness: list[float | None] = []
+    judged = []
     with report.track("scoring unknown classes", len(others)) as advance:
-        for _, answer in answer_all(predictor, others, workers=workers):
+        for _, answer in answer_all(predictor, others, workers=workers, trusted=True):
             if answer.probabilities is not None:
-                probabilities.append(float(answer.probabilities.max()))
-                strangeness.append(answer.strangeness)
+                judged.append(answer.judged)
             advance(1)
     return measure_rejection(
         predictor.card,
         precision,
-        judged_of([row.probability for row in scored.rows], scored.strangeness),
+        scored.judged,
         np.array([row.label == row.predicted for row in scored.rows]),
-        judged_of(probabilities, strangeness),
+        Judged.of(judged),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from swinclf.data.folder import walk_images
 from swinclf.inference.predictor import Predictor
-from swinclf.inference.reject import UNKNOWN, is_withheld, judged_of, threshold_for
+from swinclf.inference.reject import UNKNOWN, Judged, is_withheld, threshold_for
 from swinclf.inference.stream import Source, answer_all
 from swinclf.runtime import default_workers
 
@@ -73,7 +73,12 @@ def predict(
     if reject is not None:
         threshold_for(card, reject)  # before any image is looked at
     for source, answer in answer_all(
-        predictor, inputs, workers=count, batch_size=batch_size, as_they_come=as_they_come
+        predictor,
+        inputs,
+        workers=count,
+        batch_size=batch_size,
+        as_they_come=as_they_come,
+        trusted=reject is not None,
     ):
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
         if answer.probabilities is None:
@@ -81,8 +86,7 @@ def predict(
         else:
             top = _top(answer.probabilities, card.classes, top_k)
             label, probability = top[0]
-            judged = judged_of([probability], [answer.strangeness])
-            if reject is not None and is_withheld(card, reject, judged)[0]:
+            if reject is not None and is_withheld(card, reject, Judged.of([answer.judged]))[0]:
                 label = UNKNOWN
             yield Prediction(path, label, probability, top, strangeness=answer.strangeness)
 
