@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ def write_results(
     history: Sequence[Mapping[str, Any]],
     illustrations: Illustrations,
     sections: Sections | None = None,
+    others: Future[None] | None = None,
 ) -> None:
     """Writes predictions, matrix, pictures and report, and last the metrics.
 
@@ -73,6 +75,8 @@ def write_results(
         history: A mapping an epoch; empty where nothing was trained.
         illustrations: Makes the report's pictures.
         sections: What else the report shows; evidence and neighbours are added here.
+        others: What is written elsewhere at the same time: waited for before the metrics, whose
+            being there says that all of it is.
 
     Raises:
         RunError: If the folder cannot be written to.
@@ -105,6 +109,8 @@ def write_results(
             illustrations.root, files, workers=illustrations.workers
         ),
     )
+    if others is not None:
+        others.result()
     write_metrics_json(folder / "metrics.json", scored.metrics)
 
 

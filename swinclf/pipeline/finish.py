@@ -7,11 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 
+from torch.nn import Module
+
+from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.evaluation.sections import Finding, LearningCurve, Sections
 from swinclf.inference.alike import most_alike
-from swinclf.inference.calibrate import is_often_wrong, measure_confidence, with_second_opinion
+from swinclf.inference.calibrate import (
+    Measured,
+    is_often_wrong,
+    measure_confidence,
+    with_second_opinion,
+)
 from swinclf.inference.insight import Doubts, doubtful_labels, worth_of_images
 from swinclf.inference.predictor import (
     Asked,
@@ -77,10 +85,60 @@ def finish(
         measured = with_second_opinion(measured, doubts.look)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
-        saving = writer.submit(save_model, run.model, network, card)
+        saving = writer.submit(_save, run, network, card, measured)
         learning = _learning(plan, report)
-        saving.result()
+        if kept is None:
+            saving.result()
+        scored = _score(plan, run, card, kept, asked, report)
+        save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
+        drawer: EvidenceDrawer | None
+        if isinstance(network, ViT | Swin):
+            drawer = EvidenceDrawer(network, card, root=dataset.root, hardware=hardware)
+        else:
+            saving.result()
+            drawer = EvidenceDrawer.open(run.model, root=dataset.root, hardware=hardware)
+        write_results(
+            run.path,
+            scored,
+            title=run.path.name,
+            data=str(dataset.root),
+            command=command_of(plan.settings),
+            settings=_reported(plan.settings),
+            history=[asdict(row) for row in history],
+            illustrations=Illustrations(
+                dataset.root,
+                workers,
+                drawer.draw if drawer else None,
+                partial(most_alike, measured),
+            ),
+            sections=Sections(
+                calibration=measured.calibration,
+                confidence=measured.confidence,
+                suspects=doubts.suspects,
+                learning=learning,
+                audit=faults,
+            ),
+            others=saving,
+        )
+    return scored
+
+
+def _save(run: RunFolder, network: Module, card: ModelCard, measured: Measured) -> None:
+    """Writes the weights, and what they make of some training images."""
+    save_model(run.model, network, card)
     save_training_sample(run, measured.known)
+
+
+def _score(
+    plan: Plan,
+    run: RunFolder,
+    card: ModelCard,
+    kept: Callable[[Sequence[ImageFile]], Outputs] | None,
+    asked: Asked,
+    report: Reporter,
+) -> Scored:
+    """Scores what was held out, or what was trained on where nothing was."""
+    dataset = plan.dataset
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
     if kept is not None:
@@ -94,36 +152,10 @@ def finish(
             dataset.root,
             images,
             split=split,
-            workers=workers,
+            workers=plan.config.workers or 0,
             report=report,
         )
-    scored = replace(scored, skipped=[*dataset.skipped, *scored.skipped])
-    save_samples(run.samples, dataset.paths(split), plan.start.preprocess)
-    drawer = (
-        EvidenceDrawer(network, card, root=dataset.root, hardware=hardware)
-        if isinstance(network, ViT | Swin)
-        else EvidenceDrawer.open(run.model, root=dataset.root, hardware=hardware)
-    )
-    write_results(
-        run.path,
-        scored,
-        title=run.path.name,
-        data=str(dataset.root),
-        command=command_of(plan.settings),
-        settings=_reported(plan.settings),
-        history=[asdict(row) for row in history],
-        illustrations=Illustrations(
-            dataset.root, workers, drawer.draw if drawer else None, partial(most_alike, measured)
-        ),
-        sections=Sections(
-            calibration=measured.calibration,
-            confidence=measured.confidence,
-            suspects=doubts.suspects,
-            learning=learning,
-            audit=faults,
-        ),
-    )
-    return scored
+    return replace(scored, skipped=[*dataset.skipped, *scored.skipped])
 
 
 def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Outputs] | None:
