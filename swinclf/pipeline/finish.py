@@ -40,6 +40,7 @@ from swinclf.models.vit import ViT
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runs import RunFolder
+from swinclf.runtime import on_one_thread
 from swinclf.training.recipe import Regime
 
 
@@ -80,13 +81,14 @@ def finish(
         report=report,
         kept=kept,
     )
-    doubts = _doubts(plan, report, learn=is_often_wrong(measured.judged))
+    with ThreadPoolExecutor(1) as other, on_one_thread():
+        learning = other.submit(_learning, plan, report)
+        doubts = _doubts(plan, report, learn=is_often_wrong(measured.judged))
     if doubts.look is not None:
         measured = with_second_opinion(measured, doubts.look)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
         saving = writer.submit(_save, run, network, card, measured)
-        learning = _learning(plan, report)
         if kept is None:
             saving.result()
         scored = _score(plan, run, card, kept, asked, report)
@@ -115,7 +117,7 @@ def finish(
                 calibration=measured.calibration,
                 confidence=measured.confidence,
                 suspects=doubts.suspects,
-                learning=learning,
+                learning=learning.result(),
                 audit=faults,
             ),
             others=saving,
