@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scipy.special import expit
 from scipy.stats import combine_pvalues, multivariate_normal
 from sklearn.linear_model import LogisticRegression
 
@@ -191,6 +192,16 @@ def test_unknown_pictures_and_wrong_answers_are_trusted_less(opinion: SecondOpin
     assert_array_equal(opinion.trust(probabilities.argmax(1), far), 0)
 
 
+def test_trust_is_of_the_answer_and_of_the_picture(opinion: SecondOpinion) -> None:
+    seen, labels = pictures(300, 11)
+    told = opinion.tell([seen, pictures_of(labels, 12)])
+    chance = p_value(unusualness(told, opinion.disagreed, opinion.strange), opinion.unusual)
+    right = expit(opinion.bias + opinion.weight * support(labels, told))
+    root = np.sqrt(chance)
+    expected = np.where(chance < 0.1, 0, right * root / (root + 0.5))
+    assert_allclose(opinion.trust(labels, told), expected, atol=1e-6)
+
+
 def test_thresholds_on_trust_keep_their_promise(opinion: SecondOpinion) -> None:
     seen, labels = pictures(600, 3)
     probabilities = network(labels, 4)
@@ -277,6 +288,18 @@ def test_it_tells_unknown_from_known_where_the_network_cannot(run, cli):
     assert "it has a second opinion" in page
     assert "Least trust" in page
     assert f"by little trust {trust:.3g}" in page
+
+
+def test_held_out_images_are_answered_as_they_were_when_it_was_found(run, cli):
+    """What an image is trusted from its file is what it was trusted at the end of training."""
+    rows = [row for row in calibration(run)["thresholds"] if row[0] in (0.5, 0.7, 0.9)]
+    assert rows
+    for precision, least, coverage in rows:
+        done = cli("eval", "--run", run, "--split", "val", "--reject", precision)
+        answered = re.search(r"([\d.]+)% of (\d+) images answered", done.err)
+        assert answered, done.err
+        assert least > 0
+        assert float(answered[1]) / 100 == pytest.approx(coverage, abs=1.01 / int(answered[2]))
 
 
 def test_files_pictures_arrays_and_exports_are_trusted_alike(run, cli, tmp_path):

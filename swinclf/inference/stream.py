@@ -76,7 +76,7 @@ def answer_all(
             on a GPU what turns out to be quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
-        trusted: Asks the model's second opinion, too, if it has one: one or two milliseconds a
+        trusted: Asks the model's second opinion, too, if it has one: some two milliseconds a
             picture, and torch, which an export otherwise goes without.
 
     Yields:
