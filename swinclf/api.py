@@ -95,11 +95,11 @@ class Classifier:
             reject: Share of the answers that shall be right, in (0, 1): the label is `unknown`
                 where that asks for it. None answers always.
 
-        Raises:
-            RunError: If the model cannot keep that precision, or does not know.
-
         Returns:
             One prediction for each input, in order; one that cannot be read has an `error`.
+
+        Raises:
+            RunError: If the model cannot keep that precision, or does not know.
         """
         is_one = (
             isinstance(inputs, str | PathLike)

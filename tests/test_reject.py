@@ -8,11 +8,17 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SMALL_MODEL, TrainedRun, error_lines, read_rows, write_dataset
-from safetensors import safe_open
+from conftest import (
+    SMALL_MODEL,
+    TrainedRun,
+    error_lines,
+    read_rows,
+    stored_confidence,
+    train_poorly,
+    write_dataset,
+)
 from sklearn.metrics import roc_auc_score
 
-import swinclf
 from swinclf.inference.reject import auroc
 
 KNOWN = {"grey": (120, 120, 120), "red": (150, 110, 110), "blue": (110, 110, 150)}
@@ -24,19 +30,9 @@ def run(tmp_path_factory):
     """A run on three colours that are easily confused, with images of two it never saw beside."""
     root = tmp_path_factory.mktemp("reject")
     data = write_dataset(root / "data", per_class=60, colours=KNOWN)
-    done = swinclf.train(
-        data,
-        model=SMALL_MODEL,
-        pretrained=False,
-        freeze_layers=True,
-        img_size=32,
-        epochs=20,
-        val_split=0.4,
-        precision="fp32",
-        out=str(root / "runs"),
-    )
+    path = train_poorly(data, epochs=20)
     write_dataset(root / "mixed", per_class=20, colours={**KNOWN, **OTHERS})
-    return TrainedRun(done.folder.path, root / "mixed")
+    return TrainedRun(path, root / "mixed")
 
 
 def report_of(run):
@@ -45,16 +41,11 @@ def report_of(run):
     return newest.read_text("utf-8")
 
 
-def stored(run):
-    with safe_open(run.path / "model.safetensors", framework="np") as file:
-        return json.loads(file.metadata()["calibration"])
-
-
 def test_a_run_stores_thresholds_that_are_true_of_its_held_out_images(run):
     rows = read_rows(run.path / "predictions.csv")
     right = np.array([row["label"] == row["predicted"] for row in rows])
     probability = np.array([float(row["probability"]) for row in rows])
-    thresholds = stored(run)["thresholds"]
+    thresholds = stored_confidence(run.path)["thresholds"]
     assert thresholds
     for precision, lowest, coverage in thresholds:
         kept = probability >= lowest - 1e-6
@@ -63,7 +54,7 @@ def test_a_run_stores_thresholds_that_are_true_of_its_held_out_images(run):
 
 
 def test_predict_says_unknown_rather_than_guess(run, cli):
-    precision = stored(run)["thresholds"][-1][0]
+    precision = stored_confidence(run.path)["thresholds"][-1][0]
     words = ("predict", run.data, "--run", run.path, "--format", "jsonl")
     plain, careful = cli(*words), cli(*words, "--reject", precision)
     assert careful.code == 0, careful.err

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import SMALL_MODEL, error_lines, write_textures
+from conftest import error_lines, stored_confidence, train_poorly, write_textures
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from safetensors import safe_open
@@ -255,23 +255,7 @@ def run(tmp_path_factory):
     data = write_textures(root / "data", ("across", "along", "checks"), per_class=60, seed=0)
     mixed = ("across", "along", "checks", "slant", "plain")
     write_textures(root / "mixed", mixed, per_class=20, seed=1)
-    done = swinclf.train(
-        data,
-        model=SMALL_MODEL,
-        pretrained=False,
-        freeze_layers=True,
-        img_size=32,
-        epochs=5,
-        val_split=0.4,
-        precision="fp32",
-        out=str(root / "runs"),
-    )
-    return done.folder.path
-
-
-def calibration(path):
-    with safe_open(path / "model.safetensors", framework="np") as file:
-        return json.loads(file.metadata()["calibration"])
+    return train_poorly(data, epochs=5)
 
 
 def test_it_tells_unknown_from_known_where_the_network_cannot(run, cli):
@@ -292,7 +276,7 @@ def test_it_tells_unknown_from_known_where_the_network_cannot(run, cli):
 
 def test_held_out_images_are_answered_as_they_were_when_it_was_found(run, cli):
     """What an image is trusted from its file is what it was trusted at the end of training."""
-    rows = [row for row in calibration(run)["thresholds"] if row[0] in (0.5, 0.7, 0.9)]
+    rows = [row for row in stored_confidence(run)["thresholds"] if row[0] in (0.5, 0.7, 0.9)]
     assert rows
     for precision, least, coverage in rows:
         done = cli("eval", "--run", run, "--split", "val", "--reject", precision)
@@ -319,12 +303,12 @@ def test_files_pictures_arrays_and_exports_are_trusted_alike(run, cli, tmp_path)
 
 
 def test_a_sure_network_needs_none(trained):
-    assert calibration(trained.path)["second"] is None
+    assert stored_confidence(trained.path)["second"] is None
 
 
 def test_a_damaged_one_is_refused(run, cli, tmp_path):
     file = tmp_path / "model.safetensors"
-    values = calibration(run)
+    values = stored_confidence(run)
     values["second"]["by_edges"]["kinds"]["offset"]["shape"] = [3]
     with safe_open(run / "model.safetensors", framework="np") as whole:
         metadata = {**whole.metadata(), "calibration": json.dumps(values)}

@@ -82,7 +82,7 @@ def _main_directions(centred: Reals, count: int) -> tuple[Doubles, Doubles]:
     (N, D) -> (R,), (R, D); at least `count` of them where there are as many.
     """
     if min(centred.shape) > max(EXACT_MOST, 2 * count):
-        # Halko, Martinsson & Tropp 2011: in a tenth of the time, and few are needed.
+        # Halko, Martinsson & Tropp 2011: far quicker where few of many are needed.
         _, lengths, rows = randomized_svd(centred, count, n_iter=4, random_state=0)
         return lengths, rows
     is_wide = len(centred) < centred.shape[1]

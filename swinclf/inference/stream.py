@@ -76,8 +76,8 @@ def answer_all(
             on a GPU what turns out to be quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
-        trusted: Asks the model's second opinion, too, if it has one: some two milliseconds a
-            picture, and torch, which an export otherwise goes without.
+        trusted: Asks the model's second opinion, too, if it has one: that takes its time,
+            and torch, which an export otherwise goes without.
 
     Yields:
         Each source with its answer; one that cannot be read has an error and disturbs no other.

@@ -81,6 +81,7 @@ def finish(
         report=report,
         kept=kept,
     )
+    # A core each; on one thread around both, for each would undo the setting of the other.
     with ThreadPoolExecutor(1) as other, on_one_thread():
         learning = other.submit(_learning, plan, report)
         doubts = _doubts(plan, report, learn=is_often_wrong(measured.judged))
