@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import io
 import json
@@ -27,6 +28,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+
+atexit.register(shutil.rmtree, os.environ["SWINCLF_CACHE_DIR"], ignore_errors=True)
 
 SMALL_MODEL = "test_vit"  # timm's own small network for tests: 0.4 M parameters
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
