@@ -25,9 +25,8 @@ def is_eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-_WORTH_COPY = 256  # channels from which a matrix is transposed before its product
-_FEW_TOKENS = 64  # up to which even the wider matrix is
-_MANY_TOKENS = 512  # from which, as up to those few, the derivative below beats autograd's
+# Between so few and so many tokens autograd's derivative beats the one below.
+_FEW_TOKENS, _MANY_TOKENS = 64, 512
 
 
 @cache
@@ -93,17 +92,27 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Return grad' x, the gradient of a linear layer's weight, (T, D), (T, C) -> (D, C).
 
-    oneDNN multiplies by a transposed matrix at half its speed, and transposing one beforehand pays
-    where it is the narrower of the two, or small. The choices are those measured fastest with AMX.
+    oneDNN multiplies by a transposed matrix at half its speed, least so by the narrower one; where
+    tokens are few, transposing that one beforehand pays. The choices are those measured fastest
+    with AMX.
     """
     if grad.dtype is not torch.bfloat16:
         return grad.t() @ x
-    tokens, outputs, inputs = grad.shape[0], grad.shape[1], x.shape[1]
-    if outputs <= inputs or tokens <= _FEW_TOKENS:
-        return (grad.t().contiguous() if outputs >= _WORTH_COPY else grad.t()) @ x
-    if tokens < 2 * outputs:
-        return grad.t() @ x
-    return ((x.t().contiguous() if inputs >= _WORTH_COPY else x.t()) @ grad).t()
+    outputs, inputs = grad.shape[1], x.shape[1]
+    if inputs < outputs:
+        return weight_gradient(x, grad).t()
+    few = grad.shape[0] <= inputs
+    return (grad.t().contiguous() if few else grad.t()) @ x
+
+
+def bias_gradient(grad: Tensor) -> Tensor:
+    """Return the sum over tokens, the gradient of a linear layer's bias, (T, D) -> (D,).
+
+    In bfloat16 as a product, which adds up in float32 as a sum does, at more than its speed.
+    """
+    if grad.dtype is not torch.bfloat16:
+        return grad.sum(0)
+    return (grad.new_ones(1, grad.shape[0]) @ grad)[0]
 
 
 class _Linear(torch.autograd.Function):
@@ -123,5 +132,5 @@ class _Linear(torch.autograd.Function):
         return (
             grad.mm(weight).view(x.shape) if wants_x else None,
             weight_gradient(grad, x.reshape(-1, x.shape[-1])) if wants_weight else None,
-            grad.sum(0) if wants_bias else None,
+            bias_gradient(grad) if wants_bias else None,
         )

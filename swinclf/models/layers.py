@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from swinclf.errors import ModelError
 from swinclf.models.cpu_kernels import (
+    bias_gradient,
     is_eager_cpu,
     is_fused,
     linear,
@@ -293,7 +294,7 @@ class _GeluMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
         grad, size = grad.contiguous(), _portion(x, w1.shape[0])
-        grad_x, grad_b2 = torch.empty_like(x), grad.sum(0)
+        grad_x, grad_b2 = torch.empty_like(x), bias_gradient(grad)
         # Sums over portions are kept in float32: bfloat16 would round at every portion.
         grad_w1, grad_b1, grad_w2 = (torch.zeros_like(w, dtype=torch.float32) for w in (w1, b1, w2))
         buffers = [x.new_empty(size, w1.shape[0]) for _ in range(3)]
@@ -309,7 +310,7 @@ class _GeluMlp(torch.autograd.Function):
             torch.mm(part_grad, w2, out=after)
             torch.ops.aten.gelu_backward.grad_input(after, before, grad_input=slope)
             grad_w1 += weight_gradient(slope, part)
-            grad_b1 += slope.sum(0)
+            grad_b1 += bias_gradient(slope)
             torch.mm(slope, w1, out=part_grad_x)
         return grad_x, grad_w1.to(w1), grad_b1.to(b1), grad_w2.to(w2), grad_b2
 

@@ -32,7 +32,8 @@ from swinclf.models.layers import (
 )
 
 # Added to the score of two tokens that the cyclic shift made neighbours. After the softmax it is 0.
-_MASKED = -100.0
+# The published code's -100 leaves 1e-44 there, a denormal number: a CPU takes many times as long.
+_MASKED = -1000.0
 
 
 # Without gradients a stage takes as many images at a time as have this many tokens: what one block
@@ -272,9 +273,9 @@ class _WindowAttention(torch.autograd.Function):
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         softmax_backward(slope, attention, -1, slope.dtype, grad_input=slope)
         grad_bias = slope.view(heads, -1, area, area).sum(1)
-        slope *= channels**-0.5
-        torch.bmm(slope, k, out=grad_q)
-        torch.bmm(slope.mT, q, out=grad_k)
+        scale = channels**-0.5
+        torch.baddbmm(grad_q, slope, k, beta=0, alpha=scale, out=grad_q)
+        torch.baddbmm(grad_k, slope.mT, q, beta=0, alpha=scale, out=grad_k)
         grad_qkv = grad.new_empty(*grad.shape[:3], 3 * heads * channels)
         _heads(grad_qkv, ctx.window, 3 * heads).copy_(_cut(grads, ctx.window, grad_qkv.shape))
         return grad_qkv, grad_bias, None, None
