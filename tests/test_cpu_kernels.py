@@ -13,7 +13,7 @@ from network_cases import difference, images, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swinclf.models.cpu_kernels import linear, weight_gradient
+from swinclf.models.cpu_kernels import bias_gradient, linear, weight_gradient
 from swinclf.models.layers import gelu_mlp
 from swinclf.models.swin import Swin, SwinConfig
 
@@ -54,6 +54,26 @@ def test_linear_layer_and_its_derivative(shape: tuple[int, ...], with_bias: bool
         assert difference(a.grad, b.grad) < ROUNDING
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("tokens", [5, 99, 600])
+def test_what_a_layer_is_added_to_is_part_of_the_product(tokens: int, dtype: torch.dtype) -> None:
+    x, weight, bias = random(tokens, 32), random(48, 32, seed=1), random(48, seed=2)
+    residual = random(48, tokens, seed=3).t().to(dtype)
+    values = [value.clone().requires_grad_() for value in (x, weight, bias, residual)]
+    expected = residual.double() + F.linear(x.double(), weight.double(), bias.double())
+    out = linear(*values)
+    with torch.no_grad():
+        plain = linear(x, weight, bias, residual)
+    assert out.dtype is plain.dtype is dtype
+    assert difference(out, expected) < ROUNDING
+    assert difference(plain, expected) < ROUNDING
+    weights = random(*out.shape, seed=4)
+    (out * weights).sum().backward()
+    assert difference(values[3].grad, weights) == 0
+    exact = weights.double().t() @ x.double()
+    assert difference(values[1].grad, exact) < ROUNDING
+
+
 def test_linear_layer_takes_any_layout() -> None:
     x, weight, bias = random(32, 7).t(), random(32, 48, seed=1).t(), random(96, seed=2)[::2]
     expected = F.linear(x.double(), weight.double(), bias.double())
@@ -78,6 +98,7 @@ def test_weight_gradient_whichever_way_it_is_computed(tokens: int, sizes: tuple[
     grad, x = random(tokens, sizes[0]), random(tokens, sizes[1], seed=1)
     expected = grad.double().t() @ x.double()
     assert difference(weight_gradient(grad, x), expected) < ROUNDING
+    assert difference(bias_gradient(grad), grad.double().sum(0)) < ROUNDING
 
 
 def test_mlp_without_gradients_is_the_mlp() -> None:

@@ -88,13 +88,16 @@ def test_bfloat16_gradients_differ_by_rounding() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mlp_in_portions_is_the_mlp(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("with_residual", [True, False])
+def test_mlp_in_portions_is_the_mlp(dtype: torch.dtype, with_residual: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = ((2, 700, 8), (32, 8), (32,), (8, 32), (8,))
+    shapes = [(2, 700, 8), (32, 8), (32,), (8, 32), (8,), *([(2, 700, 8)] * with_residual)]
     values = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
     mine = [value.clone().requires_grad_() for value in values]
     plain = [value.clone().requires_grad_() for value in values]
-    expected = F.linear(F.gelu(F.linear(*plain[:3])), *plain[3:])
+    expected = F.linear(F.gelu(F.linear(*plain[:3])), *plain[3:5])
+    if with_residual:
+        expected = expected + plain[5]
     portion = mock.Mock(return_value=512)
     with mock.patch.multiple(layers, _WORTH_PORTIONS=0, _portion=portion):
         out = gelu_mlp(*mine)
@@ -167,6 +170,7 @@ def test_shift_mask_keeps_regions_apart() -> None:
     assert mask[0].eq(0).all()  # the first window holds one region
     assert mask[3].eq(0).sum() == 4  # in the last every token stands alone
     assert mask[1].eq(0).sum() == 8  # in the others two pairs
+    assert (mask + 80).softmax(-1).unique().tolist() == [0, 0.25, 0.5, 1]  # no denormal numbers
 
 
 def test_textbook_numbers() -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinclf.models.swin import Swin, SwinBlock, from_windows, to_windows
@@ -104,7 +103,7 @@ def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
     x = block.norm1(x)
     if isinstance(block, Block):
         return x[0]
-    return to_windows(_shifted(block, x), block.window)[0]
+    return to_windows(block.shifted(x), block.window)[0]
 
 
 def attention_of(block: nn.Module, x: Tensor) -> Tensor:
@@ -214,7 +213,7 @@ def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
     shares = torch.ones(grids[-1])
     for index in reversed(range(len(grids))):
         for block in reversed(_blocks(network.layers[index])):
-            cut = to_windows(_shifted(block, shares[None, :, :, None]), block.window)[0, :, :, 0]
+            cut = to_windows(block.shifted(shares[None, :, :, None]), block.window)[0, :, :, 0]
             weights = waiting.pop().weights.mean(1)  # (B, A, T, T) -> (B, T, T)
             attended = torch.einsum("bq,bqk->bk", cut, weights)
             shares = (shares + _unshifted(block, attended)) / 2
@@ -355,12 +354,6 @@ def _kept_inputs(modules: dict[str, Block | SwinBlock]) -> Iterator[dict[str, Te
 def _blocks(stage: nn.Module) -> list[SwinBlock]:
     """Return a stage's blocks."""
     return [block for block in stage.modules() if isinstance(block, SwinBlock)]
-
-
-def _shifted(block: SwinBlock, x: Tensor) -> Tensor:
-    """Shift and pad a grid as the block does, (1, h, w, C) -> (1, padded h, padded w, C)."""
-    x = x.roll((-block.shift[0], -block.shift[1]), (1, 2))
-    return F.pad(x, (0, 0, 0, block.padding[1], 0, block.padding[0]))
 
 
 def _unshifted(block: SwinBlock, windows: Tensor) -> Tensor:

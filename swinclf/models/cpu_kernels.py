@@ -27,6 +27,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 # Between so few and so many tokens autograd's derivative beats the one below.
 _FEW_TOKENS, _MANY_TOKENS = 64, 512
+_MANY_TOKENS_AN_OUTPUT = 8
 
 
 @cache
@@ -46,62 +47,84 @@ def is_fused(x: Tensor) -> bool:
     return x.dtype is torch.bfloat16 and is_eager_cpu(x) and _has_fused_linear()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x weight' + bias.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
+) -> Tensor:
+    """Return x weight' + bias (+ residual).
 
     Args:
         x: Tokens, (..., C).
         weight: (D, C).
         bias: (D,), or None.
+        residual: What the result is added to, (..., D), or None.
 
     Returns:
-        (..., D), differentiable in all three arguments.
+        (..., D), differentiable in all four arguments.
     """
     if torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu")
         if dtype is torch.bfloat16 and not torch.compiler.is_compiling():
             with torch.autocast("cpu", enabled=False):
                 cast = None if bias is None else bias.to(dtype)
-                return linear(x.to(dtype), weight.to(dtype), cast)
+                return linear(x.to(dtype), weight.to(dtype), cast, residual)
     if not is_fused(x) or weight.dtype is not x.dtype:
-        return F.linear(x, weight, bias)
-    values = (x, weight, bias)
+        return _sum(F.linear(x, weight, bias), residual)
+    if residual is not None and residual.dtype is not x.dtype:
+        return linear(x, weight, bias) + residual
+    values = (x, weight, bias, residual)
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
         if _FEW_TOKENS < x.numel() // x.shape[-1] < _MANY_TOKENS:
-            return F.linear(x, weight, bias)
+            return _sum(F.linear(x, weight, bias), residual)
         out: Tensor = _Linear.apply(*values)
         return out
-    return product(x, weight, bias)
+    return product(x, weight, bias, residual=residual)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """Return act(x weight' + bias) in one pass, without a derivative, (..., C) -> (..., D).
+def _sum(x: Tensor, residual: Tensor | None) -> Tensor:
+    """Return x + residual, if there is one."""
+    return x if residual is None else x + residual
+
+
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return act(x weight' + bias) (+ residual) in one pass, (..., C) -> (..., D), no derivative.
 
     Args:
         x: Tokens, for which `is_fused` holds.
         weight: (D, C).
         bias: (D,), or None.
         activation: none or gelu.
+        residual: What the result is added to, (..., D), or None. Not together with an activation.
     """
-    kind = "none" if activation == "gelu" else ""  # of GELU: none is the exact one
+    fused = torch.ops.mkldnn._linear_pointwise
     bias = None if bias is None else bias.contiguous()  # the kernel takes it to be so, unchecked
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], kind)
+    out: Tensor
+    if residual is not None:
+        out = fused.binary(x, residual.contiguous(), weight, bias, "add")
+    else:
+        kind = "none" if activation == "gelu" else ""  # of GELU: none is the exact one
+        out = fused(x, weight, bias, activation, [], kind)
     return out
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Return grad' x, the gradient of a linear layer's weight, (T, D), (T, C) -> (D, C).
 
-    oneDNN multiplies by a transposed matrix at half its speed, least so by the narrower one; where
-    tokens are few, transposing that one beforehand pays. The choices are those measured fastest
-    with AMX.
+    oneDNN multiplies by a transposed matrix at half its speed, least so by the narrower one.
+    Transposing it beforehand pays where tokens are few; a transposed result, which has to be copied
+    later, where they are many. The choices are those measured fastest with AMX.
     """
     if grad.dtype is not torch.bfloat16:
         return grad.t() @ x
-    outputs, inputs = grad.shape[1], x.shape[1]
-    if inputs < outputs:
-        return weight_gradient(x, grad).t()
-    few = grad.shape[0] <= inputs
+    tokens, outputs, inputs = grad.shape[0], grad.shape[1], x.shape[1]
+    if inputs < outputs <= tokens // _MANY_TOKENS_AN_OUTPUT:
+        return (x.t() @ grad).t()
+    few = tokens <= (inputs if outputs <= inputs else _FEW_TOKENS)
     return (grad.t().contiguous() if few else grad.t()) @ x
 
 
@@ -119,18 +142,21 @@ class _Linear(torch.autograd.Function):
     """The linear layer and its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return product(x, weight, bias, residual=residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])  # (..., D) -> (T, D)
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])  # (..., D) -> (T, D)
         return (
-            grad.mm(weight).view(x.shape) if wants_x else None,
-            weight_gradient(grad, x.reshape(-1, x.shape[-1])) if wants_weight else None,
-            bias_gradient(grad) if wants_bias else None,
+            rows.mm(weight).view(x.shape) if wants_x else None,
+            weight_gradient(rows, x.reshape(-1, x.shape[-1])) if wants_weight else None,
+            bias_gradient(rows) if wants_bias else None,
+            grad if wants_residual else None,
         )

@@ -154,9 +154,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is ever dropped now."""
+        return self.rate == 0.0 or not self.training
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop the branch `x` of some images and scale up the others', (N, ...) -> (N, ...)."""
-        if self.rate == 0.0 or not self.training:
+        if self.is_idle:
             return x
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.dim() - 1)
@@ -206,18 +211,22 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden // 2 if activation == "swiglu" else hidden, width)
         self.activation, self.dropout = activation, dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map every token by itself, (..., C) -> (..., C)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map every token by itself and add the residual, if any, (..., C) -> (..., C)."""
         dropping = self.training and self.dropout > 0.0
         if self.activation == "gelu" and not dropping and is_eager_cpu(x):
-            return gelu_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return gelu_mlp(x, *weights, residual)
         hidden = ACTIVATIONS[self.activation](self.fc1(x))  # (..., C) -> (..., D)
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return F.dropout(self.fc2(hidden), self.dropout, self.training)  # (..., D) -> (..., C)
+        out = F.dropout(self.fc2(hidden), self.dropout, self.training)  # (..., D) -> (..., C)
+        return out if residual is None else residual + out
 
 
-def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Return GELU(x w1' + b1) w2' + b2 without ever holding the whole hidden layer.
+def gelu_mlp(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """Return GELU(x w1' + b1) w2' + b2 (+ residual) without ever holding the whole hidden layer.
 
     Args:
         x: Tokens, (..., C).
@@ -225,26 +234,32 @@ def gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tenso
         b1: Its bias, (D,).
         w2: Weights of the second layer, (C, D).
         b2: Its bias, (C,).
+        residual: What the result is added to, (..., C), or None.
 
     Returns:
-        Tokens, (..., C), differentiable in all five arguments.
+        Tokens, (..., C), differentiable in all six arguments.
     """
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            return gelu_mlp(*(value.to(dtype) for value in (x, w1, b1, w2, b2)))
+            x, w1, b1, w2, b2 = (value.to(dtype) for value in (x, w1, b1, w2, b2))
+            return gelu_mlp(x, w1, b1, w2, b2, residual)
+    if residual is not None and residual.dtype is not x.dtype:
+        return gelu_mlp(x, w1, b1, w2, b2) + residual
+    values = (x, w1, b1, w2, b2, residual)
+    learns = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values)
     tokens = x.reshape(-1, x.shape[-1])  # (..., C) -> (T, C)
-    learns = torch.is_grad_enabled() and any(v.requires_grad for v in (x, w1, b1, w2, b2))
+    added = None if residual is None else residual.reshape(tokens.shape)
     out: Tensor
     in_pieces = tokens.shape[0] * w1.shape[0] >= _WORTH_PORTIONS and w1.shape[0] <= _WIDEST_PORTIONS
     if in_pieces and learns:
-        out = _GeluMlp.apply(tokens, w1, b1, w2, b2)
+        out = _GeluMlp.apply(tokens, w1, b1, w2, b2, added)
     elif in_pieces:
-        out = _forward_in_portions(tokens, w1, b1, w2, b2)
+        out = _forward_in_portions(tokens, w1, b1, w2, b2, added)
     elif learns:
-        out = linear(F.gelu(linear(tokens, w1, b1)), w2, b2)
+        out = linear(F.gelu(linear(tokens, w1, b1)), w2, b2, added)
     else:
-        out = _forward(tokens, w1, b1, w2, b2)
+        out = _forward(tokens, w1, b1, w2, b2, added)
     return out.view(x.shape)
 
 
@@ -258,23 +273,32 @@ def _parts(x: Tensor, size: int) -> tuple[Tensor, ...]:
     return torch.split(x, size)
 
 
-def _forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def _forward(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None
+) -> Tensor:
     """Compute the MLP without a derivative, (T, C) -> (T, C)."""
     if is_fused(x):
-        return product(product(x, w1, b1, "gelu"), w2, b2)
-    return F.linear(torch.ops.aten.gelu_(F.linear(x, w1, b1)), w2, b2)
+        return product(product(x, w1, b1, "gelu"), w2, b2, residual=residual)
+    return linear(torch.ops.aten.gelu_(F.linear(x, w1, b1)), w2, b2, residual)
 
 
-def _forward_in_portions(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def _forward_in_portions(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None
+) -> Tensor:
     """Compute the MLP some thousand tokens at a time in one buffer, (T, C) -> (T, C)."""
     size = _portion(x, w1.shape[0])
+    parts = _parts(x, size)
+    residuals = [None] * len(parts) if residual is None else _parts(residual, size)
     if is_fused(x):
-        return torch.cat([_forward(part, w1, b1, w2, b2) for part in _parts(x, size)])
+        pairs = zip(parts, residuals, strict=True)
+        return torch.cat([_forward(part, w1, b1, w2, b2, added) for part, added in pairs])
     out, buffer = torch.empty_like(x), x.new_empty(size, w1.shape[0])
-    for part, part_out in zip(_parts(x, size), _parts(out, size), strict=True):
+    for part, added, part_out in zip(parts, residuals, _parts(out, size), strict=True):
         hidden = buffer[: part.shape[0]]
         torch.addmm(b1, part, w1.t(), out=hidden)  # (T, C) -> (T, D)
         torch.addmm(b2, torch.ops.aten.gelu_(hidden), w2.t(), out=part_out)  # (T, D) -> (T, C)
+        if added is not None:
+            part_out += added
     return out
 
 
@@ -285,9 +309,17 @@ class _GeluMlp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+        residual: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
-        return _forward_in_portions(x, w1, b1, w2, b2)
+        return _forward_in_portions(x, w1, b1, w2, b2, residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -312,7 +344,8 @@ class _GeluMlp(torch.autograd.Function):
             grad_w1 += weight_gradient(slope, part)
             grad_b1 += bias_gradient(slope)
             torch.mm(slope, w1, out=part_grad_x)
-        return grad_x, grad_w1.to(w1), grad_b1.to(b1), grad_w2.to(w2), grad_b2
+        grads = (grad_x, grad_w1.to(w1), grad_b1.to(b1), grad_w2.to(w2), grad_b2)
+        return *grads, grad if ctx.needs_input_grad[5] else None
 
 
 def init_linear(module: nn.Module) -> None:

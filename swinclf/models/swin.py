@@ -149,23 +149,42 @@ class WindowAttention(nn.Module):
         return bias.view(self.heads, area, area)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Let the tokens of each window see each other.
+        """Let the tokens of each window see each other, up to the last linear map.
 
         Args:
-            x: Tokens, (N, H, W, C), whole windows in each direction.
+            x: Tokens in windows, (N, B, T, C).
             mask: Added to the scores, (B, T, T), or None.
 
         Returns:
-            Tokens, (N, H, W, C).
+            The heads' channels side by side, (N, B, T, C).
         """
-        if not torch.is_grad_enabled() and is_eager_cpu(x):
-            out = self.fused(x, self._kept_bias(mask))
-        elif (bias := self.position_bias()).requires_grad and is_eager_cpu(x):
-            qkv = linear(x, self.qkv.weight, self.qkv.bias)  # (N, H, W, C) -> (N, H, W, 3C)
-            out = _WindowAttention.apply(qkv, bias.to(qkv), mask, self.window_size)
-        else:
-            out = self.fused(x, _masked(bias, mask))
-        return linear(out, self.proj.weight, self.proj.bias)
+        n, count, area, width = x.shape
+        kept = not torch.is_grad_enabled() and is_eager_cpu(x)
+        bias = self._kept_bias(mask) if kept else _masked(self.position_bias(), mask)
+        if bias.shape[0] > 1:
+            bias = bias[None].expand(n, -1, -1, -1, -1).reshape(n * count, -1, area, area)
+        qkv = linear(x, self.qkv.weight, self.qkv.bias)
+        qkv = qkv.view(n * count, area, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return merge_heads(out).view(n, count, area, width)
+
+    def learns(self, x: Tensor) -> bool:
+        """Return whether `in_grid` is the form to take: a CPU computes the bias's derivative."""
+        table = self.relative_position_bias_table
+        return torch.is_grad_enabled() and table.requires_grad and is_eager_cpu(x)
+
+    def in_grid(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Do the same for a whole grid, (N, H, W, C) -> (N, H, W, C)."""
+        qkv = linear(x, self.qkv.weight, self.qkv.bias)  # (N, H, W, C) -> (N, H, W, 3C)
+        out: Tensor = _WindowAttention.apply(
+            qkv, self.position_bias().to(qkv), mask, self.window_size
+        )
+        return out
+
+    def project(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Mix the heads by the last linear map and add the residual, (..., C) -> (..., C)."""
+        return linear(x, self.proj.weight, self.proj.bias, residual)
 
     def _kept_bias(self, mask: Tensor | None) -> Tensor:
         """Return what is added to the scores, made anew only if table or mask are others.
@@ -180,27 +199,6 @@ class WindowAttention(nn.Module):
         bias = _masked(self.position_bias(), mask)
         _KEPT_BIASES[self] = _KeptBias(table.detach().clone(), mask, bias)
         return bias
-
-    def fused(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Attend by PyTorch's fused attention.
-
-        Args:
-            x: Tokens, (N, H, W, C).
-            bias: Added to the scores, (1 or B, A, T, T).
-
-        Returns:
-            Tokens, (N, H, W, C).
-        """
-        windows = to_windows(x, self.window_size)  # (N, H, W, C) -> (N, B, T, C)
-        n, count, area, width = windows.shape
-        if bias.shape[0] > 1:
-            bias = bias[None].expand(n, -1, -1, -1, -1).reshape(n * count, -1, area, area)
-        qkv = linear(windows, self.qkv.weight, self.qkv.bias)
-        qkv = qkv.view(n * count, area, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out = merge_heads(out).view(n, count, area, width)
-        return from_windows(out, self.window_size, (x.shape[1], x.shape[2]))
 
 
 def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
@@ -311,6 +309,8 @@ class SwinBlock(nn.Module):
     """
 
     attn_mask: Tensor | None
+    order: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -333,26 +333,67 @@ class SwinBlock(nn.Module):
         padded = (grid[0] + self.padding[0], grid[1] + self.padding[1])
         mask = shift_mask(padded, self.window, self.shift) if any(shift) else None
         self.register_buffer("attn_mask", mask, persistent=False)
+        if not any(self.padding):
+            self._add_order()
         self.norm1 = nn.LayerNorm(width, config.norm_eps)
         self.attn = WindowAttention(width, heads, self.window, qkv_bias=config.qkv_bias)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(width, config.norm_eps)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Shift, cut into windows, attend, and undo both, (N, H, W, C) -> (N, H, W, C)."""
-        height, width = self.grid
+    def _add_order(self) -> None:
+        """Note which token stands where once the grid is shifted and cut, and where it goes back.
+
+        Both are (H * W,), counted row by row.
+        """
+        tokens = torch.arange(self.grid[0] * self.grid[1]).view(1, *self.grid, 1)
+        order = to_windows(self.shifted(tokens), self.window).flatten()
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("place", order.argsort(), persistent=False)
+
+    def attend(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Shift, cut into windows, attend, undo both, add the residual: (N, H, W, C) -> same."""
+        if self.attn.learns(x):
+            out = self.attn.in_grid(self.shifted(x), self.attn_mask)
+        elif not torch.is_grad_enabled() and is_eager_cpu(x) and not any(self.padding):
+            return self._attend_by_index(x, residual)
+        else:
+            windows = self.attn(to_windows(self.shifted(x), self.window), self.attn_mask)
+            height, width = self.grid[0] + self.padding[0], self.grid[1] + self.padding[1]
+            out = from_windows(windows, self.window, (height, width))
+        if not any(self.padding):
+            return self.attn.project(self.shifted_back(out), residual)
+        out = self.shifted_back(self.attn.project(out)[:, : self.grid[0], : self.grid[1]])
+        return out if residual is None else residual + out
+
+    def shifted(self, x: Tensor) -> Tensor:
+        """Shift a grid of tokens and pad it to whole windows, (N, H, W, C) -> (N, H', W', C)."""
         if any(self.shift):
             x = x.roll((-self.shift[0], -self.shift[1]), (1, 2))
         if any(self.padding):
             x = F.pad(x, (0, 0, 0, self.padding[1], 0, self.padding[0]))
-        x = self.attn(x, self.attn_mask)[:, :height, :width]
+        return x
+
+    def shifted_back(self, x: Tensor) -> Tensor:
+        """Undo the shift, (N, H, W, C) -> (N, H, W, C)."""
         return x.roll(self.shift, (1, 2)) if any(self.shift) else x
+
+    def _attend_by_index(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Do the same without a derivative: shift and windows are one order of the tokens."""
+        n, area, width = x.shape[0], self.window[0] * self.window[1], x.shape[-1]
+        windows = x.flatten(1, 2).index_select(1, self.order)
+        out = self.attn(windows.view(n, -1, area, width), self.attn_mask)
+        out = out.flatten(1, 2).index_select(1, self.place)
+        return self.attn.project(out.view(x.shape), residual)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
-        x = x + self.drop_path(self.attend(self.norm1(x)))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        if self.drop_path.is_idle:
+            x = self.attend(self.norm1(x), residual=x)  # the sum is part of the last product
+            out: Tensor = self.mlp(self.norm2(x), residual=x)
+        else:
+            x = x + self.drop_path(self.attend(self.norm1(x)))
+            out = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
 

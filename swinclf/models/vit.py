@@ -175,8 +175,8 @@ class Attention(nn.Module):
         self.rel_pos = RelativePosition(grid, self.heads, prefix) if relative else None
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Let every token see every token, (N, T, C) -> (N, T, C)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Let every token see every token, add the residual, if any, (N, T, C) -> (N, T, C)."""
         n, tokens, width = x.shape
         qkv = linear(x, self.qkv.weight, self.qkv.bias)
         qkv = qkv.view(n, tokens, 3, self.heads, width // self.heads)
@@ -184,8 +184,10 @@ class Attention(nn.Module):
         bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
         # No dropout on the attention itself: it would keep PyTorch off its fused form.
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
-        out = linear(merge_heads(out), self.proj.weight, self.proj.bias)
-        return F.dropout(out, self.dropout, self.training)
+        if not (self.training and self.dropout):
+            return linear(merge_heads(out), self.proj.weight, self.proj.bias, residual)
+        out = F.dropout(self.proj(merge_heads(out)), self.dropout)
+        return out if residual is None else residual + out
 
 
 class Block(nn.Module):
@@ -207,9 +209,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-        return out
+        if self.drop_path.is_idle and isinstance(self.ls1, nn.Identity):
+            x = self.attn(self.norm1(x), residual=x)  # the sum is part of the last product
+            x = self.mlp(self.norm2(x), residual=x)
+        else:
+            x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return x
 
 
 class HeadHidden(nn.Module):
