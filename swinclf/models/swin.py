@@ -11,6 +11,7 @@ Source: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -174,12 +175,11 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         return torch.is_grad_enabled() and table.requires_grad and is_eager_cpu(x)
 
-    def in_grid(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Do the same for a whole grid, (N, H, W, C) -> (N, H, W, C)."""
+    def in_grid(self, x: Tensor, mask: Tensor | None, shift: tuple[int, int]) -> Tensor:
+        """Do the same for a whole grid that is yet to be shifted, (N, H, W, C) -> (N, H, W, C)."""
         qkv = linear(x, self.qkv.weight, self.qkv.bias)  # (N, H, W, C) -> (N, H, W, 3C)
-        out: Tensor = _WindowAttention.apply(
-            qkv, self.position_bias().to(qkv), mask, self.window_size
-        )
+        bias = self.position_bias().to(qkv)
+        out: Tensor = _WindowAttention.apply(qkv, bias, mask, self.window_size, shift)
         return out
 
     def project(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -228,18 +228,24 @@ class _WindowAttention(torch.autograd.Function):
 
     PyTorch's fused attention has no derivative for the bias, and its other form, like this one left
     to autograd, copies every score matrix several times. Here scores and their softmax share one
-    tensor, and one copy each way cuts the windows and sorts the heads.
+    tensor, and one copy each way shifts the grid, cuts the windows and sorts the heads.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None, window: tuple[int, int]
+        ctx: Any,
+        qkv: Tensor,
+        bias: Tensor,
+        mask: Tensor | None,
+        window: tuple[int, int],
+        shift: tuple[int, int],
     ) -> Tensor:
         heads, area, _ = bias.shape
         n, height, width, channels = *qkv.shape[:3], qkv.shape[3] // (3 * heads)
         windows = height * width // area
         sorted_ = qkv.new_empty(3 * heads, n, windows, area, channels)
-        _cut(sorted_, window, qkv.shape).copy_(_heads(qkv, window, 3 * heads))
+        for part, cut in _alike(qkv, sorted_, window, shift):
+            cut.copy_(part)
         q, k, v = sorted_.view(3, -1, area, channels).unbind(0)  # (A * N * B, T, E) each
         scores = qkv.new_empty(heads, n, windows, area, area)
         bias = bias[:, None, None]  # (A, 1, 1, T, T)
@@ -248,10 +254,11 @@ class _WindowAttention(torch.autograd.Function):
         torch.baddbmm(scores, q, k.mT, alpha=channels**-0.5, out=scores)
         attention = torch.softmax(scores, -1, out=scores)
         ctx.save_for_backward(sorted_, attention)
-        ctx.window = window
+        ctx.window, ctx.shift = window, shift
         out = torch.bmm(attention, v).view(heads, n, windows, area, channels)
         joined = qkv.new_empty(n, height, width, heads * channels)
-        _heads(joined, window, heads).copy_(_cut(out, window, joined.shape))
+        for part, cut in _alike(joined, out, window, shift):
+            part.copy_(cut)
         return joined
 
     @staticmethod
@@ -262,7 +269,8 @@ class _WindowAttention(torch.autograd.Function):
         heads = triple // 3
         q, k, v = sorted_.view(3, -1, area, channels).unbind(0)
         out = grad.new_empty(heads, n, windows, area, channels)
-        _cut(out, ctx.window, grad.shape).copy_(_heads(grad.contiguous(), ctx.window, heads))
+        for part, cut in _alike(grad.contiguous(), out, ctx.window, ctx.shift):
+            cut.copy_(part)
         out = out.view(-1, area, channels)
         grads = torch.empty_like(sorted_)
         grad_q, grad_k, grad_v = grads.view(3, -1, area, channels).unbind(0)
@@ -275,22 +283,49 @@ class _WindowAttention(torch.autograd.Function):
         torch.baddbmm(grad_q, slope, k, beta=0, alpha=scale, out=grad_q)
         torch.baddbmm(grad_k, slope.mT, q, beta=0, alpha=scale, out=grad_k)
         grad_qkv = grad.new_empty(*grad.shape[:3], 3 * heads * channels)
-        _heads(grad_qkv, ctx.window, 3 * heads).copy_(_cut(grads, ctx.window, grad_qkv.shape))
-        return grad_qkv, grad_bias, None, None
+        for part, cut in _alike(grad_qkv, grads, ctx.window, ctx.shift):
+            part.copy_(cut)
+        return grad_qkv, grad_bias, None, None, None
 
 
-def _heads(x: Tensor, window: tuple[int, int], heads: int) -> Tensor:
-    """View a grid by heads and windows, (N, H, W, A * E) -> (A, N, rows, columns, M, M, E)."""
-    n, height, width, _ = x.shape
-    rows, columns = height // window[0], width // window[1]
-    x = x.view(n, rows, window[0], columns, window[1], heads, -1)
-    return x.permute(5, 0, 1, 3, 2, 4, 6)
+def _alike(
+    grid: Tensor, cut: Tensor, window: tuple[int, int], shift: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the parts of a grid and of its windows that hold the same tokens, in the same order.
+
+    Args:
+        grid: (N, H, W, A * E).
+        cut: The same tokens shifted, in windows, with the heads in front, (A, N, B, T, E).
+        window: Rows and columns of a window, tokens.
+        shift: Rows and columns by which the grid is shifted before it is cut.
+
+    Yields:
+        Views of both, (A, N, rows of windows, columns of windows, h, w, E) each.
+    """
+    n, height, width, _ = grid.shape
+    heads, rows, columns = cut.shape[0], height // window[0], width // window[1]
+    cut = cut.view(heads, n, rows, columns, *window, -1)
+    for down, y, ys in _spans(height, window[0], shift[0]):
+        for across, x, xs in _spans(width, window[1], shift[1]):
+            inside = cut[:, :, down, across, y, x]
+            _, _, rows, columns, h, w, each = inside.shape
+            part = grid[:, ys, xs].view(n, rows, h, columns, w, heads, each)
+            yield part.permute(5, 0, 1, 3, 2, 4, 6), inside
 
 
-def _cut(x: Tensor, window: tuple[int, int], grid: torch.Size) -> Tensor:
-    """View sorted heads likewise, (A, N, B, T, E) -> (A, N, rows, columns, M, M, E)."""
-    rows, columns = grid[1] // window[0], grid[2] // window[1]
-    return x.view(*x.shape[:2], rows, columns, *window, x.shape[-1])
+def _spans(size: int, side: int, shift: int) -> list[tuple[slice, slice, slice]]:
+    """Cut an axis of `size` tokens where the shift cuts it: windows, place in each, place in grid.
+
+    All windows but the last are whole; that one is put together from both ends of the grid.
+    """
+    if not shift:
+        return [(slice(None), slice(None), slice(None))]
+    last, head, tail = slice(size // side - 1, None), side - shift, size - side
+    return [
+        (slice(0, size // side - 1), slice(None), slice(shift, tail + shift)),
+        (last, slice(0, head), slice(tail + shift, None)),
+        (last, slice(head, None), slice(0, shift)),
+    ]
 
 
 class SwinBlock(nn.Module):
@@ -353,18 +388,16 @@ class SwinBlock(nn.Module):
 
     def attend(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Shift, cut into windows, attend, undo both, add the residual: (N, H, W, C) -> same."""
+        if any(self.padding):
+            return self._attend_padded(x, residual)
         if self.attn.learns(x):
-            out = self.attn.in_grid(self.shifted(x), self.attn_mask)
-        elif not torch.is_grad_enabled() and is_eager_cpu(x) and not any(self.padding):
-            return self._attend_by_index(x, residual)
+            out = self.attn.in_grid(x, self.attn_mask, self.shift)
+        elif is_eager_cpu(x) and not torch.is_grad_enabled():
+            out = self._attend_by_index(x)
         else:
             windows = self.attn(to_windows(self.shifted(x), self.window), self.attn_mask)
-            height, width = self.grid[0] + self.padding[0], self.grid[1] + self.padding[1]
-            out = from_windows(windows, self.window, (height, width))
-        if not any(self.padding):
-            return self.attn.project(self.shifted_back(out), residual)
-        out = self.shifted_back(self.attn.project(out)[:, : self.grid[0], : self.grid[1]])
-        return out if residual is None else residual + out
+            out = self.shifted_back(from_windows(windows, self.window, self.grid))
+        return self.attn.project(out, residual)
 
     def shifted(self, x: Tensor) -> Tensor:
         """Shift a grid of tokens and pad it to whole windows, (N, H, W, C) -> (N, H', W', C)."""
@@ -378,13 +411,24 @@ class SwinBlock(nn.Module):
         """Undo the shift, (N, H, W, C) -> (N, H, W, C)."""
         return x.roll(self.shift, (1, 2)) if any(self.shift) else x
 
-    def _attend_by_index(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """Do the same without a derivative: shift and windows are one order of the tokens."""
+    def _attend_by_index(self, x: Tensor) -> Tensor:
+        """Attend without a derivative: shift and windows are one order of the tokens."""
         n, area, width = x.shape[0], self.window[0] * self.window[1], x.shape[-1]
         windows = x.flatten(1, 2).index_select(1, self.order)
-        out = self.attn(windows.view(n, -1, area, width), self.attn_mask)
+        out: Tensor = self.attn(windows.view(n, -1, area, width), self.attn_mask)
         out = out.flatten(1, 2).index_select(1, self.place)
-        return self.attn.project(out.view(x.shape), residual)
+        return out.view(x.shape)
+
+    def _attend_padded(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Attend in a grid padded to whole windows; what was padded is cut off at the end."""
+        x = self.shifted(x)
+        if self.attn.learns(x):
+            out = self.attn.in_grid(x, self.attn_mask, (0, 0))
+        else:
+            windows = self.attn(to_windows(x, self.window), self.attn_mask)
+            out = from_windows(windows, self.window, (x.shape[1], x.shape[2]))
+        out = self.shifted_back(self.attn.project(out)[:, : self.grid[0], : self.grid[1]])
+        return out if residual is None else residual + out
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
