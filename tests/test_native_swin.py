@@ -19,12 +19,13 @@ from network_cases import (
     randomise,
     small,
 )
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from swinclf.models import layers
 from swinclf.models.complexity import parts, stages
-from swinclf.models.layers import gelu_mlp, relative_position_index
+from swinclf.models.layers import gelu_mlp, relative_position_index, with_norm
 from swinclf.models.names import build_native
 from swinclf.models.swin import Swin, SwinConfig, from_windows, shift_mask, to_windows
 
@@ -108,6 +109,28 @@ def test_mlp_in_portions_is_the_mlp(dtype: torch.dtype, with_residual: bool) -> 
     assert difference(out, expected) < FLOAT32_TOLERANCE
     for a, b in zip(mine, plain, strict=True):
         assert difference(a.grad, b.grad) < FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [9, 400])
+def test_norm_within_the_weights_is_the_norm_before_them(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm, layer = nn.LayerNorm(8).double(), nn.Linear(8, 16).double()
+    for value in (*norm.parameters(), *layer.parameters()):
+        nn.init.normal_(value, generator=generator)
+    x = torch.randn(tokens, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    learned = (x, *norm.parameters(), *layer.parameters())
+    expected = layer(norm(x))
+    out = F.linear(*with_norm(norm, x, layer.weight, layer.bias))
+    assert difference(out, expected) < FLOAT32_TOLERANCE
+    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad((out * weights).sum(), learned),
+        torch.autograd.grad((expected * weights).sum(), learned),
+        strict=True,
+    ):
+        assert difference(a, b) < FLOAT32_TOLERANCE
+    assert (with_norm(norm, x, layer.weight, layer.bias)[1] is layer.weight) == (tokens == 9)
+    assert with_norm(norm, x, layer.weight, None)[1:] == (layer.weight, None)
 
 
 def test_autocast_gives_bfloat16_answers_and_float32_gradients() -> None:

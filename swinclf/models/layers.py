@@ -9,7 +9,7 @@ channels of a head, H x W pixels, h x w patches.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +191,40 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+Bias = TypeVar("Bias", Tensor, Tensor | None)
+
+# Values for each weight from which a norm's scale and shift are cheaper in the weights.
+_WORTH_FOLDING = 8
+
+
+def with_norm(
+    norm: nn.LayerNorm | None, x: Tensor, weight: Tensor, bias: Bias
+) -> tuple[Tensor, Tensor, Bias]:
+    """Return what to give a linear layer that comes after a norm.
+
+    When a CPU learns from many tokens, only their mean and variance are dealt with token by token.
+    The norm's scale g and shift s go into the weights, (x g + s) W' + b = x (W g)' + (b + W s), and
+    their gradients come out of the weights' instead of all tokens: PyTorch's sums of those take
+    longer than the rest of the norm's derivative.
+
+    Args:
+        norm: The norm over the last dimension, or None.
+        x: Tokens, (..., C).
+        weight: Of the layer, (D, C).
+        bias: Of the layer, (D,), or None.
+
+    Returns:
+        Tokens, weights and bias, of the same shapes.
+    """
+    if norm is None:
+        return x, weight, bias
+    learns = torch.is_grad_enabled() and norm.weight.requires_grad and is_eager_cpu(x)
+    if bias is None or not learns or x.numel() < _WORTH_FOLDING * weight.numel():
+        return norm(x), weight, bias
+    x = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+    return x, weight * norm.weight, bias + F.linear(norm.bias, weight)
+
+
 class Mlp(nn.Module):
     """Two linear layers with an activation between them, token by token.
 
@@ -211,13 +245,21 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden // 2 if activation == "swiglu" else hidden, width)
         self.activation, self.dropout = activation, dropout
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map every token by itself and add the residual, if any, (..., C) -> (..., C)."""
+    def forward(
+        self, x: Tensor, *, norm: nn.LayerNorm | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Map every token by itself, (..., C) -> (..., C).
+
+        Args:
+            x: Tokens, (..., C).
+            norm: What they go through first, if anything.
+            residual: What the result is added to, (..., C), or None.
+        """
+        x, weight, bias = with_norm(norm, x, self.fc1.weight, self.fc1.bias)
         dropping = self.training and self.dropout > 0.0
         if self.activation == "gelu" and not dropping and is_eager_cpu(x):
-            weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-            return gelu_mlp(x, *weights, residual)
-        hidden = ACTIVATIONS[self.activation](self.fc1(x))  # (..., C) -> (..., D)
+            return gelu_mlp(x, weight, bias, self.fc2.weight, self.fc2.bias, residual)
+        hidden = ACTIVATIONS[self.activation](F.linear(x, weight, bias))  # (..., C) -> (..., D)
         hidden = F.dropout(hidden, self.dropout, self.training)
         out = F.dropout(self.fc2(hidden), self.dropout, self.training)  # (..., D) -> (..., C)
         return out if residual is None else residual + out

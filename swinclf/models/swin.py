@@ -30,6 +30,7 @@ from swinclf.models.layers import (
     init_linear,
     merge_heads,
     relative_position_index,
+    with_norm,
 )
 
 # Added to the score of two tokens that the cyclic shift made neighbours. After the softmax it is 0.
@@ -175,9 +176,18 @@ class WindowAttention(nn.Module):
         table = self.relative_position_bias_table
         return torch.is_grad_enabled() and table.requires_grad and is_eager_cpu(x)
 
-    def in_grid(self, x: Tensor, mask: Tensor | None, shift: tuple[int, int]) -> Tensor:
-        """Do the same for a whole grid that is yet to be shifted, (N, H, W, C) -> (N, H, W, C)."""
-        qkv = linear(x, self.qkv.weight, self.qkv.bias)  # (N, H, W, C) -> (N, H, W, 3C)
+    def in_grid(
+        self,
+        x: Tensor,
+        norm: nn.LayerNorm | None,
+        mask: Tensor | None,
+        shift: tuple[int, int],
+    ) -> Tensor:
+        """Do the same for a whole grid that is yet to be normed, if at all, and to be shifted.
+
+        (N, H, W, C) -> (N, H, W, C).
+        """
+        qkv = linear(*with_norm(norm, x, self.qkv.weight, self.qkv.bias))  # -> (N, H, W, 3C)
         bias = self.position_bias().to(qkv)
         out: Tensor = _WindowAttention.apply(qkv, bias, mask, self.window_size, shift)
         return out
@@ -387,12 +397,17 @@ class SwinBlock(nn.Module):
         self.register_buffer("place", order.argsort(), persistent=False)
 
     def attend(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Shift, cut into windows, attend, undo both, add the residual: (N, H, W, C) -> same."""
+        """Norm, shift, cut into windows, attend, undo the latter two, add the residual.
+
+        (N, H, W, C) -> (N, H, W, C).
+        """
         if any(self.padding):
-            return self._attend_padded(x, residual)
+            return self._attend_padded(self.norm1(x), residual)
         if self.attn.learns(x):
-            out = self.attn.in_grid(x, self.attn_mask, self.shift)
-        elif is_eager_cpu(x) and not torch.is_grad_enabled():
+            out = self.attn.in_grid(x, self.norm1, self.attn_mask, self.shift)
+            return self.attn.project(out, residual)
+        x = self.norm1(x)
+        if is_eager_cpu(x) and not torch.is_grad_enabled():
             out = self._attend_by_index(x)
         else:
             windows = self.attn(to_windows(self.shifted(x), self.window), self.attn_mask)
@@ -423,7 +438,7 @@ class SwinBlock(nn.Module):
         """Attend in a grid padded to whole windows; what was padded is cut off at the end."""
         x = self.shifted(x)
         if self.attn.learns(x):
-            out = self.attn.in_grid(x, self.attn_mask, (0, 0))
+            out = self.attn.in_grid(x, None, self.attn_mask, (0, 0))
         else:
             windows = self.attn(to_windows(x, self.window), self.attn_mask)
             out = from_windows(windows, self.window, (x.shape[1], x.shape[2]))
@@ -433,11 +448,11 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
         if self.drop_path.is_idle:
-            x = self.attend(self.norm1(x), residual=x)  # the sum is part of the last product
-            out: Tensor = self.mlp(self.norm2(x), residual=x)
+            x = self.attend(x, residual=x)  # the sum is part of the last product
+            out: Tensor = self.mlp(x, norm=self.norm2, residual=x)
         else:
-            x = x + self.drop_path(self.attend(self.norm1(x)))
-            out = x + self.drop_path(self.mlp(self.norm2(x)))
+            x = x + self.drop_path(self.attend(x))
+            out = x + self.drop_path(self.mlp(x, norm=self.norm2))
         return out
 
 
