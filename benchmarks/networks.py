@@ -3,8 +3,9 @@
 Both run in one process, in turns, on the same random weights and images, and what counts is the
 ratio of the medians: on a shared machine absolute times wander, and both wander alike. A training
 step is forward, loss and backward; the optimizer's update is the same for both and left out.
+bf16 has bfloat16 weights; amp has float32 weights under autocast, as `swinclf train` has them.
 
-    python benchmarks/networks.py --seconds 240
+    python benchmarks/networks.py --seconds 360
     python benchmarks/networks.py --models swin_tiny_patch4_window7_224 --dtypes bf16 --batches 16
 """
 
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -34,7 +36,7 @@ MODELS = (
     "vit_small_patch16_224",
     "vit_base_patch16_224",
 )
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "amp": torch.float32, "fp32": torch.float32}
 MODES = ("forward", "train")
 WARMUPS, ROUNDS_MIN = 2, 3
 
@@ -50,18 +52,20 @@ def processor() -> str:
     return " ".join([name or platform.processor() or platform.machine(), *units])
 
 
-def forward(network: nn.Module, x: Tensor) -> None:
+def forward(network: nn.Module, x: Tensor, *, amp: bool) -> None:
     """Classify without gradients."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
         network(x)
 
 
-def train(network: nn.Module, x: Tensor) -> None:
+def train(network: nn.Module, x: Tensor, *, amp: bool) -> None:
     """Compute the gradient of every parameter."""
     for value in network.parameters():
         value.grad = None
     targets = torch.arange(len(x), device=x.device)
-    F.cross_entropy(network(x).float(), targets).backward()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        logits = network(x)
+    F.cross_entropy(logits.float(), targets).backward()
 
 
 def alternate(
@@ -99,9 +103,9 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
         for network in networks.values():
             network.to(options.device, DTYPES[dtype]).train(mode == "train")
         x = torch.randn(batch, 3, 224, 224, device=options.device, dtype=DTYPES[dtype])
-        step = forward if mode == "forward" else train
+        step = partial(forward if mode == "forward" else train, x=x, amp=dtype == "amp")
         seconds = options.seconds / len(cases)
-        times = alternate(networks, lambda network: step(network, x), seconds)  # noqa: B023 - run now
+        times = alternate(networks, step, seconds)
         medians = {name: statistics.median(values) for name, values in times.items()}
         quickest = {name: min(values) for name, values in times.items()}
         yield {
@@ -126,7 +130,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="images at once")
-    parser.add_argument("--seconds", type=float, default=240.0, help="to time, over all cases")
+    parser.add_argument("--seconds", type=float, default=360.0, help="to time, over all cases")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(arguments)
