@@ -27,7 +27,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 # Between so few and so many tokens autograd's derivative beats the one below.
 _FEW_TOKENS, _MANY_TOKENS = 64, 512
-_MANY_TOKENS_AN_OUTPUT = 8
+_MANY_TOKENS_AN_OUTPUT = 8  # from which a weight's gradient is computed the other way about
 
 
 @cache
