@@ -22,7 +22,7 @@ bench: $(VENV)/installed  ## every claim of speed, small: ten minutes; each alon
 	$(BIN)/python benchmarks/finetune.py --count 80 --rounds 1
 	$(BIN)/python benchmarks/predict.py --count 200 --large 40
 	$(BIN)/python benchmarks/scale.py --files 100000 --classes 1000 --few 500 --many 5000
-	$(BIN)/python benchmarks/networks.py --seconds 120
+	$(BIN)/python benchmarks/networks.py --dtypes bf16 fp32 --seconds 120
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
