@@ -92,7 +92,7 @@ def test_linear_layer_in_autocast() -> None:
     assert layer.weight.grad.dtype is torch.float32
 
 
-@pytest.mark.parametrize("tokens", [9, 300, 1100])
+@pytest.mark.parametrize("tokens", [9, 300, 1100, 8192])
 @pytest.mark.parametrize("sizes", [(288, 272), (272, 288), (8, 24), (24, 8)])
 def test_weight_gradient_whichever_way_it_is_computed(tokens: int, sizes: tuple[int, int]) -> None:
     grad, x = random(tokens, sizes[0]), random(tokens, sizes[1], seed=1)

@@ -8,6 +8,7 @@ Shape letters: T tokens, C channels in, D channels out.
 
 from __future__ import annotations
 
+import math
 import platform
 from functools import cache
 from typing import Any
@@ -27,7 +28,10 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 # Between so few and so many tokens autograd's derivative beats the one below.
 _FEW_TOKENS, _MANY_TOKENS = 64, 512
-_MANY_TOKENS_AN_OUTPUT = 8  # from which a weight's gradient is computed the other way about
+
+# From how many tokens on, and up to how large a weight, its gradient is the sum of how large parts.
+_PARTED_TOKENS, _PARTED_WEIGHTS = 8192, 1 << 17
+_PART_TOKENS, _SMALLEST_PART = 1024, 256
 
 
 @cache
@@ -115,15 +119,17 @@ def product(
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Return grad' x, the gradient of a linear layer's weight, (T, D), (T, C) -> (D, C).
 
-    oneDNN multiplies by a transposed matrix at half its speed, least so by the narrower one.
-    Transposing it beforehand pays where tokens are few; a transposed result, which has to be copied
-    later, where they are many. The choices are those measured fastest with AMX.
+    oneDNN multiplies by a transposed matrix at half its speed. Transposing it beforehand pays where
+    tokens are few; where they are many for a small weight, pays a batch of products whose results
+    are added up. The choices are those measured fastest with AMX.
     """
     if grad.dtype is not torch.bfloat16:
         return grad.t() @ x
     tokens, outputs, inputs = grad.shape[0], grad.shape[1], x.shape[1]
-    if inputs < outputs <= tokens // _MANY_TOKENS_AN_OUTPUT:
-        return (x.t() @ grad).t()
+    part = math.gcd(tokens, _PART_TOKENS)
+    if part >= _SMALLEST_PART and tokens >= _PARTED_TOKENS and outputs * inputs <= _PARTED_WEIGHTS:
+        parts = grad.view(-1, part, outputs).mT @ x.view(-1, part, inputs)  # (T / part, D, C)
+        return parts.sum(0)
     few = tokens <= (inputs if outputs <= inputs else _FEW_TOKENS)
     return (grad.t().contiguous() if few else grad.t()) @ x
 
