@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from swinclf.models.swin import Swin, SwinBlock, from_windows, to_windows
+from swinclf.models.swin import Swin, SwinBlock, SwinStage, from_windows, to_windows
 from swinclf.models.vit import Block, ViT
 
 SMOOTHING_COPIES = 8
@@ -320,20 +320,30 @@ def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:
 def _block_inputs(
     network: ViT | Swin, image: Tensor
 ) -> Iterator[tuple[str, Block | SwinBlock, Tensor]]:
-    """Run the network and yield each block's name, the block, and what came into it."""
-    blocks = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, Block | SwinBlock)
-    }
+    """Run the network and yield each block's name, the block, and what comes into it."""
+    if isinstance(network, Swin):
+        yield from _swin_block_inputs(network, image)
+        return
+    blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
     with _kept_inputs(blocks) as inputs:
         network(image)
     for name, block in blocks.items():
         yield name, block, inputs[name]
 
 
+def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, SwinBlock, Tensor]]:
+    """Do so block by block: a whole stage would not bring the tokens back to the grid between."""
+    x = network.patch_embed(image)
+    for index, stage in enumerate(network.layers):
+        assert isinstance(stage, SwinStage)
+        x = stage.downsample(x)
+        for number, block in enumerate(_blocks(stage)):
+            yield f"layers.{index}.blocks.{number}", block, x
+            x = block(x)
+
+
 @contextmanager
-def _kept_inputs(modules: dict[str, Block | SwinBlock]) -> Iterator[dict[str, Tensor]]:
+def _kept_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
     """Keep what comes into modules while they run."""
     inputs: dict[str, Tensor] = {}
 

@@ -11,7 +11,7 @@ Source: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -37,6 +37,8 @@ from swinclf.models.layers import (
 # The published code's -100 leaves 1e-44 there, a denormal number: a CPU takes many times as long.
 _MASKED = -1000.0
 
+# Numbers of 16 bits in a vector of the processor, where it has long ones.
+_VECTOR = 32
 
 # Without gradients a stage takes as many images at a time as have this many tokens: what one block
 # leaves is then still in the caches for the next.
@@ -150,51 +152,45 @@ class WindowAttention(nn.Module):
         bias = bias.index_select(1, self.relative_position_index.view(-1))
         return bias.view(self.heads, area, area)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Let the tokens of each window see each other, up to the last linear map.
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        norm: nn.LayerNorm | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Let the tokens of each window see each other, (N, B, T, C) -> (N, B, T, C).
 
         Args:
             x: Tokens in windows, (N, B, T, C).
             mask: Added to the scores, (B, T, T), or None.
-
-        Returns:
-            The heads' channels side by side, (N, B, T, C).
+            norm: What the tokens go through first, if anything.
+            residual: What the result is added to, (N, B, T, C), or None.
         """
-        n, count, area, width = x.shape
-        kept = not torch.is_grad_enabled() and is_eager_cpu(x)
+        qkv = linear(*with_norm(norm, x, self.qkv.weight, self.qkv.bias))  # -> (N, B, T, 3C)
+        if self._learns(x):
+            out: Tensor = _WindowAttention.apply(qkv, self.position_bias().to(qkv), mask)
+        else:
+            out = self._attend(qkv, mask)
+        return linear(out, self.proj.weight, self.proj.bias, residual)
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend by PyTorch's fused attention, (N, B, T, 3C) -> (N, B, T, C)."""
+        n, count, area, triple = qkv.shape
+        kept = not torch.is_grad_enabled() and is_eager_cpu(qkv)
         bias = self._kept_bias(mask) if kept else _masked(self.position_bias(), mask)
         if bias.shape[0] > 1:
             bias = bias[None].expand(n, -1, -1, -1, -1).reshape(n * count, -1, area, area)
-        qkv = linear(x, self.qkv.weight, self.qkv.bias)
-        qkv = qkv.view(n * count, area, 3, self.heads, width // self.heads)
+        qkv = qkv.view(n * count, area, 3, self.heads, triple // 3 // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N * B, A, T, E) each
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return merge_heads(out).view(n, count, area, width)
+        return merge_heads(out).view(n, count, area, triple // 3)
 
-    def learns(self, x: Tensor) -> bool:
-        """Return whether `in_grid` is the form to take: a CPU computes the bias's derivative."""
+    def _learns(self, x: Tensor) -> bool:
+        """Return whether a CPU computes the position bias's derivative."""
         table = self.relative_position_bias_table
         return torch.is_grad_enabled() and table.requires_grad and is_eager_cpu(x)
-
-    def in_grid(
-        self,
-        x: Tensor,
-        norm: nn.LayerNorm | None,
-        mask: Tensor | None,
-        shift: tuple[int, int],
-    ) -> Tensor:
-        """Do the same for a whole grid that is yet to be normed, if at all, and to be shifted.
-
-        (N, H, W, C) -> (N, H, W, C).
-        """
-        qkv = linear(*with_norm(norm, x, self.qkv.weight, self.qkv.bias))  # -> (N, H, W, 3C)
-        bias = self.position_bias().to(qkv)
-        out: Tensor = _WindowAttention.apply(qkv, bias, mask, self.window_size, shift)
-        return out
-
-    def project(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Mix the heads by the last linear map and add the residual, (..., C) -> (..., C)."""
-        return linear(x, self.proj.weight, self.proj.bias, residual)
 
     def _kept_bias(self, mask: Tensor | None) -> Tensor:
         """Return what is added to the scores, made anew only if table or mask are others.
@@ -233,109 +229,57 @@ class _KeptBias(NamedTuple):
 _KEPT_BIASES: WeakKeyDictionary[WindowAttention, _KeptBias] = WeakKeyDictionary()
 
 
+def _spare(area: int) -> int:
+    """Return how many numbers fill up a row of scores: to whole vectors, but never to twice."""
+    spare = -area % _VECTOR
+    return spare if spare < area else 0
+
+
 class _WindowAttention(torch.autograd.Function):
     """Attention inside windows written out with its derivative, for training on a CPU.
 
     PyTorch's fused attention has no derivative for the bias, and its other form, like this one left
     to autograd, copies every score matrix several times. Here scores and their softmax share one
-    tensor, and one copy each way shifts the grid, cuts the windows and sorts the heads.
+    tensor, whose rows are filled up to P numbers, whole vectors of the processor: a softmax of 49
+    takes nearly twice the time of one of 64.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        bias: Tensor,
-        mask: Tensor | None,
-        window: tuple[int, int],
-        shift: tuple[int, int],
-    ) -> Tensor:
-        heads, area, _ = bias.shape
-        n, height, width, channels = *qkv.shape[:3], qkv.shape[3] // (3 * heads)
-        windows = height * width // area
-        sorted_ = qkv.new_empty(3 * heads, n, windows, area, channels)
-        for part, cut in _alike(qkv, sorted_, window, shift):
-            cut.copy_(part)
-        q, k, v = sorted_.view(3, -1, area, channels).unbind(0)  # (A * N * B, T, E) each
-        scores = qkv.new_empty(heads, n, windows, area, area)
-        bias = bias[:, None, None]  # (A, 1, 1, T, T)
-        scores.copy_(bias if mask is None else bias + mask.to(bias.dtype))
-        scores = scores.view(-1, area, area)
-        torch.baddbmm(scores, q, k.mT, alpha=channels**-0.5, out=scores)
-        attention = torch.softmax(scores, -1, out=scores)
-        ctx.save_for_backward(sorted_, attention)
-        ctx.window, ctx.shift = window, shift
-        out = torch.bmm(attention, v).view(heads, n, windows, area, channels)
-        joined = qkv.new_empty(n, height, width, heads * channels)
-        for part, cut in _alike(joined, out, window, shift):
-            part.copy_(cut)
-        return joined
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        heads = bias.shape[0]
+        n, windows, area, triple = qkv.shape
+        each, spare = triple // (3 * heads), _spare(area)
+        apart = qkv.view(n * windows, area, 3 * heads, each).permute(2, 0, 1, 3).contiguous()
+        q, k, v = apart.view(3, -1, area, each).unbind(0)  # (A * N * B, T, E) each
+        filled = qkv.new_empty(heads, n, windows, area, area + spare)
+        bias = bias[:, None, None] if mask is None else bias[:, None, None] + mask.to(bias.dtype)
+        filled.copy_(F.pad(bias, (0, spare), value=-torch.inf))  # (A, 1, 1 or B, T, P)
+        filled = filled.view(-1, area, area + spare)
+        scores = filled[:, :, :area]
+        torch.baddbmm(scores, q, k.mT, alpha=each**-0.5, out=scores)
+        torch.softmax(filled, -1, out=filled)
+        attention = scores.contiguous()  # (A * N * B, T, T)
+        ctx.save_for_backward(apart, attention)
+        out = torch.bmm(attention, v).view(heads, n, windows, area, each)
+        return out.permute(1, 2, 3, 0, 4).flatten(3)  # -> (N, B, T, C)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        sorted_, attention = ctx.saved_tensors
-        (triple, n, windows, area, channels) = sorted_.shape
-        heads = triple // 3
-        q, k, v = sorted_.view(3, -1, area, channels).unbind(0)
-        out = grad.new_empty(heads, n, windows, area, channels)
-        for part, cut in _alike(grad.contiguous(), out, ctx.window, ctx.shift):
-            cut.copy_(part)
-        out = out.view(-1, area, channels)
-        grads = torch.empty_like(sorted_)
-        grad_q, grad_k, grad_v = grads.view(3, -1, area, channels).unbind(0)
+        apart, attention = ctx.saved_tensors
+        triple, count, area, each = apart.shape
+        q, k, v = apart.view(3, -1, area, each).unbind(0)
+        out = grad.reshape(count, area, -1, each).permute(2, 0, 1, 3).reshape(-1, area, each)
+        grads = torch.empty_like(apart)
+        grad_q, grad_k, grad_v = grads.view(3, -1, area, each).unbind(0)
         torch.bmm(attention.mT, out, out=grad_v)
         slope = torch.bmm(out, v.mT)  # (A * N * B, T, T)
         softmax_backward = torch.ops.aten._softmax_backward_data.out
         softmax_backward(slope, attention, -1, slope.dtype, grad_input=slope)
-        grad_bias = slope.view(heads, -1, area, area).sum(1)
-        scale = channels**-0.5
-        torch.baddbmm(grad_q, slope, k, beta=0, alpha=scale, out=grad_q)
-        torch.baddbmm(grad_k, slope.mT, q, beta=0, alpha=scale, out=grad_k)
-        grad_qkv = grad.new_empty(*grad.shape[:3], 3 * heads * channels)
-        for part, cut in _alike(grad_qkv, grads, ctx.window, ctx.shift):
-            part.copy_(cut)
-        return grad_qkv, grad_bias, None, None, None
-
-
-def _alike(
-    grid: Tensor, cut: Tensor, window: tuple[int, int], shift: tuple[int, int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the parts of a grid and of its windows that hold the same tokens, in the same order.
-
-    Args:
-        grid: (N, H, W, A * E).
-        cut: The same tokens shifted, in windows, with the heads in front, (A, N, B, T, E).
-        window: Rows and columns of a window, tokens.
-        shift: Rows and columns by which the grid is shifted before it is cut.
-
-    Yields:
-        Views of both, (A, N, rows of windows, columns of windows, h, w, E) each.
-    """
-    n, height, width, _ = grid.shape
-    heads, rows, columns = cut.shape[0], height // window[0], width // window[1]
-    cut = cut.view(heads, n, rows, columns, *window, -1)
-    for down, y, ys in _spans(height, window[0], shift[0]):
-        for across, x, xs in _spans(width, window[1], shift[1]):
-            inside = cut[:, :, down, across, y, x]
-            _, _, rows, columns, h, w, each = inside.shape
-            part = grid[:, ys, xs].view(n, rows, h, columns, w, heads, each)
-            yield part.permute(5, 0, 1, 3, 2, 4, 6), inside
-
-
-def _spans(size: int, side: int, shift: int) -> list[tuple[slice, slice, slice]]:
-    """Cut an axis of `size` tokens where the shift cuts it: windows, place in each, place in grid.
-
-    All windows but the last are whole; that one is put together from both ends of the grid.
-    """
-    if not shift:
-        return [(slice(None), slice(None), slice(None))]
-    last, head, tail = slice(size // side - 1, None), side - shift, size - side
-    return [
-        (slice(0, size // side - 1), slice(None), slice(shift, tail + shift)),
-        (last, slice(0, head), slice(tail + shift, None)),
-        (last, slice(head, None), slice(0, shift)),
-    ]
+        grad_bias = slope.view(triple // 3, -1, area, area).sum(1)
+        torch.baddbmm(grad_q, slope, k, beta=0, alpha=each**-0.5, out=grad_q)
+        torch.baddbmm(grad_k, slope.mT, q, beta=0, alpha=each**-0.5, out=grad_k)
+        return grads.permute(1, 2, 0, 3).reshape(*grad.shape[:3], -1), grad_bias, None
 
 
 class SwinBlock(nn.Module):
@@ -354,8 +298,6 @@ class SwinBlock(nn.Module):
     """
 
     attn_mask: Tensor | None
-    order: Tensor
-    place: Tensor
 
     def __init__(
         self,
@@ -378,41 +320,50 @@ class SwinBlock(nn.Module):
         padded = (grid[0] + self.padding[0], grid[1] + self.padding[1])
         mask = shift_mask(padded, self.window, self.shift) if any(shift) else None
         self.register_buffer("attn_mask", mask, persistent=False)
-        if not any(self.padding):
-            self._add_order()
         self.norm1 = nn.LayerNorm(width, config.norm_eps)
         self.attn = WindowAttention(width, heads, self.window, qkv_bias=config.qkv_bias)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(width, config.norm_eps)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
 
-    def _add_order(self) -> None:
-        """Note which token stands where once the grid is shifted and cut, and where it goes back.
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
+        return self._mix(x, self.attend)
 
-        Both are (H * W,), counted row by row.
+    def in_windows(self, x: Tensor) -> Tensor:
+        """Do the same to tokens that lie in this block's windows, (N, B, T, C) -> (N, B, T, C).
+
+        All but the attention goes token by token, so it does not matter where a token lies.
         """
-        tokens = torch.arange(self.grid[0] * self.grid[1]).view(1, *self.grid, 1)
-        order = to_windows(self.shifted(tokens), self.window).flatten()
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("place", order.argsort(), persistent=False)
+        return self._mix(x, self._attend_there)
+
+    def _mix(self, x: Tensor, attend: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """Attend, then the MLP, each added to what came in."""
+        if self.drop_path.is_idle:
+            x = attend(x, x)  # the sum is part of the last product
+            out: Tensor = self.mlp(x, norm=self.norm2, residual=x)
+        else:
+            x = x + self.drop_path(attend(x, None))
+            out = x + self.drop_path(self.mlp(x, norm=self.norm2))
+        return out
 
     def attend(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Norm, shift, cut into windows, attend, undo the latter two, add the residual.
 
-        (N, H, W, C) -> (N, H, W, C).
+        (N, H, W, C) -> (N, H, W, C). What was padded is cut off at the end.
         """
-        if any(self.padding):
-            return self._attend_padded(self.norm1(x), residual)
-        if self.attn.learns(x):
-            out = self.attn.in_grid(x, self.norm1, self.attn_mask, self.shift)
-            return self.attn.project(out, residual)
-        x = self.norm1(x)
-        if is_eager_cpu(x) and not torch.is_grad_enabled():
-            out = self._attend_by_index(x)
-        else:
-            windows = self.attn(to_windows(self.shifted(x), self.window), self.attn_mask)
-            out = self.shifted_back(from_windows(windows, self.window, self.grid))
-        return self.attn.project(out, residual)
+        shifted = self.shifted(self.norm1(x))
+        out = self.attn(to_windows(shifted, self.window), self.attn_mask)
+        out = from_windows(out, self.window, (shifted.shape[1], shifted.shape[2]))
+        out = out[:, : self.grid[0], : self.grid[1]]
+        if any(self.shift):
+            out = out.roll(self.shift, (1, 2))
+        return out if residual is None else residual + out
+
+    def _attend_there(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Norm, attend, add the residual, all in windows, (N, B, T, C) -> (N, B, T, C)."""
+        out: Tensor = self.attn(x, self.attn_mask, norm=self.norm1, residual=residual)
+        return out
 
     def shifted(self, x: Tensor) -> Tensor:
         """Shift a grid of tokens and pad it to whole windows, (N, H, W, C) -> (N, H', W', C)."""
@@ -421,39 +372,6 @@ class SwinBlock(nn.Module):
         if any(self.padding):
             x = F.pad(x, (0, 0, 0, self.padding[1], 0, self.padding[0]))
         return x
-
-    def shifted_back(self, x: Tensor) -> Tensor:
-        """Undo the shift, (N, H, W, C) -> (N, H, W, C)."""
-        return x.roll(self.shift, (1, 2)) if any(self.shift) else x
-
-    def _attend_by_index(self, x: Tensor) -> Tensor:
-        """Attend without a derivative: shift and windows are one order of the tokens."""
-        n, area, width = x.shape[0], self.window[0] * self.window[1], x.shape[-1]
-        windows = x.flatten(1, 2).index_select(1, self.order)
-        out: Tensor = self.attn(windows.view(n, -1, area, width), self.attn_mask)
-        out = out.flatten(1, 2).index_select(1, self.place)
-        return out.view(x.shape)
-
-    def _attend_padded(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """Attend in a grid padded to whole windows; what was padded is cut off at the end."""
-        x = self.shifted(x)
-        if self.attn.learns(x):
-            out = self.attn.in_grid(x, None, self.attn_mask, (0, 0))
-        else:
-            windows = self.attn(to_windows(x, self.window), self.attn_mask)
-            out = from_windows(windows, self.window, (x.shape[1], x.shape[2]))
-        out = self.shifted_back(self.attn.project(out)[:, : self.grid[0], : self.grid[1]])
-        return out if residual is None else residual + out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
-        if self.drop_path.is_idle:
-            x = self.attend(x, residual=x)  # the sum is part of the last product
-            out: Tensor = self.mlp(x, norm=self.norm2, residual=x)
-        else:
-            x = x + self.drop_path(self.attend(x))
-            out = x + self.drop_path(self.mlp(x, norm=self.norm2))
-        return out
 
 
 class PatchMerging(nn.Module):
@@ -469,12 +387,80 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halve the grid (odd sides are padded with zeros), (N, H, W, C) -> (N, H/2, W/2, 2C)."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         n, height, width, channels = x.shape
         x = x.view(n, height // 2, 2, width // 2, 2, channels)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # down before across, as the weights expect
         out: Tensor = self.reduction(self.norm(x))  # (N, H/2, W/2, 4C) -> (N, H/2, W/2, 2C)
         return out
+
+
+class Reorder(nn.Module):
+    """Put the tokens of each image in another order.
+
+    Args:
+        order: Where each token is to be taken from, a permutation, (L,).
+    """
+
+    order: Tensor
+    place: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("place", order.argsort(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reorder, (N, B, T, C) -> (N, B, T, C); how tokens are grouped does not matter."""
+        if not x.requires_grad:
+            return _permuted(x, self.order)
+        out: Tensor = _Reordered.apply(x, self.order, self.place)
+        return out
+
+
+class _Reordered(torch.autograd.Function):
+    """A permutation of tokens, whose derivative is the way back: a copy, not a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        ctx.place = place
+        return _permuted(x, order)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _permuted(grad, ctx.place), None, None
+
+
+def _permuted(x: Tensor, order: Tensor) -> Tensor:
+    """Take each image's tokens in this order, (N, ..., C) and (L,) -> (N, ..., C)."""
+    if x.shape[0] > 1:  # all images' tokens in one row: along the first axis it takes half as long
+        images = torch.arange(x.shape[0], device=x.device) * order.shape[0]
+        order = (images[:, None] + order).view(-1)
+    return x.reshape(-1, x.shape[-1]).index_select(0, order).view(x.shape)
+
+
+def _moves(blocks: Sequence[SwinBlock]) -> list[nn.Module]:
+    """Return what takes tokens from the grid to the first block's windows, and on, and back again.
+
+    None for grids that are padded: there windows hold more than the grid.
+    """
+    if any(any(block.padding) for block in blocks):
+        return []
+    (height, width), moves = blocks[0].grid, []
+    now = tokens = torch.arange(height * width, device="cpu")
+    for block in blocks:
+        shifted = block.shifted(tokens.view(1, height, width, 1))
+        after = to_windows(shifted, block.window).flatten()
+        moves.append(_move(now, after))
+        now = after
+    return [*moves, _move(now, tokens)]
+
+
+def _move(before: Tensor, after: Tensor) -> nn.Module:
+    """Return what brings tokens from one order into another, (L,) each."""
+    return nn.Identity() if torch.equal(before, after) else Reorder(before.argsort()[after])
 
 
 class SwinStage(nn.Module):
@@ -489,20 +475,21 @@ class SwinStage(nn.Module):
         first = sum(config.depths[:index])
         rates = drop_path_rates(config.drop_path, sum(config.depths))[first:]
         self.downsample = PatchMerging(width // 2, config) if index else nn.Identity()
-        self.blocks = nn.Sequential(
-            *(
-                SwinBlock(
-                    width,
-                    config.num_heads[index],
-                    grid,
-                    config.windows[index],
-                    shifted=block % 2 == 1,
-                    config=config,
-                    drop_path=rates[block],
-                )
-                for block in range(config.depths[index])
+        blocks = [
+            SwinBlock(
+                width,
+                config.num_heads[index],
+                grid,
+                config.windows[index],
+                shifted=block % 2 == 1,
+                config=config,
+                drop_path=rates[block],
             )
-        )
+            for block in range(config.depths[index])
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        self.moves = nn.ModuleList(_moves(blocks))
+        self.area = blocks[0].window[0] * blocks[0].window[1]  # tokens of a window
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -515,10 +502,31 @@ class SwinStage(nn.Module):
     def run(self, x: Tensor) -> Tensor:
         """Run the stage on all of `x` at once."""
         x = self.downsample(x)
+        if self.moves and is_eager_cpu(x):
+            return self._run_in_windows(x)
         for block in self.blocks:
-            keep_less = self.grad_checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if keep_less else block(x)
+            x = self._through(block, x)
         return x
+
+    def _run_in_windows(self, x: Tensor) -> Tensor:
+        """Do the same with one copy from each block's windows to the next one's, none to the grid.
+
+        (N, H, W, C) -> (N, H, W, C).
+        """
+        grid, moves = x.shape, list(self.moves)
+        x = x.reshape(grid[0], -1, self.area, grid[3])  # as yet row by row
+        for block, move in zip(self.blocks, moves[:-1], strict=True):
+            assert isinstance(block, SwinBlock)
+            x = self._through(block.in_windows, move(x))
+        out: Tensor = moves[-1](x)
+        return out.view(grid)
+
+    def _through(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run a block, keeping what its derivative needs or only its input."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            out: Tensor = checkpoint(block, x, use_reentrant=False)
+            return out
+        return block(x)
 
 
 class SwinHead(nn.Module):
