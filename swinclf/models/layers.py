@@ -29,7 +29,7 @@ from swinclf.models.cpu_kernels import (
 # and, above 32 MiB, is memory that the C library asks from the system anew on every call, at more
 # than the product costs. In portions of this size it stays in cache, in a buffer that is reused.
 _PORTION_BYTES = 6 << 20
-_WORTH_PORTIONS = 8 << 20  # values of the hidden layer below which one piece is faster
+_WORTH_PORTIONS = 12 << 20  # values of the hidden layer below which one piece is faster
 _WIDEST_PORTIONS = 2048  # wider weights cost more to read again for every portion than is won
 
 
