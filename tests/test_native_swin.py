@@ -207,14 +207,15 @@ def test_textbook_numbers() -> None:
     assert block.attention_macs == 4 * 56**2 * 96**2 + 2 * 7**2 * 56**2 * 96
 
 
+@pytest.mark.parametrize("count", [1, 8])  # with 8 images norms are part of the weights
 @pytest.mark.parametrize("size", [(64, 48), (33, 70)])
-def test_multiply_adds_are_what_torch_counts(size: tuple[int, int]) -> None:
+def test_multiply_adds_are_what_torch_counts(size: tuple[int, int], count: int) -> None:
     network = tiny(img_size=size)
-    x = images(network, 1)
+    x = images(network, count)
     for grad in (False, True):
         with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(grad):
             network(x)
-        assert 2 * sum(part.macs for part in parts(network)) == counter.get_total_flops()
+        assert 2 * count * sum(part.macs for part in parts(network)) == counter.get_total_flops()
     assert sum(part.parameters for part in parts(network)) == sum(
         value.numel() for value in network.parameters()
     )

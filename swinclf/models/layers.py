@@ -223,7 +223,7 @@ def with_norm(
     if bias is None or not learns or x.numel() < _WORTH_FOLDING * weight.numel():
         return norm(x), weight, bias
     x = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
-    return x, weight * norm.weight, bias + F.linear(norm.bias, weight)
+    return x, weight * norm.weight, bias + (weight * norm.bias).sum(1)
 
 
 class Mlp(nn.Module):
