@@ -119,9 +119,9 @@ def product(
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Return grad' x, the gradient of a linear layer's weight, (T, D), (T, C) -> (D, C).
 
-    oneDNN multiplies by a transposed matrix at half its speed. Transposing it beforehand pays where
-    tokens are few; where they are many for a small weight, pays a batch of products whose results
-    are added up. The choices are those measured fastest with AMX.
+    oneDNN multiplies by a transposed matrix at half its speed. Where tokens are few it pays to
+    transpose it beforehand; where they are many and the weight is small, to multiply them in parts
+    and add up the results. The choices are those measured fastest with AMX.
     """
     if grad.dtype is not torch.bfloat16:
         return grad.t() @ x

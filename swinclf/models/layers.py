@@ -120,7 +120,7 @@ class PatchEmbed(nn.Module):
                 found=f"{x.shape[-2]} x {x.shape[-1]}",
                 hint="build the network with img_size set to the size of the images",
             )
-        x = x.contiguous(memory_format=torch.channels_last)  # so are the tokens, then
+        x = x.contiguous(memory_format=torch.channels_last)  # as the norm takes it
         out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
         return out
 

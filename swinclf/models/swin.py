@@ -444,7 +444,7 @@ def _permuted(x: Tensor, order: Tensor) -> Tensor:
 def _moves(blocks: Sequence[SwinBlock]) -> list[nn.Module]:
     """Return what takes tokens from the grid to the first block's windows, and on, and back again.
 
-    None for grids that are padded: there windows hold more than the grid.
+    Empty for grids that are padded: there windows hold more than the grid.
     """
     if any(any(block.padding) for block in blocks):
         return []
