@@ -125,6 +125,6 @@ def assert_equal_answers(ours: nn.Module, theirs: nn.Module) -> None:
 
 def bytes_held(network: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:
     """Return how much memory a forward pass leaves taken for its derivative, and its result."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         out = network(x)
     return sum(event.self_cpu_memory_usage for event in seen.events()), out

@@ -7,6 +7,7 @@ from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, wei
 from torch import nn
 
 import swinclf
+from swinclf.runtime import choose_hardware
 from swinclf.training import compiling
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -35,7 +36,8 @@ def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_pa
     done = cli("train", dataset, *SMALL_FLAGS, "--compile")
     assert done.code == 1
     expected, found, hint = error_lines(done)
-    assert "a compiler that torch.compile can use on cpu" in expected
+    device = choose_hardware().device
+    assert f"a compiler that torch.compile can use on {device}" in expected
     assert "No working C++ compiler found" in found
     assert hint.startswith("--no-compile")
     assert not (tmp_path / "runs").exists()

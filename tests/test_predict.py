@@ -146,7 +146,8 @@ def test_predictions_are_those_of_the_training(trained):
     answers = swinclf.load(trained.path).predict([trained.data / row["path"] for row in rows])
     for row, answer in zip(rows, answers, strict=True):
         assert answer.label == row["predicted"]
-        assert answer.probability == pytest.approx(float(row["probability"]), abs=1e-6)
+        # A GPU rounds otherwise in batches of another size.
+        assert answer.probability == pytest.approx(float(row["probability"]), abs=1e-5)
 
 
 # --- formats ------------------------------------------------------------------------------------

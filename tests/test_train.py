@@ -418,7 +418,7 @@ def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypat
     def spy_step(state, *rest):
         if not first:
             head = state.model.get_classifier()
-            first.append((head.weight.detach().clone(), head.bias.detach().clone()))
+            first.append((head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()))
         step(state, *rest)
 
     monkeypatch.setattr(prepare, "fit_baseline", spy_fit)
@@ -680,7 +680,7 @@ def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
     history = read_rows(run.folder.history)
     assert [row["val_accuracy"] for row in history] == ["0.2", "0.5", "0.9", "0.4", "0.9", "0.9"]
-    best = {name: one.numpy() for name, one in ended_with[2].items()}
+    best = {name: one.cpu().numpy() for name, one in ended_with[2].items()}
     assert same_weights(weights_of(run.folder.path), best)
 
 
