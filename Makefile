@@ -3,20 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
+LOWEST := .venv-lowest
 
-demo: $(VENV)/installed  ## the whole loop on a sample dataset, offline once installed
+.PHONY: demo test test-lowest check bench clean
+
+demo: $(INSTALLED)  ## the whole loop on a sample dataset, offline once installed
 	$(BIN)/swinclf demo
 
-test: $(VENV)/installed check  ## lint, types, tests
+test: $(INSTALLED) check  ## lint, types, tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(VENV)/installed  ## lint and types
+test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -n 2
+
+check: $(INSTALLED)  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed  ## every claim of speed, small: ten minutes; each alone: benchmarks/NAME.py
+bench: $(INSTALLED)  ## every claim of speed, small: ten minutes; each alone: benchmarks/NAME.py
 	$(BIN)/python benchmarks/startup.py --rounds 3
 	$(BIN)/python benchmarks/frozen.py --count 100 --rounds 1
 	$(BIN)/python benchmarks/finetune.py --count 80 --rounds 1
@@ -24,12 +30,19 @@ bench: $(VENV)/installed  ## every claim of speed, small: ten minutes; each alon
 	$(BIN)/python benchmarks/scale.py --files 100000 --classes 1000 --few 500 --many 5000
 	$(BIN)/python benchmarks/networks.py --dtypes bf16 fp32 --seconds 120
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(LOWEST)/installed: pyproject.toml tests/lowest_versions.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	touch $@
+
 clean:  ## everything that was made here
-	rm -rf $(VENV) swinclf-demo runs build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) swinclf-demo runs build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

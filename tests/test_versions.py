@@ -1,0 +1,34 @@
+"""The versions in pyproject.toml: a lower bound for each, an upper one for development tools."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from lowest_versions import PROJECT, lowest_versions
+
+TEXT = PROJECT.read_text(encoding="utf-8")
+
+
+def test_every_dependency_has_its_lowest_version() -> None:
+    found = dict(line.split("==") for line in lowest_versions(TEXT))
+    project = tomllib.loads(TEXT)["project"]
+    optional = project["optional-dependencies"]
+    assert len(found) == len(project["dependencies"]) + len(optional["onnx"]) + len(
+        optional["heic"]
+    )
+    assert found["torch"] == "2.10.0"
+    assert {"pytest", "ruff"}.isdisjoint(found)
+
+
+def test_a_dependency_without_a_lower_bound_is_refused() -> None:
+    text = '[project]\ndependencies = ["torch"]\n[project.optional-dependencies]\n'
+    with pytest.raises(ValueError, match="NAME>=VERSION in pyproject.toml, found 'torch'"):
+        lowest_versions(text)
+
+
+def test_linters_and_type_checkers_have_an_upper_bound() -> None:
+    tools = tomllib.loads(TEXT)["project"]["optional-dependencies"]["dev"]
+    for name in ("ruff", "mypy", "pytest", "scipy-stubs"):
+        (line,) = (line for line in tools if line.startswith(f"{name}>="))
+        assert ",<" in line
