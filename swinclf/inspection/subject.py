@@ -14,13 +14,14 @@ from swinclf.data.loader import load_for_prediction
 from swinclf.errors import DataError, ModelError, RunError
 from swinclf.inspection.sample import synthetic_picture
 from swinclf.models.build import OWN_SHAPES, Architecture, create_network, default_preprocess
-from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import native_data_config, native_names
 from swinclf.models.store import load_model, read_card
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
-from swinclf.models.weights import find_weights
+from swinclf.models.weights.adapt import adapt
+from swinclf.models.weights.containers import read_state_dict
+from swinclf.models.weights.find import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.runs import MODEL_SUFFIXES, RunFolder, find_model
 

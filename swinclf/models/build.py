@@ -17,9 +17,10 @@ from torch import nn
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError
 from swinclf.models.blank import blank_parameters
-from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
+from swinclf.models.weights.adapt import adapt
+from swinclf.models.weights.containers import read_state_dict
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.progress import SILENT, Reporter
 

@@ -20,7 +20,7 @@ from swinclf.models.build import (
 )
 from swinclf.models.freeze import freeze_stages
 from swinclf.models.names import is_native
-from swinclf.models.weights import find_weights
+from swinclf.models.weights.find import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, default_workers, seed_everything, use_threads
