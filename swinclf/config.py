@@ -358,7 +358,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources = values.pop("sources", {})
-    for extra in ("reasons", "versions", "command", "facts"):
+    for extra in ("reasons", "versions", "command", "facts", "weights_loaded"):
         values.pop(extra, None)
     chosen = (Source.DEFAULT, Source.AUTO)
     return {

@@ -13,14 +13,15 @@ from swinclf.config import Impl, Settings, key_values
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
-    build_from_file,
     build_network,
     build_pretrained,
     default_preprocess,
+    load_network,
 )
 from swinclf.models.freeze import freeze_stages
 from swinclf.models.names import is_native
 from swinclf.models.weights.find import find_weights
+from swinclf.models.weights.report import WeightsReport
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, default_workers, seed_everything, use_threads
@@ -41,6 +42,7 @@ class Start:
         keeps_features: Whether what it sees is worth keeping: only the head trains, or its weights
             are trained ones and here, not still to come out of a checkpoint.
         frozen_digest: Of what never trains; empty where the whole network is in a checkpoint.
+        loaded: What of the file of `--weights` the network has got; None without one.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class Start:
     trained_weights: bool
     keeps_features: bool
     frozen_digest: str
+    loaded: WeightsReport | None = None
 
     @property
     def bytes_on_disk(self) -> int:
@@ -97,6 +100,7 @@ def build_start(
     is_saved = saved is not None and not saved.origin.network
     named = settings.config.weights
     weights = find_weights(Path(named)) if named and not is_saved else None
+    loaded: WeightsReport | None = None
     settings = _choose_model(settings, weights.card if weights else None)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
@@ -111,7 +115,8 @@ def build_start(
         model_args=key_values(config.model_arg),
     )
     if weights:
-        network = build_from_file(architecture, weights.path)
+        network, loaded = load_network(architecture, weights.path)
+        report.note(loaded.line(config.weights or ""))
     elif config.pretrained and not is_saved:
         network = build_pretrained(architecture, report=report)
     else:
@@ -128,7 +133,7 @@ def build_start(
     keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
     return (
         settings.choose("workers", default_workers(), "one a core"),
-        Start(network, preprocess, regime, trained_weights, keeps_features, frozen),
+        Start(network, preprocess, regime, trained_weights, keeps_features, frozen, loaded),
     )
 
 

@@ -7,7 +7,7 @@ both call their parameters alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,7 @@ def adapt(
 
 
 def adapt_first(
-    states: list[Mapping[str, Tensor]],
+    states: Sequence[Mapping[str, Tensor]],
     model: nn.Module,
     *,
     allow_other_head: bool,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.errors import WeightsError
+from swinclf.errors import WeightsMismatchError
 from swinclf.models.weights.match import Match
 
 _SHOWN = 4  # differences that an error names one by one
@@ -21,7 +21,7 @@ def refusal(
     own: Mapping[str, Tensor],
     *,
     reason: str | None = None,
-) -> WeightsError:
+) -> WeightsMismatchError:
     """Return the error that names the first differences and counts the others.
 
     Args:
@@ -35,7 +35,7 @@ def refusal(
     why, hint = _explanation({n: v for n, v in found.items() if n not in own}, wanted)
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     layout = f" (read as {match.layout.name})" if match.layout else ""
-    return WeightsError(
+    return WeightsMismatchError(
         "weights with exactly the tensors of the network",
         found="; ".join([*lines[:_SHOWN]]) + more + layout + (f". {why}" if why else ""),
         hint=hint or _HINT,

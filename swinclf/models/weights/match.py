@@ -52,9 +52,9 @@ class Match:
 def rank_of(path: str) -> int:
     """Return how much the network at a key or prefix is preferred: 0 most, the EMA's."""
     for rank, (_, pattern) in enumerate(_RANKS):
-        if pattern.search(path):
+        if pattern.search(path.lower()):
             return rank
-    return PLAIN_RANK + bool(_LAST.search(path))
+    return PLAIN_RANK + bool(_LAST.search(path.lower()))
 
 
 def rank_name(path: str) -> str | None:
