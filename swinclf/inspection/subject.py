@@ -78,7 +78,7 @@ class Subject:
         else:
             return self.build(), "random weights: nothing is learned yet"
         network = self.build()
-        loaded = load_with_head(network, file, self.architecture.num_classes)
+        loaded = load_with_head(network, file, name, self.architecture.num_classes)
         if weights is not None:
             report.note(loaded.line(str(weights)))
         return network, whose

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from swinclf.config import Impl
-from swinclf.errors import ModelError, WeightsError
+from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.models.blank import blank_parameters
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
@@ -23,6 +23,7 @@ from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.report import WeightsReport, make_report
 from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.suggest import with_suggestion
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.progress import SILENT, Reporter
 
@@ -135,6 +136,16 @@ def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, Wei
             model that it fits if there is one.
     """
     checkpoints = read_checkpoints(path)
+    try:
+        return _loaded(architecture, checkpoints)
+    except WeightsMismatchError as error:
+        raise with_suggestion(error, checkpoints, architecture.name) from error
+
+
+def _loaded(
+    architecture: Architecture, checkpoints: Sequence[Checkpoint]
+) -> tuple[nn.Module, WeightsReport]:
+    """Build a network and fill it."""
     if architecture.impl is Impl.NATIVE:
         with blank_parameters():
             network = create_network(architecture)
@@ -162,12 +173,13 @@ def _fill(
     return make_report(chosen, adapted, wanted, num_classes=classes, head_loaded=False)
 
 
-def load_with_head(network: nn.Module, path: Path, num_classes: int) -> WeightsReport:
+def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) -> WeightsReport:
     """Load a file into a network, its head too where it has the network's classes.
 
     Args:
         network: With that many classes; where the file has another head it stays as it is.
         path: As for `build_from_file`.
+        name: Of the network.
         num_classes: Classes of the network's head.
 
     Raises:
@@ -175,7 +187,10 @@ def load_with_head(network: nn.Module, path: Path, num_classes: int) -> WeightsR
     """
     checkpoints = read_checkpoints(path)
     states = [one.tensors for one in checkpoints]
-    adapted, index = adapt_first(states, network, allow_other_head=True)
+    try:
+        adapted, index = adapt_first(states, network, allow_other_head=True)
+    except WeightsMismatchError as error:
+        raise with_suggestion(error, checkpoints, name) from error
     network.load_state_dict(adapted.state)
     wanted, is_theirs = network.state_dict(), adapted.head_loaded
     chosen = checkpoints[index]

@@ -197,10 +197,14 @@ def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
 
     Attention pooling is what a network of another pooling is published without.
     """
-    first = name.partition(".")[0]
-    if first == "attn_pool":
+    if name.startswith("attn_pool."):
         return not any(one.startswith("attn_pool.") for one in wanted)
-    return _TRAINING_ONLY.fullmatch(first) is not None
+    return is_training_only(name)
+
+
+def is_training_only(name: str) -> bool:
+    """Whether a tensor is, by its name, of no use outside the training that wrote it."""
+    return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
 
 
 def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:

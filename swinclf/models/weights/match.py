@@ -79,7 +79,7 @@ def best_match(
     """
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_COMPUTED)}
     best: tuple[tuple[int, ...], Match] | None = None
-    for prefix in _prefixes(tensors, len(body) // 2):
+    for prefix in prefixes(tensors, len(body) // 2):
         part = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
         outside = tuple(name for name in tensors if not name.startswith(prefix))
         for layout, state in _conversions(part, wanted):
@@ -107,7 +107,7 @@ def strip_common_prefix(tensors: Mapping[str, Tensor]) -> State:
     return state
 
 
-def _prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
+def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
     """Return the dotted prefixes, the empty one first, that at least so many names begin with."""
     yield ""
     counts: Counter[str] = Counter()

@@ -25,6 +25,7 @@ from swinclf.models.weights.unpickle import (
 )
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's format before zip archives
+_CERTAIN = 50  # opcodes one after the other that no text is by chance
 _INFLATION = 200  # torch stores without compression; a file that grows more is made to fill memory
 
 
@@ -142,9 +143,9 @@ def begins_as_pickle(head: bytes) -> bool:
         return len(head) > 1 and head[1] <= 5
     try:  # protocols 0 and 1 have no mark of their own
         for count, _ in enumerate(pickletools.genops(io.BytesIO(head))):
-            if count >= 2:
+            if count >= _CERTAIN:
                 return True
-    except Exception:
+    except Exception:  # pickletools raises anything
         return False
     return True
 

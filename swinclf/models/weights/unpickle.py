@@ -294,7 +294,7 @@ def _rebuild(made: Any, args: Any) -> Any:
     if rebuild is not None:
         try:
             return rebuild(*args)
-        except (TypeError, ValueError, AttributeError, KeyError, OverflowError):
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RuntimeError):
             return Placeholder(name, args)
     return Placeholder(name, args)
 
