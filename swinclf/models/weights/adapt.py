@@ -19,17 +19,11 @@ from swinclf.models.weights.differences import refusal
 from swinclf.models.weights.head import classifier_names, is_classifier_name
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.layout import State
-from swinclf.models.weights.match import Match, best_match
+from swinclf.models.weights.match import Match, best_match, is_training_only
 from swinclf.models.weights.resize import resize_bias_table, resize_positions
 
 # Hidden layers of a head: loaded where the file has them, else as fresh as the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
-# What only pretraining needs, at the first component of a name; never part of a forward pass.
-_TRAINING_ONLY = re.compile(
-    r"mask_token|masked_embed|decoder\w*|projector|predictor|projection_head|momentum\w*|queue\w*|"
-    r"n_averaged|crit|criterion|loss\w*|\w*_loss|metrics?|(train|val|test)_\w+|logit_(scale|bias)|"
-    r"dino_head|ibot_head|text\w*|token_embedding|transformer|positional_embedding|ln_final"
-)
 
 
 @dataclass(frozen=True)
@@ -200,11 +194,6 @@ def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
     if name.startswith("attn_pool."):
         return not any(one.startswith("attn_pool.") for one in wanted)
     return is_training_only(name)
-
-
-def is_training_only(name: str) -> bool:
-    """Whether a tensor is, by its name, of no use outside the training that wrote it."""
-    return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
 
 
 def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:

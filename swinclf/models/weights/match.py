@@ -23,6 +23,12 @@ _RANKS = (
 )
 _LAST = re.compile(r"(^|[._])(student|momentum\w*|discriminator)($|[._])")
 PLAIN_RANK = len(_RANKS)
+# What only pretraining needs, at the first component of a name; never part of a forward pass.
+_TRAINING_ONLY = re.compile(
+    r"mask_token|masked_embed|decoder\w*|projector|predictor|projection_head|momentum\w*|queue\w*|"
+    r"n_averaged|crit|criterion|loss\w*|\w*_loss|metrics?|(train|val|test)_\w+|logit_(scale|bias)|"
+    r"dino_head|ibot_head|text\w*|token_embedding|transformer|positional_embedding|ln_final"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ def rank_name(path: str) -> str | None:
     return ("EMA", "teacher")[rank] if rank < PLAIN_RANK else None
 
 
+def is_training_only(name: str) -> bool:
+    """Whether a tensor is, by its name, of no use outside the training that wrote it."""
+    return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
+
+
 def best_match(
     tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]
 ) -> Match:
@@ -87,7 +98,7 @@ def best_match(
             fitting = sum(_fits(name, state[name], body[name]) for name in named)
             match = Match(state, prefix, layout, outside, len(part), fitting, len(named))
             whole = match.is_whole(body)
-            surplus = sum(name not in wanted for name in state)
+            surplus = sum(n not in wanted and not is_training_only(n) for n in state)
             rank = rank_of(prefix) if whole else 0
             order = (whole, -rank, fitting, len(named), -surplus, -len(prefix))
             if best is None or order > best[0]:

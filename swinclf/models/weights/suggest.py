@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from swinclf.errors import SwinclfError, WeightsMismatchError
 from swinclf.models.catalogue import SIZES_FILE, blank_network
 from swinclf.models.names import build_native, is_native
-from swinclf.models.weights.adapt import adapt, is_training_only
+from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import is_classifier_name
-from swinclf.models.weights.match import prefixes
+from swinclf.models.weights.match import is_training_only, prefixes
 from swinclf.models.weights.select import Checkpoint
 
 _NEAR = 0.02  # tables of positions for other image sizes are within this share of the parameters
