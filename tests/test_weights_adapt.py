@@ -174,7 +174,7 @@ def test_any_prefix_and_what_stands_beside_it(prefix: str, state: State, tmp_pat
     check_body(found, state)
     named = line.partition("; not needed: ")[2]
     assert named == "n_averaged, crit.weight, decoder.0.weight, momentum.blocks.0.norm1.weight" + (
-        " and 1 more"
+        f" and {2 if prefix.count('.') > 2 else 1} more"
     )
 
 
@@ -183,6 +183,18 @@ def test_what_only_pretraining_needs_is_left_out_and_named(state: State, tmp_pat
     found, line = load(content, tmp_path / "w.pth")
     check_body(found, state)
     assert line.endswith("; not needed: mask_token, decoder_blocks.0.a")
+
+
+def test_of_a_self_supervised_training_the_teachers_backbone(state: State, tmp_path: Path) -> None:
+    def side(values: State) -> State:
+        head = {"module.head.last.weight": torch.ones(2), "module.head.mlp.0.bias": torch.ones(2)}
+        return {f"module.backbone.{name}": value for name, value in values.items()} | head
+
+    content = {"student": side(zeros(state)), "teacher": side(state), "dino_loss": {"center": 1}}
+    found, line = load(content, tmp_path / "w.pth")
+    check_body(found, state)
+    assert "(teacher)" in line
+    assert line.endswith("; not needed: module.head (2 tensors)")
 
 
 # Heads

@@ -79,7 +79,11 @@ def find_weights(where: Path) -> StartingWeights:
         raise unreadable(path, kind)
     if kind is not Kind.SAFETENSORS:
         return StartingWeights(path, None)
-    metadata = read_metadata(path)
+    try:
+        metadata = read_metadata(path)
+    except WeightsError as error:
+        hint = "copy or download it again"
+        raise WeightsError(error.expected, found=error.found, hint=hint) from error
     is_ours = metadata.get("format") == FORMAT
     card = ModelCard.from_metadata(metadata, where=str(path)) if is_ours else None
     return StartingWeights(path, card)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from swinclf.models.weights.adapt import AdaptedWeights
-from swinclf.models.weights.match import rank_name
+from swinclf.models.weights.match import Match, rank_name
 from swinclf.models.weights.select import Checkpoint
 
 _SHOWN = 4  # groups of tensors that are named one by one
@@ -119,7 +119,7 @@ def make_report(
         head_classes=weights[-1].shape[0] if weights else None,
         num_classes=num_classes,
         head_loaded=head_loaded,
-        left_out=_groups(adapted.left_out),
+        left_out=_groups(adapted.left_out, match),
         resized=_resizes(adapted, wanted),
         fresh=len(adapted.fresh),
         sha256=digest_of(checkpoint.files or (checkpoint.source,)),
@@ -136,10 +136,12 @@ def digest_of(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def _groups(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Name tensors by what their names begin with, and count them."""
-    counts = Counter(name.partition(".")[0] for name in names)
-    alone = {name.partition(".")[0]: name for name in names}
+def _groups(names: tuple[str, ...], match: Match) -> tuple[str, ...]:
+    """Name tensors by what their names begin with, as deep as the prefix, and count them."""
+    depth = {name: max(match.prefix.count("."), 1) for name in match.outside}
+    begins = {name: ".".join(name.split(".")[: depth.get(name, 1)]) for name in names}
+    counts = Counter(begins.values())
+    alone = {begin: name for name, begin in begins.items()}
     return tuple(
         alone[group] if count == 1 else f"{group} ({count} tensors)"
         for group, count in counts.items()

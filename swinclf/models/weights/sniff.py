@@ -129,7 +129,7 @@ def _zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
+    except Exception:  # zipfile raises anything on a damaged archive
         return Kind.CUT_ZIP
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return Kind.TORCH
