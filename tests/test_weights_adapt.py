@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from conftest import Outcome, TrainedRun, write_dataset
 from torch import Tensor, nn
 
-from swinclf.config import Impl
+from swinclf.config import Impl, read_settings_file
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.models.build import Architecture, load_network
 from swinclf.models.catalogue import FAMILIES
@@ -23,7 +27,7 @@ from swinclf.models.weights.suggest import fitting_models, with_suggestion
 
 State = dict[str, Tensor]
 PUBLISHED = {name.partition(".")[0] for name in timm.list_models(list(FAMILIES), pretrained=True)}
-SHALLOW = ({"depth": 1}, {"depths": (1, 1, 1, 1)}, {})
+SHALLOW = ({"depth": 1}, {"depths": (1, 1, 1, 1)}, {"depth": 1, "num_kv_heads": None}, {})
 
 
 def shallow(name: str) -> nn.Module:
@@ -398,3 +402,45 @@ def test_the_report_says_what_was_loaded_and_resized(tmp_path: Path) -> None:
         "left_out": [],
         "resized": ["5 tables resized 6x6 -> 7x7"],
     }
+
+
+def test_a_training_says_and_records_what_it_started_from(
+    cli: Callable[..., Outcome], trained: TrainedRun, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "two", colours={"blue": (40, 60, 200), "red": (200, 50, 40)})
+    flags = ("--epochs", 1, "--precision", "fp32", "--name", "two", "--no-cache")
+    done = cli("train", data, "--weights", trained.path, *flags)
+    assert done.code == 0, done.err
+    line = f"weights {trained.path}: 78 of 80 tensors; head of 3 classes left out, new head for 2"
+    assert line in done.err.replace("\n", " ")
+    config = tmp_path / "runs" / "two" / "config.json"
+    recorded = json.loads(config.read_text(encoding="utf-8"))["weights_loaded"]
+    file = trained.path / "model.safetensors"
+    assert recorded["file"] == str(file)
+    assert recorded["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (recorded["loaded"], recorded["tensors"]) == (78, 80)
+    assert "weights_loaded" not in read_settings_file(config)
+
+
+def test_a_file_under_another_name_is_refused_with_the_right_one(
+    cli: Callable[..., Outcome], dataset: Path, tmp_path: Path
+) -> None:
+    tensors = build_native("vit_tiny_patch16_224", num_classes=1000).state_dict()
+    torch.save(
+        {"model": tensors, "args": Namespace(model="vit_tiny_patch16_224")}, tmp_path / "w.pth"
+    )
+    for model in ((), ("--model", "vit_small_patch16_224")):
+        done = cli("train", dataset, "--weights", tmp_path / "w.pth", *model)
+        assert done.code == 1
+        assert "The file fits vit_tiny_patch16_224" in done.err
+        assert "try: --model vit_tiny_patch16_224\n" in done.err
+
+
+def test_inspect_says_what_it_shows(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    network = build_native("deit_tiny_patch16_224", num_classes=5)
+    path = tmp_path / "w.pth"
+    torch.save(network.state_dict(), path)
+    done = cli("inspect", "deit_tiny_patch16_224", "--weights", path, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    said = done.err.replace("\n", " ")
+    assert f"weights {path}: 150 of 152 tensors; head of 5 classes left out" in said
