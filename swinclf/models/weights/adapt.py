@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.layout import State
 from swinclf.models.weights.match import Match, best_match, is_training_only
 from swinclf.models.weights.resize import resize_bias_table, resize_positions
+from swinclf.models.weights.unused import unused_groups
 
 # Hidden layers of a head: loaded where the file has them, else as fresh as the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
@@ -46,6 +47,8 @@ class AdaptedWeights:
     """The classifier of the file, left out where `head_loaded` is false."""
     fresh: tuple[str, ...] = ()
     """Hidden layers of the network's head that the file has not."""
+    unused: Mapping[str, int] = field(default_factory=dict)
+    """Parts of the file that its layout's conversion left out, with their numbers of tensors."""
     old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
     """Shapes of the tables in `resized` before it."""
 
@@ -106,7 +109,9 @@ def adapt_first(
         if match.is_whole(body):
             break
     match, index = chosen or (best_match({}, wanted, body), 0)
-    return _fit(match, wanted, head, model, allow_other_head, grid), index
+    adapted = _fit(match, wanted, head, model, allow_other_head, grid)
+    unused = unused_groups(match, states[index], wanted) if states else {}
+    return replace(adapted, unused=unused), index
 
 
 def _fit(
@@ -158,7 +163,7 @@ def _fit(
         (*left_out, *match.outside),
         file_head,
         fresh,
-        {name: old_shapes[name] for name in resized},
+        old_shapes={name: old_shapes[name] for name in resized},
     )
 
 

@@ -119,7 +119,7 @@ def make_report(
         head_classes=weights[-1].shape[0] if weights else None,
         num_classes=num_classes,
         head_loaded=head_loaded,
-        left_out=_groups(adapted.left_out, match),
+        left_out=(*_groups(adapted.left_out, match), *_counted(adapted.unused)),
         resized=_resizes(adapted, wanted),
         fresh=len(adapted.fresh),
         sha256=digest_of(checkpoint.files or (checkpoint.source,)),
@@ -142,9 +142,13 @@ def _groups(names: tuple[str, ...], match: Match) -> tuple[str, ...]:
     begins = {name: ".".join(name.split(".")[: depth.get(name, 1)]) for name in names}
     counts = Counter(begins.values())
     alone = {begin: name for name, begin in begins.items()}
+    return _counted({alone[g] if count == 1 else g: count for g, count in counts.items()})
+
+
+def _counted(groups: Mapping[str, int]) -> tuple[str, ...]:
+    """Write groups of tensors with their numbers, single ones without."""
     return tuple(
-        alone[group] if count == 1 else f"{group} ({count} tensors)"
-        for group, count in counts.items()
+        group if count == 1 else f"{group} ({count} tensors)" for group, count in groups.items()
     )
 
 
