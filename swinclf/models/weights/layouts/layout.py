@@ -23,3 +23,6 @@ class Layout:
 
     What has no counterpart in the network keeps a name that the network has not; it is reported.
     """
+    normalisation: str | None = None
+    """The colour statistics that every published file of this layout was trained with, by name:
+    `imagenet`, `clip` or `half`. None: files differ."""
