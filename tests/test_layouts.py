@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import foreign_layouts as foreign
@@ -19,6 +20,8 @@ from swinclf.errors import WeightsError
 from swinclf.models.names import build_native, is_native
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.layouts import LAYOUTS
+from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.suggest import fitting_models
 
 State = dict[str, Tensor]
 Changes = dict[str, Any]
@@ -415,3 +418,37 @@ def test_dinov3_with_other_rotations_is_refused() -> None:
     file["rope_embed.periods"] = 10000 ** (torch.arange(2) / 2)
     with pytest.raises(WeightsError, match="Meta DINOv3"):
         adapt(file, source, allow_other_head=True)
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=[one.name for one in CASES[::3]])
+def test_under_another_name_the_error_begins_with_what_it_is(case: Case) -> None:
+    network = create(SWIN if "Swin" not in case.name else VIT)
+    with pytest.raises(WeightsError) as error:
+        adapt(case.write(create(case.network).state_dict()), network, allow_other_head=True)
+    assert error.value.found.startswith(f"this looks like a {case.name} checkpoint: ")
+
+
+def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
+    file = {f"conv{n}.kernel": torch.ones(3, 3) for n in range(6)}
+    with pytest.raises(WeightsError) as error:
+        adapt(file, create(VIT), allow_other_head=True)
+    assert error.value.found.startswith(
+        "a file of no known tool with conv0.kernel, conv1.kernel, conv2.kernel, conv3.kernel "
+        "and 2 more: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("vit_tiny_patch16_224", hf("vit", new=False)),
+        ("deit_tiny_distilled_patch16_224", hf("deit", new=True)),
+        ("swin_tiny_patch4_window7_224", hf_swin("swin", new=False)),
+        ("vit_small_patch16_dinov3_qkvb", lambda s: foreign.transformers_dinov3(s, new=False)),
+    ],
+)
+def test_the_model_that_fits_is_found_by_shapes(name: str, write: Callable[[State], State]) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(name, num_classes=0).state_dict()
+    checkpoint = Checkpoint(write(state), source=Path("weights.bin"))
+    assert name in fitting_models([checkpoint])

@@ -34,12 +34,25 @@ def refusal(
     lines = [reason] if reason else _differences(found, wanted)
     why, hint = _explanation({n: v for n, v in found.items() if n not in own}, wanted)
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    layout = f" (read as {match.layout.name})" if match.layout else ""
     return WeightsMismatchError(
         "weights with exactly the tensors of the network",
-        found="; ".join([*lines[:_SHOWN]]) + more + layout + (f". {why}" if why else ""),
+        found=_origin(match, wanted)
+        + "; ".join(lines[:_SHOWN])
+        + more
+        + (f". {why}" if why else ""),
         hint=hint or _HINT,
     )
+
+
+def _origin(match: Match, wanted: Mapping[str, Tensor]) -> str:
+    """Say which tool a file is from; where none is known, the first of its names."""
+    if match.layout is not None:
+        return f"this looks like a {match.layout.name} checkpoint: "
+    if match.named > len(wanted) // 4:
+        return ""
+    names = [*match.outside, *(match.prefix + name for name in match.state)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"a file of no known tool with {', '.join(names[:_SHOWN])}{more}: " if names else ""
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -100,7 +100,8 @@ def best_match(
             whole = match.is_whole(body)
             surplus = sum(n not in wanted and not is_training_only(n) for n in state)
             rank = rank_of(prefix) if whole else 0
-            order = (whole, -rank, fitting, len(named), -surplus, -len(prefix))
+            known = not whole and layout is not None  # an error names the tool
+            order = (whole, -rank, known, fitting, len(named), -surplus, -len(prefix))
             if best is None or order > best[0]:
                 best = (order, match)
     assert best is not None  # the empty prefix, without a layout, is always tried

@@ -75,7 +75,7 @@ def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
         parts = {base + "q_bias": query, base + "v_bias": own}
         if base + "k_bias" in wanted:
             parts[base + "k_bias"] = key
-        elif key.any() and base + "relative_position_bias_table" not in wanted:
+        elif _is_used(key) and base + "relative_position_bias_table" not in wanted:
             return {base + "qkv.bias": value}  # refused as a tensor that the network has none of
         return parts
     if base + "q_proj.bias" in wanted:
@@ -83,7 +83,12 @@ def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
         if base + "k_proj.bias" in wanted:
             parts[base + "k_proj.bias"] = key
         return parts
-    return {} if not value.any() else {base + "qkv.bias": value}
+    return {base + "qkv.bias": value} if value.is_meta or _is_used(value) else {}
+
+
+def _is_used(value: Tensor) -> bool:
+    """Whether a bias is not zero; one without content, of which shapes alone are compared, is."""
+    return not value.is_meta and bool(value.any())
 
 
 def _join_gates(found: State, wanted: Mapping[str, Tensor]) -> None:
