@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -26,10 +27,11 @@ from swinclf.models.weights.preprocessing import (
     preprocess_beside,
     preprocess_of_layout,
 )
+from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import Fit, Interpolation, Preprocess
-from swinclf.progress import SILENT
+from swinclf.progress import SILENT, Reporter
 from swinclf.runtime import choose_hardware
 
 NAME = "vit_tiny_patch16_224"  # .5, bicubic, 0.9
@@ -309,3 +311,44 @@ def test_an_earlier_run_hands_its_own_on(cli: Any, dataset: Path, tmp_path: Path
     assert (card.preprocess.mean, card.preprocess.fit) == ((0.1, 0.2, 0.3), Fit.PAD)
     saved = json.loads((tmp_path / "runs/second/config.json").read_text(encoding="utf-8"))
     assert (saved["mean"], saved["sources"]["mean"]) == ("0.1,0.2,0.3", "auto")
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "expected"),
+    [
+        ({"hidden_act": "gelu"}, "vit_base_patch32_clip_224", ()),
+        ({"hidden_act": "quick_gelu"}, "vit_base_patch32_clip_224", ("activation=quick_gelu",)),
+        ({"hidden_act": "quick_gelu"}, "vit_base_patch32_clip_quickgelu_224", ()),
+        (
+            {"vision_config": {"hidden_act": "gelu_pytorch_tanh"}},
+            "vit_base_patch16_siglip_gap_224",
+            ("activation=gelu_tanh",),
+        ),
+        ({"hidden_act": "gelu"}, "vit_giant_patch14_dinov2", ()),
+        ({"hidden_act": 5}, NAME, ()),
+        ({"hidden_act": "quick_gelu"}, "swin_tiny_patch4_window7_224", ()),
+    ],
+)
+def test_config_json_decides_the_activation(
+    config: object, model: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    settings = gather_settings({"model": model, "impl": "native"})
+    settings = choose_activation(settings, tmp_path / "model.safetensors", SILENT)
+    assert settings.config.model_arg == expected
+    assert settings.reasons.get("model_arg") == ("from config.json" if expected else None)
+
+
+def test_an_activation_that_cannot_be_chosen_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_act": "quick_gelu"}', encoding="utf-8")
+    lines: list[str] = []
+    report = Mock(spec=Reporter, warn=lines.append)
+    asked = {"model": "vit_base_patch32_clip_224", "impl": "timm"}
+    choose_activation(gather_settings(asked), tmp_path / "model.safetensors", report)
+    given = {"model": "vit", "impl": "native", "model_arg": ["depth=2"]}
+    choose_activation(gather_settings(given), tmp_path / "model.safetensors", report)
+    assert lines == [
+        "config.json beside the weights says quick_gelu, as vit_base_patch32_clip_quickgelu_224 "
+        "computes",
+        "config.json beside the weights says quick_gelu: add --model-arg activation=quick_gelu",
+    ]

@@ -27,6 +27,7 @@ from swinclf.models.weights.preprocessing import (
     preprocess_of_run,
 )
 from swinclf.models.weights.report import WeightsReport
+from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
@@ -108,6 +109,8 @@ def build_start(
     weights = find_weights(Path(named)) if named and not is_saved else None
     known = _known_preprocess(weights)
     settings = _choose_model(settings, weights.card if weights else None)
+    if weights is not None and weights.card is None:
+        settings = choose_activation(settings, weights.path, report)
     for one in known:
         if one.img_size is not None:
             settings = settings.choose("img_size", one.img_size, one.reason)
