@@ -275,15 +275,19 @@ def openmmlab_vit(state: State) -> State:
 
 
 def openmmlab_swin(state: State) -> State:
-    """Write a Swin as mmpretrain does, patch merging in the order of torch's unfold."""
-    found = {}
+    """Write a Swin as mmpretrain does, patch merging in the order of torch's unfold.
+
+    Its Swin V2 merges at the beginning of a stage, and norms what has been merged.
+    """
+    found, second = {}, any(name.endswith("logit_scale") for name in state)
     for name, value in state.items():
         merging = re.match(r"layers\.(\d)\.downsample\.(.+)", name)
         if merging:
             columns = value.reshape(*value.shape[:-1], 2, 2, -1)  # (..., columns, rows, C)
             unfolded = torch.moveaxis(columns.transpose(-3, -2), -1, -3)  # (..., C, rows, columns)
-            own = f"backbone.stages.{int(merging[1]) - 1}.downsample.{merging[2]}"
-            found[own] = unfolded.reshape(value.shape)
+            own = f"backbone.stages.{int(merging[1]) - (not second)}.downsample.{merging[2]}"
+            is_merged = second and merging[2].startswith("norm.")
+            found[own] = value if is_merged else unfolded.reshape(value.shape)
         elif name.startswith("head."):
             found[name] = value
         else:

@@ -279,6 +279,7 @@ CASES = [
     ),
     Case("OpenMMLab ViT", VIT, foreign.openmmlab_vit),
     Case("OpenMMLab Swin", SWIN, foreign.openmmlab_swin),
+    Case("OpenMMLab Swin", SWIN_V2, foreign.openmmlab_swin),
     Case("Microsoft Swin", SWIN, foreign.microsoft),
     Case("Microsoft Swin", SWIN_V2, foreign.microsoft),
     Case("SimMIM", SWIN, simmim, head=False),

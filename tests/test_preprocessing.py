@@ -141,6 +141,14 @@ def test_a_training_uses_it_unless_told_otherwise(tmp_path: Path) -> None:
     )
 
 
+def test_an_image_size_among_the_arguments_of_a_shape_is_obeyed(tmp_path: Path) -> None:
+    shape = ("img_size=32", "depth=12", "embed_dim=192", "num_heads=3")
+    path = write_vit(tmp_path)
+    beside(tmp_path, "config.json", {"pretrained_cfg": {"input_size": [3, 64, 64]}})
+    settings, begun = start(model="vit", weights=str(path), img_size=None, model_arg=shape)
+    assert (settings.config.img_size, begun.preprocess.height) == (32, 32)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -112,7 +112,7 @@ def build_start(
     if weights is not None and weights.card is None:
         settings = choose_activation(settings, weights.path, report)
     for one in known:
-        if one.img_size is not None:
+        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
             settings = settings.choose("img_size", one.img_size, one.reason)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)

@@ -111,13 +111,13 @@ def _check_periods(periods: Tensor | None) -> None:
 
 LAYOUTS = (
     Layout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
-    Layout("MoCo v3", _has(r"(base_encoder\..*|head\.0\.weight)"), _convert, "imagenet"),
+    Layout("MoCo v3", _has(r"base_encoder\..*"), _convert, "imagenet"),
     Layout("iBOT", _has("masked_embed"), _convert, "imagenet"),
     Layout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
     Layout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
     Layout(
         "Meta DINO",
-        _has(r"(teacher\..*|student\..*|head\.last_layer\..*|dino_head\..*)"),
+        _has(r"(head\.last_layer|dino_head)\..*"),
         _convert,
         "imagenet",
     ),
