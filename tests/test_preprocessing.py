@@ -214,6 +214,12 @@ def test_transformers_preprocessor_config(
     ) == expected
 
 
+def test_transformers_processor_of_images_and_text(tmp_path: Path) -> None:
+    content = {"image_processor": {"image_mean": CLIP[0]}, "processor_class": "CLIPProcessor"}
+    found = beside(tmp_path, "processor_config.json", content)
+    assert found == KnownPreprocess(reason="from processor_config.json", mean=CLIP[0])
+
+
 def test_open_clip_config(tmp_path: Path) -> None:
     content = {
         "model_cfg": {"vision_cfg": {"image_size": 224}},

@@ -1,8 +1,8 @@
 """How images were prepared for the weights in a file, as the files beside it or its layout say.
 
-Knows nothing of the settings of a training. Read are timm's config.json, the
-preprocessor_config.json of Hugging Face transformers and OpenCLIP's open_clip_config.json; what is
-damaged or missing in them is left open.
+Knows nothing of the settings of a training. Read are timm's config.json, transformers'
+preprocessor_config.json (processor_config.json where text is processed too) and OpenCLIP's
+open_clip_config.json; what is damaged or missing in them is left open.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def preprocess_beside(weights: Path) -> KnownPreprocess | None:
     readers: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "config.json": _from_timm,
         "preprocessor_config.json": _from_transformers,
+        "processor_config.json": lambda config: _from_transformers(config["image_processor"]),
         "open_clip_config.json": _from_open_clip,
     }
     for name, read in readers.items():
