@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -371,3 +372,40 @@ def big_vision(state: State, heads: int) -> dict[str, np.ndarray]:
         else:
             dense(at, "head", kind, value)
     return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def headless(state: State) -> State:
+    return {name: value for name, value in state.items() if not name.startswith("head")}
+
+
+def dinov2(new: bool, *, registers: bool = False) -> Callable[[State], State]:
+    base = "dinov2_with_registers" if registers else "dinov2"
+
+    def write(state: State) -> State:
+        body = {name: value for name, value in state.items() if not name.startswith("head")}
+        found = transformers_vit(body, new=new, base=base, dino=True, layers="encoder.layer")
+        found[f"{base}.embeddings.mask_token"] = torch.zeros(1, 24)
+        found |= {"classifier.weight": torch.ones(5, 48), "classifier.bias": torch.ones(5)}
+        return with_class_position(found, f"{base}.embeddings.") if registers else found
+
+    return write
+
+
+def swiglu(new: bool) -> Callable[[State], State]:
+    """DINOv2's largest: one product for gate and values in old names, two in new ones."""
+
+    def write(state: State) -> State:
+        found = transformers_vit(headless(state), new=new, base="", dino=True)
+        for name in [name for name in found if ".mlp." in name]:
+            value = found.pop(name)
+            if not new:
+                name = name.replace("fc1", "weights_in").replace("fc2", "weights_out")
+                found[name] = value
+            elif "fc2" in name:
+                found[name.replace("fc2", "down_proj")] = value
+            else:
+                found[name.replace("fc1", "gate_proj")] = value.chunk(2)[0]
+                found[name.replace("fc1", "up_proj")] = value.chunk(2)[1]
+        return found
+
+    return write

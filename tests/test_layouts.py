@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from foreign_layouts import dinov2, headless, swiglu
 from network_cases import FLOAT32_TOLERANCE, difference, images, randomise
 from torch import Tensor, nn
 from torchvision.models import swin_transformer, vision_transformer
@@ -77,45 +78,6 @@ class Case:
     network: tuple[str, Changes]
     write: Callable[[State], Mapping[str, Tensor]]
     head: bool = True
-
-
-def dinov2(new: bool, *, registers: bool = False) -> Callable[[State], State]:
-    base = "dinov2_with_registers" if registers else "dinov2"
-
-    def write(state: State) -> State:
-        body = {name: value for name, value in state.items() if not name.startswith("head")}
-        found = foreign.transformers_vit(
-            body, new=new, base=base, dino=True, layers="encoder.layer"
-        )
-        found[f"{base}.embeddings.mask_token"] = torch.zeros(1, 24)
-        found |= {"classifier.weight": torch.ones(5, 48), "classifier.bias": torch.ones(5)}
-        return foreign.with_class_position(found, f"{base}.embeddings.") if registers else found
-
-    return write
-
-
-def swiglu(new: bool) -> Callable[[State], State]:
-    """DINOv2's largest: one product for gate and values in old names, two in new ones."""
-
-    def write(state: State) -> State:
-        found = foreign.transformers_vit(headless(state), new=new, base="", dino=True)
-        for name in [name for name in found if ".mlp." in name]:
-            value = found.pop(name)
-            if not new:
-                name = name.replace("fc1", "weights_in").replace("fc2", "weights_out")
-                found[name] = value
-            elif "fc2" in name:
-                found[name.replace("fc2", "down_proj")] = value
-            else:
-                found[name.replace("fc1", "gate_proj")] = value.chunk(2)[0]
-                found[name.replace("fc1", "up_proj")] = value.chunk(2)[1]
-        return found
-
-    return write
-
-
-def headless(state: State) -> State:
-    return {name: value for name, value in state.items() if not name.startswith("head")}
 
 
 def meta_dinov2(state: State) -> State:
@@ -442,7 +404,6 @@ def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("vit_tiny_patch16_224", hf("vit", new=False)),
         ("deit_tiny_distilled_patch16_224", hf("deit", new=True)),
         ("swin_tiny_patch4_window7_224", hf_swin("swin", new=False)),
         ("vit_small_patch16_dinov3_qkvb", lambda s: foreign.transformers_dinov3(s, new=False)),

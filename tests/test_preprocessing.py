@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -11,14 +12,16 @@ from unittest.mock import Mock
 import pytest
 import timm
 import torch
-from conftest import SMALL_FLAGS, SMALL_MODEL
+from conftest import SMALL_MODEL
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torchvision import models
 
-from swinclf.config import Settings, Source, gather_settings
+from swinclf.card import ModelCard
+from swinclf.config import Impl, Settings, Source, gather_settings
 from swinclf.errors import ConfigError
-from swinclf.models.store import read_card
+from swinclf.models.build import Architecture, create_network
+from swinclf.models.store import save_model
 from swinclf.models.weights.preprocessing import (
     CLIP,
     HALF,
@@ -32,7 +35,7 @@ from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.progress import SILENT, Reporter
-from swinclf.runtime import choose_hardware
+from swinclf.runtime import Precision, choose_hardware
 
 NAME = "vit_tiny_patch16_224"  # .5, bicubic, 0.9
 
@@ -301,7 +304,7 @@ def test_the_layout_of_a_file_implies_it(tmp_path: Path) -> None:
     assert begun.preprocess.std == IMAGENET[1]
     assert preprocess_line(settings) == (
         "preprocessing: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, bilinear, crop 0.875 "
-        "(as all weights of torchvision ViT)"
+        "(as usual for torchvision ViT)"
     )
     beside(tmp_path, "preprocessor_config.json", {"image_mean": HALF[0], "resample": 1})
     settings, begun = start(model=NAME, weights=str(tmp_path / "vit.pth"))
@@ -309,22 +312,34 @@ def test_the_layout_of_a_file_implies_it(tmp_path: Path) -> None:
     assert settings.reasons["mean"] == "from preprocessor_config.json"
 
 
-def test_an_earlier_run_hands_its_own_on(cli: Any, dataset: Path, tmp_path: Path) -> None:
-    small = ("--epochs", "1", "--out", tmp_path / "runs")
-    flags = ("--mean", "0.1,0.2,0.3", "--fit", "pad", "--crop-pct", "0.6")
-    first = cli("train", dataset, *SMALL_FLAGS, *flags, "--name", "first", *small)
-    assert first.code == 0, first.err
-    assert "preprocessing: mean 0.1 0.2 0.3, crop 0.6 (given); std 0.5 0.5 0.5, " in first.err
-    second = cli("train", dataset, "--weights", tmp_path / "runs/first", "--name", "second", *small)
-    assert second.code == 0, second.err
-    assert (
-        "preprocessing: mean 0.1 0.2 0.3, std 0.5 0.5 0.5, bicubic, crop 0.6 "
+def test_an_earlier_run_hands_its_own_on(tmp_path: Path) -> None:
+    own = Preprocess(
+        height=32,
+        width=32,
+        interpolation=Interpolation.BILINEAR,
+        mean=(0.1, 0.2, 0.3),
+        std=(1.0, 0.5, 0.25),
+        crop_pct=0.6,
+        fit=Fit.PAD,
+    )
+    shape = Architecture(NAME, Impl.NATIVE, num_classes=2, img_size=32)
+    card = ModelCard(
+        model=NAME,
+        impl=Impl.NATIVE,
+        classes=("a", "b"),
+        preprocess=own,
+        precision=Precision.FP32,
+    )
+    save_model(tmp_path / "model.safetensors", create_network(shape), card)
+    beside(tmp_path, "preprocessor_config.json", {"image_mean": HALF[0]})  # of something else
+    settings, begun = start(weights=str(tmp_path / "model.safetensors"), img_size=None)
+    assert begun.preprocess == own
+    assert preprocess_line(settings) == (
+        "preprocessing: mean 0.1 0.2 0.3, std 1 0.5 0.25, bilinear, crop 0.6 "
         "(as the run that --weights names)"
-    ) in second.err
-    card = read_card(tmp_path / "runs/second/model.safetensors")
-    assert (card.preprocess.mean, card.preprocess.fit) == ((0.1, 0.2, 0.3), Fit.PAD)
-    saved = json.loads((tmp_path / "runs/second/config.json").read_text(encoding="utf-8"))
-    assert (saved["mean"], saved["sources"]["mean"]) == ("0.1,0.2,0.3", "auto")
+    )
+    _, begun = start(weights=str(tmp_path / "model.safetensors"), fit="crop", crop_pct=1.0)
+    assert begun.preprocess == replace(own, fit=Fit.CROP, crop_pct=1.0)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def preprocess_of_layout(
         crop = _crop_of(*sides) if sides else None
         interpolation = Interpolation.BICUBIC
     return KnownPreprocess(
-        reason=f"as all weights of {named.name}",
+        reason=f"as usual for {named.name}",
         mean=mean,
         std=std,
         interpolation=interpolation,
