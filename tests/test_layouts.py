@@ -236,8 +236,11 @@ CASES = [
     Case("OpenCLIP", CLIP, lambda state: foreign.open_clip(state, prefix="")),
     Case(
         "OpenCLIP with a timm network",
-        SIGLIP,
-        lambda s: {f"visual.trunk.{n}": v for n, v in s.items()} | {"text.cls_emb": torch.ones(3)},
+        CLIP,
+        lambda s: (
+            {f"visual.trunk.{name}": value for name, value in headless(s).items()}
+            | {"visual.head.proj.weight": s["head.weight"], "text.cls_emb": torch.ones(3)}
+        ),
     ),
     Case("OpenMMLab ViT", VIT, foreign.openmmlab_vit),
     Case("OpenMMLab Swin", SWIN, foreign.openmmlab_swin),

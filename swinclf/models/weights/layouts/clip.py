@@ -130,9 +130,14 @@ def _convert_open(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of a timm network within OpenCLIP, or None."""
+    """Return the prefix of a timm network with a projection within OpenCLIP, or None.
+
+    Without the projection the names are timm's own.
+    """
     prefix = prefix_of(state, "visual.trunk.patch_embed.proj.weight")
-    return None if prefix is None else prefix + "visual.trunk."
+    if prefix is None or prefix + "visual.head.proj.weight" not in state:
+        return None
+    return prefix + "visual.trunk."
 
 
 def _convert_trunk(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:

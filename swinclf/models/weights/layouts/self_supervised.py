@@ -69,6 +69,11 @@ def _has(pattern: str) -> Callable[[Mapping[str, Tensor]], bool]:
     return recognises
 
 
+def _is_moco(state: Mapping[str, Tensor]) -> bool:
+    """Whether there is an encoder that is trained and what only MoCo's training has beside it."""
+    return _has(r"base_encoder\..*")(state) and _has(r"(momentum_encoder|predictor)\..*")(state)
+
+
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _prefix(state)
     assert prefix is not None
@@ -111,7 +116,7 @@ def _check_periods(periods: Tensor | None) -> None:
 
 LAYOUTS = (
     Layout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
-    Layout("MoCo v3", _has(r"base_encoder\..*"), _convert, "imagenet"),
+    Layout("MoCo v3", _is_moco, _convert, "imagenet"),
     Layout("iBOT", _has("masked_embed"), _convert, "imagenet"),
     Layout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
     Layout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
