@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from swinclf.errors import ConfigError
-from swinclf.preprocess import Fit
+from swinclf.preprocess import Fit, Interpolation
 from swinclf.runtime import Precision
+from swinclf.setting_values import check_value
 
 
 class Impl(StrEnum):
@@ -67,6 +68,7 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     auto: str = "",
+    colours: tuple[float, float] | None = None,
 ) -> Any:
     """A field of the table.
 
@@ -76,9 +78,13 @@ def _setting(
         low: Smallest value allowed.
         high: Largest value allowed.
         auto: What is chosen where the default is None, for --help.
+        colours: Of a number for red, green and blue each: the smallest and largest allowed.
     """
-    metadata = {"text": text, "low": low, "high": high, "auto": auto}
+    metadata = {"text": text, "low": low, "high": high, "auto": auto, "colours": colours}
     return field(default=default, metadata=metadata)
+
+
+_AS_TRAINED = "as the weights were trained, else the model's own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +145,30 @@ class TrainConfig:
         None,
         "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
         auto="the model's own, mostly crop",
+    )
+    mean: str | None = _setting(
+        None,
+        "Red, green, blue to subtract, of values from 0 to 1, as 0.485,0.456,0.406.",
+        auto=_AS_TRAINED,
+        colours=(0, 1),
+    )
+    std: str | None = _setting(
+        None,
+        "Red, green, blue to divide by after that, as 0.229,0.224,0.225.",
+        auto=_AS_TRAINED,
+        colours=(0.001, 10),
+    )
+    interpolation: Interpolation | None = _setting(
+        None,
+        "How pictures are resampled.",
+        auto=_AS_TRAINED,
+    )
+    crop_pct: float | None = _setting(
+        None,
+        "With --fit crop, the part of the scaled picture's side that is kept.",
+        low=0.1,
+        high=1,
+        auto=_AS_TRAINED,
     )
     augment: Augment | None = _setting(
         None,
@@ -358,7 +388,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources = values.pop("sources", {})
-    for extra in ("reasons", "versions", "command", "facts"):
+    for extra in ("reasons", "versions", "command", "facts", "weights_loaded"):
         values.pop(extra, None)
     chosen = (Source.DEFAULT, Source.AUTO)
     return {
@@ -380,43 +410,7 @@ def _unknown_names(names: list[str]) -> list[str]:
 
 
 def _checked(name: str, value: object) -> object:
-    """The value in its setting's type and within its bounds.
-
-    Raises:
-        ValueError: Saying what is allowed.
-    """
-    wanted = SETTING_TYPES[name]
-    if get_origin(wanted) is tuple:
-        return _checked_words(name, value)
-    kind = next(kind for kind in get_args(wanted) or (wanted,) if kind is not type(None))
-    if issubclass(kind, StrEnum):
-        if str(value) not in [str(member) for member in kind]:
-            raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
-        return kind(str(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ValueError(f"{name} is a float, not a number of that size") from None
-    if kind is str and isinstance(value, Path):
-        value = str(value)
-    if type(value) is not kind:
-        raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
-    low, high = SETTINGS[name].metadata.get("low"), SETTINGS[name].metadata.get("high")
-    too_low, too_high = low is not None and not value >= low, high is not None and not value <= high
-    if too_low or too_high:  # written so that NaN, which compares as false, is refused as well
-        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} is {bounds}, not {value!r}")
-    return value
-
-
-def _checked_words(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"{name} is a list of words, not {value!r}")
-    without = [word for word in value if "=" not in word]
-    if without:
-        raise ValueError(f"{name} is KEY=VALUE, not {without[0]!r}")
-    return tuple(value)
+    return check_value(name, value, SETTING_TYPES[name], SETTINGS[name].metadata)
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:

@@ -61,6 +61,10 @@ class WeightsError(SwinclfError):
     """Weights that cannot be found, read or fitted to the network."""
 
 
+class WeightsMismatchError(WeightsError):
+    """Weights that were read but are not those of the network."""
+
+
 class RunError(SwinclfError):
     """A run, or a file of one, that cannot be found, read or written."""
 

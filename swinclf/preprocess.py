@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+Colours = tuple[float, float, float]  # red, green, blue
+
 
 class Fit(StrEnum):
     """What is done with a picture whose sides are not in the network's proportion."""
@@ -47,8 +49,8 @@ class Preprocess:
     height: int
     width: int
     interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colours
+    std: Colours
     crop_pct: float
     fit: Fit
 
@@ -89,6 +91,24 @@ class Preprocess:
         )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def read_colours(text: str) -> Colours:
+    """Return the three numbers of a text such as "0.485,0.456,0.406".
+
+    Args:
+        text: Three numbers with commas or spaces between them, or one for all three colours.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    numbers = [float(word) for word in text.replace(",", " ").split()]
+    return _triple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def write_colours(colours: Colours) -> str:
+    """Return the inverse of `read_colours`, such as "0.485,0.456,0.406"."""
+    return ",".join(repr(colour).removesuffix(".0") for colour in colours)
+
+
+def _triple(values: Any) -> Colours:
     red, green, blue = (float(value) for value in values)
     return red, green, blue

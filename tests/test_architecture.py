@@ -31,6 +31,7 @@ LEVELS = [
         "lock",
         "lanes",
         "runs",
+        "setting_values",
     },
     {"data", "models", "evaluation"},
     {"training", "inference", "exporting", "inspection", "audit"},

@@ -45,7 +45,8 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("--label-smoothing", "0.05", "--drop-path", "0.05", "--clip-norm", "0.5"),
                 "--no-compile",
                 *("--class-weights", "balanced", "--device", "cpu", "--precision", "fp32"),
-                *("--cache", "--cache-gib", "0.5"),
+                *("--cache", "--cache-gib", "0.5", "--mean", "0.485,0.456,0.406"),
+                *("--std", "0.2,0.3,0.4", "--interpolation", "lanczos", "--crop-pct", "0.8"),
                 *(
                     "--threads",
                     "1",
@@ -75,11 +76,12 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("{data}", *SMALL, "--freeze-stages", "1", "--augment", "trivial", "--fit"),
                 *("crop", "--class-weights", "none", "--precision", "auto"),
+                *("--interpolation", "bicubic"),
             ),
         ),
-        (0, ("{data}", *SMALL, "--precision", "fp16", "--strict")),
+        (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
         (1, ("{spoilt}", *SMALL, "--strict")),
-        (0, ("{spoilt}", *SMALL, "--no-strict", "--epochs", "1")),
+        (0, ("{spoilt}", *SMALL, "--no-strict", "--interpolation", "bilinear")),
         (
             0,
             (

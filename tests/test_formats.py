@@ -16,9 +16,10 @@ from timm.models import swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
-from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.names import build_native
-from swinclf.models.resize import resize_bias_table, resize_positions
+from swinclf.models.weights.adapt import adapt
+from swinclf.models.weights.containers import read_state_dict
+from swinclf.models.weights.resize import resize_bias_table, resize_positions
 
 VIT, SWIN, DEIT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit3_small_patch16_224"
 SMALL = {VIT: {"depth": 2, "img_size": 48}, DEIT: {"depth": 2, "img_size": 48}}

@@ -13,15 +13,21 @@ from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
 from swinclf.errors import DataError, ModelError, RunError
 from swinclf.inspection.sample import synthetic_picture
-from swinclf.models.build import OWN_SHAPES, Architecture, create_network, default_preprocess
-from swinclf.models.formats import adapt, read_state_dict
+from swinclf.models.build import (
+    OWN_SHAPES,
+    Architecture,
+    create_network,
+    default_preprocess,
+    load_with_head,
+)
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import native_data_config, native_names
 from swinclf.models.store import load_model, read_card
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
-from swinclf.models.weights import find_weights
+from swinclf.models.weights.find import find_weights
 from swinclf.preprocess import Preprocess
+from swinclf.progress import SILENT, Reporter
 from swinclf.runs import MODEL_SUFFIXES, RunFolder, find_model
 
 
@@ -48,12 +54,15 @@ class Subject:
         """The network with random weights, in evaluation mode."""
         return _own(create_network(self.architecture).eval())
 
-    def open(self, weights: Path | None, *, pretrained: bool) -> tuple[ViT | Swin, str]:
+    def open(
+        self, weights: Path | None, *, pretrained: bool, report: Reporter = SILENT
+    ) -> tuple[ViT | Swin, str]:
         """The network with its weights, in evaluation mode, and whose weights they are.
 
         Args:
             weights: Of a name: a weights file or run to take them from.
             pretrained: Of a name: whether it gets its published ones.
+            report: Hears what of a weights file was loaded.
 
         Raises:
             WeightsError: If weights cannot be had, or do not fit.
@@ -69,7 +78,9 @@ class Subject:
         else:
             return self.build(), "random weights: nothing is learned yet"
         network = self.build()
-        network.load_state_dict(adapt(read_state_dict(file), network, allow_other_head=True).state)
+        loaded = load_with_head(network, file, name, self.architecture.num_classes)
+        if weights is not None:
+            report.note(loaded.line(str(weights)))
         return network, whose
 
     def preprocess(self, network: ViT | Swin) -> Preprocess:

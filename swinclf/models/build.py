@@ -6,7 +6,7 @@ networks are built without importing timm, which takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,15 @@ import torch
 from torch import nn
 
 from swinclf.config import Impl
-from swinclf.errors import ModelError, WeightsError
+from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.models.blank import blank_parameters
-from swinclf.models.formats import adapt, read_state_dict
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
+from swinclf.models.weights.adapt import adapt_first
+from swinclf.models.weights.containers import read_checkpoints
+from swinclf.models.weights.report import WeightsReport, make_report
+from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.suggest import with_suggestion
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.progress import SILENT, Reporter
 
@@ -120,28 +124,77 @@ def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
         ModelError: As `build_network`.
         WeightsError: If the file cannot be read or does not fit; both sides are named.
     """
-    state = read_state_dict(path)
+    return load_network(architecture, path)[0]
+
+
+def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, WeightsReport]:
+    """Build a network as `build_from_file` does, and say what of the file it has got.
+
+    Raises:
+        ModelError: As `build_network`.
+        WeightsError: If the file cannot be read or does not fit; both sides are named, and the
+            model that it fits if there is one.
+    """
+    checkpoints = read_checkpoints(path)
+    try:
+        return _loaded(architecture, checkpoints)
+    except WeightsMismatchError as error:
+        raise with_suggestion(error, checkpoints, architecture.name) from error
+
+
+def _loaded(
+    architecture: Architecture, checkpoints: Sequence[Checkpoint]
+) -> tuple[nn.Module, WeightsReport]:
+    """Build a network and fill it."""
     if architecture.impl is Impl.NATIVE:
         with blank_parameters():
             network = create_network(architecture)
-        _fill(network, state)
-        reset_head(network, architecture.num_classes)
+        report = _fill(network, checkpoints, architecture)
         if not any(parameter.is_meta for parameter in network.parameters()):
-            return network
+            return network, report
         # The file has no such head, and this one has hidden layers: they are drawn.
     network = build_network(architecture)
-    _fill(network, state)
-    reset_head(network, architecture.num_classes)
-    return network
+    return network, _fill(network, checkpoints, architecture)
 
 
-def _fill(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Gives a network the weights of a file; a head that the file lacks stays as it is."""
-    weights = adapt(state, network, allow_other_head=True).state
+def _fill(
+    network: nn.Module, checkpoints: Sequence[Checkpoint], architecture: Architecture
+) -> WeightsReport:
+    """Give a network the weights of a file and a new head; what the file lacks stays as it is."""
+    states = [one.tensors for one in checkpoints]
+    adapted, index = adapt_first(states, network, allow_other_head=True)
     wanted = network.state_dict()
     # Copies: what stands in a file can change while it is trained on.
-    own = {name: value.to(wanted[name].dtype, copy=True) for name, value in weights.items()}
+    own = {name: value.to(wanted[name].dtype, copy=True) for name, value in adapted.state.items()}
     network.load_state_dict(own, assign=True)
+    reset_head(network, architecture.num_classes)
+    classes = architecture.num_classes
+    chosen = checkpoints[index]
+    return make_report(chosen, adapted, wanted, num_classes=classes, head_loaded=False)
+
+
+def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) -> WeightsReport:
+    """Load a file into a network, its head too where it has the network's classes.
+
+    Args:
+        network: With that many classes; where the file has another head it stays as it is.
+        path: As for `build_from_file`.
+        name: Of the network.
+        num_classes: Classes of the network's head.
+
+    Raises:
+        WeightsError: As `load_network`.
+    """
+    checkpoints = read_checkpoints(path)
+    states = [one.tensors for one in checkpoints]
+    try:
+        adapted, index = adapt_first(states, network, allow_other_head=True)
+    except WeightsMismatchError as error:
+        raise with_suggestion(error, checkpoints, name) from error
+    network.load_state_dict(adapted.state)
+    wanted, is_theirs = network.state_dict(), adapted.head_loaded
+    chosen = checkpoints[index]
+    return make_report(chosen, adapted, wanted, num_classes=num_classes, head_loaded=is_theirs)
 
 
 def reset_head(network: nn.Module, num_classes: int) -> None:

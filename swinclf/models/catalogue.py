@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
 from swinclf.models.names import is_native, native_names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SIZES_FILE = Path(__file__).with_name("sizes.json")  # arch -> parameters, by write_sizes
 FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
@@ -59,12 +63,18 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> Iterator[Bac
 
 def count_parameters(arch: str) -> int:
     """Parameters of a network without a head, from its shapes alone: no weight is made."""
+    network = blank_network(arch, num_classes=0)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def blank_network(arch: str, *, num_classes: int) -> nn.Module:
+    """Build one of timm's networks whose tensors have shapes and no content."""
     import timm
     import torch
 
     with torch.device("meta"):
-        network = timm.create_model(arch, pretrained=False, num_classes=0)
-    return sum(parameter.numel() for parameter in network.parameters())
+        network: nn.Module = timm.create_model(arch, pretrained=False, num_classes=num_classes)
+    return network
 
 
 def write_sizes() -> None:

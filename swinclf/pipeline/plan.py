@@ -9,6 +9,8 @@ from swinclf.card import ModelCard
 from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
+from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, StopFlag, versions
@@ -108,9 +110,10 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
     for change in changes:
         report.note(f"since this run began: {change}")
+    report.note(preprocess_line(plan.settings))
     report.note("chosen, as not given:")
     for name, reason in plan.settings.reasons.items():
-        if name not in ("device", "precision"):
+        if name not in ("device", "precision", *PREPROCESS_NAMES):
             report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
     risky = start.trained_weights and start.regime is not Regime.HEAD
     if risky and config.lr is not None and config.lr > RISKY_LR:

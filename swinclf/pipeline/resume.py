@@ -47,7 +47,9 @@ def begin_run(
         RunError: If a file cannot be written; then there is no run.
     """
     run, dataset = claim.run, plan.dataset
-    facts = {"command": command_of(plan.settings), "versions": versions()}
+    facts: dict[str, Any] = {"command": command_of(plan.settings), "versions": versions()}
+    if plan.start.loaded is not None:
+        facts["weights_loaded"] = plan.start.loaded.to_dict()
     write_json(run.config, {**plan.settings.to_dict(), **facts})
     write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
     write_split(run.split, dataset.images)

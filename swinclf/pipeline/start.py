@@ -9,18 +9,26 @@ from pathlib import Path
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import Impl, Settings, key_values
+from swinclf.config import Impl, Settings, TrainConfig, key_values
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
-    build_from_file,
     build_network,
     build_pretrained,
-    default_preprocess,
+    load_network,
 )
 from swinclf.models.freeze import freeze_stages
 from swinclf.models.names import is_native
-from swinclf.models.weights import find_weights
+from swinclf.models.weights.find import StartingWeights, find_weights
+from swinclf.models.weights.preprocessing import (
+    KnownPreprocess,
+    preprocess_beside,
+    preprocess_of_layout,
+    preprocess_of_run,
+)
+from swinclf.models.weights.report import WeightsReport
+from swinclf.pipeline.activation import choose_activation
+from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, default_workers, seed_everything, use_threads
@@ -41,6 +49,7 @@ class Start:
         keeps_features: Whether what it sees is worth keeping: only the head trains, or its weights
             are trained ones and here, not still to come out of a checkpoint.
         frozen_digest: Of what never trains; empty where the whole network is in a checkpoint.
+        loaded: What of the file of `--weights` the network has got; None without one.
     """
 
     network: nn.Module
@@ -49,6 +58,7 @@ class Start:
     trained_weights: bool
     keeps_features: bool
     frozen_digest: str
+    loaded: WeightsReport | None = None
 
     @property
     def bytes_on_disk(self) -> int:
@@ -97,7 +107,13 @@ def build_start(
     is_saved = saved is not None and not saved.origin.network
     named = settings.config.weights
     weights = find_weights(Path(named)) if named and not is_saved else None
+    known = _known_preprocess(weights)
     settings = _choose_model(settings, weights.card if weights else None)
+    if weights is not None and weights.card is None:
+        settings = choose_activation(settings, weights.path, report)
+    for one in known:
+        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
+            settings = settings.choose("img_size", one.img_size, one.reason)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     config = settings.config
@@ -110,26 +126,49 @@ def build_start(
         drop_path=config.drop_path or 0.0,
         model_args=key_values(config.model_arg),
     )
-    if weights:
-        network = build_from_file(architecture, weights.path)
-    elif config.pretrained and not is_saved:
-        network = build_pretrained(architecture, report=report)
-    else:
-        network = build_network(architecture)
+    network, loaded = _build(config, architecture, weights, is_saved, report)
+    if loaded is not None:
+        implied = preprocess_of_layout(loaded.layout, network.state_dict())
+        known += [] if implied is None else [implied]
     frozen = frozen_digest(network) if regime is Regime.HEAD else ""
     if saved is not None:
         check_network(saved.origin, frozen, saved.path.parent)
     if config.freeze_stages is not None:
         freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
-    preprocess = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
-    settings = settings.choose("img_size", preprocess.height, "the model's own")
-    settings = settings.choose("fit", preprocess.fit, "the model's own")
+    settings, preprocess = choose_preprocess(settings, architecture, known)
     settings = choose_mirror(settings, classes)
     keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
     return (
         settings.choose("workers", default_workers(), "one a core"),
-        Start(network, preprocess, regime, trained_weights, keeps_features, frozen),
+        Start(network, preprocess, regime, trained_weights, keeps_features, frozen, loaded),
     )
+
+
+def _build(
+    config: TrainConfig,
+    architecture: Architecture,
+    weights: StartingWeights | None,
+    is_saved: bool,
+    report: Reporter,
+) -> tuple[nn.Module, WeightsReport | None]:
+    """The network with its weights, and what of a file it has got."""
+    if weights:
+        network, loaded = load_network(architecture, weights.path)
+        report.note(loaded.line(config.weights or ""))
+        return network, loaded
+    if config.pretrained and not is_saved:
+        return build_pretrained(architecture, report=report), None
+    return build_network(architecture), None
+
+
+def _known_preprocess(weights: StartingWeights | None) -> list[KnownPreprocess]:
+    """What the run or the files beside the weights say of their preprocessing."""
+    if weights is None:
+        return []
+    if weights.card is not None:
+        return [preprocess_of_run(weights.card.preprocess)]
+    beside = preprocess_beside(weights.path)
+    return [] if beside is None else [beside]
 
 
 def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:

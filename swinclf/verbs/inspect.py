@@ -131,7 +131,7 @@ def _draw(done: Inspection, what: Subject, look: Look, report: Reporter) -> Insp
             found=f"in_chans={done.costs.colours}",
             hint="the table alone, without --image, --output, --weights and --pretrained",
         )
-    network, whose = what.open(look.weights, pretrained=look.pretrained)
+    network, whose = what.open(look.weights, pretrained=look.pretrained, report=report)
     preprocess = what.preprocess(network)
     pixels, image = what.picture(look.image, preprocess)
     report.note(f"pictures show {image} and {whose}")

@@ -1,0 +1,1 @@
+"""Weight files: found, identified, read, and fitted to a network."""

@@ -1,0 +1,270 @@
+"""The tensors of a file, fitted to what a network's own state dict holds.
+
+Knows nothing of where files come from or of runs. The networks may be this package's or timm's;
+both call their parameters alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swinclf.errors import WeightsError
+from swinclf.models.weights.differences import refusal
+from swinclf.models.weights.head import classifier_names, is_classifier_name
+from swinclf.models.weights.layouts.google import GOOGLE
+from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.match import Match, best_match, is_training_only
+from swinclf.models.weights.resize import resize_bias_table, resize_positions
+from swinclf.models.weights.unused import unused_groups
+
+# Hidden layers of a head: loaded where the file has them, else as fresh as the classifier.
+_HIDDEN = re.compile(r"(head\.)?pre_logits\.")
+
+
+@dataclass(frozen=True)
+class AdaptedWeights:
+    """Weights that fit a network exactly."""
+
+    state: State
+    """Every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds."""
+    head_loaded: bool
+    """Whether the head is the file's; otherwise it is the network's as it was."""
+    resized: list[str] = field(default_factory=list)
+    """Position tables that were resized to the network's image size or window."""
+    match: Match | None = None
+    """Where in the file the tensors were, and in which layout."""
+    loaded: int = 0
+    """Tensors of the file that the network has got."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of the file that only its training needs, or of a pooling that the network lacks."""
+    file_head: Mapping[str, Tensor] = field(default_factory=dict)
+    """The classifier of the file, left out where `head_loaded` is false."""
+    fresh: tuple[str, ...] = ()
+    """Hidden layers of the network's head that the file has not."""
+    unused: Mapping[str, int] = field(default_factory=dict)
+    """Parts of the file that its layout's conversion left out, with their numbers of tensors."""
+    old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+    """Shapes of the tables in `resized` before it."""
+
+
+def adapt(
+    state: Mapping[str, Tensor],
+    model: nn.Module,
+    *,
+    allow_other_head: bool,
+    grid: tuple[int, int] | None = None,
+) -> AdaptedWeights:
+    """Fit the tensors of a file to a network, or say what does not fit.
+
+    Args:
+        state: What read_state_dict returned, in any of the layouts, under any prefix.
+        model: A network of this package or of timm.
+        allow_other_head: Whether a head of other classes, or none, is left out instead of refused.
+        grid: Patches down and across that the file's position table is for; None: the network's
+            where the count agrees, otherwise as many down as across.
+
+    Raises:
+        WeightsError: If a tensor is missing, left over, of another shape, quantised or not finite;
+            both sides are named.
+    """
+    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head, grid=grid)
+    return adapted
+
+
+def adapt_first(
+    states: Sequence[Mapping[str, Tensor]],
+    model: nn.Module,
+    *,
+    allow_other_head: bool,
+    grid: tuple[int, int] | None = None,
+) -> tuple[AdaptedWeights, int]:
+    """Fit the first of several state dicts that has all of a network's body, else the closest.
+
+    Args:
+        states: The state dicts of one file, the preferred first.
+        model: A network of this package or of timm.
+        allow_other_head: As for `adapt`.
+        grid: As for `adapt`.
+
+    Returns:
+        The weights, and which of the state dicts they are from.
+
+    Raises:
+        WeightsError: As `adapt`, of the closest.
+    """
+    wanted = dict(model.state_dict())
+    head = classifier_names(model) & wanted.keys()
+    body = {n: v for n, v in wanted.items() if n not in head and not _HIDDEN.match(n)}
+    chosen: tuple[Match, int] | None = None
+    for index, state in enumerate(states):
+        match = best_match(state, wanted, body)
+        if chosen is None or (match.fitting, match.named) > (chosen[0].fitting, chosen[0].named):
+            chosen = match, index
+        if match.is_whole(body):
+            break
+    match, index = chosen or (best_match({}, wanted, body), 0)
+    adapted = _fit(match, wanted, head, model, allow_other_head, grid)
+    unused = unused_groups(match, states[index], wanted) if states else {}
+    return replace(adapted, unused=unused), index
+
+
+def _fit(
+    match: Match,
+    wanted: Mapping[str, Tensor],
+    head: set[str],
+    model: nn.Module,
+    allow_other_head: bool,
+    grid: tuple[int, int] | None,
+) -> AdaptedWeights:
+    """Fit one part of a file to a network; every tensor of either side has to be accounted for."""
+    found = _with_head_named(match.state, wanted, head)
+    file_head = {n: v for n, v in found.items() if n in head or _is_surplus_head(n, wanted)}
+    head_loaded = {n: v.shape for n, v in file_head.items()} == {n: wanted[n].shape for n in head}
+    own: State = {}
+    if allow_other_head and not head_loaded:
+        found = {name: value for name, value in found.items() if name not in file_head}
+        own = {name: wanted[name] for name in head}
+    fresh = tuple(name for name in wanted if _HIDDEN.match(name))
+    if not allow_other_head or any(name in found for name in fresh):
+        fresh = ()
+    own |= {name: wanted[name] for name in fresh}
+    left_out = tuple(name for name in found if name not in wanted and _may_leave_out(name, wanted))
+    found = {name: value for name, value in found.items() if name not in left_out}
+    old_shapes = {name: value.shape for name, value in found.items()}
+    resized = []
+    for name in sorted(found.keys() & wanted.keys()):
+        _check_kind(name, found[name], wanted[name])
+        try:
+            smooth = match.layout is not GOOGLE
+            value = _resized(name, found[name], wanted[name], model, grid, smooth=smooth)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise refusal(match, found, {**wanted}, own, reason=f"{name}: {error}") from error
+        if value is not found[name]:
+            resized.append(name)
+        found[name] = value
+    loaded = len(found)
+    found |= own
+    if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in wanted.items()}:
+        raise refusal(match, found, wanted, own)
+    for name in found.keys() - own.keys():
+        _check_finite(name, found[name])
+    return AdaptedWeights(
+        {name: found[name] for name in wanted},
+        head_loaded,
+        resized,
+        match,
+        loaded,
+        (*left_out, *match.outside),
+        file_head,
+        fresh,
+        old_shapes={name: old_shapes[name] for name in resized},
+    )
+
+
+def _with_head_named(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], head: set[str]
+) -> State:
+    """Name the last layer of a file's head as the network does, where either has just one."""
+    weights = [name for name in head if name.endswith(".weight")]
+    theirs = [
+        name
+        for name in state
+        if name.endswith(".weight") and state[name].dim() == 2 and _is_surplus_head(name, wanted)
+    ]
+    if len(weights) != 1 or len(theirs) != 1 or any(name in state for name in head):
+        return dict(state)
+    old, new = (name.removesuffix("weight") for name in (theirs[0], weights[0]))
+    return {
+        new + name.removeprefix(old) if name.startswith(old) else name: value
+        for name, value in state.items()
+    }
+
+
+def _is_surplus_head(name: str, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor that the network has not is part of a classifier."""
+    return name not in wanted and is_classifier_name(name)
+
+
+def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a network gives the same features without a tensor that it has not.
+
+    Attention pooling is what a network of another pooling is published without.
+    """
+    if name.startswith("attn_pool."):
+        return not any(one.startswith("attn_pool.") for one in wanted)
+    return is_training_only(name)
+
+
+def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
+    """Refuse integers where the network computes with fractions: they are quantised.
+
+    Raises:
+        WeightsError: If so.
+    """
+    if wanted.is_floating_point() and not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise WeightsError(
+            "weights in floating point (float16, bfloat16, float32 or float64)",
+            found=f"{name} is quantised: {kind}, which needs the scales of the tool that wrote it",
+            hint="the file before it was quantised, or one saved as float16 by that tool",
+        )
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        WeightsError: If there is one.
+    """
+    if not value.is_floating_point() or value.is_meta:
+        return
+    value = value if value.dtype.itemsize >= 2 else value.float()
+    if value.sum().isfinite():
+        return
+    bad = value.numel() - int(value.isfinite().sum())
+    if bad:
+        kind = "NaN" if value.isnan().any() else "infinite"
+        raise WeightsError(
+            "weights that are finite numbers",
+            found=f"{name} holds {bad:,} of {value.numel():,} values that are not ({kind})",
+            hint="an earlier checkpoint: the training that wrote this one had diverged",
+        )
+
+
+def _resized(
+    name: str,
+    value: Tensor,
+    wanted: Tensor,
+    model: nn.Module,
+    grid: tuple[int, int] | None,
+    *,
+    smooth: bool,
+) -> Tensor:
+    """Return a position table in the network's size; every other tensor as it is."""
+    if name == "pos_embed":
+        embed: Any = model.get_submodule("patch_embed")
+        own = tuple(getattr(embed, "grid_size", None) or ())
+        if len(own) != 2 or (value.shape == wanted.shape and grid in (None, own)):
+            return value
+        if value.dim() != 3 or wanted.dim() != 3:
+            return value
+        prefix = 0 if getattr(model, "no_embed_class", False) else _prefix_tokens(model)
+        return resize_positions(value, own, prefix, old_grid=grid, smooth=smooth)
+    if name.endswith("relative_position_bias_table") and value.shape[0] != wanted.shape[0]:
+        attention: Any = model.get_submodule(name.rpartition(".")[0])
+        window = getattr(attention, "window_size", None)
+        if window is None:
+            return value
+        return resize_bias_table(value, tuple(window), wanted.shape[0])
+    return value
+
+
+def _prefix_tokens(model: nn.Module) -> int:
+    """Return how many tokens the network has before the patches."""
+    return int(getattr(model, "num_prefix_tokens", 0))

@@ -1,0 +1,139 @@
+"""Weight files and folders of every container, read into state dicts: by content, not by suffix.
+
+Nothing in a file is ever executed: safetensors, PyTorch files whose other objects stay inert,
+NumPy archives without objects.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from swinclf.errors import WeightsError
+from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.match import strip_common_prefix
+from swinclf.models.weights.select import Checkpoint, class_names, select, settings_in
+from swinclf.models.weights.shards import shards_beside, shards_of_index
+from swinclf.models.weights.sniff import READABLE, Kind, sniff
+from swinclf.models.weights.torch_files import read_torch
+from swinclf.models.weights.unreadable import no_such_file, unreadable
+
+
+def read_state_dict(path: str | Path) -> State:
+    """Read the tensors of a weights file, of several state dicts in it the preferred ones.
+
+    Args:
+        path: As for `read_checkpoints`.
+
+    Raises:
+        WeightsError: If it cannot be read, or has no tensors.
+    """
+    return strip_common_prefix(read_checkpoints(path)[0].tensors)
+
+
+def read_checkpoints(path: str | Path) -> list[Checkpoint]:
+    """Read all state dicts of a weights file, the preferred first (`select.select`).
+
+    Args:
+        path: A safetensors or .npz file, one that torch.save or torch.jit.save wrote, an index of
+            shards or one of the shards.
+
+    Raises:
+        WeightsError: If it cannot be read, or has no tensors; what kind of file it is instead is
+            named.
+    """
+    path = Path(path)
+    try:
+        kind = sniff(path)
+        if kind not in READABLE:
+            raise unreadable(path, kind)
+        files = shards_of_index(path) if kind is Kind.INDEX else shards_beside(path)
+        content = _read(files[0]) if len(files) == 1 else _read_shards(files)
+    except FileNotFoundError:
+        raise no_such_file(path) from None
+    except OSError as error:
+        raise WeightsError(
+            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
+        ) from error
+    states = select(content)
+    if not states:
+        raise _no_tensors(path, content)
+    config = _config_beside(path) or settings_in(content)
+    return [Checkpoint(state, path, config, notes, tuple(files)) for state, notes in states]
+
+
+def _read_shards(files: list[Path]) -> State:
+    """Read several files into one state dict."""
+    whole: State = {}
+    for file in files:
+        for state, _ in select(_read(file))[:1]:
+            whole |= state
+    return whole
+
+
+def _read(path: Path) -> Any:
+    """Read one file.
+
+    Raises:
+        WeightsError: If it is damaged.
+    """
+    kind = sniff(path)
+    try:
+        if kind is Kind.SAFETENSORS:
+            return load_file(path)
+        if kind is Kind.NUMPY:
+            return _read_npz(path)
+        if kind is Kind.TORCH:
+            return read_torch(path)
+    except Exception as error:  # the readers raise anything on a damaged file
+        first = str(error).strip().partition("\n")[0][:200]
+        reason = "".join(letter for letter in first if letter.isprintable()) or "it is damaged"
+        hint = "copy or download it again; or save its state dict as .safetensors"
+        if "allow_pickle" in reason:
+            reason = "an array of objects; code in a file is never executed"
+            hint = "its arrays of numbers alone, saved as .npz"
+        raise WeightsError(
+            f"whole tensors in '{path.name}' ({kind})", found=reason, hint=hint
+        ) from error
+    raise unreadable(path, kind)
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    """Read a NumPy archive without objects."""
+    # Opened here, since NumPy leaves a broken archive open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: _from_numpy(np.array(archive[name])) for name in archive.files}
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor; NumPy has no bfloat16 and stores JAX's as two raw bytes."""
+    if array.dtype == np.dtype("V2"):
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _config_beside(path: Path) -> dict[str, Any] | None:
+    """Return config.json of a weights file's folder, unless it is another program's or a run's."""
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.with_name("config.json").read_bytes())
+        if isinstance(content, dict) and "sources" not in content:
+            return content
+    return None
+
+
+def _no_tensors(path: Path, content: Any) -> WeightsError:
+    """Return the error for a file without a state dict, which names what it holds instead."""
+    names = class_names(content)
+    of = f"; it holds objects of {', '.join(names[:3])}" if names else ""
+    return WeightsError(
+        f"tensors in '{path.name}'",
+        found=f"none{of}",
+        hint="its state dict alone, saved as .safetensors (code in a file is never executed)",
+    )

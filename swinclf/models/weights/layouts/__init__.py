@@ -1,0 +1,26 @@
+"""The layouts that other tools write weights in, one file a tool; the first that fits is used."""
+
+from swinclf.models.weights.layouts import (
+    clip,
+    eva,
+    microsoft,
+    openmmlab,
+    self_supervised,
+    torchvision,
+    transformers_swin,
+    transformers_vit,
+)
+from swinclf.models.weights.layouts.google import GOOGLE
+from swinclf.models.weights.layouts.layout import Layout
+
+LAYOUTS: tuple[Layout, ...] = (
+    *transformers_swin.LAYOUTS,
+    *transformers_vit.LAYOUTS,
+    *torchvision.LAYOUTS,
+    *clip.LAYOUTS,
+    *openmmlab.LAYOUTS,
+    GOOGLE,
+    *microsoft.LAYOUTS,
+    *eva.LAYOUTS,
+    *self_supervised.LAYOUTS,
+)

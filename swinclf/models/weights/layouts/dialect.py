@@ -1,0 +1,130 @@
+"""The same network under other names: what timm's and this package's networks call differently.
+
+timm's ViT, EVA and BEiT compute alike in part but name and split their tensors in different ways.
+Knows nothing of tools: layouts convert to one form, and this fits the form to the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.layouts.naming import is_square
+
+_QKV_BIAS = re.compile(r"(.*\battn\.)qkv\.bias$")
+
+
+def fit_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    """Return the tensors as the network names and splits them.
+
+    Every change is one that leaves the network's answers as they are, and is made only where the
+    network has the new name and not the old one.
+
+    Args:
+        state: Tensors under timm's names: `attn.qkv`, `ls1.gamma`, `mlp.fc1_g`, `head`.
+        wanted: The network's state dict.
+    """
+    found: State = {}
+    for name, value in state.items():
+        found.update(_fit(name, value, wanted))
+    _join_gates(found, wanted)
+    _fit_class_position(found, wanted)
+    _fill_biases(found, wanted)
+    return found
+
+
+def _fit(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
+    """Return one tensor under the network's name, or its parts under theirs."""
+    if name in wanted:
+        return {name: value}
+    bias = _QKV_BIAS.match(name)
+    if bias:
+        return _fit_bias(bias[1], value, wanted)
+    for pattern, new in (
+        (r"\.ls(\d)\.gamma$", r".gamma_\1"),
+        (r"\.gamma_(\d)$", r".ls\1.gamma"),
+        (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    ):
+        other = re.sub(pattern, new, name)
+        if other != name and other in wanted:
+            return {other: value}
+    match = re.match(r"(.*\battn\.)qkv\.weight$", name)
+    if match and match[1] + "q_proj.weight" in wanted:
+        parts = zip("qkv", value.chunk(3), strict=True)
+        return {f"{match[1]}{part}_proj.weight": third for part, third in parts}
+    match = re.match(r"(.*\.mlp\.)fc1\.(weight|bias)$", name)
+    if match and f"{match[1]}fc1_g.{match[2]}" in wanted:
+        gate, inner = value.chunk(2)
+        return {f"{match[1]}fc1_g.{match[2]}": gate, f"{match[1]}fc1_x.{match[2]}": inner}
+    return {name: value}
+
+
+def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
+    """Return the bias of queries, keys and values as the network splits it.
+
+    A bias of the keys adds the same number to all of a query's scores, which softmax ignores; so
+    BEiT and EVA have none. Where positions rotate or normalise the keys this is not so, but there
+    the tools hold it at zero, as is checked.
+    """
+    query, key, own = value.chunk(3)
+    if base + "q_bias" in wanted:
+        parts = {base + "q_bias": query, base + "v_bias": own}
+        if base + "k_bias" in wanted:
+            parts[base + "k_bias"] = key
+        elif _is_used(key) and base + "relative_position_bias_table" not in wanted:
+            return {base + "qkv.bias": value}  # refused as a tensor that the network has none of
+        return parts
+    if base + "q_proj.bias" in wanted:
+        parts = {base + "q_proj.bias": query, base + "v_proj.bias": own}
+        if base + "k_proj.bias" in wanted:
+            parts[base + "k_proj.bias"] = key
+        return parts
+    return {base + "qkv.bias": value} if value.is_meta or _is_used(value) else {}
+
+
+def _is_used(value: Tensor) -> bool:
+    """Whether a bias is not zero; one without content, of which shapes alone are compared, is."""
+    return not value.is_meta and bool(value.any())
+
+
+def _join_gates(found: State, wanted: Mapping[str, Tensor]) -> None:
+    """Join the two halves of a gated MLP where the network computes them in one product."""
+    for gate in [name for name in found if ".mlp.fc1_g." in name and name not in wanted]:
+        inner, whole = gate.replace("fc1_g", "fc1_x"), gate.replace("fc1_g", "fc1")
+        if whole in wanted and inner in found:
+            found[whole] = torch.cat((found.pop(gate), found.pop(inner)))
+
+
+def _fit_class_position(found: State, wanted: Mapping[str, Tensor]) -> None:
+    """Give the class token a position of zero where only the network has one for it."""
+    table, own = found.get("pos_embed"), wanted.get("pos_embed")
+    if table is None or own is None or table.dim() != 3 or own.dim() != 3:
+        return
+    count, own_count = table.shape[1], own.shape[1]
+    missing = count + 1 == own_count or (is_square(count) and is_square(own_count - 1))
+    if count != own_count and missing and "cls_token" in wanted and "reg_token" not in wanted:
+        found["pos_embed"] = torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)
+
+
+def _fill_biases(found: State, wanted: Mapping[str, Tensor]) -> None:
+    """Add the zero biases of a network that has them to weights that were made without."""
+    for name, own in wanted.items():
+        is_attention = re.search(r"\battn\.(qkv\.bias|[qkv]_bias|[qkv]_proj\.bias)$", name)
+        base = re.sub(r"(qkv\.bias|[qkv]_bias|[qkv]_proj\.bias)$", "", name)
+        has_weight = base + "qkv.weight" in found or base + "q_proj.weight" in found
+        if is_attention and name not in found and has_weight:
+            found[name] = torch.zeros_like(own, device="cpu")
+    if "head.weight" in found and "head.bias" in wanted and "head.bias" not in found:
+        found["head.bias"] = found["head.weight"].new_zeros(found["head.weight"].shape[0])
+
+
+def share_position_bias(found: State, wanted: Mapping[str, Tensor]) -> None:
+    """Give each block the table of relative positions that BEiT's pretraining shares among them."""
+    shared, own = "rel_pos_bias.relative_position_bias_table", ".attn.relative_position_bias_table"
+    if shared in found and shared not in wanted:
+        table = found.pop(shared)
+        found.update({name: table for name in wanted if name.endswith(own)})

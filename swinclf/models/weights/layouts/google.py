@@ -1,0 +1,104 @@
+"""ViT as Google's JAX code stores it: kernels are (in, out), heads are an axis of their own.
+
+vit_jax and big_vision. Their GELU is the approximation by tanh where timm's is exact for most
+names; `--model vit --model-arg activation=gelu_tanh` computes as they do.
+
+Source: google-research/vision_transformer and google-research/big_vision, models/vit.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from swinclf.models.weights.layouts.dialect import fit_names
+from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.naming import beneath
+
+_PATCHES = "embedding/kernel"
+_ATTENTION = r"MultiHeadDotProductAttention_\d/"
+# Google's name to ours. A block's parts are numbered in the order of a list that has grown, so the
+# numbers differ between releases: the attention is 0 or 1, the second norm 1 or 2, the MLP 0 or 3.
+_GOOGLE = (
+    (r"embedding/", "patch_embed.proj."),
+    (r"cls$", "cls_token"),
+    (r"(?:Transformer/posembed_input/)?pos_embedding", "pos_embed"),
+    (r"Transformer/encoder_norm/", "norm."),
+    (r"Transformer/encoderblock_(\d+)/LayerNorm_0/", r"blocks.\1.norm1."),
+    (r"Transformer/encoderblock_(\d+)/LayerNorm_[12]/", r"blocks.\1.norm2."),
+    (r"Transformer/encoderblock_(\d+)/MlpBlock_\d/Dense_0/", r"blocks.\1.mlp.fc1."),
+    (r"Transformer/encoderblock_(\d+)/MlpBlock_\d/Dense_1/", r"blocks.\1.mlp.fc2."),
+    (rf"Transformer/encoderblock_(\d+)/{_ATTENTION}out/", r"blocks.\1.attn.proj."),
+    (rf"Transformer/encoderblock_(\d+)/{_ATTENTION}(query|key|value)/", r"blocks.\1.attn.\2."),
+    (r"MAPHead_0/probe", "attn_pool.latent"),
+    (rf"MAPHead_0/{_ATTENTION}out/", "attn_pool.attn.proj."),
+    (rf"MAPHead_0/{_ATTENTION}(query|key|value)/", r"attn_pool.attn.\1."),
+    (r"MAPHead_0/LayerNorm_0/", "attn_pool.norm."),
+    (r"MAPHead_0/MlpBlock_0/Dense_0/", "attn_pool.mlp.fc1."),
+    (r"MAPHead_0/MlpBlock_0/Dense_1/", "attn_pool.mlp.fc2."),
+    (r"pre_logits/", "pre_logits.fc."),
+    (r"head/", "head."),
+)
+
+
+def _recognises(state: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(_PATCHES) for name in state)
+
+
+def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    """Rename and transpose what JAX stores."""
+    prefix = min((n.removesuffix(_PATCHES) for n in state if n.endswith(_PATCHES)), key=_is_average)
+    found: State = {}
+    for name, value in _unstacked(beneath(state, prefix)).items():
+        for theirs, ours in _GOOGLE:
+            name, done = re.subn(f"^{theirs}", ours, name)
+            if done:
+                break
+        name, kernel = re.subn("kernel$", "weight", name)
+        name = re.sub("scale$", "weight", name)
+        found[name] = _torch_layout(name, value) if kernel or ".attn." in name else value
+    for name in [name for name in found if ".attn.query." in name]:
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(part in found for part in parts):
+            query, key, value = (found.pop(part) for part in parts)
+            if name.startswith("attn_pool."):
+                found[name.replace("attn.query.", "q.")] = query
+                found[name.replace("attn.query.", "kv.")] = torch.cat((key, value))
+            else:
+                found[name.replace(".query.", ".qkv.")] = torch.cat((query, key, value))
+    found = {name.replace("attn_pool.attn.", "attn_pool."): one for name, one in found.items()}
+    return fit_names(found, wanted)
+
+
+def _is_average(prefix: str) -> bool:
+    """Whether a prefix is of the optimizer's averages, not of the weights."""
+    return "state" in prefix
+
+
+def _unstacked(state: State) -> State:
+    """Return blocks that are stored as one array each, depth first, one by one."""
+    found: State = {}
+    for name, value in state.items():
+        if "/encoderblock/" in name:
+            for index, one in enumerate(value):
+                found[name.replace("/encoderblock/", f"/encoderblock_{index}/")] = one
+        else:
+            found[name] = value
+    return found
+
+
+def _torch_layout(name: str, value: Tensor) -> Tensor:
+    """Return a kernel as PyTorch lays it out, and a bias with its heads side by side."""
+    if name == "patch_embed.proj.weight" and value.dim() == 4:
+        return value.permute(3, 2, 0, 1)  # (H, W, 3, C) -> (C, 3, H, W)
+    if name.endswith(".bias"):
+        return value.flatten()  # (A, E) -> (C,)
+    if ".attn.proj." in name:
+        return value.flatten(0, -2).t()  # (A, E, C) -> (C, A * E)
+    return value.flatten(1).t()  # (C, D) or (C, A, E) -> (D, C) or (A * E, C)
+
+
+GOOGLE = Layout("Google JAX", _recognises, _convert)

@@ -1,0 +1,49 @@
+"""Swin as Microsoft's own code stores it: patch merging belongs to the stage before it.
+
+SimMIM, Microsoft's masked pretraining, has the same encoder below `encoder.`, with a mask token and
+a decoder that are left out.
+
+Source: microsoft/Swin-Transformer, models/swin_transformer.py and simmim.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from swinclf.models.weights.layouts.dialect import fit_names
+from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.naming import beneath, prefix_of, without
+
+_MERGING = "layers.0.downsample.reduction.weight"
+_COMPUTED = (r".*\.relative_(position_index|coords_table)$", r".*\.attn_mask$")
+
+
+def _is_simmim(state: Mapping[str, Tensor]) -> bool:
+    prefix = prefix_of(state, _MERGING)
+    return prefix is not None and prefix + "mask_token" in state
+
+
+def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    """Count patch merging to the stage after it, and name the head as timm does."""
+    prefix = prefix_of(state, _MERGING)
+    assert prefix is not None
+    body = without(beneath(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
+    found = {
+        re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name): value
+        for name, value in body.items()
+    }
+    return fit_names(found, wanted)
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    """Return the name of patch merging as part of the stage after it."""
+    return f"layers.{int(match[1]) + 1}.downsample"
+
+
+LAYOUTS = (
+    Layout("SimMIM", _is_simmim, _convert, "imagenet"),
+    Layout("Microsoft Swin", lambda state: prefix_of(state, _MERGING) is not None, _convert),
+)

@@ -1,0 +1,130 @@
+"""ViTs of self-supervised training: DINO, iBOT, DINOv2, DINOv3, MAE and MoCo v3.
+
+The encoder is named as in timm but for a few tensors; what only the training uses (the other
+encoder, mask tokens, decoders, projection heads) is left out. That MoCo v3's ViT-S has 12 heads
+where timm's has 6 stands in no tensor.
+
+Source: the published code of each (facebookresearch/dino, dinov2, dinov3, mae, moco-v3 and
+bytedance/ibot).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from swinclf.errors import WeightsError
+from swinclf.models.weights.layouts.dialect import fit_names
+from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.naming import (
+    Rules,
+    beneath,
+    fold_class_position,
+    rename,
+    without,
+)
+
+_PATCHES = "patch_embed.proj.weight"
+# Where a file holds several encoders, the one to take: the average that DINO evaluates, the encoder
+# that MoCo evaluates.
+_ENCODERS = ("teacher.", "base_encoder.", "student.", "")
+
+_RULES: Rules = (
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks count blocks from the first on
+    (r"\.mlp\.w12\.", ".mlp.fc1."),
+    (r"\.mlp\.w1\.", ".mlp.fc1_g."),
+    (r"\.mlp\.w2\.", ".mlp.fc1_x."),
+    (r"\.mlp\.w3\.", ".mlp.fc2."),
+    (r"^(register|storage)_tokens$", "reg_token"),
+)
+_UNUSED = (
+    r"mask_token$",
+    r"masked_embed$",
+    r"decoder_",
+    r"rope_embed\.periods$",
+    r".*\.attn\.qkv\.bias_mask$",
+    r"(local_)?cls_norm\.",
+    r"head\.(mlp\.|last_layer\.|\d+\.|norm)",
+)
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str | None:
+    """Return the prefix of the encoder to take, or None if there is no ViT."""
+    found = [name.removesuffix(_PATCHES) for name in state if name.endswith(_PATCHES)]
+    found = [prefix for prefix in found if prefix + "cls_token" in state]
+    order = [next(n for n, word in enumerate(_ENCODERS) if word in prefix) for prefix in found]
+    return found[order.index(min(order))] if found else None
+
+
+def _has(pattern: str) -> Callable[[Mapping[str, Tensor]], bool]:
+    """Return a recogniser of a ViT with a name that the pattern matches in full."""
+    compiled = re.compile(r"(.*\.)?" + pattern)
+
+    def recognises(state: Mapping[str, Tensor]) -> bool:
+        return any(compiled.fullmatch(name) for name in state) and _prefix(state) is not None
+
+    return recognises
+
+
+def _is_moco(state: Mapping[str, Tensor]) -> bool:
+    """Whether there is an encoder that is trained and what only MoCo's training has beside it."""
+    return _has(r"base_encoder\..*")(state) and _has(r"(momentum_encoder|predictor)\..*")(state)
+
+
+def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    prefix = _prefix(state)
+    assert prefix is not None
+    body = beneath(state, prefix)
+    if prefix + "storage_tokens" in state:
+        body = _without_key_bias(body)
+        _check_periods(body.get("rope_embed.periods"))
+    found = rename(without(body, *_UNUSED), _RULES)
+    if "reg_token" in found and "pos_embed" in found:
+        fold_class_position(found)
+    return fit_names(found, wanted)
+
+
+def _without_key_bias(state: State) -> State:
+    """Return DINOv3's tensors with the bias of the keys at zero, where its mask holds it."""
+    masked = dict(state)
+    for name in state:
+        if name.endswith(".attn.qkv.bias") and name + "_mask" in state:
+            query, key, value = state[name].chunk(3)
+            masked[name] = torch.cat((query, torch.zeros_like(key), value))
+    return masked
+
+
+def _check_periods(periods: Tensor | None) -> None:
+    """Refuse rotations other than those that timm computes, of base 100.
+
+    Raises:
+        WeightsError: If they differ by more than rounding to bfloat16 makes.
+    """
+    if periods is None or periods.is_meta:
+        return
+    steps = torch.arange(len(periods), dtype=torch.float32) / len(periods)
+    if not torch.allclose(periods.float(), 100**steps, rtol=1e-2):
+        raise WeightsError(
+            "DINOv3 with rotary positions of base 100",
+            found=f"this looks like a Meta DINOv3 checkpoint: its longest period is {periods[-1]}",
+            hint="weights as Meta published them",
+        )
+
+
+LAYOUTS = (
+    Layout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
+    Layout("MoCo v3", _is_moco, _convert, "imagenet"),
+    Layout("iBOT", _has("masked_embed"), _convert, "imagenet"),
+    Layout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
+    Layout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
+    Layout(
+        "Meta DINO",
+        _has(r"(head\.last_layer|dino_head)\..*"),
+        _convert,
+        "imagenet",
+    ),
+    Layout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
+)

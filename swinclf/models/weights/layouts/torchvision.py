@@ -1,0 +1,102 @@
+"""torchvision: Swin, Swin V2 and ViT.
+
+Source: torchvision/models/swin_transformer.py and vision_transformer.py, 0.13 to 0.29.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from swinclf.models.weights.layouts.dialect import fit_names
+from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.naming import (
+    Rules,
+    beneath,
+    prefix_of,
+    rename,
+    without,
+)
+
+_SWIN, _VIT = "features.0.0.weight", "encoder.layers.encoder_layer_0.ln_1.weight"
+
+_SWIN_RULES: Rules = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+_VIT_RULES: Rules = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.head\.", "head."),
+    (r"^heads\.pre_logits\.", "pre_logits.fc."),
+)
+_COMPUTED = (r".*\.relative_(position_index|coords_table)$",)
+
+
+def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
+    prefix = prefix_of(state, _SWIN)
+    found = prefix is not None and f"{prefix}features.1.0.attn.qkv.weight" in state
+    return prefix if found else None
+
+
+def _is_second(state: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(".attn.logit_scale") for name in state)
+
+
+def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    prefix = _swin_prefix(state)
+    assert prefix is not None
+    body = rename(without(beneath(state, prefix), *_COMPUTED), _SWIN_RULES)
+    found = {re.sub(r"^features\.(\d+)\.", _stage, name): value for name, value in body.items()}
+    for name in [name for name in found if name.endswith(".attn.qkv.bias")]:
+        if name.replace("qkv.bias", "logit_scale") in found:  # Swin V2 ignores the bias of keys
+            query, _, own = found[name].chunk(3)
+            found[name] = torch.cat((query, torch.zeros_like(query), own))
+    return fit_names(found, wanted)
+
+
+def _stage(match: re.Match[str]) -> str:
+    """Return the stage of a feature: 1, 3, 5, 7 are blocks, 2, 4, 6 the merging after them."""
+    number = int(match[1])
+    return f"layers.{number // 2}." + ("blocks." if number % 2 else "downsample.")
+
+
+def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    prefix = prefix_of(state, _VIT)
+    assert prefix is not None
+    return fit_names(rename(beneath(state, prefix), _VIT_RULES), wanted)
+
+
+LAYOUTS = (
+    Layout(
+        "torchvision Swin V2",
+        lambda state: _swin_prefix(state) is not None and _is_second(state),
+        _convert_swin,
+        "imagenet",
+    ),
+    Layout(
+        "torchvision Swin",
+        lambda state: _swin_prefix(state) is not None and not _is_second(state),
+        _convert_swin,
+        "imagenet",
+    ),
+    Layout(
+        "torchvision ViT",
+        lambda state: prefix_of(state, _VIT) is not None,
+        _convert_vit,
+        "imagenet",
+    ),
+)

@@ -1,0 +1,124 @@
+"""Hugging Face transformers: ViT, DeiT, ViTMAE, BEiT, DINOv2 and DINOv3.
+
+Each in the names that its files have had since 2020 and in those that a network of transformers 5
+has in memory. Source: the model files of transformers 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from swinclf.models.weights.layouts.dialect import fit_names, share_position_bias
+from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.naming import (
+    Rules,
+    beneath,
+    fold_class_position,
+    join_qkv,
+    prefix_of,
+    rename,
+    siblings,
+    without,
+)
+
+_PATCHES = "embeddings.patch_embeddings.projection.weight"
+_PATCHES_V3 = "embeddings.patch_embeddings.weight"
+
+_RULES: Rules = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
+    (r"^(encoder\.relative_position_bias|relative_position_bias)\.", "rel_pos_bias."),
+    (r"^(encoder\.layers?|model\.layer|layers?)\.(\d+)\.", r"blocks.\2."),
+    (
+        r"^(blocks\.\d+\.)(attention\.attention\.)?relative_position_bias\.relative_",
+        r"\1attn.relative_",
+    ),
+    (r"^(blocks\.\d+\.)attention\.attention\.(q|k|v)(uery|ey|alue)\.", r"\1attn.\2."),
+    (r"^(blocks\.\d+\.)attention\.(q|k|v)_proj\.", r"\1attn.\2."),
+    (r"^(blocks\.\d+\.)attention\.(output\.dense|o_proj)\.", r"\1attn.proj."),
+    (r"^(blocks\.\d+\.)layernorm_before\.", r"\1norm1."),
+    (r"^(blocks\.\d+\.)layernorm_after\.", r"\1norm2."),
+    (r"^(blocks\.\d+\.)(intermediate\.dense|mlp\.weights_in)\.", r"\1mlp.fc1."),
+    (r"^(blocks\.\d+\.)(output\.dense|mlp\.weights_out|mlp\.down_proj)\.", r"\1mlp.fc2."),
+    (r"^(blocks\.\d+\.)mlp\.gate_proj\.", r"\1mlp.fc1_g."),
+    (r"^(blocks\.\d+\.)(layer_scale(\d)\.lambda1|lambda_(\d))$", r"\1ls\3\4.gamma"),
+    (r"^layernorm\.", "norm."),
+    (r"^pooler\.layernorm\.", "fc_norm."),
+)
+# For training, or computed: never part of the network's answer.
+_UNUSED = (r"embeddings\.mask_token$", r"pooler\.dense\.", r".*relative_position_index$")
+_HEADS = {
+    "classifier.": "head.",
+    "cls_classifier.": "head.",
+    "distillation_classifier.": "head_dist.",
+}
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str | None:
+    """Return the prefix of the backbone, or None if there is none of these networks."""
+    prefix = prefix_of(state, _PATCHES)
+    if prefix is None:
+        prefix = prefix_of(state, _PATCHES_V3)
+    blocks = ("encoder.layer.", "encoder.layers.", "model.layer.", "layer.", "layers.")
+    if prefix is None or not any(
+        name.startswith(tuple(prefix + b for b in blocks)) for name in state
+    ):
+        return None
+    return prefix if not any(".blocks." in name for name in state) else None
+
+
+def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], bool]:
+    """Return a recogniser of a backbone with a name that contains one of these parts.
+
+    Args:
+        parts: Parts of names.
+        plain: Whether a backbone without them is meant instead.
+    """
+
+    def recognises(state: Mapping[str, Tensor]) -> bool:
+        has = any(part in name for name in state for part in parts)
+        return _prefix(state) is not None and has is not plain
+
+    return recognises
+
+
+def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
+    prefix = _prefix(state)
+    assert prefix is not None
+    body = beneath(state, prefix)
+    body = {name: value for name, value in body.items() if not name.startswith(tuple(_HEADS))}
+    if not prefix:
+        body = without(body, r"decoder\.")
+    found = join_qkv(rename(without(body, *_UNUSED), _RULES))
+    found = _ungated(found)
+    found |= siblings(state, prefix, _HEADS)
+    if "reg_token" in found and "pos_embed" in found:
+        fold_class_position(found)
+    share_position_bias(found, wanted)
+    return fit_names(found, wanted)
+
+
+def _ungated(state: State) -> State:
+    """Name the first layer of an MLP `fc1`, or `fc1_x` where it has a gate."""
+    gated = any(".mlp.fc1_g." in name for name in state)
+    return rename(state, ((r"\.mlp\.up_proj\.", ".mlp.fc1_x." if gated else ".mlp.fc1."),))
+
+
+LAYOUTS = (
+    Layout("transformers BEiT", _has(".lambda_1"), _convert),
+    Layout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
+    Layout(
+        "transformers DINOv3",
+        lambda state: _prefix(state) is not None and prefix_of(state, _PATCHES_V3) is not None,
+        _convert,
+        "imagenet",
+    ),
+    Layout("transformers DINOv2", _has(".layer_scale1."), _convert, "imagenet"),
+    Layout("transformers ViTMAE", _has("decoder.decoder_embed."), _convert, "imagenet"),
+    Layout("transformers ViT", _has(".lambda", plain=True), _convert),
+)

@@ -1,0 +1,165 @@
+"""The prefix and the layout under which the names of a file are those of a network."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from swinclf.models.weights.layouts import LAYOUTS
+from swinclf.models.weights.layouts.layout import Layout, State
+
+# Computed from the window, stored by some: never read.
+_COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")
+_TABLES = re.compile(r"(.*\.)?(pos_embed\w*|relative_position_bias_table)")
+_TWO_NAMES = ((r"\.gamma_(\d)$", r".ls\1.gamma"), (r"^head\.(weight|bias)$", r"head.fc.\1"))
+# Of two networks in a file the averaged one is meant: the EMA, as timm takes it, else the teacher.
+_RANKS = (
+    ("ema", re.compile(r"(^|[._])(ema|swa|averaged?)($|[._])|shadow")),
+    ("teacher", re.compile(r"(^|[._])teacher($|[._])")),
+)
+_LAST = re.compile(r"(^|[._])(student|momentum\w*|discriminator)($|[._])")
+PLAIN_RANK = len(_RANKS)
+# What only pretraining needs, at the first component of a name; never part of a forward pass.
+_TRAINING_ONLY = re.compile(
+    r"mask_token|masked_embed|decoder\w*|projector|predictor|projection_head|momentum\w*|queue\w*|"
+    r"n_averaged|crit|criterion|loss\w*|\w*_loss|metrics?|(train|val|test)_\w+|logit_(scale|bias)|"
+    r"dino_head|ibot_head|text\w*|token_embedding|transformer|positional_embedding|ln_final"
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A part of a file as a network's state dict would name it."""
+
+    state: State
+    """The tensors, converted and renamed; with those that the network has not."""
+    prefix: str
+    """What was taken off the names; with a dot at its end unless it is empty."""
+    layout: Layout | None
+    """The layout that they were in; None for timm's own naming."""
+    outside: tuple[str, ...]
+    """Names of the file that do not begin with the prefix."""
+    stored: int
+    """Tensors under the prefix, without those that a network computes itself."""
+    fitting: int
+    """Tensors that the network has by name and shape, tables of positions in any size."""
+    named: int
+    """Tensors that the network has by name."""
+
+    def is_whole(self, body: Mapping[str, Tensor]) -> bool:
+        """Whether every tensor of a network's body is there and fits."""
+        return self.fitting == len(body)
+
+
+def rank_of(path: str) -> int:
+    """Return how much the network at a key or prefix is preferred: 0 most, the EMA's."""
+    for rank, (_, pattern) in enumerate(_RANKS):
+        if pattern.search(path.lower()):
+            return rank
+    return PLAIN_RANK + bool(_LAST.search(path.lower()))
+
+
+def rank_name(path: str) -> str | None:
+    """Return what the network at a key or prefix is, "EMA" or "teacher"; None for any other."""
+    rank = rank_of(path)
+    return ("EMA", "teacher")[rank] if rank < PLAIN_RANK else None
+
+
+def is_training_only(name: str) -> bool:
+    """Whether a tensor is, by its name, of no use outside the training that wrote it."""
+    return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
+
+
+def best_match(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]
+) -> Match:
+    """Return the part of a file that fits a network best.
+
+    Args:
+        tensors: A state dict under the names of the file.
+        wanted: The network's state dict.
+        body: The part of it that a file has to have.
+
+    Returns:
+        Of all that fit whole the most preferred (`rank_of`), with the shortest prefix; where none
+        does, the one with the most fitting tensors.
+    """
+    tensors = {name: value for name, value in tensors.items() if not name.endswith(_COMPUTED)}
+    best: tuple[tuple[int, ...], Match] | None = None
+    for prefix in prefixes(tensors, len(body) // 2):
+        part = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+        outside = tuple(name for name in tensors if not name.startswith(prefix))
+        for layout, state in _conversions(part, wanted):
+            named = [name for name in body if name in state]
+            fitting = sum(_fits(name, state[name], body[name]) for name in named)
+            match = Match(state, prefix, layout, outside, len(part), fitting, len(named))
+            whole = match.is_whole(body)
+            surplus = sum(n not in wanted and not is_training_only(n) for n in state)
+            rank = rank_of(prefix) if whole else 0
+            known = not whole and layout is not None  # an error names the tool
+            order = (whole, -rank, known, fitting, len(named), -surplus, -len(prefix))
+            if best is None or order > best[0]:
+                best = (order, match)
+    assert best is not None  # the empty prefix, without a layout, is always tried
+    return best[1]
+
+
+def strip_common_prefix(tensors: Mapping[str, Tensor]) -> State:
+    """Return a state dict without the dotted prefixes that all its names share."""
+    state = dict(tensors)
+    while state:
+        first = next(iter(state)).partition(".")[0] + "."
+        if len(state) < 2 or not all(name.startswith(first) for name in state):
+            break
+        state = {name.removeprefix(first): value for name, value in state.items()}
+    return state
+
+
+def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
+    """Return the dotted prefixes, the empty one first, that at least so many names begin with."""
+    yield ""
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        counts.update(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
+    yield from (prefix for prefix, count in counts.items() if count >= max(least, 1))
+
+
+def _conversions(
+    part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Iterator[tuple[Layout | None, State]]:
+    """Return a state dict as it is and in every layout that it may be in, in timm's naming."""
+    yield None, _named_as(wanted, part)
+    for layout in LAYOUTS:
+        try:
+            if layout.recognises(part):
+                yield layout, _named_as(wanted, layout.convert(part, wanted))
+        except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError):
+            continue  # a file that only resembles the layout
+
+
+def _named_as(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> State:
+    """Rename what timm itself names in two ways: layer scale, and the last layer of the head."""
+    found = {}
+    for name, value in state.items():
+        for pattern, other in _TWO_NAMES:
+            renamed = re.sub(pattern, other, name)
+            if renamed in wanted and name not in wanted:
+                name = renamed
+        found[name] = value
+    return found
+
+
+def _fits(name: str, value: Tensor, wanted: Tensor) -> bool:
+    """Return whether a tensor has the network's shape, or is a table that can be resized to it."""
+    if value.shape == wanted.shape:
+        return True
+    return (
+        _TABLES.fullmatch(name) is not None
+        and value.dim() == wanted.dim()
+        and value.shape[-1] == wanted.shape[-1]
+    )

@@ -1,0 +1,143 @@
+"""The state dicts in what a file holds, the preferred first: out of wrappers and of modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.match import rank_name, rank_of
+from swinclf.models.weights.torch_files import module_state
+from swinclf.models.weights.unpickle import Placeholder, array_of
+
+_DEPTH = 8  # wrappers within one another
+# Tensors of a training that are no network's.
+_NOT_WEIGHTS = re.compile(
+    r"optim\w*|\w*optimizer\w*|lr_schedulers?|schedulers?|scaler|amp|rng\w*|callbacks|loops|hooks|"
+    r"buffers_names|param_shapes|criterion|\w*loss"
+)
+_SETTINGS = ("args", "arch", "config", "cfg", "hyper_parameters", "hparams", "model_args", "meta")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state dict of a weights file, and what is known of it."""
+
+    tensors: Mapping[str, Tensor]
+    """By their names in the file."""
+    source: Path
+    """The file, or the index of shards."""
+    config: Mapping[str, Any] | None = None
+    """config.json beside the file, or what the checkpoint says of its network (`args`, `arch`)."""
+    notes: tuple[str, ...] = ()
+    """What was selected, a phrase each, for the report: "EMA"."""
+    files: tuple[Path, ...] = ()
+    """All files that the tensors are in."""
+
+
+def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
+    """Return all state dicts in what a file holds, each with notes on which one it is.
+
+    The averaged weights (EMA) come first, as timm takes them, then a teacher's, then those that
+    nothing is said of, then a student's; of equals the one with more tensors.
+
+    Args:
+        content: Nested dicts with tensors at the bottom, arrays, or placeholders of modules.
+    """
+    found = list(_state_dicts(content, (), _DEPTH, set()))
+    most = max((len(state) for _, state in found), default=0)
+    few = {id(state) for _, state in found if 4 * len(state) < most}  # counters, averages of losses
+    found.sort(key=lambda one: (id(one[1]) in few, rank_of(".".join(one[0])), -len(one[1])))
+    return [(state, _notes(path)) for path, state in found]
+
+
+def settings_in(content: Any) -> dict[str, Any] | None:
+    """Return what a checkpoint says of its network, `args`, `arch` and so on, as plain values."""
+    if not isinstance(content, Mapping):
+        return None
+    found = {key: plain(content[key]) for key in _SETTINGS if key in content}
+    return {key: value for key, value in found.items() if value is not None} or None
+
+
+def plain(value: Any, depth: int = 4) -> Any:
+    """Return numbers, texts, lists and dicts as they are, attributes as a dict, others as None."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth == 0:
+        return None
+    if isinstance(value, Placeholder):
+        value = value.entries or value.state
+    elif hasattr(value, "__dict__") and not isinstance(value, Tensor):  # argparse.Namespace
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one, depth - 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, depth - 1) for one in value]
+    return None
+
+
+def class_names(content: Any) -> list[str]:
+    """Return the classes of the objects in a file that hold no tensors that can be read."""
+    names: dict[str, None] = {}
+    waiting: list[Any] = [content]
+    seen: set[int] = set()
+    while waiting and len(seen) < 100_000:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Placeholder):
+            names[one.name] = None
+            waiting += [one.state, one.args, one.entries, one.elements]
+        elif isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return list(names)
+
+
+def _notes(path: tuple[str, ...]) -> tuple[str, ...]:
+    name = rank_name(".".join(path))
+    return (name,) if name else ()
+
+
+def _state_dicts(
+    content: Any, path: tuple[str, ...], depth: int, seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], State]]:
+    """Walk through wrappers; whatever holds tensors by name is a state dict."""
+    if depth == 0 or id(content) in seen:
+        return
+    seen.add(id(content))
+    children: Mapping[Any, Any] = {}
+    if isinstance(content, Placeholder):
+        state = module_state(content)
+        if state is not None:
+            if state:
+                yield path, state
+            return
+        attributes = content.state if isinstance(content.state, dict) else {}
+        children = {**attributes, **content.entries}
+    elif isinstance(content, Mapping):
+        children = content
+    tensors = {str(key): _tensor(value) for key, value in children.items()}
+    state = {key: value for key, value in tensors.items() if value is not None}
+    if state:
+        yield path, state
+    for key, value in children.items():
+        is_wrapper = isinstance(value, Mapping | Placeholder)
+        if is_wrapper and not _NOT_WEIGHTS.fullmatch(str(key).lower()):
+            yield from _state_dicts(value, (*path, str(key)), depth - 1, seen)
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """Return a tensor, or an array as one; None for anything else."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    array = array_of(value) if isinstance(value, Placeholder) else None
+    return None if array is None else torch.from_numpy(array)

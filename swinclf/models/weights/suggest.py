@@ -1,0 +1,144 @@
+"""Which model a weights file is of: by what it says of itself or by its shapes, always proved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swinclf.errors import SwinclfError, WeightsMismatchError
+from swinclf.models.catalogue import SIZES_FILE, blank_network
+from swinclf.models.names import build_native, is_native
+from swinclf.models.weights.adapt import adapt
+from swinclf.models.weights.head import is_classifier_name
+from swinclf.models.weights.match import is_training_only, prefixes
+from swinclf.models.weights.select import Checkpoint
+
+_NEAR = 0.02  # tables of positions for other image sizes are within this share of the parameters
+_TRIED = 8  # networks that are built to compare, the nearest in size
+_SHOWN = 4
+_STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)")
+_SAYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
+
+
+def with_suggestion(
+    error: WeightsMismatchError, checkpoints: Sequence[Checkpoint], model: str
+) -> WeightsMismatchError:
+    """Return the error with the model that the file fits, or as it is where none is sure.
+
+    Args:
+        error: Of the model that was tried.
+        checkpoints: The state dicts of the file.
+        model: Its name.
+    """
+    fitting = [name for name in fitting_models(checkpoints) if name != model.partition(".")[0]]
+    if not fitting:
+        return error
+    best, *others = fitting[:_SHOWN]
+    also = f" ({', '.join(others)} have the same shapes)" if others else ""
+    return WeightsMismatchError(
+        error.expected,
+        found=f"{error.found}. The file fits {best}{also}",
+        hint=f"--model {best}" + (f", or {' or '.join(others)}" if others else ""),
+    )
+
+
+def fitting_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return the names of the models that a file fits whole, the most likely first.
+
+    Where the file or its name says which one it is, and that one fits, it is the only one.
+    """
+    sizes: dict[str, int] = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    for checkpoint in checkpoints[:2]:
+        tensors = {name: value.to("meta") for name, value in checkpoint.tensors.items()}
+        said = _said(checkpoint, sizes)
+        tried = {name: _fits(name, tensors) for name in said}
+        sure = [name for name in said if tried[name] is not None]
+        if sure:
+            return sure[:1]
+        for name in _near(tensors, sizes):
+            if name not in tried:
+                tried[name] = _fits(name, tensors)
+        exact = [name for name, is_exact in tried.items() if is_exact]
+        resized = [name for name, is_exact in tried.items() if is_exact is not None]
+        if resized:
+            return sorted(exact or resized, key=lambda name: (len(name), name))
+    return []
+
+
+def _said(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> list[str]:
+    """Return the models that the settings of a file, or its name, name."""
+    words = [*_texts(checkpoint.config), checkpoint.source.name, checkpoint.source.parent.name]
+    found: dict[str, None] = {}
+    for word in words:
+        arch = re.sub(r"^(hf-hub:)?(timm/)?", "", word).partition(".")[0]
+        if arch in sizes:
+            found[arch] = None
+    name = checkpoint.source.name
+    inside = [arch for arch in sizes if arch in name]
+    found |= dict.fromkeys(sorted(inside, key=len, reverse=True)[:1])
+    return list(found)
+
+
+def _texts(settings: Any, depth: int = 3) -> Iterator[str]:
+    """Return the texts in settings that may name a network."""
+    if isinstance(settings, Mapping) and depth:
+        for key, value in settings.items():
+            if isinstance(value, str) and key in _SAYS:
+                yield value
+            yield from _texts(value, depth - 1)
+    elif isinstance(settings, str):
+        yield settings
+
+
+def _near(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> list[str]:
+    """Return the models whose number of parameters is about that of a part of a file."""
+    distances: dict[str, float] = {}
+    for prefix in prefixes(tensors, len(tensors) // 4):
+        count = sum(
+            value.numel()
+            for name, value in tensors.items()
+            if name.startswith(prefix) and not _is_no_body(name.removeprefix(prefix))
+        )
+        for arch, size in sizes.items():
+            distance = abs(count / size - 1)
+            if distance < _NEAR:
+                distances[arch] = min(distance, distances.get(arch, 1.0))
+    return sorted(distances, key=lambda arch: (distances[arch], len(arch), arch))[:_TRIED]
+
+
+def _is_no_body(name: str) -> bool:
+    """Whether a tensor of a file does not count among the parameters of a network without head."""
+    is_statistic = _STATISTICS.fullmatch(name) is not None
+    return is_classifier_name(name) or is_training_only(name) or is_statistic
+
+
+def _fits(arch: str, tensors: Mapping[str, Tensor]) -> bool | None:
+    """Return whether a file fits a model as it is; False: with tables resized, None: not at all."""
+    try:
+        network = _blank(arch)
+        adapted = adapt(tensors, network, allow_other_head=True)
+    except (SwinclfError, RuntimeError, NotImplementedError):
+        return None
+    windows = _windows(dict(network.named_buffers()))
+    stored = _windows(tensors)
+    return not adapted.resized and (not stored or not windows or stored == windows)
+
+
+def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
+    """Return the sizes of windows, which Swin V2 shows in a table that is computed."""
+    return {
+        value.shape for name, value in tensors.items() if name.endswith("relative_position_index")
+    }
+
+
+def _blank(arch: str) -> nn.Module:
+    """Build a model whose tensors have shapes and no content."""
+    if is_native(arch):
+        with torch.device("meta"):
+            return build_native(arch, num_classes=2)
+    return blank_network(arch, num_classes=2)

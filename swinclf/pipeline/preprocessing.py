@@ -1,0 +1,57 @@
+"""Which preprocessing a training uses: what was asked for, else what its weights were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from swinclf.config import Settings
+from swinclf.models.build import Architecture, default_preprocess
+from swinclf.models.weights.preprocessing import KnownPreprocess
+from swinclf.preprocess import Preprocess, read_colours, write_colours
+
+COLOURS = ("mean", "std")
+NAMES = (*COLOURS, "interpolation", "crop_pct")
+OWN = "the model's own"
+
+
+def choose_preprocess(
+    settings: Settings, architecture: Architecture, known: Sequence[KnownPreprocess]
+) -> tuple[Settings, Preprocess]:
+    """Settle how images become the network's input.
+
+    Args:
+        settings: What was asked for.
+        architecture: The network, which has a preprocessing of its own.
+        known: What is known of the weights, the surest first; a field that one leaves open is the
+            next one's.
+
+    Returns:
+        The settings with all of it chosen, and the preprocessing.
+    """
+    config = settings.config
+    own = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
+    settings = settings.choose("img_size", own.height, OWN)
+    for name in (*NAMES, "fit"):
+        value, reason = getattr(own, name), OWN
+        for one in reversed(known):
+            if getattr(one, name) is not None:
+                value, reason = getattr(one, name), one.reason
+        text = write_colours(value) if name in COLOURS else value
+        settings = settings.choose(name, text, reason)
+    config = settings.config
+    chosen: dict[str, Any] = {name: read_colours(getattr(config, name)) for name in COLOURS}
+    chosen |= {name: getattr(config, name) for name in ("interpolation", "crop_pct", "fit")}
+    return settings, replace(own, **chosen)
+
+
+def preprocess_line(settings: Settings) -> str:
+    """Return the preprocessing in one line, each part with where it is from."""
+    config, groups = settings.config, dict[str, list[str]]()
+    for name in NAMES:
+        value = str(getattr(config, name)).replace(",", " ")
+        text = value if name == "interpolation" else f"{name.replace('crop_pct', 'crop')} {value}"
+        groups.setdefault(settings.reasons.get(name, "given"), []).append(text)
+    parts = [f"{', '.join(texts)} ({reason})" for reason, texts in groups.items()]
+    return f"preprocessing: {'; '.join(parts)}"
