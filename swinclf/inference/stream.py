@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from swinclf.confidence import Confidence
-from swinclf.data.images import to_rgb
 from swinclf.data.loader import groups_at_hand, load_image, map_ahead
+from swinclf.data.raster import to_rgb
 from swinclf.data.thumbnails import middle_square
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.batching import BatchSize
