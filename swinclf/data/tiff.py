@@ -40,10 +40,12 @@ _PILLOWS_TAGS = (
     *(tags.STRIP_OFFSETS, tags.SAMPLES, tags.ROWS_PER_STRIP, tags.STRIP_SIZES, tags.PREDICTOR),
     *(tags.TILE_WIDTH, tags.TILE_HEIGHT, tags.TILE_OFFSETS, tags.TILE_SIZES),
     *(tags.EXTRA_SAMPLES, tags.YCBCR_SUBSAMPLING),
-    *(292, 293),  # options of fax compression
-    *range(512, 522),  # of old-style JPEG
-    347,  # tables of JPEG
 )
+_CODEC_TAGS = {
+    **dict.fromkeys(layouts.CCITT, (292, 293)),
+    layouts.OLD_JPEG: tuple(range(512, 522)),
+    layouts.JPEG: (347,),
+}
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1])
 
 
@@ -79,7 +81,8 @@ class Tiff:
 
     def for_pillow(self) -> bytes:
         """Return a file of this image and no metadata."""
-        wanted = {tag: self.page.numbers(tag) for tag in _PILLOWS_TAGS if tag in self.page}
+        names = (*_PILLOWS_TAGS, *_CODEC_TAGS.get(self.layout.compression, ()))
+        wanted = {tag: self.page.numbers(tag) for tag in names if tag in self.page}
         if self.layout.alpha is not None:
             wanted[tags.EXTRA_SAMPLES] = np.array([1 if self.layout.is_premultiplied else 2])
         wanted[tags.PHOTOMETRIC] = np.array([self.layout.photometric])
