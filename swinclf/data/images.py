@@ -52,6 +52,7 @@ from swinclf.preprocess import ValueRange
 
 Result = TypeVar("Result")
 
+REVISION = 2  # of what files are decoded to: what was computed from another is not used again
 LARGE_PIXELS = 8_000_000  # above this a picture is made RGB strip by strip, and smaller on the way
 STRIP_PIXELS = 1_000_000
 
@@ -127,6 +128,10 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: If there is no such file, it may not be read, is empty, too large, or no
             regular file (a pipe, a device, a socket): those are found out without waiting for them.
     """
+    return _read(path, limits.MAX_FILE_BYTES)
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -141,9 +146,18 @@ def read_bytes(path: Path) -> bytes:
                 raise UnreadableImage(
                     f"{status.st_size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}"
                 )
-            return file.read(limits.MAX_FILE_BYTES)  # it may be growing
+            return file.read(most)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
+
+
+def read_head(path: Path, size: int = 64) -> bytes:
+    """Return the first bytes of a file, as `read_bytes` would.
+
+    Raises:
+        UnreadableImage: As `read_bytes`.
+    """
+    return _read(path, size)
 
 
 def content_digest(data: bytes) -> bytes:
@@ -219,6 +233,9 @@ def measure_values(data: bytes) -> ValueRange | None:
     Raises:
         UnreadableImage: As `decode_image`.
     """
+    with _named_reasons(data):
+        if is_tiff(data) and open_tiff(data).is_pillows:  # of 8 bits
+            return None
     with _named_reasons(data), _opened(data, None) as image:
         raster = image.raster or raster_of(image.picture)
         if raster is None or not raster.is_scaled_by_dataset:

@@ -163,9 +163,11 @@ def span_of(raster: Raster, ranges: tuple[ValueRange, ...]) -> tuple[float, floa
         return 0.0, 1.0
     if raster.kind.startswith("float"):  # floats: [0, 1] by custom, anything else by its own range
         return (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-    if low < 0 or high > 65535:
-        return low, high
-    return known.get("uint16", (0.0, 65535.0))  # 16 bits that a reader has widened
+    for narrow in ("uint16", "int16"):  # that a reader has widened
+        limits = np.iinfo(narrow)
+        if narrow in known and limits.min <= low and high <= limits.max:
+            return known[narrow]
+    return (low, high) if low < 0 or high > 65535 else (0.0, 65535.0)
 
 
 def eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
