@@ -340,6 +340,69 @@ def test_orientation(kind, orientation):
     assert np.array_equal(pixels_of(data), upright)
 
 
+@pytest.mark.parametrize("decode_px", [None, 9])
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_band_by_band_is_the_same_image(monkeypatch, kind, decode_px):
+    values = samples_of(kind, 8 * np.dtype(kind).itemsize, 3)
+    files = [
+        written(values, photometric="rgb", **options)
+        for options in layouts(8 * np.dtype(kind).itemsize, 3, kind)
+    ]
+    whole = pixels_of(files[0])
+    for name in ("tiff.BAND_PIXELS", "raster.BAND_PIXELS", "images.LARGE_PIXELS"):
+        monkeypatch.setattr(f"swinclf.data.{name}", 100)
+    monkeypatch.setattr("swinclf.data.tiff.BAND_BYTES", 700)
+    for data in files:
+        found = np.asarray(decode_image(data, decode_px=decode_px)).astype(int)
+        if decode_px is None:
+            assert np.array_equal(found, whole)
+        else:
+            assert found.shape == (10, 13, 3)
+            smaller = whole[:27, :36].reshape(9, 3, 12, 3, 3).mean(axis=(1, 3))
+            assert np.abs(found[:9, :12] - smaller).max() <= 1
+
+
+def test_one_strip_of_many_bytes_is_refused(monkeypatch):
+    values = samples_of("u2", 16, 3)
+    monkeypatch.setattr("swinclf.data.tiff.MAX_STRIP_BYTES", 5000)
+    small = written(values, photometric="rgb", compression="deflate", rowsperstrip=5)
+    assert np.array_equal(pixels_of(small), eight_bits(values, 16))
+    large = written(values, photometric="rgb", compression="deflate", rowsperstrip=HEIGHT)
+    assert "6,438 bytes in one strip or row of tiles; the limit is 5,000" in refused(large)
+    monkeypatch.setattr("swinclf.data.tiff.BAND_BYTES", 1000)  # without compression it is cut
+    plain = written(values, photometric="rgb", rowsperstrip=HEIGHT)
+    assert np.array_equal(pixels_of(plain), eight_bits(values, 16))
+
+
+def with_long_tag(data, tag, value):
+    """The same file (little-endian, classic) with another value of a tag of one long number."""
+    at = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+    return data[:at] + struct.pack("<I", value) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("codec", ["none", "deflate"])
+def test_a_bomb_is_refused_by_its_header(kind, codec):
+    data = written(samples_of(kind, 8, 1), photometric="minisblack", compression=codec)
+    for tag in (256, 257):
+        data = with_long_tag(data, tag, 60_000)
+    reason = refused(data)
+    assert "the limit is 110,000,000 px" in reason or "strip" in reason or "too early" in reason
+
+
+@pytest.mark.parametrize("codec", ["none", "lzw", "deflate", "zstd"])
+@pytest.mark.parametrize("stored", STORED)
+def test_a_truncated_file_is_never_half_an_image(codec, stored):
+    values = samples_of("u2", 16, 3)
+    data = written(values, photometric="rgb", compression=codec, **stored)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        end = max(
+            map(sum, zip(file.pages[0].dataoffsets, file.pages[0].databytecounts, strict=True))
+        )
+    for cut in (end - 1, end - 40, end // 2):
+        refused(data[:cut])
+
+
 # What is refused, and by what name
 
 

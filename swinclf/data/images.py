@@ -43,6 +43,7 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
+from swinclf.data.jpeg2000 import corrected, corrected_raster, why_not_jpeg2000
 from swinclf.data.metadata import UPRIGHT, without_metadata
 from swinclf.data.raster import Raster, raster_of, raster_to_rgb, to_rgb
 from swinclf.data.sixteen_bits import png_raster, ppm_raster
@@ -277,7 +278,9 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
             yield _Opened(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
         return
     with _identify(data) as picture:
-        if reason := limits.why_not_decode(picture, data):
+        is_jpeg2000 = picture.format == "JPEG2000"
+        reason = limits.why_not_decode(picture, data)
+        if reason := reason or (why_not_jpeg2000(picture, data) if is_jpeg2000 else ""):
             raise UnreadableImage(reason)
         size = picture.size
         if decode_px is not None:
@@ -288,7 +291,19 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
             if raster is None:
                 picture.load()
             turn = orientation or _orientation(picture)
-            yield _Opened(picture, raster, size, turn if turn in _TURNS else UPRIGHT)
+            turn = turn if turn in _TURNS else UPRIGHT
+            if is_jpeg2000:
+                fixed = corrected(picture, data)
+                yield _Opened(fixed, corrected_raster(fixed, data), size, turn)
+            else:
+                yield _Opened(_without_false_alpha(picture, data), raster, size, turn)
+
+
+def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """A TGA of 32 bits that says that none of them are alpha: without the channel."""
+    if picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
+        return picture.convert("RGB")
+    return picture
 
 
 @contextmanager

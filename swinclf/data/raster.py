@@ -72,7 +72,8 @@ class Raster:
 
 def raster_of(picture: Image.Image) -> Raster | None:
     """Return the samples of a Pillow image of more than 8 bits; None of any other image."""
-    if picture.mode.startswith("I;16"):
+    is_ppm = picture.format == "PPM"  # whose 16 bits Pillow widens
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and is_ppm):
         kind = "uint16"
     elif picture.mode in ("I", "F"):
         kind = "int32" if picture.mode == "I" else "float32"
@@ -84,7 +85,7 @@ def raster_of(picture: Image.Image) -> Raster | None:
         rows = max(1, BAND_PIXELS // picture.width)
         for top in range(0, picture.height, rows):
             box = (0, top, picture.width, min(picture.height, top + rows))
-            yield np.asarray(picture.crop(box))[..., None]
+            yield np.asarray(picture.crop(box)).astype(kind, copy=False)[..., None]
 
     return Raster(
         size=picture.size,
