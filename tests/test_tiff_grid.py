@@ -257,6 +257,15 @@ def test_jpeg(stored, colour):
     check(data, expected, colour, within=6)
 
 
+def test_cmyk_in_jpeg():
+    values = np.dstack([SMOOTH, SMOOTH[..., :1]])
+    ink = values / 255
+    expected = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
+    for stored in ({}, {"rowsperstrip": 8}, {"tile": (16, 32)}):
+        options = {"compression": "jpeg", "compressionargs": {"level": 98}, **stored}
+        check(written(values, photometric="separated", **options), expected, stored, within=4)
+
+
 def test_jpeg_with_fewer_colours_than_pixels():
     for rows in (8, 16, HEIGHT):
         data = written(
@@ -447,6 +456,7 @@ PLANES = RNG.integers(0, 255, (3, HEIGHT, WIDTH), dtype=np.uint8)
             stacked(PLANES, photometric="rgb", planarconfig="separate", compression="jpeg"),
             "JPEG compression of this layout",
         ),
+        (stacked(SMOOTH, photometric="rgb", compression="webp"), "compression 50001"),
         (stacked(PLANES[0], photometric="minisblack", compression="jpeg2000"), "compression 34712"),
         (stacked(PLANES[0], photometric="minisblack", compression="lerc"), "compression 34887"),
         (

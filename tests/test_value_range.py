@@ -234,11 +234,12 @@ def test_pillow_images_in_memory_are_scaled_as_files(tmp_path):
 def test_no_data_is_black_and_no_extreme(tmp_path):
     values = GREY.astype(np.float32) + 100
     values[0, 0], values[0, 1], values[0, 2] = np.nan, -3.4e38, np.inf
+    values.view(np.uint32)[0, 3] = 0x7F800001  # a signalling nan
     data = written(tmp_path / "a.tif", values).read_bytes()
     found = measure_values(data)
     assert (found.low, found.high) == (104.0, 100.0 + int(GREY.max()))
     pixels = colours_of(data, ranges=(found,))[..., 0]
-    assert pixels[0, :3].tolist() == [0, 0, 255]
+    assert pixels[0, :4].tolist() == [0, 0, 255, 0]
 
 
 # A dataset

@@ -286,6 +286,8 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
         if decode_px is not None:
             picture.draft(None, (decode_px, decode_px))
         raster = png_raster(data, picture)
+        if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels")):
+            raise UnreadableImage(reason)
         needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
         with limits.ROOM.taken(needed):
             if raster is None:

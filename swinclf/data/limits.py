@@ -32,6 +32,7 @@ _MAX_PIXELS = {
     "HEIF": 100_000_000,
     "JPEG2000": 25_000_000,
     "ICO": 4_000_000,
+    "PNG of 16-bit channels": 60_000_000,  # decoded twice, for the upper and the lower bytes
 }
 _MAX_SCANNED = 1_500_000_000  # pixels times scans of a JPEG that comes in several
 _MAX_COEFFICIENT_BYTES = 700_000_000  # such a JPEG is held whole, however small it is wanted

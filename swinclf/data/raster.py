@@ -64,7 +64,8 @@ class Raster:
         for band in self.bands():
             values = band[..., :-1] if self.alpha else band
             if values.dtype.kind == "f":
-                values = values[np.abs(values.astype(np.float64)) < MISSING]  # leaves nan out, too
+                values = _wide(values)
+                values = values[np.abs(values) < MISSING]  # leaves nan out, too
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         return low, high
@@ -178,11 +179,17 @@ def eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if values.dtype == np.uint16:
         return np.take(_table(low, high), values)
-    wide = values.astype(np.float64)
+    wide = _wide(values)
     if values.dtype.kind == "f":
         wide[np.isnan(wide) | (np.isfinite(wide) & (np.abs(wide) >= MISSING))] = low
     scaled = (np.clip(wide, low, high) - low) * (255.0 / max(high - low, 1e-12))
     return np.round(scaled).astype(np.uint8)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """A copy in float64; of what is no number nothing is said, as a file may hold it."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values.astype(np.float64))
 
 
 @lru_cache(maxsize=8)

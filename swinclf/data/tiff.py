@@ -22,7 +22,10 @@ from swinclf.data.tiff_tags import Directory, read_directories, with_directory
 
 BAND_BYTES = 8 * 1024**2  # decompressed together, where the file allows it
 MAX_STRIP_BYTES = 256 * 1024**2  # of one strip, or one row of tiles, with all its planes
+MAX_RAW_BYTES = 2 * 1024**3  # of the whole image, decompressed: so that no file takes long
 MAX_SEGMENTS = 4_000_000
+_MOST_TOGETHER = 256  # strips, or rows of tiles
+_CODEC_OVERHEAD = 65_536  # compressed, nothing is more than twice as large and this
 _PAGES = 5
 
 # (photometric, samples, bits, alpha): what Pillow reads right, with channels side by side.
@@ -73,9 +76,7 @@ class Tiff:
         """Whether Pillow decodes this layout as it is meant."""
         one = self.layout
         key = (one.photometric, one.samples, one.bits, one.alpha)
-        if (
-            one.compression not in layouts.BYTE_CODECS
-        ):  # JPEG, fax, WebP: the layout has been checked
+        if one.compression not in layouts.BYTE_CODECS:  # JPEG and fax: the layout has been checked
             return True
         return key in _PILLOWS and one.form == "uint" and not one.is_planar
 
@@ -225,6 +226,11 @@ class _Grid:
 
     def divided(self, layout: Layout) -> _Grid:
         """Cut strips that are not compressed into smaller ones; refuse what is too large."""
+        if self.band_bytes * self.down > MAX_RAW_BYTES:
+            raise ValueError(
+                f"{layout}: {self.band_bytes * self.down:,} bytes of samples; "
+                f"the limit is {MAX_RAW_BYTES:,}"
+            )
         small = max(1, BAND_BYTES // self.row_bytes)
         is_divisible = layout.compression == layouts.NONE and not self.is_tiled
         if is_divisible and self.down == 1 and self.height > small:
@@ -247,7 +253,7 @@ class _Grid:
 
 def _bands(page: Directory, layout: Layout, grid: _Grid) -> Iterator[np.ndarray]:
     """(rows, width, channels) from top to bottom: the colours, then alpha if there is any."""
-    together = max(1, BAND_BYTES // max(1, grid.band_bytes))
+    together = max(1, min(_MOST_TOGETHER, BAND_BYTES // max(1, grid.band_bytes)))
     for first in range(0, grid.down, together):
         last = min(grid.down, first + together)
         rows = min((last - first) * grid.height, layout.height - first * grid.height)
@@ -276,11 +282,12 @@ def _decompress(
         rows = min(rows, layout.height - first * grid.height)
     offsets = grid.offsets[plane, first:last].ravel()
     sizes = grid.sizes[plane, first:last].ravel()
+    most = 2 * grid.row_bytes * grid.height + _CODEC_OVERHEAD
     pieces = []
     for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
         if offset <= 0 or size <= 0 or offset + size > len(page.data):
             raise ValueError("image data lies outside the file")
-        pieces.append(page.data[offset : offset + size])
+        pieces.append(page.data[offset : offset + min(size, most)])
     if layout.compression == layouts.NONE:
         return _plain(pieces, layout, grid, rows)
     return _through_libtiff(pieces, layout, grid, rows)
@@ -327,7 +334,10 @@ def _through_libtiff(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows:
         described |= {tags.STRIP_OFFSETS: starts, tags.STRIP_SIZES: sizes}
     file = with_directory(b"".join([bytes(8), *pieces]), "<", described)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(file)) as picture:
-        picture.load()
+        try:
+            picture.load()
+        except OSError as error:  # whose text is a number
+            raise ValueError("compressed image data is broken") from error
         return np.asarray(picture).reshape(rows, grid.across, grid.row_bytes)
 
 

@@ -19,7 +19,7 @@ from swinclf.data import tiff_tags as tags
 from swinclf.data.tiff_tags import Directory
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, INDEXED, SEPARATED, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
-NONE, CCITT, OLD_JPEG, JPEG, WEBP = 1, (2, 3, 4), 6, 7, 50001
+NONE, CCITT, OLD_JPEG, JPEG = 1, (2, 3, 4), 6, 7
 BYTE_CODECS = {NONE: "none", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits"} | {
     34925: "LZMA",
     50000: "Zstandard",
@@ -183,9 +183,6 @@ def _why_not_coded(layout: Layout, page: Directory) -> str:
         known = plain and one.samples == one.colours
         known = known and one.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR, SEPARATED)
         return "" if known else "JPEG compression of this layout is not supported"
-    if one.compression == WEBP:
-        known = plain and one.photometric == RGB
-        return "" if known else "WebP compression of this layout is not supported"
     if one.compression not in BYTE_CODECS:
         return f"compression {one.compression} is not supported"
     if one.photometric == YCBCR and not _is_plain_ycbcr(page):
