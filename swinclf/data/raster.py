@@ -179,17 +179,19 @@ def eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if values.dtype == np.uint16:
         return np.take(_table(low, high), values)
-    wide = _wide(values)
+    wide: np.ndarray = _wide(values)
     if values.dtype.kind == "f":
         wide[np.isnan(wide) | (np.isfinite(wide) & (np.abs(wide) >= MISSING))] = low
     scaled = (np.clip(wide, low, high) - low) * (255.0 / max(high - low, 1e-12))
-    return np.round(scaled).astype(np.uint8)
+    pixels: np.ndarray = np.round(scaled).astype(np.uint8)
+    return pixels
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
     """A copy in float64; of what is no number nothing is said, as a file may hold it."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(values.astype(np.float64))
+        wide: np.ndarray = values.astype(np.float64)
+        return wide
 
 
 @lru_cache(maxsize=8)
