@@ -11,17 +11,24 @@ import tifffile
 from conftest import SMALL_SETTINGS, resume_run, same_weights, weights_of
 from PIL import Image
 from safetensors import safe_open
+from torch import nn
 
 import swinclf
-from swinclf.data.images import decode_image, measure_values
+from swinclf.config import gather_settings
+from swinclf.data.folder import scan_folder
+from swinclf.data.images import content_digest, decode_image, measure_values
 from swinclf.data.split import held_out_position
 from swinclf.data.value_range import describe_range, measure_ranges, merge_ranges
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.inference.stream import _load
+from swinclf.pipeline.plan import Context
+from swinclf.pipeline.ranges import settle_ranges
+from swinclf.pipeline.start import Start
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, ranges_from
 from swinclf.progress import SILENT
-from swinclf.runtime import StopFlag
+from swinclf.runtime import Hardware, Precision, StopFlag
 from swinclf.training import loop
+from swinclf.training.recipe import Regime
 from swinclf.verbs import train as train_verb
 from swinclf.verbs.check import check
 
@@ -297,7 +304,7 @@ FORMS = {
 }
 
 
-def write_grey(root, form="uint8", count=45, seed=0):
+def write_grey(root, form="uint8", count=24, seed=0):
     make, ending = FORMS.get(form, (lambda grey: grey, "png"))
     for number, (label, grey) in enumerate(grey_images(count, seed)):
         grey[0, 0], grey[0, 1] = 0, 255  # every image has black and white
@@ -353,7 +360,7 @@ def test_a_model_of_12_bits_answers_as_its_8_bit_twin(tmp_path, monkeypatch):
 
 def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
     data = write_grey(tmp_path / "d", "uint16")
-    settings = {**OPTIONS, "out": str(tmp_path / "runs"), "epochs": 4}
+    settings = {**OPTIONS, "out": str(tmp_path / "runs")}
     whole = swinclf.train(data, **settings, name="whole").folder.path
     flag, step = StopFlag(), loop._train_step
 
@@ -372,31 +379,53 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
     assert same_weights(weights_of(whole), weights_of(half))
 
 
+def settled(data, notes, *, saved=None, seed=0):
+    """The value ranges of a training on a folder."""
+    config = gather_settings({"data": str(data), "seed": seed, "workers": 0}).config
+    start = Start(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "")
+    context = Context(Hardware("cpu", Precision.FP32, ""), notes, StopFlag())
+    return settle_ranges(config, scan_folder(data), start, context, saved).preprocess.ranges
+
+
 def test_only_training_images_are_measured(tmp_path):
-    data = write_grey(tmp_path / "d", "uint16", count=24)
-    for path in data.rglob("*.tif"):
-        if held_out_position(swinclf_digest(path), 0) < 0.2:
-            written(path, np.full((32, 32), 65535, np.uint16))
-    # The digest has changed with the content: only what is held out now must not count.
-    bright = [one for one in data.rglob("*.tif") if tifffile.imread(one).max() > 4095]
-    trained = [one for one in bright if held_out_position(swinclf_digest(one), 0) >= 0.2]
-    for path in trained:
-        path.unlink()
-    run = swinclf.train(data, **OPTIONS, out=str(tmp_path / "runs")).folder.path
-    assert preprocessing_of(run / "model.safetensors")["ranges"] == {"uint16": [0.0, 4095.0]}
+    data, bright = write_grey(tmp_path / "d", "uint16", count=9), 0
+    for number in range(20):
+        path = written(
+            tmp_path / "d" / "0" / f"bright{number}.tif",
+            np.full((4, 4), 60_000 + number, np.uint16),
+        )
+        if held_out_position(content_digest(path.read_bytes()), 0) >= 0.2:
+            path.unlink()
+        else:
+            bright += 1
+    assert bright
+    notes = Notes()
+    assert settled(data, notes) == TWELVE
+    assert notes.said == [describe_range(TWELVE[0])]
+    assert settled(data, notes, seed=1) == ()  # they are trained on now, and use the whole type
 
 
-def swinclf_digest(path):
-    from swinclf.data.images import content_digest
+def test_folders_that_are_held_out_are_not_measured(tmp_path):
+    for split, values in (("train", 3900), ("val", 60_000), ("test", 50_000)):
+        for label in "ab":
+            pixels = np.full((4, 4), values + ord(label), np.uint16)
+            written(tmp_path / "d" / split / label / "one.tif", pixels)
+    assert settled(tmp_path / "d", Notes()) == TWELVE
 
-    return content_digest(path.read_bytes())
+
+def test_a_run_has_its_own_ranges(tmp_path):
+    data = write_grey(tmp_path / "d", "uint16", count=6)
+    saved = {"uint16": [0.0, 1023.0]}
+    assert settled(data, Notes(), saved=saved) == (ValueRange("uint16", 0.0, 1023.0),)
+    assert settled(data, Notes(), saved={}) == ()  # begun before there were any
 
 
 @pytest.mark.parametrize("form", ["uint16", "int16", "float32", "int32"])
 def test_check_reports_the_range_and_not_that_all_is_black(tmp_path, form):
-    data = write_grey(tmp_path / "d", form)
+    data = write_grey(tmp_path / "d", form, count=9)
     notes = Notes()
-    audit = check(data, workers=0, report=notes, page=tmp_path / "page.html")
+    page = tmp_path / "page.html" if form == "uint16" else None
+    audit = check(data, workers=0, report=notes, page=page)
     kinds = {str(finding.kind) for finding in audit.findings}
     assert "near_empty" not in kinds
     expected = {
@@ -407,3 +436,13 @@ def test_check_reports_the_range_and_not_that_all_is_black(tmp_path, form):
     }[form]
     assert audit.to_dict()["value_ranges"] == {form: expected}
     assert any("scaled by that range" in one for one in notes.said)
+
+
+def test_check_does_not_advise_to_delete_a_dataset_that_is_dark(tmp_path):
+    for number in range(8):
+        dark = np.random.default_rng(number).integers(0, 3, (32, 32)).astype(np.uint8)
+        written(tmp_path / "d" / "ab"[number % 2] / f"{number}.png", dark)
+    audit = check(tmp_path / "d", workers=0)
+    found = next(one for one in audit.findings if one.kind == "near_empty")
+    assert found.count == 8
+    assert found.advice.startswith("delete none of them yet")
