@@ -234,6 +234,14 @@ def test_jpeg_of_other_colours():
         assert np.abs(pixels_of(data) - expected).mean() < 4
 
 
+def test_jpeg_of_more_bits_is_refused_by_name():
+    values = RNG.integers(0, 4096, (HEIGHT, WIDTH), dtype=np.uint16)
+    data = imagecodecs.jpeg8_encode(values, level=99, bitspersample=12)
+    assert refused(data) == "JPEG of 12-bit samples is not supported"
+    data = imagecodecs.ljpeg_encode(values, bitspersample=12)
+    assert refused(data) == "lossless JPEG of 12-bit samples is not supported"
+
+
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_avif(bits):
     ramp = np.add.outer(np.arange(HEIGHT) * 20, np.arange(WIDTH) * 15) / 1045

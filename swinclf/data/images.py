@@ -385,6 +385,8 @@ def _unidentified(data: bytes) -> str:
         and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1")
     ):
         return "HEIC pictures need: pip install 'swinclf[heic]'"
+    if data.startswith(b"\xff\xd8\xff") and (reason := limits.unusual_jpeg(data)):
+        return reason
     if not data[:4096].strip(b"\x00"):
         return "not a picture (nothing but zeros)"
     return "not a picture of a known format"

@@ -46,6 +46,7 @@ _RASTER_BYTES = 64_000_000  # while a band of a million pixels of several channe
 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of every kind
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
@@ -139,6 +140,17 @@ def count_scans(data: bytes) -> int:
             if not several:
                 break
     return max(1, scans)
+
+
+def unusual_jpeg(data: bytes) -> str:
+    """Return what makes a JPEG one of those that are not decoded; empty for nothing known."""
+    for marker, at in _jpeg_markers(data):
+        if marker in _FRAMES:
+            bits = data[at + 4] if len(data) > at + 4 else 8
+            if marker in _LOSSLESS:
+                return f"lossless JPEG of {bits}-bit samples is not supported"
+            return f"JPEG of {bits}-bit samples is not supported" if bits != 8 else ""
+    return ""
 
 
 class Room:
