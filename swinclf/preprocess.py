@@ -32,6 +32,21 @@ class Interpolation(StrEnum):
     LANCZOS = "lanczos"
 
 
+@dataclass(frozen=True)
+class ValueRange:
+    """Which values a dataset uses of a sample type of more than 8 bits.
+
+    Attributes:
+        kind: NumPy's name of the type, such as uint16.
+        low: What becomes black.
+        high: What becomes white.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """The preprocessing of one network.
@@ -44,6 +59,8 @@ class Preprocess:
         std: Red, green, blue divided by, > 0.
         crop_pct: With `fit` crop, the part of the scaled picture's side that is kept, in (0, 1].
         fit: What is done with other proportions.
+        ranges: The values that the training images use, of each sample type of more than 8 bits
+            that was among them; () for none, and in models that were stored without.
     """
 
     height: int
@@ -53,6 +70,7 @@ class Preprocess:
     std: Colours
     crop_pct: float
     fit: Fit
+    ranges: tuple[ValueRange, ...] = ()
 
     @property
     def scaled_size(self) -> tuple[int, int]:
@@ -70,8 +88,12 @@ class Preprocess:
         return 2 * max(self.scaled_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return asdict(self)
+        """Plain types, for JSON; `ranges` only where there are any."""
+        values = asdict(self)
+        del values["ranges"]
+        if self.ranges:
+            values["ranges"] = {one.kind: [one.low, one.high] for one in self.ranges}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -88,6 +110,7 @@ class Preprocess:
             std=_triple(values["std"]),
             crop_pct=float(values["crop_pct"]),
             fit=Fit(values["fit"]),
+            ranges=ranges_from(values.get("ranges", {})),
         )
 
 
@@ -107,6 +130,21 @@ def read_colours(text: str) -> Colours:
 def write_colours(colours: Colours) -> str:
     """Return the inverse of `read_colours`, such as "0.485,0.456,0.406"."""
     return ",".join(repr(colour).removesuffix(".0") for colour in colours)
+
+
+def ranges_from(values: Mapping[str, Any]) -> tuple[ValueRange, ...]:
+    """Return the ranges that `to_dict` gives as {kind: [low, high]}.
+
+    Raises:
+        TypeError, ValueError: If that has no meaning.
+    """
+    ranges = []
+    for kind, (low, high) in values.items():
+        one = ValueRange(str(kind), float(low), float(high))
+        if not -math.inf < one.low < one.high < math.inf:
+            raise ValueError(f"value range of {kind} from {low} to {high}")
+        ranges.append(one)
+    return tuple(ranges)
 
 
 def _triple(values: Any) -> Colours:

@@ -179,6 +179,6 @@ class _Pictures:
     def _read(self, row: int, side: int = DETAIL_SIDE) -> np.ndarray | None:
         try:
             data = read_bytes(self._root / self._facts.images[row].path)
-            return small_grey(decode_image(data, decode_px=side), side)
+            return small_grey(decode_image(data, decode_px=side, ranges=self._facts.ranges), side)
         except UnreadableImage:  # it could be read a moment ago: the folder is being changed
             return None

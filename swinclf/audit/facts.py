@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from swinclf.data.images import (
     use_image,
 )
 from swinclf.data.loader import map_ahead
+from swinclf.preprocess import ValueRange
 from swinclf.progress import Reporter
 
 AHEAD = 64  # files read in advance of the one being noted down
@@ -41,6 +43,7 @@ class Facts:
         orientations: (N,) uint8: the EXIF tag, 1 where there is none.
         spreads: (N,) float32: standard deviation of grey over the small picture, of 255.
         prints: (N, crops, numbers) float32 fingerprints.
+        ranges: Which values of more than 8 bits were black and white.
     """
 
     images: Sequence[ImageFile]
@@ -50,6 +53,7 @@ class Facts:
     orientations: np.ndarray
     spreads: np.ndarray
     prints: np.ndarray
+    ranges: tuple[ValueRange, ...] = ()
 
     @property
     def readable(self) -> np.ndarray:
@@ -66,7 +70,14 @@ class _One:
     prints: np.ndarray
 
 
-def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report: Reporter) -> Facts:
+def read_facts(
+    root: Path,
+    images: Sequence[ImageFile],
+    *,
+    workers: int,
+    report: Reporter,
+    ranges: tuple[ValueRange, ...] = (),
+) -> Facts:
     """Reads every file once.
 
     Args:
@@ -74,6 +85,7 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
         images: The files.
         workers: Threads that read; 0 reads here.
         report: Told of progress.
+        ranges: Which values of more than 8 bits are black and white.
     """
     count = len(images)
     facts = Facts(
@@ -84,10 +96,12 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
         orientations=np.ones(count, dtype=np.uint8),
         spreads=np.zeros(count, dtype=np.float32),
         prints=np.zeros((count, len(CROPS), LENGTH), dtype=np.float32),
+        ranges=ranges,
     )
     paths = (root / image.path for image in images)
     with report.track("reading", count) as advance:
-        looks = map_ahead(_look, paths, workers=workers, ahead=AHEAD, late=lambda _, reason: reason)
+        look = partial(_look, ranges=ranges)
+        looks = map_ahead(look, paths, workers=workers, ahead=AHEAD, late=lambda _, reason: reason)
         for row, one in enumerate(looks):
             advance(1)
             if isinstance(one, str):
@@ -101,7 +115,7 @@ def read_facts(root: Path, images: Sequence[ImageFile], *, workers: int, report:
     return facts
 
 
-def _look(path: Path) -> _One | str:
+def _look(path: Path, *, ranges: tuple[ValueRange, ...]) -> _One | str:
     """What is to be known of one file, or why it cannot be read."""
 
     def note(picture: Image.Image, header: Header) -> _One:
@@ -113,6 +127,6 @@ def _look(path: Path) -> _One | str:
     try:
         with reading(path):
             data = read_bytes(path)
-            return use_image(data, note, decode_px=SIDE)
+            return use_image(data, note, decode_px=SIDE, ranges=ranges)
     except UnreadableImage as error:
         return str(error)

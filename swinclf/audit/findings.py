@@ -20,6 +20,7 @@ IMBALANCE = 10.0  # the largest class over the smallest
 LONG = 1.6  # longer over shorter side; from here a centre crop loses more than a third
 CROPPED = 0.1  # part of the images that may be so long before another --fit is suggested
 ALIKE = 1.1  # width over height, largest over smallest of nine in ten images, that is one shape
+MOSTLY = 0.5  # part of the images from which on it is no fault of single ones
 TOO_SMALL_PX = 32  # the shorter side
 
 
@@ -192,7 +193,10 @@ def find_pictures(
             Kind.NEAR_EMPTY,
             True,
             f"{_count(int(empty.sum()), 'picture')} of nearly one colour",
-            "look whether they show anything, and delete those that do not",
+            "delete those that show nothing"
+            if empty.mean() < MOSTLY
+            else "delete none of them yet: so many are rather stored too dark or too bright; "
+            "compare how they were exported",
             tuple(Example((images[row].path,), "") for row in _rows(empty)),
         )
     yield from _odd_sizes(images, sizes)

@@ -14,6 +14,7 @@ from swinclf.audit.findings import Example, Finding
 from swinclf.data.thumbnails import thumbnail
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.files import write_text
+from swinclf.preprocess import ValueRange
 
 EXAMPLES, PICTURES = 24, 6  # of a finding; of an example
 THUMBNAIL_PX = 160
@@ -50,6 +51,7 @@ def write_page(
     classes: int,
     fit: str,
     findings: Sequence[Finding],
+    ranges: tuple[ValueRange, ...] = (),
 ) -> None:
     """Writes the page, without scripts and without outside requests.
 
@@ -60,9 +62,10 @@ def write_page(
         classes: How many there are.
         fit: The --fit that is suggested, and why.
         findings: What was found, in the order to be shown.
+        ranges: Which values of more than 8 bits are black and white.
     """
     shown = [
-        (finding, [_shown(root, one) for one in finding.examples[:EXAMPLES]])
+        (finding, [_shown(root, one, ranges) for one in finding.examples[:EXAMPLES]])
         for finding in findings
     ]
     page = page_template("audit", "page.html.jinja").render(
@@ -78,9 +81,9 @@ def write_page(
     write_text(path, page)
 
 
-def _shown(root: Path, example: Example) -> ShownExample:
+def _shown(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> ShownExample:
     paths = example.paths[:PICTURES]
-    pictures = [thumbnail(root / path, THUMBNAIL_PX) for path in paths]
+    pictures = [thumbnail(root / path, THUMBNAIL_PX, ranges=ranges) for path in paths]
     shown = tuple(
         Thumbnail(path, data_uri(picture, "jpeg") if picture else "")
         for path, picture in zip(paths, pictures, strict=True)

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import PIL
 from PIL import (  # the plugins register themselves: without them Pillow knows five formats
     AvifImagePlugin,
@@ -44,10 +43,17 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
+from swinclf.data.jpeg2000 import corrected, corrected_raster, why_not_jpeg2000
+from swinclf.data.metadata import UPRIGHT, without_metadata
+from swinclf.data.raster import Raster, raster_of, raster_to_rgb, to_rgb
+from swinclf.data.sixteen_bits import png_raster, ppm_raster
+from swinclf.data.tiff import open_tiff
+from swinclf.data.tiff_tags import is_tiff
+from swinclf.preprocess import ValueRange
 
 Result = TypeVar("Result")
 
-ALPHA_COLOUR = (255, 255, 255)  # what shines through transparent pixels
+REVISION = 2  # of what files are decoded to: what was computed from another is not used again
 LARGE_PIXELS = 8_000_000  # above this a picture is made RGB strip by strip, and smaller on the way
 STRIP_PIXELS = 1_000_000
 
@@ -81,7 +87,6 @@ _PLUGINS = (
     WebPImagePlugin.WebPImageFile,
 )
 FORMATS = tuple(plugin.format for plugin in _PLUGINS if plugin.format in Image.OPEN)
-UPRIGHT = 1
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,7 +96,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_UINT16_TO_8 = np.round(np.arange(65536) / 257).astype(np.uint8)
+_NO_PICTURE = Image.new("L", (1, 1))
 
 
 class UnreadableImage(Exception):
@@ -124,6 +129,10 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: If there is no such file, it may not be read, is empty, too large, or no
             regular file (a pipe, a device, a socket): those are found out without waiting for them.
     """
+    return _read(path, limits.MAX_FILE_BYTES)
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -138,9 +147,18 @@ def read_bytes(path: Path) -> bytes:
                 raise UnreadableImage(
                     f"{status.st_size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}"
                 )
-            return file.read(limits.MAX_FILE_BYTES)  # it may be growing
+            return file.read(most)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
+
+
+def read_head(path: Path, size: int = 64) -> bytes:
+    """Return the first bytes of a file, as `read_bytes` would.
+
+    Raises:
+        UnreadableImage: As `read_bytes`.
+    """
+    return _read(path, size)
 
 
 def content_digest(data: bytes) -> bytes:
@@ -159,7 +177,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
 
 
-def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
+def decode_image(
+    data: bytes, *, decode_px: int | None = None, ranges: tuple[ValueRange, ...] = ()
+) -> Image.Image:
     """Decodes a picture, turns it upright and makes it 8-bit RGB.
 
     Args:
@@ -167,43 +187,132 @@ def decode_image(data: bytes, *, decode_px: int | None = None) -> Image.Image:
         decode_px: The shorter side that is needed, px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of
             its size, a very large picture of another format is made smaller, never below this.
             None decodes every pixel.
+        ranges: Which values of more than 8 bits are black and white (`data.value_range`).
 
     Returns:
         An RGB picture; the first frame of an animation.
 
     Raises:
-        UnreadableImage: If the bytes are no picture of a known format, broken, or too large.
+        UnreadableImage: If the bytes are no picture of a known format, broken, too large, or of a
+            layout that is not decoded.
             Pillow raises a dozen kinds of exception for broken files; every one of them ends here.
     """
-    return use_image(data, lambda picture, _: picture, decode_px=decode_px)
+    return use_image(data, lambda picture, _: picture, decode_px=decode_px, ranges=ranges)
 
 
 def use_image(
-    data: bytes, use: Callable[[Image.Image, Header], Result], *, decode_px: int | None = None
+    data: bytes,
+    use: Callable[[Image.Image, Header], Result],
+    *,
+    decode_px: int | None = None,
+    ranges: tuple[ValueRange, ...] = (),
 ) -> Result:
     """What `use` makes of a picture, while memory for it is set aside; else as `decode_image`.
 
     Threads whose pictures do not fit into `limits.ROOM` together wait for one another.
     """
-    try:
-        if reason := limits.why_not_open(data):
-            raise UnreadableImage(reason)
-        with _identify(data) as picture:
-            if reason := limits.why_not_decode(picture, data):
+    with _named_reasons(data), _opened(data, decode_px) as image:
+        upright = _to_rgb_of_size(image, ranges, decode_px)
+        if image.orientation != UPRIGHT:
+            upright = upright.transpose(_TURNS[image.orientation])
+        # Some readers turn the picture themselves, so the tag alone does not tell.
+        size = image.size
+        if (size[0] - size[1]) * (upright.width - upright.height) < 0:
+            size = size[::-1]
+        return use(upright, Header(size, image.orientation))
+
+
+def measure_values(data: bytes) -> ValueRange | None:
+    """Return the sample type of an image and the smallest and largest value in it.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        None of an image of 8 bits, or one that declares its range itself.
+
+    Raises:
+        UnreadableImage: As `decode_image`.
+    """
+    with _named_reasons(data):
+        if is_tiff(data) and open_tiff(data).is_pillows:  # of 8 bits
+            return None
+    with _named_reasons(data), _opened(data, None) as image:
+        raster = image.raster or raster_of(image.picture)
+        if raster is None or not raster.is_scaled_by_dataset:
+            return None
+        return ValueRange(raster.kind, *raster.extremes())
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An image that can be made RGB: of Pillow, or with samples that Pillow has no mode for."""
+
+    picture: Image.Image
+    raster: Raster | None
+    size: tuple[int, int]
+    orientation: int
+
+
+@contextmanager
+def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
+    """An image that has been decoded, or will be band by band, with memory set aside for it."""
+    if reason := limits.why_not_open(data):
+        raise UnreadableImage(reason)
+    orientation, raster = None, ppm_raster(data)
+    if is_tiff(data):
+        tiff = open_tiff(data)
+        orientation = tiff.orientation if tiff.orientation in _TURNS else UPRIGHT
+        if tiff.is_pillows:
+            if reason := limits.why_not_size(tiff.size, "TIFF"):
                 raise UnreadableImage(reason)
-            size = picture.size
-            if decode_px is not None:
-                picture.draft(None, (decode_px, decode_px))
-            with limits.ROOM.taken(limits.bytes_to_decode(picture, data)):
+            data = tiff.for_pillow()
+        else:
+            raster = tiff.raster()
+    else:
+        data, orientation = without_metadata(data)
+    if raster is not None:
+        if reason := limits.why_not_size(raster.size, ""):
+            raise UnreadableImage(reason)
+        with limits.ROOM.taken(limits.bytes_of_raster(raster.size, raster.band_bytes)):
+            yield _Opened(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
+        return
+    with _identify(data) as picture:
+        is_jpeg2000 = picture.format == "JPEG2000"
+        reason = limits.why_not_decode(picture, data)
+        if reason := reason or (why_not_jpeg2000(picture, data) if is_jpeg2000 else ""):
+            raise UnreadableImage(reason)
+        size = picture.size
+        if decode_px is not None:
+            picture.draft(None, (decode_px, decode_px))
+        raster = png_raster(data, picture)
+        if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels")):
+            raise UnreadableImage(reason)
+        needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
+        with limits.ROOM.taken(needed):
+            if raster is None:
                 picture.load()
-                orientation = _orientation(picture)
-                upright = _to_rgb_of_size(picture, decode_px)
-                if orientation != UPRIGHT:
-                    upright = upright.transpose(_TURNS[orientation])
-                # Some readers turn the picture themselves, so the tag alone does not tell.
-                if (size[0] - size[1]) * (upright.width - upright.height) < 0:
-                    size = size[::-1]
-                return use(upright, Header(size, orientation))
+            turn = orientation or _orientation(picture)
+            turn = turn if turn in _TURNS else UPRIGHT
+            if is_jpeg2000:
+                fixed = corrected(picture, data)
+                yield _Opened(fixed, corrected_raster(fixed, data), size, turn)
+            else:
+                yield _Opened(_without_false_alpha(picture, data), raster, size, turn)
+
+
+def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """A TGA of 32 bits that says that none of them are alpha: without the channel."""
+    if picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
+        return picture.convert("RGB")
+    return picture
+
+
+@contextmanager
+def _named_reasons(data: bytes) -> Iterator[None]:
+    """Turns whatever a decoder raises into `UnreadableImage`."""
+    try:
+        yield
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -213,39 +322,24 @@ def use_image(
         raise UnreadableImage(f"{reason.splitlines()[0][:200]}") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB from whatever mode a picture has.
-
-    Grey of 16 or more bits is scaled to 8 (a plain conversion would clip it to white);
-    transparency is laid over `ALPHA_COLOUR`.
-    """
-    return _to_rgb(picture, _span(picture))
-
-
-def _to_rgb(picture: Image.Image, span: tuple[float, float]) -> Image.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        return Image.fromarray(_eight_bits(np.asarray(picture), *span)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        with_alpha = picture.convert("RGBA")
-        ground = Image.new("RGBA", with_alpha.size, (*ALPHA_COLOUR, 255))
-        return Image.alpha_composite(ground, with_alpha).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _to_rgb_of_size(picture: Image.Image, decode_px: int | None) -> Image.Image:
+def _to_rgb_of_size(
+    image: _Opened, ranges: tuple[ValueRange, ...], decode_px: int | None
+) -> Image.Image:
     """`to_rgb`; of a large picture strip by strip, and in a size nearer to the one needed."""
-    width, height = picture.size
-    if width * height <= LARGE_PIXELS:
+    picture = image.picture
+    width, height = image.raster.size if image.raster else picture.size
+    is_large = width * height > LARGE_PIXELS
+    factor = max(1, min(width, height) // decode_px) if decode_px and is_large else 1
+    raster = image.raster or raster_of(picture)
+    if raster is not None:
+        return raster_to_rgb(raster, ranges, factor=factor)
+    if not is_large or (
+        factor == 1 and picture.mode == "RGB" and "transparency" not in picture.info
+    ):
         return to_rgb(picture)
-    factor = max(1, min(width, height) // decode_px) if decode_px else 1
-    if factor == 1 and picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
     rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    span = _span(picture)
     for top, strip in _strips(picture, factor):
-        rgb.paste(Image.Image.reduce(_to_rgb(strip, span), factor), (0, top // factor))
+        rgb.paste(Image.Image.reduce(to_rgb(strip), factor), (0, top // factor))
     return rgb
 
 
@@ -255,26 +349,6 @@ def _strips(picture: Image.Image, factor: int) -> Iterator[tuple[int, Image.Imag
     for top in range(0, picture.height, rows):
         box = (0, top, picture.width, min(picture.height, top + rows))
         yield top, picture.crop(box)
-
-
-def _span(picture: Image.Image) -> tuple[float, float]:
-    """What is black and what is white in a picture of integers or floats.
-
-    The format's own range where there is one, else the picture's; of other modes anything.
-    """
-    if picture.mode not in ("I", "F"):
-        return 0.0, 65535.0
-    low, high = float("inf"), float("-inf")
-    for _, strip in _strips(picture, 1):
-        values = np.asarray(strip)
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    if low > high:
-        return 0.0, 1.0
-    if picture.mode == "F":  # floats: [0, 1] by custom, anything else by its own range
-        return (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-    return (0.0, 65535.0) if low >= 0 and high <= 65535 else (low, high)
 
 
 def _identify(data: bytes) -> ImageFile.ImageFile:
@@ -295,18 +369,6 @@ def _identify(data: bytes) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
-def _eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Grey values -> uint8, `low` to black and `high` to white.
-
-    Infinities become black and white, what is no number becomes black.
-    """
-    if values.dtype.itemsize == 2:
-        return np.take(_UINT16_TO_8, values)
-    pixels = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    scaled = (pixels - low) / max(high - low, 1e-12)
-    return np.round(255.0 * scaled).astype(np.uint8)
-
-
 def _orientation(picture: Image.Image) -> int:
     """The EXIF tag for how a picture is to be turned; 1, upright, where none can be read."""
     try:
@@ -323,6 +385,8 @@ def _unidentified(data: bytes) -> str:
         and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1")
     ):
         return "HEIC pictures need: pip install 'swinclf[heic]'"
+    if data.startswith(b"\xff\xd8\xff") and (reason := limits.unusual_jpeg(data)):
+        return reason
     if not data[:4096].strip(b"\x00"):
         return "not a picture (nothing but zeros)"
     return "not a picture of a known format"

@@ -32,6 +32,7 @@ _MAX_PIXELS = {
     "HEIF": 100_000_000,
     "JPEG2000": 25_000_000,
     "ICO": 4_000_000,
+    "PNG of 16-bit channels": 60_000_000,  # decoded twice, for the upper and the lower bytes
 }
 _MAX_SCANNED = 1_500_000_000  # pixels times scans of a JPEG that comes in several
 _MAX_COEFFICIENT_BYTES = 700_000_000  # such a JPEG is held whole, however small it is wanted
@@ -41,9 +42,11 @@ _MAX_SLOW_BYTES = 32 * 1024**2
 # Memory while decoding, bytes a pixel: measured, rounded up, with 4 for the RGB picture made of it.
 _BYTES_PER_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 21, "AVIF": 15, "HEIF": 12, "JPEG2000": 32}
 _OTHER_BYTES_PER_PIXEL = 8
+_RASTER_BYTES = 64_000_000  # while a band of a million pixels of several channels is converted
 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of every kind
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
@@ -58,18 +61,31 @@ def why_not_open(data: bytes) -> str:
         Empty where there is none.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _too_many(_webp_size(data), "WEBP")
+        return why_not_size(_webp_size(data), "WEBP")
     if data[:4] == b"\x00\x00\x01\x00":
         for size in _icon_sizes(data):
-            if reason := _too_many(size, "ICO"):
+            if reason := why_not_size(size, "ICO"):
                 return reason
     return ""
+
+
+def why_not_size(size: tuple[int, int], kind: str) -> str:
+    """Return the reason not to decode an image of so many pixels; empty where there is none.
+
+    Args:
+        size: Width and height, px.
+        kind: Format, in Pillow's terms; empty for one that is decoded band by band.
+    """
+    limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
+    if size[0] * size[1] <= limit:
+        return ""
+    return f"{size[0]} x {size[1]} px; the limit is {limit:,} px" + (f" ({kind})" if kind else "")
 
 
 def why_not_decode(picture: ImageFile.ImageFile, data: bytes) -> str:
     """The reason not to decode a picture whose header has been read; empty where there is none."""
     kind = picture.format or ""
-    if reason := _too_many(picture.size, kind):
+    if reason := why_not_size(picture.size, kind):
         return reason
     pixels = picture.width * picture.height
     if _is_slow(picture) and (pixels > _MAX_SLOW_PIXELS or len(data) > _MAX_SLOW_BYTES):
@@ -96,6 +112,16 @@ def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
     return needed
 
 
+def bytes_of_raster(size: tuple[int, int], band_bytes: int) -> int:
+    """About how much memory it takes to make RGB of an image that is decoded band by band, bytes.
+
+    Args:
+        size: Width and height, px.
+        band_bytes: What decoding one band takes.
+    """
+    return 4 * size[0] * size[1] + band_bytes + _RASTER_BYTES
+
+
 def count_scans(data: bytes) -> int:
     """How often a decoder goes over the pixels of a JPEG: once, or once a scan.
 
@@ -114,6 +140,17 @@ def count_scans(data: bytes) -> int:
             if not several:
                 break
     return max(1, scans)
+
+
+def unusual_jpeg(data: bytes) -> str:
+    """Return what makes a JPEG one of those that are not decoded; empty for nothing known."""
+    for marker, at in _jpeg_markers(data):
+        if marker in _FRAMES:
+            bits = data[at + 4] if len(data) > at + 4 else 8
+            if marker in _LOSSLESS:
+                return f"lossless JPEG of {bits}-bit samples is not supported"
+            return f"JPEG of {bits}-bit samples is not supported" if bits != 8 else ""
+    return ""
 
 
 class Room:
@@ -164,13 +201,6 @@ def turn_to_read(size: int) -> Iterator[None]:
     finally:
         if taken:
             _large_files.release()
-
-
-def _too_many(size: tuple[int, int], kind: str) -> str:
-    limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
-    if size[0] * size[1] <= limit:
-        return ""
-    return f"{size[0]} x {size[1]} px; the limit is {limit:,} px" + (f" ({kind})" if kind else "")
 
 
 def _is_slow(picture: ImageFile.ImageFile) -> bool:

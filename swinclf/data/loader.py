@@ -24,7 +24,7 @@ from swinclf.data.images import UnreadableImage, content_digest, read_bytes, rea
 from swinclf.data.readers import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
 from swinclf.data.transforms import eval_pixels
 from swinclf.errors import DataError
-from swinclf.preprocess import Preprocess
+from swinclf.preprocess import Preprocess, ValueRange
 
 STUCK_ON_END = 3  # items that do not come, one after the other, until it is the disk's fault
 
@@ -53,6 +53,7 @@ def load_image(
     to_pixels: Callable[[Image.Image], np.ndarray],
     decode_px: int,
     *,
+    ranges: tuple[ValueRange, ...] = (),
     digest: bool = True,
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
@@ -62,6 +63,7 @@ def load_image(
         path: The file.
         to_pixels: RGB picture -> (H, W, 3) uint8.
         decode_px: The shorter side that is needed, px.
+        ranges: Which values of more than 8 bits are black and white.
         digest: Whether the digest is wanted: of a photograph of 12 megapixels it takes a tenth of
             the time that decoding takes.
         is_known: Asked by the digest whether decoding would tell nothing new; None decodes.
@@ -72,7 +74,9 @@ def load_image(
             found = content_digest(data) if digest or is_known else b""
             if is_known is not None and is_known(found):
                 return LoadedImage(None, found, "")
-            pixels = use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px)
+            pixels = use_image(
+                data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges
+            )
         return LoadedImage(pixels, found, "")
     except UnreadableImage as error:
         return LoadedImage(None, b"", str(error))
@@ -90,7 +94,14 @@ def load_for_prediction(
     def to_pixels(picture: Image.Image) -> np.ndarray:
         return eval_pixels(picture, preprocess)
 
-    return load_image(path, to_pixels, preprocess.decode_px, digest=digest, is_known=is_known)
+    return load_image(
+        path,
+        to_pixels,
+        preprocess.decode_px,
+        ranges=preprocess.ranges,
+        digest=digest,
+        is_known=is_known,
+    )
 
 
 def map_ahead(

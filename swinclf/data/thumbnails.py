@@ -14,16 +14,19 @@ from PIL import Image
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import LoadedImage, load_image, map_ahead, not_loaded
 from swinclf.errors import DataError
+from swinclf.preprocess import ValueRange
 
 THUMBNAIL_PX = 128
 QUALITY = 75
 AHEAD = 32  # thumbnails that are made before they are asked for
 
 
-def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> bytes | None:
+def thumbnail(
+    path: Path, side_px: int = THUMBNAIL_PX, *, ranges: tuple[ValueRange, ...] = ()
+) -> bytes | None:
     """A JPEG of the whole picture, its longer side at most `side_px`; None if it cannot be read."""
     try:
-        picture = decode_image(read_bytes(path), decode_px=side_px)
+        picture = decode_image(read_bytes(path), decode_px=side_px, ranges=ranges)
     except UnreadableImage:
         return None
     picture.thumbnail((side_px, side_px))
@@ -31,7 +34,12 @@ def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> bytes | None:
 
 
 def thumbnails(
-    root: Path, files: Sequence[str], *, workers: int, side_px: int = THUMBNAIL_PX
+    root: Path,
+    files: Sequence[str],
+    *,
+    workers: int,
+    side_px: int = THUMBNAIL_PX,
+    ranges: tuple[ValueRange, ...] = (),
 ) -> Iterator[bytes | None]:
     """`thumbnail` of each of `files` below `root`, in order, made by threads a little ahead.
 
@@ -39,7 +47,7 @@ def thumbnails(
     """
     with suppress(DataError):
         yield from map_ahead(
-            lambda file: thumbnail(root / file, side_px),
+            lambda file: thumbnail(root / file, side_px, ranges=ranges),
             files,
             workers=workers,
             ahead=AHEAD,
@@ -48,7 +56,12 @@ def thumbnails(
 
 
 def small_squares(
-    root: Path, files: Sequence[str], *, side_px: int, workers: int
+    root: Path,
+    files: Sequence[str],
+    *,
+    side_px: int,
+    workers: int,
+    ranges: tuple[ValueRange, ...] = (),
 ) -> Iterator[np.ndarray]:
     """The middle square of each picture, made small, in order.
 
@@ -57,6 +70,7 @@ def small_squares(
         files: Images.
         side_px: Of the squares.
         workers: Threads.
+        ranges: Which values of more than 8 bits are black and white.
 
     Yields:
         (side_px, side_px, 3) uint8; black where a file can no longer be read.
@@ -67,7 +81,7 @@ def small_squares(
 
     def load(file: str) -> tuple[str, LoadedImage]:
         small = partial(middle_square, side_px=side_px)
-        return file, load_image(root / file, small, 2 * side_px, digest=False)
+        return file, load_image(root / file, small, 2 * side_px, ranges=ranges, digest=False)
 
     loaded = map_ahead(
         load,

@@ -18,6 +18,7 @@ from swinclf.evaluation.suspects import (
 )
 from swinclf.evaluation.worth import learning_curve
 from swinclf.inference.small_look import Labelled, SmallLook, look_at_small_pictures
+from swinclf.preprocess import ValueRange
 from swinclf.progress import Reporter
 
 IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
@@ -48,6 +49,7 @@ def doubtful_labels(
     seed: int,
     workers: int,
     report: Reporter,
+    ranges: tuple[ValueRange, ...] = (),
     learn: bool = False,
 ) -> Doubts:
     """Finds the images whose label is probably wrong.
@@ -64,6 +66,7 @@ def doubtful_labels(
         seed: Of the parts that judge each other, and of what is drawn.
         workers: Threads that read.
         report: Told of it.
+        ranges: Which values of more than 8 bits are black and white.
         learn: Lets classifiers learn the small pictures of the training split, too, where these
             are looked at.
 
@@ -92,7 +95,9 @@ def doubtful_labels(
             len(classes),
             np.array([images[row].split == VAL for row in rows]) if learn else None,
         )
-        look = look_at_small_pictures(root, pictures, seed=seed, workers=workers, report=report)
+        look = look_at_small_pictures(
+            root, pictures, seed=seed, workers=workers, report=report, ranges=ranges
+        )
         probs = pool_scores([*by_network, *look.scores], labels)
     assert probs is not None
     if len(rows) < len(images):

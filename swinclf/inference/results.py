@@ -17,6 +17,7 @@ from swinclf.evaluation.report import worst_mistakes, write_report
 from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.files import write_csv
 from swinclf.inference.score import Scored
+from swinclf.preprocess import ValueRange
 
 EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
 EVIDENCE_TOGETHER = 4  # in one look
@@ -31,6 +32,7 @@ class Illustrations:
     Attributes:
         root: The folder that the images' paths are relative to.
         workers: Threads that read images.
+        ranges: Which values of more than 8 bits are black and white.
         evidence: Paths and their wrong labels -> a JPEG each of what spoke for it, or None where
             it cannot be had.
         neighbours: Paths -> the nearest training images of each, as far as they are known.
@@ -38,6 +40,7 @@ class Illustrations:
 
     root: Path
     workers: int
+    ranges: tuple[ValueRange, ...] = ()
     evidence: Callable[[Sequence[tuple[str, str]]], Sequence[bytes | None]] | None = None
     neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
 
@@ -106,7 +109,10 @@ def write_results(
         data=data,
         sections=_illustrated(sections or Sections(), scored, illustrations),
         thumbnails=lambda files: thumbnails(
-            illustrations.root, files, workers=illustrations.workers
+            illustrations.root,
+            files,
+            workers=illustrations.workers,
+            ranges=illustrations.ranges,
         ),
     )
     if others is not None:

@@ -36,7 +36,7 @@ def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) ->
 
     def read(file: Path) -> Image.Image | None:
         with suppress(UnreadableImage):
-            return decode_image(read_bytes(file), decode_px=side)
+            return decode_image(read_bytes(file), decode_px=side, ranges=preprocess.ranges)
         return None
 
     chosen = files[::step][:SAMPLE_COUNT]

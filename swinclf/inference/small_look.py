@@ -18,6 +18,7 @@ from swinclf.evaluation.second_opinion import fit_picture_classifier
 from swinclf.evaluation.suspects import judge_by_likeness
 from swinclf.inference.small_pictures import count_colours, describe, kinds_of_places
 from swinclf.mixture import Mixture
+from swinclf.preprocess import ValueRange
 from swinclf.progress import Reporter
 from swinclf.second_opinion import SIDE, PictureClassifier, Told
 
@@ -67,7 +68,13 @@ class SmallLook(NamedTuple):
 
 
 def look_at_small_pictures(
-    root: Path, pictures: Labelled, *, seed: int, workers: int, report: Reporter
+    root: Path,
+    pictures: Labelled,
+    *,
+    seed: int,
+    workers: int,
+    report: Reporter,
+    ranges: tuple[ValueRange, ...] = (),
 ) -> SmallLook:
     """Describes small copies of pictures, a part of them at a time, which judge each other.
 
@@ -77,6 +84,7 @@ def look_at_small_pictures(
         seed: Of the parts, and of what is drawn.
         workers: Threads that read.
         report: Told of progress.
+        ranges: Which values of more than 8 bits are black and white.
 
     Raises:
         DataError: If the pictures' disk is gone.
@@ -88,7 +96,8 @@ def look_at_small_pictures(
     kinds = None
     with report.track("comparing small pictures", count) as advance:
         for part in np.array_split(order, math.ceil(count / PART_MOST)):
-            small = _small_pictures(root, [pictures.paths[row] for row in part], workers)
+            files = [pictures.paths[row] for row in part]
+            small = _small_pictures(root, files, workers, ranges)
             is_first, kinds = kinds is None, kinds or kinds_of_places(small, seed=seed)
             # One description at a time: each may take 200 MB.
             described = chain(describe(small, kinds), map(count_colours, [small]))
@@ -118,10 +127,12 @@ def _heard(
     return [] if classifier is None else [Heard(classifier, classifier.tell(judged))]
 
 
-def _small_pictures(root: Path, files: Sequence[str], workers: int) -> np.ndarray:
+def _small_pictures(
+    root: Path, files: Sequence[str], workers: int, ranges: tuple[ValueRange, ...]
+) -> np.ndarray:
     """(N, SIDE, SIDE, 3) uint8."""
     pictures = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
-    squares = small_squares(root, files, side_px=SIDE, workers=workers)
+    squares = small_squares(root, files, side_px=SIDE, workers=workers, ranges=ranges)
     for place, square in enumerate(squares):
         pictures[place] = square
     return pictures

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from swinclf.confidence import Confidence
-from swinclf.data.images import to_rgb
 from swinclf.data.loader import groups_at_hand, load_image, map_ahead
+from swinclf.data.raster import to_rgb
 from swinclf.data.thumbnails import middle_square
 from swinclf.data.transforms import eval_pixels
 from swinclf.inference.batching import BatchSize
@@ -185,11 +185,11 @@ def _load(
 
     if isinstance(source, str | Path):
         needed = max(preprocess.decode_px, 2 * (small_px or 0))
-        loaded = load_image(Path(source), to_pixels, needed, digest=False)
+        loaded = load_image(Path(source), to_pixels, needed, ranges=preprocess.ranges, digest=False)
         return _Loaded(loaded.pixels, small, loaded.error)
     try:
         picture = source if isinstance(source, Image.Image) else _from_array(source)
-        return _Loaded(to_pixels(to_rgb(picture)), small, "")
+        return _Loaded(to_pixels(to_rgb(picture, preprocess.ranges)), small, "")
     except Exception as error:  # a picture in memory may be as broken as one in a file
         return _Loaded(None, None, str(error) or type(error).__name__)
 

@@ -111,6 +111,7 @@ def finish(
             illustrations=Illustrations(
                 dataset.root,
                 workers,
+                plan.start.preprocess.ranges,
                 drawer.draw if drawer else None,
                 partial(most_alike, measured),
             ),
@@ -189,6 +190,7 @@ def _doubts(plan: Plan, report: Reporter, *, learn: bool) -> Doubts:
         seed=plan.config.seed,
         workers=plan.config.workers or 0,
         report=report,
+        ranges=plan.start.preprocess.ranges,
         learn=learn,
     )
 

@@ -64,6 +64,7 @@ def begin_run(
         plan.look.digests,
         network=plan.start.frozen_digest,
         faults=faults,
+        preprocess=plan.start.preprocess,
     )
     save_checkpoint(run, state, origin)
     claim.publish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from swinclf.models.compute import Computer
 from swinclf.pipeline.look import known_features
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start, build_start, settle_machine
+from swinclf.preprocess import ValueRange
 from swinclf.progress import Reporter
 from swinclf.runtime import StopFlag, choose_hardware, out_of_memory_named, whole_batch
 from swinclf.training.features import MIRROR, PLAIN, Looker
@@ -72,7 +73,13 @@ class Viewer:
 
 
 def open_viewer(
-    weights: Path, model: str | None, index: FolderIndex, *, workers: int, report: Reporter
+    weights: Path,
+    model: str | None,
+    index: FolderIndex,
+    *,
+    workers: int,
+    report: Reporter,
+    ranges: tuple[ValueRange, ...] = (),
 ) -> Viewer:
     """Builds the network of a run or of a weights file, before any image is looked at.
 
@@ -82,6 +89,7 @@ def open_viewer(
         index: The dataset.
         workers: Threads that read.
         report: Told what looks, and where.
+        ranges: Which values of more than 8 bits are black and white.
 
     Raises:
         WeightsError: If there is no such file, or it does not fit.
@@ -91,6 +99,7 @@ def open_viewer(
     hardware = choose_hardware()
     settings = settle_machine(gather_settings(asked), hardware, index.root)
     settings, start = build_start(settings, index.classes, None, report)
+    start = replace(start, preprocess=replace(start.preprocess, ranges=ranges))
     config = settings.config
     report.note(
         f"{config.model} on {hardware.device} in {hardware.precision} looks for near copies, too "

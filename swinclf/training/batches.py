@@ -175,7 +175,12 @@ class ImageBatches:
             rng = np.random.default_rng([self.seed, epoch, index])
             return self.kept.load(
                 (TRAIN, index),
-                lambda: load_image(self.train_files[index], to_common, self.preprocess.decode_px),
+                lambda: load_image(
+                    self.train_files[index],
+                    to_common,
+                    self.preprocess.decode_px,
+                    ranges=self.preprocess.ranges,
+                ),
                 lambda common: varied_pixels(common, self.preprocess, self.augmentation, rng),
             )
 

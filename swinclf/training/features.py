@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from swinclf.data.folder import TEST, VAL, FolderIndex, ImageFile
-from swinclf.data.images import FORMATS
+from swinclf.data.images import FORMATS, REVISION
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.split import held_out_position
 from swinclf.data.transforms import to_torch_input
@@ -293,6 +293,7 @@ def open_known(
     installed = versions()
     decoder = {
         "decode_px": preprocess.decode_px,
+        "decoder": REVISION,
         "formats": FORMATS,
         **{name: installed[name] for name in ("swinclf", "pillow")},
     }

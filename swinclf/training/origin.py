@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from swinclf.errors import DataError, RunError
 from swinclf.evaluation.sections import Finding
 from swinclf.files import digest_of
 from swinclf.models.tensorfile import tensors_digest
+from swinclf.preprocess import Preprocess
 from swinclf.runs import RunFolder
 from swinclf.runtime import versions
 from swinclf.training.probe import linear_classifiers
@@ -46,6 +47,8 @@ class Origin:
         images: (N, 16) uint8, the content digest of every image in the order of split.csv.
         faults: What was found wrong with the dataset, for the report. It cannot be found again: a
             run's own images are each in a split, and all readable.
+        ranges: Which values of more than 8 bits are black and white, as `Preprocess.to_dict` has
+            it; none in runs that were begun before there were any.
     """
 
     settings: Mapping[str, Any]
@@ -55,6 +58,7 @@ class Origin:
     network: str
     images: torch.Tensor
     faults: Sequence[Finding] = ()
+    ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the images."""
@@ -65,6 +69,7 @@ class Origin:
             "files": dict(self.files),
             "network": self.network,
             "faults": [asdict(fault) for fault in self.faults],
+            "ranges": dict(self.ranges),
         }
 
     @classmethod
@@ -86,6 +91,7 @@ def origin_of(
     *,
     network: str,
     faults: Sequence[Finding],
+    preprocess: Preprocess,
 ) -> Origin:
     """What a run is begun with, its small files being written.
 
@@ -96,6 +102,7 @@ def origin_of(
         digests: The content digest of each, by path.
         network: As in `Origin`.
         faults: As in `Origin`.
+        preprocess: Whose ranges are kept.
     """
     return Origin(
         settings=settings_facts(settings),
@@ -105,6 +112,7 @@ def origin_of(
         network=network,
         images=image_digests(dataset, digests),
         faults=faults,
+        ranges=preprocess.to_dict().get("ranges", {}),
     )
 
 

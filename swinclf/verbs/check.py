@@ -22,9 +22,10 @@ from swinclf.audit.findings import (
 )
 from swinclf.audit.groups import groups_of, same_bytes
 from swinclf.data.folder import FolderIndex, ImageFile, Skipped, scan_folder
+from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.errors import ConfigError
 from swinclf.files import write_json
-from swinclf.preprocess import Fit
+from swinclf.preprocess import Fit, ValueRange
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import make_folder
 from swinclf.runtime import default_workers
@@ -46,6 +47,7 @@ class Audit:
         findings: What should be mended or is good to know.
         near: Pairs of paths that show one picture in different files, and how well their details
             agree, in [-1, 1].
+        ranges: Which values the images use of each sample type of more than 8 bits.
     """
 
     root: Path
@@ -55,6 +57,7 @@ class Audit:
     fit_reason: str
     findings: tuple[Finding, ...]
     near: tuple[tuple[str, str, float], ...]
+    ranges: tuple[ValueRange, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -78,6 +81,7 @@ class Audit:
             "clean": self.is_clean,
             "fit": self.fit,
             "fit_reason": self.fit_reason,
+            "value_ranges": {one.kind: [one.low, one.high] for one in self.ranges},
             "findings": [
                 {
                     "kind": finding.kind,
@@ -129,8 +133,11 @@ def check(
         _refuse_inside(path, data)
     index = scan_folder(data, val=val)
     threads = default_workers() if workers is None else workers
-    viewer = _viewer(weights, model, index, threads, report)
-    facts = read_facts(index.root, index.images, workers=threads, report=report)
+    ranges = measure_ranges([index.root / one.path for one in index.images], workers=threads)
+    for one in ranges:
+        report.note(describe_range(one))
+    viewer = _viewer(weights, model, index, threads, report, ranges)
+    facts = read_facts(index.root, index.images, workers=threads, report=report, ranges=ranges)
     rows = np.nonzero(facts.readable)[0]
     seen = (
         viewer.see(index.root, [index.images[row].path for row in rows], rows) if viewer else None
@@ -153,12 +160,18 @@ def check(
             classes=len(audit.classes),
             fit=f"--fit {audit.fit}: {audit.fit_reason}" if audit.fit else "",
             findings=audit.findings,
+            ranges=ranges,
         )
     return audit
 
 
 def _viewer(
-    weights: Path | None, model: str | None, index: FolderIndex, workers: int, report: Reporter
+    weights: Path | None,
+    model: str | None,
+    index: FolderIndex,
+    workers: int,
+    report: Reporter,
+    ranges: tuple[ValueRange, ...],
 ) -> Viewer | None:
     """The network that looks for copies, if one was given."""
     if weights is None and model is None:
@@ -171,7 +184,7 @@ def _viewer(
         )
     from swinclf.pipeline.see import open_viewer  # torch takes seconds to load
 
-    return open_viewer(weights, model, index, workers=workers, report=report)
+    return open_viewer(weights, model, index, workers=workers, report=report, ranges=ranges)
 
 
 def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Audit:
@@ -185,6 +198,7 @@ def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Aud
         classes=tuple(sorted({image.label for image in index.images})),
         fit=fit,
         fit_reason=reason,
+        ranges=facts.ranges,
         findings=tuple(_findings(index, facts, near, images, rows)),
         near=tuple(
             (index.images[one.first].path, index.images[one.second].path, one.agreement)

@@ -113,7 +113,11 @@ def evaluate(
         settings={},
         history=[],
         illustrations=Illustrations(
-            index.root, workers, drawer.draw if drawer else None, neighbours
+            index.root,
+            workers,
+            predictor.card.preprocess.ranges,
+            drawer.draw if drawer else None,
+            neighbours,
         ),
         sections=Sections(confidence=predictor.card.confidence, rejection=rejection),
     )

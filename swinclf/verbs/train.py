@@ -19,6 +19,7 @@ from swinclf.pipeline.fit import fit_best
 from swinclf.pipeline.look import find_faults, look_at_images, refuse_skipped
 from swinclf.pipeline.plan import Context, settle_plan, tell_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
+from swinclf.pipeline.ranges import settle_ranges
 from swinclf.pipeline.resume import begin_run, how_to_go_on, resume_images, resume_state
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.progress import SILENT, Reporter
@@ -76,6 +77,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             large = "the weights and what --resume needs"
             check_room(claim.run.path.parent, start.bytes_on_disk, large)
 
+            ranges = saved.origin.ranges if saved else None
+            start = settle_ranges(settings.config, index, start, context, ranges)
             look, dataset = look_at_images(
                 settings.config, index, start, context, is_resumed=saved is not None
             )

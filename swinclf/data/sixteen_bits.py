@@ -1,0 +1,103 @@
+"""PNG and PPM of 16 bits a channel: all of their bits, of which Pillow gives the upper eight."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageFile, PngImagePlugin
+
+from swinclf.data.raster import BAND_PIXELS, Raster
+
+# A decoder of the same width that leaves every first, or every second byte; grey with alpha is as
+# wide as 8-bit RGBA, which leaves all of them.
+_HALVES = {
+    "RGB;16B": ("RGB", ("RGB;16B", "RGB;16L")),
+    "RGBA;16B": ("RGBA", ("RGBA;16B", "RGBA;16L")),
+    "LA;16B": ("RGBA", ("RGBA",)),
+}
+_PPM = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})" + rb"\s")
+_MAX_HEADER = 4096
+
+
+def png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
+    """Return the samples of a PNG of several channels of 16 bits; None of any other image.
+
+    Args:
+        data: The whole file.
+        picture: The same, opened.
+    """
+    if picture.format != "PNG" or not picture.tile:
+        return None
+    rawmode = picture.tile[0].args
+    rawmode = rawmode[0] if isinstance(rawmode, tuple) else rawmode
+    if rawmode not in _HALVES:
+        return None
+    mode, rawmodes = _HALVES[str(rawmode)]
+    transparent = picture.info.get("transparency")
+    is_grey = len(rawmodes) == 1
+
+    def bands() -> Iterator[np.ndarray]:
+        halves = [_decoded(data, mode, one) for one in rawmodes]
+        rows = max(1, BAND_PIXELS // picture.width)
+        for top in range(0, picture.height, rows):
+            box = (0, top, picture.width, min(picture.height, top + rows))
+            parts = [np.asarray(half.crop(box)) for half in halves]
+            if is_grey:
+                parts = [parts[0][..., 0::2], parts[0][..., 1::2]]
+            yield parts[0].astype(np.uint16) << 8 | parts[1]
+
+    return Raster(
+        size=picture.size,
+        kind="uint16",
+        mode="L" if is_grey else "RGB",
+        bands=bands,
+        alpha="straight" if mode == "RGBA" else "",
+        transparent=transparent if isinstance(transparent, tuple) and mode == "RGB" else None,
+        band_bytes=8 * picture.width * picture.height,
+    )
+
+
+def _decoded(data: bytes, mode: str, rawmode: str) -> Image.Image:
+    """A PNG decoded as if it were of another kind of the same number of bytes."""
+    with PngImagePlugin.PngImageFile(io.BytesIO(data)) as picture:
+        picture._mode = mode
+        picture.tile = [picture.tile[0]._replace(args=rawmode)]
+        picture.info.pop("transparency", None)
+        picture.load()
+        return picture.copy()
+
+
+def ppm_raster(data: bytes) -> Raster | None:
+    """Return the samples of a binary PGM or PPM of more than 8 bits; None of any other file.
+
+    Source: the format's own description (netpbm, pgm(5) and ppm(5)).
+    """
+    head = _PPM.match(data[:_MAX_HEADER]) if data[:2] in (b"P5", b"P6") else None
+    if head is None:
+        return None
+    width, height, most = (int(number) for number in head.groups()[1:])
+    if not 255 < most < 65536 or width < 1 or height < 1:
+        return None
+    channels = 1 if head[1] == b"5" else 3
+    start = head.end()
+
+    def bands() -> Iterator[np.ndarray]:
+        rows = max(1, BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            shape = (min(rows, height - top), width, channels)
+            place = start + 2 * top * width * channels
+            if place + 2 * int(np.prod(shape)) > len(data):
+                raise ValueError("image file is truncated")
+            band = np.frombuffer(data, ">u2", int(np.prod(shape)), place)
+            yield band.reshape(shape).astype(np.uint16)
+
+    return Raster(
+        size=(width, height),
+        kind="uint16",
+        mode="L" if channels == 1 else "RGB",
+        bands=bands,
+        white=None if most == 65535 else float(most),
+    )

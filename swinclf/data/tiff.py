@@ -1,0 +1,386 @@
+"""TIFF: layouts that Pillow decodes as they are meant go to Pillow, all others are decoded here.
+
+Either way a decoder sees a directory written here, of the tags that decoding needs: metadata, good
+or broken, is never read. Decompression is left to libtiff also for the layouts decoded here: each
+run of rows is handed to it as if it were 8-bit grey, which gives the bytes as they were compressed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from swinclf.data import tiff_layout as layouts
+from swinclf.data import tiff_tags as tags
+from swinclf.data.raster import BAND_PIXELS, Raster
+from swinclf.data.tiff_layout import Layout, main_page, read_layout, why_not_layout
+from swinclf.data.tiff_tags import Directory, read_directories, with_directory
+
+BAND_BYTES = 8 * 1024**2  # decompressed together, where the file allows it
+MAX_STRIP_BYTES = 256 * 1024**2  # of one strip, or one row of tiles, with all its planes
+MAX_RAW_BYTES = 2 * 1024**3  # of the whole image, decompressed: so that no file takes long
+MAX_SEGMENTS = 4_000_000
+_MOST_TOGETHER = 256  # strips, or rows of tiles
+_CODEC_OVERHEAD = 65_536  # compressed, nothing is more than twice as large and this
+_PAGES = 5
+
+# (photometric, samples, bits, alpha): what Pillow reads right, with channels side by side.
+_PILLOWS = {
+    (layouts.WHITE_IS_ZERO, 1, 1, None),
+    (layouts.BLACK_IS_ZERO, 1, 1, None),
+    (layouts.WHITE_IS_ZERO, 1, 8, None),
+    (layouts.BLACK_IS_ZERO, 1, 8, None),
+    (layouts.RGB, 3, 8, None),
+    (layouts.RGB, 4, 8, 3),
+    (layouts.SEPARATED, 4, 8, None),
+}
+_PILLOWS_TAGS = (
+    *(tags.WIDTH, tags.HEIGHT, tags.BITS, tags.COMPRESSION, tags.PHOTOMETRIC, tags.FILL_ORDER),
+    *(tags.STRIP_OFFSETS, tags.SAMPLES, tags.ROWS_PER_STRIP, tags.STRIP_SIZES, tags.PREDICTOR),
+    *(tags.TILE_WIDTH, tags.TILE_HEIGHT, tags.TILE_OFFSETS, tags.TILE_SIZES),
+    *(tags.EXTRA_SAMPLES, tags.YCBCR_SUBSAMPLING),
+)
+_CODEC_TAGS = {
+    **dict.fromkeys(layouts.CCITT, (292, 293)),
+    layouts.OLD_JPEG: tuple(range(512, 522)),
+    layouts.JPEG: (347,),
+}
+_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1])
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """A TIFF whose directory has been read.
+
+    Attributes:
+        layout: How its samples are laid out.
+        orientation: As EXIF has it, 1 to 8; 1 is upright.
+        page: The tags.
+    """
+
+    layout: Layout
+    orientation: int
+    page: Directory
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as stored, px."""
+        return self.layout.width, self.layout.height
+
+    @property
+    def is_pillows(self) -> bool:
+        """Whether Pillow decodes this layout as it is meant."""
+        one = self.layout
+        key = (one.photometric, one.samples, one.bits, one.alpha)
+        if one.compression not in layouts.BYTE_CODECS:  # JPEG and fax: the layout has been checked
+            return True
+        return key in _PILLOWS and one.form == "uint" and not one.is_planar
+
+    def for_pillow(self) -> bytes:
+        """Return a file of this image and no metadata."""
+        names = (*_PILLOWS_TAGS, *_CODEC_TAGS.get(self.layout.compression, ()))
+        wanted = {tag: self.page.numbers(tag) for tag in names if tag in self.page}
+        if self.layout.alpha is not None:
+            wanted[tags.EXTRA_SAMPLES] = np.array([1 if self.layout.is_premultiplied else 2])
+        wanted[tags.PHOTOMETRIC] = np.array([self.layout.photometric])
+        return with_directory(self.page.data, self.page.order, wanted)
+
+    def raster(self) -> Raster:
+        """Return the samples, decoded here.
+
+        Raises:
+            ValueError: If strips or tiles are not where they should be, or too large.
+        """
+        one = self.layout
+        grid = _Grid.of(self.page, one)
+        is_declared = one.form == "uint" and one.bits not in (16, 32, 64)
+        return Raster(
+            size=self.size,
+            kind=f"{one.form}{one.stored_bits}",
+            mode=_MODES[one.photometric],
+            bands=lambda: _bands(self.page, one, grid),
+            white=float(2**one.bits - 1) if is_declared or _is_printed(one) else None,
+            is_inverted=one.photometric == layouts.WHITE_IS_ZERO,
+            alpha=("premultiplied" if one.is_premultiplied else "straight") if one.alpha else "",
+            palette=_palette(self.page, one) if one.photometric == layouts.INDEXED else None,
+            band_bytes=4 * grid.band_bytes,
+        )
+
+
+_MODES = {
+    layouts.WHITE_IS_ZERO: "L",
+    layouts.BLACK_IS_ZERO: "L",
+    layouts.RGB: "RGB",
+    layouts.INDEXED: "P",
+    layouts.SEPARATED: "CMYK",
+    layouts.YCBCR: "YCbCr",
+    layouts.LAB: "LAB",
+}
+
+
+def open_tiff(data: bytes) -> Tiff:
+    """Read the directory of a TIFF.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ValueError: If there is none, or its layout is not decoded; the text names it.
+    """
+    page = main_page(read_directories(data, _PAGES))
+    layout = read_layout(page)
+    if reason := why_not_layout(layout, page):
+        raise ValueError(reason)
+    try:
+        orientation = page.number(tags.ORIENTATION, 1)
+    except ValueError:
+        orientation = 1
+    return Tiff(layout, orientation, page)
+
+
+def _is_printed(layout: Layout) -> bool:
+    """Whether the samples are amounts of ink, of which the type's range is the whole."""
+    return layout.photometric == layouts.SEPARATED
+
+
+def _palette(page: Directory, layout: Layout) -> np.ndarray:
+    """(2^bits, 3) uint8 colours."""
+    table = page.numbers(tags.PALETTE)
+    if len(table) != 3 * 2**layout.bits:
+        raise ValueError(f"{layout}: a palette of {len(table):,} values")
+    wide = table.reshape(3, -1).T
+    is_narrow = wide.max() < 256  # some programs write 8 bits where 16 are meant
+    return np.ascontiguousarray(wide if is_narrow else wide >> 8).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the strips or tiles of an image lie.
+
+    Attributes:
+        width: Of a strip or tile, px.
+        height: Of a strip or tile, px.
+        across: Tiles side by side; 1 of strips.
+        down: Strips, or tiles one above the other.
+        offsets: (planes, down, across) places in the file.
+        sizes: The same for their bytes.
+        row_bytes: Of one row of a strip or tile in one plane, as decompressed.
+        is_tiled: Whether they are tiles, which are filled up at the edges.
+    """
+
+    width: int
+    height: int
+    across: int
+    down: int
+    offsets: np.ndarray
+    sizes: np.ndarray
+    row_bytes: int
+    is_tiled: bool
+
+    @property
+    def band_bytes(self) -> int:
+        """What is decompressed together at the least."""
+        planes = len(self.offsets)
+        return planes * self.row_bytes * self.height * self.across
+
+    @classmethod
+    def of(cls, page: Directory, layout: Layout) -> _Grid:
+        """Read it from the tags."""
+        is_tiled = tags.TILE_OFFSETS in page
+        width = page.number(tags.TILE_WIDTH) if is_tiled else layout.width
+        height = (
+            page.number(tags.TILE_HEIGHT)
+            if is_tiled
+            else min(page.number(tags.ROWS_PER_STRIP, layout.height), layout.height)
+        )
+        if width < 1 or height < 1:
+            raise ValueError(f"{layout}: strips or tiles of {width} x {height} px")
+        across, down = -(-layout.width // width), -(-layout.height // height)
+        planes = layout.samples if layout.is_planar else 1
+        count = planes * across * down
+        if count > MAX_SEGMENTS:
+            raise ValueError(f"{layout}: {count:,} strips or tiles")
+        samples = 1 if layout.is_planar else layout.samples
+        row_bytes = -(-width * samples * layout.bits // 8)
+        offsets = page.numbers(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
+        sizes = page.numbers(tags.TILE_SIZES if is_tiled else tags.STRIP_SIZES)
+        if not len(sizes) and count == 1 and len(offsets):  # old programs leave it out
+            sizes = np.array([len(page.data) - int(offsets[0])])
+        if len(offsets) < count or len(sizes) < count:
+            raise ValueError(f"{layout}: {len(offsets):,} of {count:,} strips or tiles")
+        shape = (planes, down, across)
+        return cls(
+            width,
+            height,
+            across,
+            down,
+            offsets[:count].astype(np.int64).reshape(shape),
+            sizes[:count].astype(np.int64).reshape(shape),
+            row_bytes,
+            is_tiled,
+        ).divided(layout)
+
+    def divided(self, layout: Layout) -> _Grid:
+        """Cut strips that are not compressed into smaller ones; refuse what is too large."""
+        if self.band_bytes * self.down > MAX_RAW_BYTES:
+            raise ValueError(
+                f"{layout}: {self.band_bytes * self.down:,} bytes of samples; "
+                f"the limit is {MAX_RAW_BYTES:,}"
+            )
+        small = max(1, BAND_BYTES // self.row_bytes)
+        is_divisible = layout.compression == layouts.NONE and not self.is_tiled
+        if is_divisible and self.down == 1 and self.height > small:
+            starts = np.arange(0, self.height, small)
+            rows = np.minimum(self.height - starts, small)
+            if (self.sizes < self.height * self.row_bytes).any():
+                raise ValueError("image data ends too early")
+            offsets = self.offsets + starts[None, :, None] * self.row_bytes
+            sizes = np.broadcast_to(rows[None, :, None] * self.row_bytes, offsets.shape)
+            return _Grid(
+                self.width, small, 1, len(starts), offsets, sizes, self.row_bytes, is_tiled=False
+            )
+        if self.band_bytes > MAX_STRIP_BYTES:
+            raise ValueError(
+                f"{layout}: {self.band_bytes:,} bytes in one strip or row of tiles; "
+                f"the limit is {MAX_STRIP_BYTES:,}"
+            )
+        return self
+
+
+def _bands(page: Directory, layout: Layout, grid: _Grid) -> Iterator[np.ndarray]:
+    """(rows, width, channels) from top to bottom: the colours, then alpha if there is any."""
+    together = max(1, min(_MOST_TOGETHER, BAND_BYTES // max(1, grid.band_bytes)))
+    for first in range(0, grid.down, together):
+        last = min(grid.down, first + together)
+        rows = min((last - first) * grid.height, layout.height - first * grid.height)
+        planes = [
+            _decompress(page, layout, grid, plane, first, last)
+            for plane in range(len(grid.offsets))
+        ]
+        step = max(1, BAND_PIXELS // (grid.width * grid.across))
+        for top in range(0, rows, step):
+            parts = [_samples(one[top : min(rows, top + step)], layout, grid) for one in planes]
+            band = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+            channels = list(range(layout.colours))
+            if layout.alpha is not None:
+                channels.append(layout.alpha)
+            if len(channels) < band.shape[-1]:
+                band = band[..., channels]
+            yield band[:, : layout.width]
+
+
+def _decompress(
+    page: Directory, layout: Layout, grid: _Grid, plane: int, first: int, last: int
+) -> np.ndarray:
+    """(rows, across, row_bytes) uint8: strips or rows of tiles of a plane, as compressed."""
+    rows = (last - first) * grid.height
+    if not grid.is_tiled:  # the last strip may be shorter
+        rows = min(rows, layout.height - first * grid.height)
+    offsets = grid.offsets[plane, first:last].ravel()
+    sizes = grid.sizes[plane, first:last].ravel()
+    most = 2 * grid.row_bytes * grid.height + _CODEC_OVERHEAD
+    pieces = []
+    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
+        if offset <= 0 or size <= 0 or offset + size > len(page.data):
+            raise ValueError("image data lies outside the file")
+        pieces.append(page.data[offset : offset + min(size, most)])
+    if layout.compression == layouts.NONE:
+        return _plain(pieces, layout, grid, rows)
+    return _through_libtiff(pieces, layout, grid, rows)
+
+
+def _plain(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows: int) -> np.ndarray:
+    """What is not compressed."""
+    decoded, done = [], 0
+    whole = grid.height * grid.row_bytes
+    for number, piece in enumerate(pieces):
+        wanted = whole if grid.is_tiled else min(whole, rows * grid.row_bytes - number * whole)
+        if len(piece) < wanted:
+            raise ValueError("image data ends too early")
+        decoded.append(np.frombuffer(piece, np.uint8, wanted))
+        done += wanted
+    values = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
+    if layout.fill_order == 2:
+        values = np.take(_REVERSED, values)
+    if not grid.is_tiled:
+        return values.reshape(rows, 1, grid.row_bytes)
+    tiles = values.reshape(-1, grid.across, grid.height, grid.row_bytes)
+    return tiles.transpose(0, 2, 1, 3).reshape(rows, grid.across, grid.row_bytes)
+
+
+def _through_libtiff(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows: int) -> np.ndarray:
+    """What is compressed, as a file of 8-bit grey."""
+    starts = 8 + np.cumsum([0, *(len(piece) for piece in pieces[:-1])])
+    width = grid.across * grid.row_bytes
+    described: dict[int, Sequence[int] | np.ndarray] = {
+        tags.WIDTH: [width],
+        tags.HEIGHT: [rows],
+        tags.BITS: [8],
+        tags.COMPRESSION: [layout.compression],
+        tags.PHOTOMETRIC: [layouts.BLACK_IS_ZERO],
+        tags.FILL_ORDER: [layout.fill_order],
+        tags.SAMPLES: [1],
+    }
+    sizes = [len(piece) for piece in pieces]
+    if grid.is_tiled:
+        described |= {tags.TILE_WIDTH: [grid.row_bytes], tags.TILE_HEIGHT: [grid.height]}
+        described |= {tags.TILE_OFFSETS: starts, tags.TILE_SIZES: sizes}
+    else:
+        described |= {tags.ROWS_PER_STRIP: [min(rows, grid.height)]}
+        described |= {tags.STRIP_OFFSETS: starts, tags.STRIP_SIZES: sizes}
+    file = with_directory(b"".join([bytes(8), *pieces]), "<", described)
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(file)) as picture:
+        try:
+            picture.load()
+        except OSError as error:  # whose text is a number
+            raise ValueError("compressed image data is broken") from error
+        return np.asarray(picture).reshape(rows, grid.across, grid.row_bytes)
+
+
+def _samples(values: np.ndarray, layout: Layout, grid: _Grid) -> np.ndarray:
+    """(rows, across, row_bytes) uint8 -> (rows, width of all tiles, samples of a plane)."""
+    rows, across = values.shape[:2]
+    samples = 1 if layout.is_planar else layout.samples
+    count = grid.width * samples
+    if layout.predictor == 3:
+        unpacked = _undo_float_differences(values, samples, layout.bits // 8)
+    elif layout.bits in (8, 16, 32, 64):
+        order = "<" if layout.is_little_endian else ">"
+        stored = np.ascontiguousarray(values).view(f"{order}u{layout.bits // 8}")
+        unpacked = stored.astype(stored.dtype.newbyteorder("="))
+        if layout.predictor == 2:
+            pixels = unpacked.reshape(rows, across, grid.width, samples)
+            unpacked = np.cumsum(pixels, axis=2, dtype=unpacked.dtype)
+    else:
+        unpacked = _unpack_bits(values, count, layout.bits)
+    kind = {"uint": "u", "int": "i", "float": "f"}[layout.form] + str(layout.stored_bits // 8)
+    typed = np.ascontiguousarray(unpacked).reshape(rows, across, count).view(kind)
+    return typed.reshape(rows, across * grid.width, samples)
+
+
+def _undo_float_differences(values: np.ndarray, samples: int, width: int) -> np.ndarray:
+    """Undo predictor 3: differences of bytes, all first bytes of a row before all second ones."""
+    rows, across, row_bytes = values.shape
+    summed = np.cumsum(
+        values.reshape(rows, across, row_bytes // samples, samples), axis=2, dtype=np.uint8
+    )
+    planes = summed.reshape(rows, across, width, row_bytes // width)
+    whole = np.ascontiguousarray(planes.swapaxes(2, 3)).view(f">u{width}")
+    return whole.astype(whole.dtype.newbyteorder("="))[..., 0]
+
+
+def _unpack_bits(values: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """Samples of any number of bits up to 16, the most significant one first."""
+    rows, across = values.shape[:2]
+    apart = np.unpackbits(values, axis=-1)[..., : count * bits].reshape(rows, across, count, bits)
+    width = 8 if bits < 8 else 16
+    padded = np.zeros((rows, across, count, width), np.uint8)
+    padded[..., width - bits :] = apart
+    packed = np.packbits(padded, axis=-1)
+    if width == 8:
+        return packed[..., 0]
+    return packed.view(">u2")[..., 0].astype(np.uint16)

@@ -1,0 +1,267 @@
+"""How a TIFF lays out its samples, and whether that is a layout decoded here, by an explicit table.
+
+Many layouts of scanners, instruments and radiography are opened by imaging libraries as another
+image: inverted, one channel for all, noise. What the table does not name is refused.
+
+Source: TIFF 6.0 (Adobe 1992), and its Technical Notes 1 to 3 (predictors, JPEG, floats).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from swinclf.data import tiff_tags as tags
+from swinclf.data.tiff_tags import Directory
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, INDEXED, SEPARATED, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+NONE, CCITT, OLD_JPEG, JPEG = 1, (2, 3, 4), 6, 7
+BYTE_CODECS = {NONE: "none", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits"} | {
+    34925: "LZMA",
+    50000: "Zstandard",
+}
+_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, INDEXED: 1, SEPARATED: 4, YCBCR: 3, LAB: 3}
+_PHOTOMETRIC = {0: "MinIsWhite", 1: "MinIsBlack", 2: "RGB", 3: "palette", 4: "mask"} | {
+    5: "separated",
+    6: "YCbCr",
+    8: "CIELab",
+    9: "ICCLab",
+    10: "ITULab",
+    32803: "CFA",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "LinearRaw",
+}
+_FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
+_BITS = {"uint": {*range(1, 17), 32, 64}, "int": {8, 16, 32, 64}, "float": {16, 32, 64}}
+_ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
+MAX_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the samples of a page are laid out.
+
+    Attributes:
+        width: Px.
+        height: Px.
+        samples: Of a pixel.
+        bits: Of a sample.
+        form: uint, int, float, or what is not decoded here.
+        photometric: What the samples mean, TIFF's number.
+        is_planar: Whether each channel is stored by itself.
+        compression: TIFF's number.
+        predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
+        fill_order: 2 if the bits of each byte are reversed.
+        extra: What samples beyond the colours are, TIFF's numbers.
+        is_little_endian: Byte order.
+    """
+
+    width: int
+    height: int
+    samples: int
+    bits: int
+    form: str
+    photometric: int
+    is_planar: bool
+    compression: int
+    predictor: int
+    fill_order: int
+    extra: tuple[int, ...]
+    is_little_endian: bool
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of the type that a sample is unpacked to."""
+        return next(bits for bits in (8, 16, 32, 64) if self.bits <= bits)
+
+    @property
+    def colours(self) -> int:
+        """Colour channels; 0 of a photometric interpretation that is not decoded here."""
+        return _COLOURS.get(self.photometric, 0)
+
+    @property
+    def alpha(self) -> int | None:
+        """The number of the channel that is transparency, if one is."""
+        if not self.extra and self.photometric == RGB and self.samples == 4:
+            return 3  # as many programs write it
+        for number, kind in enumerate(self.extra):
+            if kind in (_ASSOCIATED, _UNASSOCIATED, _COREL):
+                return self.colours + number
+        return None
+
+    @property
+    def is_premultiplied(self) -> bool:
+        """Whether the colours are multiplied with alpha."""
+        number = (self.alpha or 0) - self.colours
+        return self.alpha is not None and self.extra[number : number + 1] == (_ASSOCIATED,)
+
+    def __str__(self) -> str:
+        """Name the layout, for a person who knows TIFF."""
+        kind = _PHOTOMETRIC.get(self.photometric, f"photometric {self.photometric}")
+        channels = f"{self.samples} x " if self.samples > 1 else ""
+        planes = ", planar" if self.is_planar else ""
+        return f"TIFF of {channels}{self.bits}-bit {self.form} {kind}{planes}"
+
+
+def read_layout(page: Directory) -> Layout:
+    """Return the layout that a directory declares.
+
+    Raises:
+        ValueError: If there is no size, or the channels differ in type.
+    """
+    width, height = page.number(tags.WIDTH), page.number(tags.HEIGHT)
+    if width < 1 or height < 1:
+        raise ValueError("a TIFF without a size")
+    compression = page.number(tags.COMPRESSION, NONE)
+    samples = page.number(tags.SAMPLES, 3 if compression == OLD_JPEG else 1)
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise ValueError(f"a TIFF of {samples:,} samples a pixel")
+    bits = _common(page.numbers(tags.BITS, (1,)), samples, "bits a sample")
+    form = _common(page.numbers(tags.SAMPLE_FORMAT, (1,)), samples, "sample formats")
+    extra = tuple(int(one) for one in page.numbers(tags.EXTRA_SAMPLES)[:MAX_SAMPLES])
+    return Layout(
+        width=width,
+        height=height,
+        samples=samples,
+        bits=bits,
+        form=_FORMATS.get(form, f"format {form}"),
+        photometric=page.number(tags.PHOTOMETRIC, YCBCR if compression == OLD_JPEG else 0),
+        is_planar=samples > 1 and page.number(tags.PLANAR, 1) == 2,
+        compression=compression,
+        predictor=page.number(tags.PREDICTOR, 1) if compression in BYTE_CODECS else 1,
+        fill_order=page.number(tags.FILL_ORDER, 1),
+        extra=extra,
+        is_little_endian=page.order == "<",
+    )
+
+
+def why_not_layout(layout: Layout, page: Directory) -> str:
+    """Return why a layout is not decoded; empty where it is."""
+    reason = _why_not_samples(layout, page) or _why_not_coded(layout, page)
+    return f"{layout}: {reason}" if reason else ""
+
+
+def _why_not_samples(layout: Layout, page: Directory) -> str:
+    """What is against the meaning of the samples."""
+    one = layout
+    if not one.colours:
+        return "this photometric interpretation is not supported"
+    if one.bits not in _BITS.get(one.form, ()):
+        return "this sample format is not supported"
+    unknown = one.samples - one.colours
+    if unknown < 0:
+        return f"{one.colours} samples a pixel are needed"
+    if unknown and one.colours == 1 and one.alpha != 1 or unknown > 1 and one.alpha is None:
+        return f"which of the {one.samples} channels are the image is not known"
+    if page.number(tags.DEPTH, 1) > 1:
+        return "a volume, no image"
+    if one.photometric == SEPARATED and (
+        page.number(tags.INK_SET, 1) != 1 or one.form != "uint" or one.bits not in (8, 16)
+    ):
+        return "inks other than 8 or 16-bit CMYK are not supported"
+    if one.photometric in (YCBCR, LAB) and (one.form, one.bits) != ("uint", 8):
+        return "only 8 bits a sample are supported"
+    if one.photometric == INDEXED and one.form != "uint":
+        return "a palette needs unsigned integers"
+    if one.form == "int" and one.alpha is not None:
+        return "signed transparency is not supported"
+    return ""
+
+
+def _why_not_coded(layout: Layout, page: Directory) -> str:
+    """What is against how the samples are stored."""
+    one = layout
+    plain = (one.form, one.bits) == ("uint", 8) and not one.is_planar
+    if one.compression in CCITT:
+        return "" if (one.bits, one.samples) == (1, 1) else "fax compression is for 1 bit"
+    if one.compression in (JPEG, OLD_JPEG):
+        known = plain and one.samples == one.colours
+        known = known and one.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR, SEPARATED)
+        return "" if known else "JPEG compression of this layout is not supported"
+    if one.compression not in BYTE_CODECS:
+        return f"compression {one.compression} is not supported"
+    if one.photometric == YCBCR and not _is_plain_ycbcr(page):
+        return "YCbCr with subsampling, or of other primaries, is only supported in JPEG"
+    needs = {1: True, 2: one.bits in (8, 16, 32, 64), 3: one.form == "float"}
+    if not needs.get(one.predictor, False):
+        return f"predictor {one.predictor} is not supported"
+    return ""
+
+
+def _is_plain_ycbcr(page: Directory) -> bool:
+    """Whether YCbCr is as JPEG has it: of full range, ITU-R 601, a value for every pixel."""
+    subsampling = page.numbers(tags.YCBCR_SUBSAMPLING, (2, 2)).tolist()
+    primaries = page.numbers(tags.YCBCR_COEFFICIENTS, (0.299, 0.587, 0.114))
+    levels = page.numbers(tags.BLACK_WHITE, (0, 255, 128, 255, 128, 255))
+    return (
+        subsampling == [1, 1]
+        and np.allclose(primaries, (0.299, 0.587, 0.114), atol=1e-3)
+        and np.allclose(levels, (0, 255, 128, 255, 128, 255), atol=1)
+    )
+
+
+def main_page(pages: Sequence[Directory]) -> Directory:
+    """Return the page that is the image: the first that is no thumbnail and no mask.
+
+    Raises:
+        ValueError: If the channels of one image are stored as pages, or might be.
+    """
+    whole = [page for page in pages if not page.number(tags.SUBFILE_TYPE) & 0b101]
+    first = (whole or pages)[0]
+    if (reason := _why_not_stack(first, whole or pages)) != "":
+        raise ValueError(reason)
+    return first
+
+
+def _why_not_stack(first: Directory, pages: Sequence[Directory]) -> str:
+    """Why the first of several pages might be one channel only; empty where it is an image."""
+    channels = _declared_channels(first.text(tags.DESCRIPTION))
+    grey = first.number(tags.SAMPLES, 1) == 1 and first.number(tags.PHOTOMETRIC) != INDEXED
+    if channels and grey:
+        return f"TIFF of {channels} stored as pages: save one image a file, with its channels in it"
+    if channels is not None or not grey or len(pages) not in (3, 4):
+        return ""
+    is_document = any(
+        tags.PAGE_NUMBER in page or page.number(tags.SUBFILE_TYPE) & 2 for page in pages
+    )
+    same = ((tags.WIDTH, 0), (tags.HEIGHT, 0), (tags.BITS, 1), (tags.SAMPLES, 1))
+    is_bilevel = first.number(tags.BITS, 1) == 1
+    differ = any(page.number(*tag) != first.number(*tag) for page in pages for tag in same)
+    if is_document or is_bilevel or differ:
+        return ""
+    return (
+        f"TIFF of {len(pages)} grey pages of one size, which may be the channels of one image: "
+        "save one image a file, with its channels in it"
+    )
+
+
+def _declared_channels(text: str) -> str | None:
+    """What an image description says of channels on pages: "" for none, None if it says nothing."""
+    if text.startswith("ImageJ=") or "<OME" in text[:2000]:
+        found = re.search(r'^channels=(\d+)|SizeC="(\d+)"', text, re.MULTILINE)
+        count = int(found[1] or found[2]) if found else 1
+        return f"{count} channels" if count > 1 else ""
+    if not (text.startswith("{") and '"shape"' in text):  # as tifffile writes it
+        return None
+    try:
+        described = json.loads(text)
+        shape = [int(side) for side in described["shape"]]
+        axes = str(described.get("axes", ""))
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
+        return None
+    is_named = len(axes) == len(shape)  # then C are channels, others frames or slices
+    is_series = "C" not in axes if is_named else max(shape[:-2], default=1) == 1
+    return "" if is_series else f"an array of shape {shape}"
+
+
+def _common(values: np.ndarray, samples: int, what: str) -> int:
+    """The one value that all channels share."""
+    found = {int(value) for value in values[:samples]}
+    if len(found) != 1:
+        raise ValueError(f"a TIFF of different {what} in one pixel: {sorted(found)}")
+    return found.pop()

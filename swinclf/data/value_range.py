@@ -1,0 +1,122 @@
+"""Which values a dataset uses of its sample types of more than 8 bits: measured once, for all.
+
+Cameras of 10 to 14 bits write files of 16, and of integers of 32 bits or floats nobody uses the
+whole range. Scaled by its type's range such an image is nearly black; scaled by its own, it loses
+its brightness. So one range is measured over the training images, and stored with the model.
+
+The rule: integers that are never negative go from 0 to the next power of two, less one; signed
+integers and floats from the smallest to the largest value, but floats within [0, 1] that reach more
+than the half of it from 0 to 1, as is the custom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from swinclf.data.images import UnreadableImage, measure_values, read_bytes, read_head, reading
+from swinclf.data.loader import map_ahead
+from swinclf.preprocess import ValueRange
+
+MOST_HEADS = 4096  # files that are tried for more than 8 bits, evenly over all
+MOST_IMAGES = 256  # of those that have them, evenly, that are decoded
+AHEAD = 32
+
+_BITS_OF_PNG = 24  # where the header has them
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
+
+
+def measure_ranges(
+    files: Sequence[Path],
+    *,
+    workers: int,
+    takes: Callable[[bytes], bool] = lambda _: True,
+) -> tuple[ValueRange, ...]:
+    """Measure the value ranges of a dataset, on a sample that depends on nothing but its files.
+
+    Args:
+        files: The images, those that can be trained on; ones that cannot be read are passed over.
+        workers: Threads that read.
+        takes: Whether an image, given as its file's bytes, may be measured.
+
+    Returns:
+        A range for each sample type of more than 8 bits, sorted; none for 16-bit integers that use
+        all of their bits, which are scaled by them in any case.
+
+    Raises:
+        DataError: If the disk is gone.
+    """
+
+    def is_wide(file: Path) -> bool:
+        try:
+            return may_have_more_bits(read_head(file))
+        except UnreadableImage:
+            return False
+
+    def measure(file: Path) -> ValueRange | None:
+        try:
+            with reading(file):
+                data = read_bytes(file)
+                return measure_values(data) if takes(data) else None
+        except UnreadableImage:
+            return None
+
+    heads = _evenly(files, MOST_HEADS)
+    flags = map_ahead(is_wide, heads, workers=workers, ahead=AHEAD, late=lambda _f, _why: False)
+    wide = [file for file, flag in zip(heads, flags, strict=True) if flag]
+    measured = map_ahead(
+        measure, _evenly(wide, MOST_IMAGES), workers=workers, ahead=AHEAD, late=lambda _f, _w: None
+    )
+    return merge_ranges(one for one in measured if one is not None)
+
+
+def may_have_more_bits(head: bytes) -> bool:
+    """Whether a file, by its first bytes, may hold more than 8 bits a sample."""
+    if head.startswith(b"\x89PNG"):
+        return head[_BITS_OF_PNG : _BITS_OF_PNG + 1] == b"\x10"
+    return head.startswith((*_TIFF, *_JPEG_2000, b"P5", b"P6"))
+
+
+def merge_ranges(measured: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
+    """Return one range for each sample type, by the rule of this module.
+
+    Args:
+        measured: The smallest and largest value of each image, in any order.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for one in measured:
+        low, high = found.get(one.kind, (one.low, one.high))
+        found[one.kind] = min(low, one.low), max(high, one.high)
+    ranges = (_by_rule(kind, *found[kind]) for kind in sorted(found))
+    return tuple(one for one in ranges if one is not None)
+
+
+def describe_range(one: ValueRange) -> str:
+    """Say what a range is, and that it is used."""
+    if one.kind == "uint16":
+        return f"16-bit images use 0 to {one.high:,.0f} of 65,535: scaled by that range"
+    if one.kind.startswith("float"):
+        return f"{one.kind} images use {one.low:.6g} to {one.high:.6g}: scaled by that range"
+    return f"{one.kind} images use {one.low:,.0f} to {one.high:,.0f}: scaled by that range"
+
+
+def _by_rule(kind: str, low: float, high: float) -> ValueRange | None:
+    """The range of a sample type; None where there is nothing to scale by."""
+    if kind.startswith("float"):
+        if low >= 0 and 0.5 < high <= 1:
+            low, high = 0.0, 1.0
+    elif low >= 0:
+        low, high = 0.0, float(2 ** int(high).bit_length() - 1)
+    if low >= high or (kind, high) == ("uint16", 65535.0):
+        return None
+    return ValueRange(kind, low, high)
+
+
+def _evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """At most so many files, evenly over all of them."""
+    if len(files) <= most:
+        return list(files)
+    return [files[int(row)] for row in np.linspace(0, len(files) - 1, most).round()]

@@ -1,0 +1,51 @@
+"""The value ranges that a training scales its images by: measured once, then those of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from swinclf.config import TrainConfig
+from swinclf.data.folder import TEST, VAL, FolderIndex
+from swinclf.data.images import content_digest
+from swinclf.data.split import held_out_position
+from swinclf.data.value_range import describe_range, measure_ranges
+from swinclf.pipeline.plan import Context
+from swinclf.pipeline.start import Start
+from swinclf.preprocess import ranges_from
+
+
+def settle_ranges(
+    config: TrainConfig,
+    index: FolderIndex,
+    start: Start,
+    context: Context,
+    saved: Mapping[str, Any] | None,
+) -> Start:
+    """Return the start with the value ranges of the training images; says them.
+
+    Args:
+        config: Settings, for the split.
+        index: The images. Held-out ones are not measured.
+        start: Of the training.
+        context: Where it runs.
+        saved: The ranges of the run that is resumed; None for a new one.
+
+    Raises:
+        DataError: If the disk is gone.
+    """
+    if saved is not None:
+        ranges = ranges_from(saved)
+    else:
+
+        def takes(data: bytes) -> bool:
+            if index.has_val:
+                return True
+            return held_out_position(content_digest(data), config.seed) >= config.val_split
+
+        files = [index.root / one.path for one in index.images if one.split not in (VAL, TEST)]
+        ranges = measure_ranges(files, workers=config.workers or 0, takes=takes)
+    for one in ranges:
+        context.report.note(describe_range(one))
+    return replace(start, preprocess=replace(start.preprocess, ranges=ranges))
