@@ -6,6 +6,7 @@ Verbs are imported inside the commands: torch takes seconds to import, and --hel
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -62,7 +63,9 @@ def train_command(
     done = train(settings, report=console.ConsoleReporter(), resume=run)
     sys.stdout.write(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
-    return ExitCode.FAILED if settings.config.strict and done.skipped else ExitCode.OK
+    if done.skipped:
+        return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
+    return ExitCode.OK
 
 
 @app.command("eval")
@@ -145,11 +148,13 @@ def predict_command(
     strict: StrictOption = False,
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
+    from swinclf.data.scan_notes import by_extension
     from swinclf.inference.predictor import Asked, open_predictor
     from swinclf.verbs.predict import expand_inputs, predict
 
     predictor = open_predictor(find_model(run), Asked(impl, device, precision))
-    paths = expand_inputs(_with_standard_input(inputs))
+    ignored: Counter[str] = Counter()
+    paths = expand_inputs(_with_standard_input(inputs), ignored)
     failed = 0
     with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
         for prediction in predict(
@@ -162,6 +167,8 @@ def predict_command(
         ):
             writer.write(prediction)
             failed += bool(prediction.error)
+    if ignored:
+        console.say(f"passed over, as they are no images: {by_extension(ignored)}")
     if failed:
         console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swinclf.card import ModelCard
+from swinclf.data.class_names import nearly, quoted, quoted_together, renamed_to_match
 from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
@@ -23,7 +24,7 @@ from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
 from swinclf.files import read_json
-from swinclf.progress import Reporter
+from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder
 
 ALL = "all"
@@ -149,20 +150,38 @@ def _has(images: Sequence[ImageFile], split: str) -> bool:
     return any(image.split == split for image in images)
 
 
-def with_known_labels(index: FolderIndex, card: ModelCard) -> tuple[list[ImageFile], list[Skipped]]:
+def with_known_labels(
+    index: FolderIndex, card: ModelCard, report: Reporter = SILENT
+) -> tuple[list[ImageFile], list[Skipped]]:
     """Matches classes by name; images of classes that the model does not know cannot be scored.
+
+    A name that differs from a class in its Unicode form alone is that class, which is said.
 
     Raises:
         DataError: If it knows none of them.
     """
-    known = [image for image in index.images if image.label in card.classes]
-    unknown = [image for image in index.images if image.label not in card.classes]
+    labels = {image.label for image in index.images}
+    renamed = renamed_to_match(labels, card.classes)
+    for label, name in sorted(renamed.items()):
+        report.note(
+            f"{quoted_together((label, name))} are one class, written in two Unicode forms: "
+            "the folder's images count for the model's class"
+        )
+    images = [replace(image, label=renamed.get(image.label, image.label)) for image in index.images]
+    known = [image for image in images if image.label in card.classes]
+    unknown = [image for image in images if image.label not in card.classes]
     if not known:
-        labels = sorted({image.label for image in unknown})
+        names = sorted({image.label for image in unknown})
+        near = next((one for name in names if (one := nearly(name, card.classes))), "")
         raise DataError(
             f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
-            found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
+            found=f"{', '.join(quoted(name, card.classes) for name in names[:5])} in "
+            f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
         )
-    reason = "its class '{}' is not one of the model's"
-    return known, [Skipped(image.path, reason.format(image.label)) for image in unknown]
+    reasons = {
+        name: f"its class {quoted(name, card.classes)} is not one of the model's"
+        + (f" ({quoted(near, [name])} is)" if (near := nearly(name, card.classes)) else "")
+        for name in {image.label for image in unknown}
+    }
+    return known, [Skipped(image.path, reasons[image.label], image.label) for image in unknown]
