@@ -243,6 +243,7 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
+MOVABLE = ("data", "val", "weights", "workers")  # what a resumed run may be given anew
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
 
@@ -358,7 +359,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources = values.pop("sources", {})
-    for extra in ("reasons", "versions", "command", "facts"):
+    for extra in ("reasons", "versions", "command", "facts", "data_from_run"):
         values.pop(extra, None)
     chosen = (Source.DEFAULT, Source.AUTO)
     return {

@@ -26,7 +26,7 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import ExportFormat, Impl, Settings, gather_settings, key_values
+from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.runs import RunFolder, find_model, find_run
 
@@ -43,7 +43,8 @@ def train_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--resume",
-            help="Go on with this interrupted run. Default: none.",
+            help="Go on with this interrupted run; with DATA where its images have moved. "
+            "Default: none.",
         ),
     ] = None,
     config: Annotated[
@@ -466,20 +467,13 @@ def _settings_to_train_with(
     from swinclf.pipeline.resume import resume_settings
 
     hint = f"swinclf train --resume '{resume}'"
-    changed = [name for name in given if name not in ("data", "workers")]
+    changed = [name for name in given if name not in MOVABLE]
     if changed or config is not None:
         raise ConfigError(
-            "--resume alone (or with --workers): a run goes on with the settings it began with",
+            "--resume alone (or with DATA, --val, --weights, --workers): a run goes on with the "
+            "settings it began with",
             found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
             hint=hint,
         )
     run = find_run(resume)
-    settings = resume_settings(run, workers=given.get("workers"))
-    named = given.get("data")
-    if named and Path(named).resolve() != Path(settings.config.data):
-        raise ConfigError(
-            f"the dataset that '{resume}' was started with, '{settings.config.data}'",
-            found=f"'{named}'",
-            hint=hint,
-        )
-    return settings, run
+    return resume_settings(run, {name: given[name] for name in MOVABLE if name in given}), run

@@ -20,10 +20,10 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
+from swinclf.data.moved import recorded_folders
 from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
-from swinclf.files import read_json
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder
 
@@ -46,14 +46,14 @@ def trained_on(model: Path, run: RunFolder | None) -> Path:
             found="none named, and no run folder around the file that would say",
             hint=f"swinclf eval DATA --run '{model}'",
         )
-    data = read_json(run.config).get("data")
-    if not isinstance(data, str):
+    folders = recorded_folders(run)
+    if not folders:
         raise RunError(
             f"the folder that a run was trained on, in '{run.config}'",
-            found=f"{data!r}",
+            found="none",
             hint=f"swinclf eval DATA --run '{model}'",
         )
-    return Path(data)
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def home_of(model: Path, run: RunFolder | None, root: Path, card: ModelCard) -> Path | None:
