@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder
 
 ALL = "all"
+UNKNOWN_NAMED = 5  # classes that are said one by one
 
 
 def trained_on(model: Path, run: RunFolder | None) -> Path:
@@ -94,7 +96,7 @@ def choose_images(
     Raises:
         DataError: If there are none.
     """
-    if run is not None and _is_dataset_of(run, root, card):
+    if run is not None and _is_dataset_of(run, root, card) and not _are_renamed(run, root):
         images = read_split(run.split)
         index = FolderIndex(root.resolve(), (), images, (), has_val=True)
         return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
@@ -110,9 +112,20 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
     """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
     if card.split.get("dataset") == dataset_digest(root):
         return True
+    return all(_sampled_files(run, root))
+
+
+def _are_renamed(run: RunFolder, root: Path) -> bool:
+    """Whether most of a run's images are not under the paths that they had."""
+    found = _sampled_files(run, root)
+    return sum(found) < len(found) / 2
+
+
+def _sampled_files(run: RunFolder, root: Path) -> list[bool]:
+    """Of some of a run's images, whether each is a file under its path."""
     listed = [image.path for image in read_split(run.split)]
     step = max(1, len(listed) // 200)
-    return all((root / path).is_file() for path in listed[::step])
+    return [(root / path).is_file() for path in listed[::step]]
 
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
@@ -178,6 +191,11 @@ def with_known_labels(
             found=f"{', '.join(quoted(name, card.classes) for name in names[:5])} in "
             f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
+        )
+    for name, count in sorted(Counter(image.label for image in unknown).items())[:UNKNOWN_NAMED]:
+        report.warn(
+            f"class {quoted(name, card.classes)} is not one of the model's: {count:,} images are "
+            "not scored"
         )
     reasons = {
         name: f"its class {quoted(name, card.classes)} is not one of the model's"
