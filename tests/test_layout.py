@@ -274,3 +274,13 @@ def test_years_in_each_class_are_no_splits(root):
 def test_images_in_no_class_folder_are_said(root):
     touch(root, "a/1.jpg", "b/1.jpg", "stray.jpg", "other.png", "notes.txt")
     assert list(scan_folder(root).notes.warnings()) == ["2 images in no class folder: not used"]
+
+
+def test_one_class_in_a_train_folder_is_one_class(root):
+    touch(root, "train/cats/2023/1.jpg", "train/cats/2024/1.jpg")
+    assert scan_folder(root).classes == ("cats",)
+
+
+def test_a_dataset_two_levels_down_is_offered(root):
+    touch(root, *images_in("archive/flowers"))
+    assert error_of(root).hint == f"did you mean '{root / 'archive' / 'flowers'}'?"

@@ -354,6 +354,7 @@ def test_classes_of_one_image_each(cli, tmp_path):
     assert done.code == 0, done.err
     metrics = json.loads((tmp_path / "runs" / "run" / "metrics.json").read_text("utf-8"))
     assert (metrics["split"], metrics["images"]) == ("train", 3)
+    assert "warning: no class has two images: none is held out" in done.err
 
 
 def test_every_class_of_two_has_one_held_out(tmp_path):

@@ -14,7 +14,7 @@ from swinclf.data.scan_notes import ScanNotes, commonest_reason
 from swinclf.data.split import hold_out
 
 SIMILAR = "differ in case, outer spaces or Unicode form alone"
-LOST_NAMED = 5
+NAMED = 5  # classes that are said one by one
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,25 @@ class Dataset:
     def warnings(self) -> Iterator[str]:
         """Yield what of the dataset may be lost or mistaken, a sentence each."""
         yield from lost_in_words(self.lost)
-        for names in similar_names(self.classes):
+        similar = similar_names(self.classes)
+        for names in similar[:NAMED]:
             yield f"the classes {quoted_together(names)} {SIMILAR}: they are trained as separate"
+        if len(similar) > NAMED:
+            yield f"so do {len(similar) - NAMED:,} more groups of classes (swinclf check lists all)"
         yield from self.notes.warnings()
-        if self.rows(VAL):
-            trained, held_out = self.counts(TRAIN), self.counts(VAL)
-            lone = [name for name in self.classes if not held_out[name]]
-            if lone:
-                yield (
-                    f"no image of {some(lone)} is held out: there are not two different ones "
-                    f"({sum(trained[name] for name in lone):,} to train on)"
-                )
+        yield from self._lone_in_words()
+
+    def _lone_in_words(self) -> Iterator[str]:
+        """Yield which classes are not checked, as they have only one image."""
+        trained, held_out = self.counts(TRAIN), self.counts(VAL)
+        lone = [name for name in self.classes if not held_out[name]]
+        if held_out and lone:
+            yield (
+                f"no image of {some(lone)} is held out: there are not two different ones "
+                f"({sum(trained[name] for name in lone):,} to train on)"
+            )
+        elif trained and max(trained.values()) == 1:
+            yield "no class has two images: none is held out, and nothing is known of new images"
 
 
 def assign_splits(
@@ -150,10 +158,10 @@ def classes_without_images(index: FolderIndex) -> tuple[dict[str, str], tuple[st
 
 def lost_in_words(lost: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each class folder that is lost, of many for the first ones."""
-    for name, reason in list(lost.items())[:LOST_NAMED]:
+    for name, reason in list(lost.items())[:NAMED]:
         yield f"class {name!r} has no readable image: {reason}"
-    if len(lost) > LOST_NAMED:
-        rest = list(lost)[LOST_NAMED:]
+    if len(lost) > NAMED:
+        rest = list(lost)[NAMED:]
         yield f"{len(rest)} more classes have no readable image: {some(rest)}"
 
 

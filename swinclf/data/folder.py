@@ -313,6 +313,8 @@ def _check_one_level_down(index: FolderIndex) -> None:
         return
     prefix = f"{index.classes[0]}/"
     while True:
+        if not all(image.path.startswith(prefix) for image in index.images):
+            return  # the class folder is in a split's folder
         below = [image.path.removeprefix(prefix) for image in index.images]
         folders = sorted({path.partition("/")[0] for path in below if "/" in path})
         if len(folders) != 1 or any("/" not in path for path in below):
