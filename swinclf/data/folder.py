@@ -155,6 +155,9 @@ def check_trainable(index: FolderIndex) -> None:
     """
     if len(index.classes) < 2:
         found = f"{len(index.classes)}: {some(index.classes) or 'none with a readable image'}"
+        lost = sorted(set(index.folders) - set(index.classes))
+        if index.classes and lost:
+            found += f" (no readable image in {some(lost)})"
         reason, count = commonest_reason(index.skipped)
         if count:
             found += f"; {len(index.skipped):,} files skipped, {count:,} of them: {reason}"
