@@ -273,6 +273,7 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
+MOVABLE = ("data", "val", "weights", "workers")  # what a resumed run may be given anew
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
 
@@ -388,7 +389,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources = values.pop("sources", {})
-    for extra in ("reasons", "versions", "command", "facts", "weights_loaded"):
+    for extra in ("reasons", "versions", "command", "facts", "weights_loaded", "data_from_run"):
         values.pop(extra, None)
     chosen = (Source.DEFAULT, Source.AUTO)
     return {

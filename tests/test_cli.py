@@ -81,7 +81,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         ),
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
         (1, ("{spoilt}", *SMALL, "--strict")),
-        (0, ("{spoilt}", *SMALL, "--no-strict", "--interpolation", "bilinear")),
+        (
+            3,
+            ("{spoilt}", *SMALL, "--no-strict", "--epochs", "1", "--interpolation", "bilinear"),
+        ),
         (
             0,
             (

@@ -10,7 +10,8 @@ import pytest
 
 from swinclf.data import folder
 from swinclf.data.dataset import assign_splits
-from swinclf.data.folder import TEST, TRAIN, VAL, check_trainable, scan_folder, walk_images
+from swinclf.data.folder import TEST, TRAIN, VAL, check_trainable, scan_folder
+from swinclf.data.walk import walk_images
 from swinclf.errors import DataError
 
 
@@ -115,32 +116,70 @@ def test_links_pipes_and_sockets(root, tmp_path):
     server.bind(os.path.relpath(root / "a/socket.jpg"))
     server.close()
     index = scan_folder(root)
-    assert paths_of(index) == ["a/1.jpg", "a/inside.jpg", "b/1.jpg"]
+    assert paths_of(index) == [
+        "a/1.jpg",
+        "a/inside.jpg",
+        "a/outside.jpg",
+        "b/1.jpg",
+        "linked_class/1.jpg",
+    ]
     assert skipped_of(index) == {
-        "a/outside.jpg": "a link that leads out of the dataset",
         "a/dangling.jpg": "a link to nothing",
         "a/loop.jpg": "a link to nothing",
-        "a/up": "a link to a folder is not followed",
-        "a/elsewhere": "a link to a folder is not followed",
-        "linked_class": "a link to a folder is not followed",
+        "a/up": "a link to a folder that holds it",
+        "a/elsewhere": "a link to a folder that is read already",
         "a/pipe.jpg": "not a regular file",
         "a/socket.jpg": "not a regular file",
     }
+    assert index.notes.linked_out == 2
+    assert "2 images by links that lead out of the dataset" in list(index.notes.notes())
 
 
-def test_a_folder_of_nothing_but_links_out_is_told_what_to_do(root, tmp_path):
-    touch(tmp_path, "outside.jpg")
-    for name in "ab":
-        (root / name).mkdir()
-        (root / name / "1.jpg").symlink_to(tmp_path / "outside.jpg")
-    with pytest.raises(DataError) as caught:
-        scan_folder(root)
-    assert caught.value.found == (
-        "2 that cannot be used, e.g. a/1.jpg: a link that leads out of the dataset"
-    )
-    assert caught.value.hint == (
-        f"cp -rL '{root}' COPY makes files of what links lead to; to see how it goes: swinclf demo"
-    )
+def test_a_dataset_of_nothing_but_links_is_read(root, tmp_path):
+    touch(tmp_path, "pool/1.jpg", "pool/2.jpg", "pool/deep/3.jpg", "cats/4.jpg")
+    (root / "a").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (root / "a" / name).symlink_to(tmp_path / "pool" / name)
+    (root / "a" / "more").symlink_to(tmp_path / "pool" / "deep")
+    (root / "b").symlink_to(tmp_path / "cats")
+    (tmp_path / "linked").symlink_to(root)
+    index = scan_folder(tmp_path / "linked")
+    assert paths_of(index) == ["a/1.jpg", "a/2.jpg", "a/more/3.jpg", "b/4.jpg"]
+    assert index.skipped == ()
+    assert index.notes.linked_out == 4
+
+
+@pytest.mark.parametrize("up", ["a/up -> .", "a/deep/up -> ../..", "a/up -> ../../..", "up -> ."])
+def test_no_link_to_a_folder_that_holds_it_multiplies_images(root, up):
+    touch(root, *(f"{name}/{number}.jpg" for name in "abc" for number in range(6)), "a/deep/x.jpg")
+    link, _, target = up.partition(" -> ")
+    (root / link).symlink_to(target)
+    index = scan_folder(root)
+    assert len(index.images) == 19
+    assert skipped_of(index) == {link: "a link to a folder that holds it"}
+    assert index.classes == ("a", "b", "c")
+
+
+def test_links_between_folders_count_no_image_twice(root, tmp_path):
+    touch(root, "a/1.jpg", "b/2.jpg", "c/deep/3.jpg")
+    touch(tmp_path, "pool/4.jpg", "pool/in/5.jpg")
+    (root / "a/to_b").symlink_to("../b")
+    (root / "b/to_a").symlink_to("../a")
+    (root / "c/again").symlink_to("deep")
+    (root / "alias").symlink_to("a")
+    (root / "a/pool").symlink_to(tmp_path / "pool")
+    (root / "a/pool in").symlink_to(tmp_path / "pool" / "in")
+    (tmp_path / "pool/in/round").symlink_to(tmp_path / "pool")
+    index = scan_folder(root)
+    assert paths_of(index) == [
+        *("a/1.jpg", "a/pool/4.jpg", "a/pool/in/5.jpg", "b/2.jpg", "c/deep/3.jpg")
+    ]
+    again = "a link to a folder that is read already"
+    assert skipped_of(index) == {
+        **dict.fromkeys(("a/to_b", "b/to_a", "c/again", "alias", "a/pool in"), again),
+        "a/pool/in/round": "a link to a folder that holds it",
+    }
+    assert "alias" in index.folders  # so that its loss is said
 
 
 def test_a_folder_named_like_an_image_is_a_folder(root):
@@ -156,13 +195,34 @@ def test_a_link_may_lead_to_another_place_inside_the_dataset(root):
     assert index.skipped == ()
 
 
-def test_a_split_folder_that_is_a_link_is_not_followed_and_said(root, tmp_path):
+def test_a_split_folder_may_be_a_link(root, tmp_path):
     touch(root, "train/a/1.jpg", "train/b/1.jpg")
-    touch(tmp_path, "elsewhere/a/1.jpg")
+    touch(tmp_path, "elsewhere/a/1.jpg", "elsewhere/b/1.jpg")
     (root / "val").symlink_to(tmp_path / "elsewhere")
     index = scan_folder(root)
-    assert not index.has_val
-    assert skipped_of(index) == {"val": "a link to a folder is not followed"}
+    assert paths_of(index, VAL) == ["val/a/1.jpg", "val/b/1.jpg"]
+    assert index.skipped == ()
+
+
+def test_a_val_folder_that_is_the_train_folder_is_refused(root):
+    touch(root, "train/a/1.jpg", "train/b/1.jpg")
+    (root / "val").symlink_to("train")
+    index = scan_folder(root)
+    assert set(skipped_of(index).values()) == {"a link to a folder that is read already"}
+    with pytest.raises(DataError) as caught:
+        check_trainable(index)
+    assert caught.value.found == (
+        "the val folder lacks 'a', 'b'; "
+        "2 files of these were skipped: a link to a folder that is read already"
+    )
+
+
+def test_a_link_to_nothing_where_a_class_was_meant_is_listed(root):
+    touch(root, "a/1.jpg", "b/1.jpg")
+    (root / "zebra").symlink_to("/nowhere/zebra")
+    index = scan_folder(root)
+    assert skipped_of(index) == {"zebra": "a link to nothing"}
+    assert index.folders == ("a", "b", "zebra")
 
 
 def unreadable(monkeypatch, *names):
@@ -219,7 +279,7 @@ def test_a_test_folder_stays_apart(root):
     touch(root, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "test/a/1.jpg")
     index = scan_folder(root)
     assert paths_of(index, TEST) == ["test/a/1.jpg"]
-    check_trainable(index, held_out=True)
+    check_trainable(index)
 
 
 def test_train_beside_test_holds_out_of_train(root):
@@ -235,9 +295,11 @@ def test_train_beside_test_holds_out_of_train(root):
 
 def test_test_images_do_not_count_as_images_to_train_on(root):
     touch(root, "train/a/1.jpg", "train/b/1.jpg", "train/b/2.jpg", "test/a/1.jpg", "test/a/2.jpg")
-    with pytest.raises(DataError) as caught:
-        check_trainable(scan_folder(root), held_out=True)
-    assert caught.value.found == "one readable image of 'a'"
+    index = scan_folder(root)
+    digests = {path: path.encode() for path in paths_of(index)}
+    dataset = assign_splits(index, digests, {}, val_split=0.2, seed=0)
+    assert dataset.counts(TRAIN) == {"a": 1, "b": 1}
+    assert dataset.counts(VAL) == {"b": 1}
 
 
 def test_train_alone_is_the_dataset(root):
@@ -364,19 +426,21 @@ def test_a_class_with_folders_in_it_is_not_one_level_down(root):
 def test_one_class(root):
     touch(root, "cats/1.jpg", "cats/2.jpg")
     with pytest.raises(DataError) as caught:
-        check_trainable(scan_folder(root), held_out=True)
+        check_trainable(scan_folder(root))
     assert "at least two classes" in caught.value.expected
     assert caught.value.found == "1: 'cats'"
 
 
-def test_a_lone_image(root):
-    touch(root, "a/1.jpg", "b/1.jpg", "b/2.jpg")
+def test_a_lone_image_is_trained_on_and_said(root):
+    touch(root, "a/1.jpg", *(f"{name}/{number}.jpg" for name in "bc" for number in range(9)))
     index = scan_folder(root)
-    with pytest.raises(DataError) as caught:
-        check_trainable(index, held_out=True)
-    assert caught.value.found == "one readable image of 'a'"
-    assert "--val-split 0" in caught.value.hint
-    check_trainable(index, held_out=False)
+    digests = {path: path.encode() for path in paths_of(index)}
+    dataset = assign_splits(index, digests, {}, val_split=0.2, seed=0)
+    assert dataset.counts(TRAIN)["a"] == 1
+    assert dataset.counts(VAL).keys() == {"b", "c"}
+    assert list(dataset.warnings()) == [
+        "no image of 'a' is held out: there are not two different ones (1 to train on)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +454,7 @@ def test_a_lone_image(root):
 def test_val_must_have_the_same_classes(root, val, found):
     touch(root, "Train/a/1.jpg", "Train/rose/1.jpg", *(f"val/{name}/2.jpg" for name in val))
     with pytest.raises(DataError) as caught:
-        check_trainable(scan_folder(root), held_out=True)
+        check_trainable(scan_folder(root))
     assert caught.value.found.endswith(found)
     assert f"swinclf train '{root / 'Train'}'" in caught.value.hint
 
@@ -399,7 +463,7 @@ def test_val_named_by_hand_with_other_classes_says_what_can_be_typed(root, tmp_p
     touch(root, "a/1.jpg", "b/1.jpg")
     touch(tmp_path, "held/a/2.jpg")
     with pytest.raises(DataError) as caught:
-        check_trainable(scan_folder(root, val=tmp_path / "held"), held_out=True)
+        check_trainable(scan_folder(root, val=tmp_path / "held"))
     assert caught.value.found == "the val folder lacks 'b'"
     assert f"swinclf train '{root}'" in caught.value.hint
 
@@ -426,8 +490,8 @@ def test_a_class_with_one_readable_image_is_a_lone_image(root):
     touch(root, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
     index = scan_folder(root)
     digests = {path: path.encode() for path in paths_of(index)}
-    with pytest.raises(DataError, match="two images"):
-        assign_splits(index, digests, {"a/2.jpg": "truncated"}, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, {"a/2.jpg": "truncated"}, val_split=0.2, seed=0)
+    assert (dataset.counts(TRAIN), dataset.counts(VAL)) == ({"a": 1, "b": 1}, {"b": 1})
 
 
 # Walking for predictions
@@ -435,7 +499,9 @@ def test_a_class_with_one_readable_image_is_a_lone_image(root):
 
 def test_a_walk_gives_every_image_as_it_was_named(root, monkeypatch):
     touch(root, "b.jpg", "a.PNG", "deep/er/c.jpg", ".hidden.jpg", ".git/d.jpg", "notes.txt")
+    touch(root.parent, "elsewhere/e.jpg")
     (root / "up").symlink_to(".")
+    (root / "linked").symlink_to("../elsewhere")
     (root / "gone.jpg").symlink_to("nothing")
     monkeypatch.chdir(root.parent)
     assert list(walk_images("data")) == [
@@ -443,6 +509,7 @@ def test_a_walk_gives_every_image_as_it_was_named(root, monkeypatch):
         "data/b.jpg",
         "data/gone.jpg",
         "data/deep/er/c.jpg",
+        "data/linked/e.jpg",
     ]
 
 

@@ -64,7 +64,8 @@ def test_a_file_and_a_class_folder_that_may_not_be_read_are_listed(
     shutil.copy(dataset / "blue" / "000.png", dataset / "shut" / "000.png")
     locked(dataset / "shut")
     done = bounded("train", dataset, *SMALL_FLAGS)
-    assert done.code == 0, done.err
+    assert done.code == 3, done.err
+    assert "class 'shut' has no readable image: 1 skipped (Permission denied)" in done.err
     rows = read_rows(tmp_path / done.out.strip() / "skipped.csv")
     assert {row["path"]: row["reason"] for row in rows} == {
         "red/003.png": "Permission denied",

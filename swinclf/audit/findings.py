@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from swinclf.data.folder import TRAIN, ImageFile, Skipped
+from swinclf.data.scan_notes import commonest_reason, remedy_for
 from swinclf.preprocess import Fit
 
 TINY = 10  # images of a class below which little can be learned, and less be checked
@@ -27,6 +28,9 @@ TOO_SMALL_PX = 32  # the shorter side
 class Kind(StrEnum):
     """What can be found, in the order it is told."""
 
+    LOST_CLASSES = "lost_classes"
+    SIMILAR_NAMES = "similar_names"
+    LAYOUT = "layout"
     UNREADABLE = "unreadable"
     CLASS_SETS = "class_sets"
     TWO_LABELS = "two_labels"
@@ -79,13 +83,15 @@ class Finding:
 
 def find_unreadable(skipped: Iterable[Skipped]) -> Iterator[Finding]:
     """Files named like images that give none."""
+    skipped = list(skipped)
     examples = tuple(Example((one.path,), one.reason) for one in skipped)
+    remedy = remedy_for(commonest_reason(skipped)[0])
     if examples:
         yield Finding(
             Kind.UNREADABLE,
             True,
             f"{_count(len(examples), 'file')} cannot be read",
-            "replace or delete them; training skips them",
+            f"{remedy}, or replace or delete them; training skips them".removeprefix(", or "),
             examples,
         )
 

@@ -32,7 +32,8 @@ def _block(finding: Finding) -> list[str]:
         f"{'MEND' if finding.mend else 'note'}  {terminal_safe(finding.says)}",
         f"      -> {finding.advice}",
     ]
-    lines += [f"      {_one_line(one)}" for one in finding.examples[:EXAMPLES]]
+    shown = finding.examples[:EXAMPLES]
+    lines += [f"      {_one_line(one)}" for one in shown if one.paths or one.note]
     if finding.count > EXAMPLES:
         lines.append(f"      ... and {finding.count - EXAMPLES:,} more")
     return lines

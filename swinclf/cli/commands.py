@@ -6,6 +6,7 @@ Verbs are imported inside the commands: torch takes seconds to import, and --hel
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -25,7 +26,7 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.program import app, guarded
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import ExportFormat, Impl, Settings, gather_settings, key_values
+from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.runs import RunFolder, find_model, find_run
 
@@ -42,7 +43,8 @@ def train_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--resume",
-            help="Go on with this interrupted run. Default: none.",
+            help="Go on with this interrupted run; with DATA where its images have moved. "
+            "Default: none.",
         ),
     ] = None,
     config: Annotated[
@@ -62,7 +64,9 @@ def train_command(
     done = train(settings, report=console.ConsoleReporter(), resume=run)
     sys.stdout.write(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
-    return ExitCode.FAILED if settings.config.strict and done.skipped else ExitCode.OK
+    if done.skipped:
+        return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
+    return ExitCode.OK
 
 
 @app.command("eval")
@@ -145,11 +149,13 @@ def predict_command(
     strict: StrictOption = False,
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
+    from swinclf.data.scan_notes import by_extension
     from swinclf.inference.predictor import Asked, open_predictor
     from swinclf.verbs.predict import expand_inputs, predict
 
     predictor = open_predictor(find_model(run), Asked(impl, device, precision))
-    paths = expand_inputs(_with_standard_input(inputs))
+    ignored: Counter[str] = Counter()
+    paths = expand_inputs(_with_standard_input(inputs), ignored)
     failed = 0
     with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
         for prediction in predict(
@@ -162,6 +168,8 @@ def predict_command(
         ):
             writer.write(prediction)
             failed += bool(prediction.error)
+    if ignored:
+        console.say(f"passed over, as they are no images: {by_extension(ignored)}")
     if failed:
         console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
@@ -459,20 +467,13 @@ def _settings_to_train_with(
     from swinclf.pipeline.resume import resume_settings
 
     hint = f"swinclf train --resume '{resume}'"
-    changed = [name for name in given if name not in ("data", "workers")]
+    changed = [name for name in given if name not in MOVABLE]
     if changed or config is not None:
         raise ConfigError(
-            "--resume alone (or with --workers): a run goes on with the settings it began with",
+            "--resume alone (or with DATA, --val, --weights, --workers): a run goes on with the "
+            "settings it began with",
             found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
             hint=hint,
         )
     run = find_run(resume)
-    settings = resume_settings(run, workers=given.get("workers"))
-    named = given.get("data")
-    if named and Path(named).resolve() != Path(settings.config.data):
-        raise ConfigError(
-            f"the dataset that '{resume}' was started with, '{settings.config.data}'",
-            found=f"'{named}'",
-            hint=hint,
-        )
-    return settings, run
+    return resume_settings(run, {name: given[name] for name in MOVABLE if name in given}), run

@@ -1,28 +1,31 @@
-"""What is on disk: the classes, the images and the splits of a dataset folder. Opens no image.
+"""What is on disk: the classes, the images and the splits of a dataset folder. Decodes no image.
 
-A dataset is a folder of class folders, or holds train/ beside val/ (valid/, validation/) and
-perhaps test/, each a folder of class folders.
+A dataset is a folder of class folders, or holds train/ beside val/ (valid/, validation/, or another
+name that says it, see `split_names`) and perhaps test/, each a folder of class folders.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from swinclf.data.class_names import nearly, quoted, quoted_together, renamed_to_match
 from swinclf.data.images import has_image_name
+from swinclf.data.layout import Layout, find_layout, list_folder, not_apart, some
+from swinclf.data.scan_notes import ScanNotes, commonest_reason, remedy_for
+from swinclf.data.sniff import is_junk
+from swinclf.data.split_names import TEST as TEST
+from swinclf.data.split_names import TRAIN as TRAIN
+from swinclf.data.split_names import VAL as VAL
+from swinclf.data.split_names import split_name
+from swinclf.data.structure import check_structure, folders_in_classes, splits_in_classes
+from swinclf.data.walk import FolderWalk, walk_images
 from swinclf.errors import DataError
-
-TRAIN, VAL, TEST = "train", "val", "test"
-SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
-LINK_TO_FOLDER = "a link to a folder is not followed"
-LINK_OUT = "a link that leads out of the dataset"
-JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,11 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that could not be used, and why."""
+    """A file that could not be used, why, and the class that it would be of, if that is known."""
 
     path: str
     reason: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class FolderIndex:
 
     Attributes:
         root: The dataset's folder, absolute.
-        classes: Names of the class folders, sorted.
+        classes: Names of the class folders with images to train on, sorted.
         images: In order of path.
-        skipped: Entries that look like images and are none: links out of the folder, pipes,
-            folders.
+        skipped: Entries that should be images and are none: links that are not followed, pipes,
+            folders that cannot be entered, images of formats that are not read.
         has_val: Whether the folders themselves say what is held out.
+        folders: Names of the class folders to train on, with or without images, sorted.
+        notes: What else the scan has seen.
     """
 
     root: Path
@@ -66,6 +72,8 @@ class FolderIndex:
     images: tuple[ImageFile, ...]
     skipped: tuple[Skipped, ...]
     has_val: bool
+    folders: tuple[str, ...] = ()
+    notes: ScanNotes = field(default_factory=ScanNotes)
 
     def counts(self, split: str | None = None) -> Counter[str]:
         """Images of each class, in one split or in all."""
@@ -83,59 +91,52 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             images are relative to `root` all the same.
 
     Raises:
-        DataError: If there is no such folder, it holds no class, or its splits do not have the
-            same classes.
+        DataError: If there is no such folder, it holds no class, its splits do not have the same
+            classes, or it cannot be told which folder is which split.
     """
-    root = _existing_folder(root)
-    splits = _splits(root, val)
-    folders = {folder for folder, _ in splits}
-    images: list[ImageFile] = []
-    skipped = [] if root in folders else _linked_folders(root)
-    for folder, split in splits:
-        for entry in _scan_class_folders(folder, base=root, without=folders - {folder}):
-            if isinstance(entry, Skipped):
-                skipped.append(entry)
-            else:
-                images.append(replace(entry, split=split))
-    images.sort(key=lambda image: image.path)
+    root, val = _existing_folder(root), _existing_folder(val) if val is not None else None
+    layout = find_layout(root, val)
     if val is not None:
-        _check_apart(images, val)
+        _check_apart(layout, val)
+    walk = FolderWalk(root, [folder.path for folder in layout.class_folders])
+    images: list[ImageFile] = []
+    skipped = [
+        Skipped(_relative(path, root), reason, Path(path).name) for path, reason in layout.skipped
+    ]
+    for folder in layout.class_folders:
+        for path, reason in walk.walk(folder.path):
+            if reason:
+                skipped.append(Skipped(_relative(path, root), reason, folder.label))
+            else:
+                images.append(ImageFile(_relative(path, root), folder.label, folder.split))
+    images.sort(key=lambda image: image.path)
+    warning = ""
+    if not layout.splits:
+        images, warning = _by_structure(root, images, layout)
+    images, renamed = _matched_by_form(images)
     index = FolderIndex(
         root=root,
         classes=tuple(sorted({image.label for image in images if image.split in ("", TRAIN)})),
         images=tuple(images),
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-        has_val=VAL in (split for _, split in splits),
+        has_val=VAL in layout.splits.values(),
+        folders=tuple(sorted(layout.train_labels)),
+        notes=ScanNotes(
+            layout=tuple(layout.notes),
+            warning=warning,
+            renamed=tuple(renamed),
+            unused=tuple(_relative(path, root) for path in layout.unused if _has_image(path)),
+            loose=layout.loose,
+            linked_out=walk.linked_out,
+            unusual=dict(walk.unusual),
+            ignored=dict(walk.ignored),
+            unopened=walk.sniffer.unopened,
+        ),
     )
     if not index.classes:
-        raise _no_classes(root, splits[0][0], index.skipped)
+        raise _no_classes(root, Path(next(iter(layout.splits), root)), index.skipped)
     _check_one_level_down(index)
     return index
-
-
-def walk_images(folder: str) -> Iterator[str]:
-    """Paths of every image below a folder, in order, each beginning with `folder` as it was given.
-
-    Hidden files and links to folders are passed over; of whatever else is named like an image, and
-    of a folder that may not be entered, the reader says what it is.
-    """
-    names: list[str] = []
-    below: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_junk(entry.name) or _links_to_folder(entry):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.name)
-                elif has_image_name(entry.name):
-                    names.append(entry.name)
-    except OSError:
-        yield folder
-    for name in sorted(names):
-        yield os.path.join(folder, name)  # noqa: PTH118 - the string as it was given
-    for name in sorted(below):
-        yield from walk_images(os.path.join(folder, name))  # noqa: PTH118
 
 
 def dataset_digest(root: Path) -> str:
@@ -143,33 +144,32 @@ def dataset_digest(root: Path) -> str:
     return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
-def check_trainable(index: FolderIndex, *, held_out: bool) -> None:
-    """Refuses what cannot be trained on: fewer than two classes, lone images, splits that differ.
+def check_trainable(index: FolderIndex) -> None:
+    """Refuses what cannot be trained on: fewer than two classes, splits that differ.
 
     Args:
         index: The dataset, unreadable images already gone.
-        held_out: Whether some images of each class are to be held out from training.
 
     Raises:
         DataError: Naming the classes at fault.
     """
     if len(index.classes) < 2:
+        found = f"{len(index.classes)}: {some(index.classes) or 'none with a readable image'}"
+        lost = sorted(set(index.folders) - set(index.classes))
+        if index.classes and lost:
+            found += f" (no readable image in {some(lost)})"
+        reason, count = commonest_reason(index.skipped)
+        if count:
+            found += f"; {len(index.skipped):,} files skipped, {count:,} of them: {reason}"
         raise DataError(
             f"at least two classes in '{index.root}'",
-            found=f"{len(index.classes)}: {_some(index.classes) or 'none with a readable image'}",
-            hint="put the images of each class into a folder of its own, e.g. cats/ and dogs/",
+            found=found,
+            hint=remedy_for(reason)
+            or (f"swinclf check '{index.root}', which lists all that was skipped" if count else "")
+            or "put the images of each class into a folder of its own, e.g. cats/ and dogs/",
         )
     if index.has_val:
         _check_same_classes(index)
-    elif held_out:
-        counts = index.counts("") + index.counts(TRAIN)
-        lone = [name for name, count in counts.items() if count == 1]
-        if lone:
-            raise DataError(
-                f"two images or more of every class in '{index.root}', to train on and to check",
-                found=f"one readable image of {_some(lone)}",
-                hint="add images, take the folder out, or train without a check: --val-split 0",
-            )
 
 
 def _check_same_classes(index: FolderIndex) -> None:
@@ -180,205 +180,129 @@ def _check_same_classes(index: FolderIndex) -> None:
         return
     found = []
     if lacking:
-        found.append(f"the val folder lacks {_some(lacking)}")
+        found.append(f"the val folder lacks {_some_of(lacking, held_out)}")
     if added:
-        near = difflib.get_close_matches(added[0], list(trained), n=1)
-        found.append(
-            f"the val folder adds {_some(added)}"
-            + (f" (did you mean {near[0]!r}?)" if near else "")
+        near = nearly(added[0], trained) or next(
+            iter(difflib.get_close_matches(added[0], list(trained), n=1)), ""
         )
+        found.append(
+            f"the val folder adds {_some_of(added, trained)}"
+            + (f" (did you mean {quoted(near, added)}?)" if near else "")
+        )
+    reason, count = commonest_reason(one for one in index.skipped if one.label in lacking)
+    if count:
+        found.append(f"{count:,} files of these were skipped: {reason}")
     raise DataError(
         f"the same classes in the train and the val folder of '{index.root}'",
         found="; ".join(found),
-        hint="mend the folder names, or hold out a part of the train folder: "
+        hint=remedy_for(reason)
+        or "mend the folder names, or hold out a part of the train folder: "
         f"swinclf train '{_train_folder(index)}'",
     )
+
+
+def _some_of(names: Sequence[str], others: Iterable[str]) -> str:
+    """A few names, quoted, in the Unicode form where that is all that sets them apart."""
+    listed = [quoted(name, others) for name in names[:5]]
+    return ", ".join(listed) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _train_folder(index: FolderIndex) -> Path:
     """The folder that holds the class folders to train on."""
     image = next(image for image in index.images if image.split == TRAIN)
     top = image.path.partition("/")[0]
-    is_layout = top != image.label and SPLIT_FOLDERS.get(top.lower()) == TRAIN
+    spoken = split_name(top)
+    is_layout = top != image.label and spoken is not None and spoken.split == TRAIN
     return index.root / top if is_layout else index.root
 
 
 def _existing_folder(path: Path) -> Path:
-    _list_folder(path)
+    list_folder(path)
     return path.resolve()
 
 
-def _list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder that has to be there.
+def _relative(path: str, root: Path) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")
+
+
+def _has_image(folder: str) -> bool:
+    return next(walk_images(folder), None) is not None
+
+
+def _by_structure(
+    root: Path, images: list[ImageFile], layout: Layout
+) -> tuple[list[ImageFile], str]:
+    """What folders inside class folders say: splits in each class, or a warning.
 
     Raises:
-        DataError: If it is none, or may not be read.
+        DataError: If the "classes" are splits.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
-        raise DataError(
-            f"a folder of class folders at '{folder}'",
-            found=kinds.get(error.errno or 0) or error.strerror or str(error),
-            hint=_near_folder(folder) or "the path of your dataset, or: swinclf demo",
-        ) from error
+    inner = folders_in_classes(images)
+    splits = splits_in_classes(inner)
+    if not splits:
+        return images, check_structure(root, images, inner)
+    named = ", ".join(f"'{name}' as {split}" for name, split in sorted(splits.items()))
+    layout.notes.append(f"folders read as splits, in each class: {named}")
+    layout.splits = {str(root / name): split for name, split in splits.items()}
+    return [replace(one, split=splits[one.path.split("/", 2)[1]]) for one in images], ""
 
 
-def _near_folder(path: Path) -> str:
-    """The folder that was meant by a misspelt path, as a question; empty where none is near."""
-    try:
-        with os.scandir(path.absolute().parent) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, {*names} - {path.name}, n=1)
-    return f"did you mean '{path.parent / near[0]}'?" if near else ""
-
-
-def _splits(root: Path, val: Path | None) -> list[tuple[Path, str]]:
-    """The folders that hold class folders, each with its split: `root` itself, or some in it."""
-    splits = list(_split_folders(root, any_val=val is None).items())
-    if val is None:
-        return splits or [(root, "")]
-    trained = [(folder, split) for folder, split in splits if split != VAL]
-    return [*(trained or [(root, TRAIN)]), (_existing_folder(val), VAL)]
-
-
-def _split_folders(root: Path, *, any_val: bool) -> dict[Path, str]:
-    """The folders train/, val/, test/ of `root` and their splits; empty without such a layout.
-
-    Args:
-        root: The dataset's folder.
-        any_val: Whether what is held out is to be found here, and not named by hand.
-
-    Raises:
-        DataError: If there are two for one split.
-    """
-    found = {
-        folder: SPLIT_FOLDERS.get(folder.name.lower(), "") for folder in _visible_folders(root)
-    }
-    splits = {folder: split for folder, split in found.items() if split}
-    has_train = TRAIN in splits.values()
-    only_train = set(found.values()) == {TRAIN} and any(map(_visible_folders, found))
-    if not (has_train and (len(splits) > 1 or only_train)):
-        return {}
-    doubled = [split for split, count in Counter(splits.values()).items() if count > 1]
-    if not any_val:
-        doubled = [split for split in doubled if split != VAL]
-    if doubled:
-        names = sorted(folder.name for folder, split in splits.items() if split in doubled)
-        raise DataError(
-            f"one folder for each split in '{root}'",
-            found=f"{len(names)} for {doubled[0]}: {', '.join(names)}",
-            hint="keep one of them" + (", or name it: --val DIR" if VAL in doubled else ""),
-        )
-    return splits
-
-
-def _check_apart(images: Iterable[ImageFile], val: Path) -> None:
-    """Refuses a --val folder that holds images to train on: they would be trained on and scored."""
-    twice = [path for path, count in Counter(one.path for one in images).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"--val to name a folder apart from the images to train on, not '{val}'",
-            found=f"{len(twice)} images in both, e.g. '{twice[0]}'",
-            hint="leave --val out: a part of each class is then held out",
-        )
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(
-        Path(entry.path)
-        for entry in _list_folder(folder)
-        if entry.is_dir(follow_symlinks=False) and not _is_junk(entry.name)
-    )
-
-
-def _linked_folders(folder: Path) -> list[Skipped]:
-    """The links to folders in a folder: perhaps one of them was meant to be a split."""
-    return [
-        Skipped(entry.name, LINK_TO_FOLDER)
-        for entry in _list_folder(folder)
-        if not _is_junk(entry.name) and _links_to_folder(entry)
+def _matched_by_form(images: list[ImageFile]) -> tuple[list[ImageFile], list[str]]:
+    """Gives classes of other splits the names that they have in train, in another Unicode form."""
+    trained = {image.label for image in images if image.split in ("", TRAIN)}
+    renamed: dict[tuple[str, str], str] = {}
+    for split in sorted({image.split for image in images} - {"", TRAIN}):
+        labels = {image.label for image in images if image.split == split}
+        for label, name in renamed_to_match(labels, trained).items():
+            renamed[split, label] = name
+    if not renamed:
+        return images, []
+    matched = [replace(one, label=renamed.get((one.split, one.label), one.label)) for one in images]
+    notes = [
+        f"{quoted_together((label, name))} are one class, written in two Unicode forms: "
+        f"the {split} folder's images count for that of the train folder"
+        for (split, label), name in sorted(renamed.items())
     ]
+    return matched, notes
 
 
-def _scan_class_folders(
-    folder: Path, *, base: Path, without: set[Path]
-) -> Iterator[ImageFile | Skipped]:
-    """Every image below the class folders of `folder`; `without` are folders of other splits."""
-    within = base if folder.is_relative_to(base) else folder
-    for entry in _list_folder(folder):
-        if _is_junk(entry.name) or Path(entry.path) in without:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            for path, reason in _walk(entry.path, within):
-                relative = os.path.relpath(path, base).replace(os.sep, "/")
-                yield Skipped(relative, reason) if reason else ImageFile(relative, entry.name)
-        elif _links_to_folder(entry):
-            yield Skipped(os.path.relpath(entry.path, base), LINK_TO_FOLDER)
+def _check_apart(layout: Layout, val: Path) -> None:
+    """Refuses a --val folder that holds images to train on: they would be trained on and scored."""
+    held, trained = (
+        [
+            os.path.realpath(one.path)
+            for one in layout.class_folders
+            if (one.split == VAL) is is_held
+        ]
+        for is_held in (True, False)
+    )
+    twice = sorted({*held, *_parents(held)} & {*trained}) or sorted({*held} & {*_parents(trained)})
+    if twice:
+        raise not_apart(val, twice[0])
 
 
-def _walk(folder: str, root: Path) -> Iterator[tuple[str, str]]:
-    """(path, reason) of all below a folder that is named like an image; no reason: a good one."""
-    below: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_junk(entry.name):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.path)
-                elif _links_to_folder(entry):
-                    yield entry.path, LINK_TO_FOLDER
-                elif has_image_name(entry.name):
-                    yield entry.path, _reason_against(entry, root)
-    except OSError as error:
-        yield folder, error.strerror or str(error)
-    for path in sorted(below):
-        yield from _walk(path, root)
-
-
-def _links_to_folder(entry: os.DirEntry[str]) -> bool:
-    # `entry.is_dir()` raises where a link leads in a circle.
-    return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
-
-
-def _reason_against(entry: os.DirEntry[str], root: Path) -> str:
-    if entry.is_file(follow_symlinks=False):
-        return ""
-    if not entry.is_symlink():
-        return "not a regular file"
-    target = os.path.realpath(entry.path)
-    if not os.path.isfile(target):  # noqa: PTH113 - never raises
-        return "a link to nothing"
-    return "" if Path(target).is_relative_to(root) else LINK_OUT
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name in JUNK_FOLDERS
+def _parents(folders: Iterable[str]) -> set[str]:
+    """The folders that hold these."""
+    return {str(parent) for folder in folders for parent in Path(folder).parents}
 
 
 def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataError:
     """Says what does lie in a folder that holds no class, and what to do about it."""
-    entries = [entry for entry in _list_folder(scanned) if not _is_junk(entry.name)]
-    folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    entries = [entry for entry in list_folder(scanned) if not is_junk(entry.name)]
+    folders = sorted(entry.name for entry in entries if os.path.isdir(entry.path))  # noqa: PTH112
     files = sorted(entry.name for entry in entries if entry.name not in folders)
     images = sum(map(has_image_name, files))
     hint = "move the images of each class into a folder named like the class"
+    reason, count = commonest_reason(skipped)
     if images:
         found = f"{images} images directly in it, in no class folder"
     elif skipped:
-        first = skipped[0]
-        found = f"{len(skipped):,} that cannot be used, e.g. {first.path}: {first.reason}"
-        if first.reason in (LINK_TO_FOLDER, LINK_OUT):
-            hint = f"cp -rL '{root}' COPY makes files of what links lead to"
+        found = f"{len(skipped):,} that cannot be used, e.g. {skipped[0].path}: {reason}"
+        hint = remedy_for(reason) or f"mend {'it' if count == 1 else 'them'}, or {hint}"
     elif folders:
-        found = f"no image in any folder of it ({_some(folders)})"
+        found = f"no image in any folder of it ({some(folders)})"
     else:
-        found = f"no folder in it, {'only ' + _some(files) if files else 'it is empty'}"
+        found = f"no folder in it, {'only ' + some(files) if files else 'it is empty'}"
     return DataError(
         f"class folders with images in '{root}', such as {root.name}/daisy/1.jpg",
         found=found,
@@ -390,20 +314,21 @@ def _check_one_level_down(index: FolderIndex) -> None:
     """Notices `data/` given for `data/flowers/`: one folder that itself holds the class folders."""
     if len(index.classes) != 1 or index.has_val:
         return
-    inner = index.root / index.classes[0]
-    folders = _visible_folders(inner) if inner.is_dir() else []
-    directly = any(image.path.count("/") == 1 for image in index.images)
+    prefix = f"{index.classes[0]}/"
+    while True:
+        if not all(image.path.startswith(prefix) for image in index.images):
+            return  # the class folder is in a split's folder
+        below = [image.path.removeprefix(prefix) for image in index.images]
+        folders = sorted({path.partition("/")[0] for path in below if "/" in path})
+        if len(folders) != 1 or any("/" not in path for path in below):
+            break
+        prefix += f"{folders[0]}/"
+    directly = any("/" not in path for path in below)
+    inner = index.root / prefix
     if len(folders) >= 2 and not directly:
         raise DataError(
             f"class folders in '{index.root}'",
-            found=f"one folder, '{inner.name}', that holds {len(folders)} folders "
-            f"({_some(folder.name for folder in folders)})",
+            found=f"one folder, '{prefix[:-1]}', that holds {len(folders)} folders "
+            f"({some(folders)})",
             hint=f"did you mean '{inner}'?",
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    """A few names, quoted, and how many more there are."""
-    listed = list(names)
-    shown = ", ".join(repr(name) for name in listed[:5])
-    return shown + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -117,7 +117,7 @@ def write_results(
     )
     if others is not None:
         others.result()
-    write_metrics_json(folder / "metrics.json", scored.metrics)
+    write_metrics_json(folder / "metrics.json", scored.metrics, skipped=len(scored.skipped))
 
 
 def _illustrated(sections: Sections, scored: Scored, illustrations: Illustrations) -> Sections:

@@ -11,6 +11,7 @@ import numpy as np
 
 from swinclf.confidence import Confidence
 from swinclf.data.folder import ImageFile, Skipped
+from swinclf.data.scan_notes import commonest_reason, remedy_for
 from swinclf.errors import DataError
 from swinclf.evaluation.metrics import Metrics, Tally
 from swinclf.inference.predictor import Outputs, Predictor
@@ -114,7 +115,7 @@ def score_answers(
     with report.track(f"scoring {split}", len(images)) as advance:
         for image, answer in zip(images, answers, strict=True):
             if answer.probabilities is None:
-                skipped.append(Skipped(image.path, answer.error))
+                skipped.append(Skipped(image.path, answer.error, image.label))
             else:
                 best = int(answer.probabilities.argmax())
                 tally.update(answer.probabilities[None], np.array([index[image.label]]))
@@ -123,10 +124,11 @@ def score_answers(
                 judged.append(answer.judged)
             advance(1)
     if not rows:
+        reason, count = commonest_reason(skipped)
         raise DataError(
             f"at least one readable image to score in '{root}'",
-            found=f"{len(images)} images, none readable",
-            hint="swinclf predict on one of them, to see why",
+            found=f"{len(images):,} files, none readable; {count:,} of them: {reason}",
+            hint=remedy_for(reason) or f"swinclf check '{root}', which says of each what is wrong",
         )
     return Scored(tally.result(split), rows, Judged.of(judged), skipped)
 

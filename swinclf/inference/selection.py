@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from swinclf.card import ModelCard
+from swinclf.data.class_names import nearly, quoted, quoted_together, renamed_to_match
 from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
@@ -19,14 +21,15 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
+from swinclf.data.moved import recorded_folders
 from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
-from swinclf.files import read_json
-from swinclf.progress import Reporter
+from swinclf.progress import SILENT, Reporter
 from swinclf.runs import RunFolder
 
 ALL = "all"
+UNKNOWN_NAMED = 5  # classes that are said one by one
 
 
 def trained_on(model: Path, run: RunFolder | None) -> Path:
@@ -45,14 +48,14 @@ def trained_on(model: Path, run: RunFolder | None) -> Path:
             found="none named, and no run folder around the file that would say",
             hint=f"swinclf eval DATA --run '{model}'",
         )
-    data = read_json(run.config).get("data")
-    if not isinstance(data, str):
+    folders = recorded_folders(run)
+    if not folders:
         raise RunError(
             f"the folder that a run was trained on, in '{run.config}'",
-            found=f"{data!r}",
+            found="none",
             hint=f"swinclf eval DATA --run '{model}'",
         )
-    return Path(data)
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def home_of(model: Path, run: RunFolder | None, root: Path, card: ModelCard) -> Path | None:
@@ -93,7 +96,7 @@ def choose_images(
     Raises:
         DataError: If there are none.
     """
-    if run is not None and _is_dataset_of(run, root, card):
+    if run is not None and _is_dataset_of(run, root, card) and not _are_renamed(run, root):
         images = read_split(run.split)
         index = FolderIndex(root.resolve(), (), images, (), has_val=True)
         return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
@@ -109,9 +112,20 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
     """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
     if card.split.get("dataset") == dataset_digest(root):
         return True
+    return all(_sampled_files(run, root))
+
+
+def _are_renamed(run: RunFolder, root: Path) -> bool:
+    """Whether most of a run's images are not under the paths that they had."""
+    found = _sampled_files(run, root)
+    return sum(found) < len(found) / 2
+
+
+def _sampled_files(run: RunFolder, root: Path) -> list[bool]:
+    """Of some of a run's images, whether each is a file under its path."""
     listed = [image.path for image in read_split(run.split)]
     step = max(1, len(listed) // 200)
-    return all((root / path).is_file() for path in listed[::step])
+    return [(root / path).is_file() for path in listed[::step]]
 
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
@@ -149,20 +163,43 @@ def _has(images: Sequence[ImageFile], split: str) -> bool:
     return any(image.split == split for image in images)
 
 
-def with_known_labels(index: FolderIndex, card: ModelCard) -> tuple[list[ImageFile], list[Skipped]]:
+def with_known_labels(
+    index: FolderIndex, card: ModelCard, report: Reporter = SILENT
+) -> tuple[list[ImageFile], list[Skipped]]:
     """Matches classes by name; images of classes that the model does not know cannot be scored.
+
+    A name that differs from a class in its Unicode form alone is that class, which is said.
 
     Raises:
         DataError: If it knows none of them.
     """
-    known = [image for image in index.images if image.label in card.classes]
-    unknown = [image for image in index.images if image.label not in card.classes]
+    labels = {image.label for image in index.images}
+    renamed = renamed_to_match(labels, card.classes)
+    for label, name in sorted(renamed.items()):
+        report.note(
+            f"{quoted_together((label, name))} are one class, written in two Unicode forms: "
+            "the folder's images count for the model's class"
+        )
+    images = [replace(image, label=renamed.get(image.label, image.label)) for image in index.images]
+    known = [image for image in images if image.label in card.classes]
+    unknown = [image for image in images if image.label not in card.classes]
     if not known:
-        labels = sorted({image.label for image in unknown})
+        names = sorted({image.label for image in unknown})
+        near = next((one for name in names if (one := nearly(name, card.classes))), "")
         raise DataError(
             f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
-            found=f"{', '.join(map(repr, labels[:5]))} in '{index.root}'",
+            found=f"{', '.join(quoted(name, card.classes) for name in names[:5])} in "
+            f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
         )
-    reason = "its class '{}' is not one of the model's"
-    return known, [Skipped(image.path, reason.format(image.label)) for image in unknown]
+    for name, count in sorted(Counter(image.label for image in unknown).items())[:UNKNOWN_NAMED]:
+        report.warn(
+            f"class {quoted(name, card.classes)} is not one of the model's: {count:,} images are "
+            "not scored"
+        )
+    reasons = {
+        name: f"its class {quoted(name, card.classes)} is not one of the model's"
+        + (f" ({quoted(near, [name])} is)" if (near := nearly(name, card.classes)) else "")
+        for name in {image.label for image in unknown}
+    }
+    return known, [Skipped(image.path, reasons[image.label], image.label) for image in unknown]

@@ -30,7 +30,12 @@ from swinclf.training.features import (
 
 
 def look_at_images(
-    config: TrainConfig, index: FolderIndex, start: Start, context: Context, *, is_resumed: bool
+    config: TrainConfig,
+    index: FolderIndex,
+    start: Start,
+    context: Context,
+    *,
+    is_resumed: bool = False,
 ) -> tuple[Look, Dataset]:
     """Reads every image once; where trained weights can tell something by it, keeps its features.
 

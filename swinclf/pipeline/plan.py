@@ -9,6 +9,7 @@ from swinclf.card import ModelCard
 from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.data.layout import some
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
@@ -102,6 +103,12 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         f", {counts[TEST]:,} for a test" if counts[TEST] else ""
     )
     report.note(f"{len(dataset.classes)} classes, {counts[TRAIN]:,} images to train on, {held}")
+    for note in dataset.notes.notes():
+        report.note(note)
+    if dataset.empty:
+        report.note(f"folders without an image are no classes: {some(dataset.empty)}")
+    for warning in dataset.warnings():
+        report.warn(warning)
     if dataset.skipped:
         report.warn(
             f"{len(dataset.skipped)} files skipped, e.g. {dataset.skipped[0].path}: "

@@ -6,25 +6,36 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swinclf.config import SETTINGS, Settings, Source, TrainConfig, command_of, gather_settings
-from swinclf.data.folder import FolderIndex, Skipped
+from swinclf.config import SETTINGS, Settings, Source, command_of, gather_settings
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import FolderIndex
+from swinclf.data.moved import FROM_RUN, path_from_run
 from swinclf.data.split_file import read_split, write_split
 from swinclf.errors import Interrupted, RunError
 from swinclf.evaluation.sections import Finding
-from swinclf.files import cannot_write, read_csv, read_json, write_json
+from swinclf.files import cannot_write, write_json
 from swinclf.inference.results import write_skipped
-from swinclf.pipeline.plan import Plan
+from swinclf.pipeline.look import look_at_images
+from swinclf.pipeline.plan import Context, Plan
+from swinclf.pipeline.run_images import (
+    find_run_images,
+    images_by_content,
+    record_folder,
+    renamed_in_words,
+)
+from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runs import Claim, RunFolder
 from swinclf.runtime import versions
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
+from swinclf.training.features import Look
 from swinclf.training.logistic import Baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.origin import Origin, check_settings, origin_of
+from swinclf.training.origin import Origin, check_images, check_settings, origin_of
 
 
 def begin_run(
@@ -47,7 +58,11 @@ def begin_run(
         RunError: If a file cannot be written; then there is no run.
     """
     run, dataset = claim.run, plan.dataset
-    facts: dict[str, Any] = {"command": command_of(plan.settings), "versions": versions()}
+    facts: dict[str, Any] = {
+        "command": command_of(plan.settings),
+        "versions": versions(),
+        FROM_RUN: path_from_run(dataset.root, run),
+    }
     if plan.start.loaded is not None:
         facts["weights_loaded"] = plan.start.loaded.to_dict()
     write_json(run.config, {**plan.settings.to_dict(), **facts})
@@ -71,12 +86,13 @@ def begin_run(
     return origin
 
 
-def resume_settings(run: RunFolder, *, workers: int | None = None) -> Settings:
+def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> Settings:
     """The settings of an interrupted run, exactly as they were resolved.
 
     Args:
         run: The run.
-        workers: Threads that read, another number than before; it changes no bit.
+        given: New values by name, of `MOVABLE` settings alone: where the images or the weights are
+            now, how many threads read. They change no bit.
 
     Raises:
         RunError: If there is nothing to go on with.
@@ -99,8 +115,8 @@ def resume_settings(run: RunFolder, *, workers: int | None = None) -> Settings:
         values = {name: saved[name] for name in SETTINGS}
         sources = {name: Source(saved["sources"][name]) for name in SETTINGS}
         reasons = dict(saved["reasons"])
-        if workers is not None:
-            values["workers"], sources["workers"] = workers, Source.FLAG
+        values |= given or {}
+        sources |= dict.fromkeys(given or {}, Source.FLAG)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"the settings of a run in '{run.config}'",
@@ -116,27 +132,25 @@ def resume_settings(run: RunFolder, *, workers: int | None = None) -> Settings:
     return Settings(replace(gather_settings(values).config, **settled), sources, reasons)
 
 
-def resume_images(run: RunFolder, config: TrainConfig) -> FolderIndex:
-    """The images of an interrupted run, each in its split, and what it does without.
+@dataclass(frozen=True)
+class Resumed:
+    """What an interrupted run goes on from.
 
-    Raises:
-        RunError: If its tables cannot be read.
+    Attributes:
+        saved: Its state.
+        settings: Its settings, with the folder where its images are now.
+        index: Its images, each in its split, and what it does without.
+        changes: What has changed since and may, a line each.
     """
-    images, classes = read_split(run.split), read_json(run.class_indices)
-    skipped = read_csv(run.skipped) if run.skipped.is_file() else []
-    return FolderIndex(
-        root=Path(config.data),
-        classes=tuple(map(str, classes.values())),
-        images=images,
-        skipped=tuple(Skipped(row["path"], row["reason"]) for row in skipped),
-        has_val=True,
-    )
+
+    saved: Checkpoint
+    settings: Settings
+    index: FolderIndex
+    changes: list[str]
 
 
-def resume_state(
-    run: RunFolder, settings: Settings, report: Reporter
-) -> tuple[Checkpoint, list[str]]:
-    """What an interrupted run goes on from, and what has changed since and may.
+def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> Resumed:
+    """What an interrupted run goes on from.
 
     Args:
         run: The run, claimed.
@@ -145,14 +159,47 @@ def resume_state(
 
     Raises:
         RunError, WeightsError: If there is none that can, or what may not change has.
+        DataError: If there is no folder of the name that was given.
     """
     saved = read_checkpoint(run)
+    settings, index = find_run_images(run, settings, saved.origin)
+    changes = check_settings(saved.origin, settings, run)
     if saved.instead_of:
         report.warn(
             f"{run.checkpoint} cannot be read ({saved.instead_of}): going on from the one before it"
         )
         step_back(run)
-    return saved, check_settings(saved.origin, settings, run)
+    return Resumed(saved, settings, index, changes)
+
+
+def look_at_run_images(
+    run: RunFolder, settings: Settings, resumed: Resumed, start: Start, context: Context
+) -> tuple[Look, Dataset, list[str]]:
+    """Reads every image of an interrupted run once, under whatever name it has now.
+
+    Args:
+        run: The run; its settings are written again if the images have moved.
+        settings: With what was chosen by machine and network.
+        resumed: What is gone on from.
+        start: The network that looks.
+        context: Where it runs.
+
+    Returns:
+        The look, the images, and what has changed since and may, a line each.
+
+    Raises:
+        RunError: If an image of the run has gone, or is another one now.
+        Interrupted: If a signal asked to stop.
+    """
+    origin, index = resumed.saved.origin, resumed.index
+    look, dataset = look_at_images(settings.config, index, start, context, is_resumed=True)
+    now = images_by_content(settings, index, origin, look)
+    if now is not index:
+        look, dataset = look_at_images(settings.config, now, start, context, is_resumed=True)
+    renamed = renamed_in_words(read_split(run.split), dataset.images)
+    others = check_images(origin, dataset, look.digests, look.errors, run)
+    record_folder(run, settings)
+    return look, dataset, [*resumed.changes, *renamed, *others]
 
 
 def resume_command(run: RunFolder) -> str:

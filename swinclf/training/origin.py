@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swinclf.config import SETTINGS, Settings
+from swinclf.config import MOVABLE, SETTINGS, Settings
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import scan_folder
 from swinclf.errors import DataError, RunError
@@ -28,9 +28,9 @@ from swinclf.runtime import versions
 from swinclf.training.probe import linear_classifiers
 
 DIGEST_BYTES = 16
-# Where things lie, what a run is called and how many threads read change no bit of it; that the
-# images are the same ones is known by their content.
-FREE_SETTINGS = frozenset({"data", "val", "out", "name", "workers"})
+# Where things are, what a run is called and how many threads read change no bit of it; that images
+# and frozen weights are the same ones is known by their content.
+FREE_SETTINGS = frozenset({*MOVABLE, "out", "name"})
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def check_settings(origin: Origin, settings: Settings, run: RunFolder) -> list[s
                 f"'{run.path / name}' as it was written when the run began (sha256 {digest[:12]})",
                 [f"another content (sha256 {found[:12]})" if found else "no such file"],
             )
-    free = [name for name in changed if name in ("data", "val", "workers")]
+    free = [name for name in changed if name in MOVABLE]
     notes = [f"{name} {origin.settings.get(name)} -> {now[name]} (changes no bit)" for name in free]
     new = {**versions(), **machine_facts(settings.config.device)}
     old = {**origin.versions, **origin.machine}
@@ -224,7 +224,10 @@ def check_images(
         RunError: If an image of the run has gone, or is another one now.
     """
     expected = f"the {len(dataset.images):,} images that '{run.path}' was begun with"
-    put_back = f"put them back, or start again: swinclf train '{dataset.root}'"
+    put_back = (
+        "put them back, or name the folder that holds them: swinclf train DATA --resume "
+        f"'{run.path}', or start again: swinclf train '{dataset.root}'"
+    )
     if errors:
         path, reason = next(iter(errors.items()))
         folder = (dataset.root / path).parent

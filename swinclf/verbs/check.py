@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from swinclf.audit.findings import (
     suggest_fit,
 )
 from swinclf.audit.groups import groups_of, same_bytes
-from swinclf.data.folder import FolderIndex, ImageFile, Skipped, scan_folder
+from swinclf.audit.scan_findings import find_scan_faults
+from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, Skipped, scan_folder
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.errors import ConfigError
 from swinclf.files import write_json
@@ -216,15 +217,21 @@ def _findings(
 ) -> Iterator[Finding]:
     """What should be mended first, and the more harmful first of these."""
     broken = [
-        Skipped(image.path, error)
+        Skipped(image.path, error, image.label)
         for image, error in zip(index.images, facts.errors, strict=True)
         if error
     ]
     same = same_bytes(facts.digests)
     linked = groups_of([*same, *((one.first, one.second) for one in near)])
     empty = facts.spreads[rows] < EMPTY_SPREAD
+    scanned = replace(
+        index,
+        classes=tuple(sorted({image.label for image in images if image.split in ("", TRAIN)})),
+        skipped=(*index.skipped, *broken),
+    )
     found = [
-        *find_unreadable([*index.skipped, *broken]),
+        *find_scan_faults(scanned),
+        *find_unreadable(scanned.skipped),
         *find_copies(index.images, same, linked),
         *find_class_faults(images),
         *find_pictures(images, facts.sizes[rows], facts.orientations[rows], empty),

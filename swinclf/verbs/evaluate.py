@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swinclf.data.folder import Skipped
+from swinclf.data.dataset import classes_without_images, lost_in_words
+from swinclf.data.folder import FolderIndex, Skipped
 from swinclf.errors import WeightsError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.evaluation.sections import Neighbour, Sections
@@ -85,7 +86,11 @@ def evaluate(
     run = run_beside(model)
     root = data or trained_on(model, run)
     index, split = choose_images(root, split, run, predictor.card, report)
-    images, unknown = with_known_labels(index, predictor.card)
+    for note in index.notes.notes():
+        report.note(note)
+    for warning in index.notes.warnings():
+        report.warn(warning)
+    images, unknown = with_known_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
     scored = score_images(
         predictor,
@@ -103,6 +108,8 @@ def evaluate(
     drawer = _drawer(model, index.root, predictor)
     neighbours = _neighbours(model, run, predictor, index.root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
+    for loss in lost_in_words(_lost(scored, index)):
+        report.warn(loss)
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     write_results(
         folder,
@@ -122,6 +129,13 @@ def evaluate(
         sections=Sections(confidence=predictor.card.confidence, rejection=rejection),
     )
     return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
+
+
+def _lost(scored: Scored, index: FolderIndex) -> Mapping[str, str]:
+    """The class folders of which no image can be read, each with the commonest reason."""
+    there = tuple({row.label for row in scored.rows})
+    skipped = (*index.skipped, *scored.skipped)
+    return classes_without_images(replace(index, classes=there, skipped=skipped))[0]
 
 
 def _drawer(model: Path, root: Path, predictor: Predictor) -> EvidenceDrawer | None:

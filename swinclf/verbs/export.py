@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.config import ExportFormat
-from swinclf.data.folder import walk_images
+from swinclf.data.walk import walk_images
 from swinclf.errors import ExportError, MismatchError
 from swinclf.exporting.onnx import export_onnx
 from swinclf.exporting.parity import Parity, compare

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from swinclf.data.folder import walk_images
+from swinclf.data.walk import walk_images, walk_of
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.reject import UNKNOWN, Judged, is_withheld, threshold_for
 from swinclf.inference.stream import Source, answer_all
@@ -91,11 +92,12 @@ def predict(
             yield Prediction(path, label, probability, top, strangeness=answer.strangeness)
 
 
-def expand_inputs(inputs: Iterable[str]) -> Iterator[str]:
+def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) -> Iterator[str]:
     """Files as they are, folders as the images below them, patterns as what they match.
 
     Args:
         inputs: Paths, patterns with * ? [ ], in any mixture.
+        ignored: Counts the files in folders that are no images, by extension; None for nobody.
 
     Yields:
         Paths of files, in order; of a pattern or folder that gives none, the input itself, so that
@@ -103,16 +105,25 @@ def expand_inputs(inputs: Iterable[str]) -> Iterator[str]:
     """
     for given in inputs:
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
-            yield from _or_itself(walk_images(given), given)
+            yield from _or_itself(_images_in(given, ignored), given)
         elif glob.has_magic(given) and not os.path.lexists(given):
             matches = sorted(glob.iglob(given, recursive=True))  # noqa: PTH207
-            yield from _or_itself((one for match in matches for one in _files_of(match)), given)
+            files = (one for match in matches for one in _files_of(match, ignored))
+            yield from _or_itself(files, given)
         else:
             yield given
 
 
-def _files_of(path: str) -> Iterator[str]:
-    return walk_images(path) if os.path.isdir(path) else iter([path])  # noqa: PTH112
+def _files_of(path: str, ignored: Counter[str] | None) -> Iterator[str]:
+    is_folder = os.path.isdir(path)  # noqa: PTH112
+    return _images_in(path, ignored) if is_folder else iter([path])
+
+
+def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
+    walk = walk_of(folder)
+    yield from walk_images(folder, walk)
+    if ignored is not None:
+        ignored.update(walk.ignored)
 
 
 def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:

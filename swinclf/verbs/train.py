@@ -12,6 +12,7 @@ from pathlib import Path
 
 from swinclf.config import Settings
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
+from swinclf.data.split_file import read_split, write_split
 from swinclf.evaluation.metrics import Metrics
 from swinclf.files import check_room
 from swinclf.pipeline.finish import finish
@@ -20,14 +21,18 @@ from swinclf.pipeline.look import find_faults, look_at_images, refuse_skipped
 from swinclf.pipeline.plan import Context, settle_plan, tell_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
 from swinclf.pipeline.ranges import settle_ranges
-from swinclf.pipeline.resume import begin_run, how_to_go_on, resume_images, resume_state
+from swinclf.pipeline.resume import (
+    begin_run,
+    how_to_go_on,
+    look_at_run_images,
+    resume_state,
+)
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run, mark_latest
 from swinclf.runtime import StopFlag, choose_hardware
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compiling import require_compiler
-from swinclf.training.origin import check_images
 from swinclf.training.regimes import feature_batches
 
 
@@ -68,9 +73,13 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
         if settings.config.compile:
             require_compiler(hardware.device)
         context = Context(hardware, report, stop)
-        index = _list_images(settings, resume)
-        with _claim(settings, index, resume) as claim:
-            saved, changes = resume_state(claim.run, settings, report) if resume else (None, [])
+        listed = None if resume else _list_images(settings)
+        with _claim(settings, listed, resume) as claim:
+            resumed = resume_state(claim.run, settings, report) if resume else None
+            saved = resumed.saved if resumed else None
+            settings = resumed.settings if resumed else settings
+            index = resumed.index if resumed else listed
+            assert index is not None
 
             settings = settle_machine(settings, hardware, index.root)
             settings, start = build_start(settings, index.classes, saved, report)
@@ -79,14 +88,16 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
 
             ranges = saved.origin.ranges if saved else None
             start = settle_ranges(settings.config, index, start, context, ranges)
-            look, dataset = look_at_images(
-                settings.config, index, start, context, is_resumed=saved is not None
-            )
+            if resumed:
+                look, dataset, changes = look_at_run_images(
+                    claim.run, settings, resumed, start, context
+                )
+            else:
+                look, dataset = look_at_images(settings.config, index, start, context)
+                changes = []
             if settings.config.strict:
                 refuse_skipped(dataset.skipped)
             faults = [] if saved else find_faults(index, look, report)
-            if saved:
-                changes += check_images(saved.origin, dataset, look.digests, look.errors, claim.run)
 
             plan = settle_plan(settings, start, dataset, look)
             tell_plan(plan, context, changes)
@@ -101,22 +112,23 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
                 scored = finish(plan, context, state.history, claim.run, origin.faults)
                 mark_latest(claim.run)
                 remove_checkpoints(claim.run)
+                if resumed and dataset.images != read_split(claim.run.split):
+                    write_split(claim.run.split, dataset.images)
                 return Run(claim.run, scored.metrics, tuple(scored.skipped))
 
 
-def _list_images(settings: Settings, resume: RunFolder | None) -> FolderIndex:
-    """The images: those in the folder, or those that the run to resume was begun with."""
+def _list_images(settings: Settings) -> FolderIndex:
+    """The images in the folder."""
     config = settings.config
-    if resume is not None:
-        return resume_images(resume, config)
     return scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
 
 
 def _claim(
-    settings: Settings, index: FolderIndex, resume: RunFolder | None
+    settings: Settings, index: FolderIndex | None, resume: RunFolder | None
 ) -> AbstractContextManager[Claim]:
     """The run's folder, for this process alone."""
-    if resume is not None:
+    if index is None:
+        assert resume is not None
         return claim_run(resume)
     config = settings.config
     return claim_new_run(Path(config.out), name=config.name, dataset=index.root)

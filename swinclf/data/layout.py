@@ -1,0 +1,354 @@
+"""Which folders of a dataset are classes, and which are splits of it. Opens no file.
+
+Splits are found by their names (`split_names`), in the dataset's folder or one folder further down.
+Folders that hold the same class folders and whose names do not say which split they are stop the
+scan: a classifier of splits is nobody's intention. Where such folders have names that speak of no
+part of a dataset, they are more probably classes (species with folders male and female in each),
+which is noted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swinclf.data.images import has_image_name
+from swinclf.data.sniff import is_junk, is_no_image_name
+from swinclf.data.split_names import (
+    PLAIN_NAMES,
+    TEST,
+    TRAIN,
+    VAL,
+    says_nothing,
+    split_name,
+    splits_among,
+    stems_with_splits,
+)
+from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP
+from swinclf.errors import DataError
+
+NOTED = 5  # names in a message
+_ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFolder:
+    """A folder whose images are of one class.
+
+    Attributes:
+        path: The folder.
+        label: Its name.
+        split: train, val or test; empty where the folders do not say.
+    """
+
+    path: str
+    label: str
+    split: str
+
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether its images, or some of them, are to train on."""
+        return self.split in ("", TRAIN)
+
+
+@dataclass
+class Layout:
+    """The folders of a dataset.
+
+    Attributes:
+        class_folders: Sorted, those behind links last.
+        splits: The folders that hold them, with the split of each; empty where there is none.
+        split_folders: The folders named like splits: these, or what they lie in.
+        skipped: Links that are not followed: path and reason.
+        unused: Folders next to the splits, which are no splits.
+        loose: Images that are in no class folder.
+        notes: What a user may not expect of how the folders were understood.
+    """
+
+    class_folders: list[ClassFolder] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
+    split_folders: set[str] = field(default_factory=set)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    loose: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def train_labels(self) -> set[str]:
+        """Names of the class folders to train on; a link that is not followed was meant as one."""
+        folders = {str(Path(one.path).parent) for one in self.class_folders if one.is_trained_on}
+        linked = {Path(path) for path, reason in self.skipped if reason != LINK_UP}
+        meant = {link.name for link in linked if str(link.parent) in folders}
+        return meant | {one.label for one in self.class_folders if one.is_trained_on}
+
+
+def find_layout(root: Path, val: Path | None) -> Layout:
+    """Return the class folders of a dataset, each with its split.
+
+    Args:
+        root: The dataset's folder, resolved.
+        val: A folder of class folders that is held out, resolved, whatever `root` says.
+
+    Raises:
+        DataError: If there are two folders for one split, or it cannot be told which is which.
+    """
+    layout = Layout()
+    splits = _find_splits(root, layout, val)
+    layout.notes += _note_of(splits, root)
+    if val is not None:
+        splits = {folder: split for folder, split in splits.items() if split != VAL}
+        splits = splits or {str(root): TRAIN}
+        if splits.get(str(val)) == TRAIN:
+            raise not_apart(val, str(val))
+        splits[str(val)] = VAL
+    layout.splits = dict(splits)
+    layout.skipped += [] if str(root) in splits or not splits else _folders(str(root))[1]
+    for folder, split in (splits or {str(root): ""}).items():
+        paths, refused = _folders(folder)
+        layout.skipped += refused
+        layout.loose += _count_images(folder)
+        layout.class_folders += [
+            ClassFolder(path, Path(path).name, split)
+            for path in paths
+            if path not in layout.split_folders and os.path.realpath(path) != str(val)
+        ]
+    layout.class_folders.sort(key=lambda one: (os.path.realpath(one.path) != one.path, one.path))
+    return layout
+
+
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds that has to be there.
+
+    Raises:
+        DataError: If it is none, or may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
+        raise DataError(
+            f"a folder of class folders at '{folder}'",
+            found=kinds.get(error.errno or 0) or error.strerror or str(error),
+            hint=_near_folder(folder) or "the path of your dataset, or: swinclf demo",
+        ) from error
+
+
+def some(names: Iterable[str]) -> str:
+    """Return a few names, quoted, and how many more there are."""
+    listed = list(names)
+    shown = ", ".join(repr(name) for name in listed[:NOTED])
+    return shown + (f" and {len(listed) - NOTED} more" if len(listed) > NOTED else "")
+
+
+def _find_splits(root: Path, layout: Layout, val: Path | None) -> dict[str, str]:
+    """Return the folders that hold the class folders of each split; empty without splits.
+
+    Args:
+        root: The dataset's folder.
+        layout: Takes notes and what is not used.
+        val: What is held out, where that is named by hand.
+    """
+    names = {
+        Path(path).name: path
+        for path in _folders(str(root))[0]
+        if val is None or os.path.realpath(path) != str(val)
+    }
+    splits = _named_splits(root, names)
+    if not splits:
+        wrapped = _wrapped(root, names)
+        return _find_splits(wrapped, layout, val) if wrapped else {}
+    doubled = [split for split, count in Counter(splits.values()).items() if count > 1]
+    if val is not None:
+        doubled = [split for split in doubled if split != VAL]
+    if doubled:
+        raise _two_of_a_split(root, splits, doubled)
+    inner = {_unwrapped(names[name]): split for name, split in splits.items() if name}
+    layout.split_folders = {names[name] for name in splits if name}
+    if "" in splits:
+        return {str(root): TRAIN, **inner}
+    layout.unused += [names[name] for name in sorted(names) if name not in splits]
+    layout.loose += _count_images(str(root))
+    return inner
+
+
+def _note_of(splits: Mapping[str, str], root: Path) -> list[str]:
+    """Return how folders were understood, where their names are not the usual ones."""
+    relative = {os.path.relpath(path, root).replace(os.sep, "/"): splits[path] for path in splits}
+    if all(PLAIN_NAMES.get(path.lower()) for path in relative):
+        return []
+    inside = [path for path in relative if path != "."]
+    if "." in relative:
+        return [
+            f"folders read as splits: {some(inside)}, which hold the same class folders as those "
+            "next to them"
+        ]
+    inside.sort(key=lambda path: (TRAIN, VAL, TEST).index(relative[path]))
+    named = ", ".join(f"'{path}' as {relative[path]}" for path in inside)
+    return [f"folders read as splits: {named}"]
+
+
+def _named_splits(root: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the split of each folder that is one, by name; the name "" for `root` itself.
+
+    Args:
+        root: The folder that holds them.
+        names: The paths of its folders, by name.
+
+    Raises:
+        DataError: If the names speak of splits, but not of which is which.
+    """
+    spoken = {name: found for name in names if (found := split_name(name))}
+    is_all = len(spoken) == len(names)
+    if is_all and len(names) > 1 and not any(one.split == TRAIN for one in spoken.values()):
+        raise _no_train(root, sorted(names))
+    stems = stems_with_splits(names)
+    if len(stems) > 1:
+        raise _several_stems(root, stems, sorted(spoken))
+    splits = dict(splits_among(names))
+    if splits:
+        is_plain = all(PLAIN_NAMES.get(name.lower()) for name in splits)
+        trains = [name for name, split in splits.items() if split == TRAIN]
+        # Names such as development are those of classes, too: what is a split holds class folders.
+        if is_plain or is_all or any(_folders(names[name])[0] for name in trains):
+            return splits
+        return {}
+    has_no_stem = not any(one.stem for one in spoken.values())
+    if is_all and has_no_stem and any(_folders(path)[0] for path in names.values()):
+        return dict.fromkeys(names, TRAIN)
+    return _split_beside_classes(names)
+
+
+def _split_beside_classes(names: Mapping[str, str]) -> dict[str, str]:
+    """Return a test or val folder of class folders that are those beside it, and "" as train."""
+    found = {}
+    classes = {name for name in names if split_name(name) is None}
+    for name in sorted(set(names) - classes):
+        one = split_name(name)
+        inner = {Path(path).name for path in _folders(names[name])[0]}
+        common = len(inner & classes)
+        if one and one.split != TRAIN and not one.stem and common > 1 and 2 * common >= len(inner):
+            found[name] = one.split
+    return {"": TRAIN, **found} if found else {}
+
+
+def _wrapped(root: Path, names: Mapping[str, str]) -> Path | None:
+    """Return the one folder of a dataset, such as images/, if the splits are in there."""
+    inner = [name for name in names if name.lower() not in _ANNOTATION_FOLDERS]
+    if len(inner) != 1 or not (
+        says_nothing(inner[0]) or inner[0].casefold() == root.name.casefold()
+    ):
+        return None
+    folder = names[inner[0]]
+    below = {Path(path).name: path for path in _folders(folder)[0]}
+    return Path(folder) if _named_splits(Path(folder), below) else None
+
+
+def _unwrapped(folder: str) -> str:
+    """Return the folder that holds a split's class folders: seg_train/seg_train, train/images."""
+    name = Path(folder).name
+    below = [
+        path for path in _folders(folder)[0] if Path(path).name.lower() not in _ANNOTATION_FOLDERS
+    ]
+    if len(below) != 1 or not _folders(below[0])[0] or _count_images(folder):
+        return folder
+    inner = Path(below[0]).name
+    split, inner_split = split_name(name), split_name(inner)
+    is_same = split is not None and inner_split is not None and split.split == inner_split.split
+    if is_same or says_nothing(inner) or inner.casefold() == name.casefold():
+        return _unwrapped(below[0])
+    return folder
+
+
+def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the folders in a folder, links to folders among them, and the links that are not used.
+
+    Raises:
+        DataError: If it cannot be listed.
+    """
+    found, refused, real = [], [], {}
+    entries = list_folder(Path(folder))
+    for entry in entries:
+        if is_junk(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found.append(entry.path)
+            real[entry.path] = split_name(entry.name)
+    here = os.path.realpath(folder)
+    for entry in entries:
+        if is_junk(entry.name) or not entry.is_symlink():
+            continue
+        target = os.path.realpath(entry.path)
+        if os.path.isdir(target):  # noqa: PTH112 - a string in, and it never raises
+            split = split_name(entry.name)
+            if _is_within(here, target):
+                refused.append((entry.path, LINK_UP))
+            elif split and target in real and real[target] == split:
+                refused.append((entry.path, LINK_AGAIN))
+            else:
+                found.append(entry.path)
+        elif not os.path.exists(target) and not is_no_image_name(entry.name):  # noqa: PTH110
+            refused.append((entry.path, LINK_TO_NOTHING))
+    return sorted(found), refused
+
+
+def _count_images(folder: str) -> int:
+    """Return how many files directly in a folder are named like images."""
+    entries = list_folder(Path(folder))
+    return sum(has_image_name(one.name) and not is_junk(one.name) for one in entries)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _near_folder(path: Path) -> str:
+    """The folder that was meant by a misspelt path, as a question; empty where none is near."""
+    try:
+        with os.scandir(path.absolute().parent) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, {*names} - {path.name}, n=1)
+    return f"did you mean '{path.parent / near[0]}'?" if near else ""
+
+
+def not_apart(val: Path, folder: str) -> DataError:
+    """Return the error for a --val folder that holds images to train on, such as `folder`'s."""
+    return DataError(
+        f"--val to name a folder apart from the images to train on, not '{val}'",
+        found=f"the same images in both, e.g. those in '{folder}'",
+        hint="leave --val out: a part of each class is then held out",
+    )
+
+
+def _two_of_a_split(root: Path, splits: Mapping[str, str], doubled: list[str]) -> DataError:
+    names = sorted(name for name, split in splits.items() if split in doubled)
+    return DataError(
+        f"one folder for each split in '{root}'",
+        found=f"{len(names)} for {doubled[0]}: {', '.join(names)}",
+        hint="keep one of them" + (", or name it: --val DIR" if VAL in doubled else ""),
+    )
+
+
+def _no_train(root: Path, names: list[str]) -> DataError:
+    return DataError(
+        f"a folder of images to train on in '{root}', such as train/",
+        found=f"only folders for other splits: {some(names)}",
+        hint=f"rename the one to train on, or: swinclf train '{root / names[0]}' "
+        f"--val '{root / names[1]}'",
+    )
+
+
+def _several_stems(root: Path, stems: list[tuple[str, ...]], names: list[str]) -> DataError:
+    return DataError(
+        f"one folder for each split in '{root}', with the class folders in it: train/{stems[0][0]}",
+        found=f"names of a split and of something else: {some(names)}",
+        hint="if that is the class, move the images into train/CLASS and test/CLASS; if each is a "
+        "dataset: swinclf train DIR --val DIR",
+    )

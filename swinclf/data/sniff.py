@@ -1,0 +1,225 @@
+"""What a file is by its name and, where the name does not say, by its first bytes. Decodes nothing.
+
+An image under an unknown extension (`.jpg_large`, none, `.jpg!d`) is found by its content; what is
+certainly none by its extension (a text, an archive, a film) is never opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import suppress
+from enum import Enum
+from typing import NamedTuple
+
+from swinclf.data.images import has_image_name
+
+HEAD_BYTES = 32
+SNIFFS_PER_EXTENSION = 2000  # after so many files the extension is judged by what they were
+
+# fmt: off
+NOT_IMAGES = frozenset((  # one kind a line
+    "txt", "md", "rst", "log", "nfo", "srt", "vtt", "tex", "bib", "rtf", "readme", "license",
+    "json", "jsonl", "geojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini", "cfg", "conf",
+    "html", "htm", "mhtml", "css", "js", "url", "webloc", "lnk", "xmp", "aae", "pp3", "thm",
+    "pdf", "doc", "docx", "odt", "xls", "xlsx", "ods", "ppt", "pptx", "odp", "pages", "key",
+    "zip", "tar", "gz", "tgz", "bz2", "xz", "zst", "7z", "rar", "lz4",
+    "mp4", "mov", "avi", "mkv", "webm", "wmv", "flv", "mpg", "mpeg", "m4v", "3gp", "mts",
+    "mp3", "wav", "flac", "ogg", "m4a", "aac",
+    "npy", "npz", "mat", "h5", "hdf5", "pkl", "pickle", "parquet", "arrow", "feather", "tfrecord",
+    "lmdb", "mdb", "db", "sqlite", "sql", "pt", "pth", "ckpt", "onnx", "safetensors", "pb",
+    "py", "ipynb", "sh", "bat", "ps1", "c", "cpp", "h", "java", "m", "r", "exe", "dll", "so",
+    "md5", "sha1", "sha256", "torrent", "lock", "mtl", "obj", "stl", "ply", "gltf",
+))
+# fmt: on
+# Images that are not read: named to the user, unless the content is of a format that is.
+OTHER_IMAGES = {
+    "jxl": "JPEG XL",
+    "jxr": "JPEG XR",
+    "svg": "SVG",
+    "svgz": "SVG",
+    "eps": "PostScript",
+    "psd": "a Photoshop document",
+    "psb": "a Photoshop document",
+    "xcf": "a GIMP document",
+    "exr": "OpenEXR",
+    "hdr": "Radiance HDR",
+    "dcm": "DICOM",
+    "dicom": "DICOM",
+    "fits": "FITS",
+    **dict.fromkeys(
+        ("cr2", "cr3", "nef", "nrw", "arw", "dng", "orf", "rw2", "raf", "pef", "srw", "raw"),
+        "a camera's raw image",
+    ),
+}
+_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+_JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
+)
+_STARTS = (  # the first bytes of formats that are read
+    b"\xff\xd8\xff",  # JPEG
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\x00",  # TIFF
+    b"MM\x00*",
+    b"II+\x00\x08\x00\x00\x00",  # BigTIFF
+    b"MM\x00+\x00\x08\x00\x00",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # JPEG 2000
+    b"\xff\x4f\xff\x51",
+    b"qoif",
+)
+_OTHER_STARTS = (
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"II\xbc", "JPEG XR"),
+    (b"8BPS", "a Photoshop document"),
+    (b"gimp xcf", "a GIMP document"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+)
+_PORTABLE_MAP = re.compile(rb"P[1-6]\s+(#|\d)")
+_BITMAP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's second header
+_TIFF_STARTS = (b"II", b"MM")
+
+
+class Use(Enum):
+    """What becomes of a file."""
+
+    IMAGE = "image"
+    REFUSED = "refused"  # an image of a format that is not read
+    IGNORED = "ignored"  # no image
+
+
+class Judgement(NamedTuple):
+    """What becomes of a file.
+
+    Attributes:
+        use: That.
+        reason: Why an image cannot be used, where it cannot.
+        by_content: Whether an image was recognized by its content, not by its name.
+    """
+
+    use: Use
+    reason: str = ""
+    by_content: bool = False
+
+
+IMAGE, IGNORED = Judgement(Use.IMAGE), Judgement(Use.IGNORED)
+IMAGE_BY_CONTENT = Judgement(Use.IMAGE, by_content=True)
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder is hidden, or what systems leave behind everywhere."""
+    return name.startswith(".") or name in _JUNK_FOLDERS or name.lower() in _JUNK_FILES
+
+
+def is_no_image_name(name: str) -> bool:
+    """Return whether a name's extension says that the file is certainly no image."""
+    return _end_of(name) in NOT_IMAGES
+
+
+def _end_of(name: str) -> str:
+    return name.rpartition(".")[2].lower() if "." in name[1:] else ""
+
+
+def extension_of(name: str) -> str:
+    """Return a name's extension as it is counted: lower case, up to the first odd character.
+
+    >>> extension_of("a.JPG"), extension_of("a.png?raw=1"), extension_of("a"), extension_of("a.17")
+    ('.jpg', '.png?', '', '.0-9')
+    """
+    stem, _, end = name.rpartition(".")
+    if not stem or not end:
+        return ""
+    if end.isdigit():
+        return ".0-9"
+    plain = re.match(r"\w*", end)
+    kept = plain.group() if plain else ""
+    return "." + (kept + end[len(kept) : len(kept) + 1]).lower()[:16]
+
+
+def readable_format(head: bytes) -> bool:
+    """Return whether a file that begins so is an image of a format that can be read.
+
+    Args:
+        head: The first `HEAD_BYTES` of the file, or all of a shorter one.
+    """
+    if head.startswith(_STARTS):
+        return True
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return True
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return True
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS
+    if head[:4] == b"\x00\x00\x01\x00" and len(head) >= 18:  # an icon: pictures, planes, bits
+        return 0 < head[4] <= 64 and head[5] == 0 and head[9] == 0 and head[10] <= 1
+    return bool(_PORTABLE_MAP.match(head))
+
+
+def unread_format(head: bytes) -> str:
+    """Return the name of an image format that is recognized but not read; empty for none."""
+    return next((name for start, name in _OTHER_STARTS if head.startswith(start)), "")
+
+
+def read_head(path: str) -> bytes:
+    """Return the first bytes of a regular file; nothing where it cannot be read or is none."""
+    with suppress(OSError, ValueError):
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(path, flags)
+        try:
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                return os.read(handle, HEAD_BYTES)
+        finally:
+            os.close(handle)
+    return b""
+
+
+class Sniffer:
+    """Judges files; opens those alone whose extension says nothing.
+
+    Of an extension under which `SNIFFS_PER_EXTENSION` files were opened, further ones are judged
+    by these: if any was an image, they are used as images (and listed if they are none).
+
+    Attributes:
+        unopened: Files that were judged by others of their extension.
+    """
+
+    def __init__(self) -> None:
+        self.unopened = 0
+        self._opened: dict[str, int] = {}
+        self._images: set[str] = set()
+
+    def judge(self, path: str, name: str) -> Judgement:
+        """Return what becomes of a file.
+
+        Args:
+            path: The file.
+            name: Its name, or that of a link to it.
+        """
+        if has_image_name(name):
+            return IMAGE
+        if is_no_image_name(name):
+            return IGNORED
+        other = OTHER_IMAGES.get(_end_of(name), "")
+        extension = extension_of(name)
+        opened = self._opened.get(extension, 0)
+        if opened >= SNIFFS_PER_EXTENSION:
+            self.unopened += 1
+            is_image = extension in self._images
+        else:
+            self._opened[extension] = opened + 1
+            head = read_head(path)
+            # A camera's raw image is a TIFF that holds a thumbnail where readers look first.
+            is_image = readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
+            other = other or unread_format(head)
+            if is_image:
+                self._images.add(extension)
+        if is_image:
+            return IMAGE_BY_CONTENT
+        if other:
+            return Judgement(Use.REFUSED, f"{other}, which is not read: convert it, e.g. to PNG")
+        return IGNORED

@@ -1,0 +1,123 @@
+"""What the folders inside class folders tell: that the "classes" are splits, or hold splits.
+
+Knows images by their paths alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Protocol
+
+from swinclf.data.layout import some
+from swinclf.data.split_names import TRAIN, is_part_name, says_nothing, split_name
+from swinclf.errors import DataError
+
+ALIKE = 0.5  # of two sets of folders, common ones over all: from here on they are nearly the same
+
+
+class Labelled(Protocol):
+    """An image as far as it matters here: `label/inner/.../file`."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the folder that holds the class folders."""
+
+    @property
+    def label(self) -> str:
+        """The class folder."""
+
+
+def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
+    """Return the split of each folder inside class folders, where all of them are splits.
+
+    Args:
+        inner: The folders in each class folder, as `folders_in_classes` gives them.
+    """
+    names = {name for folders in inner.values() for name in folders}
+    found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
+    is_layout = len(inner) > 1 and all(inner.values()) and found.keys() == names
+    return found if is_layout and set(found.values()) > {TRAIN} else {}
+
+
+def folders_in_classes(images: Sequence[Labelled]) -> dict[str, set[str]]:
+    """Return the folders that lie directly in each class folder; none where files do, too.
+
+    Args:
+        images: Of a dataset without splits.
+    """
+    inner: dict[str, set[str]] = defaultdict(set)
+    direct = set()
+    for image in images:
+        parts = image.path.split("/", 2)
+        if len(parts) == 3:
+            inner[image.label].add(parts[1])
+        else:
+            direct.add(image.label)
+    return {
+        label: set() if label in direct else inner[label]
+        for label in {image.label for image in images}
+    }
+
+
+def check_structure(root: Path, images: Sequence[Labelled], inner: Mapping[str, Set[str]]) -> str:
+    """Refuse classes that are splits or copies of the dataset; return what is worth a warning.
+
+    Args:
+        root: The dataset's folder.
+        images: All of them.
+        inner: The folders in each class folder, as `folders_in_classes` gives them.
+
+    Raises:
+        DataError: If a class folder holds the class folders next to it, or if all of them hold
+            nearly the same folders and their names speak of parts of a dataset.
+    """
+    _check_no_copy_inside(root, images)
+    union = set().union(*inner.values())
+    if len(inner) < 2 or len(union) < 2:
+        return ""
+    if any(len(folders) < 2 or len(folders) < ALIKE * len(union) for folders in inner.values()):
+        return ""
+    names = sorted(inner)
+    first, second = _train_first(names)[:2]
+    command = f"swinclf train '{root / first}' --val '{root / second}'"
+    if any(split_name(name) for name in names) or all(map(is_part_name, names)):
+        raise DataError(
+            f"folders in '{root}' whose names say which is train/ and which is val/ or test/",
+            found=f"{some(names)}, which hold the same class folders ({some(sorted(union))})",
+            hint=f"rename them, or say it: {command}",
+        )
+    return (
+        f"the classes {some(names)} hold folders of the same names ({some(sorted(union))}): if "
+        f"these are the classes, and those parts of one dataset: {command}"
+    )
+
+
+def _check_no_copy_inside(root: Path, images: Sequence[Labelled]) -> None:
+    """Refuse a class folder that holds the folders next to it once more: a copy of the dataset."""
+    labels = {image.label for image in images}
+    inner: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        parts = image.path.split("/", 2)
+        if len(parts) == 3:
+            inner[image.label].add(parts[1])
+    for name, folders in inner.items():
+        siblings = labels - {name}
+        common = len(folders & siblings)
+        is_wrapping = says_nothing(name) or name.casefold() == root.name.casefold()
+        is_alike = common >= ALIKE * len(folders | siblings)
+        if common > 1 and (siblings <= folders or (is_wrapping and is_alike)):
+            raise DataError(
+                f"class folders in '{root}'",
+                found=f"'{name}', which holds the folders next to it once more "
+                f"({some(sorted(folders & siblings))})",
+                hint=f"move '{root / name}' out of '{root}' if it is a copy, or use it alone: "
+                f"swinclf train '{root / name}'",
+            )
+
+
+def _train_first(names: Sequence[str]) -> list[str]:
+    """Return names with those that speak of training first."""
+    splits = {name: one.split if (one := split_name(name)) else "" for name in names}
+    return sorted(names, key=lambda name: (splits[name] != TRAIN, name))

@@ -1,0 +1,371 @@
+"""Nothing is lost in silence: odd extensions, unreadable classes, names that look alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset, write_image
+from PIL import Image
+
+from swinclf.audit.scan_findings import find_scan_faults
+from swinclf.data import sniff
+from swinclf.data.class_names import quoted_together, renamed_to_match, similar_names
+from swinclf.data.dataset import assign_splits
+from swinclf.data.folder import VAL, FolderIndex, Skipped, check_trainable, scan_folder
+from swinclf.data.sniff import HEAD_BYTES, Use, extension_of, readable_format, unread_format
+from swinclf.data.walk import walk_images
+from swinclf.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("no_plots")
+NFC, NFD = (unicodedata.normalize(form, "Büffel") for form in ("NFC", "NFD"))
+
+
+def head_of(kind, mode="RGB", **options):
+    buffer = io.BytesIO()
+    Image.new(mode, (20, 20)).save(buffer, kind, **options)
+    return buffer.getvalue()[:HEAD_BYTES]
+
+
+@pytest.fixture(scope="module")
+def jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(
+        buffer, "JPEG"
+    )
+    return buffer.getvalue()
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *((kind, "RGB") for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")),
+        *(("GIF", "P"), ("PPM", "1"), ("PPM", "L"), ("PPM", "RGB"), ("ICO", "RGBA")),
+        *(("BMP", "1"), ("BMP", "P"), ("TIFF", "I;16"), ("TIFF", "F")),
+    ],
+)
+def test_images_begin_like_images(kind, mode):
+    assert readable_format(head_of(kind, mode))
+
+
+def test_big_tiff_heic_and_qoi_begin_like_images():
+    assert readable_format(head_of("TIFF", big_tiff=True))
+    assert readable_format(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert readable_format(b"qoif" + bytes(20))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(b"", b"\xff\xd8", b"BMW is a make of cars, as is well known", b"P5 is one size of paper"),
+        *(b"PK\x03\x04", b"%PDF-1.7", b"\0\0\0\x18ftypmp42", b"RIFF\0\0\0\0WAVEfmt ", bytes(32)),
+        *(
+            b"\x00\x01\x00\x00\x00\x0f",
+            b"\x80\x04\x95",
+            b"\x7fELF",
+            b"II is a number",
+            b"GIF8 ball",
+        ),
+        *(
+            b'{"label": 3}',
+            b"\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00",
+        ),
+    ],
+)
+def test_other_files_do_not(head):
+    assert not readable_format(head)
+    assert not unread_format(head)
+
+
+def test_formats_that_are_not_read_are_known():
+    assert unread_format(b"\xff\x0a\xfa\x7f") == "JPEG XL"
+    assert unread_format(b"8BPS\0\1") == "a Photoshop document"
+
+
+def test_extensions_as_they_are_counted():
+    names = ("a.JPG", "a.jpg_large", "a", "a.jpg!d", "a.jpeg.1", "a.png?raw=1", "a.JPG~", "a.")
+    assert [extension_of(name) for name in names] == [
+        *(".jpg", ".jpg_large", "", ".jpg!", ".0-9", ".png?", ".jpg~", ""),
+    ]
+
+
+ODD = (".jpg_large", "", ".jpg!d", ".jpeg.1", ".pjpeg", ".png?raw=1", ".JPG~", ".jxl", ".bak")
+
+
+def test_images_under_odd_extensions_are_used(tmp_path, jpeg):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number, end in enumerate(ODD):
+            (tmp_path / name / f"{number}{end}").write_bytes(jpeg)
+    (tmp_path / "a" / "plain.jpg").touch()
+    (tmp_path / "a" / ".hidden").write_bytes(jpeg)
+    (tmp_path / "a" / "Thumbs.db").write_bytes(jpeg)
+    for name in ("readme", "x.txt", "y.txt", "z.npy"):
+        (tmp_path / "a" / name).write_bytes(b"no image")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    index = scan_folder(tmp_path)
+    assert index.counts() == {"a": len(ODD) + 1, "b": len(ODD)}
+    assert index.skipped == ()
+    assert dict(index.notes.ignored) == {"": 1, ".txt": 2, ".npy": 1}
+    by_content, passed = index.notes.notes()
+    assert by_content.startswith("18 images recognized by content, under other extensions: ")
+    assert passed == "passed over, as they are no images: 2 .txt, 1 without one, 1 .npy"
+    walked = [os.path.relpath(path, tmp_path) for path in walk_images(str(tmp_path))]
+    assert walked == sorted(image.path for image in index.images)
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path, jpeg):
+    for name, content in (
+        ("a/1.jxl", b"\xff\x0a\xfa\x7f"),
+        ("a/2", b"\xff\x0a\xfa\x7f"),
+        ("a/3.svg", b"<svg/>"),
+        ("a/4.nef", head_of("TIFF")),
+        ("a/5.nef", jpeg),
+        ("b/1.psd", b"8BPS\0\1"),
+        ("c/1.jpg", jpeg),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    index = scan_folder(tmp_path)
+    assert {one.path: one.reason.partition(",")[0] for one in index.skipped} == {
+        "a/1.jxl": "JPEG XL",
+        "a/2": "JPEG XL",
+        "a/3.svg": "SVG",
+        "a/4.nef": "a camera's raw image",
+        "b/1.psd": "a Photoshop document",
+    }
+    assert index.counts() == {"a": 1, "c": 1}
+    assert index.folders == ("a", "b", "c")
+
+
+def test_an_extension_is_judged_by_the_first_of_its_files(tmp_path, jpeg, monkeypatch):
+    monkeypatch.setattr(sniff, "SNIFFS_PER_EXTENSION", 2)
+    opened, real = [], sniff.read_head
+    monkeypatch.setattr(sniff, "read_head", lambda path: opened.append(path) or real(path))
+    sniffer = sniff.Sniffer()
+    for number in range(4):
+        for end, content in (("data", jpeg), ("blob", b"no image"), ("txt", jpeg), ("jpg", b"")):
+            (tmp_path / f"{number}.{end}").write_bytes(content)
+    uses = {
+        end: [
+            sniffer.judge(str(tmp_path / f"{number}.{end}"), f"{number}.{end}").use
+            for number in range(4)
+        ]
+        for end in ("data", "blob", "txt", "jpg")
+    }
+    assert uses == {
+        "data": [Use.IMAGE] * 4,
+        "blob": [Use.IGNORED] * 4,
+        "txt": [Use.IGNORED] * 4,
+        "jpg": [Use.IMAGE] * 4,
+    }
+    assert len(opened) == 4
+    assert sniffer.unopened == 4
+
+
+# Classes that cannot be read
+
+
+def index_of(tmp_path, *labels, skipped=()):
+    return FolderIndex(tmp_path, labels, (), skipped, False, folders=("a", "b", "zebra"))
+
+
+HEIC = "HEIC images need: pip install 'swinclf[heic]'"
+
+
+def test_nothing_readable_names_the_commonest_reason_and_its_remedy(tmp_path):
+    skipped = (
+        *(Skipped(f"a/{n}.heic", HEIC, "a") for n in range(9)),
+        Skipped("b/1.jpg", "the file is empty", "b"),
+    )
+    with pytest.raises(DataError) as caught:
+        check_trainable(index_of(tmp_path, skipped=skipped))
+    assert caught.value.found == (
+        f"0: none with a readable image; 10 files skipped, 9 of them: {HEIC}"
+    )
+    assert caught.value.hint == "pip install 'swinclf[heic]'"
+
+
+def test_train_check_eval_and_predict_name_a_class_that_cannot_be_read(cli, trained, tmp_path):
+    data = write_dataset(tmp_path / "colours", per_class=4)
+    for number in range(3):
+        (data / "zebra").mkdir(exist_ok=True)
+        (data / "zebra" / f"{number}.png").touch()
+    (data / "red" / "gone.png").symlink_to("nowhere")
+    done = cli("train", data, *SMALL_FLAGS, "--name", "run")
+    assert done.code == 3, done.err
+    lost = "class 'zebra' has no readable image: 3 skipped (the file is empty)"
+    assert f"warning: {lost}" in done.err
+    assert "4 files skipped, e.g. red/gone.png: a link to nothing" in done.err
+    run = tmp_path / "runs" / "run"
+    assert {row["path"] for row in read_rows(run / "skipped.csv")} == {
+        *("red/gone.png", "zebra/0.png", "zebra/1.png", "zebra/2.png")
+    }
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert (metrics["skipped"], metrics["classes"]) == (4, ["blue", "green", "red"])
+
+    checked = cli("check", data)
+    assert checked.code == 3
+    assert "MEND  1 class folder without an image that can be read" in checked.out
+    assert "zebra: 3 skipped (the file is empty)" in checked.out
+
+    scored = cli("eval", data, "--run", trained.path, "--split", "all", "--output", "scores")
+    assert scored.code == 3
+    assert "class 'zebra' is not one of the model's: 3 images are not scored" in scored.err
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))["skipped"] == 4
+    predicted = cli("predict", data, "--run", trained.path, "--format", "csv")
+    assert predicted.code == 3
+    assert "4 of 16 inputs could not be read" in predicted.err
+
+
+def test_eval_names_a_known_class_that_cannot_be_read(cli, trained, tmp_path):
+    data = write_dataset(tmp_path / "colours", per_class=2)
+    for path in (data / "red").iterdir():
+        path.write_bytes(b"")
+    done = cli("eval", data, "--run", trained.path, "--output", "scores")
+    assert done.code == 3
+    assert "warning: class 'red' has no readable image: 2 skipped (the file is empty)" in done.err
+
+
+def test_train_and_eval_where_nothing_can_be_read(cli, trained, tmp_path):
+    for name in ("red", "blue"):
+        for number in range(3):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name / f"{number}.png").touch()
+    done = cli("train", "data", *SMALL_FLAGS)
+    assert done.code == 1
+    assert error_lines(done)[1].endswith("6 files skipped, 6 of them: the file is empty")
+    done = cli("eval", "data", "--run", trained.path)
+    assert done.code == 1
+    assert error_lines(done)[1] == "6 files, none readable; 6 of them: the file is empty"
+
+
+# Names that look alike
+
+
+def test_names_that_people_take_for_one():
+    names = ("Rose", "rose", "rose ", "tulip", NFC, NFD, "daisy", "ＡＢ", "AB")
+    assert sorted(similar_names(names)) == [("AB", "ＡＢ"), (NFD, NFC), ("Rose", "rose", "rose ")]
+    assert quoted_together((NFC, NFD)) == f"{NFC!r} (NFC), {NFD!r} (NFD)"
+    assert quoted_together(("Rose", "rose ")) == "'Rose', 'rose '"
+
+
+def test_only_a_unique_match_in_another_form_is_one():
+    assert renamed_to_match([NFD, "a"], [NFC, "a"]) == {NFD: NFC}
+    assert renamed_to_match([NFD, NFC], [NFC]) == {}
+    assert renamed_to_match(["rose "], ["rose"]) == {}
+    mixed = "u\u0308\u00fc"
+    assert renamed_to_match([unicodedata.normalize("NFD", mixed), mixed], ["\u00fc\u00fc"]) == {}
+
+
+def test_train_warns_and_check_finds_names_that_look_alike(cli, tmp_path):
+    data = write_dataset(tmp_path / "data", per_class=4)
+    for row, name in enumerate(("Red", NFC, NFD)):
+        for number in range(4):
+            write_image(data / name / f"{number}.png", (90, 90, 90), seed=50 * row + number)
+    done = cli("train", data, *SMALL_FLAGS)
+    assert done.code == 0, done.err
+    alone = "differ in case, outer spaces or Unicode form alone: they are trained as separate"
+    assert f"warning: the classes {NFD!r} (NFD), {NFC!r} (NFC) {alone}" in done.err
+    assert f"warning: the classes 'Red', 'red' {alone}" in done.err
+    (finding,) = [one for one in find_scan_faults(scan_folder(data)) if one.mend]
+    assert finding.says.startswith("2 groups of class names that differ in case")
+    assert "'Red', 'red'" in [example.note for example in finding.examples]
+
+
+@pytest.fixture
+def forms(tmp_path):
+    """A dataset whose train folder has a name in one Unicode form, and val in the other."""
+    for split, name in (("train", NFC), ("val", NFD)):
+        for folder in (name, "rose"):
+            for number in range(3):
+                path = tmp_path / "data" / split / folder / f"{number}.png"
+                write_image(path, (90, 90, 90), seed=len(str(path)) + number)
+    return tmp_path / "data"
+
+
+def test_val_matches_a_class_in_another_unicode_form(forms):
+    index = scan_folder(forms)
+    assert index.counts(VAL) == {NFC: 3, "rose": 3}
+    assert index.classes == tuple(sorted((NFC, "rose")))
+    (note,) = index.notes.notes()
+    assert note.startswith(f"{NFD!r} (NFD), {NFC!r} (NFC) are one class, written in two Unicode")
+    check_trainable(index)
+
+
+def test_val_with_both_forms_is_refused_and_says_which_is_which(forms):
+    write_image(forms / "val" / NFC / "1.png", (1, 2, 3), seed=3)
+    with pytest.raises(DataError) as caught:
+        check_trainable(scan_folder(forms))
+    assert caught.value.found == f"the val folder adds {NFD!r} (NFD) (did you mean {NFC!r} (NFC)?)"
+
+
+def test_eval_matches_a_class_in_another_unicode_form(cli, tmp_path):
+    data = tmp_path / "data"
+    for row, name in enumerate((NFC, "rose")):
+        for number in range(4):
+            write_image(data / name / f"{number}.png", (200 * row, 9, 9), seed=9 * row + number)
+    assert cli("train", data, *SMALL_FLAGS, "--name", "run").code == 0
+    (data / NFC).rename(data / NFD)
+    (data / "rose").rename(data / "Rose")
+    done = cli("eval", data, "--run", "runs/run", "--split", "all", "--output", "scores")
+    assert done.code == 3, done.err
+    assert "are one class, written in two Unicode forms" in done.err
+    rows = read_rows(tmp_path / "scores" / "predictions.csv")
+    assert [row["label"] for row in rows] == [NFC] * 4
+    skipped = read_rows(tmp_path / "scores" / "skipped.csv")
+    assert {row["reason"] for row in skipped} == {
+        "its class 'Rose' is not one of the model's ('rose' is)"
+    }
+
+
+# A class of one image
+
+
+@pytest.mark.parametrize("flags", [(), ("--freeze-layers",), ("--class-weights", "balanced")])
+def test_a_class_of_one_image_is_trained_on(cli, tmp_path, flags):
+    data = write_dataset(tmp_path / "colours", per_class=8)
+    write_image(data / "violet" / "1.png", (150, 60, 200), seed=1)
+    done = cli("train", data, *SMALL_FLAGS, *flags, "--name", "run")
+    assert done.code == 0, done.err
+    assert "warning: no image of 'violet' is held out: there are not two different" in done.err
+    run = tmp_path / "runs" / "run"
+    split = {row["path"]: row["split"] for row in read_rows(run / "split.csv")}
+    assert split["violet/1.png"] == "train"
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert metrics["classes"] == ["blue", "green", "red", "violet"]
+    assert metrics["per_class"]["violet"]["support"] == 0
+    recalls = [one["recall"] for one in metrics["per_class"].values() if one["support"]]
+    assert len(recalls) == 3
+    assert metrics["balanced_accuracy"] == pytest.approx(sum(recalls) / 3)
+    assert cli("eval", "--run", run, "--split", "all").code == 0
+
+
+def test_classes_of_one_image_each(cli, tmp_path):
+    data = write_dataset(tmp_path / "colours", per_class=1)
+    done = cli("train", data, *SMALL_FLAGS, "--name", "run")
+    assert done.code == 0, done.err
+    metrics = json.loads((tmp_path / "runs" / "run" / "metrics.json").read_text("utf-8"))
+    assert (metrics["split"], metrics["images"]) == ("train", 3)
+    assert "warning: no class has two images: none is held out" in done.err
+
+
+def test_every_class_of_two_has_one_held_out(tmp_path):
+    for name, count in (("a", 1), ("b", 2), ("c", 9)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.jpg").touch()
+    index = scan_folder(tmp_path)
+    digests = {image.path: image.path.encode() for image in index.images}
+    for seed in range(20):
+        dataset = assign_splits(index, digests, {}, val_split=0.2, seed=seed)
+        assert dataset.counts(VAL)["a"] == 0
+        assert dataset.counts(VAL)["b"] == 1
+        assert 1 <= dataset.counts(VAL)["c"] < 9
