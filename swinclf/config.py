@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from swinclf.errors import ConfigError
+from swinclf.files import decode_text, expand_home
 from swinclf.preprocess import Fit
 from swinclf.runtime import Precision
 
@@ -245,6 +246,7 @@ class TrainConfig:
 
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
+PATHS = ("data", "weights", "val", "out")
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,9 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     for name, value in {**from_file, **given}.items():
         if name in SETTINGS:
             try:
-                values[name] = _checked(name, value)
+                values[name] = checked = _checked(name, value)
+                if name in PATHS and isinstance(checked, str):
+                    values[name] = expand_home(checked)
             except ValueError as error:
                 problems.append(str(error))
     problems += _contradictions(values)
@@ -343,9 +347,10 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or holds no settings.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        text = decode_text(path.read_bytes())
+        is_toml = path.suffix.lower() == ".toml"
+        values = tomllib.loads(text) if is_toml else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"a JSON or TOML file of settings at '{path}'",
             found=str(getattr(error, "strerror", None) or error),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swinclf.files import expand_home
+
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
 _IGNORED = {"--num-classes": "the number of classes comes from the folders"}
@@ -55,6 +57,17 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             modern.append(f"{flag}={value}" if has_value else flag)
     return modern, notes
+
+
+def expand_home_in(word: str) -> str:
+    """A word of the command line with `~` for the home folder, also after `--flag=`.
+
+    The shell does this for plain words; not for quoted ones, nor (most of them) after `=`.
+    """
+    flag, has_value, value = word.partition("=")
+    if word.startswith("--") and has_value:
+        return f"{flag}={expand_home(value)}"
+    return expand_home(word)
 
 
 def _take(rest: list[str]) -> str:
