@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+MAX_SIDE = 8192  # px; what is larger is no size of a network's input
+
 
 class Fit(StrEnum):
     """What is done with a picture whose sides are not in the network's proportion."""
@@ -78,17 +80,33 @@ class Preprocess:
         Raises:
             KeyError, TypeError, ValueError: If a field is missing or has no meaning.
         """
+        mean, std = _triple("mean", values["mean"]), _triple("std", values["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std is three numbers above 0. Received: {std}")
+        crop_pct = float(values["crop_pct"])
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct is above 0 and at most 1. Received: {crop_pct}")
         return cls(
-            height=int(values["height"]),
-            width=int(values["width"]),
+            height=_side("height", values["height"]),
+            width=_side("width", values["width"]),
             interpolation=Interpolation(values["interpolation"]),
-            mean=_triple(values["mean"]),
-            std=_triple(values["std"]),
-            crop_pct=float(values["crop_pct"]),
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
             fit=Fit(values["fit"]),
         )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def _triple(name: str, values: Any) -> tuple[float, float, float]:
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise ValueError(f"{name} is three numbers. Received: {values!r}")
     red, green, blue = (float(value) for value in values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"{name} is three finite numbers. Received: {values!r}")
     return red, green, blue
+
+
+def _side(name: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_SIDE:
+        raise ValueError(f"{name} is a whole number from 1 to {MAX_SIDE}. Received: {value!r}")
+    return value

@@ -13,7 +13,8 @@ from swinclf.data.folder import walk_images
 from swinclf.files import expand_home
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.reject import UNKNOWN, Judged, is_withheld, threshold_for
-from swinclf.inference.stream import Source, answer_all
+from swinclf.inference.sources import Source
+from swinclf.inference.stream import answer_all
 from swinclf.runtime import default_workers
 
 
