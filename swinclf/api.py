@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -83,6 +84,8 @@ class Classifier:
         self.path = model
         self._asked = asked
         self._predictor = open_predictor(model, asked)
+        if self._predictor.note:
+            warnings.warn(self._predictor.note, stacklevel=3)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -267,6 +267,10 @@ class Settings:
         """The same with one open setting filled in; a settled one is left exactly as it is."""
         if self.sources[name] is not Source.DEFAULT:
             return self
+        return self.replaced(name, value, reason)
+
+    def replaced(self, name: str, value: object, reason: str) -> Settings:
+        """The same with another value, which the user did not ask for."""
         changes: dict[str, Any] = {name: value}
         return Settings(
             replace(self.config, **changes),
@@ -306,6 +310,13 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
                     values[name] = expand_home(checked)
             except ValueError as error:
                 problems.append(str(error))
+    if values.get("weights") == "":  # as in the old scripts: random weights
+        del values["weights"]
+        values.setdefault("pretrained", False)
+        from_file.pop("weights", None)
+        given.pop("weights", None)
+        if "pretrained" not in from_file:
+            given.setdefault("pretrained", False)
     problems += _contradictions(values)
     if problems:
         raise ConfigError(

@@ -189,6 +189,8 @@ def _options(command):
     """(spellings, values it may have) of each option; of a switch, each of its two spellings."""
     context = command.make_context("", [], resilient_parsing=True)
     for one in command.params:
+        if one.hidden:
+            continue
         if one.opts[0].startswith("-") and one.name != "help":
             shown = one.display_type(context).strip("<>")
             for spelling in (*one.opts, *one.secondary_opts):
@@ -335,7 +337,8 @@ def test_help_shows_every_option_with_its_default(cli, command):
     assert (done.code, done.err) == (0, "")
     entries = [" ".join(one.split()) for one in re.split(r"\n  (?=--)", done.out)[1:]]
     about = {entry.split()[0]: entry for entry in entries}
-    options = {one.opts[0] for one in _group().commands[command].params if one.name != "help"}
+    shown = [one for one in _group().commands[command].params if not one.hidden]
+    options = {one.opts[0] for one in shown if one.name != "help"}
     options = {one for one in options if one.startswith("-")}
     assert about.keys() == options
     for option in options:

@@ -53,13 +53,14 @@ def train_command(
             "Default: none.",
         ),
     ] = None,
+    num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
     from swinclf.verbs.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _settings_to_train_with(given, config, resume)
-    done = train(settings, report=console.ConsoleReporter(), resume=run)
+    done = train(settings, report=console.ConsoleReporter(), resume=run, num_classes=num_classes)
     write_data(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
     return ExitCode.FAILED if settings.config.strict and done.skipped else ExitCode.OK
@@ -150,6 +151,8 @@ def predict_command(
 
     model = find_model(run)
     predictor = open_predictor(model, Asked(impl, device, precision))
+    if predictor.note:
+        console.ConsoleReporter().warn(predictor.note)
     paths = expand_inputs(_with_standard_input(inputs, model))
     failed = 0
     with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:

@@ -39,11 +39,19 @@ class Outputs(NamedTuple):
 
 
 class Predictor(Protocol):
-    """Pictures in, logits and features out."""
+    """Pictures in, logits and features out.
+
+    Attributes:
+        card: Of the model.
+        lanes: How many batches are computed at a time.
+        device: Where.
+        note: What the user should know of the device; empty for nothing.
+    """
 
     card: ModelCard
     lanes: Lanes
     device: str
+    note: str
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
@@ -89,6 +97,7 @@ class TorchPredictor:
 
         assert isinstance(network, nn.Module)
         self.card, self.hardware, self.device = card, hardware, hardware.device
+        self.note = hardware.note
         self._computer = Computer(network, hardware)
         pixels = card.preprocess.height * card.preprocess.width
         self.lanes = lanes_on(hardware.device, pixels)
@@ -114,6 +123,7 @@ class OnnxPredictor:
 
     lanes = OWN_THREADS
     device = "cpu"
+    note = ""
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
         (ort,) = import_onnx_extra("onnxruntime")
@@ -213,7 +223,8 @@ def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
         able, reason = multiplies_bf16(hardware.device)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
-    return Hardware(hardware.device, precision, "as asked" if asked.precision else "as the run")
+    reason = "as asked" if asked.precision else "as the run"
+    return replace(hardware, precision=precision, reason=reason)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
