@@ -82,19 +82,19 @@ def test_the_right_number_of_classes_is_no_warning(saved):
 def test_a_cuda_device_that_is_not_there_is_replaced_with_a_note(saved, device, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    auto = choose_hardware("auto", "fp32").device
     config, err = saved("--device", device)
-    assert f"--device {device}: this machine has no CUDA device; using cpu instead" in err
-    assert config["device"] == "cpu"
+    assert f"--device {device}: this machine has no CUDA device; using {auto} instead" in err
+    assert config["device"] == auto
     assert config["sources"]["device"] == "auto"
-    assert "using cpu instead" in config["reasons"]["device"]
+    assert f"using {auto} instead" in config["reasons"]["device"]
 
 
 def test_a_cuda_device_that_is_not_there_in_the_other_commands(cli, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    said = "--device cuda:0: this machine has no CUDA device; using cpu instead"
+    auto = choose_hardware("auto", "fp32").device
+    said = f"--device cuda:0: this machine has no CUDA device; using {auto} instead"
     picture = trained.data / "red" / "000.png"
     for words in (
         ("predict", picture, "--run", trained.path),
@@ -103,7 +103,7 @@ def test_a_cuda_device_that_is_not_there_in_the_other_commands(cli, trained, tmp
         done = cli(*words, "--device", "cuda:0")
         assert done.code == 0
         assert f"warning: {said}\n" in done.err
-    with pytest.warns(UserWarning, match="using cpu instead"):
+    with pytest.warns(UserWarning, match=f"using {auto} instead"):
         classifier = swinclf.load(trained.path, device="cuda:0")
     assert classifier.predict(picture)[0].label == "red"
 
