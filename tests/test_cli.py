@@ -542,9 +542,14 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
         assert f"{command} " in done.err
     assert "\x1b" not in done.err, "no colours and no bars on a pipe"
     assert "95 % interval" in done.err
+    assert "these images also selected the epoch and the head: new images may do less" in done.err
+    assert "kept out of the training: swinclf eval OTHER --run runs/colours-1" in done.err
     scored = cli("eval", "--format", "json")
     assert json.loads(scored.out)["split"] == "val"
     assert "results in" in scored.err
+    unselected = cli("train", dataset, *SMALL_FLAGS, "--val-split", 0)
+    assert unselected.code == 0
+    assert "selected the epoch" not in unselected.err
 
 
 def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch, no_plots):

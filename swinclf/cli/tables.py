@@ -57,6 +57,10 @@ def training_box(run: Path, metrics: Metrics, skipped: int) -> tuple[str, str]:
         f"on {metrics.images:,} {_split_words(metrics.split)}",
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
+    if metrics.split == "val":
+        from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE
+
+        lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]
     if skipped:
         lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
     lines += [
