@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -67,6 +68,7 @@ def _setting(
     *,
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
     auto: str = "",
 ) -> Any:
     """A field of the table.
@@ -76,9 +78,10 @@ def _setting(
         text: Meaning and unit, for --help.
         low: Smallest value allowed.
         high: Largest value allowed.
+        above: What every value has to be larger than; with None, `low` is the bound.
         auto: What is chosen where the default is None, for --help.
     """
-    metadata = {"text": text, "low": low, "high": high, "auto": auto}
+    metadata = {"text": text, "low": low, "high": high, "above": above, "auto": auto}
     return field(default=default, metadata=metadata)
 
 
@@ -170,7 +173,9 @@ class TrainConfig:
         low=1,
         auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
     )
-    lr: float | None = _setting(None, "Peak learning rate.", low=0, auto="by regime and batch size")
+    lr: float | None = _setting(
+        None, "Peak learning rate, more than 0.", above=0, auto="by regime and batch size"
+    )
     lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
     warmup: float = _setting(
         0.1,
@@ -300,7 +305,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     """
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_settings_file(file) if file else {}
-    problems = [*_unknown_names([*given, *from_file])]
+    problems: list[str | _OutOfRange] = [*_unknown_names([*given, *from_file])]
     values: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in SETTINGS:
@@ -308,8 +313,8 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
                 values[name] = checked = _checked(name, value)
                 if name in PATHS and isinstance(checked, str):
                     values[name] = expand_home(checked)
-            except ValueError as error:
-                problems.append(str(error))
+            except _OutOfRange as error:
+                problems.append(error)
     if values.get("weights") == "":  # as in the old scripts: random weights
         del values["weights"]
         values.setdefault("pretrained", False)
@@ -319,14 +324,31 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
             given.setdefault("pretrained", False)
     problems += _contradictions(values)
     if problems:
-        raise ConfigError(
-            "settings that make sense", found="; ".join(problems), hint="swinclf train --help"
-        )
+        raise _refusal(problems)
     sources = {
         name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
         for name in SETTINGS
     }
     return Settings(TrainConfig(**values), sources, {})
+
+
+class _OutOfRange(ValueError):
+    """A value that a setting cannot have: what it can be, and what it is."""
+
+    def __init__(self, name: str, wanted: str, value: object) -> None:
+        super().__init__(f"{name} is {wanted}, not {value!r}")
+        self.name, self.wanted, self.value = name, wanted, value
+
+
+def _refusal(problems: Sequence[str | _OutOfRange]) -> ConfigError:
+    """The error for everything that is wrong with settings."""
+    only = problems[0]
+    if len(problems) == 1 and isinstance(only, _OutOfRange):
+        return ConfigError(
+            f"{only.wanted} for {only.name}", found=repr(only.value), hint="swinclf train --help"
+        )
+    found = "; ".join(map(str, problems))
+    return ConfigError("settings to train with", found=found, hint="swinclf train --help")
 
 
 def command_of(settings: Settings) -> str:
@@ -399,7 +421,7 @@ def _checked(name: str, value: object) -> object:
     """The value in its setting's type and within its bounds.
 
     Raises:
-        ValueError: Saying what is allowed.
+        _OutOfRange: Saying what is allowed.
     """
     wanted = SETTING_TYPES[name]
     if get_origin(wanted) is tuple:
@@ -407,31 +429,43 @@ def _checked(name: str, value: object) -> object:
     kind = next(kind for kind in get_args(wanted) or (wanted,) if kind is not type(None))
     if issubclass(kind, StrEnum):
         if str(value) not in [str(member) for member in kind]:
-            raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
+            raise _OutOfRange(name, f"one of {', '.join(kind)}", value)
         return kind(str(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError:
-            raise ValueError(f"{name} is a float, not a number of that size") from None
+            raise _OutOfRange(name, "a number of usual size", "a larger one") from None
     if kind is str and isinstance(value, Path):
         value = str(value)
     if type(value) is not kind:
-        raise ValueError(f"{name} is a {kind.__name__}, not {value!r}")
-    low, high = SETTINGS[name].metadata.get("low"), SETTINGS[name].metadata.get("high")
-    too_low, too_high = low is not None and not value >= low, high is not None and not value <= high
-    if too_low or too_high:  # written so that NaN, which compares as false, is refused as well
-        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} is {bounds}, not {value!r}")
+        raise _OutOfRange(name, _KINDS[kind], value)
+    _check_bounds(name, value)
     return value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    about = SETTINGS[name].metadata
+    low, high, above = about.get("low"), about.get("high"), about.get("above")
+    bounds = ""
+    # Written so that NaN, which compares as false, is refused as well.
+    if above is not None and not above < value < math.inf:
+        bounds = f"more than {above:g}, and finite"
+    elif low is not None and not value >= low or high is not None and not value <= high:
+        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+    if bounds:
+        raise _OutOfRange(name, bounds, value)
 
 
 def _checked_words(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"{name} is a list of words, not {value!r}")
+        raise _OutOfRange(name, "a list of words", value)
     without = [word for word in value if "=" not in word]
     if without:
-        raise ValueError(f"{name} is KEY=VALUE, not {without[0]!r}")
+        raise _OutOfRange(name, "KEY=VALUE", without[0])
     return tuple(value)
 
 
@@ -441,8 +475,6 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             "--freeze-layers says head only or everything, --freeze-stages says something between"
         )
-    if values.get("lr") == 0:
-        problems.append("lr is more than 0")
     name = values.get("name")
     if name is not None and (
         name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name

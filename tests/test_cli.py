@@ -461,8 +461,12 @@ def test_wrong_usage_ends_in_2_with_a_word_on_standard_error(cli, words):
         ("{", "line 1"),
         ("[1]", "list"),
         ('{"epoch": 3}', "did you mean 'epochs'"),
-        ('{"epochs": "3"}', "epochs is a int"),
-        ('{"epochs": true, "lr": -1, "data": 3}', "lr is at least 0"),
+        ('{"epochs": "3"}', "'3'"),
+        (
+            '{"epochs": true, "data": 3}',
+            "epochs is a whole number, not True; data is a text, not 3",
+        ),
+        ('{"lr": -1, "data": 3}', "lr is more than 0, and finite, not -1.0"),
     ],
 )
 def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, found):
@@ -470,6 +474,41 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
     done = cli("train", dataset, "--config", tmp_path / "c.json")
     assert done.code == 2
     assert found in error_lines(done)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "found"),
+    [
+        (("train", "x", "--lr", "0"), "more than 0, and finite for lr", "0.0"),
+        (("train", "x", "--lr", "nan"), "more than 0, and finite for lr", "nan"),
+        (("train", "x", "--lr", "inf"), "more than 0, and finite for lr", "inf"),
+        (("train", "x", "--lr", "fast"), "a number for --lr", "fast"),
+        (("train", "x", "--epochs", "many"), "a whole number for --epochs", "many"),
+        (("train", "x", "--epochs=0"), "a number of at least 1 for --epochs", "0"),
+        (("train", "x", "--val-split", "1.5"), "a number of at most 0.9 for --val-split", "1.5"),
+        (("train", "x", "--fit", "big"), "one of 'crop', 'pad', 'squash' for --fit", "big"),
+        (("train", "x", "--epoch", "3"), "an option of 'swinclf train'", "--epoch"),
+        (("train", "x", "y"), "no more arguments for 'swinclf train'", "y, which is one argument"),
+        (("train", "x", "--epochs"), "a value after --epochs", "none"),
+        (("predict",), "INPUT... after 'swinclf predict'", "none"),
+        (("trian", "x"), "a command of swinclf", "'trian'"),
+        (("eval", "--split", "half"), "one of 'val', 'test', 'train', 'all' for --split", "half"),
+        (("export", "--tolerance", "-1"), "a number of at least 0 for --tolerance", "-1"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected_and_found(cli, words, expected, found):
+    done = cli(*words)
+    assert done.code == 2
+    said = error_lines(done)
+    assert said[0] == expected
+    assert said[1].startswith(found)
+    hint = {"--epoch": "did you mean --epochs?", "trian": "did you mean swinclf train?"}
+    assert said[2].startswith(next((hint[word] for word in words if word in hint), "swinclf "))
+
+
+def test_help_says_that_a_rate_is_more_than_0(cli):
+    about = " ".join(cli("train", "--help").out.split())
+    assert re.search(r"--lr <float> Peak learning rate, more than 0\. Default: [^[]*--lrf", about)
 
 
 # --- errors -------------------------------------------------------------------------------------

@@ -131,9 +131,13 @@ def predict_command(
         int, typer.Option("--top-k", min=1, help="Classes to give for each image.")
     ] = 5,
     output_format: Annotated[
-        PredictFormat,
-        typer.Option("--format", help="table, json, jsonl (as they are done) or csv."),
-    ] = PredictFormat.TABLE,
+        Optional[PredictFormat],  # noqa: UP045
+        typer.Option(
+            "--format",
+            help="table, json, jsonl (as they are done) or csv.",
+            show_default="by the ending of --output, else table",
+        ),
+    ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", help="File for the answers.", show_default="standard output"),
@@ -155,7 +159,10 @@ def predict_command(
         console.ConsoleReporter().warn(predictor.note)
     paths = expand_inputs(_with_standard_input(inputs, model))
     failed = 0
-    with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
+    chosen = tables.format_of(output, output_format)
+    if output is not None and tables.ENDINGS.get(output.suffix.lower(), chosen) is not chosen:
+        console.say(f"note: '{output}' is written as {chosen}, as --format says")
+    with tables.PredictionWriter(output, chosen, predictor.card.classes) as writer:
         for prediction in predict(
             predictor,
             paths,

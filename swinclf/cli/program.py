@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         arguments: The command line after the program's name, in today's spelling.
     """
     try:
-        code = app(args=list(arguments), standalone_mode=False)
+        code = app(args=list(arguments), prog_name="swinclf", standalone_mode=False)
         flush_data()
         return int(code or 0)
     except (BrokenPipeError, SystemExit):  # the second is what the parser makes of the first

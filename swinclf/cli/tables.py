@@ -41,6 +41,20 @@ class PredictFormat(StrEnum):
     CSV = "csv"
 
 
+ENDINGS = {
+    ".csv": PredictFormat.CSV,
+    ".json": PredictFormat.JSON,
+    ".jsonl": PredictFormat.JSONL,
+    ".ndjson": PredictFormat.JSONL,
+}
+
+
+def format_of(output: Path | None, asked: PredictFormat | None) -> PredictFormat:
+    """How predictions are written: as asked, else by the ending of the file, else as a table."""
+    ending = output.suffix.lower() if output is not None else ""
+    return asked or ENDINGS.get(ending, PredictFormat.TABLE)
+
+
 class Split(StrEnum):
     """Which images are scored."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
-from swinclf.models.names import is_native, native_names
+from swinclf.models.names import is_native, native_names, suggest_names
 
 SIZES_FILE = Path(__file__).with_name("sizes.json")  # arch -> parameters, by write_sizes
 FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
@@ -91,7 +91,7 @@ def check_name(name: str) -> str:
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
         known = timm.list_models()
-        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
+        near = suggest_names(arch, known)
         raise ModelError(
             f"the name of a backbone, such as {known_example()}",
             found=f"'{name}', which timm does not know",
