@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -371,10 +370,14 @@ def test_help_lists_every_command(cli):
     assert "Commands:" in bare.err
 
 
-def test_neither_help_nor_import_loads_torch_or_timm():
-    code = """
+HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "numpy", "PIL")
+HEAVY += ("onnxruntime", "huggingface_hub", "jinja2")
+
+
+def test_neither_help_nor_import_loads_anything_that_takes_time():
+    code = f"""
 import sys
-import swinclf
+import swinclf, swinclf.errors, swinclf.config, swinclf.runs
 from swinclf.cli.app import main
 for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1:])):
     sys.argv = ["swinclf", *words]
@@ -382,25 +385,15 @@ for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1
         main()
     except SystemExit as ending:
         assert not ending.code, words
-print(sorted({"torch", "timm", "torchvision", "sklearn", "matplotlib"} & sys.modules.keys()))
+print(sorted({{*{HEAVY}, "typer"}} & sys.modules.keys()))
 """
     done = subprocess.run(
-        [sys.executable, "-c", f"COMMANDS = []\n{code}", *CASES],
+        [sys.executable, "-c", code, *CASES],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_takes_less_than_a_third_of_a_second_of_work(program):
-    def seconds():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert program("--help").code == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds() for _ in range(3)) < 0.3
+    assert done.stdout.splitlines()[-1] == "['typer']"  # typer, so that the test can fail
 
 
 def test_the_module_and_the_script_are_the_same_program(program):
@@ -410,13 +403,6 @@ def test_the_module_and_the_script_are_the_same_program(program):
     )
     assert script.out == module.stdout == f"swinclf {swinclf.__version__}\n"
     assert script.err == module.stderr == ""
-
-
-def test_public_names_are_there_and_no_others():
-    for name in swinclf.__all__:
-        assert getattr(swinclf, name).__name__
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        _ = swinclf.trian
 
 
 # --- usage errors -------------------------------------------------------------------------------
@@ -462,11 +448,12 @@ def test_wrong_usage_ends_in_2_with_a_word_on_standard_error(cli, words):
         ("[1]", "list"),
         ('{"epoch": 3}', "did you mean 'epochs'"),
         ('{"epochs": "3"}', "'3'"),
+        ('{"epochs": true}', "True"),
+        ('{"lr": -1}', "-1.0"),
         (
-            '{"epochs": true, "data": 3}',
-            "epochs is a whole number, not True; data is a text, not 3",
+            '{"lr": -1, "epochs": 0}',
+            "lr is more than 0, and finite, not -1.0; epochs is",
         ),
-        ('{"lr": -1, "data": 3}', "lr is more than 0, and finite, not -1.0"),
     ],
 )
 def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, found):
