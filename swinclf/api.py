@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from swinclf.config import ExportFormat, Impl, gather_settings
+from swinclf.errors import ConfigError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.inference.predictor import Asked, open_predictor
-from swinclf.inference.stream import Source
+from swinclf.inference.sources import Source, list_sources
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import find_model
 from swinclf.runtime import Precision
@@ -58,7 +60,15 @@ def load(
     Raises:
         SwinclfError: If there is none, or it cannot be opened.
     """
-    asked = Asked(Impl(impl) if impl else None, device, Precision(precision) if precision else None)
+    try:
+        builder, number = Impl(impl) if impl else None, Precision(precision) if precision else None
+    except ValueError as error:
+        raise ConfigError(
+            f"impl {' or '.join(Impl)}, precision {' or '.join(Precision)}",
+            found=str(error),
+            hint="both left out, for those of the run",
+        ) from error
+    asked = Asked(builder, device, number)
     return Classifier(find_model(Path(run) if run is not None else None), asked)
 
 
@@ -74,6 +84,8 @@ class Classifier:
         self.path = model
         self._asked = asked
         self._predictor = open_predictor(model, asked)
+        if self._predictor.note:
+            warnings.warn(self._predictor.note, stacklevel=3)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,7 +102,8 @@ class Classifier:
         """Answers for pictures.
 
         Args:
-            inputs: Paths, PIL pictures or (H, W, 3) uint8 arrays, or one of them.
+            inputs: Paths, bytes of image files, PIL pictures or (H, W, 3) uint8 arrays, any number
+                of them, or one of them; or an (N, H, W, 3) array.
             top_k: Classes to give for each.
             reject: Share of the answers that shall be right, in (0, 1): the label is `unknown`
                 where that asks for it. None answers always.
@@ -99,14 +112,14 @@ class Classifier:
             One prediction for each input, in order; one that cannot be read has an `error`.
 
         Raises:
+            ConfigError: If `inputs` is no such thing; what is wrong with one of many is its error.
             RunError: If the model cannot keep that precision, or does not know.
         """
-        is_one = (
-            isinstance(inputs, str | PathLike)
-            or hasattr(inputs, "shape")
-            or hasattr(inputs, "mode")
-        )
-        sources: Iterable[Any] = [inputs] if is_one else inputs  # type: ignore[assignment]
+        if type(top_k) is not int or top_k < 1:
+            raise ConfigError("top_k of at least 1", found=repr(top_k), hint="top_k=5")
+        if reject is not None and not 0 < reject < 1:
+            raise ConfigError("reject between 0 and 1", found=repr(reject), hint="reject=0.95")
+        sources = list_sources(inputs)
         return list(predict_with(self._predictor, sources, top_k=top_k, reject=reject))
 
     def evaluate(

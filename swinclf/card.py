@@ -8,7 +8,8 @@ holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,25 +82,118 @@ class ModelCard:
                 hint="a run folder, its model.safetensors or an export; "
                 "to start from foreign weights: swinclf train DATA --weights FILE",
             )
-        try:
-            card = cls(
-                model=metadata["model"],
-                impl=Impl(metadata["impl"]),
-                classes=tuple(map(str, json.loads(metadata["classes"]))),
-                preprocess=Preprocess.from_dict(json.loads(metadata["preprocessing"])),
-                model_args=dict(json.loads(metadata["model_args"])),
-                precision=Precision(metadata["precision"]),
-                confidence=Confidence.from_dict(json.loads(metadata["calibration"])),
-                split=dict(json.loads(metadata["split"])),
-                versions=dict(json.loads(metadata["versions"])),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"a whole model card in '{where}'",
-                found=f"{type(error).__name__}: {error}",
-                hint="take the file from its run again, or train again",
-            ) from error
-        return card
+        fields = {
+            name: _read(key, parse, metadata, where) for name, (key, parse) in _FIELDS.items()
+        }
+        return cls(**fields)
+
+
+def check_sizes(
+    card: ModelCard, *, where: str, logits: int | None, features: int | None = None
+) -> None:
+    """Refuse a model file whose card and network do not belong together.
+
+    Args:
+        card: Of the file.
+        where: The file, for the error.
+        logits: K of the network; None if unknown.
+        features: D of the network; None if unknown.
+
+    Raises:
+        RunError: If the card is about another number of classes or of features.
+    """
+    count, found = len(card.classes), ""
+    if logits is not None and logits != count:
+        found = f"names of {count} classes and a network with {logits} logits"
+    space, second = card.confidence.space, card.confidence.second
+    if features is not None and space is not None and len(space.mean) != features:
+        found = f"a calibration for {len(space.mean)} features and a network with {features}"
+    if second is not None and any(one.count != count for one in (second.by_edges, second.by_hues)):
+        found = f"names of {count} classes and a calibration for {second.by_edges.count}"
+    if found:
+        raise disagreement(where, found)
+
+
+def disagreement(where: str, found: str) -> RunError:
+    """The error for a model file whose parts do not belong together."""
+    return RunError(
+        f"a model card that agrees with the network in '{where}'",
+        found=found,
+        hint="export the run again, or take the file from its run again; "
+        "the metadata of a model file is not to be edited",
+    )
+
+
+def _read(
+    key: str,
+    parse: Callable[[str], Any],
+    metadata: Mapping[str, str],
+    where: str,
+) -> Any:
+    """One field of a card."""
+    try:
+        return parse(metadata[key])
+    except KeyError as error:
+        found = f"no '{key}'" if key not in metadata else f"no {error} in '{key}'"
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        found = f"'{key}': {str(error) or type(error).__name__}"
+    except (RecursionError, MemoryError) as error:
+        found = f"'{key}': {type(error).__name__}"
+    raise RunError(
+        f"a whole model card in '{where}'",
+        found=found[:300],
+        hint="take the file from its run again, or train again",
+    )
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or not names:
+        raise ValueError(f"a list of class names. Received: {text[:80]}")
+    if doubles := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"class names that differ. Received twice: {doubles[0]!r}")
+    return tuple(names)
+
+
+def _words(text: str) -> dict[str, str]:
+    values = json.loads(text)
+    is_words = isinstance(values, dict) and all(isinstance(one, str) for one in values.values())
+    if not is_words:
+        raise ValueError(f"words by name. Received: {text[:80]}")
+    return dict(values)
+
+
+def _split(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"an object. Received: {text[:80]}")
+    seed, part = values.get("seed", 0), values.get("val_split", 0)
+    is_number = isinstance(part, int | float) and not isinstance(part, bool)
+    if type(seed) is not int or not is_number or not 0 <= part < 1:
+        raise ValueError(f"a seed and a val_split in [0, 1). Received: {text[:80]}")
+    if "dataset" in values and not values.keys() >= {"seed", "val_split"}:
+        raise ValueError(f"a seed and a val_split. Received: {text[:80]}")
+    return values
+
+
+def _model(text: str) -> str:
+    if not text:
+        raise ValueError("the name of a network. Received: nothing")
+    return text
+
+
+_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {  # field -> key and how it is read
+    "model": ("model", _model),
+    "impl": ("impl", Impl),
+    "classes": ("classes", _classes),
+    "preprocess": ("preprocessing", lambda text: Preprocess.from_dict(json.loads(text))),
+    "model_args": ("model_args", _words),
+    "precision": ("precision", Precision),
+    "confidence": ("calibration", lambda text: Confidence.from_dict(json.loads(text))),
+    "split": ("split", _split),
+    "versions": ("versions", _words),
+}
 
 
 def _kind(metadata: Mapping[str, str]) -> str:

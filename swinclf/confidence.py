@@ -70,6 +70,8 @@ class Confidence:
         Raises:
             KeyError, TypeError, ValueError: If it is none.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"calibration is an object. Received: {type(values).__name__}")
         space, second = values.get("space"), values.get("second")
         temperature = float(values["temperature"])
         if not 0 < temperature < math.inf:

@@ -11,16 +11,17 @@ import difflib
 import json
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from swinclf.errors import ConfigError
+from swinclf.files import decode_text, expand_home
 from swinclf.preprocess import Fit, Interpolation
 from swinclf.runtime import Precision
-from swinclf.setting_values import check_value
+from swinclf.setting_values import OutOfRange, check_value
 
 
 class Impl(StrEnum):
@@ -67,6 +68,7 @@ def _setting(
     *,
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
     auto: str = "",
     colours: tuple[float, float] | None = None,
 ) -> Any:
@@ -77,10 +79,18 @@ def _setting(
         text: Meaning and unit, for --help.
         low: Smallest value allowed.
         high: Largest value allowed.
+        above: What every value has to be larger than; with None, `low` is the bound.
         auto: What is chosen where the default is None, for --help.
         colours: Of a number for red, green and blue each: the smallest and largest allowed.
     """
-    metadata = {"text": text, "low": low, "high": high, "auto": auto, "colours": colours}
+    metadata = {
+        "text": text,
+        "low": low,
+        "high": high,
+        "above": above,
+        "auto": auto,
+        "colours": colours,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -199,7 +209,9 @@ class TrainConfig:
         low=1,
         auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
     )
-    lr: float | None = _setting(None, "Peak learning rate.", low=0, auto="by regime and batch size")
+    lr: float | None = _setting(
+        None, "Peak learning rate, more than 0.", above=0, auto="by regime and batch size"
+    )
     lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
     warmup: float = _setting(
         0.1,
@@ -276,6 +288,7 @@ class TrainConfig:
 MOVABLE = ("data", "val", "weights", "workers")  # what a resumed run may be given anew
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
+PATHS = ("data", "weights", "val", "out")
 
 
 @dataclass(frozen=True)
@@ -296,6 +309,10 @@ class Settings:
         """The same with one open setting filled in; a settled one is left exactly as it is."""
         if self.sources[name] is not Source.DEFAULT:
             return self
+        return self.replaced(name, value, reason)
+
+    def replaced(self, name: str, value: object, reason: str) -> Settings:
+        """The same with another value, which the user did not ask for."""
         changes: dict[str, Any] = {name: value}
         return Settings(
             replace(self.config, **changes),
@@ -325,24 +342,42 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     """
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_settings_file(file) if file else {}
-    problems = [*_unknown_names([*given, *from_file])]
+    problems: list[str | OutOfRange] = [*_unknown_names([*given, *from_file])]
     values: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in SETTINGS:
             try:
-                values[name] = _checked(name, value)
-            except ValueError as error:
-                problems.append(str(error))
+                values[name] = checked = _checked(name, value)
+                if name in PATHS and isinstance(checked, str):
+                    values[name] = expand_home(checked)
+            except OutOfRange as error:
+                problems.append(error)
+    if values.get("weights") == "":  # as in the old scripts: random weights
+        del values["weights"]
+        values.setdefault("pretrained", False)
+        from_file.pop("weights", None)
+        given.pop("weights", None)
+        if "pretrained" not in from_file:
+            given.setdefault("pretrained", False)
     problems += _contradictions(values)
     if problems:
-        raise ConfigError(
-            "settings that make sense", found="; ".join(problems), hint="swinclf train --help"
-        )
+        raise _refusal(problems)
     sources = {
         name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
         for name in SETTINGS
     }
     return Settings(TrainConfig(**values), sources, {})
+
+
+def _refusal(problems: Sequence[str | OutOfRange]) -> ConfigError:
+    """The error for everything that is wrong with settings."""
+    only = problems[0]
+    if len(problems) == 1 and isinstance(only, OutOfRange):
+        return ConfigError(
+            f"{only.wanted} for {only.name}", found=repr(only.value), hint="swinclf train --help"
+        )
+    found = "; ".join(map(str, problems))
+    return ConfigError("settings to train with", found=found, hint="swinclf train --help")
 
 
 def command_of(settings: Settings) -> str:
@@ -374,9 +409,10 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or holds no settings.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        text = decode_text(path.read_bytes())
+        is_toml = path.suffix.lower() == ".toml"
+        values = tomllib.loads(text) if is_toml else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"a JSON or TOML file of settings at '{path}'",
             found=str(getattr(error, "strerror", None) or error),
@@ -420,8 +456,6 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             "--freeze-layers says head only or everything, --freeze-stages says something between"
         )
-    if values.get("lr") == 0:
-        problems.append("lr is more than 0")
     name = values.get("name")
     if name is not None and (
         name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name

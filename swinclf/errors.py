@@ -87,6 +87,10 @@ class DeviceError(SwinclfError):
     """A device or precision that this machine lacks, or that ran out of memory."""
 
 
+class OutputError(SwinclfError):
+    """Standard output that cannot be written to."""
+
+
 class Interrupted(BaseException):
     """A signal asked the work to stop, and everything has been saved.
 

@@ -90,6 +90,8 @@ class FeatureSpace:
         """
         arrays = {name: unpacked(values[name]) for name in ("mean", "basis", "whiten", "centres")}
         space = cls(**arrays, leftover=float(values["leftover"]))
+        if space.basis.ndim != 2 or space.centres.ndim != 2 or not len(space.centres):
+            raise ValueError(f"tables of numbers. Received: {space.basis.shape}")
         (width,), directions = space.mean.shape, space.basis.shape[1]
         shapes = (space.basis.shape, space.whiten.shape, space.centres.shape[1:])
         if shapes != ((width, directions), (directions, directions), (directions,)):

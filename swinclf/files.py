@@ -7,6 +7,7 @@ through unharmed.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -14,14 +15,18 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, cast
 
 from swinclf.errors import RunError
 
 TEMPORARY = ".tmp"  # how the names of files end that are being written
+LONG_NAME = 200  # bytes; beyond it the name of a temporary file is a digest
+AS_BYTES = "swinclf-bytes"  # the error handler of `to_utf8`, for streams too
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -44,23 +49,85 @@ def write_pieces(
     Raises:
         RunError: If the folder is read-only, full or gone; nothing that stood there before is lost.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            _keep(path, previous)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:
+    with FileReplacement(path, previous=previous) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+class FileReplacement:
+    """A file that takes its name once it is complete, at the end of a `with` block.
+
+    Until then, and if the block ends with an error or an interrupt, the file that had the name
+    before is untouched. A link is followed; a device or a pipe is written to as it is.
+
+    Args:
+        path: The file.
+        previous: Where the file at `path` is kept, in the same folder; None for nowhere.
+
+    Raises:
+        RunError: From any method, if the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, previous: Path | None = None) -> None:
+        self._path, self._previous = path, previous
+        self._target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        self._is_special = self._target.exists() and not self._target.is_file()
+        self._temporary = self._target if self._is_special else _temporary_of(self._target)
+
+    def __enter__(self) -> FileReplacement:
+        """Open the temporary file, in the folder of the final one."""
+        try:
+            self._file = self._temporary.open("wb")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        return self
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write some more."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the file its name, or remove it after an error."""
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        finally:
+            with suppress(OSError):
+                self._file.close()
+            if not self._is_special:
+                with suppress(OSError):
+                    self._temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        self._file.flush()
+        if self._is_special:
+            return
+        os.fsync(self._file.fileno())
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from error
-        raise
+            self._temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
+        self._file.close()  # Windows renames no open file
+        if self._previous is not None and self._target.exists():
+            _keep(self._target, self._previous)
+        self._temporary.replace(self._target)
+        sync_folder(self._target.parent)
+
+
+def _temporary_of(path: Path) -> Path:
+    """The name of a file while it is written; short enough for any file system."""
+    name = path.name
+    if len(os.fsencode(name)) > LONG_NAME:
+        name = name[:20] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.{os.getpid()}{TEMPORARY}")
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -136,7 +203,31 @@ def sweep(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, lone surrogates as the bytes they stand for; see `write_bytes`."""
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    write_bytes(path, to_utf8(text))
+
+
+def to_utf8(text: str) -> bytes:
+    r"""Text as UTF-8; lone surrogates as the bytes that they stand for, other ones as escapes.
+
+    >>> to_utf8("caf\udce9 \ud800")
+    b'caf\xe9 \\ud800'
+    """
+    return text.encode("utf-8", AS_BYTES)
+
+
+def _as_bytes(error: UnicodeError) -> tuple[bytes, int]:
+    """Encode lone surrogates; for `codecs.register_error`."""
+    failed = cast(UnicodeEncodeError, error)
+    done = b"".join(
+        bytes([ord(one) - 0xDC00])
+        if "\udc80" <= one <= "\udcff"
+        else one.encode("ascii", "backslashreplace")
+        for one in failed.object[failed.start : failed.end]
+    )
+    return done, failed.end
+
+
+codecs.register_error(AS_BYTES, _as_bytes)
 
 
 def to_json(value: Any) -> str:
@@ -188,7 +279,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> list[Mapping[str, str]]
         RunError: If it cannot be read, or is no such table.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             rows: list[Mapping[str, str]] = list(reader)
             lacking = [name for name in columns if name not in (reader.fieldnames or ())]
@@ -208,7 +299,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: If it cannot be read, or is no JSON, or no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(decode_text(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(f"JSON at '{path}'", error) from error
     if not isinstance(value, dict):
@@ -222,6 +313,26 @@ def _unreadable(expected: str, error: Exception) -> RunError:
         found=f"{getattr(error, 'strerror', None) or error}"[:300],
         hint="take the file from its run again, or train again",
     )
+
+
+def expand_home(path: str) -> str:
+    """A path with `~` for the home folder, which only an unquoted word has from the shell.
+
+    A file or folder that is really named so wins.
+    """
+    if not path.startswith("~") or os.path.lexists(path.replace("\\", "/").split("/")[0]):
+        return path
+    return os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings they were given as
+
+
+def decode_text(data: bytes) -> str:
+    """The text of a file by its byte order mark: UTF-8 with or without one, or UTF-16.
+
+    Raises:
+        UnicodeDecodeError: If it is neither.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def sync_folder(folder: Path) -> None:

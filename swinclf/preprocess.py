@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 Colours = tuple[float, float, float]  # red, green, blue
+MAX_SIDE = 8192  # px; what is larger is no size of a network's input
 
 
 class Fit(StrEnum):
@@ -102,13 +103,19 @@ class Preprocess:
         Raises:
             KeyError, TypeError, ValueError: If a field is missing or has no meaning.
         """
+        mean, std = _triple("mean", values["mean"]), _triple("std", values["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std is three numbers above 0. Received: {std}")
+        crop_pct = float(values["crop_pct"])
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct is above 0 and at most 1. Received: {crop_pct}")
         return cls(
-            height=int(values["height"]),
-            width=int(values["width"]),
+            height=_side("height", values["height"]),
+            width=_side("width", values["width"]),
             interpolation=Interpolation(values["interpolation"]),
-            mean=_triple(values["mean"]),
-            std=_triple(values["std"]),
-            crop_pct=float(values["crop_pct"]),
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
             fit=Fit(values["fit"]),
             ranges=ranges_from(values.get("ranges", {})),
         )
@@ -124,7 +131,7 @@ def read_colours(text: str) -> Colours:
         ValueError: If they are none.
     """
     numbers = [float(word) for word in text.replace(",", " ").split()]
-    return _triple(numbers * 3 if len(numbers) == 1 else numbers)
+    return _triple("text", numbers * 3 if len(numbers) == 1 else numbers)
 
 
 def write_colours(colours: Colours) -> str:
@@ -147,6 +154,16 @@ def ranges_from(values: Mapping[str, Any]) -> tuple[ValueRange, ...]:
     return tuple(ranges)
 
 
-def _triple(values: Any) -> Colours:
+def _triple(name: str, values: Any) -> Colours:
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise ValueError(f"{name} is three numbers. Received: {values!r}")
     red, green, blue = (float(value) for value in values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"{name} is three finite numbers. Received: {values!r}")
     return red, green, blue
+
+
+def _side(name: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_SIDE:
+        raise ValueError(f"{name} is a whole number from 1 to {MAX_SIDE}. Received: {value!r}")
+    return value

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
-from swinclf.files import TEMPORARY, cannot_write, sweep, sync_folder
+from swinclf.files import TEMPORARY, cannot_write, expand_home, read_json, sweep, sync_folder
 from swinclf.lock import LOCK_NAME, FolderLock, Held, whoami
 
 LATEST = "latest"
@@ -321,6 +321,7 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
     """
     if where is None:
         return RunFolder(_newest_finished(out))
+    where = Path(expand_home(str(where)))
     folder = where if where.is_dir() else where.parent
     run = RunFolder(folder)
     if not where.exists() or not run.config.is_file():
@@ -340,6 +341,7 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
     """
     if where is None:
         return RunFolder(_newest_finished(out)).model
+    where = Path(expand_home(str(where)))
     if where.is_file():
         if where.suffix.lower() not in MODEL_SUFFIXES:
             raise RunError(
@@ -357,6 +359,17 @@ def run_beside(model: Path) -> RunFolder | None:
     """The run folder that a model file lies in, if it lies in one."""
     run = RunFolder(model.resolve().parent)
     return run if run.config.is_file() and run.split.is_file() else None
+
+
+def data_folder_of(model: Path) -> Path | None:
+    """The dataset that a model's run was trained on; None where there is no run that says."""
+    run = run_beside(model)
+    if run is None:
+        return None
+    with suppress(RunError):
+        data = read_json(run.config).get("data")
+        return Path(data) if isinstance(data, str) else None
+    return None
 
 
 def make_folder(path: Path) -> Path:

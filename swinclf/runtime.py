@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -47,15 +48,21 @@ class Hardware:
         device: A torch device name: cpu, cuda, cuda:N or mps.
         precision: fp32, bf16 or fp16, never auto.
         reason: Why this precision, a few words.
+        note: What the user should know of the device, such as that it is not the one asked for;
+            empty for nothing.
     """
 
     device: str
     precision: Precision
     reason: str
+    note: str = ""
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Settles device and precision; what is asked for by name is obeyed or refused, never replaced.
+    """Settles device and precision.
+
+    A CUDA device that this machine lacks is replaced by what `auto` takes, with a note: commands
+    with `--device cuda:0` are carried from machine to machine. Any other name is obeyed or refused.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is
@@ -66,23 +73,29 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     Raises:
         DeviceError: If this machine lacks the device.
     """
-    chosen = _choose_device(device)
+    chosen, note = _choose_device(device)
     if precision != Precision.AUTO:
-        return Hardware(chosen, Precision(precision), "as asked")
+        return Hardware(chosen, Precision(precision), "as asked", note)
     native, reason = multiplies_bf16(chosen)
-    return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason)
+    return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason, note)
 
 
-def _choose_device(name: str) -> str:
+def _choose_device(name: str) -> tuple[str, str]:
+    """The device, and a note where it is not the one of that name."""
     import torch
 
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    auto = "cuda" if has_cuda else "mps" if has_mps else "cpu"
     if name == "auto":
-        return "cuda" if has_cuda else "mps" if has_mps else "cpu"
+        return auto, ""
     kind, colon, number = name.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(kind, 0)
     if count and not colon or number.isdecimal() and int(number) < count:
-        return name
+        return name, ""
+    if name == "cuda" or re.fullmatch(r"cuda:\d+", name):
+        count = torch.cuda.device_count()
+        found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+        return auto, f"--device {name}: this machine has {found}; using {auto} instead"
     there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     raise DeviceError(
         f"the device '{name}' of --device",

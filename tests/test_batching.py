@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from swinclf.inference.batching import BatchSize
+from swinclf.inference.predictor import open_predictor
+from swinclf.inference.stream import answer_all
 from swinclf.lanes import Lanes, lanes_on, threads_shared
 
 
@@ -39,12 +45,65 @@ def test_a_size_that_was_asked_for_is_kept():
     assert set(settled(lambda _: 10, first=7, most=7)[:-1]) == {7}
 
 
-def test_threads_are_shared_and_given_back():
+@pytest.fixture
+def three_threads():
+    """Torch computes on three threads; the tests otherwise give it one."""
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_are_shared_and_given_back():
     lanes = lanes_on("cpu", 224 * 224)
+    assert lanes.count == 3
     with threads_shared(lanes):
-        assert torch.get_num_threads() * lanes.count <= before
-    assert torch.get_num_threads() == before
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    with pytest.raises(KeyError), threads_shared(replace(lanes, count=2)):
+        raise KeyError
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_lanes_compute_at_the_same_time_and_answer_as_one_does(trained):
+    predictor = open_predictor(trained.path / "model.safetensors")
+    assert predictor.lanes.count == 3
+    pictures = sorted(trained.data.rglob("*.png"))
+    together, outputs = threading.Barrier(3), predictor.outputs
+    threads, alone = set(), predictor.outputs
+
+    def meet(pixels):
+        threads.add(threading.get_ident())
+        together.wait(30)  # breaks unless three batches are computed at once
+        return outputs(pixels)
+
+    predictor.outputs = meet
+    predictor.lanes = replace(predictor.lanes, first=4, most=4)
+    assert len(pictures) == 36, "nine batches: three times three"
+    found = list(answer_all(predictor, pictures, workers=2))
+    predictor.outputs, predictor.lanes = alone, replace(predictor.lanes, count=1)
+    torch.set_num_threads(1)
+    expected = list(answer_all(predictor, pictures, workers=2))
+    assert len(threads) == 3
+    assert [path for path, _ in found] == [path for path, _ in expected] == pictures
+    for (_, one), (_, other) in zip(found, expected, strict=True):
+        assert one.error == ""
+        assert np.array_equal(one.probabilities, other.probabilities)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_in_one_lane_ends_the_work_and_gives_the_threads_back(trained, monkeypatch):
+    predictor = open_predictor(trained.path / "model.safetensors")
+
+    def fail(_pixels):
+        raise RuntimeError("mat1 and mat2")
+
+    monkeypatch.setattr(predictor, "outputs", fail)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        list(answer_all(predictor, sorted(trained.data.rglob("*.png")), workers=1))
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize(("side", "size"), [(224, 8), (384, 8), (112, 32), (32, 32)])

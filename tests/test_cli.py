@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -194,6 +193,8 @@ def _options(command):
     """(spellings, values it may have) of each option; of a switch, each of its two spellings."""
     context = command.make_context("", [], resilient_parsing=True)
     for one in command.params:
+        if one.hidden:
+            continue
         if one.opts[0].startswith("-") and one.name != "help":
             shown = one.display_type(context).strip("<>")
             for spelling in (*one.opts, *one.secondary_opts):
@@ -340,7 +341,8 @@ def test_help_shows_every_option_with_its_default(cli, command):
     assert (done.code, done.err) == (0, "")
     entries = [" ".join(one.split()) for one in re.split(r"\n  (?=--)", done.out)[1:]]
     about = {entry.split()[0]: entry for entry in entries}
-    options = {one.opts[0] for one in _group().commands[command].params if one.name != "help"}
+    shown = [one for one in _group().commands[command].params if not one.hidden]
+    options = {one.opts[0] for one in shown if one.name != "help"}
     options = {one for one in options if one.startswith("-")}
     assert about.keys() == options
     for option in options:
@@ -373,10 +375,14 @@ def test_help_lists_every_command(cli):
     assert "Commands:" in bare.err
 
 
-def test_neither_help_nor_import_loads_torch_or_timm():
-    code = """
+HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "numpy", "PIL")
+HEAVY += ("onnxruntime", "huggingface_hub", "jinja2")
+
+
+def test_neither_help_nor_import_loads_anything_that_takes_time():
+    code = f"""
 import sys
-import swinclf
+import swinclf, swinclf.errors, swinclf.config, swinclf.runs
 from swinclf.cli.app import main
 for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1:])):
     sys.argv = ["swinclf", *words]
@@ -384,25 +390,15 @@ for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1
         main()
     except SystemExit as ending:
         assert not ending.code, words
-print(sorted({"torch", "timm", "torchvision", "sklearn", "matplotlib"} & sys.modules.keys()))
+print(sorted({{*{HEAVY}, "typer"}} & sys.modules.keys()))
 """
     done = subprocess.run(
-        [sys.executable, "-c", f"COMMANDS = []\n{code}", *CASES],
+        [sys.executable, "-c", code, *CASES],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_takes_less_than_a_third_of_a_second_of_work(program):
-    def seconds():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert program("--help").code == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds() for _ in range(3)) < 0.3
+    assert done.stdout.splitlines()[-1] == "['typer']"  # typer, so that the test can fail
 
 
 def test_the_module_and_the_script_are_the_same_program(program):
@@ -412,13 +408,6 @@ def test_the_module_and_the_script_are_the_same_program(program):
     )
     assert script.out == module.stdout == f"swinclf {swinclf.__version__}\n"
     assert script.err == module.stderr == ""
-
-
-def test_public_names_are_there_and_no_others():
-    for name in swinclf.__all__:
-        assert getattr(swinclf, name).__name__
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        _ = swinclf.trian
 
 
 # --- usage errors -------------------------------------------------------------------------------
@@ -463,8 +452,13 @@ def test_wrong_usage_ends_in_2_with_a_word_on_standard_error(cli, words):
         ("{", "line 1"),
         ("[1]", "list"),
         ('{"epoch": 3}', "did you mean 'epochs'"),
-        ('{"epochs": "3"}', "epochs is a int"),
-        ('{"epochs": true, "lr": -1, "data": 3}', "lr is at least 0"),
+        ('{"epochs": "3"}', "'3'"),
+        ('{"epochs": true}', "True"),
+        ('{"lr": -1}', "-1.0"),
+        (
+            '{"lr": -1, "epochs": 0}',
+            "lr is more than 0, and finite, not -1.0; epochs is",
+        ),
     ],
 )
 def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, found):
@@ -472,6 +466,41 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
     done = cli("train", dataset, "--config", tmp_path / "c.json")
     assert done.code == 2
     assert found in error_lines(done)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "found"),
+    [
+        (("train", "x", "--lr", "0"), "more than 0, and finite for lr", "0.0"),
+        (("train", "x", "--lr", "nan"), "more than 0, and finite for lr", "nan"),
+        (("train", "x", "--lr", "inf"), "more than 0, and finite for lr", "inf"),
+        (("train", "x", "--lr", "fast"), "a number for --lr", "fast"),
+        (("train", "x", "--epochs", "many"), "a whole number for --epochs", "many"),
+        (("train", "x", "--epochs=0"), "a number of at least 1 for --epochs", "0"),
+        (("train", "x", "--val-split", "1.5"), "a number of at most 0.9 for --val-split", "1.5"),
+        (("train", "x", "--fit", "big"), "one of 'crop', 'pad', 'squash' for --fit", "big"),
+        (("train", "x", "--epoch", "3"), "an option of 'swinclf train'", "--epoch"),
+        (("train", "x", "y"), "no more arguments for 'swinclf train'", "y, which is one argument"),
+        (("train", "x", "--epochs"), "a value after --epochs", "none"),
+        (("predict",), "INPUT... after 'swinclf predict'", "none"),
+        (("trian", "x"), "a command of swinclf", "'trian'"),
+        (("eval", "--split", "half"), "one of 'val', 'test', 'train', 'all' for --split", "half"),
+        (("export", "--tolerance", "-1"), "a number of at least 0 for --tolerance", "-1"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected_and_found(cli, words, expected, found):
+    done = cli(*words)
+    assert done.code == 2
+    said = error_lines(done)
+    assert said[0] == expected
+    assert said[1].startswith(found)
+    hint = {"--epoch": "did you mean --epochs?", "trian": "did you mean swinclf train?"}
+    assert said[2].startswith(next((hint[word] for word in words if word in hint), "swinclf "))
+
+
+def test_help_says_that_a_rate_is_more_than_0(cli):
+    about = " ".join(cli("train", "--help").out.split())
+    assert re.search(r"--lr <float> Peak learning rate, more than 0\. Default: [^[]*--lrf", about)
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -544,9 +573,14 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
         assert f"{command} " in done.err
     assert "\x1b" not in done.err, "no colours and no bars on a pipe"
     assert "95 % interval" in done.err
+    assert "these images also selected the epoch and the head: new images may do less" in done.err
+    assert "kept out of the training: swinclf eval OTHER --run runs/colours-1" in done.err
     scored = cli("eval", "--format", "json")
     assert json.loads(scored.out)["split"] == "val"
     assert "results in" in scored.err
+    unselected = cli("train", dataset, *SMALL_FLAGS, "--val-split", 0)
+    assert unselected.code == 0
+    assert "selected the epoch" not in unselected.err
 
 
 def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch, no_plots):

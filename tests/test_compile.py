@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
 from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, weights_of
 from torch import nn
 
@@ -26,6 +29,23 @@ def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
     runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in (False, True)]
     assert len(compiled) == 1
     assert same_weights(*(weights_of(run.folder.path) for run in runs))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler for C++")
+def test_the_real_backend_computes_the_same(monkeypatch):
+    from torch._inductor import config
+
+    # What makes later compilations quick takes half a minute before the first.
+    monkeypatch.setattr(config, "cpp_cache_precompile_headers", False, raising=False)
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", True, raising=False)
+    torch.manual_seed(0)
+    network, x = nn.GELU().eval(), torch.randn(4, 6)
+    with torch.no_grad():
+        expected = network(x)
+        compiling.compile_network(network)
+        torch.testing.assert_close(network(x), expected)
+    assert compiling.BACKEND == "inductor"
+    assert network._compiled_call_impl is not None
 
 
 def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_path, monkeypatch):

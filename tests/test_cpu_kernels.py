@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import platform
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,9 +14,30 @@ from network_cases import difference, images, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swinclf.models.cpu_kernels import bias_gradient, linear, weight_gradient
+from swinclf.models import cpu_kernels
+from swinclf.models.cpu_kernels import bias_gradient, is_fused, linear, weight_gradient
 from swinclf.models.layers import gelu_mlp
 from swinclf.models.swin import Swin, SwinConfig
+from swinclf.runtime import multiplies_bf16
+
+
+@pytest.fixture(autouse=True, params=["fused", "plain"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute, and that it is this one: a CPU without bfloat16 has only the plain."""
+    if request.param == "plain":
+        monkeypatch.setattr(cpu_kernels, "_has_fused_linear", lambda: False)
+    elif not cpu_kernels._has_fused_linear():
+        pytest.skip("this CPU, or this PyTorch, has no fused linear layer in bfloat16")
+    assert is_fused(torch.zeros(2, 2, dtype=torch.bfloat16)) is (request.param == "fused")
+
+
+def test_a_cpu_with_bfloat16_has_the_fused_layer() -> None:
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    if is_x86 and multiplies_bf16("cpu")[0]:
+        assert torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert not is_fused(torch.zeros(2, 2))
+    assert not is_fused(torch.zeros(2, 2, dtype=torch.bfloat16, device="meta"))
+
 
 ROUNDING = 2**-7  # of the largest value: two roundings to bfloat16
 

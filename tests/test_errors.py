@@ -52,7 +52,20 @@ def test_no_such_folder(cli):
 
 def test_a_file_for_a_folder(cli, tmp_path):
     (tmp_path / "photos.zip").touch()
-    assert failure(cli("train", "photos.zip"))[1] == "a file"
+    _, found, hint = failure(cli("train", "photos.zip"))
+    assert found == "a file"
+    assert hint == "unpack it, then the folder that holds the class folders"
+    assert "download the dataset" in failure(cli("train", "https://example.org/d"))[2]
+
+
+def test_home_that_the_shell_did_not_expand(cli, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert failure(cli("train", "~/colors"))[2] == f"did you mean '{dataset}'?"
+    assert f"'{tmp_path / 'runs' / 'x'}'" in failure(cli("predict", "a", "--run=~/runs/x"))[0]
+    assert failure(cli("predict", "a", "--run", "~nobody-here"))[0] == "a run at '~nobody-here'"
+    (tmp_path / "~").mkdir()
+    assert "'~/colors'" in failure(cli("train", "~/colors"))[0]
 
 
 def test_the_data_folder_of_a_fresh_clone(cli, tmp_path):
@@ -194,13 +207,6 @@ def test_wrong_words_are_wrong_usage(cli, words, named):
     assert outcome.code == ExitCode.USAGE
     assert named in outcome.err
     assert outcome.out == ""
-
-
-def test_a_device_this_machine_lacks(cli, dataset):
-    expected, found, hint = failure(cli("train", dataset, "--device", "cuda:99"))
-    assert "'cuda:99'" in expected
-    assert "cpu" in found
-    assert hint == "--device auto"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:", "cuda:-1", "cpu:1"])

@@ -348,7 +348,10 @@ def test_the_drawn_picture_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("words", "code", "line", "part"),
     [
-        (("resnet50",), 1, 2, "--impl timm"),
+        (("resnet50",), 1, 2, "swinclf models --impl native"),
+        (("vit-tiny",), 1, 2, "did you mean vit_tiny_patch16_224? (inspect opens"),
+        (("vit", "--img-size", "8"), 2, 0, "images of at least 16 px, the side of one patch"),
+        (("vit_tiny_patch16_224", "--img-size", "8"), 2, 2, "--img-size 224"),
         (("resnet50.a1_in1k",), 1, 1, "'resnet50.a1_in1k'"),
         (("swin_tiny_patch4_window7_224.nope",), 1, 0, "ms_in1k"),
         (("runs/nowhere",), 1, 0, "'runs/nowhere'"),

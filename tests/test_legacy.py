@@ -7,7 +7,10 @@ import json
 import pytest
 from conftest import SMALL_FLAGS
 
+import swinclf
 from swinclf.cli.legacy import modernise
+from swinclf.config import gather_settings
+from swinclf.runtime import choose_hardware
 
 
 @pytest.fixture
@@ -60,10 +63,58 @@ def test_data_path_is_the_folder(saved, dataset, form):
 
 
 @pytest.mark.parametrize("words", [["--num_classes", "5"], ["--num-classes=5"]])
-def test_the_number_of_classes_is_ignored_with_a_note(saved, words):
+def test_another_number_of_classes_is_said_and_changes_nothing(saved, words):
     config, err = saved(*words)
-    assert "note: --num-classes 5 is not needed and ignored" in err
+    assert "note: --num-classes 5 is not needed: the folders say how many there are" in err
+    assert (
+        "warning: --num-classes 5, but the folders hold 3 classes ('blue', 'green', 'red')" in err
+    )
     assert "num_classes" not in config
+
+
+def test_the_right_number_of_classes_is_no_warning(saved):
+    _, err = saved("--num_classes", "3")
+    assert "note: --num-classes 3 is not needed" in err
+    assert "warning" not in err
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99"])
+def test_a_cuda_device_that_is_not_there_is_replaced_with_a_note(saved, device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    auto = choose_hardware("auto", "fp32").device
+    config, err = saved("--device", device)
+    assert f"--device {device}: this machine has no CUDA device; using {auto} instead" in err
+    assert config["device"] == auto
+    assert config["sources"]["device"] == "auto"
+    assert f"using {auto} instead" in config["reasons"]["device"]
+
+
+def test_a_cuda_device_that_is_not_there_in_the_other_commands(cli, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    auto = choose_hardware("auto", "fp32").device
+    said = f"--device cuda:0: this machine has no CUDA device; using {auto} instead"
+    picture = trained.data / "red" / "000.png"
+    for words in (
+        ("predict", picture, "--run", trained.path),
+        ("eval", trained.data, "--run", trained.path, "--output", tmp_path / "scores"),
+    ):
+        done = cli(*words, "--device", "cuda:0")
+        assert done.code == 0
+        assert f"warning: {said}\n" in done.err
+    with pytest.warns(UserWarning, match=f"using {auto} instead"):
+        classifier = swinclf.load(trained.path, device="cuda:0")
+    assert classifier.predict(picture)[0].label == "red"
+
+
+def test_a_gpu_beyond_those_there_are_is_replaced_by_the_first(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_hardware("cuda:1", "fp32").device == "cuda:1"
+    found = choose_hardware("cuda:2", "fp32")
+    assert found.device == "cuda"
+    assert found.note == "--device cuda:2: this machine has 2 CUDA devices; using cuda instead"
 
 
 @pytest.mark.parametrize("words", [["--batch_size", "6"], ["--batch_size=6"], ["--batch-size=6"]])
@@ -89,9 +140,25 @@ def test_model_name_is_the_model(cli, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--weights", ""], ["--weights="]])
-def test_empty_weights_are_none(saved, words):
-    config, _ = saved(*words)
+def test_empty_weights_are_random_ones(cli, dataset, tmp_path, words):
+    (tmp_path / "c.json").write_text('{"weights": "gone.pth"}', "utf-8")
+    small = ("--model", "test_vit", "--img-size", "32", "--epochs", "1", "--config", "c.json")
+    done = cli("train", *words, dataset, *small)
+    assert done.code == 0, done.err
+    assert "note: --weights '' means random weights, as in the old scripts" in done.err
+    config = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
     assert config["weights"] is None
+    assert config["pretrained"] is False
+    assert config["sources"]["pretrained"] == "flag"
+    assert gather_settings({"data": "x", "weights": ""}).config.pretrained is False
+
+
+def test_empty_weights_beside_another_choice_are_none():
+    assert modernise(["train", "x", "--weights", "", "--pretrained"]) == (
+        ["train", "x", "--pretrained"],
+        [],
+    )
+    assert modernise(["inspect", "vit", "--weights", ""]) == (["inspect", "vit"], [])
 
 
 def test_weights_with_a_name_still_are_some(saved, trained):

@@ -115,6 +115,33 @@ def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
     assert again.micro_batch == 4
 
 
+def test_saving_makes_no_copy_of_the_weights(tmp_path, monkeypatch):
+    state = state_of(Network())
+    loop._train_step(state, batch_of(8), SCHEDULE, CPU)
+    state.best = loop.Best(1, (0.0, 1.0), state.model.state_dict())
+    written = {}
+    monkeypatch.setattr("swinclf.training.checkpoint.write_tensors", _remember(written))
+    origin = Origin({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
+    save_checkpoint(RunFolder(tmp_path), state, origin)
+    for name, one in state.model.state_dict().items():
+        assert written[f"model/{name}"].data_ptr() == one.data_ptr()
+        assert written[f"best/{name}"].data_ptr() == one.data_ptr()
+    moments = next(iter(state.optimizer.state.values()))
+    assert written["optimizer/0/exp_avg"].data_ptr() == moments["exp_avg"].data_ptr()
+    monkeypatch.undo()
+    save_checkpoint(RunFolder(tmp_path), state, origin)
+    again = read_checkpoint(RunFolder(tmp_path)).tensors
+    assert all(torch.equal(again[name], one) for name, one in written.items())
+
+
+def _remember(written):
+    def write(_path, tensors, _facts, *, previous):
+        del previous
+        written.update(tensors)
+
+    return write
+
+
 @pytest.fixture
 def small_device(monkeypatch):
     """A device on which no more than three images fit into a training step."""

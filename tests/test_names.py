@@ -17,7 +17,13 @@ from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
 from swinclf.models.build import Architecture, create_network, reset_head
 from swinclf.models.complexity import parts
-from swinclf.models.names import build_native, native_config, native_data_config, native_names
+from swinclf.models.names import (
+    build_native,
+    native_config,
+    native_data_config,
+    native_names,
+    suggest_names,
+)
 
 # What these networks do not express, by a word of the name: other blocks (rpn, xp, 18x2, the d...
 # and p... sizes), pooling by attention (siglip without gap, map), a stem of convolutions (r26, r50,
@@ -90,6 +96,28 @@ def test_other_names_are_refused_with_the_way_out(name: str, hint: str) -> None:
     with pytest.raises(ModelError) as error:
         native_config(name)
     assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("word", "first"),
+    [
+        ("swin_tiny", "swin_tiny_patch4_window7_224"),
+        ("swin-tiny", "swin_tiny_patch4_window7_224"),
+        ("Swin-T", "swin_tiny_patch4_window7_224"),
+        ("swin", "swin_tiny_patch4_window7_224"),
+        ("vit-tiny", "vit_tiny_patch16_224"),
+        ("vit_tiny", "vit_tiny_patch16_224"),
+        ("ViT-B/16", "vit_base_patch16_224"),
+        ("ViT-L-32", "vit_large_patch32_224"),
+        ("swin_base", "swin_base_patch4_window7_224"),
+        ("swin_tinny_patch4_window7_224", "swin_tiny_patch4_window7_224"),
+        ("resnet", None),
+        ("", None),
+    ],
+)
+def test_suggestions_begin_with_what_was_typed(word: str, first: str | None) -> None:
+    known = [*native_names(), "swin_s3_tiny_224", "gcvit_tiny", "davit_tiny", "swinv2_cr_tiny_224"]
+    assert next(iter(suggest_names(word, known)), None) == first
 
 
 def test_all_wrong_arguments_are_told_at_once() -> None:

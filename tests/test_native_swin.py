@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from unittest import mock
 
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -258,37 +256,6 @@ def test_drop_path_acts_in_training_only() -> None:
     assert torch.equal(network(x), network(x))
     network.train()
     assert not torch.equal(network(x), network(x))
-
-
-def test_compiles_whole() -> None:
-    network = tiny()
-    x = images(network)
-    torch._dynamo.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert difference(compiled(x), network(x)) < FLOAT32_TOLERANCE
-    compiled(x).sum().backward()
-
-
-def test_exports_with_any_batch() -> None:
-    network = tiny()
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    example = images(network, 2)
-    exported = torch.export.export(network, (example,), dynamic_shapes=(batch,))
-    stream = io.BytesIO()
-    program = torch.onnx.export(
-        network, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False
-    )
-    program.save(stream)
-    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    for count in (1, 2, 7):
-        x = images(network, count)
-        with torch.no_grad():
-            expected = network(x)
-            assert difference(exported.module()(x), expected) < FLOAT32_TOLERANCE
-        (found,) = session.run(None, {name: x.numpy()})
-        assert difference(torch.from_numpy(found), expected) < FLOAT32_TOLERANCE
 
 
 def test_stages_in_portions_give_the_same_answers() -> None:

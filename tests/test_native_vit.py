@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import onnxruntime
 import pytest
 import timm
 import torch
 from network_cases import (
-    FLOAT32_TOLERANCE,
     assert_equal_answers,
     bytes_held,
     difference,
@@ -198,34 +194,3 @@ def test_other_sizes_are_refused_in_words() -> None:
     with pytest.raises(ModelError, match="48 x 32") as error:
         tiny()(torch.randn(1, 3, 48, 48))
     assert error.value.found == "48 x 48"
-
-
-def test_compiles_whole() -> None:
-    network = tiny(distilled=True)
-    x = images(network)
-    torch._dynamo.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert difference(compiled(x), network(x)) < FLOAT32_TOLERANCE
-    compiled(x).sum().backward()
-
-
-def test_exports_with_any_batch() -> None:
-    network = tiny(reg_tokens=1, no_embed_class=True)
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    example = images(network, 2)
-    exported = torch.export.export(network, (example,), dynamic_shapes=(batch,))
-    stream = io.BytesIO()
-    program = torch.onnx.export(
-        network, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False
-    )
-    program.save(stream)
-    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    for count in (1, 2, 7):
-        x = images(network, count)
-        with torch.no_grad():
-            expected = network(x)
-            assert difference(exported.module()(x), expected) < FLOAT32_TOLERANCE
-        (found,) = session.run(None, {name: x.numpy()})
-        assert difference(torch.from_numpy(found), expected) < FLOAT32_TOLERANCE

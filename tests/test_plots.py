@@ -127,10 +127,13 @@ def test_classes_without_images_are_pointed_out(tmp_path, drawn):
     assert "without images" in all_texts(drawn[1])
 
 
-def test_one_image_of_one_class_among_many(tmp_path):
+def test_one_image_of_one_class_among_many(tmp_path, drawn):
     total = Tally(named(3))
     total.update(np.array([[0.1, 0.8, 0.1]]), np.array([0]))
     draw_confusion_matrix(total.result("all"), tmp_path / "m.png")
+    cells = drawn[0].axes[0].images[0].get_array()
+    assert np.nan_to_num(np.asarray(cells, float)).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert "without images" in all_texts(drawn[0])
 
 
 def test_hostile_names_break_nothing(tmp_path, drawn, caplog):
@@ -235,8 +238,13 @@ def test_curves_without_validation(tmp_path, drawn):
     assert "best val" not in all_texts(drawn[0])
 
 
-def test_curves_of_a_diverged_run(tmp_path):
+def test_curves_of_a_diverged_run(tmp_path, drawn):
     draw_curves(history(3, train_loss=float("nan"), val_loss=float("inf")), tmp_path / "c.png")
+    loss, accuracy = drawn[0].axes[:2]
+    assert not any(np.isfinite(line.get_ydata()).any() for line in loss.get_lines()[:2])
+    assert all(np.isfinite(line.get_ydata()).all() for line in accuracy.get_lines()[:2])
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.width > 600
 
 
 def test_curves_of_nothing():

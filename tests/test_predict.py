@@ -223,6 +223,28 @@ def test_output_is_what_would_have_been_printed(cli, trained, pictures, tmp_path
     assert (tmp_path / "answers").read_text("utf-8") == printed.out
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "start"),
+    [
+        ("a.json", (), "[\n  {"),
+        ("a.JSONL", (), '{"path"'),
+        ("a.ndjson", (), '{"path"'),
+        ("a.csv", (), "path,label,probability,error\n"),
+        ("a.txt", (), " "),
+        ("a", (), " "),
+        ("a.json", ("--format", "csv"), "path,label,probability,error\n"),
+        ("a.txt", ("--format", "csv"), "path,label,probability,error\n"),
+    ],
+)
+def test_the_ending_of_the_file_is_its_format(cli, trained, pictures, tmp_path, name, words, start):
+    output = tmp_path / name
+    done = cli("predict", pictures, "--run", trained.path, "--output", output, *words)
+    assert done.code == 0
+    assert output.read_text("utf-8").startswith(start)
+    is_other = name == "a.json" and bool(words)
+    assert (f"note: '{output}' is written as csv, as --format says" in done.err) == is_other
+
+
 def test_an_output_that_cannot_be_written_is_an_error(cli, trained, pictures, tmp_path):
     done = cli("predict", pictures, "--run", trained.path, "--output", tmp_path / "no" / "where")
     assert done.code == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_every_command_is_documented():
 def test_every_file_of_a_run_is_documented(trained):
     for path in trained.path.iterdir():
         assert f"`{path.name}" in README or f"`{path.suffix}`" in README, path.name
+
+
+def test_limits_and_promises_are_those_of_the_code():
+    from swinclf.data import limits
+
+    about = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    assert f"files over {limits.MAX_FILE_BYTES // 1024**2} MiB" in about
+    assert "no pickle is ever loaded" not in README  # `.pth` files are pickles, read restricted
+    assert "no code in\na file is ever executed" in README
+
+
+def test_types_come_with_the_package():
+    assert (ROOT / "swinclf" / "py.typed").is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["swinclf"]
+    assert "Typing :: Typed" in project["project"]["classifiers"]
 
 
 def test_tour(cli, tmp_path):

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from typing import NamedTuple
 
@@ -161,6 +161,17 @@ def test_it_says_whether_calibrating_was_of_use(written, temperature, after, sai
     page = Page(written(sections=Sections(calibration=calibration)))
     assert said in page.text
     assert ("Not calibrated" in page.text) == (temperature == 1.0)
+
+
+def test_it_says_that_these_images_selected_the_epoch(written):
+    metrics = metrics_of(["cat", "dog", "fox"])
+    held_out, other = (replace(metrics, split=split) for split in ("val", "test"))
+    said = "These images also selected the epoch and the head"
+    page = Page(written(metrics=held_out)).text
+    assert said in page
+    assert "swinclf eval OTHER --run RUN" in page
+    assert said not in Page(written(metrics=other)).text
+    assert said not in Page(written(metrics=held_out, history=[])).text
 
 
 def test_it_says_what_matters(written):

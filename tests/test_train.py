@@ -663,7 +663,7 @@ def test_a_seed_chooses_another_split_and_other_weights(dataset, tmp_path):
 def test_all_problems_of_the_settings_are_told_at_once():
     with pytest.raises(ConfigError) as error:
         swinclf.train("x", epoch=3, lr=-1.0, fit="stretch", freeze_layers=True, freeze_stages=1)
-    for part in ("'epoch'", "did you mean 'epochs'", "lr is at least 0", "fit", "--freeze-stages"):
+    for part in ("'epoch'", "did you mean 'epochs'", "lr is more than 0", "fit", "--freeze-stages"):
         assert part in error.value.found
 
 

@@ -9,12 +9,15 @@ import warnings
 from typing import NoReturn
 
 from swinclf.cli import commands, console, program  # noqa: F401 - commands register themselves
-from swinclf.cli.legacy import modernise
+from swinclf.cli.legacy import expand_home_in, modernise
+from swinclf.cli.streams import prepare_streams, restart_in_utf8
 from swinclf.runtime import keep_freed_memory
 
 
 def main() -> NoReturn:
     """Runs the program on the command line it was started with."""
+    restart_in_utf8()
+    prepare_streams()
     # OpenMP's threads wait for one another by spinning, which makes a network many times slower
     # where another program wants a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -25,18 +28,16 @@ def main() -> NoReturn:
     arguments, notes = modernise(sys.argv[1:])
     program.shows_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
+    arguments = [expand_home_in(word) for word in arguments]
     # Pillow warns about pictures that it reads all the same; what it cannot read is told by name.
     warnings.filterwarnings("ignore", module="PIL")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape")
     for note in notes:
         console.say(f"note: {note}")
     try:
-        program.app(args=arguments)
+        code = program.run(arguments)
     finally:
         # The interpreter, when it ends, would look at each of those objects again. Triton's count
         # whether it did, and complain.
         if "triton" not in sys.modules:
             gc.freeze()
-    raise SystemExit(0)
+    raise SystemExit(code)

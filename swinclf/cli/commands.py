@@ -5,7 +5,6 @@ Verbs are imported inside the commands: torch takes seconds to import, and --hel
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,10 +24,11 @@ from swinclf.cli.options import (
     takes_settings,
 )
 from swinclf.cli.program import app, guarded
+from swinclf.cli.streams import standard_input, write_data
 from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
-from swinclf.runs import RunFolder, find_model, find_run
+from swinclf.runs import RunFolder, data_folder_of, find_model, find_run
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
 
@@ -55,14 +55,15 @@ def train_command(
             "Default: none.",
         ),
     ] = None,
+    num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
     from swinclf.verbs.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _settings_to_train_with(given, config, resume)
-    done = train(settings, report=console.ConsoleReporter(), resume=run)
-    sys.stdout.write(f"{done.folder.path}\n")
+    done = train(settings, report=console.ConsoleReporter(), resume=run, num_classes=num_classes)
+    write_data(f"{done.folder.path}\n")
     console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
     if done.skipped:
         return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
@@ -110,7 +111,7 @@ def eval_command(
         workers=workers,
         report=console.ConsoleReporter(),
     )
-    sys.stdout.write(tables.metrics_text(done.metrics, result_format))
+    write_data(tables.metrics_text(done.metrics, result_format))
     if done.rejection is not None:
         console.say(tables.rejection_text(done.rejection))
     console.say(f"results in {done.folder}")
@@ -134,9 +135,13 @@ def predict_command(
         int, typer.Option("--top-k", min=1, help="Classes to give for each image.")
     ] = 5,
     output_format: Annotated[
-        PredictFormat,
-        typer.Option("--format", help="table, json, jsonl (as they are done) or csv."),
-    ] = PredictFormat.TABLE,
+        Optional[PredictFormat],  # noqa: UP045
+        typer.Option(
+            "--format",
+            help="table, json, jsonl (as they are done) or csv.",
+            show_default="by the ending of --output, else table",
+        ),
+    ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--output", help="File for the answers.", show_default="standard output"),
@@ -153,11 +158,17 @@ def predict_command(
     from swinclf.inference.predictor import Asked, open_predictor
     from swinclf.verbs.predict import expand_inputs, predict
 
-    predictor = open_predictor(find_model(run), Asked(impl, device, precision))
+    model = find_model(run)
+    predictor = open_predictor(model, Asked(impl, device, precision))
+    if predictor.note:
+        console.ConsoleReporter().warn(predictor.note)
     ignored: Counter[str] = Counter()
-    paths = expand_inputs(_with_standard_input(inputs), ignored)
+    paths = expand_inputs(_with_standard_input(inputs, model), ignored)
     failed = 0
-    with tables.PredictionWriter(output, output_format, predictor.card.classes) as writer:
+    chosen = tables.format_of(output, output_format)
+    if output is not None and tables.ENDINGS.get(output.suffix.lower(), chosen) is not chosen:
+        console.say(f"note: '{output}' is written as {chosen}, as --format says")
+    with tables.PredictionWriter(output, chosen, predictor.card.classes) as writer:
         for prediction in predict(
             predictor,
             paths,
@@ -216,7 +227,7 @@ def export_command(
         asked=Asked(impl, device, precision),
         report=console.ConsoleReporter(),
     )
-    sys.stdout.write(f"{done.path}\n")
+    write_data(f"{done.path}\n")
     console.box("exported", tables.export_text(done))
 
 
@@ -274,7 +285,7 @@ def check_command(
         workers=workers,
         report=console.ConsoleReporter(),
     )
-    sys.stdout.write(audit_text(audit, result_format))
+    write_data(audit_text(audit, result_format))
     for path in (output, page):
         if path is not None:
             console.say(f"written to {path}")
@@ -302,7 +313,7 @@ def compare_command(
     from swinclf.cli.compare_table import comparison_text
     from swinclf.verbs.compare import compare
 
-    sys.stdout.write(comparison_text(compare(first, second, output=output), result_format))
+    write_data(comparison_text(compare(first, second, output=output), result_format))
     if output is not None:
         console.say(f"written to {output}")
 
@@ -377,7 +388,7 @@ def inspect_command(
         look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
         report=console.ConsoleReporter(),
     )
-    sys.stdout.write(tables.inspection_text(done, result_format))
+    write_data(tables.inspection_text(done, result_format))
     if done.pictures:
         console.say(tables.pictures_text(done))
 
@@ -423,7 +434,7 @@ def doctor_command(
     """Show versions, device, precision, caches, speed."""
     from swinclf.verbs.doctor import examine
 
-    sys.stdout.write(tables.findings_text(examine(), result_format))
+    write_data(tables.findings_text(examine(), result_format))
 
 
 @app.command("demo")
@@ -439,16 +450,16 @@ def demo_command(
     demo(output, report=console.ConsoleReporter(), say=console.say)
 
 
-def _with_standard_input(inputs: list[str]) -> Iterator[str]:
-    """The inputs, with - replaced by the lines of standard input."""
+def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
+    """The inputs, with - replaced by the paths on standard input."""
+    from swinclf.data.path_lists import read_path_list
+
     for given in inputs:
-        if given == "-":
-            for line in sys.stdin.buffer:
-                path = line.rstrip(b"\r\n")
-                if path:
-                    yield path.decode("utf-8", "surrogateescape")
-        else:
+        if given != "-":
             yield given
+            continue
+        base = data_folder_of(model)
+        yield from read_path_list(standard_input(), base=base, note=console.say)
 
 
 def _settings_to_train_with(

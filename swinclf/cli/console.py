@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from swinclf.cli.streams import talking
 from swinclf.errors import SwinclfError
 from swinclf.progress import EpochRow, Reporter
 
@@ -51,26 +52,30 @@ def one_line(text: str) -> str:
 
 def say_error(error: SwinclfError) -> None:
     """Prints an error: what was expected, what was found, what to type next."""
-    console = _console()
     first, *rest = str(error).splitlines()
-    console.print(Text("error: ", style="bold red") + Text(terminal_safe(first)), soft_wrap=True)
+    _print(Text("error: ", style="bold red") + Text(terminal_safe(first)))
     for line in rest:
         word, _, text = line.partition(": ")
-        console.print(Text(f"{word}: ", style="bold") + Text(terminal_safe(text)), soft_wrap=True)
+        _print(Text(f"{word}: ", style="bold") + Text(terminal_safe(text)))
 
 
 def say(text: str) -> None:
     """Prints a line."""
-    _console().print(Text(terminal_safe(text)), soft_wrap=True)
+    _print(Text(terminal_safe(text)))
 
 
 def box(title: str, text: str) -> None:
     """Prints a box on a terminal, the same lines plainly on a pipe."""
     console = _console()
     if console.is_terminal:
-        console.print(Panel(Text(terminal_safe(text)), title=title, expand=False, padding=(1, 2)))
+        _print(Panel(Text(terminal_safe(text)), title=title, expand=False, padding=(1, 2)))
     else:
         say(f"{title}\n{text}")
+
+
+def _print(what: Text | Panel, console: Console | None = None) -> None:
+    with talking():
+        (console or _console()).print(what, soft_wrap=isinstance(what, Text))
 
 
 def _console() -> Console:
@@ -87,17 +92,15 @@ class ConsoleReporter(Reporter):
 
     def note(self, text: str) -> None:
         """A fact worth knowing."""
-        self._console.print(Text(terminal_safe(text), style="dim"), soft_wrap=True)
+        _print(Text(terminal_safe(text), style="dim"), self._console)
 
     def warn(self, text: str) -> None:
         """Something that may want mending."""
-        self._console.print(
-            Text("warning: ", style="bold yellow") + Text(terminal_safe(text)), soft_wrap=True
-        )
+        _print(Text("warning: ", style="bold yellow") + Text(terminal_safe(text)), self._console)
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
         """A line an epoch."""
-        self._console.print(Text(epoch_line(row, total=total, best=best)), soft_wrap=True)
+        _print(Text(epoch_line(row, total=total, best=best)), self._console)
 
     @contextmanager
     def track(
@@ -186,8 +189,10 @@ class _Lines:
         if self._total is not None:
             of = f"/{self._total:,} {self._unit}"
             left = f", {(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
-        sys.stderr.write(f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s{left}\n")
-        sys.stderr.flush()
+        with talking():
+            line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s{left}\n"
+            sys.stderr.write(line)
+            sys.stderr.flush()
 
     def close(self) -> None:
         pass

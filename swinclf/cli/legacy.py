@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swinclf.files import expand_home
+
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
-_IGNORED = {"--num-classes": "the number of classes comes from the folders"}
+_COUNTED = ("--num-classes",)  # `train` compares it with the folders; nothing else needs it
 _DEFAULTED = {"--reject": "0.95"}  # may stand without a value
 _OPTIONAL = {"--model-name": "--model", "--weights": "--weights"}  # '' used to mean none
+_RANDOM = "--weights '' means random weights, as in the old scripts: --no-pretrained says so"
 
 
 def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -26,6 +29,8 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     modern: list[str] = []
     notes: list[str] = []
     rest = list(arguments)
+    is_training = next((word for word in rest if not word.startswith("-")), "") == "train"
+    is_new = is_training and not any(one.startswith(("--resume", "--pretrained")) for one in rest)
     while rest:
         word = rest.pop(0)
         if word == "--":  # after it, nothing is an option
@@ -37,9 +42,11 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         flag = flag.replace("_", "-")
         if flag == "--data-path":
             modern.append(value if has_value else _take(rest))
-        elif flag in _IGNORED:
-            ignored = value if has_value else _take(rest)
-            notes.append(f"{flag} {ignored} is not needed and ignored: {_IGNORED[flag]}")
+        elif flag in _COUNTED:
+            count = value if has_value else _take(rest)
+            notes.append(f"{flag} {count} is not needed: the folders say how many there are")
+            if is_training and count.isdecimal():
+                modern.append(f"{flag}={count}")
         elif (
             flag in _SWITCHES
             and (stated := value if has_value else _peek(rest)).lower() in _BOOLEANS
@@ -51,10 +58,24 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             modern.append(f"{flag}={_DEFAULTED[flag]}")
         elif flag in _OPTIONAL:
             given = value if has_value else _take(rest)
+            if flag == "--weights" and not given and is_new:
+                notes.append(_RANDOM)
+                modern.append("--weights=")
             modern += [_OPTIONAL[flag], given] if given else []
         else:
             modern.append(f"{flag}={value}" if has_value else flag)
     return modern, notes
+
+
+def expand_home_in(word: str) -> str:
+    """A word of the command line with `~` for the home folder, also after `--flag=`.
+
+    The shell does this for plain words; not for quoted ones, nor (most of them) after `=`.
+    """
+    flag, has_value, value = word.partition("=")
+    if word.startswith("--") and has_value:
+        return f"{flag}={expand_home(value)}"
+    return expand_home(word)
 
 
 def _take(rest: list[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, ParamSpec
 
@@ -13,6 +12,8 @@ import typer
 
 from swinclf import __version__
 from swinclf.cli import console
+from swinclf.cli.streams import discard, flush_data, output_failure, write_data
+from swinclf.cli.usage import UsageError, usage_error
 from swinclf.errors import ExitCode, Interrupted, SwinclfError
 from swinclf.runtime import termination_raised
 
@@ -31,6 +32,33 @@ app = typer.Typer(
 shows_tracebacks = False  # set by --debug
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run the program; return its exit code.
+
+    Args:
+        arguments: The command line after the program's name, in today's spelling.
+    """
+    try:
+        code = app(args=list(arguments), prog_name="swinclf", standalone_mode=False)
+        flush_data()
+        return int(code or 0)
+    except (BrokenPipeError, SystemExit):  # the second is what the parser makes of the first
+        discard(sys.stdout)
+        return ExitCode.OK
+    except SwinclfError as error:
+        console.say_error(error)
+        return error.exit_code
+    except UsageError as error:
+        if not arguments:  # the parser's way to show the help
+            console.say(str(error))
+            return ExitCode.USAGE
+        console.say_error(usage_error(error, arguments))
+        return ExitCode.USAGE
+    except OSError as error:  # help goes to standard output and touches no file
+        console.say_error(output_failure(error))
+        return ExitCode.FAILED
+
+
 def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
     """Makes every ending of a command an exit code, and every error three lines."""
 
@@ -39,6 +67,7 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
         try:
             with termination_raised():
                 code = command(*args, **kwargs) or ExitCode.OK
+                flush_data()
         except SwinclfError as error:
             _show_traceback()
             console.say_error(error)
@@ -51,8 +80,10 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             code = ExitCode.OK
+        except SystemExit:  # what Rich makes of a broken pipe under standard error
+            code = ExitCode.FAILED
         except typer.Exit:
             raise
         except OSError as error:
@@ -92,7 +123,7 @@ def _show_traceback() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"swinclf {__version__}\n")
+        write_data(f"swinclf {__version__}\n")
         raise typer.Exit
 
 

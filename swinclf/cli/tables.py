@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from swinclf.cli.console import one_line, terminal_safe
+from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
-from swinclf.files import csv_text, to_json
+from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 
 if TYPE_CHECKING:
     from swinclf.evaluation.metrics import Metrics
@@ -41,6 +41,20 @@ class PredictFormat(StrEnum):
     CSV = "csv"
 
 
+ENDINGS = {
+    ".csv": PredictFormat.CSV,
+    ".json": PredictFormat.JSON,
+    ".jsonl": PredictFormat.JSONL,
+    ".ndjson": PredictFormat.JSONL,
+}
+
+
+def format_of(output: Path | None, asked: PredictFormat | None) -> PredictFormat:
+    """How predictions are written: as asked, else by the ending of the file, else as a table."""
+    ending = output.suffix.lower() if output is not None else ""
+    return asked or ENDINGS.get(ending, PredictFormat.TABLE)
+
+
 class Split(StrEnum):
     """Which images are scored."""
 
@@ -57,6 +71,10 @@ def training_box(run: Path, metrics: Metrics, skipped: int) -> tuple[str, str]:
         f"on {metrics.images:,} {_split_words(metrics.split)}",
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
+    if metrics.split == "val":
+        from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE
+
+        lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]
     if skipped:
         lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
     lines += [
@@ -158,15 +176,15 @@ def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) 
     rows = []
     for one in backbones:
         if not count and result_format is ResultFormat.TABLE:
-            sys.stdout.write(f"{'parameters':>10}  {'px':>4}  name\n")
+            write_data(f"{'parameters':>10}  {'px':>4}  name\n")
         count += 1
         if result_format is ResultFormat.TABLE:
-            sys.stdout.write(f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}\n")
-            sys.stdout.flush()
+            write_data(f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}\n")
+            flush_data()
         else:
             rows.append({"name": one.name, "parameters": one.parameters, "image_px": one.image_px})
     if rows:
-        sys.stdout.write(to_json(rows))
+        write_data(to_json(rows))
     return count
 
 
@@ -281,6 +299,7 @@ def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -
 class PredictionWriter:
     """Writes predictions one by one, to standard output or a file.
 
+    A file appears when it is complete; after an interrupt the one before it is untouched.
     Names go out byte for byte, but for the table, which is for terminals.
 
     Args:
@@ -296,14 +315,22 @@ class PredictionWriter:
         self._format = output_format
         self._width = min(40, max(len(one_line(name)) for name in classes))
         self._output = output
+        self._file: FileReplacement | None = None
 
     def __enter__(self) -> PredictionWriter:
         """Opens the output and writes what stands before the first prediction."""
-        self._file = self._open()
+        if self._output is not None:
+            if not self._output.parent.is_dir():
+                raise RunError(
+                    f"to write '{self._output}'",
+                    found="No such file or directory",
+                    hint=f"make the folder '{self._output.parent}' first, or another --output",
+                )
+            self._file = FileReplacement(self._output).__enter__()
         if self._format is PredictFormat.CSV:
-            self._file.write(csv_text([["path", "label", "probability", "error"]]))
+            self._put(csv_text([["path", "label", "probability", "error"]]))
         elif self._format is PredictFormat.JSON:
-            self._file.write("[")
+            self._put("[")
         return self
 
     def __exit__(
@@ -312,31 +339,27 @@ class PredictionWriter:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Writes what stands after the last prediction."""
-        if self._format is PredictFormat.JSON and kind is None:
-            self._file.write("\n]\n" if self.count else "]\n")
-        self._file.flush()
-        if self._output is not None:
-            self._file.close()
+        """Writes what stands after the last prediction; a file then takes its name."""
+        if kind is None:
+            if self._format is PredictFormat.JSON:
+                self._put("\n]\n" if self.count else "]\n")
+            if self._file is None:
+                flush_data()
+        if self._file is not None:
+            self._file.__exit__(kind, value, trace)
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction; a reader of a pipe sees it at once."""
-        self._file.write(self._text(prediction))
+        self._put(self._text(prediction))
         self.count += 1
-        if self._format is not PredictFormat.JSON:
-            self._file.flush()
+        if self._file is None and self._format is not PredictFormat.JSON:
+            flush_data()
 
-    def _open(self) -> IO[str]:
-        if self._output is None:
-            return sys.stdout
-        try:
-            return self._output.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise RunError(
-                f"to write '{self._output}'",
-                found=error.strerror or str(error),
-                hint="another --output",
-            ) from error
+    def _put(self, text: str) -> None:
+        if self._file is None:
+            write_data(text)
+        else:
+            self._file.write(to_utf8(text))
 
     def _text(self, one: Prediction) -> str:
         if self._format is PredictFormat.CSV:

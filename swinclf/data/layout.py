@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -135,7 +136,9 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(
             f"a folder of class folders at '{folder}'",
             found=kinds.get(error.errno or 0) or error.strerror or str(error),
-            hint=_near_folder(folder) or "the path of your dataset, or: swinclf demo",
+            hint=_unpack_first(folder)
+            or _near_folder(folder)
+            or "the path of your dataset, or: swinclf demo",
         ) from error
 
 
@@ -305,6 +308,14 @@ def _count_images(folder: str) -> int:
 
 def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _unpack_first(path: Path) -> str:
+    """What to do with an archive or an address; empty for anything else."""
+    if re.match(r"[a-z0-9]+:/", str(path)):
+        return "an address is not read: download the dataset first"
+    is_archive = path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar"))
+    return "unpack it, then the folder that holds the class folders" if is_archive else ""
 
 
 def _near_folder(path: Path) -> str:

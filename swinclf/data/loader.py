@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from swinclf.data.images import UnreadableImage, content_digest, read_bytes, reading, use_image
+from swinclf.data.limits import MAX_FILE_BYTES, turn_to_read
 from swinclf.data.readers import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
 from swinclf.data.transforms import eval_pixels
 from swinclf.errors import DataError
@@ -80,6 +81,31 @@ def load_image(
         return LoadedImage(pixels, found, "")
     except UnreadableImage as error:
         return LoadedImage(None, b"", str(error))
+
+
+def decode_encoded(
+    data: bytes,
+    to_pixels: Callable[[Image.Image], np.ndarray],
+    decode_px: int,
+    ranges: tuple[ValueRange, ...] = (),
+) -> np.ndarray:
+    """Decodes and transforms the content of an image file that is in memory.
+
+    Args:
+        data: The whole file, at most `limits.MAX_FILE_BYTES`.
+        to_pixels: RGB picture -> (H, W, 3) uint8.
+        decode_px: The shorter side that is needed, px.
+        ranges: Which values of more than 8 bits are black and white.
+
+    Raises:
+        UnreadableImage: If it cannot be read.
+    """
+    if not data:
+        raise UnreadableImage("expected the bytes of an image file; found none")
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
+    with turn_to_read(len(data)):
+        return use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges)
 
 
 def load_for_prediction(

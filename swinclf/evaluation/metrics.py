@@ -21,6 +21,8 @@ TOP = 5
 MATRIX_CLASSES = 1000  # a matrix of 10,000 classes would be a file of 300 MB, nearly all zeros
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is no number
+SELECTION_NOTE = "these images also selected the epoch and the head: new images may do less well"
+UNBIASED_NOTE = "an unbiased score, on a folder kept out of the training"
 
 
 @dataclass(frozen=True, slots=True)

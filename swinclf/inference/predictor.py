@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from swinclf.card import ModelCard
+from swinclf.card import ModelCard, check_sizes, disagreement
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
 from swinclf.errors import DeviceError, RunError
@@ -21,6 +22,8 @@ from swinclf.runtime import (
     multiplies_bf16,
     out_of_memory_named,
 )
+
+ONNX_INPUT = "pixels"
 
 
 class Outputs(NamedTuple):
@@ -36,11 +39,19 @@ class Outputs(NamedTuple):
 
 
 class Predictor(Protocol):
-    """Pictures in, logits and features out."""
+    """Pictures in, logits and features out.
+
+    Attributes:
+        card: Of the model.
+        lanes: How many batches are computed at a time.
+        device: Where.
+        note: What the user should know of the device; empty for nothing.
+    """
 
     card: ModelCard
     lanes: Lanes
     device: str
+    note: str
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
@@ -86,6 +97,7 @@ class TorchPredictor:
 
         assert isinstance(network, nn.Module)
         self.card, self.hardware, self.device = card, hardware, hardware.device
+        self.note = hardware.note
         self._computer = Computer(network, hardware)
         pixels = card.preprocess.height * card.preprocess.width
         self.lanes = lanes_on(hardware.device, pixels)
@@ -111,6 +123,7 @@ class OnnxPredictor:
 
     lanes = OWN_THREADS
     device = "cpu"
+    note = ""
 
     def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
         (ort,) = import_onnx_extra("onnxruntime")
@@ -134,17 +147,70 @@ class OnnxPredictor:
         ) as error:  # ONNX Runtime's exceptions have no common base that it documents
             raise RunError(
                 f"an ONNX file at '{path}'",
-                found=str(error).splitlines()[0][:200],
+                found=first_line_of(error),
                 hint="swinclf export --format onnx",
             ) from error
+        self._path = path
         self.card = ModelCard.from_metadata(metadata, where=str(path))
+        self._check_graph()
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        logits, *features = self._session.run(
-            None, {"pixels": to_numpy_input(pixels, self.card.preprocess)}
-        )
+        inputs = {ONNX_INPUT: to_numpy_input(pixels, self.card.preprocess)}
+        try:
+            logits, *features = self._session.run(None, inputs)
+        except Exception as error:  # no common base either
+            raise RunError(
+                f"the network in '{self._path}' to compute {len(pixels)} images",
+                found=first_line_of(error),
+                hint="swinclf export --format onnx",
+            ) from error
         return Outputs(logits, features[0] if features else None)
+
+    def _check_graph(self) -> None:
+        """Refuse a file whose card and graph disagree.
+
+        Raises:
+            RunError: Then.
+        """
+        where, wanted = str(self._path), self.card.preprocess
+        inputs = {one.name: one for one in self._session.get_inputs()}
+        if inputs.keys() != {ONNX_INPUT}:
+            raise disagreement(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
+        shape, kind = inputs[ONNX_INPUT].shape, inputs[ONNX_INPUT].type
+        expected = (None, 3, wanted.height, wanted.width)
+        fits = len(shape) == 4 and all(
+            not isinstance(side, int) or one is None or side == one
+            for side, one in zip(shape, expected, strict=True)
+        )
+        if kind != "tensor(float)" or not fits:
+            raise disagreement(
+                where,
+                f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
+                f"{tuple(shape)} ({kind})",
+            )
+        sizes = [self._width_of(one.shape) for one in self._session.get_outputs()]
+        if not sizes or None in sizes[:2]:  # the graph does not say: an empty image does
+            blank = np.zeros((1, wanted.height, wanted.width, 3), np.uint8)
+            sizes = [self._width_of(one.shape) for one in self.outputs(blank) if one is not None]
+        check_sizes(
+            self.card,
+            where=where,
+            logits=sizes[0] or 0,
+            features=sizes[1] if len(sizes) > 1 else None,
+        )
+
+    @staticmethod
+    def _width_of(shape: Sequence[object]) -> int | None:
+        """The second of two dimensions; 0 where there are not two, None where it is open."""
+        if len(shape) != 2:
+            return 0
+        return shape[1] if isinstance(shape[1], int) else None
+
+
+def first_line_of(error: Exception) -> str:
+    """The first line of an exception's text, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
@@ -157,7 +223,8 @@ def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
         able, reason = multiplies_bf16(hardware.device)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
-    return Hardware(hardware.device, precision, "as asked" if asked.precision else "as the run")
+    reason = "as asked" if asked.precision else "as the run"
+    return replace(hardware, precision=precision, reason=reason)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -156,6 +156,7 @@ class _WholeBatches:
     def __init__(self, predictor: Predictor, size: int) -> None:
         self._predictor, self._size = predictor, size
         self.card, self.lanes, self.device = predictor.card, predictor.lanes, predictor.device
+        self.note = predictor.note
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""

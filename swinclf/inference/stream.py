@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from swinclf.confidence import Confidence
-from swinclf.data.loader import groups_at_hand, load_image, map_ahead
+from swinclf.data.loader import decode_encoded, groups_at_hand, load_image, map_ahead
 from swinclf.data.raster import to_rgb
 from swinclf.data.thumbnails import middle_square
 from swinclf.data.transforms import eval_pixels
+from swinclf.files import expand_home
 from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
+from swinclf.inference.sources import ENCODED, Source, explain_unreadable, image_of
 from swinclf.lanes import Lanes, threads_shared
 from swinclf.preprocess import Preprocess
 from swinclf.second_opinion import SIDE
 
-Source = TypeVar("Source", bound="str | Path | Image.Image | np.ndarray")
+Given = TypeVar("Given", bound=Source)
 Loaded = TypeVar("Loaded")
 Answered = TypeVar("Answered")
 
@@ -58,13 +61,13 @@ class Answer:
 
 def answer_all(
     predictor: Predictor,
-    sources: Iterable[Source],
+    sources: Iterable[Given],
     *,
     workers: int,
     batch_size: int | None = None,
     as_they_come: bool = False,
     trusted: bool = False,
-) -> Iterator[tuple[Source, Answer]]:
+) -> Iterator[tuple[Given, Answer]]:
     """Answers for pictures, in their order.
 
     Args:
@@ -85,10 +88,10 @@ def answer_all(
     confidence = predictor.card.confidence
     small_px = SIDE if trusted and confidence.second is not None else None
 
-    def load(source: Source) -> tuple[Source, _Loaded]:
+    def load(source: Given) -> tuple[Given, _Loaded]:
         return source, _load(source, predictor.card.preprocess, small_px)
 
-    def answer(batch: list[tuple[Source, _Loaded]]) -> list[tuple[Source, Answer]]:
+    def answer(batch: list[tuple[Given, _Loaded]]) -> list[tuple[Given, Answer]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         small = [loaded.small for _, loaded in batch if loaded.small is not None]
         start = perf_counter()
@@ -106,7 +109,7 @@ def answer_all(
     if batch_size is not None:
         lanes = replace(lanes, first=batch_size, most=batch_size)
     sizes = BatchSize(lanes)
-    answers: Iterator[list[tuple[Source, Answer]]]
+    answers: Iterator[list[tuple[Given, Answer]]]
     if as_they_come:
         groups = groups_at_hand(sources, sizes.size)
         loads = (
@@ -171,9 +174,7 @@ class _Loaded(NamedTuple):
     error: str
 
 
-def _load(
-    source: str | Path | Image.Image | np.ndarray, preprocess: Preprocess, small_px: int | None
-) -> _Loaded:
+def _load(source: Any, preprocess: Preprocess, small_px: int | None) -> _Loaded:
     """Reads a source, and makes a small copy of it too where that is wanted."""
     small: np.ndarray | None = None
 
@@ -183,23 +184,23 @@ def _load(
             small = middle_square(picture, small_px)
         return eval_pixels(picture, preprocess)
 
-    if isinstance(source, str | Path):
-        needed = max(preprocess.decode_px, 2 * (small_px or 0))
-        loaded = load_image(Path(source), to_pixels, needed, ranges=preprocess.ranges, digest=False)
-        return _Loaded(loaded.pixels, small, loaded.error)
+    needed, ranges = max(preprocess.decode_px, 2 * (small_px or 0)), preprocess.ranges
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        file = Path(expand_home(path))
+        loaded = load_image(file, to_pixels, needed, ranges=ranges, digest=False)
+        error = explain_unreadable(path, loaded.error) if loaded.error else ""
+        return _Loaded(loaded.pixels, small, error)
     try:
-        picture = source if isinstance(source, Image.Image) else _from_array(source)
-        return _Loaded(to_pixels(to_rgb(picture, preprocess.ranges)), small, "")
+        if isinstance(source, ENCODED):
+            pixels = decode_encoded(bytes(source), to_pixels, needed, ranges)
+        else:
+            pixels = to_pixels(to_rgb(image_of(source), ranges))
+        return _Loaded(pixels, small, "")
     except Exception as error:  # a picture in memory may be as broken as one in a file
         return _Loaded(None, None, str(error) or type(error).__name__)
 
 
-def _late(item: Source, why: str) -> tuple[Source, _Loaded]:
+def _late(item: Given, why: str) -> tuple[Given, _Loaded]:
     """A source that did not come."""
     return item, _Loaded(None, None, why)
-
-
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"an array is (height, width, 3) uint8, not {pixels.shape} {pixels.dtype}")
-    return Image.fromarray(pixels)

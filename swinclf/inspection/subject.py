@@ -21,7 +21,7 @@ from swinclf.models.build import (
     load_with_head,
 )
 from swinclf.models.hub import find_pretrained
-from swinclf.models.names import native_data_config, native_names
+from swinclf.models.names import native_data_config, native_names, suggest_names
 from swinclf.models.store import load_model, read_card
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
@@ -167,8 +167,14 @@ def _published_classes(name: str) -> int:
         raise ModelError(
             error.expected,
             found=error.found,
-            hint=f"{error.hint} (to train and predict: inspect opens this package's own networks)",
+            hint=f"{_near(name) or error.hint.replace('--impl timm', '').strip(', ')} "
+            "(inspect opens this package's own networks: swinclf models --impl native)".strip(),
         ) from error
+
+
+def _near(name: str) -> str:
+    near = suggest_names(name.partition(".")[0], native_names(), limit=1)
+    return f"did you mean {near[0]}?" if near and near[0] != name.partition(".")[0] else ""
 
 
 def _own(network: object) -> ViT | Swin:

@@ -161,6 +161,13 @@ def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
         except ValueError as error:
             problems.append(f"{key}={text}: {known[key].meaning}, {error}")
     config = replace(config, **values)
+    if not problems and "patch_size" not in values and min(config.img_size) < config.patch_size:
+        patch = config.patch_size
+        raise ConfigError(
+            f"images of at least {patch} px, the side of one patch",
+            found=f"{min(config.img_size)} px",
+            hint=f"--img-size {14 * patch}, or any other from {patch} on",
+        )
     problems = problems or check(config)
     if problems:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
-from swinclf.models.names import is_native, native_names
+from swinclf.models.names import is_native, native_names, suggest_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,7 @@ def check_name(name: str) -> str:
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
         known = timm.list_models()
-        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
+        near = suggest_names(arch, known)
         raise ModelError(
             f"the name of a backbone, such as {known_example()}",
             found=f"'{name}', which timm does not know",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,6 +18,8 @@ from swinclf.models.arguments import parse_arguments
 from swinclf.models.swin import Swin, SwinConfig
 from swinclf.models.vit import ViT, ViTConfig
 
+DEFAULT = "swin_tiny_patch4_window7_224"
+_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 _PATTERN = re.compile(
     r"(?P<family>vit|deit3|deit)_(?P<size>[a-z0-9]+?)(?P<distilled>_distilled)?"
     r"_patch(?P<patch>\d+)_?(?P<kind>.*?)_?(?P<pixels>\d{3})?(?P<miil>_miil)?"
@@ -186,5 +188,28 @@ def _closest(word: str, words: Mapping[str, Any]) -> str | None:
 
 def _instead(arch: str) -> str:
     """Return what to type instead of a name that is not known here."""
-    close = _closest(arch, _tags())
+    close = next(iter(suggest_names(arch, _tags(), limit=1)), None)
     return "--impl timm" + (f", or did you mean {close}?" if close else "")
+
+
+def suggest_names(word: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+    """Names that a word may stand for: those that begin with it, those of its parts, similar ones.
+
+    Args:
+        word: What was typed.
+        known: All names.
+        limit: How many to return at most, the default network first, then shorter ones.
+
+    >>> suggest_names("Swin-T", ["swin_s3_tiny_224", "swin_tiny_patch4_window7_224"], limit=1)
+    ['swin_tiny_patch4_window7_224']
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_")
+    names = sorted(known, key=lambda name: (name != DEFAULT, len(name), name))
+    found = [name for name in names if plain and name.startswith(plain)]
+    if not found and plain:
+        parts = [_SIZES.get(part, part) for part in plain.split("_")]
+        begun = [name for name in names if name.startswith(parts[0])]
+        found = [name for name in begun if all(part in name for part in parts[1:])]
+        together = "_".join(parts)
+        found.sort(key=lambda name: not name.startswith(together))
+    return (found or difflib.get_close_matches(plain, names, n=limit, cutoff=0.75))[:limit]

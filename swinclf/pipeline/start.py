@@ -78,6 +78,8 @@ def settle_machine(settings: Settings, hardware: Hardware, data: Path) -> Settin
     """
     config = settings.config
     settings = settings.choose("precision", hardware.precision, hardware.reason)
+    if hardware.note:  # what was asked for is not there: what is used instead is recorded
+        settings = settings.replaced("device", hardware.device, hardware.note)
     settings = settings.choose("device", hardware.device, "the best there is")
     settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
     seed_everything(config.seed)

@@ -85,14 +85,8 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
     if state.best is not None:
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
         facts["best"] = {"epoch": state.best.epoch, "score": state.best.score}
-    # A tensor may stand twice (the best weights are the latest ones): safetensors wants each to
-    # itself.
-    write_tensors(
-        run.checkpoint,
-        {name: one.clone() for name, one in tensors.items()},
-        {"state": json.dumps(facts)},
-        previous=run.previous_checkpoint,
-    )
+    facts_text = {"state": json.dumps(facts)}
+    write_tensors(run.checkpoint, tensors, facts_text, previous=run.previous_checkpoint)
 
 
 def remove_checkpoints(run: RunFolder) -> None:

@@ -81,6 +81,8 @@ def evaluate(
         SwinclfError: If it cannot be done.
     """
     predictor = open_predictor(model, asked)
+    if predictor.note:
+        report.warn(predictor.note)
     if reject is not None:
         threshold_for(predictor.card, reject)  # before any image is looked at
     run = run_beside(model)

@@ -81,6 +81,8 @@ def export(
     report.note(f"writing {card.model} as {export_format}")
     export_onnx(network, card, path)
     ours = open_predictor(model, Asked(asked.impl, asked.device, Precision.FP32))
+    if ours.note:
+        report.warn(ours.note)
     theirs = open_predictor(path)
     reference = _answers(ours, images, batch_size=32)
     parity = max(

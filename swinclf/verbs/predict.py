@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from swinclf.data.walk import walk_images, walk_of
+from swinclf.files import expand_home
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.reject import UNKNOWN, Judged, is_withheld, threshold_for
-from swinclf.inference.stream import Source, answer_all
+from swinclf.inference.sources import Source
+from swinclf.inference.stream import answer_all
 from swinclf.runtime import default_workers
 
 
@@ -103,7 +105,7 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
         Paths of files, in order; of a pattern or folder that gives none, the input itself, so that
         it ends as an error and not in silence.
     """
-    for given in inputs:
+    for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
             yield from _or_itself(_images_in(given, ignored), given)
         elif glob.has_magic(given) and not os.path.lexists(given):

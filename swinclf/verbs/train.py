@@ -6,6 +6,7 @@ score the file that was written. Each step is told in `pipeline`. Knows no termi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,13 @@ class Run:
     skipped: tuple[Skipped, ...]
 
 
-def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | None = None) -> Run:
+def train(
+    settings: Settings,
+    *,
+    report: Reporter = SILENT,
+    resume: RunFolder | None = None,
+    num_classes: int | None = None,
+) -> Run:
     """Trains a classifier on a folder of class folders.
 
     Args:
@@ -59,6 +66,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             (`resume.resume_settings`).
         report: Told of progress, choices and their reasons.
         resume: The interrupted run to go on with.
+        num_classes: How many classes the user expects; others are trained all the same, with a
+            warning.
 
     Returns:
         The finished run.
@@ -70,6 +79,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
     stop = StopFlag()
     with stop.listening():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
+        if hardware.note:
+            report.warn(hardware.note)
         if settings.config.compile:
             require_compiler(hardware.device)
         context = Context(hardware, report, stop)
@@ -95,6 +106,8 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
             else:
                 look, dataset = look_at_images(settings.config, index, start, context)
                 changes = []
+            if num_classes not in (None, len(dataset.classes)):
+                report.warn(_other_count(num_classes, dataset.classes))
             if settings.config.strict:
                 refuse_skipped(dataset.skipped)
             faults = [] if saved else find_faults(index, look, report)
@@ -115,6 +128,11 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
                 if resumed and dataset.images != read_split(claim.run.split):
                     write_split(claim.run.split, dataset.images)
                 return Run(claim.run, scored.metrics, tuple(scored.skipped))
+
+
+def _other_count(expected: int | None, classes: Sequence[str]) -> str:
+    names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
+    return f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"
 
 
 def _list_images(settings: Settings) -> FolderIndex:

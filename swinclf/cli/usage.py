@@ -1,0 +1,84 @@
+r"""Wrong usage in the words of this program: what typer says, as expected, found and try."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+import typer
+
+from swinclf.errors import ConfigError
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer has no public name for it
+
+_VALUES = (  # what the parser says of a value, and what it means
+    (r"valid integer", "a whole number"),
+    (r"valid number", "a number"),
+    (r"valid boolean", "True or False"),
+    (r"greater than or equal to (\S+)", r"a number of at least {0}"),
+    (r"less than or equal to (\S+)", r"a number of at most {0}"),
+    (r"greater than (\S+)", r"a number above {0}"),
+    (r"less than (\S+)", r"a number below {0}"),
+    (r"is not one of (.*?)\.?$", "one of {0}"),
+)
+
+
+def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
+    """What a usage error of the parser says, in three lines.
+
+    Args:
+        error: A `UsageError`.
+        arguments: The command line after the program's name.
+
+    >>> usage_error(UsageError("Got unexpected extra argument(s) (y)"), ["doctor", "y"]).found
+    'y, which is one argument too many'
+    """
+    message = str(getattr(error, "format_message", error.__str__)())
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "swinclf"
+    hint = f"{command} --help"
+    if match := re.match(r"No such option: (\S+)", message):
+        near = getattr(error, "possibilities", None)
+        if near:
+            hint = f"did you mean {' or '.join(sorted(near))}? {hint} lists all options"
+        return ConfigError(f"an option of '{command}'", found=match[1], hint=hint)
+    if match := re.match(r"No such command '(.*?)'\.?(?: Did you mean (.*?)\?)?", message):
+        near = re.findall(r"'([^']+)'", message.partition("Did you mean")[2])
+        if near:
+            hint = f"did you mean {' or '.join(f'{command} {one}' for one in near)}?"
+        return ConfigError(f"a command of {command}", found=f"'{match[1]}'", hint=hint)
+    if match := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
+        found = f"{match[1]}, which is one argument too many"
+        return ConfigError(f"no more arguments for '{command}'", found=found, hint=hint)
+    if match := re.match(r"Missing (?:argument|option|parameter) '(.*)'", message):
+        return ConfigError(f"{match[1]} after '{command}'", found="none", hint=hint)
+    if match := re.match(r"Invalid value for '(.*?)'.*?: (.*)", message, re.DOTALL):
+        return _wrong_value(match[1], match[2], arguments, hint)
+    if match := re.match(r"Option '(\S+)' requires an argument", message):
+        return ConfigError(f"a value after {match[1]}", found="none", hint=hint)
+    if match := re.match(r"Option '(\S+)' does not take a value", message):
+        return ConfigError(f"{match[1]} alone, or --no-{match[1][2:]}", found="a value", hint=hint)
+    return ConfigError(f"a command line for '{command}'", found=message, hint=hint)
+
+
+def _wrong_value(flag: str, said: str, arguments: Sequence[str], hint: str) -> ConfigError:
+    expected, found = f"a value for {flag}", said
+    for pattern, meaning in _VALUES:
+        if match := re.search(pattern, said):
+            expected = f"{meaning.format(*match.groups())} for {flag}"
+            found = _given(flag, arguments) or said
+            break
+    return ConfigError(expected, found=found, hint=hint)
+
+
+def _given(flag: str, arguments: Sequence[str]) -> str:
+    """The value that a flag has on the command line; empty where it is not there."""
+    found = ""
+    for place, word in enumerate(arguments):
+        name, has_value, value = word.partition("=")
+        if name == flag and has_value:
+            found = value
+        elif word == flag and place + 1 < len(arguments):
+            found = arguments[place + 1]
+    return shlex.quote(found) if found else ""
