@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from swinclf.errors import RunError
 TEMPORARY = ".tmp"  # how the names of files end that are being written
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_RENAME_TRIES, _RENAME_WAIT_S = 20, 0.05
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -53,7 +55,7 @@ def write_pieces(
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             _keep(path, previous)
-        temporary.replace(path)
+        replace_path(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
@@ -70,9 +72,29 @@ def _keep(path: Path, previous: Path) -> None:
         link.unlink(missing_ok=True)
         link.hardlink_to(path)
     except OSError:
-        path.replace(previous)
+        replace_path(path, previous)
     else:
-        link.replace(previous)
+        replace_path(link, previous)
+
+
+def replace_path(source: Path, target: Path) -> None:
+    """Rename a file or folder; a file that is at `target` is replaced.
+
+    Windows refuses that while another program (a virus scanner, an indexer, a viewer) has one of
+    them open, which it mostly has for a moment only: there it is tried again for a second.
+
+    Raises:
+        OSError: If it cannot be done.
+    """
+    for left in reversed(range(_RENAME_TRIES if os.name == "nt" else 1)):
+        try:
+            source.replace(target)
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(_RENAME_WAIT_S)
+        else:
+            return
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -241,6 +243,16 @@ def import_onnx_extra(*names: str) -> list[Any]:
             found=f"not installed ({error})",
             hint="pip install 'swinclf[onnx]'",
         ) from error
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return words as a command to type into the system's own shell."""
+    if os.name != "nt":
+        return shlex.join(words)
+    # cmd.exe and PowerShell both take double quotes; single ones are letters to cmd.exe
+    plain = re.compile(r"[\w@+=:,./\\-]+")
+    doubled = (word.replace('"', '""') for word in words)
+    return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

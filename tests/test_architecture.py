@@ -29,6 +29,7 @@ LEVELS = [
         "confidence",
         "card",
         "lock",
+        "latest",
         "lanes",
         "runs",
     },

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
+from swinclf.latest import follow_latest
 from swinclf.models.tensorfile import read_metadata
 from swinclf.runs import MODEL_SUFFIXES, RunFolder
 
@@ -34,6 +35,7 @@ def find_weights(where: Path) -> StartingWeights:
     Raises:
         WeightsError: If there is none, or it is an exported or a broken safetensors file.
     """
+    where = follow_latest(where)
     path = RunFolder(where).model if where.is_dir() else where
     if not path.is_file():
         raise _not_found(where, path)

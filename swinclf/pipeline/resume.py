@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from swinclf.inference.results import write_skipped
 from swinclf.pipeline.plan import Plan
 from swinclf.progress import Reporter
 from swinclf.runs import Claim, RunFolder
-from swinclf.runtime import versions
+from swinclf.runtime import command_line, versions
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.logistic import Baseline
 from swinclf.training.loop import TrainState
@@ -154,7 +153,7 @@ def resume_state(
 
 def resume_command(run: RunFolder) -> str:
     """What to type to go on with a run."""
-    return f"swinclf train --resume {shlex.quote(str(run.path))}"
+    return f"swinclf train --resume {command_line([str(run.path)])}"
 
 
 @contextmanager

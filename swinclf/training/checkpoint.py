@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from swinclf.errors import RunError, WeightsError
+from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.progress import EpochRow
 from swinclf.runs import RunFolder
@@ -142,7 +143,7 @@ def read_checkpoint(run: RunFolder) -> Checkpoint:
 
 def step_back(run: RunFolder) -> None:
     """Makes the checkpoint before the newest: that one is damaged, and must not replace a whole."""
-    run.previous_checkpoint.replace(run.checkpoint)
+    replace_path(run.previous_checkpoint, run.checkpoint)
 
 
 def _read(path: Path) -> Checkpoint:

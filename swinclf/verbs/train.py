@@ -14,6 +14,7 @@ from swinclf.config import Settings
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.evaluation.metrics import Metrics
 from swinclf.files import check_room
+from swinclf.latest import mark_latest
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
 from swinclf.pipeline.look import find_faults, look_at_images, refuse_skipped
@@ -22,7 +23,7 @@ from swinclf.pipeline.prepare import prepare_baseline, prepare_training
 from swinclf.pipeline.resume import begin_run, how_to_go_on, resume_images, resume_state
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run, mark_latest
+from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run
 from swinclf.runtime import StopFlag, choose_hardware
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compiling import require_compiler
@@ -96,7 +97,7 @@ def train(settings: Settings, *, report: Reporter = SILENT, resume: RunFolder | 
                 with stop.patiently():
                     fit_best(plan, context, state, batches, claim.run, origin)
                 scored = finish(plan, context, state.history, claim.run, origin.faults)
-                mark_latest(claim.run)
+                mark_latest(claim.run.path)
                 remove_checkpoints(claim.run)
                 return Run(claim.run, scored.metrics, tuple(scored.skipped))
 
