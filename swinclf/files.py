@@ -26,6 +26,7 @@ TEMPORARY = ".tmp"  # how the names of files end that are being written
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _RENAME_TRIES, _RENAME_WAIT_S = 20, 0.05
+_IS_WINDOWS = os.name == "nt"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -86,7 +87,7 @@ def replace_path(source: Path, target: Path) -> None:
     Raises:
         OSError: If it cannot be done.
     """
-    for left in reversed(range(_RENAME_TRIES if os.name == "nt" else 1)):
+    for left in reversed(range(_RENAME_TRIES if _IS_WINDOWS else 1)):
         try:
             source.replace(target)
         except PermissionError:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _KEPT_BYTES = 1024**3
+_IS_WINDOWS = os.name == "nt"
 
 
 class Precision(StrEnum):
@@ -247,7 +248,7 @@ def import_onnx_extra(*names: str) -> list[Any]:
 
 def command_line(words: Sequence[str]) -> str:
     """Return words as a command to type into the system's own shell."""
-    if os.name != "nt":
+    if not _IS_WINDOWS:
         return shlex.join(words)
     # cmd.exe and PowerShell both take double quotes; single ones are letters to cmd.exe
     plain = re.compile(r"[\w@+=:,./\\-]+")
