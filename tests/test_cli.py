@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +22,12 @@ from swinclf.cli import commands, console
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
+
+try:
+    import pty
+    import resource
+except ImportError:  # Windows
+    pty = resource = None
 
 SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--epochs", "1")
 
@@ -390,6 +394,7 @@ print(sorted({"torch", "timm", "torchvision", "sklearn", "matplotlib"} & sys.mod
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.skipif(resource is None, reason="this system does not count a child's work")
 def test_help_takes_less_than_a_third_of_a_second_of_work(program):
     def seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -580,6 +585,8 @@ class _Terminal(io.TextIOWrapper):
 def on_terminal(monkeypatch, tmp_path, no_plots):
     """Runs a command with a terminal as standard error: what was shown there."""
     del no_plots
+    if pty is None:
+        pytest.skip("this system has no pseudo-terminals")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)

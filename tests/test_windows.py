@@ -49,6 +49,15 @@ def test_no_module_uses_what_windows_lacks_unguarded():
                 assert not is_lacking or f'hasattr({module}, "{name}")' in text, (path, name)
 
 
+def test_tests_and_benchmarks_can_be_imported_on_windows():
+    for folder in (PACKAGE.parent / "tests", PACKAGE.parent / "benchmarks"):
+        for path in folder.rglob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                    assert not names & set(windows_rules.MODULES), path
+
+
 def test_a_file_is_read_where_there_is_no_flag_for_pipes(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "O_NONBLOCK", raising=False)
     (tmp_path / "a.png").write_bytes(b"content")
