@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, weights_of
 from torch import nn
@@ -25,6 +27,14 @@ def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
     runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in (False, True)]
     assert len(compiled) == 1
     assert same_weights(*(weights_of(run.folder.path) for run in runs))
+
+
+def test_the_one_warning_about_python_3_13_0_is_ignored_and_no_other():
+    compiling.compile_network(nn.Linear(2, 2))
+    text = "Guards may run slower on Python 3.13.0. Consider upgrading to Python 3.13.1+."
+    warnings.warn(text, RuntimeWarning, stacklevel=1)
+    with pytest.raises(RuntimeWarning, match="another"):
+        warnings.warn("another", RuntimeWarning, stacklevel=1)
 
 
 def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_path, monkeypatch):
