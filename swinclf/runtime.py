@@ -67,13 +67,32 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
             natively.
 
     Raises:
-        DeviceError: If this machine lacks the device.
+        DeviceError: If this machine lacks the device, or that the precision.
     """
     chosen = _choose_device(device)
     if precision != Precision.AUTO:
+        require_precision(chosen, Precision(precision))
         return Hardware(chosen, Precision(precision), "as asked")
     native, reason = multiplies_bf16(chosen)
     return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason)
+
+
+def require_precision(device: str, precision: Precision) -> None:
+    """Refuse a number format that the device does not have at all.
+
+    Raises:
+        DeviceError: Then.
+    """
+    import torch
+
+    if device != "mps" or precision is not Precision.BF16:
+        return
+    if not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise DeviceError(
+            "macOS 14 or newer for --precision bf16 on mps",
+            found=f"macOS {platform.mac_ver()[0] or 'of an unknown version'}",
+            hint="--precision fp32 or fp16, or --device cpu",
+        )
 
 
 def _choose_device(name: str) -> str:

@@ -7,6 +7,10 @@ import torch
 from conftest import read_rows, write_dataset
 from mps_device import OnDevice, standing_in
 
+from swinclf.errors import DeviceError
+from swinclf.runtime import Precision, choose_hardware
+from swinclf.training import checkpoint
+
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
@@ -54,14 +58,39 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_is_trained_scored_and_used(cli, tmp_path, way):
     data = write_dataset(tmp_path / "colours", per_class=5)
-    done = cli("train", data, *FLAGS, *WAYS[way])
+    done = cli("--debug", "train", data, *FLAGS, *WAYS[way])
     assert done.code == 0, done.err
     assert "on mps in fp32" in done.err
     run = tmp_path / "runs" / "colours-1"
     assert len(read_rows(run / "history.csv")) == 2
-    scored = cli("eval", data, "--output", tmp_path / "scores")
+    scored = cli("--debug", "eval", data, "--output", tmp_path / "scores")
     assert scored.code == 0, scored.err
-    answers = cli("predict", data, "--format", "jsonl")
+    checked = cli("--debug", "check", data, "--weights", run)
+    assert checked.code in (0, 3), checked.err  # 3: something was found
+    answers = cli("--debug", "predict", data, "--format", "jsonl")
     assert (answers.code, len(answers.out.splitlines())) == (0, 15), answers.err
     exported = cli("export", "--format", "onnx")
     assert exported.code == 0, exported.err
+
+
+@pytest.mark.usefixtures("mps")
+def test_its_random_numbers_are_in_a_checkpoint(monkeypatch):
+    state = torch.arange(5, dtype=torch.uint8)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    assert torch.equal(checkpoint._random_states()["random/mps"], state)
+
+
+@pytest.mark.usefixtures("mps")
+@pytest.mark.parametrize("is_new", [True, False])
+def test_bf16_takes_a_new_macos(monkeypatch, is_new):
+    asked = []
+    monkeypatch.setattr(
+        torch.backends.mps, "is_macos_or_newer", lambda *version: asked.append(version) or is_new
+    )
+    assert choose_hardware().precision is Precision.FP32
+    if is_new:
+        assert choose_hardware("mps", "bf16").precision is Precision.BF16
+    else:
+        with pytest.raises(DeviceError, match="macOS 14 or newer for --precision bf16 on mps"):
+            choose_hardware("auto", "bf16")
+    assert asked == [(14, 0)]

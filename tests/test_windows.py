@@ -16,6 +16,7 @@ from conftest import write_dataset
 
 import swinclf
 from swinclf import files, runtime
+from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
 from swinclf.latest import follow_latest, mark_latest
 
@@ -112,3 +113,19 @@ def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert runtime.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
     monkeypatch.setattr(runtime, "_IS_WINDOWS", True)
     assert runtime.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
+
+
+def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):
+    def relpath(path, start):
+        if Path(path).is_relative_to(tmp_path / "elsewhere"):
+            raise ValueError("path is on mount 'D:', start on mount 'C:'")
+        return real(path, start)
+
+    real = os.path.relpath
+    write_dataset(tmp_path / "colours", per_class=1)
+    write_dataset(tmp_path / "elsewhere", per_class=1)
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    index = scan_folder(tmp_path / "colours", val=tmp_path / "elsewhere")
+    paths = [image.path for image in index.images if image.split == VAL]
+    assert paths == [f"{tmp_path}/elsewhere/{name}/000.png" for name in ("blue", "green", "red")]
+    assert all((index.root / path).is_file() for path in paths)

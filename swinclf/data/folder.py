@@ -315,10 +315,19 @@ def _scan_class_folders(
             continue
         if entry.is_dir(follow_symlinks=False):
             for path, reason in _walk(entry.path, within):
-                relative = os.path.relpath(path, base).replace(os.sep, "/")
+                relative = _relative(path, base)
                 yield Skipped(relative, reason) if reason else ImageFile(relative, entry.name)
         elif _links_to_folder(entry):
-            yield Skipped(os.path.relpath(entry.path, base), LINK_TO_FOLDER)
+            yield Skipped(_relative(entry.path, base), LINK_TO_FOLDER)
+
+
+def _relative(path: str, base: Path) -> str:
+    """A path relative to the dataset's root, with "/" between folders."""
+    try:
+        relative = os.path.relpath(path, base)
+    except ValueError:  # on Windows --val may be on another drive: then the whole path
+        relative = path
+    return relative.replace(os.sep, "/")
 
 
 def _walk(folder: str, root: Path) -> Iterator[tuple[str, str]]:
