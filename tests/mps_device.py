@@ -81,11 +81,24 @@ class OnDevice(torch.Tensor):
 
     __array__ = numpy
 
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(_index_tensors(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_index_tensors(index), value)
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: object, args: Any = (), kwargs: Any = None
     ) -> object:
         return compute(func, args, kwargs or {})
+
+
+def _index_tensors(index: Any) -> Any:
+    """The same index with lists as tensors, which PyTorch would make on the meta device."""
+    if isinstance(index, tuple):
+        return tuple(map(_index_tensors, index))
+    return torch.tensor(list(index)) if isinstance(index, list | range) else index
 
 
 class DeviceMode(TorchDispatchMode):
@@ -109,6 +122,8 @@ def compute(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object
         with DeviceMode():  # in inference mode it has not been taken apart before
             return func.decompose(*args, **kwargs)
     name, overload = func._schema.name.removeprefix("aten::"), func._overloadname
+    lost = [one for one in values if not isinstance(one, OnDevice) and one.is_meta]
+    assert not (wrapped and lost), f"{name}: PyTorch made a tensor without data; stand in for that"
     if name not in CROSSING:
         for one in values:
             if one.ndim and not isinstance(one, OnDevice):
