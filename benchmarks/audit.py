@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -290,6 +289,8 @@ def write_mosaics(files: Sequence[Path], root: Path, count: int, px: int) -> Non
 
 def peak_mib() -> float:
     """Return the most memory that this process has held."""
+    import resource  # not on Windows, where the rest of this runs too
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

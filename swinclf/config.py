@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +19,7 @@ from typing import Any, get_type_hints
 from swinclf.errors import ConfigError
 from swinclf.files import decode_text, expand_home
 from swinclf.preprocess import Fit, Interpolation
-from swinclf.runtime import Precision
+from swinclf.runtime import Precision, command_line
 from swinclf.setting_values import OutOfRange, check_value
 
 
@@ -393,7 +392,7 @@ def command_of(settings: Settings) -> str:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             words += [f"--{flag}", str(value)]
-    return shlex.join(words)
+    return command_line(words)
 
 
 def key_values(words: Iterable[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.floating]  # float32, or float64 where a stub of numpy says so
 BYTE, HALF, SINGLE = "|i1", "<f2", "<f4"  # numbers as they are kept
 
 
@@ -52,10 +53,10 @@ class FeatureSpace:
         2018, eq. 2; the directions left out as in Tipping & Bishop 1999, sec. 3.2.
         """
         squares, rest = self.distances(features)
-        distance: Floats = np.sqrt((squares.min(axis=1) + rest) / features.shape[1])
+        distance: Reals = np.sqrt((squares.min(axis=1) + rest) / features.shape[1])
         return distance.astype(np.float32)
 
-    def distances(self, features: Floats) -> tuple[Floats, Floats]:
+    def distances(self, features: Floats) -> tuple[Reals, Reals]:
         """Squared distances in deviations: along the main directions to each class, and the rest.
 
         Args:

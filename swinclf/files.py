@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ LONG_NAME = 200  # bytes; beyond it the name of a temporary file is a digest
 AS_BYTES = "swinclf-bytes"  # the error handler of `to_utf8`, for streams too
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_RENAME_TRIES, _RENAME_WAIT_S = 20, 0.05
+_IS_WINDOWS = os.name == "nt"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -118,7 +121,7 @@ class FileReplacement:
         self._file.close()  # Windows renames no open file
         if self._previous is not None and self._target.exists():
             _keep(self._target, self._previous)
-        self._temporary.replace(self._target)
+        replace_path(self._temporary, self._target)
         sync_folder(self._target.parent)
 
 
@@ -137,9 +140,29 @@ def _keep(path: Path, previous: Path) -> None:
         link.unlink(missing_ok=True)
         link.hardlink_to(path)
     except OSError:
-        path.replace(previous)
+        replace_path(path, previous)
     else:
-        link.replace(previous)
+        replace_path(link, previous)
+
+
+def replace_path(source: Path, target: Path) -> None:
+    """Rename a file or folder; a file that is at `target` is replaced.
+
+    Windows refuses that while another program (a virus scanner, an indexer, a viewer) has one of
+    them open, which it mostly has for a moment only: there it is tried again for a second.
+
+    Raises:
+        OSError: If it cannot be done.
+    """
+    for left in reversed(range(_RENAME_TRIES if _IS_WINDOWS else 1)):
+        try:
+            source.replace(target)
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(_RENAME_WAIT_S)
+        else:
+            return
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

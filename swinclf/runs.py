@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import os
 import re
 import shutil
 import time
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
-from swinclf.files import TEMPORARY, cannot_write, expand_home, read_json, sweep, sync_folder
-from swinclf.lock import LOCK_NAME, FolderLock, Held, whoami
+from swinclf.files import cannot_write, expand_home, read_json, replace_path, sweep, sync_folder
+from swinclf.latest import LATEST, follow_latest, sweep_latest
+from swinclf.lock import FolderLock, Held, sweep_locks, whoami
 
-LATEST = "latest"
 DRAFT = ".{}.draft"
 MODEL_SUFFIXES = (".safetensors", ".onnx")
 
@@ -105,16 +104,17 @@ class Claim:
     moment at which a run can be seen and cannot be resumed.
 
     Args:
-        lock: On the folder.
+        lock: On the run's name.
+        folder: The run's folder, or its draft.
         final: Where a draft will lie; None for a run that is there.
 
     Attributes:
         run: The folder's files, wherever they lie now.
     """
 
-    def __init__(self, lock: FolderLock, final: Path | None = None) -> None:
+    def __init__(self, lock: FolderLock, folder: Path, final: Path | None = None) -> None:
         self._lock, self._final = lock, final
-        self.run = RunFolder(lock.folder)
+        self.run = RunFolder(folder)
 
     @property
     def is_draft(self) -> bool:
@@ -139,22 +139,17 @@ class Claim:
             raise _name_taken(self._final)
         try:
             sync_folder(self.run.path)
-            self.run.path.rename(self._final)
+            replace_path(self.run.path, self._final)
             sync_folder(self._final.parent)
         except OSError as error:
             raise _cannot_write(self._final.parent, error.strerror or str(error)) from error
         self.run, self._final = RunFolder(self._final), None
-        self._lock.folder = self.run.path
 
     def release(self) -> None:
         """Lets the folder go; a draft goes for good."""
         if self._final is not None:
-            for path in _inside(self.run.path):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            shutil.rmtree(self.run.path, ignore_errors=True)
         self._lock.release()
-        if self._final is not None:
-            with suppress(OSError):
-                self.run.path.rmdir()
 
 
 @contextmanager
@@ -203,11 +198,11 @@ def claim_run(run: RunFolder) -> Iterator[Claim]:
         RunError: If another process holds it.
     """
     try:
-        claim = Claim(FolderLock(run.path))
+        claim = Claim(FolderLock(run.path), run.path)
     except Held as held:
         raise _held(run.path, str(held)) from held
     except OSError as error:
-        raise cannot_write(run.path / LOCK_NAME, error) from error
+        raise cannot_write(run.checkpoint, error) from error
     try:
         sweep(run.path)
         yield claim
@@ -237,44 +232,40 @@ def _draft(final: Path, *, tries: int = 10) -> Claim:
     """
     if final.exists():
         raise _name_taken(final)
-    folder = final.with_name(DRAFT.format(final.name))
     for left in reversed(range(tries)):
-        folder.mkdir(exist_ok=True)
         try:
-            claim = Claim(FolderLock(folder), final)
+            lock = FolderLock(final)
             break
-        except (Held, FileNotFoundError) as error:  # not found: its owner has just let go of it
+        except Held as error:
             if not left:
                 raise _held(final, str(error)) from error
             time.sleep(0.05)
-    if final.exists():
+    folder = final.with_name(DRAFT.format(final.name))
+    claim = Claim(lock, folder, final)
+    try:
+        if final.exists():
+            raise _name_taken(final)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir()
+    except BaseException:
         claim.release()
-        raise _name_taken(final)
-    for path in _inside(folder):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
     return claim
-
-
-def _inside(folder: Path) -> list[Path]:
-    """What lies in a draft, but for the lock."""
-    with suppress(OSError):
-        return [path for path in folder.iterdir() if path.name != LOCK_NAME]
-    return []
 
 
 def _sweep_drafts(out: Path) -> None:
     """Removes the drafts of processes that were killed, and the links that they were making."""
+    prefix, suffix = DRAFT.split("{}")
     for folder in out.glob(DRAFT.format("*")):
+        final = out / folder.name.removeprefix(prefix).removesuffix(suffix)
         with suppress(Held, OSError):
-            lock = FolderLock(folder)
+            lock = FolderLock(final)
             if lock.is_certain:
-                Claim(lock, folder).release()
+                Claim(lock, folder, final).release()
             else:
                 lock.release()
-    for link in out.glob(f".{LATEST}.*{TEMPORARY}"):
-        with suppress(OSError):
-            if time.time() - link.lstat().st_mtime > 60:  # no process takes a minute for a link
-                link.unlink()
+    sweep_locks(out)
+    sweep_latest(out)
 
 
 def _name_taken(final: Path) -> ConfigError:
@@ -299,16 +290,6 @@ def _held(path: Path, owner: str) -> RunError:
     )
 
 
-def mark_latest(run: RunFolder) -> None:
-    """Points the link `latest` at a run; without links the newest run is found by its date."""
-    link = run.path.parent / LATEST
-    temporary = run.path.parent / f".{LATEST}.{os.getpid()}{TEMPORARY}"
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(run.path.name, target_is_directory=True)
-        temporary.replace(link)
-
-
 def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
     """The run folder that is meant.
 
@@ -321,7 +302,7 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
     """
     if where is None:
         return RunFolder(_newest_finished(out))
-    where = Path(expand_home(str(where)))
+    where = follow_latest(Path(expand_home(str(where))))
     folder = where if where.is_dir() else where.parent
     run = RunFolder(folder)
     if not where.exists() or not run.config.is_file():
@@ -341,7 +322,7 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
     """
     if where is None:
         return RunFolder(_newest_finished(out)).model
-    where = Path(expand_home(str(where)))
+    where = follow_latest(Path(expand_home(str(where))))
     if where.is_file():
         if where.suffix.lower() not in MODEL_SUFFIXES:
             raise RunError(
@@ -410,7 +391,7 @@ def _stem_of(dataset: Path) -> str:
 
 
 def _newest_finished(out: Path) -> Path:
-    latest = out / LATEST
+    latest = follow_latest(out / LATEST)
     if RunFolder(latest).is_finished:
         return latest.resolve()
     finished = [run for run in _runs(out) if run.is_finished]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _KEPT_BYTES = 1024**3
+_IS_WINDOWS = os.name == "nt"
 
 
 class Precision(StrEnum):
@@ -71,13 +73,32 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
             natively.
 
     Raises:
-        DeviceError: If this machine lacks the device.
+        DeviceError: If this machine lacks the device, or that the precision.
     """
     chosen, note = _choose_device(device)
     if precision != Precision.AUTO:
+        require_precision(chosen, Precision(precision))
         return Hardware(chosen, Precision(precision), "as asked", note)
     native, reason = multiplies_bf16(chosen)
     return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason, note)
+
+
+def require_precision(device: str, precision: Precision) -> None:
+    """Refuse a number format that the device does not have at all.
+
+    Raises:
+        DeviceError: Then.
+    """
+    import torch
+
+    if device != "mps" or precision is not Precision.BF16:
+        return
+    if not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise DeviceError(
+            "macOS 14 or newer for --precision bf16 on mps",
+            found=f"macOS {platform.mac_ver()[0] or 'of an unknown version'}",
+            hint="--precision fp32 or fp16, or --device cpu",
+        )
 
 
 def _choose_device(name: str) -> tuple[str, str]:
@@ -254,6 +275,16 @@ def import_onnx_extra(*names: str) -> list[Any]:
             found=f"not installed ({error})",
             hint="pip install 'swinclf[onnx]'",
         ) from error
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return words as a command to type into the system's own shell."""
+    if not _IS_WINDOWS:
+        return shlex.join(words)
+    # cmd.exe and PowerShell both take double quotes; single ones are letters to cmd.exe
+    plain = re.compile(r"[\w@+=:,./\\-]+")
+    doubled = (word.replace('"', '""') for word in words)
+    return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,6 +30,7 @@ LEVELS = [
         "confidence",
         "card",
         "lock",
+        "latest",
         "lanes",
         "runs",
         "setting_values",

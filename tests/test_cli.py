@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import shutil
 import subprocess
@@ -23,6 +22,12 @@ from swinclf.cli import commands, console
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
+
+try:
+    import pty
+    import resource
+except ImportError:  # Windows
+    pty = resource = None
 
 SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--epochs", "1")
 
@@ -619,6 +624,8 @@ class _Terminal(io.TextIOWrapper):
 def on_terminal(monkeypatch, tmp_path, no_plots):
     """Runs a command with a terminal as standard error: what was shown there."""
     del no_plots
+    if pty is None:
+        pytest.skip("this system has no pseudo-terminals")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)

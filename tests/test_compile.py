@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -46,6 +47,14 @@ def test_the_real_backend_computes_the_same(monkeypatch):
         torch.testing.assert_close(network(x), expected)
     assert compiling.BACKEND == "inductor"
     assert network._compiled_call_impl is not None
+
+
+def test_the_one_warning_about_python_3_13_0_is_ignored_and_no_other():
+    compiling.compile_network(nn.Linear(2, 2))
+    text = "Guards may run slower on Python 3.13.0. Consider upgrading to Python 3.13.1+."
+    warnings.warn(text, RuntimeWarning, stacklevel=1)
+    with pytest.raises(RuntimeWarning, match="another"):
+        warnings.warn("another", RuntimeWarning, stacklevel=1)
 
 
 def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from conftest import (
@@ -29,6 +30,7 @@ from conftest import (
 
 import swinclf
 from swinclf import files, runtime
+from swinclf import lock as lock_module
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, Held
 from swinclf.models.store import load_model
@@ -112,39 +114,83 @@ def test_a_second_process_is_refused_and_told_who(stopped, whole, cli):
 
 
 def test_a_name_that_another_process_is_about_to_take(data, tmp_path, cli):
-    draft = tmp_path / "runs" / ".mine.draft"
-    draft.mkdir(parents=True)
-    lock = FolderLock(draft)
+    (tmp_path / "runs").mkdir()
+    lock = FolderLock(tmp_path / "runs" / "mine")
     done = cli("train", data, *SMALL_FLAGS, "--name", "mine")
     assert done.code == 1
-    assert "is training it" in error_lines(done)[1]
+    assert f"process {os.getpid()} on " in error_lines(done)[1]
     lock.release()
     assert cli("train", data, *SMALL_FLAGS, "--name", "mine").code == 0
 
 
 def test_the_lock_and_the_draft_of_a_dead_process_are_free(data, whole, tmp_path):
     out = tmp_path / "runs"
-    for name in (".mine.draft", ".colours-1.draft"):
-        (out / name).mkdir(parents=True)
+    for name in ("mine", "colours-1", "other-7"):
+        draft = out / f".{name}.draft"
+        draft.mkdir(parents=True)
         code = (
             "import os, sys; from pathlib import Path; from swinclf.lock import FolderLock\n"
-            "lock = FolderLock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+            "lock = FolderLock(Path(sys.argv[1])); os._exit(9)"
         )
         died = subprocess.run([sys.executable, "-c", code, out / name], check=False)
-        assert died.returncode == -signal.SIGKILL
-        (out / name / "split.csv").write_text("half a")
-        assert (out / name / ".lock").read_text().startswith("process ")
+        assert died.returncode == 9
+        (draft / "split.csv").write_text("half a")
+        assert (out / f".{name}.lock").exists()
+        assert (out / f".{name}.owner").read_text().startswith("process ")
+    (out / ".other-7.draft" / "split.csv").unlink()
+    (out / ".other-7.draft").rmdir()  # its lock is all that is left of it
     run = swinclf.train(data, out=str(out), name="mine", **SMALL_SETTINGS)
     assert_same(whole, run.folder.path)
 
 
 def test_a_lock_is_held_by_one(tmp_path):
-    lock = FolderLock(tmp_path)
+    lock = FolderLock(tmp_path / "run")
     with pytest.raises(Held, match=f"process {os.getpid()} on "):
-        FolderLock(tmp_path)
+        FolderLock(tmp_path / "run")
+    FolderLock(tmp_path / "other").release()
     lock.release()
-    FolderLock(tmp_path).release()
+    FolderLock(tmp_path / "run").release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_of_the_folder_that_a_link_leads_to(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "latest").symlink_to("run")
+    lock = FolderLock(tmp_path / "run")
+    with pytest.raises(Held):
+        FolderLock(tmp_path / "latest")
+    lock.release()
+
+
+def test_a_lock_of_a_folder_whose_parent_is_read_only(tmp_path, monkeypatch):
+    real = lock_module._acquire
+
+    def acquire(path):
+        if path.parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(lock_module, "_acquire", acquire)
+    (tmp_path / "run").mkdir()
+    lock = FolderLock(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", ".owner"}
+    with pytest.raises(Held, match="process "):
+        FolderLock(tmp_path / "run")
+    lock.release()
+    assert list((tmp_path / "run").iterdir()) == []
+    with pytest.raises(PermissionError):
+        FolderLock(tmp_path / "new")
+
+
+def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    first, second = FolderLock(tmp_path / "run"), FolderLock(tmp_path / "run")
+    assert not first.is_certain
+    second.release()
+    first.release()
 
 
 # --- signals --------------------------------------------------------------------------------------
@@ -235,7 +281,7 @@ def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
                 break
         process.kill()
     run = tmp_path / "runs" / "colours-1"
-    assert (run / ".lock").exists(), "nobody was there to remove it"
+    assert run.with_name(".colours-1.lock").exists(), "nobody was there to remove it"
     (run / ".last.ckpt.1.tmp").write_bytes(b"half a")
     assert cli("train", "--resume", run).code == 0
     assert_same(whole, run)

@@ -555,7 +555,26 @@ def test_class_weights_reach_the_loss():
     model.weight.data.zero_()
     model.bias.data.zero_()
     loop._train_step(state, loop.Batch(logits, targets), schedule, hardware)
-    assert float(state.sums.loss) == pytest.approx(3.5 * math.log(3))
+    state.sums.settle()
+    assert state.sums.loss == pytest.approx(3.5 * math.log(3))
+
+
+@pytest.mark.parametrize("settled", [set(), {0, 1, 2, 3, 4}, {1, 3}])
+def test_sums_are_the_same_whenever_they_are_settled(settled):
+    generator = torch.Generator().manual_seed(0)
+    sums, loss, correct = loop.Sums(), 0.0, 0
+    for number, size in enumerate((7, 1, 5, 7, 3)):
+        logits = 100 * torch.randn(size, 4, generator=generator)
+        targets = torch.randint(4, (size,), generator=generator)
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        sums.add(losses, logits, targets)
+        if number in settled:
+            sums.settle()
+        loss += float(losses.double().sum())
+        correct += int((logits.argmax(1) == targets).sum())
+    sums.settle()
+    assert (sums.loss, sums.correct, sums.count) == (loss, correct, 23)  # to the bit
+    assert sums.means() == (loss / 23, correct / 23)
 
 
 @pytest.mark.parametrize(

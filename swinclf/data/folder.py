@@ -222,7 +222,12 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _relative(path: str, root: Path) -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/")
+    """A path relative to the dataset's root, with "/" between folders."""
+    try:
+        relative = os.path.relpath(path, root)
+    except ValueError:  # on Windows --val may be on another drive: then the whole path
+        relative = path
+    return relative.replace(os.sep, "/")
 
 
 def _has_image(folder: str) -> bool:

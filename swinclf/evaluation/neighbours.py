@@ -45,5 +45,6 @@ def _neighbour(image: tuple[str, str], similarity: float) -> Neighbour:
 def unit_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """(N, D) with rows of length 1; rows of zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: npt.NDArray[np.float32] = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return scaled
+    scaled = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    single: npt.NDArray[np.float32] = scaled.astype(np.float32, copy=False)
+    return single

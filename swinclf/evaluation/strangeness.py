@@ -5,6 +5,8 @@ Letters: N images, D features, R directions kept, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
@@ -47,7 +49,8 @@ def fit_feature_space(
         return None
     mean = features.mean(axis=0)
     is_wide = features.shape[1] > WIDE
-    centred = (features - mean).astype(np.float32 if is_wide else np.float64, copy=False)
+    dtype: type[np.floating[Any]] = np.float32 if is_wide else np.float64
+    centred: Reals = (features - mean).astype(dtype, copy=False)
     lengths, rows = _main_directions(centred, directions)
     least = lengths[0] * (1e-3 if is_wide else 1e-6)  # of a direction, lest it be rounding
     count = int(min(directions, free // 2, (lengths > least).sum()))

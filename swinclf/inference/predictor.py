@@ -21,6 +21,7 @@ from swinclf.runtime import (
     import_onnx_extra,
     multiplies_bf16,
     out_of_memory_named,
+    require_precision,
 )
 
 ONNX_INPUT = "pixels"
@@ -223,6 +224,7 @@ def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
         able, reason = multiplies_bf16(hardware.device)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
+    require_precision(hardware.device, precision)
     reason = "as asked" if asked.precision else "as the run"
     return replace(hardware, precision=precision, reason=reason)
 

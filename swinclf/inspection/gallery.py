@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
 from torch import Tensor
 
 from swinclf.data.transforms import to_torch_input
@@ -106,7 +108,8 @@ def _draw_attention(scene: Scene, path: Path, about: str) -> None:
 def _draw_evidence(scene: Scene, path: Path, about: str) -> tuple[str, float]:
     """Compute and draw what speaks for the predicted class; return its name and probability."""
     found = evidence(scene.network, _network_input(scene))
-    probabilities = (found.logits.double() / scene.temperature).softmax(0).float().numpy()
+    logits = found.logits.cpu().numpy().astype(np.float64)  # no device has to have float64
+    probabilities: npt.NDArray[np.float32] = softmax(logits / scene.temperature).astype(np.float32)
     draw_evidence(found, probabilities, scene.classes, scene.pixels, path, about=about)
     return scene.classes[found.target], float(probabilities[found.target])
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from swinclf.models.complexity import Part, parts, stages
+from swinclf.models.complexity import Part, count_torch_flops, parts, stages
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
 
@@ -91,7 +90,6 @@ def _torch_flops(network: ViT | Swin) -> int:
     like = network.patch_embed.proj.weight
     image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
     was_training = network.training
-    with FlopCounterMode(display=False) as counter:
-        network.eval()(image)
+    flops = count_torch_flops(lambda: network.eval()(image))
     network.train(was_training)
-    return int(counter.get_total_flops())
+    return flops

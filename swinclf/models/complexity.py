@@ -9,10 +9,12 @@ Shape letters: h x w tokens, C channels, M the side of a window.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from swinclf.models.layers import Mlp, PatchEmbed
 from swinclf.models.swin import PatchMerging, Swin, SwinBlock
@@ -69,6 +71,21 @@ def stages(leaves: Iterable[Part]) -> list[Part]:
             total.attention_macs + leaf.attention_macs,
         )
     return list(sums.values())
+
+
+def count_torch_flops(compute: Callable[[], object]) -> int:
+    """Return the operations that torch's own counter finds in a computation; two a multiply-add.
+
+    Attention runs as two matrix products meanwhile: torch has no formula for the operator that
+    fuses them on a CPU (`aten._scaled_dot_product_flash_attention_for_cpu`), so that the counter of
+    some versions adds nothing for it and that of others counts what it happens to fall apart into.
+
+    Args:
+        compute: Calls networks of this package; on `meta` nothing is really computed.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        compute()
+    return int(counter.get_total_flops())
 
 
 def _count(*modules: nn.Module) -> int:

@@ -84,7 +84,11 @@ def _from_cache(repository: str, filename: str) -> Path | None:
 def _download(name: str, repository: str, filename: str, report: Reporter) -> Path:
     deadline_s = _seconds(DEADLINE_VARIABLE, DEFAULT_DEADLINE_S)
     stall_s = min(_seconds(STALL_VARIABLE, DEFAULT_STALL_S), deadline_s)
-    environment = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONIOENCODING": "utf-8:surrogateescape",  # on Windows a pipe has an older code page
+    }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as files:
         out, errors = Path(folder) / "out", Path(folder) / "errors"
         process = subprocess.Popen(
@@ -103,7 +107,8 @@ def _download(name: str, repository: str, filename: str, report: Reporter) -> Pa
             for unfinished in _unfinished(repository):  # it may be anything: never to be built on
                 unfinished.unlink(missing_ok=True)
         if process.returncode == 0:
-            return Path(os.fsdecode(out.read_bytes().split(b"\n")[-1]))
+            printed = out.read_bytes().split(b"\n")[-1]
+            return Path(printed.decode("utf-8", "surrogateescape"))
         reason = errors.read_bytes().split(b"\n")[-1].decode(errors="replace")
         raise _not_to_be_had(name, f"none in the cache, and the Hub cannot be asked: {reason}")
 

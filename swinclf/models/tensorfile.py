@@ -117,7 +117,9 @@ def read_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            # Copies: what the library returns is the mapped file itself, which Windows lets nobody
+            # replace or delete as long as one of the tensors is in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise not_safetensors(path, error) from error
     wanted = metadata.pop(CHECKSUM, None)

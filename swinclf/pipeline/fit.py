@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import suppress
 
 from swinclf.errors import DivergedError, RunError
@@ -11,7 +10,7 @@ from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import EpochRow
 from swinclf.runs import RunFolder
-from swinclf.runtime import out_of_memory_named
+from swinclf.runtime import command_line, out_of_memory_named
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
 from swinclf.training.loop import TrainState, fit
@@ -88,5 +87,5 @@ def _keep_last_good(
     return DivergedError(
         error.expected,
         found=f"{error.found}; {kept}",
-        hint=f"swinclf train {shlex.quote(str(plan.dataset.root))} {error.hint}",
+        hint=f"swinclf train {command_line([str(plan.dataset.root)])} {error.hint}",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -16,7 +15,7 @@ from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
-from swinclf.runtime import out_of_memory_named, whole_batch
+from swinclf.runtime import command_line, out_of_memory_named, whole_batch
 from swinclf.training.features import (
     MIRROR,
     PLAIN,
@@ -104,7 +103,7 @@ def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Findin
     for fault in faults:
         report.warn(in_one_line(fault))
     if faults:
-        report.note(f"all of it, and near copies: swinclf check {shlex.quote(str(index.root))}")
+        report.note(f"all of it, and near copies: swinclf check {command_line([str(index.root)])}")
     return [for_report(fault) for fault in faults]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from swinclf.pipeline.run_images import (
 from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runs import Claim, RunFolder
-from swinclf.runtime import versions
+from swinclf.runtime import command_line, versions
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.features import Look
 from swinclf.training.logistic import Baseline
@@ -204,7 +203,7 @@ def look_at_run_images(
 
 def resume_command(run: RunFolder) -> str:
     """What to type to go on with a run."""
-    return f"swinclf train --resume {shlex.quote(str(run.path))}"
+    return f"swinclf train --resume {command_line([str(run.path)])}"
 
 
 @contextmanager

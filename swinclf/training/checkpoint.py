@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from swinclf.errors import RunError, WeightsError
+from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.progress import EpochRow
 from swinclf.runs import RunFolder
@@ -66,10 +67,12 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
-    tensors |= {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {"random/cuda": torch.cuda.get_rng_state()}
-    tensors |= {"sums/loss": state.sums.loss, "sums/correct": state.sums.correct}
+    tensors |= _random_states()
+    state.sums.settle()
+    tensors |= {
+        "sums/loss": torch.tensor(state.sums.loss, dtype=torch.float64),
+        "sums/correct": torch.tensor(state.sums.correct, dtype=torch.int64),
+    }
     tensors |= {"origin/images": origin.images}
     facts: dict[str, Any] = {
         "epoch": state.epoch,
@@ -134,7 +137,7 @@ def read_checkpoint(run: RunFolder) -> Checkpoint:
 
 def step_back(run: RunFolder) -> None:
     """Makes the checkpoint before the newest: that one is damaged, and must not replace a whole."""
-    run.previous_checkpoint.replace(run.checkpoint)
+    replace_path(run.previous_checkpoint, run.checkpoint)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -160,9 +163,8 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
         state.scaler.load_state_dict(facts["scaler"])
         state.epoch, state.step = facts["epoch"], facts["step"]
         state.micro_batch = facts["micro_batch"]
-        state.sums = Sums(
-            tensors["sums/loss"], tensors["sums/correct"], facts["count"], facts["seconds"]
-        )
+        loss, correct = float(tensors["sums/loss"]), int(tensors["sums/correct"])
+        state.sums = Sums(loss, correct, facts["count"], facts["seconds"])
         state.history = [EpochRow(**row) for row in facts["history"]]
         if "best" in facts:
             loss_and_score = tuple(facts["best"]["score"])
@@ -170,8 +172,22 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _another_training(saved.path, error) from error
     torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    for name, generator in _device_generators().items():
+        if f"random/{name}" in tensors:
+            generator.set_rng_state(tensors[f"random/{name}"])
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    """Return the state of every global generator of random numbers, by its name in the file."""
+    devices = _device_generators().items()
+    states = {f"random/{name}": generator.get_rng_state() for name, generator in devices}
+    return {"random/cpu": torch.get_rng_state(), **states}
+
+
+def _device_generators() -> dict[str, Any]:
+    """Return the modules of the devices of this machine that draw random numbers of their own."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return {name: getattr(torch, name) for name, is_there in has.items() if is_there}
 
 
 def _another_training(path: Path, error: Exception) -> RunError:

@@ -132,18 +132,18 @@ class _Problem:
         """
         if self._stop:
             raise Interrupted(self._stop.exit_code or ExitCode.INTERRUPTED)
-        total = torch.zeros((), dtype=torch.float64, device=bias.device)
+        losses = []
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         views = len(self._batches.train_features)
         share = 1.0 / (views * len(self._rows))
         for features, wanted in self._kept or self._chunks(len(bias)):
             logits = torch.addmm(bias, features, weight.T)
             logs = F.log_softmax(logits, dim=1)
-            total -= (wanted * logs).sum(dtype=torch.float64) * share
+            losses.append((wanted * logs).sum(1))
             gradient = (logs.exp() * wanted.sum(1, keepdim=True) - wanted) * share
             by_weight.addmm_(gradient.T, features)
             by_bias += gradient.sum(0)
-        return float(total), by_weight, by_bias
+        return -_sum_on_host(torch.cat(losses)) * share, by_weight, by_bias
 
     def _wanted(self, targets: torch.Tensor, classes: int) -> torch.Tensor:
         """(n, K) weighted targets, smoothed as `F.cross_entropy` does it."""
@@ -196,10 +196,18 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
         loss, by_weight, by_bias = problem.loss_and_gradient(weight, bias)
         weight.grad = by_weight.add_(weight, alpha=strength)
         bias.grad = by_bias
-        return loss + 0.5 * strength * float(weight.square().sum(dtype=torch.float64))
+        return loss + 0.5 * strength * _sum_on_host(weight.square().sum(1))
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+def _sum_on_host(values: torch.Tensor) -> float:
+    """Return the sum of (N,) values in float64, which not every device has (MPS).
+
+    In float32 the line search could not tell two losses apart that differ by less than 1e-7.
+    """
+    return float(values.cpu().sum(dtype=torch.float64))
 
 
 def _zeros(probe: Probe) -> _Solution:

@@ -54,31 +54,49 @@ class Schedule:
 
 @dataclass
 class Sums:
-    """Running sums of an epoch, on the device: divided once, at its end, and not waited for before.
+    """Running sums of an epoch, divided once, at its end.
+
+    What a device computes is left there until `settle` fetches it, many steps at once, and adds it
+    up in float64 on the host: waiting after every step is slow, and MPS has no float64.
 
     Attributes:
-        loss: () float64.
-        correct: () int64.
+        loss: Sum of the losses that have been settled.
+        correct: Number of right answers among them.
         count: Images.
         seconds: Time spent training.
     """
 
-    loss: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    correct: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    loss: float = 0.0
+    correct: int = 0
     count: int = 0
     seconds: float = 0.0
+    _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
+    _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
 
     def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Adds a batch: losses (B,), logits (B, K), targets (B,)."""
-        self.loss = self.loss.to(losses.device) + losses.double().sum()
-        self.correct = self.correct.to(losses.device) + (logits.argmax(1) == targets).sum()
+        self._losses.append(losses)
+        self._hits.append(logits.argmax(1) == targets)
         self.count += len(targets)
+
+    def settle(self) -> None:
+        """Adds up what is still on the device; when this is called changes no bit of the sums."""
+        if not self._losses:
+            return
+        sizes = [len(losses) for losses in self._losses]
+        losses, hits = torch.cat(self._losses).cpu(), torch.cat(self._hits).cpu()
+        for batch in losses.double().split(sizes):
+            self.loss += float(batch.sum())
+        self.correct += int(hits.sum())
+        self._losses.clear()
+        self._hits.clear()
 
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy; (nan, nan) of nothing."""
+        self.settle()
         if not self.count:
             return math.nan, math.nan
-        return float(self.loss) / self.count, float(self.correct) / self.count
+        return self.loss / self.count, self.correct / self.count
 
 
 @dataclass
@@ -324,8 +342,9 @@ def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | No
     if val_loss is None and hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
         return
     step = f"in epoch {state.epoch + 1}, step {state.step + 1}"
-    if not math.isfinite(float(state.sums.loss)):
-        found = f"{float(state.sums.loss)} {step}"
+    state.sums.settle()
+    if not math.isfinite(state.sums.loss):
+        found = f"{state.sums.loss} {step}"
     elif val_loss is None:
         return
     elif not math.isfinite(val_loss):

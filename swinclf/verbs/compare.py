@@ -12,6 +12,7 @@ from typing import Any
 from swinclf.errors import DataError, RunError
 from swinclf.evaluation.compare import Pair, Paired
 from swinclf.files import read_csv, write_json
+from swinclf.latest import follow_latest
 from swinclf.runs import make_folder
 
 PREDICTIONS = "predictions.csv"
@@ -61,6 +62,7 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
         RunError: If one of them has no predictions.
         DataError: If they are of different images, or the images have different labels.
     """
+    first, second = follow_latest(first), follow_latest(second)
     answers, others = _predictions(first), _predictions(second)
     _check_same_images(first, second, answers, others)
     _check_same_data(first, second, list(answers))

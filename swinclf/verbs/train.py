@@ -16,6 +16,7 @@ from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.evaluation.metrics import Metrics
 from swinclf.files import check_room
+from swinclf.latest import mark_latest
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
 from swinclf.pipeline.look import find_faults, look_at_images, refuse_skipped
@@ -30,7 +31,7 @@ from swinclf.pipeline.resume import (
 )
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.progress import SILENT, Reporter
-from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run, mark_latest
+from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run
 from swinclf.runtime import StopFlag, choose_hardware
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compiling import require_compiler
@@ -123,7 +124,7 @@ def train(
                 with stop.patiently():
                     fit_best(plan, context, state, batches, claim.run, origin)
                 scored = finish(plan, context, state.history, claim.run, origin.faults)
-                mark_latest(claim.run)
+                mark_latest(claim.run.path)
                 remove_checkpoints(claim.run)
                 if resumed and dataset.images != read_split(claim.run.split):
                     write_split(claim.run.split, dataset.images)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
+from swinclf.latest import follow_latest
 from swinclf.models.catalogue import SIZES_FILE
 from swinclf.models.tensorfile import read_metadata
 from swinclf.models.weights.sniff import READABLE, Kind, sniff
@@ -58,7 +59,7 @@ def find_weights(where: Path) -> StartingWeights:
     Raises:
         WeightsError: If there is none, or it is of a kind that cannot be read.
     """
-    where = Path(str(where).removeprefix("local-dir:"))
+    where = follow_latest(Path(str(where).removeprefix("local-dir:")))
     path = _in_folder(where) if where.is_dir() else where
     if not path.is_file():
         raise _not_found(where)

@@ -1,0 +1,131 @@
+"""Windows: the main job by its rules about files, and without what only POSIX systems have."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import windows_rules
+from conftest import write_dataset
+
+import swinclf
+from swinclf import files, runtime
+from swinclf.data.folder import VAL, scan_folder
+from swinclf.data.images import read_bytes
+from swinclf.latest import follow_latest, mark_latest
+
+PACKAGE = Path(swinclf.__file__).parent
+on_linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="which files are open is read from /proc"
+)
+
+
+@on_linux
+def test_the_main_job_by_the_rules_of_windows(tmp_path):
+    write_dataset(tmp_path / "colours", per_class=6)
+    words = [sys.executable, windows_rules.__file__, tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {"answers": 18, "left": [], "latest": "colours-2"}
+
+
+def test_no_module_uses_what_windows_lacks_unguarded():
+    lacking = {"os": windows_rules.OF_OS, "signal": windows_rules.OF_SIGNAL}
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & set(windows_rules.MODULES), path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module, name = node.value.id, node.attr
+                is_lacking = name in lacking.get(module, ()) or name in ("geteuid", "O_NONBLOCK")
+                assert not is_lacking or f'hasattr({module}, "{name}")' in text, (path, name)
+
+
+def test_tests_and_benchmarks_can_be_imported_on_windows():
+    for folder in (PACKAGE.parent / "tests", PACKAGE.parent / "benchmarks"):
+        for path in folder.rglob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                    assert not names & set(windows_rules.MODULES), path
+
+
+def test_a_file_is_read_where_there_is_no_flag_for_pipes(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_NONBLOCK", raising=False)
+    (tmp_path / "a.png").write_bytes(b"content")
+    assert read_bytes(tmp_path / "a.png") == b"content"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_latest_is_a_link_or_a_file_that_names_the_run(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "symlink", windows_rules.no_links)
+    elif sys.platform == "win32":
+        pytest.skip("links are a privilege on Windows")
+    for name in ("a-1", "b-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+        mark_latest(tmp_path / name)
+        latest = tmp_path / "latest"
+        assert latest.is_symlink() is has_links
+        for path in (latest, latest / "model.safetensors"):
+            found = follow_latest(path)
+            assert found.exists()
+            assert found.resolve().is_relative_to((tmp_path / name).resolve())
+    assert follow_latest(tmp_path / "b-1") == tmp_path / "b-1"
+    if not has_links:
+        latest.write_text("gone", encoding="utf-8")
+        assert follow_latest(latest) == latest
+
+
+def test_a_file_in_use_for_a_moment_is_tried_again_on_windows_alone(tmp_path, monkeypatch):
+    real, tries = Path.replace, []
+
+    def replace(self, target):
+        tries.append(self)
+        if len(tries) < 4:
+            raise PermissionError(errno.EACCES, "in use")
+        return real(self, target)
+
+    monkeypatch.setattr(files, "_RENAME_WAIT_S", 0)
+    monkeypatch.setattr(Path, "replace", replace)
+    (tmp_path / "a").touch()
+    with pytest.raises(PermissionError):
+        files.replace_path(tmp_path / "a", tmp_path / "b")
+    assert len(tries) == 1
+    monkeypatch.setattr(files, "_IS_WINDOWS", True)
+    files.replace_path(tmp_path / "a", tmp_path / "b")
+    assert len(tries) == 4
+    assert (tmp_path / "b").exists()
+
+
+def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    words = ["swinclf", "train", "my data", "C:\\runs\\a-1", "it's"]
+    assert runtime.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
+    monkeypatch.setattr(runtime, "_IS_WINDOWS", True)
+    assert runtime.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
+
+
+def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):
+    def relpath(path, start):
+        if Path(path).is_relative_to(tmp_path / "elsewhere"):
+            raise ValueError("path is on mount 'D:', start on mount 'C:'")
+        return real(path, start)
+
+    real = os.path.relpath
+    write_dataset(tmp_path / "colours", per_class=1)
+    write_dataset(tmp_path / "elsewhere", per_class=1)
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    index = scan_folder(tmp_path / "colours", val=tmp_path / "elsewhere")
+    paths = [image.path for image in index.images if image.split == VAL]
+    assert paths == [f"{tmp_path}/elsewhere/{name}/000.png" for name in ("blue", "green", "red")]
+    assert all((index.root / path).is_file() for path in paths)
