@@ -9,6 +9,7 @@ from swinclf.card import ModelCard
 from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, StopFlag, versions
@@ -59,7 +60,7 @@ class Plan:
         config = self.config
         assert config.impl is not None
         return ModelCard(
-            model=config.model,
+            model=architecture_name(config.model),
             impl=config.impl,
             model_args=key_values(config.model_arg),
             classes=self.dataset.classes,

@@ -18,8 +18,10 @@ from swinclf.models.build import (
     build_pretrained,
     default_preprocess,
 )
+from swinclf.models.embedded import EMBEDDED
 from swinclf.models.freeze import freeze_stages
-from swinclf.models.names import is_native
+from swinclf.models.hub import can_be_had
+from swinclf.models.names import is_native, native_data_config
 from swinclf.models.weights import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
@@ -97,6 +99,8 @@ def build_start(
     is_saved = saved is not None and not saved.origin.network
     named = settings.config.weights
     weights = find_weights(Path(named)) if named and not is_saved else None
+    if weights is None and saved is None and settings.config.pretrained:
+        settings = _choose_embedded(settings, report)
     settings = _choose_model(settings, weights.card if weights else None)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
@@ -130,6 +134,19 @@ def build_start(
         settings.choose("workers", default_workers(), "one a core"),
         Start(network, preprocess, regime, trained_weights, keeps_features, frozen),
     )
+
+
+def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
+    """Take the embedded backbone where the default's published weights cannot be had."""
+    default = settings.config.model
+    if settings.is_given("model") or can_be_had(native_data_config(default).hub_id or ""):
+        return settings
+    report.note(
+        f"the weights of {default} are not in the cache and the Hub does not answer: using the "
+        "embedded EfficientNet-Lite0. For the larger network, run once where there is a network, "
+        "or: --weights FILE"
+    )
+    return settings.choose("model", EMBEDDED, f"{default} cannot be had here")
 
 
 def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:
