@@ -210,16 +210,18 @@ def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
 def _build_embedded(architecture: Architecture) -> nn.Module:
     """Build the network with the embedded weights under a fresh head."""
     network = create_network(architecture)
-    stored = load_file(embedded.WEIGHTS)
-    state = {name: value.float() for name, value in stored.items() if name not in embedded.HEAD}
-    left = network.load_state_dict(state, strict=False)
-    absent = {name for name in left.missing_keys if not name.endswith("num_batches_tracked")}
-    if left.unexpected_keys or absent != embedded.HEAD:
+    state = network.state_dict()
+    absent = {name for name in state if name in embedded.HEAD or name.endswith(embedded.COUNTER)}
+    stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
+    own = {name: state[name] for name in absent}
+    try:
+        network.load_state_dict({**stored, **own})
+    except RuntimeError as error:
         raise WeightsError(
             f"the weights of {embedded.ARCHITECTURE} as this version of timm builds it",
-            found=f"other tensors, e.g. {[*left.unexpected_keys, *sorted(absent)][0]}",
+            found=first_line(error),
             hint="pip install --upgrade swinclf timm",
-        )
+        ) from error
     return network
 
 

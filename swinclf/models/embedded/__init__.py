@@ -15,6 +15,7 @@ EMBEDDED = "embedded"  # the name on the command line
 ARCHITECTURE = "tf_efficientnet_lite0.in1k"  # timm's name for the network
 WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")
 HEAD = frozenset(("classifier.weight", "classifier.bias"))  # of ImageNet's 1,000 classes
+COUNTER = "num_batches_tracked"  # of batch norm in training, not stored: no answer depends on it
 
 # As Google's code prepares images: (value - 127) / 128, of values from 0 to 255.
 PREPROCESS = Preprocess(

@@ -18,10 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from swinclf.models.embedded import ARCHITECTURE, WEIGHTS
+from swinclf.models.embedded import ARCHITECTURE, COUNTER, WEIGHTS
 
 SOURCE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_NOT_WEIGHTS = "num_batches_tracked"  # a counter that training keeps; it has no effect on answers
 
 
 def convert(source: Path) -> dict[str, Tensor]:
@@ -48,7 +47,7 @@ def convert(source: Path) -> dict[str, Tensor]:
 
 
 def _weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.endswith(_NOT_WEIGHTS)}
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
 
 
 if __name__ == "__main__":
