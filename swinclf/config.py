@@ -104,7 +104,9 @@ class TrainConfig:
 
     model: str = _setting(
         "swin_tiny_patch4_window7_224",
-        "A timm Swin or ViT name, ARCH or ARCH.TAG; `swinclf models` lists them.",
+        "A timm Swin or ViT name, ARCH or ARCH.TAG (`swinclf models` lists them), or embedded: "
+        "the trained weights that come with the package. Not given, it is embedded where the "
+        "default's published weights are not in the cache and the Hub does not answer.",
     )
     impl: Impl | None = _setting(
         None,

@@ -134,7 +134,7 @@ def multiplies_bf16(device: str) -> tuple[bool, str]:
         name = torch.cuda.get_device_name(device)
         return native, f"{name} {'multiplies' if native else 'does not multiply'} bf16 natively"
     if device == "cpu":
-        features = torch.cpu.get_capabilities()
+        features = _cpu_features()
         for feature, name in (
             ("amx_bf16", "AMX"),
             ("avx512_bf16", "AVX512-BF16"),
@@ -144,6 +144,16 @@ def multiplies_bf16(device: str) -> tuple[bool, str]:
                 return True, f"this CPU multiplies bf16 natively ({name})"
         return False, "this CPU does not multiply bf16 natively"
     return False, f"bf16 is not known to be faster on {device}"
+
+
+def _cpu_features() -> Mapping[str, bool]:
+    """Return which instruction sets this CPU has, by torch's names for them."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    # Before torch 2.12 only x86 can be asked, and by this name. On Arm the answer is fp32.
+    return {"avx512_bf16": bool(torch.cpu._is_avx512_bf16_supported())}
 
 
 def use_threads(count: int | None) -> int:

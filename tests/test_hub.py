@@ -18,6 +18,8 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
 
+from swinclf.models.hub import can_be_had
+
 OWN_MODEL = "vit_tiny_patch16_224"  # which this package builds itself
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WITHIN_S = 30  # "within seconds": most of it is Python starting on a busy machine
@@ -55,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {self.path}")
         if hub.manner == "stalls":
             time.sleep(20)
+        if hub.manner == "404":
+            return self._send(404, b"{}", with_body)
         if hub.manner == "500":
             return self._send(500, b"internal error", with_body)
         if hub.manner == "html":
@@ -359,3 +363,45 @@ def test_pictures_of_published_weights(cli, home, hub, tmp_path):  # noqa: ARG00
     # What is drawn is the same but for the line that says whose weights they are.
     assert (ours != theirs).any(axis=(1, 2)).mean() < 0.1
     assert (ours != random).any(axis=(1, 2)).mean() > 0.5
+
+
+# --- whether it can be reached at all -----------------------------------------------------------
+
+DEFAULT_REPOSITORY = "timm/swin_tiny_patch4_window7_224.ms_in1k"
+
+
+@pytest.fixture
+def ask(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:  # noqa: ARG001
+    """`ask()`: whether the default's published weights can be had."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    can_be_had.cache_clear()
+    yield lambda: can_be_had(DEFAULT_REPOSITORY)
+    can_be_had.cache_clear()
+
+
+def test_a_hub_that_answers_is_asked_once(ask: Callable[[], bool], hub: Hub) -> None:
+    assert ask()
+    assert ask()
+    assert hub.requests == [f"HEAD /{DEFAULT_REPOSITORY}/resolve/main/model.safetensors"]
+
+
+@pytest.mark.parametrize("manner", ["500", "404", "stalls"])
+def test_a_hub_that_does_not_answer_well_is_given_up(
+    ask: Callable[[], bool], hub: Hub, manner: str
+) -> None:
+    hub.manner = manner
+    started = time.monotonic()
+    assert not ask()
+    assert time.monotonic() - started < WITHIN_S / 2
+
+
+def test_the_default_is_not_replaced_where_the_hub_answers(
+    program: Callable[..., Outcome], data: Path, home: Path, hub: Hub
+) -> None:
+    done = program("train", data, "--epochs", "1", env={"HF_HOME": str(home)})
+    assert done.code == 1
+    assert "embedded" not in done.err
+    assert "the Hub does not answer" not in done.err
+    assert any(DEFAULT_REPOSITORY in request for request in hub.requests)

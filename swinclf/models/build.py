@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
+from swinclf.models import embedded
 from swinclf.models.blank import blank_parameters
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
@@ -38,7 +40,7 @@ class Architecture:
     """What is needed to build a network, without its weights.
 
     Attributes:
-        name: ARCH or ARCH.TAG, or `vit` or `swin` for own shapes.
+        name: ARCH or ARCH.TAG, `vit` or `swin` for own shapes, or `embedded`.
         impl: Who builds it.
         num_classes: Logits, K.
         img_size: Side of the picture it sees, px; None for the network's own.
@@ -71,7 +73,7 @@ def create_network(architecture: Architecture) -> nn.Module:
             model_args=architecture.model_args,
         )
     network: nn.Module = _timm().create_network(
-        architecture.name,
+        embedded.architecture_name(architecture.name),
         num_classes=architecture.num_classes,
         img_size=architecture.img_size,
         drop_path=architecture.drop_path,
@@ -101,6 +103,8 @@ def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -
         ModelError: As `build_network`.
         WeightsError: If the weights are not to be had, or are not this network's.
     """
+    if architecture.name == embedded.EMBEDDED:
+        return _build_embedded(architecture)
     if architecture.impl is Impl.TIMM:
         return _timm_pretrained(architecture, report)
     if architecture.name in OWN_SHAPES:
@@ -212,8 +216,11 @@ def default_preprocess(
         img_size: Side of the picture, px, instead of the config's.
         fit: What is done with pictures of other proportions, instead of the config's.
     """
-    if architecture.impl is Impl.TIMM:
-        own: Preprocess = _timm().preprocess_of(architecture.name)
+    own: Preprocess
+    if architecture.name == embedded.EMBEDDED:
+        own = embedded.PREPROCESS
+    elif architecture.impl is Impl.TIMM:
+        own = _timm().preprocess_of(architecture.name)
     else:
         own = _native_preprocess(architecture)
     return Preprocess(
@@ -250,6 +257,24 @@ def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
     )
     reset_head(network, architecture.num_classes)
     _check_classifier(network, architecture)
+    return network
+
+
+def _build_embedded(architecture: Architecture) -> nn.Module:
+    """Build the network with the embedded weights under a fresh head."""
+    network = create_network(architecture)
+    state = network.state_dict()
+    absent = {name for name in state if name in embedded.HEAD or name.endswith(embedded.COUNTER)}
+    stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
+    own = {name: state[name] for name in absent}
+    try:
+        network.load_state_dict({**stored, **own})
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the weights of {embedded.ARCHITECTURE} as this version of timm builds it",
+            found=first_line(error),
+            hint="pip install --upgrade swinclf timm",
+        ) from error
     return network
 
 

@@ -34,8 +34,11 @@ class Computer:
         self.dtype = DTYPES[hardware.precision]
         self.network = network.eval().to(hardware.device)
         self.trunk = self.network
-        if self.dtype is not torch.float32:
-            self.trunk = _copy_in(self.network, self.dtype)
+        self._format = torch.contiguous_format
+        if is_convolutional(network):  # about twice as fast on a CPU with the channels last
+            self._format = torch.channels_last
+        if self.dtype is not torch.float32 or self._format is torch.channels_last:
+            self.trunk = _copy_in(self.network, self.dtype).to(memory_format=self._format)
 
     @torch.inference_mode()
     def logits(self, inputs: torch.Tensor, stages: int | None = None) -> torch.Tensor:
@@ -69,7 +72,8 @@ class Computer:
         return features
 
     def _trunk(self, inputs: torch.Tensor) -> torch.Tensor:
-        tokens: torch.Tensor = self.trunk.forward_features(inputs.to(self.dtype))  # type: ignore[operator]
+        inputs = inputs.to(self.dtype, memory_format=self._format)
+        tokens: torch.Tensor = self.trunk.forward_features(inputs)  # type: ignore[operator]
         return tokens.float()
 
     def _above(self, stages: int, inputs: torch.Tensor) -> torch.Tensor:
@@ -85,6 +89,15 @@ def _copy_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         if buffer.is_floating_point():
             converted[id(buffer)] = buffer.to(dtype)
     return copy.deepcopy(network, converted)
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """Return whether most weights of a network are in convolutions: neither a Swin nor a ViT."""
+    convolutions = {id(one.weight) for one in network.modules() if isinstance(one, nn.Conv2d)}
+    weights = [(one.numel(), id(one) in convolutions) for one in network.parameters()]
+    return 2 * sum(count for count, within in weights if within) > sum(
+        count for count, _ in weights
+    )
 
 
 def has_linear_head(network: nn.Module) -> bool:

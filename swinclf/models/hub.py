@@ -8,11 +8,13 @@ called unless pretrained weights were asked for by a name that exists.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -29,6 +31,7 @@ STALL_VARIABLE = "SWINCLF_HUB_STALL_S"
 DEFAULT_STALL_S = 60.0  # for `STALL_BYTES` of it: a byte a second is no progress
 STALL_BYTES = 64 * 1024
 FIRST_ANSWER_S = 10.0
+REACHABLE_S = 3.0  # for the question whether the Hub can be reached at all
 LOOK_EVERY_S = 0.2
 SHA256_LENGTH = 64  # hexadecimal digits
 
@@ -66,6 +69,38 @@ def find_pretrained(
         raise _not_to_be_had(name, "none in the cache, and HF_HUB_OFFLINE is set")
     report.note(f"fetching the published weights from the Hub, once: {repository}")
     return _download(name, repository, filename, report)
+
+
+@functools.cache
+def can_be_had(repository: str, filename: str = "model.safetensors") -> bool:
+    """Return whether published weights are in the cache, or the Hub says that it has them.
+
+    The Hub is asked once in a process and gets `REACHABLE_S` to answer; nothing is downloaded.
+
+    Args:
+        repository: Where they are at the Hub.
+        filename: Their file there.
+    """
+    if _from_cache(repository, filename) is not None:
+        return True
+    if _is_offline():
+        return False
+    answers: list[bool] = []
+
+    def ask() -> None:
+        from huggingface_hub import get_session, hf_hub_url
+
+        with suppress(Exception):  # refused, no route, no certificate: not to be had
+            url = hf_hub_url(repository, filename)
+            # The bare request: the library's own functions send others beside it.
+            answer = get_session().head(url, timeout=REACHABLE_S)
+            answers.append(answer.status_code < 400)
+
+    # A thread, since looking up a name has no time limit of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(REACHABLE_S)
+    return any(answers)
 
 
 def _is_offline() -> bool:

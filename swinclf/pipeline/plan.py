@@ -10,6 +10,7 @@ from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
+from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
@@ -62,7 +63,7 @@ class Plan:
         config = self.config
         assert config.impl is not None
         return ModelCard(
-            model=config.model,
+            model=architecture_name(config.model),
             impl=config.impl,
             model_args=key_values(config.model_arg),
             classes=self.dataset.classes,

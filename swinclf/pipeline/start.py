@@ -17,8 +17,10 @@ from swinclf.models.build import (
     build_pretrained,
     load_network,
 )
+from swinclf.models.embedded import EMBEDDED
 from swinclf.models.freeze import freeze_stages
-from swinclf.models.names import is_native
+from swinclf.models.hub import can_be_had
+from swinclf.models.names import is_native, native_data_config
 from swinclf.models.weights.find import StartingWeights, find_weights
 from swinclf.models.weights.preprocessing import (
     KnownPreprocess,
@@ -110,6 +112,8 @@ def build_start(
     named = settings.config.weights
     weights = find_weights(Path(named)) if named and not is_saved else None
     known = _known_preprocess(weights)
+    if weights is None and saved is None and settings.config.pretrained:
+        settings = _choose_embedded(settings, report)
     settings = _choose_model(settings, weights.card if weights else None)
     if weights is not None and weights.card is None:
         settings = choose_activation(settings, weights.path, report)
@@ -171,6 +175,19 @@ def _known_preprocess(weights: StartingWeights | None) -> list[KnownPreprocess]:
         return [preprocess_of_run(weights.card.preprocess)]
     beside = preprocess_beside(weights.path)
     return [] if beside is None else [beside]
+
+
+def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
+    """Take the embedded backbone where the default's published weights cannot be had."""
+    default = settings.config.model
+    if settings.is_given("model") or can_be_had(native_data_config(default).hub_id or ""):
+        return settings
+    report.note(
+        f"the weights of {default} are not in the cache and the Hub does not answer: using the "
+        "embedded EfficientNet-Lite0. For the larger network, run once where there is a network, "
+        "or: --weights FILE"
+    )
+    return settings.choose("model", EMBEDDED, f"{default} cannot be had here")
 
 
 def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:

@@ -11,7 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from swinclf.config import TrainConfig
 from swinclf.data.images import FORMATS, decode_image
+from swinclf.models.embedded import EMBEDDED
+from swinclf.models.hub import can_be_had
+from swinclf.models.names import native_data_config
 from swinclf.runtime import available_cores, choose_hardware, versions
 
 DECODE_SIZE = (4000, 3000)  # a photograph of 12 megapixels
@@ -28,6 +32,7 @@ def examine() -> Mapping[str, str]:
         "device": hardware.device,
         "precision": f"{hardware.precision}: {hardware.reason}",
         "weight cache": _weight_cache(),
+        "Hub": _hub(),
         "picture formats": ", ".join(sorted(FORMATS)),
         "decode speed": _decode_speed(),
     }
@@ -53,6 +58,14 @@ def _weight_cache() -> str:
         return f"{folder} (not there yet){offline}"
     models = sum(name.startswith("models--") for name in os.listdir(folder))  # noqa: PTH208
     return f"{folder} ({models} models){offline}"
+
+
+def _hub() -> str:
+    """Say whether the default's published weights can be had, and what `train` does otherwise."""
+    default = TrainConfig().model
+    if can_be_had(native_data_config(default).hub_id or ""):
+        return f"the weights of {default} can be had"
+    return f"not reachable: `swinclf train DATA` uses {EMBEDDED} weights instead of {default}"
 
 
 def _decode_speed() -> str:
