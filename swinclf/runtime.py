@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -134,7 +134,7 @@ def multiplies_bf16(device: str) -> tuple[bool, str]:
         name = torch.cuda.get_device_name(device)
         return native, f"{name} {'multiplies' if native else 'does not multiply'} bf16 natively"
     if device == "cpu":
-        features = _cpu_features()
+        features = cpu_features()
         for feature, name in (
             ("amx_bf16", "AMX"),
             ("avx512_bf16", "AVX512-BF16"),
@@ -146,7 +146,7 @@ def multiplies_bf16(device: str) -> tuple[bool, str]:
     return False, f"bf16 is not known to be faster on {device}"
 
 
-def _cpu_features() -> Mapping[str, bool]:
+def cpu_features() -> Mapping[str, bool]:
     """Return which instruction sets this CPU has, by torch's names for them."""
     import torch
 

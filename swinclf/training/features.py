@@ -24,7 +24,7 @@ from swinclf.lanes import lanes_on, threads_shared
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
-from swinclf.runtime import Hardware, StopFlag, versions, whole_batch
+from swinclf.runtime import Hardware, StopFlag, cpu_features, versions, whole_batch
 from swinclf.training.feature_cache import FeatureCache, cache_folder, key_of, weights_digest
 
 PLAIN, MIRROR = b"p", b"m"  # views of an image: itself and its mirror image
@@ -321,7 +321,7 @@ def _machine(device: str) -> list[object]:
     """What roundings depend on besides precision and software."""
     if device.startswith("cuda"):
         return ["cuda", torch.cuda.get_device_name(device)]
-    abilities = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    abilities = sorted(name for name, has in cpu_features().items() if has is True)
     return [device, torch.get_num_threads(), *abilities]
 
 
