@@ -268,6 +268,7 @@ WRITERS = {  # who may open a file to write to it
     Path("models/hub.py"): "the output of its own process, in a temporary folder",
     Path("models/catalogue.py"): "a table of the package, written by its developers",
     Path("models/embedded/convert.py"): "a file of the package, written by its developers",
+    Path("latest.py"): "runs/latest where links are not allowed",
     Path("lock.py"): "the lock",
 }
 
