@@ -302,7 +302,7 @@ def test_a_bare_file_needs_its_model(cli, trained, land, tmp_path):
         (
             "empty",
             "weights at 'empty'",
-            "a folder without model.safetensors",
+            "a folder without one",
             "the path of a weights file or of a run folder",
         ),
     ],

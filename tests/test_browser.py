@@ -85,6 +85,11 @@ def checked(tmp_path_factory):
     Image.open(root / "land" / "005.jpg").resize((130, 100)).save(root / "land" / "near.jpg")
     Image.new("RGB", (90, 70), (250, 250, 250)).save(root / "land" / "empty.png")
     (root / "land" / "<b>broken.jpg").write_bytes(b"no picture")
+    (root / "lost").mkdir()
+    (root / "lost" / "only.jpg").write_bytes(b"no picture")
+    (root / "LAND").mkdir()  # but for case, a class that there is
+    scene(98).save(root / "LAND" / "one.jpg")
+    scene(97).save(root / "loose.jpg")  # in no class folder
     lying = Image.Exif()
     lying[0x112] = 6
     scene(99, (300, 100)).save(root / "land" / "lying.jpg", exif=lying)
@@ -184,7 +189,8 @@ def test_nothing_in_a_name_runs_and_names_read_as_they_are_when_checked(opened_c
     shown = texts(opened_check, "figcaption")
     assert set(PATHS) <= set(shown)
     tiny = texts(opened_check, "#tiny_classes .note")
-    assert sorted(tiny) == sorted(f"1 image of {path.partition('/')[0]}" for path in PATHS)
+    names = ["LAND", *(path.partition("/")[0] for path in PATHS)]
+    assert sorted(tiny) == sorted(f"1 image of {name}" for name in names)
     assert pictures_loaded(opened_check) == len(shown) - 1  # all but the broken file
     targets = "[...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash).id)"
     assert len(set(opened_check.run(targets))) == opened_check.run(

@@ -34,8 +34,8 @@ SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--epoch
 # What every flag is run with: (exit code, words). {names} are filled in by `places`.
 CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "train": [
-        (1, ("{data}",)),  # all defaults: published weights, which are not to be had offline
-        (1, ("{data}", "--pretrained")),
+        (0, ("{data}",)),  # all defaults: offline, from the embedded weights
+        (1, ("{data}", "--pretrained", "--model", SMALL_MODEL)),  # not to be had offline
         (1, ("--resume", "{run}")),  # it is finished
         (2, ()),
         (

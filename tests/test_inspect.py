@@ -257,7 +257,8 @@ def test_evidence_of_tokens_in_bfloat16_differs_by_rounding(small):
     targets, _, cells = looking.token_evidence(small, batch)
     _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
     assert rounded.dtype == torch.float32
-    assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > 0.8
+    # Above 0.8 where AMX multiplies; 0.76 on an AVX512-BF16 CPU, which rounds otherwise.
+    assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > 0.7
 
 
 # --- pictures -----------------------------------------------------------------------------------

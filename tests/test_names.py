@@ -144,7 +144,7 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
         ("vit", {"head": "mlp"}, "needs head_hidden"),
         ("vit", {"head_hidden": "64"}, "needs head=mlp"),
         ("vit", {"head": "tanh", "head_hidden": "64-32"}, "one number"),
-        ("vit", {"img_size": "8"}, "larger than the image"),
+        ("vit", {"img_size": "8"}, "8 px"),
         ("vit", {"img_size": "72x96x3"}, "height x width"),
         ("vit", {"activation": "swiglu", "mlp_ratio": "0.3", "embed_dim": "12"}, "even"),
         ("swin", {"depths": "2-2"}, "one number a stage"),

@@ -128,6 +128,7 @@ def test_metrics_agree_with_sklearn_on_the_predictions(mistaken):
     assert 0 <= low < metrics["accuracy"] < high <= 1
     assert metrics["top5_accuracy"] == 1  # of three classes
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    assert metrics.pop("skipped") == 1
     assert run.metrics.to_dict() == metrics
 
 
@@ -214,7 +215,10 @@ def test_config_tells_every_value_and_where_it_came_from(cli, dataset, tmp_path)
     done = cli("train", dataset, *SMALL_FLAGS, "--config", tmp_path / "mine.toml")
     assert done.code == 0, done.err
     saved = json.loads((Path(done.out.strip()) / "config.json").read_text("utf-8"))
-    assert saved.keys() - {"sources", "reasons", "command", "versions"} == SETTINGS.keys()
+    assert (
+        saved.keys() - {"sources", "reasons", "command", "versions", "data_from_run"}
+        == SETTINGS.keys()
+    )
     assert saved["sources"].keys() == SETTINGS.keys()
     assert all(saved[name] is not None for name in ("lr", "epochs", "workers", "device", "mirror"))
     wanted = {
