@@ -79,7 +79,7 @@ def test_limits_and_promises_are_those_of_the_code():
     about = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     assert f"files over {limits.MAX_FILE_BYTES // 1024**2} MiB" in about
     assert "no pickle is ever loaded" not in README  # `.pth` files are pickles, read restricted
-    assert "no code in\na file is ever executed" in README
+    assert "no code in a weights file is ever executed" in README
 
 
 def test_types_come_with_the_package():

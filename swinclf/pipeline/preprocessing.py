@@ -50,8 +50,10 @@ def preprocess_line(settings: Settings) -> str:
     """Return the preprocessing in one line, each part with where it is from."""
     config, groups = settings.config, dict[str, list[str]]()
     for name in NAMES:
-        value = str(getattr(config, name)).replace(",", " ")
-        text = value if name == "interpolation" else f"{name.replace('crop_pct', 'crop')} {value}"
-        groups.setdefault(settings.reasons.get(name, "given"), []).append(text)
+        value = str(getattr(config, name))
+        if name != "interpolation":
+            numbers = " ".join(f"{float(number):.4g}" for number in value.split(","))
+            value = f"{name.replace('crop_pct', 'crop')} {numbers}"
+        groups.setdefault(settings.reasons.get(name, "given"), []).append(value)
     parts = [f"{', '.join(texts)} ({reason})" for reason, texts in groups.items()]
     return f"preprocessing: {'; '.join(parts)}"
