@@ -17,7 +17,7 @@ def test_every_dependency_has_its_lowest_version() -> None:
     assert len(found) == len(project["dependencies"]) + len(optional["onnx"]) + len(
         optional["heic"]
     )
-    assert found["torch"] == "2.10.0"
+    assert found["torch"] == "2.11.0"
     assert {"pytest", "ruff"}.isdisjoint(found)
 
 
