@@ -47,8 +47,6 @@ def open_files() -> Iterator[str]:
 
 def refuse_if_open(path: Any) -> None:
     """Raise what Windows raises for a file in use, or for a folder with one in it."""
-    if not isinstance(path, str | bytes | os.PathLike):
-        return  # the function itself refuses it
     whole = str(Path(os.fsdecode(path)).absolute())
     for used in open_files():
         if used == whole or used.startswith(f"{whole}/"):
