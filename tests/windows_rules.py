@@ -22,6 +22,7 @@ from typing import Any
 
 import filelock  # its POSIX half stands for its Windows half, so that it keeps what it needs
 import torch
+import torch._dynamo  # its Linux half, too: torch before 2.12 does not import without `pwd`
 
 NAMELESS = getattr(os, "O_TMPFILE", -1)
 MODULES = ("fcntl", "grp", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty")
