@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from swinclf.inference.batching import BatchSize
-from swinclf.inference.predictor import open_predictor
+from swinclf.inference.predictor import Asked, open_predictor
 from swinclf.inference.stream import answer_all
 from swinclf.lanes import Lanes, lanes_on, threads_shared
 
@@ -68,7 +68,7 @@ def test_threads_are_shared_and_given_back():
 
 @pytest.mark.usefixtures("three_threads")
 def test_lanes_compute_at_the_same_time_and_answer_as_one_does(trained):
-    predictor = open_predictor(trained.path / "model.safetensors")
+    predictor = open_predictor(trained.path / "model.safetensors", Asked(device="cpu"))
     assert predictor.lanes.count == 3
     pictures = sorted(trained.data.rglob("*.png"))
     together, outputs = threading.Barrier(3), predictor.outputs

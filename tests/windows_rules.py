@@ -85,6 +85,7 @@ def no_links(*_: Any, **__: Any) -> None:
 
 def obey() -> None:
     """Take away and refuse what Windows lacks and refuses."""
+    os.environ["USERNAME"] = "somebody"  # set there, so that nobody asks `pwd`
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
     for module, names in ((os, OF_OS), (signal, OF_SIGNAL)):
