@@ -286,7 +286,7 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
-MOVABLE = ("data", "val", "weights", "workers")  # what a resumed run may be given anew
+MOVABLE = ("data", "val", "weights", "workers")  # what may differ when a run is resumed
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
 PATHS = ("data", "weights", "val", "out")

@@ -1,4 +1,4 @@
-"""What one may want to mend in a dataset's files and names, as far as a scan of it tells."""
+"""Findings about the files and names of a dataset, as far as its scan sees them."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
 
     Raises:
         DataError: If there is no such folder, it holds no class, its splits do not have the same
-            classes, or it cannot be told which folder is which split.
+            classes, or nothing says which folder is which split.
     """
     root, val = _existing_folder(root), _existing_folder(val) if val is not None else None
     layout = find_layout(root, val)

@@ -96,7 +96,7 @@ def find_layout(root: Path, val: Path | None) -> Layout:
         val: A folder of class folders that is held out, resolved, whatever `root` says.
 
     Raises:
-        DataError: If there are two folders for one split, or it cannot be told which is which.
+        DataError: If there are two folders for one split, or nothing says which is which.
     """
     layout = Layout()
     splits = _find_splits(root, layout, val)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from swinclf.models.weights.match import Match
 
-_DEPTH = 3  # components of a name that are told apart
+_DEPTH = 3  # leading components of a name that are distinguished
 _TRIES = 60  # conversions, without content
 
 
