@@ -33,16 +33,14 @@ def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler for C++")
-def test_the_real_backend_computes_the_same(monkeypatch):
+def test_the_real_backend_computes_the_same():
     from torch._inductor import config
 
     # What makes later compilations quick takes half a minute before the first.
-    if hasattr(config, "cpp_cache_precompile_headers"):  # since torch 2.12
-        monkeypatch.setattr(config, "cpp_cache_precompile_headers", False)
-    monkeypatch.setattr(config.cpp, "vec_isa_ok", True, raising=False)
+    quick = {"cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": True}
     torch.manual_seed(0)
     network, x = nn.GELU().eval(), torch.randn(4, 6)
-    with torch.no_grad():
+    with config.patch(quick), torch.no_grad():
         expected = network(x)
         compiling.compile_network(network)
         torch.testing.assert_close(network(x), expected)

@@ -29,7 +29,7 @@ MODULES = ("fcntl", "grp", "pty", "pwd", "readline", "resource", "syslog", "term
 OF_OS = (
     *("chown", "chroot", "fork", "forkpty", "getgid", "getgroups", "getpgid", "getpriority"),
     *("killpg", "mkfifo", "mknod", "nice", "openpty", "posix_fadvise", "pread", "preadv"),
-    *("pwrite", "sched_getaffinity", "sendfile", "setsid", "sysconf", "uname", "wait"),
+    *("pwrite", "sched_getaffinity", "sendfile", "setsid", "sysconf", "wait"),
 )
 OF_SIGNAL = (
     *("SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGTSTP"),
