@@ -14,6 +14,7 @@ from test_native_vit import tiny as tiny_vit
 from torch import nn
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.parametrize(
     "build", [tiny_swin, lambda: tiny_vit(distilled=True)], ids=["swin", "vit"]
 )

@@ -60,9 +60,10 @@ def test_tests_and_benchmarks_can_be_imported_on_windows():
 
 
 def test_a_file_is_read_where_there_is_no_flag_for_pipes(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "O_NONBLOCK", raising=False)
     (tmp_path / "a.png").write_bytes(b"content")
-    assert read_bytes(tmp_path / "a.png") == b"content"
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "O_NONBLOCK", raising=False)
+        assert read_bytes(tmp_path / "a.png") == b"content"
 
 
 @pytest.mark.parametrize("has_links", [True, False])
