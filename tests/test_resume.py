@@ -274,6 +274,20 @@ def test_a_run_that_saved_nothing_is_not_resumed(interrupted, cli):
     assert "stopped before anything was saved" in error_lines(done)[1]
 
 
+def test_a_run_of_a_version_with_other_settings_is_refused(interrupted, cli):
+    path = interrupted / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["mean"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    done = cli("train", "--resume", interrupted)
+    assert done.code == 1
+    assert error_lines(done) == (
+        f"every setting of the run in '{path}'",
+        "none called 'mean': the run was started by another version of swinclf",
+        "that version, or a new run: swinclf train DATA",
+    )
+
+
 def test_something_that_is_no_run_is_not_resumed(cli, tmp_path):
     for name in (".", "nowhere"):
         done = cli("train", "--resume", tmp_path / name)

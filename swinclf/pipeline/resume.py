@@ -116,7 +116,13 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
         reasons = dict(saved["reasons"])
         values |= given or {}
         sources |= dict.fromkeys(given or {}, Source.FLAG)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise RunError(
+            f"every setting of the run in '{run.config}'",
+            found=f"none called {error}: the run was started by another version of swinclf",
+            hint="that version, or a new run: swinclf train DATA",
+        ) from error
+    except (OSError, TypeError, ValueError) as error:
         raise RunError(
             f"the settings of a run in '{run.config}'",
             found=f"{type(error).__name__}: {error}",
