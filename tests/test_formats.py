@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from foreign_layouts import microsoft
 from network_cases import FLOAT32_TOLERANCE, difference, images, pair, randomise
 from safetensors.torch import save_file
 from timm.models import swin_transformer, vision_transformer
@@ -31,19 +32,6 @@ def small_pair(name: str = VIT) -> tuple[nn.Module, nn.Module]:
     ours, theirs = pair(name, **SMALL[name])
     randomise(ours, seed=9)  # nothing of the answers may come from before
     return ours, theirs
-
-
-def microsoft(state: State) -> State:
-    """Write a Swin state dict as Microsoft's code saves it."""
-    found = {}
-    for name, value in state.items():
-        name = re.sub(
-            r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name
-        )
-        found[name.replace("head.fc.", "head.")] = value
-    found["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
-    found["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 49, 49)
-    return found
 
 
 def google(state: State, prefix: str = "") -> dict[str, np.ndarray]:

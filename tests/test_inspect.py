@@ -23,7 +23,7 @@ from swinclf.models.compute import Computer
 from swinclf.models.names import build_native
 from swinclf.models.store import save_model
 from swinclf.models.swin import from_windows
-from swinclf.runtime import Hardware, Precision
+from swinclf.runtime import Hardware, Precision, multiplies_bf16
 from swinclf.verbs.inspect import Look, inspect
 
 VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
@@ -257,8 +257,9 @@ def test_evidence_of_tokens_in_bfloat16_differs_by_rounding(small):
     targets, _, cells = looking.token_evidence(small, batch)
     _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
     assert rounded.dtype == torch.float32
-    # Above 0.8 where AMX multiplies; 0.76 on an AVX512-BF16 CPU, which rounds otherwise.
-    assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > 0.7
+    # AVX512-BF16 rounds otherwise than AMX: 0.76 was measured there for the distilled network.
+    least = 0.8 if "AMX" in multiplies_bf16("cpu")[1] else 0.7
+    assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > least
 
 
 # --- pictures -----------------------------------------------------------------------------------

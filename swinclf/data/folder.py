@@ -196,7 +196,7 @@ def _check_same_classes(index: FolderIndex) -> None:
         f"the same classes in the train and the val folder of '{index.root}'",
         found="; ".join(found),
         hint=remedy_for(reason)
-        or "mend the folder names, or hold out a part of the train folder: "
+        or "correct the folder names, or hold out a part of the train folder: "
         f"swinclf train '{_train_folder(index)}'",
     )
 
@@ -303,7 +303,7 @@ def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataEr
         found = f"{images} images directly in it, in no class folder"
     elif skipped:
         found = f"{len(skipped):,} that cannot be used, e.g. {skipped[0].path}: {reason}"
-        hint = remedy_for(reason) or f"mend {'it' if count == 1 else 'them'}, or {hint}"
+        hint = remedy_for(reason) or f"repair {'it' if count == 1 else 'them'}, or {hint}"
     elif folders:
         found = f"no image in any folder of it ({some(folders)})"
     else:
