@@ -50,7 +50,7 @@ SWIN = ("--model", "swin", *(word for one in SHAPE for word in ("--model-arg", o
 WAYS = {
     "frozen": ("--freeze-layers", *SWIN),
     "whole": ("--no-freeze-layers", "--class-weights", "sqrt", *SWIN),
-    "upper": ("--freeze-stages", "1", "--augment", "none", "--model", "test_vit"),
+    "upper": ("--freeze-stages", "1", "--model", "test_vit"),
 }
 
 

@@ -37,7 +37,6 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 REGIMES = {
     "head": {"freeze_layers": True, "epochs": 4, "label_smoothing": 0.1},
     "part": {"freeze_stages": 2, "drop_path": 0.3},
-    "part, shown alike": {"freeze_stages": 2, "drop_path": 0.3, "augment": "none"},
     "full": {"freeze_layers": False, "drop_path": 0.3, "patience": 2, "epochs": 3},
 }
 

@@ -7,7 +7,6 @@ import copy
 import torch
 from torch import nn
 
-from swinclf.models.prefix import features_above, output_of_first
 from swinclf.runtime import Hardware, Precision, whole_batch
 
 DTYPES = {
@@ -41,19 +40,10 @@ class Computer:
             self.trunk = _copy_in(self.network, self.dtype).to(memory_format=self._format)
 
     @torch.inference_mode()
-    def logits(self, inputs: torch.Tensor, stages: int | None = None) -> torch.Tensor:
-        """(N, 3, H, W) float32 on the device -> (N, K) float32.
-
-        With `stages`, the inputs are what `first` made of the images.
-        """
-        tokens = self._trunk(inputs) if stages is None else self._above(stages, inputs)
-        logits: torch.Tensor = self.network.forward_head(tokens)  # type: ignore[operator]
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) float32 on the device -> (N, K) float32."""
+        logits: torch.Tensor = self.network.forward_head(self._trunk(inputs))  # type: ignore[operator]
         return logits
-
-    @torch.inference_mode()
-    def first(self, stages: int, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) float32 on the device -> what the first stages see in them, (N, ...)."""
-        return output_of_first(self.trunk, stages, inputs.to(self.dtype))
 
     @torch.inference_mode()
     def outputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,9 +65,6 @@ class Computer:
         inputs = inputs.to(self.dtype, memory_format=self._format)
         tokens: torch.Tensor = self.trunk.forward_features(inputs)  # type: ignore[operator]
         return tokens.float()
-
-    def _above(self, stages: int, inputs: torch.Tensor) -> torch.Tensor:
-        return features_above(self.trunk, stages, inputs.to(self.dtype)).float()
 
 
 def _copy_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from swinclf.data.folder import Skipped
-from swinclf.data.kept import room_for_pictures
 from swinclf.models.build import reset_head
 from swinclf.pipeline.look import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
@@ -18,7 +17,6 @@ from swinclf.training.batches import Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
 from swinclf.training.logistic import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.prefix_batches import PrefixBatches, keep_frozen_tokens
 from swinclf.training.probe import linear_classifiers
 from swinclf.training.recipe import Regime
 from swinclf.training.regimes import (
@@ -86,7 +84,8 @@ def prepare_training(
         batches = features
         state = head_state(network, features, config, head_hardware(context.hardware.device))
     else:
-        batches = _images(plan, context)
+        batches = images = _images(plan, context)
+        _tell_room(images, context.report)
         if baseline is not None:
             baseline.probe.install(network)
         state = network_state(network, config, context.hardware)
@@ -95,33 +94,7 @@ def prepare_training(
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)
-    if isinstance(batches, ImageBatches):
-        images = batches
-        batches = _through_frozen_stages(images, plan, context)
-        if not (isinstance(batches, PrefixBatches) and batches.train_kept):
-            _tell_room(images, context.report)
     return state, batches
-
-
-def _through_frozen_stages(batches: ImageBatches, plan: Plan, context: Context) -> Batches:
-    """The same batches, with what frozen stages make of them where that never changes."""
-    stages, epochs = plan.config.freeze_stages, plan.config.epochs or 1
-    if stages is None or epochs == 1:
-        return batches
-    if plan.config.compile:
-        context.report.note(
-            "the frozen stages run anew in every epoch: --compile makes one piece of all stages"
-        )
-        return batches
-    return keep_frozen_tokens(
-        batches,
-        plan.start.network,
-        stages,
-        context.hardware,
-        limit_bytes=room_for_pictures(),
-        report=context.report,
-        stop=context.stop,
-    )
 
 
 def _images(plan: Plan, context: Context) -> ImageBatches:

@@ -34,12 +34,10 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (B, ...) on the device.
         targets: (B,) int64 class indices on the device.
-        stages: So many of the network's first stages have seen them; None for images.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
-    stages: int | None = None
 
 
 class Batches(Protocol):

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.freeze import train_mode
-from swinclf.models.prefix import features_above
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
 from swinclf.training.batches import Batch, Batches
@@ -255,9 +254,7 @@ def _gradient(
         state.optimizer.zero_grad(set_to_none=True)
         try:
             parts = [
-                _add_gradient(
-                    state, Batch(*part, batch.stages), schedule, hardware, of=len(batch.targets)
-                )
+                _add_gradient(state, Batch(*part), schedule, hardware, of=len(batch.targets))
                 for part in zip(
                     batch.inputs.split(images), batch.targets.split(images), strict=True
                 )
@@ -276,7 +273,7 @@ def _add_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds the gradient of some of a step's `of` images; returns their losses and logits."""
     with autocast(hardware):
-        logits = _logits(state.model, part).float()
+        logits = state.model(part.inputs).float()
     losses = F.cross_entropy(
         logits,
         part.targets,
@@ -286,14 +283,6 @@ def _add_gradient(
     )
     state.scaler.scale(losses.sum() / of).backward()
     return losses.detach(), logits.detach()
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    if batch.stages is None:
-        logits: torch.Tensor = model(batch.inputs)
-    else:
-        logits = model.forward_head(features_above(model, batch.stages, batch.inputs))  # type: ignore[operator]
-    return logits
 
 
 def validate(
@@ -310,7 +299,7 @@ def validate(
             if stop:
                 break
             if len(batch.targets):
-                logits = computer.logits(batch.inputs, batch.stages)
+                logits = computer.logits(batch.inputs)
                 sums.add(
                     F.cross_entropy(logits, batch.targets, reduction="none"), logits, batch.targets
                 )
