@@ -105,11 +105,9 @@ def check_sizes(
     count, found = len(card.classes), ""
     if logits is not None and logits != count:
         found = f"names of {count} classes and a network with {logits} logits"
-    space, second = card.confidence.space, card.confidence.second
+    space = card.confidence.space
     if features is not None and space is not None and len(space.mean) != features:
         found = f"a calibration for {len(space.mean)} features and a network with {features}"
-    if second is not None and any(one.count != count for one in (second.by_edges, second.by_hues)):
-        found = f"names of {count} classes and a calibration for {second.by_edges.count}"
     if found:
         raise disagreement(where, found)
 

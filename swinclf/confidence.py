@@ -1,8 +1,8 @@
 """When to believe an answer: what a model file says of its own confidence, besides the weights.
 
-Thresholds below which not to answer, a description of the training features by which a picture of
-something else is told, and, for a network that is often wrong, a second opinion. Knows arrays;
-knows nothing about networks, images or files. How they are found is in `evaluation`.
+A temperature, probabilities below which not to answer, and a description of training features by
+which a picture of something else is told. Knows arrays; knows nothing about networks, images or
+files. How they are found is in `evaluation`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swinclf.feature_space import FeatureSpace
-from swinclf.second_opinion import SecondOpinion
 
 
 class Threshold(NamedTuple):
@@ -21,13 +20,12 @@ class Threshold(NamedTuple):
 
     Attributes:
         precision: Share of the answers that shall be right, in [0, 1].
-        trust: Answers trusted less than this are withheld: less probable ones, or, with a second
-            opinion, what that trusts less.
+        probability: Less probable answers are withheld, in [0, 1].
         coverage: Share of the held-out images that are still answered, in [0, 1].
     """
 
     precision: float
-    trust: float
+    probability: float
     coverage: float
 
 
@@ -40,14 +38,12 @@ class Confidence:
         thresholds: For each precision that held-out images reached, in rising order.
         space: Where the training images lie; None where there were too few.
         strangest: What `space` finds stranger than this is not answered, > 0.
-        second: How far answers are to be trusted; None where their probability tells.
     """
 
     temperature: float = 1.0
     thresholds: tuple[Threshold, ...] = ()
     space: FeatureSpace | None = None
     strangest: float = math.inf
-    second: SecondOpinion | None = None
 
     def threshold(self, precision: float) -> Threshold | None:
         """The mildest threshold that keeps a precision; None where held-out images reach none."""
@@ -60,26 +56,28 @@ class Confidence:
             "thresholds": [list(row) for row in self.thresholds],
             "strangest": self.strangest if self.space else None,
             "space": self.space.to_dict() if self.space else None,
-            "second": self.second.to_dict() if self.second else None,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Confidence:
         """The inverse of `to_dict`; all but the temperature may be missing.
 
+        Earlier versions stored a second opinion for networks that were often wrong, and thresholds
+        on its verdict: these say nothing about probabilities and are left out.
+
         Raises:
             KeyError, TypeError, ValueError: If it is none.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"calibration is an object. Received: {type(values).__name__}")
-        space, second = values.get("space"), values.get("second")
+        space = values.get("space")
+        rows = () if values.get("second") else values.get("thresholds", ())
         temperature = float(values["temperature"])
         if not 0 < temperature < math.inf:
             raise ValueError(f"a temperature is a number > 0. Received: {temperature}")
         return cls(
             temperature=temperature,
-            thresholds=tuple(Threshold(*map(float, row)) for row in values.get("thresholds", ())),
+            thresholds=tuple(Threshold(*map(float, row)) for row in rows),
             space=FeatureSpace.from_dict(space) if space else None,
             strangest=float(values["strangest"]) if space else math.inf,
-            second=SecondOpinion.from_dict(second) if second else None,
         )

@@ -25,8 +25,6 @@ LEVELS = [
         "runtime",
         "config",
         "feature_space",
-        "mixture",
-        "second_opinion",
         "confidence",
         "card",
         "lock",

@@ -1,20 +1,19 @@
-"""Suspect labels where features tell little: what small pictures look like tells more."""
+"""Suspect labels by the features of a frozen network: what decides, and what is said about it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import SMALL_FLAGS, read_rows, texture
-from PIL import Image
+from conftest import SMALL_FLAGS, read_rows, write_dataset
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.evaluation import suspects as suspects_module
 from swinclf.evaluation.discriminant import main_directions
-from swinclf.evaluation.suspects import RIDGE, judge_by_features, judge_by_likeness, pool_scores
-from swinclf.inference import insight, small_look
-from swinclf.inference.insight import doubtful_labels
-from swinclf.inference.small_pictures import SIDE, count_colours, describe, kinds_of_places
+from swinclf.evaluation.metrics import UNTRAINED_NOTE
+from swinclf.evaluation.suspects import judge_by_features
+from swinclf.inference import insight
+from swinclf.inference.insight import suspect_labels
 from swinclf.progress import Reporter
 
 KINDS = ("across", "along", "checks")
@@ -31,102 +30,46 @@ class Listener(Reporter):
 
 
 @pytest.fixture
-def planted(tmp_path):
-    """A folder of textures, 60 a kind, and the paths of nine that lie under another kind."""
-    random = np.random.default_rng(0)
-    swapped = set()
+def planted():
+    """Images of three kinds with features that tell them, and the paths of nine wrong labels."""
+    images, kinds, swapped = [], [], set()
     for kind, name in enumerate(KINDS):
         for number in range(60):
             label = KINDS[(kind + 1 + number % 2) % 3] if number % 20 == 7 else name
-            path = tmp_path / "data" / label / f"{name}-{number:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(texture(kind, random)).save(path)
+            images.append(ImageFile(f"{label}/{name}-{number:02d}.png", label, TRAIN))
+            kinds.append(kind)
             if label != name:
-                swapped.add(f"{label}/{path.name}")
-    return tmp_path / "data", swapped
+                swapped.add(images[-1].path)
+    features = np.eye(3)[kinds] + np.random.default_rng(1).normal(0, 0.1, (180, 3))
+    return images, features, swapped
 
 
-def images_of(root):
-    files = sorted(root.rglob("*.png"))
-    return [ImageFile(str(one.relative_to(root)), one.parent.name, TRAIN) for one in files]
-
-
-def suspects(root, features, **more):
+def test_features_find_the_swaps(planted):
+    images, features, swapped = planted
     listener = Listener()
-    found = doubtful_labels(
-        root, images_of(root), features, sorted(KINDS), seed=0, workers=2, report=listener, **more
-    )
-    return found.suspects, listener
-
-
-def test_small_pictures_find_the_swaps_that_useless_features_cannot(planted, monkeypatch):
-    root, swapped = planted
-    useless = np.random.default_rng(1).normal(size=(180, 40)).astype(np.float32)
-    found, listener = suspects(root, useless)
-    assert {one.path for one in found[:9]} == swapped
-    assert any("small pictures are compared too" in note for note in listener.notes)
-    assert all(one.path.split("/")[1].startswith(one.suggested) for one in found[:9])
-    assert suspects(root, useless)[0] == found
-    assert {one.path for one in suspects(root, None)[0][:9]} == swapped
-    monkeypatch.setattr(insight, "GOOD", 0.0)  # so that the features decide alone
-    alone, _ = suspects(root, useless)
-    assert len({one.path for one in alone[:9]} & swapped) < 5
-
-
-def test_good_features_need_no_pictures(planted):
-    root, swapped = planted
-    kinds = [KINDS.index(one.path.split("/")[1].split("-")[0]) for one in images_of(root)]
-    good = np.eye(3)[kinds] + np.random.default_rng(1).normal(0, 0.1, (180, 3))
-    found, _ = suspects(root, good)
+    found = suspect_labels(images, features, KINDS, seed=0, report=listener)
     assert {one.path for one in found} == swapped
-    for file in root.rglob("*.png"):
-        file.write_bytes(b"")  # now nobody can look at it
-    assert suspects(root, good)[0] == found
+    assert all(one.path.split("/")[1].startswith(one.suggested) for one in found)
+    assert listener.notes == []
 
 
 def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatch):
-    root, swapped = planted
-    monkeypatch.setattr(insight, "PICTURES_MOST", 150)
-    monkeypatch.setattr(small_look, "PART_MOST", 80)
-    found, listener = suspects(root, None)
-    assert len({one.path for one in found[:9]} & swapped) >= 5
-    assert "mistakes looked for among the labels of 150 of 180 images" in listener.notes
+    images, features, swapped = planted
+    monkeypatch.setattr(insight, "IMAGES_MOST", 150)
+    listener = Listener()
+    found = suspect_labels(images, features, KINDS, seed=0, report=listener)
+    assert 5 <= len(found) <= 9
+    assert {one.path for one in found} <= swapped
+    assert listener.notes == ["mistakes looked for among the labels of 150 of 180 images"]
 
 
-def test_what_is_left_out_in_closed_form_is_what_is_left_out():
-    random = np.random.default_rng(2)
-    described = random.normal(size=(40, 6)).astype(np.float32)
-    labels = random.integers(3, size=40)
-    scores = judge_by_likeness(described, labels, 4)
-    distances = ((described[:, None] - described) ** 2).sum(2)
-    kernel = np.exp(-distances / np.median(distances))
-    wanted = np.eye(4)[labels]
-    mean = wanted.mean(0)
-    for row in (0, 17):
-        others = np.arange(40) != row
-        ridge = kernel[np.ix_(others, others)] + RIDGE * np.eye(39)
-        expected = kernel[row, others] @ np.linalg.solve(ridge, wanted[others] - mean) + mean
-        np.testing.assert_allclose(scores[row], expected, atol=1e-4)
-
-
-def test_pooling_trusts_what_the_labels_bear_out():
-    random = np.random.default_rng(3)
-    labels = random.integers(3, size=300)
-    good = np.eye(3)[labels] + random.normal(0, 0.3, (300, 3))
-    noise = random.normal(0, 5, (300, 3))
-    alone, pooled = pool_scores([good], labels), pool_scores([good, noise], labels)
-    np.testing.assert_allclose(pooled.sum(1), 1)
-    assert (alone.argmax(1) == labels).mean() > 0.9
-    assert np.abs(pooled - alone).mean() < 0.02
-    assert (pooled.argmax(1) == alone.argmax(1)).mean() > 0.95
-
-
-def test_pictures_without_contrast_are_described_too():
-    flat = np.zeros((6, SIDE, SIDE, 3), np.uint8)
-    kinds = kinds_of_places(flat, seed=0)
-    for described in (*describe(flat, kinds), count_colours(flat)):
-        assert np.isfinite(described).all()
-        assert np.isfinite(judge_by_likeness(described, np.array([0, 0, 0, 1, 1, 1]), 2)).all()
+def test_classes_too_small_to_judge_have_no_suspects(planted):
+    images, features, _ = planted
+    rows = [0, 1, 60, 61]
+    found = suspect_labels(
+        [images[row] for row in rows], features[rows], KINDS, seed=0, report=Listener()
+    )
+    assert found == []
 
 
 def test_small_matrices_are_left_to_one_thread(monkeypatch):
@@ -146,20 +89,22 @@ def test_small_matrices_are_left_to_one_thread(monkeypatch):
     assert set(seen) == {1}
 
 
-def test_a_mirror_image_is_described_alike():
-    pictures = np.random.default_rng(4).integers(256, size=(8, SIDE, SIDE, 3), dtype=np.uint8)
-    both = np.concatenate([pictures, pictures[:, :, ::-1]])
-    kinds = kinds_of_places(both, seed=0)
-    for described in (*describe(both, kinds), count_colours(both)):
-        assert described.std(axis=0).max() > 0.01
-        np.testing.assert_allclose(described[:8], described[8:], atol=1e-3)
-
-
-def test_a_training_of_the_whole_network_lists_suspects_too(planted, tmp_path, cli):
-    root, swapped = planted
-    done = cli("train", root, "--epochs", 1, "--out", tmp_path / "runs", *SMALL_FLAGS)
-    assert done.code == 0, done.err
-    run = tmp_path / "runs" / "latest"
-    rows = read_rows(run / "suspects.csv")
-    assert {row["path"] for row in rows[:9]} == swapped
-    assert 'id="suspects"' in (run / "report.html").read_text("utf-8")
+def test_a_run_from_random_weights_says_that_it_needs_trained_ones(trained, tmp_path, cli):
+    """The second run starts from the weights of the first, whose features can judge labels."""
+    data = write_dataset(tmp_path / "colours", per_class=20)
+    (data / "red" / "003.png").rename(data / "blue" / "was-red.png")
+    words = ("train", data, "--epochs", 1, "--no-freeze-layers", "--out", tmp_path / "runs")
+    pages = {}
+    for name, start in (
+        ("random", SMALL_FLAGS),
+        ("trained", ("--weights", trained.path, "--batch-size", 8)),
+    ):
+        done = cli(*words, *start, "--name", name)
+        assert done.code == 0, done.err
+        pages[name] = (tmp_path / "runs" / name / "report.html").read_text("utf-8")
+        assert (UNTRAINED_NOTE in done.err) == (name == "random")
+    assert UNTRAINED_NOTE in pages["random"]
+    assert 'id="suspects"' not in pages["random"]
+    assert UNTRAINED_NOTE not in pages["trained"]
+    rows = read_rows(tmp_path / "runs" / "trained" / "suspects.csv")
+    assert [row["path"] for row in rows[:1]] == ["blue/was-red.png"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -130,7 +129,9 @@ def rejection_text(done: Rejection) -> str:
     if done.unknown:
         lines += [
             f"  unknown classes  {done.unknown_answered:.1%} of {done.unknown:,} images answered",
-            f"  telling unknown from known: AUROC {_areas(done)}",
+            "  telling unknown from known: AUROC "
+            f"{done.auroc_probability:.3f} by probability, "
+            f"{done.auroc_strangeness:.3f} by strangeness",
         ]
     if done.unknown and done.known:
         low, high = done.fewer
@@ -141,16 +142,6 @@ def rejection_text(done: Rejection) -> str:
             f"interval: {low:+.1%} to {high:+.1%}): do not count on --reject to keep them out"
         ]
     return "\n".join(lines)
-
-
-def _areas(done: Rejection) -> str:
-    """How well unknown classes are told, by each measure."""
-    alone = (
-        f"{done.auroc_probability:.3f} by probability, {done.auroc_strangeness:.3f} by strangeness"
-    )
-    if math.isnan(done.auroc_trust):
-        return alone
-    return f"{done.auroc_trust:.3f} by trust ({alone})"
 
 
 def export_text(done: Export) -> str:

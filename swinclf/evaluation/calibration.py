@@ -102,13 +102,13 @@ def thresholds(
     right: npt.NDArray[np.bool_],
     precisions: Sequence[float] = PRECISIONS,
 ) -> list[Threshold]:
-    """For each wished precision the least trust at which held-out images reach it.
+    """For each wished precision the least probability at which held-out images reach it.
 
     One more answer than there were is counted as wrong, so that few images promise little: a
     precision of 0.95 needs nineteen right answers in a row.
 
     Args:
-        confidence: (N,) how far each image's answer is trusted: its probability, for one.
+        confidence: (N,) the probability of each image's answer.
         right: (N,) whether the answer was right.
         precisions: Wished shares of right answers.
 
@@ -122,7 +122,7 @@ def thresholds(
     ranked, hits = confidence[order], np.cumsum(right[order])
     answered = np.arange(1, len(order) + 1)
     reached = hits / (answered + 1)
-    # Images of equal trust are answered together or not at all.
+    # Images of equal probability are answered together or not at all.
     is_last = np.append(ranked[1:] != ranked[:-1], True)
     rows = []
     for precision in precisions:

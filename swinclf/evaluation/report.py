@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from swinclf import __version__
 from swinclf.evaluation import diagrams
 from swinclf.evaluation.confusion import Pair, grid_of, pairs_of
-from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE, Metrics
+from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE, UNTRAINED_NOTE, Metrics
 from swinclf.evaluation.names import printable, shortened
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.evaluation.pictures import Thumbnails, embed
@@ -151,6 +151,7 @@ def write_report(
         title=title,
         metrics=metrics,
         selection=(SELECTION_NOTE, UNBIASED_NOTE) if history and metrics.split == "val" else None,
+        untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         right=metrics.images - wrong_count,
         class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
         grid=grid,

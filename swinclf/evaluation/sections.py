@@ -71,10 +71,6 @@ class Rejection(Protocol):
         """The same of strangeness."""
 
     @property
-    def auroc_trust(self) -> float:
-        """The same of little trust."""
-
-    @property
     def fewer(self) -> tuple[float, float]:
         """By how much a smaller share of the unknown was answered: a 95 % interval."""
 
@@ -197,11 +193,12 @@ class Sections:
 
     Attributes:
         calibration: Of the probabilities.
-        confidence: Of the model: from which trust on to answer, by wished precision.
+        confidence: Of the model: from which probability on to answer, by wished precision.
         rejection: What that did, where it was measured.
         suspects: Most likely wrong label first.
         learning: What more images are worth.
         audit: Of the dataset, most important first.
+        is_untrained: Whether the network that was trained started from random weights.
         evidence: Path of a mistake -> JPEG of what spoke for the wrong answer.
         neighbours: Path of a mistake -> its nearest training images, nearest first.
     """
@@ -212,5 +209,6 @@ class Sections:
     suspects: Sequence[Suspect] = ()
     learning: LearningCurve | None = None
     audit: Sequence[Finding] = ()
+    is_untrained: bool = False
     evidence: Mapping[str, bytes] = field(default_factory=dict)
     neighbours: Mapping[str, Sequence[Neighbour]] = field(default_factory=dict)

@@ -5,40 +5,29 @@ Letters: N images, D features, R directions kept, K classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import ledoit_wolf
 from sklearn.utils.extmath import randomized_svd
 
-from swinclf.feature_space import HALF, FeatureSpace, Floats
+from swinclf.feature_space import FeatureSpace, Floats
 from swinclf.runtime import on_one_thread
 
 Doubles = npt.NDArray[np.float64]
-Reals = npt.NDArray[np.floating]
 
 EXACT_MOST = 600  # rows or columns, of which all directions are found
 TINY = 1e-12
-WIDE = 4096  # features, of which single precision and half the memory will do
+DIRECTIONS = 64  # R, at most
 FEWEST = 8  # images from which a spread can be told at all
 
 
 @on_one_thread()
-def fit_feature_space(
-    features: Floats,
-    targets: npt.NDArray[np.integer],
-    *,
-    directions: int = 64,
-    basis_kept: str = HALF,
-) -> FeatureSpace | None:
+def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
     """Describes training features.
 
     Args:
         features: (N, D) float32.
         targets: (N,) class indices; classes that have no image have no centre.
-        directions: R, at most.
-        basis_kept: How the numbers of the basis will be kept.
 
     Returns:
         The description; None where there are too few images to tell a spread from.
@@ -48,12 +37,10 @@ def fit_feature_space(
     if free < FEWEST:
         return None
     mean = features.mean(axis=0)
-    is_wide = features.shape[1] > WIDE
-    dtype: type[np.floating[Any]] = np.float32 if is_wide else np.float64
-    centred: Reals = (features - mean).astype(dtype, copy=False)
-    lengths, rows = _main_directions(centred, directions)
-    least = lengths[0] * (1e-3 if is_wide else 1e-6)  # of a direction, lest it be rounding
-    count = int(min(directions, free // 2, (lengths > least).sum()))
+    centred = (features - mean).astype(np.float64)
+    lengths, rows = _main_directions(centred, DIRECTIONS)
+    least = lengths[0] * 1e-6  # of a direction, lest it be rounding
+    count = int(min(DIRECTIONS, free // 2, (lengths > least).sum()))
     if count == 0:
         return None
     basis = rows[:count].T  # (D, R)
@@ -76,10 +63,10 @@ def fit_feature_space(
         leftover=1 / float(variance) if spare else 0.0,
     )
     # As it will be read back: a limit chosen on one side of a rounding must hold on the other.
-    return FeatureSpace.from_dict(space.to_dict(basis=basis_kept))
+    return FeatureSpace.from_dict(space.to_dict())
 
 
-def _main_directions(centred: Reals, count: int) -> tuple[Doubles, Doubles]:
+def _main_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
     """The longest singular values and their right singular vectors, longest first.
 
     (N, D) -> (R,), (R, D); at least `count` of them where there are as many.

@@ -11,19 +11,15 @@ import numpy as np
 from swinclf.confidence import Confidence, Threshold
 from swinclf.data.folder import ImageFile
 from swinclf.evaluation.calibration import Calibration, calibrate, thresholds
-from swinclf.evaluation.second_opinion import FEWEST_HELD_OUT, fit_second_opinion
 from swinclf.evaluation.strangeness import fit_feature_space
 from swinclf.feature_space import FeatureSpace
 from swinclf.inference.predictor import Outputs, Predictor, softmax
-from swinclf.inference.small_look import SmallLook
 from swinclf.inference.stream import answer_all
 from swinclf.progress import Reporter
-from swinclf.second_opinion import Told
 
 HELD_OUT_MOST = 5000  # more images do not change one number, the temperature, any more
 LOGITS_MOST = 25_000_000  # values kept at once: 100 MB
 TRAINING_MOST = 2000
-SURE = 0.9  # of the answers right, by which no second opinion is needed
 STRANGEST_SHARE = 0.05  # of the held-out images are stranger than the limit
 
 
@@ -114,7 +110,7 @@ def confidence_of(judged: Seen, known: Seen | None, *, seed: int) -> Measured:
     calibration = calibrate(judged.logits, judged.targets, seed=seed)
     space, strangest = _space_and_limit(known, judged)
     probabilities = softmax(judged.logits, calibration.temperature)
-    right = _is_right(judged)
+    right = judged.logits.argmax(axis=1) == judged.targets
     answered = np.ones(len(right), dtype=bool)
     if space is not None and judged.features is not None:
         answered = space.strangeness(judged.features) <= strangest
@@ -127,53 +123,12 @@ def confidence_of(judged: Seen, known: Seen | None, *, seed: int) -> Measured:
     return Measured(confidence, calibration)
 
 
-def is_often_wrong(judged: Seen | None) -> bool:
-    """Whether a network had better ask for a second opinion on its answers."""
-    return judged is not None and float(_is_right(judged).mean()) < SURE
-
-
-def with_second_opinion(measured: Measured, look: SmallLook) -> Measured:
-    """Has answers trusted by what small pictures tell, too.
-
-    Args:
-        measured: Of a network.
-        look: At pictures, the network's held-out ones among them. Where nothing was learned from
-            them, or the network knows better when it is right, all stays as it is.
-    """
-    judged, confidence = measured.judged, measured.confidence
-    row_of = {path: row for row, path in enumerate(look.held_out)}
-    if judged is None or not look.heard:
-        return measured
-    both = [row for row, image in enumerate(judged.images) if image.path in row_of]
-    if len(both) < FEWEST_HELD_OUT:
-        return measured
-    there = [row_of[judged.images[row].path] for row in both]
-    told = [Told(*(column[there] for column in one.told)) for one in look.heard]
-    probabilities = softmax(judged.logits[both], confidence.temperature)
-    by_edges, by_hues = (one.classifier for one in look.heard)
-    second = fit_second_opinion(by_edges, by_hues, told, probabilities, judged.targets[both])
-    if second is None:
-        return measured
-    trust = second.trust(probabilities.argmax(axis=1), told)
-    answered = trust > 0
-    if confidence.space is not None and judged.features is not None:
-        strange = confidence.space.strangeness(judged.features[both])
-        answered &= strange <= confidence.strangest
-    rows = _thresholds(trust, _is_right(judged)[both], answered)
-    return replace(measured, confidence=replace(confidence, second=second, thresholds=rows))
-
-
-def _is_right(judged: Seen) -> np.ndarray:
-    right: np.ndarray = judged.logits.argmax(axis=1) == judged.targets
-    return right
-
-
 def _thresholds(
-    trust: np.ndarray, right: np.ndarray, answered: np.ndarray
+    probability: np.ndarray, right: np.ndarray, answered: np.ndarray
 ) -> tuple[Threshold, ...]:
     """Those for the images that are answered at all, with what share of all it makes."""
     share = float(answered.mean())
-    rows = thresholds(trust[answered], right[answered])
+    rows = thresholds(probability[answered], right[answered])
     return tuple(row._replace(coverage=row.coverage * share) for row in rows)
 
 

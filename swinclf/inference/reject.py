@@ -31,7 +31,6 @@ class Rejection:
         auroc_probability: How well a low probability tells unknown from known; 0.5 is chance,
             nan without unknown images.
         auroc_strangeness: The same of strangeness; nan where the model cannot tell.
-        auroc_trust: The same of little trust; nan without a second opinion.
         fewer: By how much a smaller share of the unknown was answered, low and high end of the 95 %
             interval, in [-1, 1]; nan without images on both sides.
     """
@@ -44,7 +43,6 @@ class Rejection:
     unknown_answered: float
     auroc_probability: float
     auroc_strangeness: float
-    auroc_trust: float
     fewer: tuple[float, float]
 
     @property
@@ -60,17 +58,15 @@ class Judged:
     Attributes:
         probability: Of the most likely class.
         strangeness: nan where the model cannot tell.
-        trust: What is held against the thresholds.
     """
 
     probability: np.ndarray
     strangeness: np.ndarray
-    trust: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[float, float, float]]) -> Self:
+    def of(cls, rows: Sequence[tuple[float, float]]) -> Self:
         """From `Answer.judged` of each."""
-        return cls(*np.asarray(rows, np.float64).reshape(-1, 3).T)
+        return cls(*np.asarray(rows, np.float64).reshape(-1, 2).T)
 
 
 def is_withheld(card: ModelCard, precision: float, judged: Judged) -> np.ndarray:
@@ -79,9 +75,9 @@ def is_withheld(card: ModelCard, precision: float, judged: Judged) -> np.ndarray
     Raises:
         RunError: As `threshold_for`.
     """
-    trusted = judged.trust >= threshold_for(card, precision).trust
+    sure = judged.probability >= threshold_for(card, precision).probability
     strange: np.ndarray = np.nan_to_num(judged.strangeness) > card.confidence.strangest
-    withheld: np.ndarray = ~trusted | strange
+    withheld: np.ndarray = ~sure | strange
     return withheld
 
 
@@ -107,7 +103,6 @@ def measure_rejection(
         fewer = difference_interval(
             int(kept.sum()), len(kept), int(kept_unknown.sum()), len(kept_unknown)
         )
-    is_plain = card.confidence.second is None
     return Rejection(
         precision=precision,
         known=len(kept),
@@ -117,7 +112,6 @@ def measure_rejection(
         unknown_answered=_mean(kept_unknown),
         auroc_probability=auroc(-known.probability, -unknown.probability),
         auroc_strangeness=auroc(known.strangeness, unknown.strangeness),
-        auroc_trust=math.nan if is_plain else auroc(-known.trust, -unknown.trust),
         fewer=fewer,
     )
 
@@ -162,8 +156,10 @@ def threshold_for(card: ModelCard, precision: float) -> Threshold:
     if not rows:
         raise RunError(
             f"a model that knows when {precision:.1%} of its answers are right",
-            found="none: too few images were held out from its training to tell",
-            hint="leave --reject out, or train with more images held out (--val-split, --val)",
+            found="none: too few images were held out from its training, or it stores thresholds of "
+            "an earlier version",
+            hint="leave --reject out, or train again, with more images held out if they were few "
+            "(--val-split, --val)",
         )
     raise RunError(
         f"a precision that held-out images reached, for --reject {precision:g}",

@@ -55,7 +55,6 @@ def score_images(
     split: str,
     workers: int,
     report: Reporter,
-    trusted: bool = False,
 ) -> Scored:
     """Scores a predictor on labelled images.
 
@@ -66,7 +65,6 @@ def score_images(
         split: What the images are, for the metrics.
         workers: Threads that decode.
         report: Told of progress.
-        trusted: Asks the model's second opinion, too (`answer_all`).
 
     Raises:
         DataError: If not one image can be read.
@@ -74,7 +72,7 @@ def score_images(
     files = (root / image.path for image in images)
     size = whole_batch(predictor.device)
     whole = _WholeBatches(predictor, size)
-    answers = answer_all(whole, files, workers=workers, batch_size=size, trusted=trusted)
+    answers = answer_all(whole, files, workers=workers, batch_size=size)
     return score_answers(
         predictor.card.classes,
         root,
@@ -110,7 +108,7 @@ def score_answers(
     index = {name: number for number, name in enumerate(classes)}
     tally = Tally(classes)
     rows: list[ScoredImage] = []
-    judged: list[tuple[float, float, float]] = []
+    judged: list[tuple[float, float]] = []
     skipped: list[Skipped] = []
     with report.track(f"scoring {split}", len(images)) as advance:
         for image, answer in zip(images, answers, strict=True):

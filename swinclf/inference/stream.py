@@ -6,17 +6,16 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from swinclf.confidence import Confidence
 from swinclf.data.loader import decode_encoded, groups_at_hand, load_image, map_ahead
 from swinclf.data.raster import to_rgb
-from swinclf.data.thumbnails import middle_square
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
 from swinclf.inference.batching import BatchSize
@@ -24,7 +23,6 @@ from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, image_of
 from swinclf.lanes import Lanes, threads_shared
 from swinclf.preprocess import Preprocess
-from swinclf.second_opinion import SIDE
 
 Given = TypeVar("Given", bound=Source)
 Loaded = TypeVar("Loaded")
@@ -38,8 +36,6 @@ class Answer:
     Attributes:
         probabilities: (K,) float32; None where it could not be read.
         error: Why it could not be read; empty where it could.
-        trust: What is held against the thresholds, in [0, 1]: the highest probability, or what a
-            second opinion makes of it; nan where that was not asked.
         strangeness: Distance to the training images; None where the model cannot tell.
         logits: (K,) float32, as the network gave them.
         features: (D,) float32, where the model gives them.
@@ -47,16 +43,15 @@ class Answer:
 
     probabilities: np.ndarray | None
     error: str
-    trust: float = math.nan
     strangeness: float | None = None
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
 
     @property
-    def judged(self) -> tuple[float, float, float]:
-        """Highest probability, strangeness (nan where the model cannot tell) and trust."""
+    def judged(self) -> tuple[float, float]:
+        """Highest probability and strangeness, nan where the model cannot tell."""
         best = math.nan if self.probabilities is None else float(self.probabilities.max())
-        return best, math.nan if self.strangeness is None else self.strangeness, self.trust
+        return best, math.nan if self.strangeness is None else self.strangeness
 
 
 def answer_all(
@@ -66,7 +61,6 @@ def answer_all(
     workers: int,
     batch_size: int | None = None,
     as_they_come: bool = False,
-    trusted: bool = False,
 ) -> Iterator[tuple[Given, Answer]]:
     """Answers for pictures, in their order.
 
@@ -79,26 +73,21 @@ def answer_all(
             on a GPU what turns out to be quickest on the first of them.
         as_they_come: Answers what there is rather than wait for a full batch, for a source that may
             take its time. How many go together then depends on time, and so may the last digits.
-        trusted: Asks the model's second opinion, too, if it has one: that takes its time,
-            and torch, which an export otherwise goes without.
 
     Yields:
         Each source with its answer; one that cannot be read has an error and disturbs no other.
     """
-    confidence = predictor.card.confidence
-    small_px = SIDE if trusted and confidence.second is not None else None
+    card = predictor.card
 
     def load(source: Given) -> tuple[Given, _Loaded]:
-        return source, _load(source, predictor.card.preprocess, small_px)
+        return source, _load(source, card.preprocess)
 
     def answer(batch: list[tuple[Given, _Loaded]]) -> list[tuple[Given, Answer]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
-        small = [loaded.small for _, loaded in batch if loaded.small is not None]
         start = perf_counter()
         rows: Iterator[Answer] = iter(())
         if pixels:
-            outputs = predictor.outputs(np.stack(pixels))
-            rows = iter(answers_from(outputs, confidence, np.stack(small) if small else None))
+            rows = iter(answers_from(predictor.outputs(np.stack(pixels)), card.confidence))
         sizes.took(len(pixels), perf_counter() - start)
         return [
             (source, Answer(None, loaded.error) if loaded.pixels is None else next(rows))
@@ -132,31 +121,15 @@ def _side_by_side(
         yield from map_ahead(answer, batches, workers=lanes.count, ahead=lanes.count + 1)
 
 
-def answers_from(
-    outputs: Outputs, confidence: Confidence, small: np.ndarray | None = None
-) -> list[Answer]:
-    """What a model's outputs for N pictures say, with what is known of its confidence.
-
-    Args:
-        outputs: Of the network.
-        confidence: Of the model.
-        small: (N, SIDE, SIDE, 3) uint8, the pictures for its second opinion; None does not ask it.
-    """
+def answers_from(outputs: Outputs, confidence: Confidence) -> list[Answer]:
+    """What a model's outputs for N pictures say, with what is known of its confidence."""
     logits, features = outputs
     probabilities = softmax(logits, confidence.temperature)
-    trust = probabilities.max(axis=1)
-    if confidence.second is not None:
-        trust = np.full(len(logits), math.nan)
-        if small is not None:
-            from swinclf.inference.small_pictures import describe  # brings torch, if it is not here
-
-            told = confidence.second.tell(describe(small, confidence.second.kinds))
-            trust = confidence.second.trust(probabilities.argmax(axis=1), told)
     strange: list[float | None] = [None] * len(logits)
     if confidence.space is not None and features is not None:
         strange = confidence.space.strangeness(features).tolist()
     seen = [None] * len(logits) if features is None else features
-    columns = zip(probabilities, trust.tolist(), strange, logits, seen, strict=True)
+    columns = zip(probabilities, strange, logits, seen, strict=True)
     return [Answer(row, "", *rest) for row, *rest in columns]
 
 
@@ -165,42 +138,33 @@ class _Loaded(NamedTuple):
 
     Attributes:
         pixels: (H, W, 3) uint8, as the network wants them; None where it could not be read.
-        small: (S, S, 3) uint8, where it was wanted.
         error: Why it could not be read; empty where it could.
     """
 
     pixels: np.ndarray | None
-    small: np.ndarray | None
     error: str
 
 
-def _load(source: Any, preprocess: Preprocess, small_px: int | None) -> _Loaded:
-    """Reads a source, and makes a small copy of it too where that is wanted."""
-    small: np.ndarray | None = None
-
-    def to_pixels(picture: Image.Image) -> np.ndarray:
-        nonlocal small
-        if small_px is not None:
-            small = middle_square(picture, small_px)
-        return eval_pixels(picture, preprocess)
-
-    needed, ranges = max(preprocess.decode_px, 2 * (small_px or 0)), preprocess.ranges
+def _load(source: Any, preprocess: Preprocess) -> _Loaded:
+    """Reads a source."""
+    to_pixels = partial(eval_pixels, preprocess=preprocess)
+    needed, ranges = preprocess.decode_px, preprocess.ranges
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         file = Path(expand_home(path))
         loaded = load_image(file, to_pixels, needed, ranges=ranges, digest=False)
         error = explain_unreadable(path, loaded.error) if loaded.error else ""
-        return _Loaded(loaded.pixels, small, error)
+        return _Loaded(loaded.pixels, error)
     try:
         if isinstance(source, ENCODED):
             pixels = decode_encoded(bytes(source), to_pixels, needed, ranges)
         else:
             pixels = to_pixels(to_rgb(image_of(source), ranges))
-        return _Loaded(pixels, small, "")
+        return _Loaded(pixels, "")
     except Exception as error:  # a picture in memory may be as broken as one in a file
-        return _Loaded(None, None, str(error) or type(error).__name__)
+        return _Loaded(None, str(error) or type(error).__name__)
 
 
 def _late(item: Given, why: str) -> tuple[Given, _Loaded]:
     """A source that did not come."""
-    return item, _Loaded(None, None, why)
+    return item, _Loaded(None, why)

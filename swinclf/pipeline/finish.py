@@ -12,15 +12,10 @@ from torch.nn import Module
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
-from swinclf.evaluation.sections import Finding, LearningCurve, Sections
+from swinclf.evaluation.sections import Finding, LearningCurve, Sections, Suspect
 from swinclf.inference.alike import most_alike
-from swinclf.inference.calibrate import (
-    Measured,
-    is_often_wrong,
-    measure_confidence,
-    with_second_opinion,
-)
-from swinclf.inference.insight import Doubts, doubtful_labels, worth_of_images
+from swinclf.inference.calibrate import Measured, measure_confidence
+from swinclf.inference.insight import suspect_labels, worth_of_images
 from swinclf.inference.predictor import (
     Asked,
     Outputs,
@@ -84,9 +79,7 @@ def finish(
     # A core each; on one thread around both, for each would undo the setting of the other.
     with ThreadPoolExecutor(1) as other, on_one_thread():
         learning = other.submit(_learning, plan, report)
-        doubts = _doubts(plan, report, learn=is_often_wrong(measured.judged))
-    if doubts.look is not None:
-        measured = with_second_opinion(measured, doubts.look)
+        suspects = _suspects(plan, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
         saving = writer.submit(_save, run, network, card, measured)
@@ -118,9 +111,10 @@ def finish(
             sections=Sections(
                 calibration=measured.calibration,
                 confidence=measured.confidence,
-                suspects=doubts.suspects,
+                suspects=suspects,
                 learning=learning.result(),
                 audit=faults,
+                is_untrained=not plan.start.trained_weights,
             ),
             others=saving,
         )
@@ -178,21 +172,14 @@ def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Ou
     return outputs
 
 
-def _doubts(plan: Plan, report: Reporter, *, learn: bool) -> Doubts:
-    """What the images, and features of them that were kept, tell of their labels."""
+def _suspects(plan: Plan, report: Reporter) -> list[Suspect]:
+    """Labels that the kept features of the starting weights doubt; none without such features."""
     dataset, look = plan.dataset, plan.look
+    if look.features is None:
+        return []
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
-    return doubtful_labels(
-        dataset.root,
-        images,
-        None if look.features is None else look.plain_features(images).numpy(),
-        dataset.classes,
-        seed=plan.config.seed,
-        workers=plan.config.workers or 0,
-        report=report,
-        ranges=plan.start.preprocess.ranges,
-        learn=learn,
-    )
+    seen = look.plain_features(images).numpy()
+    return suspect_labels(images, seen, dataset.classes, seed=plan.config.seed, report=report)
 
 
 def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:

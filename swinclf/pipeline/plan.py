@@ -10,6 +10,7 @@ from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
+from swinclf.evaluation.metrics import UNTRAINED_NOTE
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
@@ -128,3 +129,5 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
     if start.regime is Regime.HEAD and not start.trained_weights:
         report.warn("only the head trains, on a network of random weights: expect little of it")
+    if not start.trained_weights:
+        report.note(UNTRAINED_NOTE)

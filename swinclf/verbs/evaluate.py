@@ -101,7 +101,6 @@ def evaluate(
         split=split,
         workers=workers,
         report=report,
-        trusted=reject is not None,
     )
     rejection = None
     if reject is not None:
@@ -190,7 +189,7 @@ def _rejection(
     """Measures withholding on the scored images and on those of unknown classes."""
     judged = []
     with report.track("scoring unknown classes", len(others)) as advance:
-        for _, answer in answer_all(predictor, others, workers=workers, trusted=True):
+        for _, answer in answer_all(predictor, others, workers=workers):
             if answer.probabilities is not None:
                 judged.append(answer.judged)
             advance(1)

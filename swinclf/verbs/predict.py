@@ -81,7 +81,6 @@ def predict(
         workers=count,
         batch_size=batch_size,
         as_they_come=as_they_come,
-        trusted=reject is not None,
     ):
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
         if answer.probabilities is None:
