@@ -22,7 +22,6 @@ from swinclf.evaluation.neighbours import nearest
 from swinclf.evaluation.pictures import embed
 from swinclf.evaluation.report import write_report
 from swinclf.evaluation.sections import (
-    ClassWorth,
     Finding,
     LearningCurve,
     LearningPoint,
@@ -110,12 +109,11 @@ def everything(path="cat/1.jpg", name="dog"):
     return Sections(
         calibration=Calibration(1.25, 430, ece_before=0.061, ece_after=0.02),
         confidence=Confidence(thresholds=(Threshold(0.95, 0.77, 0.71),)),
-        rejection=Rejection(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, 0.85, (0.45, 0.7)),
+        rejection=Rejection(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, (0.45, 0.7)),
         suspects=[Suspect(path, name, name, 0.91)],
         learning=LearningCurve(
             [LearningPoint(0.5, 60, 0.7, 0.6, 0.8), LearningPoint(1, 120, 0.8, 0.75, 0.85)],
             [LearningPoint(2, 240, 0.85, 0.78, 0.9)],
-            [ClassWorth(name, 60, 0.0123, 0.002, 0.0226), ClassWorth("fox", 60, -0.004, -0.01, 0)],
             [name],
         ),
         audit=[Finding(name, name, [path]), Finding("a tiny class", "add images", (), [name])],

@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from swinclf.evaluation.discriminant import Discriminant, main_directions
 from swinclf.evaluation.suspects import find_suspects, judge_by_features, judgeable
 from swinclf.evaluation.worth import learning_curve
-
-NAMES = ["ash", "birch", "cedar", "elm"]
 
 
 def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tuple:
@@ -54,7 +50,7 @@ def test_classes_too_small_to_judge_are_left_alone():
 def test_the_curve_rises_and_its_forecast_is_kept():
     val, val_targets = blobs(250, 5, spread=5.0)
     features, truth = blobs(100, 6, spread=5.0)
-    curve = learning_curve(features, truth, val, val_targets, NAMES, seed=0)
+    curve = learning_curve(features, truth, val, val_targets, seed=0)
     assert curve is not None
     assert [(point.share, point.images) for point in curve.points] == [
         (0.1, 40),
@@ -65,7 +61,7 @@ def test_the_curve_rises_and_its_forecast_is_kept():
     accuracies = [point.accuracy for point in curve.points]
     assert accuracies == sorted(accuracies)
     more, more_truth = blobs(200, 7, spread=5.0)
-    twice = learning_curve(more, more_truth, val, val_targets, NAMES, seed=0)
+    twice = learning_curve(more, more_truth, val, val_targets, seed=0)
     assert twice is not None
     (forecast,) = curve.forecast
     assert forecast.images == 800
@@ -79,91 +75,24 @@ def test_nothing_is_promised_where_nothing_is_learned():
     targets = np.tile([0, 1], 100)
     curve = learning_curve(
         *(random.normal(size=(200, 20)), targets, random.normal(size=(200, 20)), targets),
-        NAMES,
         seed=0,
     )
     assert curve is not None
     gains = [point.accuracy - 0.5 for point in (*curve.points, *curve.forecast)]
     assert max(gains) < 0.12
-    assert curve.notes[-1].startswith("No class stands out")
-
-
-def test_the_class_that_lacks_images_is_named_and_its_forecast_holds():
-    val, val_targets = blobs(250, 5, spread=5.0)
-    held = 0
-    for seed in range(10):
-        features, truth = blobs(150, 20 + seed, spread=5.0)
-        few = np.flatnonzero(truth == 2)[:30]
-        rows = np.concatenate([np.flatnonzero(truth != 2), few])
-        curve = learning_curve(features[rows], truth[rows], val, val_targets, NAMES, seed=seed)
-        assert curve is not None
-        worths = {one.label: one for one in curve.classes}
-        assert {label: one.images for label, one in worths.items()} == {
-            **dict.fromkeys(NAMES, 150),
-            "cedar": 30,
-        }
-        assert curve.classes[0].label == "cedar"
-        assert "more images of cedar would help most: twice its 30 " in curve.notes[-1]
-        doubled = np.concatenate([rows, np.flatnonzero(truth == 2)[30:60]])
-        gain = sure(features, truth, doubled, val, val_targets)
-        gain -= sure(features, truth, rows, val, val_targets)
-        held += worths["cedar"].low <= gain <= worths["cedar"].high
-    assert held >= 9
-
-
-def sure(features, truth, rows, val, val_targets) -> float:
-    """Mean probability of the right class by scikit-learn's discriminant in the same directions."""
-    both = main_directions(np.concatenate([features[rows], val]))
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    model.fit(both[: len(rows)], truth[rows])
-    probabilities = model.predict_proba(both[len(rows) :])
-    return float(probabilities[np.arange(len(val)), val_targets].mean())
-
-
-def test_classes_that_hardly_have_images_are_not_forecast():
-    val, val_targets = blobs(20, 5, spread=1.0)
-    features, truth = blobs(30, 6, spread=1.0)
-    rows = np.flatnonzero((truth > 0) | (np.arange(len(truth)) < 7))
-    curve = learning_curve(features[rows], truth[rows], val, val_targets, NAMES, seed=0)
-    assert curve is not None
-    assert {one.label for one in curve.classes} == {"birch", "cedar", "elm"}
-
-
-def test_a_class_that_is_only_held_out_has_no_say():
-    val, val_targets = blobs(60, 5, spread=4.0)
-    features, truth = blobs(60, 6, spread=4.0)
-    rows = np.flatnonzero(truth != 1)
-    curve = learning_curve(features[rows], truth[rows], val, val_targets, NAMES, seed=0)
-    assert curve is not None
-    assert {one.label for one in curve.classes} == {"ash", "cedar", "elm"}
-
-
-def test_the_discriminant_is_that_of_scikit_learn():
-    features, truth = blobs(50, 4, spread=3.0, width=30)
-    features[:, 7] = 0.25
-    known = rows = np.flatnonzero((truth != 1) & (np.arange(200) < 190))
-    for _ in range(2):
-        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        reference.fit(features[rows], truth[rows])
-        model = Discriminant.fitted(features[known], truth[known])
-        before, now = (features[part[truth[part] == 3]] for part in (known, rows))
-        changed = model.with_class(3, before, now)
-        assert changed.classes.tolist() == [0, 2, 3]
-        expected = reference.predict_proba(features)
-        np.testing.assert_allclose(changed.probabilities(features), expected, atol=1e-8)
-        rows = np.append(known[truth[known] != 3], np.arange(180, 200))
+    assert len(curve.notes) == 1
 
 
 def test_too_few_held_out_images_have_no_curve():
     features, truth = blobs(30, 8, spread=1.0)
-    assert learning_curve(features, truth, features[:39], truth[:39], NAMES, seed=0) is None
+    assert learning_curve(features, truth, features[:39], truth[:39], seed=0) is None
 
 
 def test_classes_of_few_images_have_a_shorter_curve_or_none():
     val, val_targets = blobs(20, 5, spread=1.0)
     for per_class, shares in ((4, [0.5, 1.0]), (1, None)):
         features, truth = blobs(per_class, 9, spread=1.0)
-        curve = learning_curve(features, truth, val, val_targets, NAMES, seed=0)
+        curve = learning_curve(features, truth, val, val_targets, seed=0)
         assert (curve and [point.share for point in curve.points]) == shares
         assert not len(judgeable(truth))
 

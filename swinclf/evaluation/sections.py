@@ -116,39 +116,17 @@ class LearningPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassWorth:
-    """What twice as many images of one class would bring, with those of the others as they are.
-
-    Attributes:
-        label: The class.
-        images: That it has for training.
-        gain: Forecast rise of the mean probability of the right class, over the held-out images of
-            all classes; below 0 where the others would lose more.
-        low: Lower end of its interval.
-        high: Upper end of its interval.
-    """
-
-    label: str
-    images: int
-    gain: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class LearningCurve:
     """What more images are worth.
 
     Attributes:
         points: Measured, fewest images first.
         forecast: Not measured: what more images would bring.
-        classes: The same of one class each, that of the highest forecast gain first.
         notes: What to say about it, a sentence each.
     """
 
     points: Sequence[LearningPoint]
     forecast: Sequence[LearningPoint] = ()
-    classes: Sequence[ClassWorth] = ()
     notes: Sequence[str] = ()
 
 

@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
-from swinclf.evaluation.discriminant import Discriminant, Floats, main_directions
+from swinclf.evaluation.discriminant import Floats, Labels, fit_discriminant, main_directions
 from swinclf.runtime import on_one_thread
 
 FOLDS = 5  # classes of fewer images are not judged
-
-Labels = npt.NDArray[np.integer]
 
 
 class Suspicion(NamedTuple):
@@ -61,8 +59,8 @@ def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, see
     probs = np.empty((len(labels), int(labels.max()) + 1))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for fitted, judged in folds.split(directions, labels):
-        model = Discriminant.fitted(directions[fitted], labels[fitted])
-        probs[judged] = model.probabilities(directions[judged])
+        model = fit_discriminant(directions[fitted], labels[fitted])
+        probs[judged] = model.predict_proba(directions[judged])
     return probs
 
 

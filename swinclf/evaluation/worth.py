@@ -7,13 +7,10 @@ Letters: N training images, M held-out images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from swinclf.evaluation.class_worth import class_verdict, class_worths
-from swinclf.evaluation.discriminant import Discriminant, Floats, Labels, main_directions
+from swinclf.evaluation.discriminant import Floats, Labels, fit_discriminant, main_directions
 from swinclf.evaluation.metrics import wilson_interval
 from swinclf.evaluation.sections import LearningCurve, LearningPoint
 from swinclf.runtime import on_one_thread
@@ -31,20 +28,16 @@ def learning_curve(
     train_targets: Labels,
     val: npt.NDArray[np.floating],
     val_targets: Labels,
-    classes: Sequence[str],
     *,
     seed: int,
 ) -> LearningCurve | None:
     """Fits a head on 10, 25, 50 and 100 % of each class and forecasts twice as many.
-
-    The same is forecast of twice as many of one class with the others as they are.
 
     Args:
         train: (N, D) features.
         train_targets: (N,) class indices.
         val: (M, D) features of the held-out images.
         val_targets: (M,) class indices.
-        classes: Names in the order of the indices.
         seed: Of the draws.
 
     Returns:
@@ -72,11 +65,7 @@ def learning_curve(
     if len(points) < 2:
         return None
     forecast = _forecast(points, len(val), random)
-    worths = class_worths(
-        train, train_targets, val, val_targets, classes, kept=_kept(points, len(val)), random=random
-    )
-    notes = [_verdict(points, forecast), *([class_verdict(worths)] if worths else [])]
-    return LearningCurve(points, [forecast] if forecast else [], worths, notes)
+    return LearningCurve(points, [forecast] if forecast else [], [_verdict(points, forecast)])
 
 
 def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
@@ -90,8 +79,7 @@ def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
 
 def _right(fitted: Floats, targets: Labels, judged: Floats, truth: Labels) -> float:
     """Share of the judged images that a head fitted on the others gets right."""
-    model = Discriminant.fitted(fitted, targets)
-    found = model.classes[model.probabilities(judged).argmax(axis=1)]
+    found = fit_discriminant(fitted, targets).predict(judged)
     return float((found == truth).mean())
 
 
@@ -114,13 +102,6 @@ def _forecast(
     return LearningPoint(
         FORECAST, round(FORECAST * images[-1]), 1 - error, min(low, 1 - error), max(high, 1 - error)
     )
-
-
-def _kept(points: list[LearningPoint], held_out: int) -> float:
-    """What part of the gain of one doubling the next one keeps, by the power law; at most 1."""
-    images = np.array([point.images for point in points], dtype=np.float64)
-    errors = np.array([[1 - point.accuracy for point in points]])
-    return float(2 ** min(0.0, _power_law(images, errors, held_out)[0, 0]))
 
 
 def _power_law(images: Floats, errors: Floats, held_out: int) -> Floats:

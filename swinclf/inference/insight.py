@@ -85,7 +85,6 @@ def worth_of_images(
         _targets(training, classes)[drawn],
         held_out_features,
         _targets(held_out, classes),
-        classes,
         seed=seed,
     )
 
