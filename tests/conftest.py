@@ -63,35 +63,6 @@ def write_dataset(
     return root
 
 
-TEXTURES = ("across", "along", "checks", "slant", "plain")
-
-
-def texture(kind: int, random: np.random.Generator) -> np.ndarray:
-    """One of the TEXTURES anywhere, of two colours drawn at random, with noise: (48, 48, 3)."""
-    first, second = random.integers(0, 256, (2, 3))
-    down, right = np.indices((48, 48)) + random.integers(8, size=(2, 1, 1))
-    on = (
-        down // 4 % 2,
-        right // 4 % 2,
-        (down // 4 + right // 4) % 2,
-        (down + right) // 4 % 2,
-        0 * down,
-    )[kind]
-    plain = np.where(on[..., None], first, second) + random.normal(0, 20, (48, 48, 3))
-    return plain.clip(0, 255).astype(np.uint8)
-
-
-def write_textures(root: Path, kinds: Sequence[str], *, per_class: int, seed: int) -> Path:
-    """A folder of class folders, one for each texture."""
-    random = np.random.default_rng(seed)
-    for name in kinds:
-        (root / name).mkdir(parents=True)
-        for number in range(per_class):
-            picture = Image.fromarray(texture(TEXTURES.index(name), random))
-            picture.save(root / name / f"{number:03d}.png")
-    return root
-
-
 def train_poorly(data: Path, *, epochs: int) -> Path:
     """The run folder of a head on a frozen network of random weights, beside the dataset."""
     import swinclf

@@ -83,7 +83,7 @@ def test_thresholds_keep_their_promise_on_new_images() -> None:
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == truth
     assert [row.precision for row in rows][-1] >= 0.97
     for row in rows:
-        answered = confidence >= row.trust
+        answered = confidence >= row.probability
         assert right[answered].mean() >= row.precision - 0.012
         assert answered.mean() == pytest.approx(row.coverage, abs=0.04)
     assert all(a.coverage >= b.coverage for a, b in zip(rows, rows[1:], strict=False))
@@ -99,7 +99,7 @@ def test_equal_probabilities_are_answered_together() -> None:
     confidence = np.array([0.9] * 10 + [0.6] * 10)
     right = np.array([True] * 10 + [True] * 5 + [False] * 5)
     (row,) = thresholds(confidence, right, [0.9])
-    assert (row.trust, row.coverage) == (0.9, 0.5)
+    assert (row.probability, row.coverage) == (0.9, 0.5)
 
 
 def clusters(

@@ -306,8 +306,6 @@ def test_all_sections(written):
         "it answered 10.0\xa0%",
         "a low probability 0.8, by strangeness 0.931",
         "85.0\xa0%, forecast",
-        "+1.2\n+0.2 to +2.3",
-        "−0.4\n−1.0 to +0.0",
         "a tiny class",
         "add images",
         "Most alike in training:",

@@ -156,8 +156,8 @@ def threshold_for(card: ModelCard, precision: float) -> Threshold:
     if not rows:
         raise RunError(
             f"a model that knows when {precision:.1%} of its answers are right",
-            found="none: too few images were held out from its training, or it stores thresholds of "
-            "an earlier version",
+            found="none: too few images were held out from its training, or the file is of an "
+            "earlier version",
             hint="leave --reject out, or train again, with more images held out if they were few "
             "(--val-split, --val)",
         )
