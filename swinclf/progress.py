@@ -15,12 +15,12 @@ class EpochRow:
     """One line of history.csv.
 
     Attributes:
-        epoch: Counted from 1.
+        epoch: Counted from 1; 0 for a linear probe, which is fitted at once.
         train_loss: Mean over the epoch's training images, as they were shown (augmented, smoothed).
         train_accuracy: Fraction in [0, 1], likewise.
         val_loss: Mean cross-entropy over the validation images; None without any.
         val_accuracy: Fraction in [0, 1]; None without any.
-        lr: Learning rate of the epoch's last step.
+        lr: Learning rate of the epoch's last step; 0 of a linear probe.
         seconds: Wall time of the epoch, validation included.
         images_per_second: Training images over the wall time of the training part.
     """

@@ -64,7 +64,9 @@ def train_command(
     settings, run = _settings_to_train_with(given, config, resume)
     done = train(settings, report=console.ConsoleReporter(), resume=run, num_classes=num_classes)
     write_data(f"{done.folder.path}\n")
-    console.box(*tables.training_box(done.folder.path, done.metrics, len(done.skipped)))
+    console.box(
+        *tables.training_box(done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs)
+    )
     if done.skipped:
         return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
     return ExitCode.OK

@@ -63,14 +63,14 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def training_box(run: Path, metrics: Metrics, skipped: int) -> tuple[str, str]:
+def training_box(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> tuple[str, str]:
     """Title and text of what is said at the end of a training."""
     lines = [
         f"accuracy {_share_with_interval(metrics)}",
         f"on {metrics.images:,} {_split_words(metrics.split)}",
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
-    if metrics.split == "val":
+    if metrics.split == "val" and epochs:
         from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE
 
         lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]

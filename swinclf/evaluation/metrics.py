@@ -23,6 +23,7 @@ Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is no number
 SELECTION_NOTE = "these images also selected the epoch and the head: new images may do less well"
 UNBIASED_NOTE = "an unbiased score, on a folder kept out of the training"
+PROBE_NOTE = "linear probe (L-BFGS), no epochs"
 UNTRAINED_NOTE = (
     "The network started from random weights: confidence, suspect labels and evidence need trained "
     "weights."

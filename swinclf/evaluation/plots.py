@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
-from swinclf.evaluation.metrics import Metrics
+from swinclf.evaluation.metrics import PROBE_NOTE, Metrics
 from swinclf.evaluation.names import (
     DEFAULT_FAMILY,
     composed,
@@ -378,7 +378,10 @@ def _mark_best(
         return
     best = int(np.nanargmax(values))
     axes.plot(epochs[best], values[best], "o", ms=9, mfc="none", mec=VAL_COLOUR, mew=1.6)
-    text = f"best val {100 * values[best]:.1f} %, epoch {epochs[best]:.0f}"
+    accuracy = f"{100 * values[best]:.1f} %"
+    text = f"best val {accuracy}, epoch {epochs[best]:.0f}"
+    if not epochs.any():  # a head that was fitted at once
+        text = f"val {accuracy}: {PROBE_NOTE}"
     axes.set_title(text, loc="right", fontsize=9, color=VAL_COLOUR)
 
 

@@ -17,7 +17,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from swinclf import __version__
 from swinclf.evaluation import diagrams
 from swinclf.evaluation.confusion import Pair, grid_of, pairs_of
-from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE, UNTRAINED_NOTE, Metrics
+from swinclf.evaluation.metrics import (
+    PROBE_NOTE,
+    SELECTION_NOTE,
+    UNBIASED_NOTE,
+    UNTRAINED_NOTE,
+    Metrics,
+)
 from swinclf.evaluation.names import printable, shortened
 from swinclf.evaluation.page import data_uri, page_template
 from swinclf.evaluation.pictures import Thumbnails, embed
@@ -144,13 +150,14 @@ def write_report(
     pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
     is_fine = len(grid.classes) > ROOMY_CLASSES
     uses = _uses(mistakes, extra, pairs)
+    epochs = [row for row in history if row["epoch"]]  # none of a linear probe
     wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
     page = page_template("evaluation", "report.html.jinja").render(
         box=diagrams,
         short_count=short_count,
         title=title,
         metrics=metrics,
-        selection=(SELECTION_NOTE, UNBIASED_NOTE) if history and metrics.split == "val" else None,
+        selection=(SELECTION_NOTE, UNBIASED_NOTE) if epochs and metrics.split == "val" else None,
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         right=metrics.images - wrong_count,
         class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
@@ -164,7 +171,8 @@ def write_report(
         pairs=pairs,
         linked={(pair.true, pair.predicted) for pair in pairs},
         settings=settings,
-        curves=diagrams.curves(history) if history else [],
+        curves=diagrams.curves(epochs) if epochs else [],
+        probe=PROBE_NOTE if history and not epochs else None,
         epochs=Bounded.of(history, EPOCH_ROWS),
         matrix=data_uri(matrix.read_bytes(), "png") if matrix and not grid.is_whole else None,
         confidence=_confidence(answers),

@@ -64,7 +64,7 @@ def fit_best(
         with suppress(RunError):
             write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
     saver.save(state)
-    if state.best is not None and state.best.epoch == 0:
+    if schedule.epochs and state.best is not None and state.best.epoch == 0:
         context.report.warn(
             "no epoch has as many of the held-out images right as the linear probe "
             f"({state.best.score[0]:.1%}): the probe is kept"

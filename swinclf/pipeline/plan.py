@@ -18,9 +18,11 @@ from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, StopFlag, versions
 from swinclf.training.features import Look
+from swinclf.training.logistic import fits_all
 from swinclf.training.recipe import Facts, Regime, choose_schedule
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
+OF_EPOCHS = ("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,18 @@ def settle_plan(settings: Settings, start: Start, dataset: Dataset, look: Look) 
         train_count=len(dataset.rows(TRAIN)),
         class_counts=dataset.counts(TRAIN),
         is_vit=hasattr(start.network, "pos_embed"),
+        is_probe_exact=_is_probe_exact(settings.config, dataset, look),
     )
     return Plan(choose_schedule(settings, start.regime, facts), start, dataset, look)
+
+
+def _is_probe_exact(config: TrainConfig, dataset: Dataset, look: Look) -> bool:
+    """Whether L-BFGS can fit a head on the features of all training images."""
+    if look.features is None:
+        return False
+    width = look.features.gather([]).shape[1]
+    views, classes = 2 if config.mirror else 1, len(dataset.classes)
+    return fits_all(len(dataset.rows(TRAIN)), views=views, width=width, classes=classes)
 
 
 def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
@@ -124,6 +136,12 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     for name, reason in plan.settings.reasons.items():
         if name not in ("device", "precision", *PREPROCESS_NAMES):
             report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+    unused = [name for name in OF_EPOCHS if plan.settings.is_given(name)]
+    if config.epochs == 0 and unused:
+        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
+        report.warn(
+            f"{flags}: without effect on a linear probe; --epochs N trains the head by AdamW"
+        )
     risky = start.trained_weights and start.regime is not Regime.HEAD
     if risky and config.lr is not None and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from swinclf.data.folder import Skipped
+from swinclf.data.folder import TRAIN, Skipped
 from swinclf.models.build import reset_head
 from swinclf.pipeline.look import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
@@ -26,6 +25,7 @@ from swinclf.training.regimes import (
     image_batches,
     network_state,
     schedule_of,
+    take_probe,
 )
 
 
@@ -39,15 +39,12 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
     config, network, classes = plan.config, plan.start.network, len(plan.dataset.classes)
     reset_head(network, classes)
     linear_classifiers(network)  # a head that is not linear is better known now
-    started = time.perf_counter()
     schedule = schedule_of(config, plan.dataset, context.hardware.device)
     baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=context.stop)
-    took = time.perf_counter() - started
     right = f"{baseline.accuracy:.1%} of held-out images right, "
     context.report.note(
-        f"linear probe (L-BFGS): {right if features.val_count else ''}in {took:.1f} s, "
-        f"L2 {baseline.strength:g}"
-        + ("" if plan.start.regime is Regime.HEAD else "; the head starts from it")
+        f"linear probe (L-BFGS): {right if features.val_count else ''}in {baseline.seconds:.1f} s, "
+        f"L2 {baseline.strength:g}" + _role(plan)
     )
     if baseline.images < features.train_count:
         context.report.note(
@@ -55,6 +52,13 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
             "so that it does not take long"
         )
     return baseline
+
+
+def _role(plan: Plan) -> str:
+    """What becomes of the baseline, to be said after its accuracy."""
+    if plan.start.regime is not Regime.HEAD:
+        return "; the head starts from it"
+    return "; it is the head: no epochs" if plan.config.epochs == 0 else ""
 
 
 def prepare_training(
@@ -89,7 +93,9 @@ def prepare_training(
         if baseline is not None:
             baseline.probe.install(network)
         state = network_state(network, config, context.hardware)
-    if baseline is not None:
+    if baseline is not None and config.epochs == 0:
+        take_probe(state, baseline, len(plan.dataset.rows(TRAIN)))
+    elif baseline is not None:
         begin_with(state, baseline)
     seed_everything(config.seed)
     if saved is not None:

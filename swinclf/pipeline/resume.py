@@ -128,12 +128,13 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
             found=f"{type(error).__name__}: {error}",
             hint="swinclf train DATA",
         ) from error
-    # What --freeze-stages settles about --freeze-layers is recorded, but not to be asked for.
-    settled = (
-        {"freeze_layers": values.pop("freeze_layers")}
-        if values["freeze_stages"] is not None
-        else {}
-    )
+    # What --freeze-stages settles about --freeze-layers, and that a linear probe has no epochs, is
+    # recorded, but not to be asked for.
+    settled = {}
+    if values["freeze_stages"] is not None:
+        settled = {"freeze_layers": values.pop("freeze_layers")}
+    elif values["epochs"] == 0:
+        settled = {name: values.pop(name) for name in ("epochs", "lr")}
     return Settings(replace(gather_settings(values).config, **settled), sources, reasons)
 
 

@@ -8,6 +8,7 @@ images is done on fewer images, and said.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,6 +45,9 @@ class Baseline:
         images: Training images that it was fitted on.
         accuracy: Of the held-out images, in [0, 1]; nan without any.
         loss: Mean cross-entropy of the held-out images; nan without any.
+        train_accuracy: Of the training images, all views, in [0, 1].
+        train_loss: Mean cross-entropy of the training images, all views.
+        seconds: Wall time of the fit.
     """
 
     probe: Probe
@@ -51,6 +55,9 @@ class Baseline:
     images: int
     accuracy: float
     loss: float
+    train_accuracy: float
+    train_loss: float
+    seconds: float
 
     def facts(self) -> dict[str, object]:
         """What baseline.json holds."""
@@ -79,11 +86,12 @@ def fit_baseline(
     Raises:
         Interrupted: If `stop` was set.
     """
+    started = time.perf_counter()
     views, _, width = batches.train_features.shape
     targets = batches.train_targets.cpu().numpy()
     probe = Probe(batches.train_features.flatten(0, 1), classes).to(batches.train_features.device)
     rng = np.random.default_rng([seed, 2])
-    row_flops = 4.0 * views * width * classes  # the logits and their gradient
+    row_flops = _row_flops(views, width, classes)
 
     def problem(rows: np.ndarray) -> _Problem:
         index = torch.from_numpy(rows).to(batches.train_targets.device)
@@ -101,8 +109,35 @@ def fit_baseline(
     with torch.no_grad():
         probe.linear.weight.copy_(weight)
         probe.linear.bias.copy_(bias)
-    accuracy, loss = _score(probe, batches)
-    return Baseline(probe.cpu(), strength, len(rows), accuracy, loss)
+    accuracy, loss = _score(probe, batches.val_features[None], batches.val_targets)
+    train_accuracy, train_loss = _score(probe, batches.train_features, batches.train_targets)
+    return Baseline(
+        probe=probe.cpu(),
+        strength=strength,
+        images=len(rows),
+        accuracy=accuracy,
+        loss=loss,
+        train_accuracy=train_accuracy,
+        train_loss=train_loss,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def fits_all(images: int, *, views: int, width: int, classes: int) -> bool:
+    """Return whether the baseline is fitted on all training images, and not on a part of them.
+
+    Args:
+        images: Training images.
+        views: Of each.
+        width: Features of a view, D.
+        classes: Logits, K.
+    """
+    return images * _row_flops(views, width, classes) * MOST_STEPS <= LAST_FLOPS
+
+
+def _row_flops(views: int, width: int, classes: int) -> float:
+    """Of the logits of an image and their gradient."""
+    return 4.0 * views * width * classes
 
 
 class _Problem:
@@ -245,13 +280,16 @@ def _place_in_class(targets: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _score(probe: Probe, batches: FeatureBatches) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy over the validation features; (nan, nan) without any."""
-    if not batches.val_count:
+def _score(probe: Probe, features: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy of features, (V, N, D); (nan, nan) of nothing."""
+    if not len(targets):
         return math.nan, math.nan
     right, loss = 0, 0.0
-    for batch in batches.val():
-        logits = probe(batch.inputs)
-        right += int((logits.argmax(1) == batch.targets).sum())
-        loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
-    return right / batches.val_count, loss / batches.val_count
+    size = max(1, CHUNK_LOGITS // probe.linear.out_features)
+    for view in features:
+        for rows, wanted in zip(view.split(size), targets.split(size), strict=True):
+            logits = probe(rows)
+            right += int((logits.argmax(1) == wanted).sum())
+            loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
+    count = len(features) * len(targets)
+    return right / count, loss / count

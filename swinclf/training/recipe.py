@@ -37,12 +37,14 @@ class Facts:
         train_count: Training images.
         class_counts: Training images of each class.
         is_vit: Whether the network is a plain ViT and not a Swin.
+        is_probe_exact: Whether L-BFGS can fit a head on the features of all training images.
     """
 
     trained_weights: bool
     train_count: int
     class_counts: Mapping[str, int]
     is_vit: bool
+    is_probe_exact: bool = False
 
 
 def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
@@ -88,7 +90,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
     """Epochs, batch, rates and regularisation, by what trains and on how many images."""
     given_epochs = settings.is_given("epochs")
     if regime is Regime.HEAD:
-        settings = settings.choose("epochs", 100, "an epoch on kept features costs next to nothing")
+        settings = _choose_head_epochs(settings, facts)
         settings = settings.choose("batch_size", 64, "for the head")
         settings = settings.choose("patience", 0, "for the head")
         settings = settings.choose("label_smoothing", 0.0, "for the head")
@@ -105,6 +107,14 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
         settings = _choose_layer_decay(settings, facts)
     settings = _choose_lr(settings, regime, facts)
     return _choose_class_weights(settings, facts)
+
+
+def _choose_head_epochs(settings: Settings, facts: Facts) -> Settings:
+    """No epochs where L-BFGS finds the optimum and nobody asked for AdamW by --epochs or --lr."""
+    if settings.is_given("epochs") or settings.is_given("lr") or not facts.is_probe_exact:
+        return settings.choose("epochs", 100, "an epoch on kept features costs next to nothing")
+    reason = "the head is a linear probe, fitted by L-BFGS"
+    return settings.choose("epochs", 0, reason).choose("lr", 0.0, "no epochs")
 
 
 def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | None:

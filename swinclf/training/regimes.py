@@ -17,6 +17,7 @@ from swinclf.data.kept import KeptPictures, room_for_pictures
 from swinclf.data.transforms import Augmentation
 from swinclf.models.freeze import freeze_stages, layer_numbers
 from swinclf.preprocess import Preprocess
+from swinclf.progress import EpochRow
 from swinclf.runtime import Hardware, Precision
 from swinclf.training.batches import FeatureBatches, ImageBatches
 from swinclf.training.compiling import compile_network
@@ -125,7 +126,7 @@ def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
         config.class_weights or ClassWeights.NONE, [counts[name] for name in dataset.classes]
     )
     return Schedule(
-        epochs=config.epochs or 1,
+        epochs=1 if config.epochs is None else config.epochs,
         lrf=config.lrf,
         warmup=config.warmup,
         clip_norm=config.clip_norm,
@@ -149,6 +150,34 @@ def begin_with(state: TrainState, baseline: Baseline) -> None:
     weights = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
     equal_is_better = -sys.float_info.max  # an epoch that has as many right is kept instead
     state.best = Best(0, (baseline.accuracy, equal_is_better), weights)
+
+
+def take_probe(state: TrainState, baseline: Baseline, images: int) -> None:
+    """Make the baseline the result of a training without epochs, with its one row of history.
+
+    Args:
+        state: Of a new head.
+        baseline: Of the network.
+        images: Training images.
+    """
+    has_val = math.isfinite(baseline.accuracy)
+    weights = {
+        name: one.detach().cpu().clone() for name, one in baseline.probe.state_dict().items()
+    }
+    score = (baseline.accuracy, -baseline.loss) if has_val else (0.0, 0.0)
+    state.best = Best(0, score, weights)
+    state.history = [
+        EpochRow(
+            epoch=0,
+            train_loss=baseline.train_loss,
+            train_accuracy=baseline.train_accuracy,
+            val_loss=baseline.loss if has_val else None,
+            val_accuracy=baseline.accuracy if has_val else None,
+            lr=0.0,
+            seconds=baseline.seconds,
+            images_per_second=images / max(baseline.seconds, 1e-9),
+        )
+    ]
 
 
 def head_hardware(device: str) -> Hardware:

@@ -46,11 +46,13 @@ class Run:
         folder: Its files.
         metrics: On the images that were held out.
         skipped: Files that could not be used.
+        epochs: That it trained for; 0 where the head was fitted by L-BFGS alone.
     """
 
     folder: RunFolder
     metrics: Metrics
     skipped: tuple[Skipped, ...]
+    epochs: int
 
 
 def train(
@@ -128,7 +130,7 @@ def train(
                 remove_checkpoints(claim.run)
                 if resumed and dataset.images != read_split(claim.run.split):
                     write_split(claim.run.split, dataset.images)
-                return Run(claim.run, scored.metrics, tuple(scored.skipped))
+                return Run(claim.run, scored.metrics, tuple(scored.skipped), state.epoch)
 
 
 def _other_count(expected: int | None, classes: Sequence[str]) -> str:

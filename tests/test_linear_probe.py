@@ -1,0 +1,118 @@
+"""A frozen network without --epochs and --lr: the head is the optimum that L-BFGS finds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import (
+    SMALL_MODEL,
+    read_rows,
+    resume_run,
+    same_weights,
+    untimed_history,
+    weights_of,
+)
+from PIL import Image
+
+import swinclf
+from swinclf.errors import ExitCode, Interrupted
+from swinclf.evaluation.metrics import PROBE_NOTE, SELECTION_NOTE
+from swinclf.training import logistic
+from swinclf.training.logistic import fits_all
+from swinclf.verbs import train as train_verb
+
+FLAGS = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
+SETTINGS = {
+    "model": SMALL_MODEL,
+    "pretrained": False,
+    "img_size": 32,
+    "precision": "fp32",
+    "freeze_layers": True,
+}
+
+
+def history_of(run):
+    return read_rows(run / "history.csv")
+
+
+def test_the_probe_is_the_head_and_its_scores_are_the_runs(cli, dataset, tmp_path):
+    done = cli("train", dataset, *FLAGS)
+    assert done.code == 0, done.err
+    run = tmp_path / done.out.strip()
+    assert "it is the head: no epochs" in done.err
+    assert "epoch 1" not in done.err
+    assert SELECTION_NOTE not in done.err  # no epoch was selected on the held-out images
+    (row,) = history_of(run)
+    baseline, metrics, config = (
+        json.loads((run / f"{name}.json").read_text("utf-8"))
+        for name in ("baseline", "metrics", "config")
+    )
+    assert (row["epoch"], row["lr"]) == ("0", "0.0")
+    assert float(row["val_accuracy"]) == baseline["val_accuracy"] == metrics["accuracy"]
+    assert float(row["val_loss"]) == baseline["val_loss"]
+    assert 0 < float(row["train_loss"]) < 1.2
+    assert (config["epochs"], config["lr"]) == (0, 0.0)
+    page = (run / "report.html").read_text("utf-8")
+    assert PROBE_NOTE in page
+    assert "selected the epoch" not in page
+    with Image.open(run / "curves.png") as picture:
+        assert picture.width > 1000
+
+
+def test_the_training_scores_are_those_of_the_head(dataset, tmp_path):
+    run = swinclf.train(dataset, out=str(tmp_path / "runs"), mirror=False, **SETTINGS).folder.path
+    (row,) = history_of(run)
+    model = swinclf.load(run)
+    paths = [one["path"] for one in read_rows(run / "split.csv") if one["split"] == "train"]
+    answers = model.predict([dataset / path for path in paths])
+    right = [one.label == path.split("/")[0] for one, path in zip(answers, paths, strict=True)]
+    assert float(row["train_accuracy"]) == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize("words", [("--epochs", "3"), ("--lr", "0.01")])
+def test_epochs_or_a_rate_ask_for_the_loop(cli, dataset, tmp_path, words):
+    done = cli("train", dataset, *FLAGS, *words)
+    assert done.code == 0, done.err
+    run = tmp_path / done.out.strip()
+    assert len(history_of(run)) == (3 if words[0] == "--epochs" else 100)
+    assert PROBE_NOTE not in (run / "report.html").read_text("utf-8")
+
+
+def test_what_only_epochs_use_is_named(cli, dataset):
+    done = cli("train", dataset, *FLAGS, "--batch-size", "4", "--weight-decay", "0.1")
+    assert done.code == 0, done.err
+    assert "--batch-size, --weight-decay: without effect on a linear probe" in done.err
+
+
+def test_without_held_out_images_it_is_the_head_too(cli, dataset, tmp_path):
+    done = cli("train", dataset, *FLAGS, "--val-split", "0")
+    assert done.code == 0, done.err
+    (row,) = history_of(tmp_path / done.out.strip())
+    assert (row["epoch"], row["val_loss"], row["val_accuracy"]) == ("0", "", "")
+
+
+def test_where_only_a_part_can_be_fitted_epochs_follow(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(logistic, "LAST_FLOPS", 1e4)
+    run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS).folder.path
+    assert len(history_of(run)) == 100
+    monkeypatch.undo()
+    assert fits_all(3_000, views=2, width=1280, classes=5)
+    assert not fits_all(1_280_000, views=2, width=1280, classes=1000)
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(dataset, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise Interrupted(ExitCode.INTERRUPTED)
+
+    whole = swinclf.train(dataset, out=str(tmp_path / "whole"), **SETTINGS).folder.path
+    monkeypatch.setattr(train_verb, "finish", interrupt)
+    with pytest.raises(Interrupted):
+        swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS)
+    monkeypatch.undo()
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    resumed = resume_run(run)
+    assert same_weights(weights_of(whole), weights_of(resumed))
+    assert untimed_history(whole) == untimed_history(resumed)
+    assert (whole / "metrics.json").read_bytes() == (resumed / "metrics.json").read_bytes()
