@@ -6,7 +6,7 @@ files beside decoding alone, in turns over the same files, so that what else the
 on both; the ratio of the sums is what counts.
 
     python benchmarks/audit.py find PHOTOS
-    python benchmarks/audit.py features PHOTOS --weights RUN --count 600
+    python benchmarks/audit.py features PHOTOS --weights RUN --count 300
     python benchmarks/audit.py suspects PHOTOS --model embedded
     python benchmarks/audit.py speed PHOTOS --count 50000
 """
