@@ -122,10 +122,11 @@ def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -
 def learn_from(state: TrainState, objective: Distillation, config: TrainConfig) -> None:
     """Makes a distillation the objective of a training; what it learns trains at the full rate."""
     state.objective = objective
-    learned = build_optimizer(
-        objective.named_parameters(), lr=config.lr or 0.0, weight_decay=config.weight_decay
-    )
-    for group in learned.param_groups:
+    learned = list(objective.named_parameters())
+    if not learned:
+        return
+    optimizer = build_optimizer(learned, lr=config.lr or 0.0, weight_decay=config.weight_decay)
+    for group in optimizer.param_groups:
         state.optimizer.add_param_group(group)
 
 
