@@ -8,8 +8,6 @@ data (training/recipe.py), printed with its reason, recorded.
 from __future__ import annotations
 
 import difflib
-import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -17,9 +15,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from swinclf.errors import ConfigError
-from swinclf.files import decode_text, expand_home
+from swinclf.files import expand_home
 from swinclf.preprocess import Fit, Interpolation
 from swinclf.runtime import Precision, command_line
+from swinclf.setting_rules import contradictions
+from swinclf.setting_rules import read_settings_file as read_settings_file
 from swinclf.setting_values import OutOfRange, check_value
 
 
@@ -44,6 +44,13 @@ class ClassWeights(StrEnum):
     NONE = "none"  # every image the same
     SQRT = "sqrt"  # by one over the square root of its class's size
     BALANCED = "balanced"  # by one over its class's size: every class the same
+
+
+class TeacherViews(StrEnum):
+    """Which picture a teacher answers for."""
+
+    CACHED = "cached"  # the whole one and its mirror image, each once
+    ONLINE = "online"  # the very view that the student sees, in every step
 
 
 class ExportFormat(StrEnum):
@@ -256,6 +263,42 @@ class TrainConfig:
         auto="sqrt where the largest class is 10 times the smallest",
     )
 
+    teacher: str | None = _setting(
+        None,
+        "Learn the answers of this trained network, too (distillation): a run with these classes, "
+        "its model.safetensors, or a model as in --model, to which a head is fitted.",
+        auto="none",
+    )
+    unlabelled: str | None = _setting(
+        None,
+        "A folder of further images, in any folders: the teacher's answers are learned on them.",
+        auto="none",
+    )
+    teacher_temperature: float | None = _setting(
+        None,
+        "What the logits of teacher and student are divided by, more than 0.",
+        above=0,
+        auto="2 with a teacher",
+    )
+    teacher_weight: float | None = _setting(
+        None,
+        "Part of the loss that is the teacher's probabilities; the labels' is the rest.",
+        low=0,
+        high=1,
+        auto="0.5 with a teacher",
+    )
+    teacher_features: float | None = _setting(
+        None,
+        "Weight of the loss by which the student's features follow the teacher's.",
+        low=0,
+        auto="1 with a teacher, 0 where the head alone trains",
+    )
+    teacher_views: TeacherViews | None = _setting(
+        None,
+        "What the teacher sees: each image and its mirror image once, or every view anew.",
+        auto="cached where no random crop is made, else online",
+    )
+
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: Precision = _setting(
         Precision.AUTO,
@@ -286,10 +329,11 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
-MOVABLE = ("data", "val", "weights", "workers")  # what may differ when a run is resumed
+# What may differ when a run is resumed: where things are, and how many threads read.
+MOVABLE = ("data", "val", "weights", "workers", "teacher", "unlabelled")
 SETTINGS = {one.name: one for one in fields(TrainConfig)}
 SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
-PATHS = ("data", "weights", "val", "out")
+PATHS = ("data", "weights", "val", "out", "teacher", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -360,7 +404,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
         given.pop("weights", None)
         if "pretrained" not in from_file:
             given.setdefault("pretrained", False)
-    problems += _contradictions(values)
+    problems += contradictions(values)
     if problems:
         raise _refusal(problems)
     sources = {
@@ -403,39 +447,6 @@ def key_values(words: Iterable[str]) -> dict[str, str]:
     return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 
 
-def read_settings_file(path: Path) -> dict[str, Any]:
-    """The settings in a .json or .toml file; of a run's config.json only those that were given.
-
-    Raises:
-        ConfigError: If it cannot be read or holds no settings.
-    """
-    try:
-        text = decode_text(path.read_bytes())
-        is_toml = path.suffix.lower() == ".toml"
-        values = tomllib.loads(text) if is_toml else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"a JSON or TOML file of settings at '{path}'",
-            found=str(getattr(error, "strerror", None) or error),
-            hint='a file such as {"epochs": 20, "lr": 0.001}',
-        ) from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"settings by name in '{path}'",
-            found=f"a {type(values).__name__}",
-            hint='a file such as {"epochs": 20, "lr": 0.001}',
-        )
-    sources = values.pop("sources", {})
-    for extra in ("reasons", "versions", "command", "facts", "weights_loaded", "data_from_run"):
-        values.pop(extra, None)
-    chosen = (Source.DEFAULT, Source.AUTO)
-    return {
-        name.replace("-", "_"): value
-        for name, value in values.items()
-        if value is not None and sources.get(name) not in chosen
-    }
-
-
 def _unknown_names(names: list[str]) -> list[str]:
     problems = []
     for name in names:
@@ -449,17 +460,3 @@ def _unknown_names(names: list[str]) -> list[str]:
 
 def _checked(name: str, value: object) -> object:
     return check_value(name, value, SETTING_TYPES[name], SETTINGS[name].metadata)
-
-
-def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if values.get("freeze_layers") is not None and values.get("freeze_stages") is not None:
-        problems.append(
-            "--freeze-layers says head only or everything, --freeze-stages says something between"
-        )
-    name = values.get("name")
-    if name is not None and (
-        name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
-    ):
-        problems.append(f"name is the name of one folder, not {name!r}")
-    return problems

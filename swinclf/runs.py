@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / "split.csv"
 
     @property
+    def unlabelled(self) -> Path:
+        """Every image without a label that a teacher's answers are learned on."""
+        return self.path / "unlabelled.csv"
+
+    @property
     def skipped(self) -> Path:
         """Every image not used, and why."""
         return self.path / "skipped.csv"

@@ -32,6 +32,7 @@ LEVELS = [
         "lanes",
         "runs",
         "setting_values",
+        "setting_rules",
     },
     {"data", "models", "evaluation"},
     {"training", "inference", "exporting", "inspection", "audit"},

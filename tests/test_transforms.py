@@ -58,7 +58,7 @@ def rng_of(*key):
 def train_pixels(picture, preprocess, augmentation, rng):
     """What one epoch makes of a picture."""
     common = common_pixels(picture, preprocess, augmentation)
-    return varied_pixels(common, preprocess, augmentation, rng)
+    return varied_pixels(common, preprocess, augmentation, rng).pixels
 
 
 # As in prediction
@@ -336,8 +336,8 @@ def test_a_scaled_down_picture_is_cropped_to_what_the_whole_one_is():
     picture = picture_of((300, 240))
     crop = Augmentation(Augment.CROP, 0.35, True)
     for key in range(20):
-        kept = varied_pixels(common_pixels(picture, SMALL, crop), SMALL, crop, rng_of(key))
-        whole = varied_pixels(np.asarray(picture), SMALL, crop, rng_of(key))
+        kept = varied_pixels(common_pixels(picture, SMALL, crop), SMALL, crop, rng_of(key)).pixels
+        whole = varied_pixels(np.asarray(picture), SMALL, crop, rng_of(key)).pixels
         assert np.abs(kept.astype(int) - whole).mean() < 4
 
 

@@ -483,8 +483,8 @@ def _settings_to_train_with(
     changed = [name for name in given if name not in MOVABLE]
     if changed or config is not None:
         raise ConfigError(
-            "--resume alone (or with DATA, --val, --weights, --workers): a run goes on with the "
-            "settings it began with",
+            "--resume alone (or with DATA, --val, --weights, --workers, --teacher, --unlabelled): "
+            "a run goes on with the settings it began with",
             found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
             hint=hint,
         )

@@ -42,11 +42,13 @@ class LoadedImage:
         digest: The digest of its content; empty where the file could not be read, or none was
             wanted.
         error: Why it could not be read; empty where it could.
+        is_mirrored: Whether the pixels are of the mirror image.
     """
 
     pixels: np.ndarray | None
     digest: bytes
     error: str
+    is_mirrored: bool = False
 
 
 def load_image(

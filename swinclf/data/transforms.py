@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -91,12 +91,24 @@ def common_pixels(
     return np.asarray(picture)
 
 
+class Varied(NamedTuple):
+    """A picture as one epoch shows it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        is_mirrored: Whether it is the mirror image.
+    """
+
+    pixels: np.ndarray
+    is_mirrored: bool
+
+
 def varied_pixels(
     common: np.ndarray,
     preprocess: Preprocess,
     augmentation: Augmentation,
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> Varied:
     """The pixels that training sees in one epoch: cropped, varied and mirrored at random.
 
     Args:
@@ -104,9 +116,6 @@ def varied_pixels(
         preprocess: The network's preprocessing.
         augmentation: What is varied.
         rng: Made for this image and epoch.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     pixels = common
     if augmentation.kind is not Augment.NONE:
@@ -117,7 +126,8 @@ def varied_pixels(
         if augmentation.kind is Augment.TRIVIAL:
             varied = _trivial_augment(varied, preprocess, rng)
         pixels = np.asarray(varied)
-    return pixels[:, ::-1] if augmentation.mirror and rng.random() < 0.5 else pixels
+    is_mirrored = augmentation.mirror and rng.random() < 0.5
+    return Varied(pixels[:, ::-1] if is_mirrored else pixels, is_mirrored)
 
 
 def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:

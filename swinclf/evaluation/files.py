@@ -14,10 +14,13 @@ from itertools import groupby
 from pathlib import Path
 
 from swinclf.evaluation.metrics import Metrics
+from swinclf.evaluation.teacher import TeacherScores
 from swinclf.files import spreadsheet_safe, write_csv, write_text
 
 
-def write_metrics_json(path: Path, metrics: Metrics, *, skipped: int = 0) -> None:
+def write_metrics_json(
+    path: Path, metrics: Metrics, *, skipped: int = 0, teacher: TeacherScores | None = None
+) -> None:
     """Write `metrics` as JSON: a line a measure, a class and a row of the confusion matrix.
 
     Names are written as they read. If one is no valid Unicode (a file name of another encoding),
@@ -27,9 +30,11 @@ def write_metrics_json(path: Path, metrics: Metrics, *, skipped: int = 0) -> Non
         path: The file, replaced if it is there.
         metrics: What to write; its `to_dict()` is what the file parses to.
         skipped: Files that could not be used; where there are any, the key `skipped` says so.
+        teacher: What a teacher scored on the same images; where there is one, the key `teacher`.
     """
-    ascii_only = not _is_unicode(*metrics.classes, metrics.split)
-    text = _json_text(metrics, skipped, ascii_only=ascii_only)
+    named = teacher.name if teacher is not None else ""
+    ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
+    text = _json_text(metrics, skipped, teacher, ascii_only=ascii_only)
     write_text(path, text)
 
 
@@ -53,7 +58,9 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
     write_csv(path, ("true/predicted", *names), rows)
 
 
-def _json_text(metrics: Metrics, skipped: int, *, ascii_only: bool) -> str:
+def _json_text(
+    metrics: Metrics, skipped: int, teacher: TeacherScores | None, *, ascii_only: bool
+) -> str:
     """Every key of `Metrics.to_dict` in its order, laid out for reading."""
     dumps = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False)
     plain = {
@@ -68,6 +75,7 @@ def _json_text(metrics: Metrics, skipped: int, *, ascii_only: bool) -> str:
         "loss": metrics.loss,
         "ece": metrics.ece,
         **({"skipped": skipped} if skipped else {}),
+        **({"teacher": teacher.to_dict()} if teacher is not None else {}),
     }
     lines = [f'  "{key}": {dumps(value)},\n' for key, value in plain.items()]
     rows = [f"    {dumps(name)}: {dumps(asdict(row))}" for name, row in metrics.per_class.items()]

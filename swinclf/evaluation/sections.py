@@ -11,6 +11,7 @@ from typing import Protocol
 
 from swinclf.confidence import Confidence
 from swinclf.evaluation.calibration import Calibration
+from swinclf.evaluation.teacher import TeacherScores
 
 EXAMPLES = 6  # of a finding that a report shows
 
@@ -178,6 +179,7 @@ class Sections:
         audit: Of the dataset, most important first.
         is_untrained: Whether the network that was trained started from random weights.
         evidence: Path of a mistake -> JPEG of what spoke for the wrong answer.
+        teacher: What the teacher of a distillation scores on the same images.
         neighbours: Path of a mistake -> its nearest training images, nearest first.
     """
 
@@ -188,5 +190,6 @@ class Sections:
     learning: LearningCurve | None = None
     audit: Sequence[Finding] = ()
     is_untrained: bool = False
+    teacher: TeacherScores | None = None
     evidence: Mapping[str, bytes] = field(default_factory=dict)
     neighbours: Mapping[str, Sequence[Neighbour]] = field(default_factory=dict)

@@ -117,7 +117,12 @@ def write_results(
     )
     if others is not None:
         others.result()
-    write_metrics_json(folder / "metrics.json", scored.metrics, skipped=len(scored.skipped))
+    write_metrics_json(
+        folder / "metrics.json",
+        scored.metrics,
+        skipped=len(scored.skipped),
+        teacher=sections.teacher if sections else None,
+    )
 
 
 def _illustrated(sections: Sections, scored: Scored, illustrations: Illustrations) -> Sections:

@@ -32,6 +32,7 @@ from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
+from swinclf.pipeline.learn import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runs import RunFolder
@@ -93,6 +94,9 @@ def finish(
         else:
             saving.result()
             drawer = EvidenceDrawer.open(run.model, root=dataset.root, hardware=hardware)
+        taught = teacher_scores(plan, scored.rows)
+        if taught is not None:
+            report.note(taught.line())
         write_results(
             run.path,
             scored,
@@ -115,6 +119,7 @@ def finish(
                 learning=learning.result(),
                 audit=faults,
                 is_untrained=not plan.start.trained_weights,
+                teacher=taught,
             ),
             others=saving,
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from swinclf.card import ModelCard
 from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
+from swinclf.data.unlabelled import Unlabelled
 from swinclf.evaluation.metrics import UNTRAINED_NOTE
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
@@ -17,9 +20,10 @@ from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
 from swinclf.progress import Reporter
 from swinclf.runtime import Hardware, StopFlag, versions
-from swinclf.training.features import Look
+from swinclf.training.features import FeatureTable, Look
 from swinclf.training.logistic import fits_all
 from swinclf.training.recipe import Facts, Regime, choose_schedule
+from swinclf.training.teacher_features import CompactTable, OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
 OF_EPOCHS = ("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay")
@@ -41,6 +45,30 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """What a teacher knows of the images.
+
+    Attributes:
+        name: The teacher.
+        digest: Of its weights.
+        head: Its classification head, with the dataset's classes, on the CPU.
+        table: Its features: of each labelled image; where they are cached, of all views in which
+            images are trained on.
+        online: Computes its features of each batch; None where they are cached.
+        unlabelled: Images to train on without a label; None for none.
+        student: What a frozen student sees in these; None where it is not frozen.
+    """
+
+    name: str
+    digest: str
+    head: nn.Linear
+    table: CompactTable
+    online: OnlineFeatures | None
+    unlabelled: Unlabelled | None
+    student: FeatureTable | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A training of which all is settled.
 
@@ -49,12 +77,14 @@ class Plan:
         start: The network.
         dataset: The images that can be read, each in its split.
         look: What became of every file, and what the network saw in it.
+        teaching: What there is to learn of a teacher; None without one.
     """
 
     settings: Settings
     start: Start
     dataset: Dataset
     look: Look
+    teaching: Teaching | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -81,16 +111,20 @@ class Plan:
         )
 
 
-def settle_plan(settings: Settings, start: Start, dataset: Dataset, look: Look) -> Plan:
+def settle_plan(
+    settings: Settings, start: Start, dataset: Dataset, look: Look, teaching: Teaching | None
+) -> Plan:
     """Settles what depends on how many images there are; then all is."""
+    more = teaching.unlabelled if teaching is not None else None
     facts = Facts(
         trained_weights=start.trained_weights,
-        train_count=len(dataset.rows(TRAIN)),
+        train_count=len(dataset.rows(TRAIN)) + (len(more.paths) if more is not None else 0),
         class_counts=dataset.counts(TRAIN),
         is_vit=hasattr(start.network, "pos_embed"),
-        is_probe_exact=_is_probe_exact(settings.config, dataset, look),
+        is_probe_exact=teaching is None and _is_probe_exact(settings.config, dataset, look),
     )
-    return Plan(choose_schedule(settings, start.regime, facts), start, dataset, look)
+    settings = choose_schedule(settings, start.regime, facts)
+    return Plan(settings, start, dataset, look, teaching)
 
 
 def _is_probe_exact(config: TrainConfig, dataset: Dataset, look: Look) -> bool:

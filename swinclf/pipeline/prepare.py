@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from swinclf.data.folder import TRAIN, Skipped
 from swinclf.models.build import reset_head
+from swinclf.pipeline.learn import objective_of
 from swinclf.pipeline.look import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import Reporter
 from swinclf.runtime import seed_everything
-from swinclf.training.batches import Batches, FeatureBatches, ImageBatches
+from swinclf.training.batches import UNLABELLED, Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
+from swinclf.training.features import MIRROR, PLAIN
 from swinclf.training.logistic import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
 from swinclf.training.probe import linear_classifiers
@@ -23,6 +27,7 @@ from swinclf.training.regimes import (
     head_hardware,
     head_state,
     image_batches,
+    learn_from,
     network_state,
     schedule_of,
     take_probe,
@@ -85,7 +90,7 @@ def prepare_training(
     batches: Batches
     if plan.start.regime is Regime.HEAD:
         assert features is not None
-        batches = features
+        batches = features = _with_unlabelled(features, plan)
         state = head_state(network, features, config, head_hardware(context.hardware.device))
     else:
         batches = images = _images(plan, context)
@@ -97,6 +102,8 @@ def prepare_training(
         take_probe(state, baseline, len(plan.dataset.rows(TRAIN)))
     elif baseline is not None:
         begin_with(state, baseline)
+    if plan.teaching is not None:
+        learn_from(state, objective_of(plan.teaching, plan, context.hardware.device), config)
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)
@@ -107,9 +114,34 @@ def _images(plan: Plan, context: Context) -> ImageBatches:
     """The image files as batches."""
     config, dataset = plan.config, plan.dataset
     tell = _bad_file_teller(context.report, strict=config.strict)
-    return replace(
+    images = replace(
         image_batches(dataset, plan.start.preprocess, config, context.hardware.device, tell),
         digests={dataset.root / path: digest for path, digest in plan.look.digests.items()},
+    )
+    more = plan.teaching.unlabelled if plan.teaching is not None else None
+    if more is None:
+        return images
+    return replace(
+        images,
+        train_files=[*images.train_files, *more.files],
+        train_targets=[*images.train_targets, *[UNLABELLED] * len(more.paths)],
+        digests={**images.digests, **dict(zip(more.files, more.digests, strict=True))},
+    )
+
+
+def _with_unlabelled(batches: FeatureBatches, plan: Plan) -> FeatureBatches:
+    """The features of the labelled training images and then of the unlabelled ones, if any."""
+    teaching = plan.teaching
+    if teaching is None or teaching.unlabelled is None or teaching.student is None:
+        return batches
+    digests, views = teaching.unlabelled.digests, (PLAIN, MIRROR)[: len(batches.train_features)]
+    more = [teaching.student.gather([one + view for one in digests]) for view in views]
+    device = batches.train_features.device
+    targets = torch.full((len(digests),), UNLABELLED, device=device)
+    return replace(
+        batches,
+        train_features=torch.cat([batches.train_features, torch.stack(more).to(device)], dim=1),
+        train_targets=torch.cat([batches.train_targets, targets]),
     )
 
 

@@ -14,6 +14,7 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex
 from swinclf.data.moved import FROM_RUN, path_from_run
 from swinclf.data.split_file import read_split, write_split
+from swinclf.data.unlabelled import write_unlabelled
 from swinclf.errors import Interrupted, RunError
 from swinclf.evaluation.sections import Finding
 from swinclf.files import cannot_write, write_json
@@ -64,9 +65,14 @@ def begin_run(
     }
     if plan.start.loaded is not None:
         facts["weights_loaded"] = plan.start.loaded.to_dict()
+    teaching = plan.teaching
+    if teaching is not None:
+        facts["teacher_digest"] = teaching.digest
     write_json(run.config, {**plan.settings.to_dict(), **facts})
     write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
     write_split(run.split, dataset.images)
+    if teaching is not None and teaching.unlabelled is not None:
+        write_unlabelled(run.unlabelled, teaching.unlabelled)
     if dataset.skipped:
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
     if baseline is not None:
@@ -79,6 +85,7 @@ def begin_run(
         network=plan.start.frozen_digest,
         faults=faults,
         preprocess=plan.start.preprocess,
+        teacher=teaching.digest if teaching is not None else "",
     )
     save_checkpoint(run, state, origin)
     claim.publish()

@@ -115,7 +115,7 @@ def record_folder(run: RunFolder, settings: Settings) -> None:
         RunError: If the file cannot be written.
     """
     config, now = read_json(run.config), settings.config
-    new = {"data": now.data, "val": now.val, "weights": now.weights}
+    new = {name: getattr(now, name) for name in ("data", "val", "weights", "teacher", "unlabelled")}
     new[FROM_RUN] = path_from_run(Path(now.data), run)
     if any(config.get(name) != value for name, value in new.items()):
         write_json(run.config, {**config, **new, "command": command_of(settings)})

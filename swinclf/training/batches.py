@@ -7,7 +7,7 @@ taken up in the middle of an epoch sees exactly what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -27,17 +27,30 @@ from swinclf.data.transforms import (
 )
 from swinclf.preprocess import Preprocess
 
+UNLABELLED = -1  # the target of an image without a label
+
 
 class Batch(NamedTuple):
     """Inputs and what they should give.
 
     Attributes:
         inputs: (B, ...) on the device.
-        targets: (B,) int64 class indices on the device.
+        targets: (B,) int64 class indices on the device; `UNLABELLED` where there is no label.
+        views: (B,) int64 on the CPU: which image in which view each of them is, counted through
+            all N training images and then, from N on, through their mirror images; None where
+            nobody asks.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
+    views: torch.Tensor | None = None
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield the same in parts of at most `size` images."""
+        for start in range(0, len(self.targets), size):
+            part = slice(start, start + size)
+            views = None if self.views is None else self.views[part]
+            yield Batch(self.inputs[part], self.targets[part], views)
 
 
 class Batches(Protocol):
@@ -74,7 +87,7 @@ class FeatureBatches:
     Attributes:
         train_features: (V, N, D) float32: one or two views of each image, the image itself and its
             mirror image.
-        train_targets: (N,) int64.
+        train_targets: (N,) int64; `UNLABELLED` where there is no label.
         val_features: (M, D) float32, of the image itself.
         val_targets: (M,) int64.
         batch_size: Images a step.
@@ -106,7 +119,9 @@ class FeatureBatches:
             np.random.default_rng([self.seed, epoch, 1]).integers(views, size=count)
         )
         for rows in order.split(self.batch_size)[first_step:]:
-            yield Batch(self.train_features[chosen[rows], rows], self.train_targets[rows])
+            features = self.train_features[chosen[rows], rows]
+            shown = chosen[rows] * count + rows
+            yield Batch(features, self.train_targets[rows], views=shown)
 
     def val(self) -> Iterator[Batch]:
         """See `Batches`."""
@@ -123,7 +138,7 @@ class ImageBatches:
 
     Attributes:
         train_files: Paths of the training images.
-        train_targets: Their class indices.
+        train_targets: Their class indices, or `UNLABELLED`.
         val_files: Paths of the validation images.
         val_targets: Their class indices.
         preprocess: How a picture becomes the network's input.
@@ -171,7 +186,15 @@ class ImageBatches:
 
         def load(index: int) -> LoadedImage:
             rng = np.random.default_rng([self.seed, epoch, index])
-            return self.kept.load(
+            is_mirrored = False
+
+            def vary(common: np.ndarray) -> np.ndarray:
+                nonlocal is_mirrored
+                varied = varied_pixels(common, self.preprocess, self.augmentation, rng)
+                is_mirrored = varied.is_mirrored
+                return varied.pixels
+
+            loaded = self.kept.load(
                 (TRAIN, index),
                 lambda: load_image(
                     self.train_files[index],
@@ -179,8 +202,9 @@ class ImageBatches:
                     self.preprocess.decode_px,
                     ranges=self.preprocess.ranges,
                 ),
-                lambda common: varied_pixels(common, self.preprocess, self.augmentation, rng),
+                vary,
             )
+            return replace(loaded, is_mirrored=is_mirrored)
 
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
         yield from self._batches(
@@ -214,11 +238,13 @@ class ImageBatches:
                 elif loaded.digest and self.digests.get(files[index]) not in (None, loaded.digest):
                     self.on_bad_file(files[index], "its content is another one now")
                 else:
-                    good.append((loaded.pixels, targets[index]))
-            pixels = np.stack([pixels for pixels, _ in good]) if good else self._no_pixels()
+                    view = len(files) * loaded.is_mirrored + index
+                    good.append((loaded.pixels, targets[index], view))
+            pixels = np.stack([one[0] for one in good]) if good else self._no_pixels()
             yield Batch(
                 to_torch_input(pixels, self.preprocess, self.device),
-                to_device(np.asarray([target for _, target in good], np.int64), self.device),
+                to_device(np.asarray([target for _, target, _ in good], np.int64), self.device),
+                views=torch.tensor([view for _, _, view in good], dtype=torch.int64),
             )
 
     def _no_pixels(self) -> np.ndarray:

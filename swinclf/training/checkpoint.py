@@ -67,6 +67,8 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
+    objective = state.objective.state_dict().items()
+    tensors |= {f"objective/{name}": tensor for name, tensor in objective}
     tensors |= _random_states()
     state.sums.settle()
     tensors |= {
@@ -79,6 +81,7 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
         "step": state.step,
         "count": state.sums.count,
         "seconds": state.sums.seconds,
+        "labelled": state.sums.labelled,
         "history": [asdict(row) for row in state.history],
         "scaler": state.scaler.state_dict(),
         "threads": torch.get_num_threads(),
@@ -159,12 +162,14 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
     tensors, facts = saved.tensors, saved.facts
     try:
         state.model.load_state_dict(_below("model/", tensors))
+        state.objective.load_state_dict(_below("objective/", tensors))
         _load_optimizer(state.optimizer, _below("optimizer/", tensors))
         state.scaler.load_state_dict(facts["scaler"])
         state.epoch, state.step = facts["epoch"], facts["step"]
         state.micro_batch = facts["micro_batch"]
         loss, correct = float(tensors["sums/loss"]), int(tensors["sums/correct"])
-        state.sums = Sums(loss, correct, facts["count"], facts["seconds"])
+        counts = facts["count"], facts["seconds"], facts["labelled"]
+        state.sums = Sums(loss, correct, *counts)
         state.history = [EpochRow(**row) for row in facts["history"]]
         if "best" in facts:
             loss_and_score = tuple(facts["best"]["score"])

@@ -43,14 +43,21 @@ class FeatureCache:
         key: Names the way of computing (`key_of`).
         limit_bytes: What all files together may take; 0 keeps nothing.
         say: Told, once, why nothing can be kept.
+        dtype: In which features are kept.
     """
 
     def __init__(
-        self, root: Path, key: str, *, limit_bytes: int, say: Callable[[str], None]
+        self,
+        root: Path,
+        key: str,
+        *,
+        limit_bytes: int,
+        say: Callable[[str], None],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._root, self._folder = root / LAYOUT, root / LAYOUT / key
         self._limit_bytes, self._say = limit_bytes, say
-        self._can_write = limit_bytes > 0
+        self._can_write, self._dtype = limit_bytes > 0, dtype
         self._lock = threading.Lock()
         self._files = [_File(path) for path in sorted(self._folder.glob("*.safetensors"))]
         self._file_of = {unit: file for file in self._files for unit in file.units()}
@@ -72,7 +79,7 @@ class FeatureCache:
         if not self._can_write:
             return
         self._units += units
-        self._rows.append(features)
+        self._rows.append(features.to(self._dtype))
         if len(self._units) >= FLUSH_ROWS or time.monotonic() - self._flushed_at > FLUSH_S:
             self._flush()
 
@@ -109,6 +116,7 @@ class _File:
         self._path = path
         self._row_of: dict[bytes, int] = {}
         self._features: torch.Tensor | None = None
+        self._given, self._was_used = 0, False
 
     def units(self) -> Mapping[bytes, int]:
         """What it holds, by its own word."""
@@ -134,11 +142,17 @@ class _File:
                 self._throw_away()
                 self._row_of = {}
         row = self._row_of.get(unit)
-        return None if row is None or self._features is None else self._features[row]
+        if row is None or self._features is None:
+            return None
+        found = self._features[row].clone()
+        self._given, self._was_used = self._given + 1, True
+        if self._given == len(self._row_of):  # read anew if somebody asks again
+            self._given, self._features = 0, None
+        return found
 
     def mark_used(self) -> None:
         """Makes it the one used last, if anything in it was."""
-        if self._features is not None:
+        if self._was_used:
             with suppress(OSError):
                 os.utime(self._path)
 

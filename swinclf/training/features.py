@@ -138,6 +138,7 @@ class Looker:
         report: Told of progress.
         stop: Looked at after every image; what is known so far is then kept.
         known: What earlier looks have found out; closed with this.
+        table: Where features go; None for one of its own, in float32.
     """
 
     def __init__(
@@ -151,11 +152,12 @@ class Looker:
         report: Reporter,
         stop: StopFlag,
         known: Known,
+        table: FeatureTable | None = None,
     ) -> None:
         self._root, self._preprocess, self._computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
         self._known, self._batch = known, whole_batch(hardware.device)
-        self._table = FeatureTable()
+        self._table = FeatureTable() if table is None else table
         self._asked: set[bytes] = set()  # units whose features are in the table or on their way
         self.seen = Look(features=self._table if computer else None)
 
@@ -165,12 +167,13 @@ class Looker:
             if cache is not None:
                 cache.close()
 
-    def look(self, files: Sequence[str], views_of: ViewsOf) -> None:
+    def look(self, files: Sequence[str], views_of: ViewsOf, task: str = "") -> None:
         """Reads every file once, decodes what is not known, computes what is missing.
 
         Args:
             files: The images.
             views_of: The views that are wanted of an image; none only reads.
+            task: What this is called while it goes on.
         """
 
         def load(file: str) -> _Found:
@@ -186,7 +189,7 @@ class Looker:
             loaded = load_for_prediction(self._root / file, self._preprocess, is_known=is_known)
             return _Found(file, loaded, known)
 
-        task = "reading images" if self._computer is None else "computing features"
+        task = task or ("reading images" if self._computer is None else "computing features")
         with self._report.track(task, len(files)) as advance:
             found = map_ahead(
                 load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
@@ -275,6 +278,7 @@ def open_known(
     *,
     limit_bytes: int,
     say: Callable[[str], None],
+    dtype: torch.dtype = torch.float32,
 ) -> Known:
     """Opens the user's cache at what agrees with this training in all that decides a feature.
 
@@ -286,6 +290,7 @@ def open_known(
         hardware: Device and precision.
         limit_bytes: What the whole cache may take.
         say: Told, once, why nothing can be kept.
+        dtype: In which features are kept.
     """
     folder = cache_folder()
     if folder is None:
@@ -299,7 +304,7 @@ def open_known(
     }
 
     def open_one(facts: Mapping[str, object]) -> FeatureCache:
-        return FeatureCache(folder, key_of(facts), limit_bytes=limit_bytes, say=say)
+        return FeatureCache(folder, key_of(facts), limit_bytes=limit_bytes, say=say, dtype=dtype)
 
     readable = open_one(decoder)
     if network is None:
@@ -313,6 +318,7 @@ def open_known(
         "machine": _machine(hardware.device),
         "batch": whole_batch(hardware.device),
         **{name: installed[name] for name in ("torch", "timm", "numpy")},
+        **({} if dtype is torch.float32 else {"dtype": str(dtype)}),
     }
     return Known(open_one(facts), readable)
 

@@ -1,7 +1,7 @@
 """The training loop: one for every regime. Knows neither files nor folders.
 
-What trains, at which rate and on what are values; the loop is the same for a linear head on kept
-features and for a whole network on images.
+What trains, at which rate, on what and by which loss are values; the loop is the same for a linear
+head on kept features and for a whole network on images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.freeze import train_mode
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
-from swinclf.training.batches import Batch, Batches
+from swinclf.training.batches import UNLABELLED, Batch, Batches
+from swinclf.training.objective import CrossEntropy
 from swinclf.training.optim import lr_scale, set_lr
 
 SOUND_LR = 1e-3  # what is worth trying at most, where a training has diverged
@@ -63,19 +64,23 @@ class Sums:
         correct: Number of right answers among them.
         count: Images.
         seconds: Time spent training.
+        labelled: Those of the settled images that have a label, and so may be right.
     """
 
     loss: float = 0.0
     correct: int = 0
     count: int = 0
     seconds: float = 0.0
+    labelled: int = 0
     _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
     _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
+    _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool: whether there is one
 
     def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Adds a batch: losses (B,), logits (B, K), targets (B,)."""
         self._losses.append(losses)
         self._hits.append(logits.argmax(1) == targets)
+        self._labels.append(targets != UNLABELLED)
         self.count += len(targets)
 
     def settle(self) -> None:
@@ -87,15 +92,16 @@ class Sums:
         for batch in losses.double().split(sizes):
             self.loss += float(batch.sum())
         self.correct += int(hits.sum())
+        self.labelled += int(torch.cat(self._labels).sum())
         self._losses.clear()
         self._hits.clear()
+        self._labels.clear()
 
     def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy; (nan, nan) of nothing."""
+        """Mean loss of all images and accuracy of the labelled ones; nan of nothing."""
         self.settle()
-        if not self.count:
-            return math.nan, math.nan
-        return self.loss / self.count, self.correct / self.count
+        loss = self.loss / self.count if self.count else math.nan
+        return loss, self.correct / self.labelled if self.labelled else math.nan
 
 
 @dataclass
@@ -121,6 +127,7 @@ class TrainState:
         best: None before the first epoch has ended.
         history: A row an epoch.
         micro_batch: Most images whose gradient is computed at once; None for whole batches.
+        objective: The loss; what it learns trains with the model.
     """
 
     model: nn.Module
@@ -132,6 +139,7 @@ class TrainState:
     best: Best | None = None
     history: list[EpochRow] = field(default_factory=list)
     micro_batch: int | None = None
+    objective: CrossEntropy = field(default_factory=CrossEntropy)
 
 
 class Saver(Protocol):
@@ -254,10 +262,8 @@ def _gradient(
         state.optimizer.zero_grad(set_to_none=True)
         try:
             parts = [
-                _add_gradient(state, Batch(*part), schedule, hardware, of=len(batch.targets))
-                for part in zip(
-                    batch.inputs.split(images), batch.targets.split(images), strict=True
-                )
+                _add_gradient(state, part, schedule, hardware, of=len(batch.targets))
+                for part in batch.split(images)
             ]
             losses, logits = zip(*parts, strict=True)
             return torch.cat(losses), torch.cat(logits)
@@ -273,16 +279,11 @@ def _add_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds the gradient of some of a step's `of` images; returns their losses and logits."""
     with autocast(hardware):
-        logits = state.model(part.inputs).float()
-    losses = F.cross_entropy(
-        logits,
-        part.targets,
-        weight=schedule.class_weights,
-        label_smoothing=schedule.label_smoothing,
-        reduction="none",
-    )
+        outputs = state.objective.outputs(state.model, part)
+    outputs = tuple(one.float() for one in outputs)
+    losses = state.objective.losses(outputs, part, schedule)
     state.scaler.scale(losses.sum() / of).backward()
-    return losses.detach(), logits.detach()
+    return losses.detach(), outputs[0].detach()
 
 
 def validate(

@@ -45,6 +45,7 @@ class Origin:
         network: Digest of the frozen network's weights, which no checkpoint holds; empty where
             the network trains.
         images: (N, 16) uint8, the content digest of every image in the order of split.csv.
+        teacher: Digest of the teacher's weights; empty without a teacher.
         faults: What was found wrong with the dataset, for the report. It cannot be found again: a
             run's own images are each in a split, and all readable.
         ranges: Which values of more than 8 bits are black and white, as `Preprocess.to_dict` has
@@ -59,6 +60,7 @@ class Origin:
     images: torch.Tensor
     faults: Sequence[Finding] = ()
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    teacher: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All but the images."""
@@ -70,6 +72,7 @@ class Origin:
             "network": self.network,
             "faults": [asdict(fault) for fault in self.faults],
             "ranges": dict(self.ranges),
+            "teacher": self.teacher,
         }
 
     @classmethod
@@ -92,6 +95,7 @@ def origin_of(
     network: str,
     faults: Sequence[Finding],
     preprocess: Preprocess,
+    teacher: str = "",
 ) -> Origin:
     """What a run is begun with, its small files being written.
 
@@ -103,16 +107,19 @@ def origin_of(
         network: As in `Origin`.
         faults: As in `Origin`.
         preprocess: Whose ranges are kept.
+        teacher: As in `Origin`.
     """
+    files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
     return Origin(
         settings=settings_facts(settings),
         versions=versions(),
         machine=machine_facts(settings.config.device),
-        files={path.name: digest_of(path) for path in (run.split, run.class_indices)},
+        files={path.name: digest_of(path) for path in files},
         network=network,
         images=image_digests(dataset, digests),
         faults=faults,
         ranges=preprocess.to_dict().get("ranges", {}),
+        teacher=teacher,
     )
 
 
@@ -198,6 +205,20 @@ def check_network(origin: Origin, found: str, run: Path) -> None:
             run,
             f"the trained weights that the run was begun with (sha256 {origin.network[:12]})",
             [f"others (sha256 {found[:12]})"],
+        )
+
+
+def check_teacher(origin: Origin, found: str, run: Path) -> None:
+    """Refuses a teacher, by the digest of its weights, that is not the one a run was begun with.
+
+    Raises:
+        RunError: Then.
+    """
+    if found != origin.teacher:
+        raise _falsified(
+            run,
+            f"the teacher that the run was begun with (digest {origin.teacher[:12]})",
+            [f"another one (digest {found[:12]})"],
         )
 
 

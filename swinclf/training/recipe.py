@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swinclf.config import Augment, ClassWeights, Settings
+from swinclf.config import Augment, ClassWeights, Settings, TeacherViews
+from swinclf.errors import ConfigError
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
 NETWORK_LR_AT_64 = 1e-4
 SCRATCH_LR_AT_64 = 5e-4
+SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 CPU_PIXELS = 16 * 224 * 224  # more at once are no faster on a CPU, and take more memory
 
 
@@ -34,7 +36,7 @@ class Facts:
 
     Attributes:
         trained_weights: Whether the network starts from weights that were trained.
-        train_count: Training images.
+        train_count: Training images, with and without a label.
         class_counts: Training images of each class.
         is_vit: Whether the network is a plain ViT and not a Swin.
         is_probe_exact: Whether L-BFGS can fit a head on the features of all training images.
@@ -72,6 +74,42 @@ def choose_mirror(settings: Settings, classes: Sequence[str]) -> Settings:
         else "rotation could change a class that has a side"
     )
     return settings.choose("augment", kind, why)
+
+
+def choose_distillation(settings: Settings, regime: Regime) -> Settings:
+    """Settles how a teacher is learned from.
+
+    Raises:
+        ConfigError: If what was asked for cannot be done where the head alone trains or the network
+            is compiled.
+
+    Source: temperature and weight, Hinton, Vinyals & Dean 2015, sec. 4 (best of 1, 2, 5, 10, with
+    half of the loss); features, Romero et al. 2015.
+    """
+    config = settings.config
+    is_head = regime is Regime.HEAD
+    why_not = "the head alone trains" if is_head else "--compile" if config.compile else ""
+    if why_not and config.teacher_features:
+        raise ConfigError(
+            "--teacher-features 0: the network's features follow nothing",
+            found=f"{config.teacher_features:g}, and {why_not}",
+            hint="--no-freeze-layers" if is_head else "--no-compile",
+        )
+    if is_head and config.teacher_views is TeacherViews.ONLINE:
+        raise ConfigError(
+            "--teacher-views cached where the head trains on cached features",
+            found="online",
+            hint="--teacher-views cached, or --no-freeze-layers",
+        )
+    usual = "as in Hinton et al. 2015"
+    settings = settings.choose("teacher_temperature", SOFT_TEMPERATURE, usual)
+    settings = settings.choose("teacher_weight", SOFT_WEIGHT, f"as much as the labels, {usual}")
+    weight, reason = (0.0, why_not) if why_not else (FEATURE_WEIGHT, "the network's features train")
+    settings = settings.choose("teacher_features", weight, reason)
+    views, reason = TeacherViews.ONLINE, "random crops: the teacher sees each of them"
+    if is_head or config.augment is Augment.NONE:
+        views, reason = TeacherViews.CACHED, "no random crop is made"
+    return settings.choose("teacher_views", views, reason)
 
 
 def is_sided(name: str) -> bool:

@@ -21,6 +21,7 @@ from swinclf.progress import EpochRow
 from swinclf.runtime import Hardware, Precision
 from swinclf.training.batches import FeatureBatches, ImageBatches
 from swinclf.training.compiling import compile_network
+from swinclf.training.distillation import Distillation
 from swinclf.training.features import MIRROR, PLAIN, Look
 from swinclf.training.logistic import Baseline
 from swinclf.training.loop import Best, Schedule, TrainState, new_state
@@ -117,6 +118,17 @@ def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -
         hardware.device, config.batch_size or 1, config.img_size or 1
     )
     return state
+
+
+def learn_from(state: TrainState, objective: Distillation, config: TrainConfig) -> None:
+    """Makes a distillation the objective of a training; what it learns trains at the full rate."""
+    state.objective = objective
+    learned = list(objective.named_parameters())
+    if not learned:
+        return
+    optimizer = build_optimizer(learned, lr=config.lr or 0.0, weight_decay=config.weight_decay)
+    for group in optimizer.param_groups:
+        state.optimizer.add_param_group(group)
 
 
 def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:

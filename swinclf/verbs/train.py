@@ -30,6 +30,7 @@ from swinclf.pipeline.resume import (
     resume_state,
 )
 from swinclf.pipeline.start import build_start, settle_machine
+from swinclf.pipeline.teach import find_teacher, teach
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import Claim, RunFolder, claim_new_run, claim_run
 from swinclf.runtime import StopFlag, choose_hardware
@@ -97,6 +98,7 @@ def train(
 
             settings = settle_machine(settings, hardware, index.root)
             settings, start = build_start(settings, index.classes, saved, report)
+            settings, teacher = find_teacher(settings, index.classes, saved, context)
             large = "the weights and what --resume needs"
             check_room(claim.run.path.parent, start.bytes_on_disk, large)
 
@@ -109,13 +111,16 @@ def train(
             else:
                 look, dataset = look_at_images(settings.config, index, start, context)
                 changes = []
+            settings, dataset, teaching = teach(
+                settings, teacher, start, dataset, look, context, resume
+            )
             if num_classes not in (None, len(dataset.classes)):
                 report.warn(_other_count(num_classes, dataset.classes))
             if settings.config.strict:
                 refuse_skipped(dataset.skipped)
             faults = [] if saved else find_faults(index, look, report)
 
-            plan = settle_plan(settings, start, dataset, look)
+            plan = settle_plan(settings, start, dataset, look, teaching)
             tell_plan(plan, context, changes)
             features = feature_batches(dataset, look, plan.config, hardware.device)
             baseline = prepare_baseline(plan, context, features) if features else None

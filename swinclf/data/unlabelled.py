@@ -1,0 +1,71 @@
+"""Images without labels: found below a folder, recorded by path and content, read back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from swinclf.data.layout import list_folder
+from swinclf.data.walk import walk_images
+from swinclf.errors import DataError
+from swinclf.files import read_csv, write_csv
+
+COLUMNS = ("path", "digest")
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels.
+
+    Attributes:
+        root: The folder, absolute.
+        paths: Relative to it, with "/" between folders, sorted.
+        digests: The content digest of each.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    digests: tuple[bytes, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The path of each image."""
+        return [self.root / path for path in self.paths]
+
+
+def scan_unlabelled(root: Path) -> list[str]:
+    """Return the paths of all images below a folder, relative to it and sorted.
+
+    Raises:
+        DataError: If there is no such folder, or no image in it.
+    """
+    list_folder(root)
+    found = walk_images(str(root))
+    paths = sorted(os.path.relpath(path, root).replace(os.sep, "/") for path in found)
+    if not paths:
+        raise DataError(
+            f"images in '{root}', or in folders of it", found="none", hint="--unlabelled DIR"
+        )
+    return paths
+
+
+def write_unlabelled(path: Path, images: Unlabelled) -> None:
+    """Write a row an image; see `files.write_bytes`."""
+    digests = (digest.hex() for digest in images.digests)
+    write_csv(path, COLUMNS, zip(images.paths, digests, strict=True))
+
+
+def read_unlabelled(path: Path, root: Path) -> Unlabelled:
+    """Return the images that `write_unlabelled` has recorded.
+
+    Args:
+        path: The file.
+        root: Where the images are now.
+
+    Raises:
+        RunError: If it cannot be read, or is no such table.
+    """
+    rows = read_csv(path, COLUMNS)
+    digests = tuple(bytes.fromhex(row["digest"]) for row in rows)
+    return Unlabelled(root, tuple(row["path"] for row in rows), digests)

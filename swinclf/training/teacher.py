@@ -1,0 +1,164 @@
+"""The teacher of a distillation: a trained network, found by path or by name, never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from swinclf.config import Impl
+from swinclf.data.layout import some
+from swinclf.errors import ModelError, RunError
+from swinclf.files import digest_of
+from swinclf.latest import follow_latest
+from swinclf.models.build import (
+    OWN_SHAPES,
+    Architecture,
+    build_pretrained,
+    default_preprocess,
+)
+from swinclf.models.embedded import EMBEDDED
+from swinclf.models.names import is_native
+from swinclf.models.store import load_model
+from swinclf.preprocess import Preprocess
+from swinclf.progress import Reporter
+from swinclf.runs import MODEL_SUFFIXES, find_model
+from swinclf.training.feature_cache import weights_digest
+from swinclf.training.probe import linear_classifiers
+
+NEEDS = "a teacher: a run, its model.safetensors, or the name of a model"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network to learn from.
+
+    Attributes:
+        name: What it is called in a report.
+        described: What tells the network from others of the same weights, for the cache.
+        network: In float32, in evaluation mode, its weights frozen.
+        preprocess: How a picture becomes its input.
+        classes: Of its head, in order; None for a model whose head is to be fitted.
+        digest: Of its weights.
+    """
+
+    name: str
+    described: str
+    network: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...] | None
+    digest: str
+
+
+def locate_teacher(named: str) -> str:
+    """Return the absolute path of a run or a file; the name of a model as it is.
+
+    Args:
+        named: As for --teacher.
+    """
+    path = follow_latest(Path(named))
+    is_name = named == EMBEDDED or not (path.exists() or _looks_like_path(named))
+    return named if is_name else str(path.resolve())
+
+
+def open_teacher(named: str, num_classes: int, report: Reporter) -> Teacher:
+    """Build a teacher.
+
+    Args:
+        named: From `locate_teacher`.
+        num_classes: Of the head that a model gets.
+        report: Told of a download.
+
+    Raises:
+        RunError, WeightsError: If there is no such run, or its file cannot be read.
+        ModelError: If there is no such model, or its head is not linear.
+    """
+    is_file = Path(named).is_absolute()
+    teacher = _open_file(Path(named)) if is_file else _build_model(named, num_classes, report)
+    teacher.network.eval().requires_grad_(False)
+    linear_classifiers(teacher.network)  # a head that is not linear is better known now
+    return teacher
+
+
+def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
+    """Refuse a teacher whose head knows other classes than the dataset.
+
+    Args:
+        teacher: With a head, or without.
+        classes: Of the dataset.
+
+    Raises:
+        ModelError: Naming the classes at fault.
+    """
+    if teacher.classes is None:
+        return
+    lacking = [name for name in classes if name not in teacher.classes]
+    unknown = [name for name in teacher.classes if name not in classes]
+    found = [f"it lacks {some(lacking)}"] if lacking else []
+    found += [f"the dataset has no {some(unknown)}"] if unknown else []
+    if found:
+        raise ModelError(
+            f"a teacher with the dataset's {len(classes)} classes, '{teacher.name}'",
+            found="; ".join(found),
+            hint="a teacher trained on these classes, or a model to which a head is fitted: "
+            f"--teacher {EMBEDDED}",
+        )
+
+
+def own_head(teacher: Teacher, classes: Sequence[str]) -> nn.Linear:
+    """Return the teacher's own head, its rows in the order of these classes.
+
+    Args:
+        teacher: With a head of the same classes, in any order.
+        classes: Of the student.
+
+    Raises:
+        ModelError: If it has two different heads, whose mean no linear layer gives.
+    """
+    assert teacher.classes is not None
+    first, *others = linear_classifiers(teacher.network)
+    if any(not torch.equal(one.weight, first.weight) for one in others):
+        raise ModelError(
+            "a teacher with one classification head", found="two", hint="another --teacher"
+        )
+    order = torch.tensor([teacher.classes.index(name) for name in classes])
+    head = nn.Linear(first.in_features, len(classes)).requires_grad_(False)
+    head.weight.copy_(first.weight[order])
+    head.bias.copy_(first.bias[order] if first.bias is not None else torch.zeros(len(order)))
+    return head
+
+
+def _looks_like_path(named: str) -> bool:
+    return "/" in named or "\\" in named or named.lower().endswith(MODEL_SUFFIXES)
+
+
+def _open_file(where: Path) -> Teacher:
+    """Load a run's model, with its own head."""
+    path = find_model(where)
+    if path.suffix.lower() != ".safetensors":
+        raise RunError(NEEDS, found=f"an exported file, '{path}'", hint="the run it is of")
+    network, card = load_model(path)
+    name = path.parent.name if path.name == "model.safetensors" else path.name
+    described = f"{card.model} {sorted(card.model_args.items())}"
+    return Teacher(name, described, network, card.preprocess, card.classes, digest_of(path))
+
+
+def _build_model(name: str, num_classes: int, report: Reporter) -> Teacher:
+    """Build a network with published weights; its head is still to be fitted."""
+    if name in OWN_SHAPES:
+        raise ModelError(
+            NEEDS, found=f"'{name}', a shape of your own without weights", hint="--teacher RUN"
+        )
+    impl = Impl.NATIVE if is_native(name) else Impl.TIMM
+    architecture = Architecture(name, impl, num_classes)
+    try:
+        network = build_pretrained(architecture, report=report)
+    except ModelError as error:
+        raise ModelError(
+            NEEDS, found=f"nothing at the path '{name}', and no model of this name", hint=error.hint
+        ) from error
+    preprocess = default_preprocess(architecture)
+    return Teacher(name, name, network, preprocess, None, weights_digest(network))

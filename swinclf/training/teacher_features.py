@@ -1,0 +1,102 @@
+"""A teacher's features: kept in half precision for each image and view, or computed batch by batch.
+
+The classification head is linear and cheap: what is kept are the features, not the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from swinclf.models.compute import Computer
+from swinclf.preprocess import Interpolation, Preprocess
+from swinclf.training.batches import Batch
+from swinclf.training.features import FeatureTable
+
+LARGEST = torch.finfo(torch.float16).max
+
+
+class CompactTable(FeatureTable):
+    """Features in float16, in one array: 200,000 images of 1,280 numbers in two views take 1 GB.
+
+    Args:
+        capacity: Most units that will come. Memory is only taken as they come.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._whole = torch.empty(0, 0, dtype=torch.float16)
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """(capacity, D) float16; rows that nothing has come for hold anything."""
+        return self._whole
+
+    def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
+        """See `FeatureTable`."""
+        if not self._whole.numel():
+            self._whole = torch.empty(self._capacity, features.shape[1], dtype=torch.float16)
+        start = len(self._row_of)
+        for row, unit in enumerate(units, start):
+            self._row_of[unit] = row
+        self._whole[start : start + len(units)] = features.clamp(-LARGEST, LARGEST)
+
+    def rows(self, units: Sequence[bytes]) -> torch.Tensor:
+        """Return (N,) int64, where in `whole` units are."""
+        return torch.tensor([self._row_of[unit] for unit in units], dtype=torch.int64)
+
+    def gather(self, units: Sequence[bytes]) -> torch.Tensor:
+        """See `FeatureTable`."""
+        return self._whole[self.rows(units)].float()
+
+
+class CachedFeatures:
+    """Features that were computed once for each image and view.
+
+    Args:
+        whole: (M, D) float16, on the CPU.
+        rows: (V * N,) int64, where the features of each view of each image are (`Batch.views`).
+    """
+
+    def __init__(self, whole: torch.Tensor, rows: torch.Tensor) -> None:
+        self._whole, self._rows = whole, rows
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (B, D) float32 on the batch's device."""
+        assert batch.views is not None
+        return self._whole[self._rows[batch.views]].to(batch.inputs.device).float()
+
+
+class OnlineFeatures:
+    """Features of the very views that the student sees, computed for each batch.
+
+    Args:
+        computer: The teacher.
+        student: The preprocessing that a batch's inputs have.
+        teacher: The teacher's own.
+    """
+
+    def __init__(self, computer: Computer, student: Preprocess, teacher: Preprocess) -> None:
+        self._computer = computer
+        self._student, self._teacher = student, teacher
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (B, D) float32 on the batch's device."""
+        inputs = batch.inputs.detach()
+        values = inputs * _colours(self._student.std, inputs) + _colours(self._student.mean, inputs)
+        size = self._teacher.height, self._teacher.width
+        if values.shape[2:] != size:
+            is_linear = self._teacher.interpolation is Interpolation.BILINEAR
+            mode = "bilinear" if is_linear else "bicubic"
+            values = F.interpolate(values, size, mode=mode, antialias=True).clamp(0, 1)
+        mean, std = (_colours(one, inputs) for one in (self._teacher.mean, self._teacher.std))
+        # A copy: what was computed in inference mode cannot take part in a loss.
+        return self._computer.features((values - mean) / std).clone()
+
+
+def _colours(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Return (1, 3, 1, 1) numbers on a tensor's device."""
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
