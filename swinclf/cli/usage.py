@@ -39,7 +39,8 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     command = context.command_path if context is not None else "swinclf"
     hint = f"{command} --help"
     if match := re.match(r"No such option: (\S+)", message):
-        near = getattr(error, "possibilities", None)
+        near = getattr(error, "possibilities", None) or ()
+        near = [one for one in near if one.startswith(match[1])] or near  # a word cut short
         if near:
             hint = f"did you mean {' or '.join(sorted(near))}? {hint} lists all options"
         return ConfigError(f"an option of '{command}'", found=match[1], hint=hint)
