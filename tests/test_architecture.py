@@ -254,6 +254,11 @@ def test_reading_pictures_loads_neither_torch_nor_timm():
     assert not loaded_by(code) & {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
 
 
+def test_listing_the_networks_does_not_load_timm():
+    code = "from swinclf.models.catalogue import list_backbones; assert list_backbones('swin')"
+    assert "timm" not in loaded_by(code)
+
+
 def test_public_names_are_there_and_no_others():
     for name in swinclf.__all__:
         assert getattr(swinclf, name).__doc__, name
@@ -266,7 +271,7 @@ WRITERS = {  # who may open a file to write to it
     Path("files.py"): "the file is replaced when it is complete",
     Path("cli/streams.py"): "os.devnull",
     Path("models/hub.py"): "the output of its own process, in a temporary folder",
-    Path("models/catalogue.py"): "a table of the package, written by its developers",
+    Path("models/make_registry.py"): "a table of the package, written by its developers",
     Path("models/embedded/convert.py"): "a file of the package, written by its developers",
     Path("latest.py"): "runs/latest where links are not allowed",
     Path("lock.py"): "the lock",
