@@ -166,8 +166,8 @@ def test_only_the_command_line_knows_terminals():
 
 def test_the_library_neither_prints_nor_exits():
     for path in MODULES:
-        if part_of(path) in ("cli", "__main__") or path == Path("models/hub.py"):
-            continue  # models/hub.py is a program too: what downloads is a process of its own
+        if part_of(path) in ("cli", "__main__"):
+            continue
         for called, _ in calls_in(path):
             assert called not in ("print", "input", "exit", "quit", "sys.exit"), path
             assert called not in ("sys.stdout.write", "sys.stderr.write"), path
@@ -253,6 +253,11 @@ def test_reading_pictures_loads_neither_torch_nor_timm():
     assert not loaded_by(code) & {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
 
 
+def test_listing_the_networks_does_not_load_timm():
+    code = "from swinclf.models.catalogue import list_backbones; assert list_backbones('swin')"
+    assert "timm" not in loaded_by(code)
+
+
 def test_public_names_are_there_and_no_others():
     for name in swinclf.__all__:
         assert getattr(swinclf, name).__doc__, name
@@ -264,8 +269,7 @@ def test_public_names_are_there_and_no_others():
 WRITERS = {  # who may open a file to write to it
     Path("files.py"): "the file is replaced when it is complete",
     Path("cli/streams.py"): "os.devnull",
-    Path("models/hub.py"): "the output of its own process, in a temporary folder",
-    Path("models/catalogue.py"): "a table of the package, written by its developers",
+    Path("models/make_registry.py"): "a table of the package, written by its developers",
     Path("models/embedded/convert.py"): "a file of the package, written by its developers",
     Path("latest.py"): "runs/latest where links are not allowed",
     Path("lock.py"): "the lock",

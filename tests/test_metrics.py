@@ -159,7 +159,8 @@ def test_a_batch_that_makes_no_sense_is_refused_whole(probs, targets, message):
     total = Tally(["a", "b", "c"])
     with pytest.raises(ValueError, match=message):
         total.update(probs, np.array(targets))
-    assert total.image_count == 0
+    with pytest.raises(ValueError, match="no images"):
+        total.result("val")
 
 
 def test_no_images_is_an_error_and_an_empty_batch_is_none():
@@ -175,16 +176,15 @@ def test_classes_are_each_once(classes):
         Tally(classes)
 
 
-def test_memory_does_not_grow_with_images():
-    total = Tally([str(index) for index in range(20)])
-    probs, targets = random_batch(512, 20)
-    total.update(probs, targets)
+def test_an_image_costs_a_few_numbers_not_its_probabilities():
+    total = Tally([str(index) for index in range(1000)])
+    probs, targets = random_batch(512, 1000)
     tracemalloc.start()
-    for _ in range(40):
+    for _ in range(10):
         total.update(probs, targets)
-    kept, _ = tracemalloc.get_traced_memory()
+    current, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 20_000  # the 20,480 targets alone would be 160 kB
+    assert current < 300_000  # the 5,120,000 probabilities would be 20 MB
 
 
 def test_ten_thousand_classes_need_no_dense_matrix():
@@ -229,17 +229,6 @@ def test_interval_of_known_counts():
 def test_interval_of_impossible_counts(successes, trials):
     with pytest.raises(ValueError, match="Received"):
         wilson_interval(successes, trials)
-
-
-@pytest.mark.parametrize("trials", [20, 200, 1000])
-def test_interval_covers_the_truth_at_its_nominal_rate(trials):
-    rng = np.random.default_rng(0)
-    truths = rng.uniform(0.05, 0.99, 4000)
-    intervals = [wilson_interval(int(rng.binomial(trials, truth)), trials) for truth in truths]
-    covered = np.mean(
-        [low <= truth <= high for truth, (low, high) in zip(truths, intervals, strict=True)]
-    )
-    assert 0.935 < covered < 0.965  # 4000 draws of 0.95: standard error 0.0034
 
 
 HOSTILE = ("玫瑰", "two\nlines", 'a,"b"', "🌹", "bad\udcffbyte", "=1+1")
@@ -307,13 +296,13 @@ def test_the_interval_of_a_difference_is_newcombes(
 def test_intervals_of_a_difference_hold_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(9)
     held = 0
-    for _ in range(4000):
+    for _ in range(1000):
         first, second = rng.uniform(0.02, 0.98, 2)
         low, high = difference_interval(
             int(rng.binomial(60, first)), 60, int(rng.binomial(25, second)), 25
         )
         held += low <= first - second <= high
-    assert 0.94 < held / 4000 < 0.975
+    assert 0.935 < held / 1000 < 0.98
 
 
 def test_a_difference_needs_images_on_both_sides() -> None:

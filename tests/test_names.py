@@ -1,7 +1,8 @@
-"""The table of names is timm's, and free shapes are checked in words."""
+"""The registry of names is timm's, and free shapes are checked in words."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,52 +10,51 @@ import pytest
 import timm
 import torch
 from network_cases import distinct_names
-from timm.models import _registry
 
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
 from swinclf.models.build import Architecture, create_network, reset_head
+from swinclf.models.catalogue import list_backbones
 from swinclf.models.complexity import count_torch_flops, parts
+from swinclf.models.make_registry import FAMILIES, architectures, count_parameters, weights
 from swinclf.models.names import (
+    REGISTRY_FILE,
     build_native,
     native_config,
-    native_data_config,
     native_names,
+    registry,
     suggest_names,
 )
 
-# What these networks do not express, by a word of the name: other blocks (rpn, xp, 18x2, the d...
-# and p... sizes), pooling by attention (siglip without gap, map), a stem of convolutions (r26, r50,
-# resnet, mci), rotary positions, other relative positions; radio's tables resize by another rule.
-NOT_HERE = (
-    *("_rpn_", "_xp_", "18x2", "_dwee_", "_pwee_", "_dpwee_", "_dlittle_", "_map_", "radio"),
-    *("_r26_", "_r50_", "_r_", "resnet", "_mci_", "_rope_", "_pe_", "relpos"),
-    *("dinov3", "sapiens", "lingbot"),
-)
 
-
-def test_every_plain_name_of_timm_is_there() -> None:
-    def is_plain(name: str) -> bool:
-        pooled_by_attention = "_siglip_" in name and "_gap_" not in name
-        return not pooled_by_attention and not any(word in name for word in NOT_HERE)
-
-    theirs = timm.list_models(["vit_*", "deit_*", "deit3_*", "swin_*"])
-    assert native_names() == sorted(name for name in theirs if is_plain(name))
+def test_the_registry_is_timms() -> None:
+    """`python -m swinclf.models.make_registry` writes what is there, but for the slow counts."""
+    known = json.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
+    shapes = {arch: shape for arch, shape in architectures().items() if arch in known}
+    found = {
+        arch: {**shape, "weights": weights(arch, is_native=bool(shape))}
+        for arch, shape in shapes.items()
+    }
+    for entry in known.values():
+        del entry["parameters"]
+    assert json.loads(json.dumps(found)) == known
+    assert [list(entry["weights"]) for entry in found.values()] == [
+        list(entry["weights"]) for entry in known.values()
+    ], "the default comes first"
     assert len(native_names()) == 130
 
 
-def test_data_configs_are_timms() -> None:
-    for name in native_names():
-        tags = _registry._model_default_cfgs[name]
-        for tag in tags.tags:
-            mine, its = native_data_config(f"{name}.{tag}"), tags.cfgs[tag]
-            assert (3, mine.img_size, mine.img_size) == its.input_size, (name, tag)
-            for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode", "num_classes"):
-                assert getattr(mine, field) == getattr(its, field), (name, tag, field)
-            hub = its.hf_hub_id
-            assert mine.hub_id == (f"timm/{name}.{tag}" if hub == "timm/" else hub or None)
-        assert native_data_config(name).tag == tags.tags[0], name
+def test_the_registry_has_every_published_swin_and_vit() -> None:
+    listed = {one.name for one in list_backbones()}
+    theirs = timm.list_models([*FAMILIES], pretrained=True)
+    assert listed == {name for name in theirs if timm.get_pretrained_cfg(name).input_size[0] == 3}
+
+
+@pytest.mark.parametrize("arch", ["beit_base_patch16_224", "swinv2_tiny_window8_256"])
+def test_parameters_of_networks_of_timm_alone(arch: str) -> None:
+    assert registry()[arch].network is None
+    assert registry()[arch].parameters == count_parameters(arch)
 
 
 @pytest.mark.parametrize("name", native_names())
@@ -65,6 +65,8 @@ def test_state_dict_is_timms(name: str) -> None:
     shapes = [(key, value.shape) for key, value in mine.state_dict().items()]
     assert shapes == [(key, value.shape) for key, value in its.state_dict().items()]
     order = [key for key, _ in its.named_parameters()]
+    body = [value.numel() for key, value in its.named_parameters() if not key.startswith("head")]
+    assert registry()[name].parameters == sum(body)
     assert [key for key, _ in mine.named_parameters()] == order
     assert sum(part.parameters for part in parts(mine)) == sum(
         value.numel() for value in mine.parameters()

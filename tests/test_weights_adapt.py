@@ -19,7 +19,7 @@ from swinclf.config import Impl, read_settings_file
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.inspection.subject import find_subject
 from swinclf.models.build import Architecture, load_network
-from swinclf.models.catalogue import FAMILIES
+from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import classifier_names

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
-from swinclf.evaluation.metrics import ECE_BINS, wilson_interval
+from swinclf.evaluation.metrics import ECE_BINS, calibration_bins, wilson_interval
 from swinclf.evaluation.sections import Answer, LearningCurve, LearningPoint
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -239,7 +239,7 @@ def reliability_bins(
         confidence: Probability of each predicted class, (N,).
         is_right: Whether it was the true one, (N,).
     """
-    places = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    places = calibration_bins(confidence)
     bins = []
     for place in np.unique(places).tolist():
         inside = places == place

@@ -1,4 +1,4 @@
-"""The measures of a classifier on one split: summed batch by batch, divided once at the end.
+"""The measures of a classifier on one split: gathered batch by batch, computed once at the end.
 
 Knows numpy and class names; knows nothing about networks, images or files.
 
@@ -8,7 +8,6 @@ Letters: B images in a batch, K classes.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,8 +81,11 @@ class Metrics:
 
     @property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
-        """Counts (K, K), rows true, columns predicted; made anew at each call."""
-        return _dense(self.confusions, len(self.classes))
+        """Return the counts (K, K), rows true, columns predicted, as a new array."""
+        matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        true, pred, count = np.reshape(np.array(self.confusions, dtype=np.int64), (-1, 3)).T
+        matrix[true, pred] = count
+        return matrix
 
     def most_confused(self, n: int) -> list[tuple[str, str, int]]:
         """The pairs of different classes mistaken most often.
@@ -159,9 +161,9 @@ class Metrics:
 
 
 class Tally:
-    """Adds up batches of predictions and divides once.
+    """Gathers what the metrics need of each prediction, batch by batch.
 
-    Memory grows with the classes and the pairs confused, not with the images.
+    Five numbers an image are stored, not its K probabilities.
 
     Args:
         classes: Class names in the network's order, each once.
@@ -174,12 +176,7 @@ class Tally:
         if not classes or len(set(classes)) != len(classes):
             raise ValueError(f"classes must be at least one name, each once. Received: {classes!r}")
         self.classes = tuple(classes)
-        self.image_count = 0
-        self._top_count = 0
-        self._loss_sum = 0.0
-        self._pair_counts: Counter[int] = Counter()  # true * K + predicted -> images
-        self._bin_confidence_sums = np.zeros(ECE_BINS)
-        self._bin_correct_counts = np.zeros(ECE_BINS)
+        self._batches: list[npt.NDArray[np.float64]] = []  # (B, 5) each, see `update`
 
     def update(self, probs: npt.NDArray[np.floating], targets: npt.NDArray[np.integer]) -> None:
         """Add a batch.
@@ -193,70 +190,76 @@ class Tally:
                 that is no probability (logits, NaN).
         """
         _check_batch(probs, targets, len(self.classes))
-        if not len(targets):
-            return
-        rows = np.arange(len(targets))
-        true: npt.NDArray[np.int64] = targets.astype(np.int64)
-        predicted = probs.argmax(axis=1)
-        true_probs = probs[rows, true].astype(np.float64)
-        self.image_count += len(true)
-        self._top_count += int((_ranks(probs, true) < TOP).sum())
-        self._loss_sum -= float(np.log(np.maximum(true_probs, TINY)).sum())
-        self._pair_counts.update((true * len(self.classes) + predicted).tolist())
-        self._add_confidence(probs[rows, predicted].astype(np.float64), predicted == true)
-
-    def _add_confidence(
-        self, confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
-    ) -> None:
-        """Sum confidences and hits bin by bin."""
-        confidence_sums, correct_counts = _calibration_bins(confidence, correct)
-        self._bin_confidence_sums += confidence_sums
-        self._bin_correct_counts += correct_counts
+        # Of equal probabilities the lower index leads, as it does for argmax.
+        top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP]
+        columns = (
+            targets,
+            top[:, 0],
+            (top == targets[:, None]).any(axis=1),
+            np.take_along_axis(probs, targets[:, None], axis=1)[:, 0],
+            probs.max(axis=1),
+        )
+        self._batches.append(np.column_stack(columns).astype(np.float64))
 
     def result(self, split: str) -> Metrics:
-        """What the images so far amount to.
+        """Return the metrics of all batches together.
 
         Args:
             split: Name of the split they came from.
 
         Raises:
             ValueError: If there were no images: no ratio of nothing is a number.
-
-        Source: ECE as in Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
         """
-        if not self.image_count:
+        if not sum(map(len, self._batches)):
             raise ValueError(f"no images to score. Received: split={split!r} with 0 images")
-        class_count = len(self.classes)
-        confusions = tuple(
-            (*divmod(code, class_count), count) for code, count in sorted(self._pair_counts.items())
+        true_column, predicted_column, in_top, true_probs, confidence = np.concatenate(
+            self._batches
+        ).T
+        true, predicted = true_column.astype(np.int64), predicted_column.astype(np.int64)
+        is_right = true == predicted
+        class_count, image_count = len(self.classes), len(true)
+        codes, counts = np.unique(true * class_count + predicted, return_counts=True)
+        hits, support, calls = (
+            np.bincount(one, minlength=class_count) for one in (true[is_right], true, predicted)
         )
-        hits, support, calls = _margins(confusions, class_count)
-        recall, precision = _ratio(hits, support), _ratio(hits, calls)
-        f1 = _ratio(2 * hits, support + calls)
-        correct_count = int(hits.sum())
-        gaps = np.abs(self._bin_confidence_sums - self._bin_correct_counts)
+        recall, precision = hits / np.maximum(support, 1), hits / np.maximum(calls, 1)
+        f1 = 2 * hits / np.maximum(support + calls, 1)
         columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
         per_class = (ClassMetrics(*row) for row in zip(*columns, strict=True))
+        pairs = np.column_stack([*np.divmod(codes, class_count), counts]).tolist()
         return Metrics(
             split=split,
-            images=self.image_count,
+            images=image_count,
             classes=self.classes,
-            accuracy=correct_count / self.image_count,
-            accuracy_ci95=wilson_interval(correct_count, self.image_count),
-            top5_accuracy=self._top_count / self.image_count,
+            accuracy=float(is_right.mean()),
+            accuracy_ci95=wilson_interval(int(is_right.sum()), image_count),
+            top5_accuracy=float(in_top.mean()),
             balanced_accuracy=float(recall[support > 0].mean()),
             macro_f1=float(f1[support + calls > 0].mean()),
-            loss=self._loss_sum / self.image_count,
-            ece=float(gaps.sum()) / self.image_count,
+            loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
+            ece=expected_calibration_error(confidence, is_right),
             per_class=dict(zip(self.classes, per_class, strict=True)),
-            confusions=confusions,
+            confusions=tuple((i, j, count) for i, j, count in pairs),
         )
+
+
+def calibration_bins(confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence: `ECE_BINS` of equal width, open below and closed above.
+
+    Args:
+        confidence: (N,) in [0, 1].
+
+    Returns:
+        (N,) from 0 to ECE_BINS - 1.
+    """
+    bins = np.ceil(confidence.astype(np.float64) * ECE_BINS).astype(np.int64) - 1
+    return np.clip(bins, 0, ECE_BINS - 1)
 
 
 def expected_calibration_error(
     confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """How far confidence and hits lie apart: 15 bins of equal width, weighted by their images.
+    """Return how far confidence and accuracy lie apart in a bin, averaged over the images.
 
     Args:
         confidence: (N,) probability of each image's answer, N >= 1.
@@ -267,12 +270,13 @@ def expected_calibration_error(
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
     """
-    confidence_sums, correct_counts = _calibration_bins(confidence.astype(np.float64), correct)
-    return float(np.abs(confidence_sums - correct_counts).sum()) / len(confidence)
+    excess = confidence.astype(np.float64) - correct
+    gaps = np.bincount(calibration_bins(confidence), weights=excess)
+    return float(np.abs(gaps).sum()) / len(confidence)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share: sensible for few trials and for shares near 0 and 1.
+    """Return the 95 % Wilson interval of a share.
 
     Args:
         successes: 0 <= successes <= trials.
@@ -286,16 +290,12 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
     Source: Wilson 1927; recommended by Brown, Cai & DasGupta 2001, sec. 3.1.1.
     """
-    if not 0 <= successes <= trials or trials < 1:
+    if not 0 <= successes <= trials or trials < 1:  # of which some releases of scipy make nan
         raise ValueError(f"need 0 <= successes <= trials >= 1. Received: {successes}, {trials}")
-    share, z2 = successes / trials, Z_95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    spread = share * (1 - share) / trials + z2 / (4 * trials**2)
-    half = Z_95 * math.sqrt(spread) / (1 + z2 / trials)
-    # The ends are exact where all or none succeed, where rounding would leave 1e-17 over.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return low, high
+    from scipy.stats import binomtest  # not at the top: predicting starts sooner without
+
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def difference_interval(
@@ -326,18 +326,6 @@ def difference_interval(
     return low, high
 
 
-def _calibration_bins(
-    confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Sums of confidences and of hits in bins that are open below and closed above."""
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    confidence_sums: npt.NDArray[np.float64] = np.zeros(ECE_BINS)
-    np.add.at(confidence_sums, bins, confidence)
-    correct_counts: npt.NDArray[np.float64] = np.zeros(ECE_BINS)
-    np.add.at(correct_counts, bins, correct)
-    return confidence_sums, correct_counts
-
-
 def _check_batch(
     probs: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], class_count: int
 ) -> None:
@@ -357,44 +345,3 @@ def _check_batch(
             f"targets must lie in [0, {class_count}). "
             f"Received: from {targets.min()} to {targets.max()}"
         )
-
-
-def _ranks(
-    probs: npt.NDArray[np.floating], targets: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Place of the true class among the probabilities; of equal ones the lower index leads.
-
-    So argmax is at rank 0. Counted, not sorted: (B, K) -> (B,).
-    """
-    own = np.take_along_axis(probs, targets[:, None], axis=1)
-    ahead = (probs == own) & (np.arange(probs.shape[1]) < targets[:, None])
-    ranks: npt.NDArray[np.int64] = np.count_nonzero((probs > own) | ahead, axis=1)
-    return ranks
-
-
-def _margins(
-    confusions: Sequence[tuple[int, int, int]], class_count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Hits, images and predictions of each class: three of shape (K,)."""
-    true, pred, count = np.asarray(confusions, dtype=np.int64).T
-    hits, support, calls = (np.zeros(class_count, dtype=np.int64) for _ in range(3))
-    np.add.at(hits, true[true == pred], count[true == pred])
-    np.add.at(support, true, count)
-    np.add.at(calls, pred, count)
-    return hits, support, calls
-
-
-def _ratio(
-    numerator: npt.NDArray[np.int64], denominator: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Element-wise quotient, 0 where the denominator is."""
-    return numerator / np.maximum(denominator, 1)
-
-
-def _dense(confusions: Sequence[tuple[int, int, int]], class_count: int) -> npt.NDArray[np.int64]:
-    """Counts (K, K) from the pairs that occurred."""
-    matrix = np.zeros((class_count, class_count), dtype=np.int64)
-    if confusions:
-        true, pred, count = np.asarray(confusions, dtype=np.int64).T
-        matrix[true, pred] = count
-    return matrix

@@ -230,7 +230,11 @@ def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """(N, K) logits -> (N, K) float32 probabilities, computed in float64."""
+    """Return the (N, K) float32 probabilities of (N, K) logits, computed in float64.
+
+    Not scipy's: importing it takes 0.2 s, which predicting goes without
+    (`python -X importtime -c "import scipy.special"`).
+    """
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
-from swinclf.models.names import is_native, native_names, suggest_names
+from swinclf.models.names import registry, suggest_names
 
 if TYPE_CHECKING:
     from torch import nn
-
-SIZES_FILE = Path(__file__).with_name("sizes.json")  # arch -> parameters, by write_sizes
-FAMILIES = ("swin_*", "swinv2_*", "vit_*", "deit_*", "deit3_*", "beit*", "eva02_*")
 
 
 @dataclass(frozen=True)
@@ -36,35 +30,27 @@ class Backbone:
     image_px: int
 
 
-def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> Iterator[Backbone]:
-    """Backbones that can be named, in order of name.
+def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
+    """Return the backbones that can be named, in order of name. timm is not imported.
 
     Args:
         pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
         impl: Who builds them. timm builds all that have published weights; this package those of
             them that its own networks express, and some more that nobody published weights for.
     """
-    import timm
-
-    names = timm.list_models(list(FAMILIES), pretrained=True)
-    if impl is Impl.NATIVE:
-        published = [name for name in names if is_native(name)]
-        unpublished = set(native_names()) - {name.partition(".")[0] for name in published}
-        names = sorted([*published, *unpublished])
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    known = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
-    for name in names:
-        arch = name.partition(".")[0]
-        config = timm.get_pretrained_cfg(name)
-        if fnmatch(name, wanted) and config.input_size[0] == 3:
-            parameters = known.get(arch) or count_parameters(arch)
-            yield Backbone(name, parameters, config.input_size[-1])
-
-
-def count_parameters(arch: str) -> int:
-    """Parameters of a network without a head, from its shapes alone: no weight is made."""
-    network = blank_network(arch, num_classes=0)
-    return sum(parameter.numel() for parameter in network.parameters())
+    backbones = []
+    for arch, entry in registry().items():
+        if impl is Impl.NATIVE and not entry.network:
+            continue
+        published = [tag for tag, config in entry.weights.items() if config.is_published]
+        names = {f"{arch}.{tag}": entry.weights[tag] for tag in published}
+        if impl is Impl.NATIVE and not published:
+            names = {arch: next(iter(entry.weights.values()))}
+        for name, config in names.items():
+            if fnmatch(name, wanted):
+                backbones.append(Backbone(name, entry.parameters, config.img_size))
+    return sorted(backbones, key=lambda one: one.name)
 
 
 def blank_network(arch: str, *, num_classes: int) -> nn.Module:
@@ -75,16 +61,6 @@ def blank_network(arch: str, *, num_classes: int) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = timm.create_model(arch, pretrained=False, num_classes=num_classes)
     return network
-
-
-def write_sizes() -> None:
-    """Writes `SIZES_FILE` anew: building every network takes a minute, reading a file none."""
-    import timm
-
-    published = timm.list_models(list(FAMILIES), pretrained=True)
-    names = {*native_names(), *(name.partition(".")[0] for name in published)}
-    sizes = {arch: count_parameters(arch) for arch in sorted(names)}
-    SIZES_FILE.write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
 
 
 def check_name(name: str) -> str:

@@ -1,29 +1,28 @@
 """The names that this package's own networks answer to, and how to build one: without timm.
 
-Knows nothing of weight files. What a name stands for is in `names_table`.
+Knows nothing of weight files. What a name stands for is in registry.json, which `make_registry`
+writes.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from swinclf.errors import ModelError
-from swinclf.models import names_table as table
 from swinclf.models.arguments import parse_arguments
 from swinclf.models.swin import Swin, SwinConfig
 from swinclf.models.vit import ViT, ViTConfig
 
+REGISTRY_FILE = Path(__file__).with_name("registry.json")
 DEFAULT = "swin_tiny_patch4_window7_224"
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
-_PATTERN = re.compile(
-    r"(?P<family>vit|deit3|deit)_(?P<size>[a-z0-9]+?)(?P<distilled>_distilled)?"
-    r"_patch(?P<patch>\d+)_?(?P<kind>.*?)_?(?P<pixels>\d{3})?(?P<miil>_miil)?"
-)
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,55 @@ class DataConfig:
     """Classes of the published head; 0: it has none."""
     hub_id: str | None
     """Repository of the weights on the Hugging Face hub, or None where there is none."""
+    is_published: bool
+    """Whether there are such weights at all."""
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """An architecture that has a name."""
+
+    parameters: int
+    """Of the network without its head."""
+    network: str | None
+    """Which network of this package builds it, vit or swin; None: only timm does."""
+    fields: Mapping[str, Any]
+    """Of its configuration here, where they differ from the defaults."""
+    weights: Mapping[str, DataConfig]
+    """What images must look like for each set of weights, by tag, the default first."""
+
+
+@cache
+def registry() -> dict[str, RegistryEntry]:
+    """Return every named architecture, in alphabetical order."""
+    return {
+        arch: RegistryEntry(
+            parameters=entry["parameters"],
+            network=entry.get("network"),
+            fields={key: _tuple(value) for key, value in entry.get("fields", {}).items()},
+            weights={
+                tag: DataConfig(tag=tag, **{key: _tuple(value) for key, value in config.items()})
+                for tag, config in entry["weights"].items()
+            },
+        )
+        for arch, entry in json.loads(REGISTRY_FILE.read_text(encoding="utf-8")).items()
+    }
+
+
+def _tuple(value: Any) -> Any:
+    """Return a list of JSON as the tuple that was written, anything else as it is."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def native_names() -> list[str]:
     """Return the architectures that can be built here, in alphabetical order."""
-    return sorted(_tags())
+    return [arch for arch, entry in registry().items() if entry.network]
 
 
 def is_native(name: str) -> bool:
     """Whether a published name, `arch` or `arch.tag`, is one of `native_names()`."""
-    return name.partition(".")[0] in _tags()
+    entry = registry().get(name.partition(".")[0])
+    return entry is not None and entry.network is not None
 
 
 def native_config(name: str) -> ViTConfig | SwinConfig:
@@ -72,10 +110,9 @@ def native_config(name: str) -> ViTConfig | SwinConfig:
     if name in ("vit", "swin"):
         return ViTConfig() if name == "vit" else SwinConfig()
     pixels = native_data_config(name).img_size
-    arch = name.partition(".")[0]
-    if arch in table.SWINS:
-        return SwinConfig(img_size=(pixels, pixels), **table.SWINS[arch])
-    return ViTConfig(img_size=(pixels, pixels), **_vit_fields(arch))
+    entry = registry()[name.partition(".")[0]]
+    config = SwinConfig if entry.network == "swin" else ViTConfig
+    return config(img_size=(pixels, pixels), **entry.fields)
 
 
 def native_data_config(name: str) -> DataConfig:
@@ -85,13 +122,13 @@ def native_data_config(name: str) -> DataConfig:
         ModelError: If the name is none of `native_names()`, or the tag none of its tags.
     """
     arch, _, tag = name.partition(".")
-    tags = _tags().get(arch)
-    if tags is None:
+    if not is_native(arch):
         raise ModelError(
             "the name of a network that this package builds itself",
             found=repr(name),
             hint=_instead(arch),
         )
+    tags = registry()[arch].weights
     if tag and tag not in tags:
         raise ModelError(
             f"weights of {arch}: {', '.join(f'{arch}.{known}' for known in tags)}",
@@ -132,55 +169,6 @@ def build_native(
     return Swin(parse_arguments(config, model_args or {}))
 
 
-@cache
-def _tags() -> dict[str, dict[str, DataConfig]]:
-    """Return the tags of every architecture, the default first."""
-    architectures = re.findall(r"^(\w+): ((?:.|\n(?= ))*)", table.TAGS, re.MULTILINE)
-    return {
-        arch: {(c := _data_config(arch, word)).tag: c for word in words.split()}
-        for arch, words in architectures
-    }
-
-
-def _data_config(arch: str, word: str) -> DataConfig:
-    """Read one tag of the table."""
-    word, _, pixels = word.partition("@")
-    tag, normalisation, crop, *rest = word.split("/")
-    published, tag = not tag.startswith("-"), tag.removeprefix("-")
-    mean, std = table.NORMALISATIONS[normalisation]
-    return DataConfig(
-        tag=tag,
-        img_size=int(pixels or re.findall(r"\d{3}", arch)[-1]),
-        mean=mean,
-        std=std,
-        interpolation="bilinear" if "bilinear" in rest else "bicubic",
-        crop_pct=float(crop),
-        crop_mode="squash" if "squash" in rest else "center",
-        num_classes=next((int(part) for part in rest if part.isdecimal()), 1000),
-        # CLIP's weights are stored once for both of its activations.
-        hub_id=f"timm/{arch.replace('quickgelu_', '')}.{tag}" if published else None,
-    )
-
-
-def _vit_fields(arch: str) -> dict[str, Any]:
-    """Return the fields of ViTConfig that a name stands for."""
-    match = _PATTERN.fullmatch(arch)
-    assert match is not None, arch
-    size, kind = match["size"], match["kind"]
-    width, depth, heads = table.SIZES[size]
-    kind = "miil" if match["miil"] else "distilled" if match["distilled"] else kind
-    kind = "deit3" if match["family"] == "deit3" else kind
-    return {
-        "patch_size": int(match["patch"]),
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": heads,
-        "mlp_ratio": table.MLP_RATIOS.get(size, 4.0),
-        **table.KINDS[kind],
-        **table.EXCEPTIONS.get(arch, {}),
-    }
-
-
 def _closest(word: str, words: Mapping[str, Any]) -> str | None:
     """Return the word most like `word`, or None if none is."""
     return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.75)), None)
@@ -188,7 +176,7 @@ def _closest(word: str, words: Mapping[str, Any]) -> str | None:
 
 def _instead(arch: str) -> str:
     """Return what to type instead of a name that is not known here."""
-    close = next(iter(suggest_names(arch, _tags(), limit=1)), None)
+    close = next(iter(suggest_names(arch, native_names(), limit=1)), None)
     return "--impl timm" + (f", or did you mean {close}?" if close else "")
 
 

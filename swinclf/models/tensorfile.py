@@ -1,8 +1,10 @@
 """Tensors on disk: safetensors with a checksum, written whole or not at all.
 
 safetensors itself takes a file whose data bits have flipped for good; the checksum in the metadata
-does not. Its own writer makes the file in memory, twice, before any of it is on the disk; here
-tensors go there from where they are.
+does not. Its own writer copies all tensors before any is on the disk (401 MiB more memory for
+400 MiB of tensors with safetensors 0.6.2 and 0.7.0, none with 0.8.0, by `ru_maxrss` before and
+after `safetensors.torch.save_file({str(i): torch.rand(1024, 1024) for i in range(100)}, path)`),
+and writes to a path, not to a `FileReplacement`; here tensors go there from where they are.
 
 Source: the documented layout of safetensors: 8 bytes of length, a header in JSON, the data.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
 from swinclf.latest import follow_latest
-from swinclf.models.catalogue import SIZES_FILE
+from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
 from swinclf.models.weights.sniff import READABLE, Kind, sniff
 from swinclf.models.weights.unreadable import is_weights_name, unreadable
@@ -247,7 +246,7 @@ def _not_found(where: Path) -> WeightsError:
 
 def _is_architecture(name: str) -> bool:
     """Whether it is the name of a network, with or without a tag."""
-    return name.partition(".")[0] in json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    return name.partition(".")[0] in registry()
 
 
 def _listed(files: list[Path]) -> str:

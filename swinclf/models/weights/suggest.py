@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import SwinclfError, WeightsMismatchError
-from swinclf.models.catalogue import SIZES_FILE, blank_network
-from swinclf.models.names import build_native, is_native
+from swinclf.models.catalogue import blank_network
+from swinclf.models.names import build_native, is_native, registry
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
@@ -52,7 +51,7 @@ def fitting_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
     Where the file or its name says which one it is, and that one fits, it is the only one.
     """
-    sizes: dict[str, int] = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    sizes = {arch: entry.parameters for arch, entry in registry().items()}
     for checkpoint in checkpoints[:2]:
         tensors = {name: value.to("meta") for name, value in checkpoint.tensors.items()}
         said = _said(checkpoint, sizes)
