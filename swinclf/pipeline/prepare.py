@@ -89,7 +89,9 @@ def prepare_training(
         batches = _images(plan, context)
         if baseline is not None:
             baseline.probe.install(network)
-        state = network_state(network, config, context.hardware)
+        state = network_state(
+            network, config, context.hardware, trained_weights=plan.start.trained_weights
+        )
     if baseline is not None:
         begin_with(state, baseline)
     seed_everything(config.seed)

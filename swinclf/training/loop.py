@@ -122,6 +122,7 @@ class TrainState:
         best: None before the first epoch has ended.
         history: A row an epoch.
         micro_batch: Most images whose gradient is computed at once; None for whole batches.
+        frozen_statistics: Whether batch norm goes on with the statistics that it starts with.
     """
 
     model: nn.Module
@@ -133,6 +134,7 @@ class TrainState:
     best: Best | None = None
     history: list[EpochRow] = field(default_factory=list)
     micro_batch: int | None = None
+    frozen_statistics: bool = False
 
 
 class Saver(Protocol):
@@ -202,7 +204,7 @@ def _train_epoch(
 ) -> None:
     steps = math.ceil(batches.train_count / batches.batch_size)
     started = time.perf_counter() - state.sums.seconds
-    train_mode(state.model)
+    train_mode(state.model, frozen_statistics=state.frozen_statistics)
     if state.step:  # taken up again, perhaps with no step left: the epoch's row names its rate
         set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
     with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:
