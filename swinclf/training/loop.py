@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
+from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
 from swinclf.models.prefix import features_above
 from swinclf.progress import EpochRow, Reporter
@@ -182,7 +183,8 @@ def fit(
     """
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
         started = time.perf_counter() - state.sums.seconds
-        _train_epoch(state, batches, schedule, hardware, report, stop, saver)
+        with differentiate_depthwise_in_float32(state.model):
+            _train_epoch(state, batches, schedule, hardware, report, stop, saver)
         val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
         if stop:  # the epoch stands before its end, and its validation is done again
             saver.save(state)
