@@ -10,6 +10,7 @@ from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
+from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
@@ -85,6 +86,7 @@ def settle_plan(settings: Settings, start: Start, dataset: Dataset, look: Look) 
         train_count=len(dataset.rows(TRAIN)),
         class_counts=dataset.counts(TRAIN),
         is_vit=hasattr(start.network, "pos_embed"),
+        is_convolutional=is_convolutional(start.network),
     )
     return Plan(choose_schedule(settings, start.regime, facts), start, dataset, look)
 

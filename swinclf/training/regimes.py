@@ -81,6 +81,7 @@ def image_batches(
         device=device,
         on_bad_file=on_bad_file,
         kept=KeptPictures(room_for_pictures() if config.epochs != 1 else 0),
+        train_size=config.train_size,
     )
 
 
@@ -126,7 +127,7 @@ def network_state(
     )
     state = new_state(network, optimizer, hardware)
     state.micro_batch = micro_batch_for(
-        hardware.device, config.batch_size or 1, config.img_size or 1
+        hardware.device, config.batch_size or 1, config.train_size or config.img_size or 1
     )
     state.frozen_statistics = trained_weights
     return state
