@@ -147,6 +147,12 @@ class TrainConfig:
         low=8,
         auto="the model's own",
     )
+    train_size: int | None = _setting(
+        None,
+        "Side of the picture that a convolutional network sees while it is trained, px.",
+        low=8,
+        auto="about 5/7 of --img-size for a convolutional network; else --img-size",
+    )
 
     val_split: float = _setting(
         0.2,

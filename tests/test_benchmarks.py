@@ -57,3 +57,36 @@ def test_classes_are_left_out_and_shown(tmp_path):
     assert row["left_out"] == "red"
     assert (row["known"], row["unknown"]) == (30, 15)
     assert 0 <= row["auroc_probability"] <= 1
+    assert row["left_out"] == "slant"
+    assert (row["known"], row["unknown"]) == (45, 15)
+    assert 0 <= row["auroc_trust"] <= 1
+
+
+def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
+    photos = write_dataset(tmp_path / "photos", per_class=20, colours=("red", "blue"))
+    results = tmp_path / "rows.jsonl"
+    words = (
+        *("recipe.py", photos, "--results", results, "--per-class", 6, "all", "--test", 3),
+        *("--variant", "frozen", "--variant", "one epoch: freeze_layers=false epochs=1"),
+        *("--model", SMALL_MODEL, "--", "pretrained=false", "img_size=32", "precision=fp32"),
+    )
+    command = [sys.executable, str(BENCHMARKS / words[0]), *map(str, words[1:])]
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout.splitlines())
+        with results.open("a", encoding="utf-8") as file:
+            file.write('{"key": "cut off in the mid')  # as a run leaves it that was ended
+    rows = [json.loads(line) for line in outputs[0] if line.startswith("{")]
+    assert [(row["per_class"], row["variant"]) for row in rows] == [
+        *((6, "frozen"), (6, "one epoch")),
+        *(("all", "frozen"), ("all", "one epoch")),
+    ]
+    assert {row["test_images"] for row in rows} == {6}
+    assert {(row["per_class"], row["images"]) for row in rows} == {(6, 12), ("all", 34)}
+    assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 for row in rows)
+    assert [row["epochs"] for row in rows if row["variant"] == "one epoch"] == [1, 1]
+    printed = [line for line in outputs[0] if line.startswith("|")]
+    assert len(printed) == 6
+    assert outputs[1] == printed  # nothing is measured a second time

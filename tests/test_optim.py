@@ -250,3 +250,35 @@ def test_frozen_modules_are_in_evaluation_mode_and_the_others_in_training_mode(n
     network.requires_grad_(True)
     train_mode(network)
     assert all(module.training for module in network.modules())
+
+
+def test_frozen_statistics_of_batch_norm_stay_while_its_weights_train():
+    network = timm.create_model("resnet18", num_classes=3)
+    images = torch.randn(4, 3, 32, 32)
+    norm = network.bn1
+    train_mode(network, frozen_statistics=True)
+    before = norm.running_mean.clone()
+    network(images).square().sum().backward()
+    assert torch.equal(norm.running_mean, before)
+    assert norm.weight.grad.abs().sum() > 0
+    whole = network(images)
+    parts = torch.cat([network(part) for part in images.split(1)])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    assert network.training
+    train_mode(network)
+    network(images)
+    assert not torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_convolutional_networks_layers_are_timms_own(coarse):
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=3)
+    found = layer_numbers(network, coarse=coarse)
+    groups = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)
+    assert found == groups
+    assert sorted(set(found.values())) == list(range(9 if coarse else 18))
+    freeze_stages(network, 2)
+    trained = {name for name, one in network.named_parameters() if one.requires_grad}
+    assert trained == {
+        name for name in found if not name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1"))
+    }

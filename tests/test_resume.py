@@ -108,6 +108,22 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     _assert_same_run(undisturbed[regime], run)
 
 
+def test_an_interrupted_convolutional_network_ends_as_an_undisturbed_one(
+    trained, tmp_path, stop_after, monkeypatch, cli
+):
+    """Its weights lie in memory with the channels last, those of a checkpoint do not."""
+    small = {**SMALL_SETTINGS, "model": "embedded", "img_size": 64, "freeze_layers": False}
+    settings = {**small, "pretrained": True, "drop_path": 0.3, "out": str(tmp_path / "runs")}
+    whole = swinclf.train(trained.data, name="whole", **settings).folder.path
+    stop_after(6)
+    with pytest.raises(Interrupted) as interrupted:
+        swinclf.train(trained.data, name="stopped", **settings)
+    monkeypatch.undo()
+    done = cli(*shlex.split(interrupted.value.resume)[1:])
+    assert done.code == 0, done.err
+    _assert_same_run(whole, tmp_path / "runs" / "stopped")
+
+
 def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
     trained, undisturbed, tmp_path, monkeypatch
 ):

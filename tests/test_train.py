@@ -498,6 +498,50 @@ def test_layer_decay_is_chosen_by_the_network_and_only_for_trained_weights(train
     assert decays == [0.75, 1.0]
 
 
+def test_a_convolutional_network_has_a_recipe_of_its_own(trained, tmp_path, monkeypatch):
+    shapes = []
+    step = loop._train_step
+
+    def spy(state, batch, schedule, hardware):
+        shapes.append((tuple(batch.inputs.shape[2:]), state.frozen_statistics))
+        assert not any(
+            one.training
+            for one in state.model.modules()
+            if state.frozen_statistics and isinstance(one, torch.nn.BatchNorm2d)
+        )
+        step(state, batch, schedule, hardware)
+
+    monkeypatch.setattr(loop, "_train_step", spy)
+    settings = {**SMALL_SETTINGS, "model": "embedded", "img_size": 96, "epochs": 1}
+    del settings["pretrained"]
+    chosen = []
+    for pretrained in (True, False):
+        run = swinclf.train(
+            trained.data,
+            pretrained=pretrained,
+            freeze_layers=False,
+            out=str(tmp_path),
+            **settings,
+        )
+        saved = json.loads(run.folder.config.read_text("utf-8"))
+        assert saved["reasons"]["train_size"] == "random crops enlarge what they show"
+        chosen.append((saved["train_size"], saved["layer_decay"], saved["lr"]))
+    assert chosen == [(64, 0.9, 0.00018), (64, 1.0, 0.00018)]
+    assert shapes == [((64, 64), True)] * 4 + [((64, 64), False)] * 4
+    with safe_open(run.folder.model, framework="np") as file:
+        assert json.loads(file.metadata()["preprocessing"])["height"] == 96
+
+
+def test_a_transformer_sees_one_size_in_training_and_in_prediction(cli, dataset):
+    done = cli("train", dataset, *SMALL_FLAGS, "--train-size", "24")
+    assert done.code == 2
+    expected, found, hint = error_lines(done)
+    assert "--train-size 32" in expected
+    assert found == "24"
+    assert "--img-size" in hint
+    assert cli("train", dataset, *SMALL_FLAGS, "--train-size", "32").code == 0
+
+
 def test_a_rate_that_destroys_trained_weights_is_warned_about(trained, cli):
     done = cli(
         *("train", trained.data, "--weights", trained.path, "--no-freeze-layers"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from swinclf.errors import ConfigError
 
@@ -69,12 +70,20 @@ def freeze_stages(network: nn.Module, count: int) -> None:
         parameter.requires_grad_(numbers[name] > count)
 
 
-def train_mode(network: nn.Module) -> None:
-    """Training mode for what trains, evaluation mode (no drop path) for what is frozen."""
+def train_mode(network: nn.Module, *, frozen_statistics: bool = False) -> None:
+    """Set training mode for what trains, evaluation mode (no drop path) for what is frozen.
+
+    Args:
+        network: Some or all of whose parameters train.
+        frozen_statistics: Whether batch norm goes on with the mean and variance that it has. Its
+            scale and shift train all the same. Otherwise it takes those of the images that are
+            computed at once, so that results depend on how a batch is split.
+    """
     network.train()
     for module in network.modules():
         parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        is_frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if is_frozen or (frozen_statistics and isinstance(module, _BatchNorm)):
             module.eval()
 
 

@@ -14,6 +14,7 @@ from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
 from swinclf.data.unlabelled import Unlabelled
 from swinclf.evaluation.metrics import UNTRAINED_NOTE
+from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
@@ -121,6 +122,7 @@ def settle_plan(
         train_count=len(dataset.rows(TRAIN)) + (len(more.paths) if more is not None else 0),
         class_counts=dataset.counts(TRAIN),
         is_vit=hasattr(start.network, "pos_embed"),
+        is_convolutional=is_convolutional(start.network),
         is_probe_exact=teaching is None and _is_probe_exact(settings.config, dataset, look),
     )
     settings = choose_schedule(settings, start.regime, facts)

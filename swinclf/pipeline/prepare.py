@@ -97,7 +97,9 @@ def prepare_training(
         _tell_room(images, context.report)
         if baseline is not None:
             baseline.probe.install(network)
-        state = network_state(network, config, context.hardware)
+        state = network_state(
+            network, config, context.hardware, trained_weights=plan.start.trained_weights
+        )
     if baseline is not None and config.epochs == 0:
         take_probe(state, baseline, len(plan.dataset.rows(TRAIN)))
     elif baseline is not None:

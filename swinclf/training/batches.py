@@ -152,6 +152,7 @@ class ImageBatches:
         kept: Pictures decoded in an earlier epoch.
         digests: The content digests of files; one with another content now is a bad one
             (a picture that is kept has none: it was looked at when it was read).
+        train_size: Side of training pictures, px; None for that of `preprocess`.
     """
 
     train_files: Sequence[Path]
@@ -167,6 +168,7 @@ class ImageBatches:
     on_bad_file: Callable[[Path, str], None]
     kept: KeptPictures = field(default_factory=lambda: KeptPictures(0))
     digests: Mapping[Path, bytes] = field(default_factory=dict)
+    train_size: int | None = None
 
     @property
     def train_count(self) -> int:
@@ -180,9 +182,12 @@ class ImageBatches:
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Batches`."""
+        shown = self.preprocess
+        if self.train_size is not None:
+            shown = replace(shown, height=self.train_size, width=self.train_size)
 
         def to_common(picture: Image.Image) -> np.ndarray:
-            return common_pixels(picture, self.preprocess, self.augmentation)
+            return common_pixels(picture, shown, self.augmentation)
 
         def load(index: int) -> LoadedImage:
             rng = np.random.default_rng([self.seed, epoch, index])
@@ -190,7 +195,7 @@ class ImageBatches:
 
             def vary(common: np.ndarray) -> np.ndarray:
                 nonlocal is_mirrored
-                varied = varied_pixels(common, self.preprocess, self.augmentation, rng)
+                varied = varied_pixels(common, shown, self.augmentation, rng)
                 is_mirrored = varied.is_mirrored
                 return varied.pixels
 
@@ -199,8 +204,8 @@ class ImageBatches:
                 lambda: load_image(
                     self.train_files[index],
                     to_common,
-                    self.preprocess.decode_px,
-                    ranges=self.preprocess.ranges,
+                    shown.decode_px,
+                    ranges=shown.ranges,
                 ),
                 vary,
             )

@@ -21,6 +21,7 @@ from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not
 from swinclf.data.split import held_out_position
 from swinclf.data.transforms import to_torch_input
 from swinclf.lanes import lanes_on, threads_shared
+from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Preprocess
 from swinclf.progress import Reporter
@@ -312,7 +313,7 @@ def open_known(
     facts = {
         **decoder,
         "weights": weights_digest(network),
-        "network": [described, type(network).__module__],
+        "network": [described, type(network).__module__, COMPUTE_REVISION],
         "preprocess": preprocess.to_dict(),
         "precision": hardware.precision,
         "machine": _machine(hardware.device),

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
+from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
 from swinclf.progress import EpochRow, Reporter
 from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
@@ -128,6 +129,7 @@ class TrainState:
         history: A row an epoch.
         micro_batch: Most images whose gradient is computed at once; None for whole batches.
         objective: The loss; what it learns trains with the model.
+        frozen_statistics: Whether batch norm goes on with the statistics that it starts with.
     """
 
     model: nn.Module
@@ -140,6 +142,7 @@ class TrainState:
     history: list[EpochRow] = field(default_factory=list)
     micro_batch: int | None = None
     objective: CrossEntropy = field(default_factory=CrossEntropy)
+    frozen_statistics: bool = False
 
 
 class Saver(Protocol):
@@ -187,7 +190,8 @@ def fit(
     """
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
         started = time.perf_counter() - state.sums.seconds
-        _train_epoch(state, batches, schedule, hardware, report, stop, saver)
+        with differentiate_depthwise_in_float32(state.model):
+            _train_epoch(state, batches, schedule, hardware, report, stop, saver)
         val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
         if stop:  # the epoch stands before its end, and its validation is done again
             saver.save(state)
@@ -209,7 +213,7 @@ def _train_epoch(
 ) -> None:
     steps = math.ceil(batches.train_count / batches.batch_size)
     started = time.perf_counter() - state.sums.seconds
-    train_mode(state.model)
+    train_mode(state.model, frozen_statistics=state.frozen_statistics)
     if state.step:  # taken up again, perhaps with no step left: the epoch's row names its rate
         set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
     with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:

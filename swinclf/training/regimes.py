@@ -15,6 +15,7 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.kept import KeptPictures, room_for_pictures
 from swinclf.data.transforms import Augmentation
+from swinclf.models.compute import is_convolutional
 from swinclf.models.freeze import freeze_stages, layer_numbers
 from swinclf.preprocess import Preprocess
 from swinclf.progress import EpochRow
@@ -82,6 +83,7 @@ def image_batches(
         device=device,
         on_bad_file=on_bad_file,
         kept=KeptPictures(room_for_pictures() if config.epochs != 1 else 0),
+        train_size=config.train_size,
     )
 
 
@@ -97,12 +99,24 @@ def head_state(
     return new_state(probe, optimizer, hardware)
 
 
-def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -> TrainState:
-    """The network, or its upper part, to train on images."""
+def network_state(
+    network: nn.Module, config: TrainConfig, hardware: Hardware, *, trained_weights: bool
+) -> TrainState:
+    """The network, or its upper part, to train on images.
+
+    Args:
+        network: With the head that it starts with; moved to the device.
+        config: The settings of the training.
+        hardware: Where it trains.
+        trained_weights: Whether it starts from weights that were trained, and so from statistics of
+            batch norm that are worth keeping.
+    """
     network.requires_grad_(True)
     if config.freeze_stages is not None:
         freeze_stages(network, config.freeze_stages)
     network.to(hardware.device)
+    if is_convolutional(network):  # the memory format of the weights is that of the activations
+        network.to(memory_format=torch.channels_last)
     if config.compile:
         compile_network(network)
     optimizer = build_optimizer(
@@ -115,8 +129,9 @@ def network_state(network: nn.Module, config: TrainConfig, hardware: Hardware) -
     )
     state = new_state(network, optimizer, hardware)
     state.micro_batch = micro_batch_for(
-        hardware.device, config.batch_size or 1, config.img_size or 1
+        hardware.device, config.batch_size or 1, config.train_size or config.img_size or 1
     )
+    state.frozen_statistics = trained_weights
     return state
 
 
