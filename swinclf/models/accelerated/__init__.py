@@ -12,7 +12,7 @@ What is faster, and where:
     mlp.FastMlp                             the same, with GELU inside the product, too
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
-    stage.FastSwinStage                     without gradients: as many images as the caches hold
+    stage.FastSwinStage                     a Swin: one copy a block instead of up to four
 """
 
 from __future__ import annotations
@@ -53,3 +53,5 @@ def accelerate(network: nn.Module) -> None:
     trunk = network.blocks if isinstance(network, ViT) else network.layers
     for module in (network.patch_embed, *trunk.modules()):
         module.__class__ = classes.get(type(module), type(module))
+        if isinstance(module, FastSwinStage):
+            module.prepare()
