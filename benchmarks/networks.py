@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swinclf.models.accelerated import accelerate, mlp, stage, window_attention
+from swinclf.models.accelerated import accelerate, linear, mlp, stage, window_attention
 from swinclf.models.names import build_native
 
 MODELS = (
@@ -81,6 +81,7 @@ CONSTANTS = (
     Constant(mlp, "PORTIONED_VALUES", (0, 24 << 20, NEVER), "amp", "train", 16),
     Constant(mlp, "PORTION_BYTES", (2 << 20, 12 << 20, 24 << 20), "amp", "train", 16),
     Constant(mlp, "PORTIONED_WIDTH", (384, 1024, 4096), "amp", "train", 32),
+    Constant(linear, "TRAINED_TOKENS", (0, 4096, NEVER), "amp", "train", 8),
     Constant(window_attention, "VECTOR_VALUES", (1, 16), "amp", "train", 16),
 )
 
@@ -185,7 +186,8 @@ def run_with(constant: Constant, value: int, run: Callable[[], None]) -> None:
 
 def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Measure each constant at several values, the one in use first."""
-    for constant in CONSTANTS:
+    constants = [one for one in CONSTANTS if one.name in options.constants or not options.constants]
+    for constant in constants:
         network = networks_of(SWIN)["accelerated"]
         network.to(options.device, DTYPES[constant.dtype]).train(constant.mode == "train")
         step = step_of(constant.mode, constant.dtype, constant.batch, options.device)
@@ -194,7 +196,7 @@ def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]
         values = (used, *constant.values)
         run = partial(step, network)
         runs = {str(value): partial(run_with, constant, value, run) for value in values}
-        times = alternate(runs, options.seconds / len(CONSTANTS), options.clock)
+        times = alternate(runs, options.seconds / len(constants), options.clock)
         setattr(constant.module, constant.name, used)
         base = statistics.median(times[str(used)])
         for value in values:
@@ -218,7 +220,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
-    parser.add_argument("--constants", action="store_true", help="measure the constants instead")
+    parser.add_argument(
+        "--constants",
+        nargs="*",
+        choices=sorted({one.name for one in CONSTANTS}),
+        help="measure these constants instead; no name: all",
+    )
     options = parser.parse_args(arguments)
     options.clock = time.process_time if options.cpu_time else time.perf_counter
     options.threads = 1 if options.cpu_time else options.threads
@@ -240,7 +247,8 @@ def main(arguments: list[str]) -> None:
     }
     print(json.dumps(about), flush=True)
     print(about, file=sys.stderr)
-    for row in measure_constants(options) if options.constants else measure(options):
+    rows = measure(options) if options.constants is None else measure_constants(options)
+    for row in rows:
         print(json.dumps(row), flush=True)
         case, *numbers = row.items()
         line = "  ".join(f"{name} {value}" for name, value in numbers)

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from swinclf.config import Impl
 from swinclf.models.accelerated import accelerate, linear, mlp, stage
-from swinclf.models.accelerated.linear import FastLinear, has_fused_linear, is_fused, product
+from swinclf.models.accelerated.linear import (
+    FastLinear,
+    TrainedLinear,
+    has_fused_linear,
+    is_fused,
+    product,
+)
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
 from swinclf.models.accelerated.window_attention import FastWindowAttention
 from swinclf.models.build import Architecture, create_network
@@ -68,6 +74,7 @@ def portions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(mlp, "PORTIONED_VALUES", 0)
         monkeypatch.setattr(mlp, "_portion", lambda _x, _hidden: 100)
         monkeypatch.setattr(stage, "PORTION_TOKENS", 2 * 16 * 12)
+        monkeypatch.setattr(linear, "TRAINED_TOKENS", 0)
 
 
 def pair(build: Callable[[], Network], dtype: torch.dtype, mode: str) -> tuple[Network, Network]:
@@ -145,7 +152,6 @@ def test_a_cpu_with_bfloat16_has_the_fused_layer(kernels: str) -> None:
             assert not is_fused(x.double(), x.double())
         with torch.autocast("cpu", torch.float16):
             assert not is_fused(x.float(), x.float())
-    assert not is_fused(x, x)  # gradients are computed
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu"])
@@ -159,7 +165,7 @@ def test_products_take_any_shape_and_layout(shape: tuple[int, ...], activation: 
     x = torch.randn(shape[::-1]).bfloat16().permute(*reversed(range(len(shape))))
     act = nn.functional.gelu if activation == "gelu" else nn.Identity()
     expected = act(copy.deepcopy(layer).double()(x.double()))
-    out = product(x, layer, activation)
+    out = product(x, layer.weight, layer.bias, activation)
     assert out.shape == expected.shape
     assert out.dtype is torch.bfloat16
     if out.numel():
@@ -186,6 +192,12 @@ def test_faster_parts_are_used_where_they_are_meant() -> None:
         with mock.patch.object(mlp, "product", side_effect=product) as fused, torch.no_grad():
             network.bfloat16()(x.bfloat16())
         assert fused.call_count == 8
+        x = x.bfloat16()
+        with mock.patch.object(linear, "TRAINED_TOKENS", 0):
+            one = mock.patch.object(linear, "product", side_effect=product)
+            with one as fused:
+                network(x).sum().backward()
+        assert fused.call_count == 4 * 4 + 1  # of each block, and of the patch merging
 
 
 def test_classes_change_and_nothing_else() -> None:
@@ -198,7 +210,7 @@ def test_classes_change_and_nothing_else() -> None:
         name for name, _ in reference.named_buffers()
     ]
     kinds = {type(module) for module in fast.modules()}
-    assert {FastLinear, PortionedMlp, FastWindowAttention} <= kinds
+    assert {TrainedLinear, PortionedMlp, FastWindowAttention} <= kinds
     assert type(fast.get_classifier()) is nn.Linear
     for module, its in zip(fast.modules(), reference.modules(), strict=True):
         assert isinstance(module, type(its))

@@ -58,3 +58,10 @@ def test_classes_are_left_out_and_shown(tmp_path):
     assert row["left_out"] == "slant"
     assert (row["known"], row["unknown"]) == (45, 15)
     assert 0 <= row["auroc_trust"] <= 1
+
+
+def test_networks_are_timed_in_turns():
+    words = ("--models", "vit_tiny_patch16_224", "--dtypes", "fp32", "--modes", "forward")
+    _, row = lines("networks.py", *words, "--batches", 1, "--seconds", 0.1, "--cpu-time")
+    assert row["rounds"] >= 3
+    assert min(row[f"{name}_ms"] for name in ("accelerated", "reference", "timm")) > 0

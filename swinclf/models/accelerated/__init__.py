@@ -9,6 +9,7 @@ those of the reference but for rounding.
 What is faster, and where:
 
     linear.FastLinear                       bfloat16, without gradients: bias inside the product
+    linear.TrainedLinear                    training a Swin in bfloat16: the same
     mlp.FastMlp                             the same, with GELU inside the product, too
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from swinclf.models.accelerated.linear import FastLinear
+from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
 from swinclf.models.accelerated.patches import FastPatchEmbed
 from swinclf.models.accelerated.stage import FastSwinStage
@@ -35,6 +36,7 @@ _OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
 }
 _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
     **_OF_VIT,
+    nn.Linear: TrainedLinear,
     Mlp: PortionedMlp,
     WindowAttention: FastWindowAttention,
     SwinStage: FastSwinStage,

@@ -27,9 +27,11 @@ class FastMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token by itself, (..., C) -> (..., C)."""
-        if self._is_open() and is_fused(x, self.fc1.weight):
-            return product(product(x, self.fc1, "gelu"), self.fc2)
-        return super().forward(x)
+        is_open = not torch.is_grad_enabled() and self._is_open()
+        if not is_open or not is_fused(x, self.fc1.weight):
+            return super().forward(x)
+        hidden = product(x, self.fc1.weight, self.fc1.bias, "gelu")
+        return product(hidden, self.fc2.weight, self.fc2.bias)
 
     def _is_open(self) -> bool:
         """Return whether nothing but GELU is between the layers' weights."""
@@ -44,6 +46,7 @@ class PortionedMlp(FastMlp):
         """Map every token by itself, (..., C) -> (..., C)."""
         if not self._learns_in_portions(x):
             return super().forward(x)
+        values: tuple[Tensor, ...]
         values = (x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
