@@ -1,17 +1,25 @@
-"""How fast this package's networks are beside timm's: JSON lines on stdout, a table on stderr.
+"""Speed of this package's networks, reference and accelerated, and of timm's: JSON lines on stdout.
 
-Both run in one process, in turns, on the same random weights and images, and what counts is the
-ratio of the medians: on a shared machine absolute times wander, and both wander alike. A training
-step is forward, loss and backward; the optimizer's update is the same for both and left out.
-bf16 has bfloat16 weights; amp has float32 weights under autocast, as `swinclf train` has them.
+All three run in one process, in turns, on the same random weights and images. What counts is the
+ratio of the medians: on a shared machine absolute times vary, and those of all three vary alike. A
+training step is forward, loss and backward; the optimizer's update is the same for all and left
+out. bf16 has bfloat16 weights; amp has float32 weights under autocast, as `swinclf train` has them.
+A table of the same goes to stderr. `--cpu-time` takes the processor's time on one thread instead of
+the clock's, which other programs on the machine disturb less.
+
+`--constants` measures the machine-specific constants of `swinclf/models/accelerated` instead: each
+at several values in turns, with the case in which it matters. Those that are not the fastest on
+your machine are candidates for a change.
 
     python benchmarks/networks.py --seconds 360
     python benchmarks/networks.py --models swin_tiny_patch4_window7_224 --dtypes bf16 --batches 16
+    python benchmarks/networks.py --constants --seconds 120
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import itertools
 import json
@@ -20,14 +28,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swinclf.models.accelerated import accelerate, linear, mlp, stage, window_attention
 from swinclf.models.names import build_native
 
 MODELS = (
@@ -38,7 +49,41 @@ MODELS = (
 )
 DTYPES = {"bf16": torch.bfloat16, "amp": torch.float32, "fp32": torch.float32}
 MODES = ("forward", "train")
-WARMUPS, ROUNDS_MIN = 2, 3
+WARMUPS, ROUNDS_MIN = 1, 3
+SWIN = "swin_tiny_patch4_window7_224"
+NEVER = 1 << 60
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A machine-specific constant and how to measure it.
+
+    Attributes:
+        module: Where it is.
+        name: Its name there.
+        values: What to try; the one in use is added.
+        dtype: A key of DTYPES.
+        mode: forward or train.
+        batch: Images at once.
+    """
+
+    module: ModuleType
+    name: str
+    values: tuple[int, ...]
+    dtype: str
+    mode: str
+    batch: int
+
+
+CONSTANTS = (
+    Constant(stage, "PORTION_TOKENS", (6272, 25088, NEVER), "bf16", "forward", 16),
+    Constant(stage, "PORTION_TOKENS", (6272, 25088, NEVER), "fp32", "forward", 16),
+    Constant(mlp, "PORTIONED_VALUES", (0, 24 << 20, NEVER), "amp", "train", 16),
+    Constant(mlp, "PORTION_BYTES", (2 << 20, 12 << 20, 24 << 20), "amp", "train", 16),
+    Constant(mlp, "PORTIONED_WIDTH", (384, 1024, 4096), "amp", "train", 32),
+    Constant(linear, "TRAINED_TOKENS", (0, 4096, NEVER), "amp", "train", 8),
+    Constant(window_attention, "VECTOR_VALUES", (1, 16), "amp", "train", 16),
+)
 
 
 def processor() -> str:
@@ -69,58 +114,99 @@ def train(network: nn.Module, x: Tensor, *, amp: bool) -> None:
 
 
 def alternate(
-    networks: dict[str, nn.Module], run: Callable[[nn.Module], None], seconds: float
+    runs: dict[str, Callable[[], None]], seconds: float, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Time every network in turns until the time is up; return milliseconds of each."""
-    for network in networks.values():
+    """Time every run in turns until the time is up; return milliseconds of each."""
+    for run in runs.values():
         for _ in range(WARMUPS):
-            run(network)
-    times: dict[str, list[float]] = {name: [] for name in networks}
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     rounds = 0
     while rounds < ROUNDS_MIN or time.perf_counter() < end:
-        # Who goes first changes: what the other leaves in the caches is no one's advantage.
-        for name in sorted(networks, reverse=bool(rounds % 2)):
-            start = time.perf_counter()
-            run(networks[name])
+        # Who goes first changes: what the others leave in the caches is no one's advantage.
+        for name in sorted(runs, reverse=bool(rounds % 2)):
+            start = clock()
+            runs[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append((clock() - start) * 1e3)
         rounds += 1
     return times
+
+
+def step_of(mode: str, dtype: str, batch: int, device: str) -> Callable[[nn.Module], None]:
+    """Return what is timed of a network."""
+    x = torch.randn(batch, 3, 224, 224, device=device, dtype=DTYPES[dtype])
+    return partial(forward if mode == "forward" else train, x=x, amp=dtype == "amp")
+
+
+def networks_of(model: str) -> dict[str, nn.Module]:
+    """Return a network as timm, the reference and the accelerated reference compute it."""
+    torch.manual_seed(0)
+    extra = {"drop_path_rate": 0.0} if model.startswith("swin") else {}
+    theirs = timm.create_model(model, num_classes=1000, **extra)
+    reference = build_native(model, num_classes=1000)
+    reference.load_state_dict(theirs.state_dict(), strict=True)
+    fast = copy.deepcopy(reference)
+    accelerate(fast)
+    return {"accelerated": fast, "reference": reference, "timm": theirs}
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Measure case by case."""
     cases = list(itertools.product(options.models, options.dtypes, options.modes, options.batches))
     for model, dtype, mode, batch in cases:
-        torch.manual_seed(0)
-        extra = {"drop_path_rate": 0.0} if model.startswith("swin") else {}
-        theirs = timm.create_model(model, num_classes=1000, **extra)
-        ours = build_native(model, num_classes=1000)
-        ours.load_state_dict(theirs.state_dict(), strict=True)
-        networks: dict[str, nn.Module] = {"native": ours, "timm": theirs}
+        networks = networks_of(model)
         for network in networks.values():
             network.to(options.device, DTYPES[dtype]).train(mode == "train")
-        x = torch.randn(batch, 3, 224, 224, device=options.device, dtype=DTYPES[dtype])
-        step = partial(forward if mode == "forward" else train, x=x, amp=dtype == "amp")
-        seconds = options.seconds / len(cases)
-        times = alternate(networks, step, seconds)
+        step = step_of(mode, dtype, batch, options.device)
+        runs = {name: partial(step, network) for name, network in networks.items()}
+        times = alternate(runs, options.seconds / len(cases), options.clock)
         medians = {name: statistics.median(values) for name, values in times.items()}
-        quickest = {name: min(values) for name, values in times.items()}
+        fast, plain, theirs = (medians[name] for name in ("accelerated", "reference", "timm"))
         yield {
-            "model": model,
-            "dtype": dtype,
-            "mode": mode,
-            "batch": batch,
+            "case": f"{model} {dtype} {mode} {batch}",
             "rounds": len(times["timm"]),
-            "timm_ms": round(medians["timm"], 2),
-            "native_ms": round(medians["native"], 2),
-            "ratio": round(medians["timm"] / medians["native"], 3),
-            "ratio_of_quickest": round(quickest["timm"] / quickest["native"], 3),
+            "accelerated_ms": round(fast, 2),
+            "reference_ms": round(plain, 2),
+            "timm_ms": round(theirs, 2),
+            "reference_ratio": round(plain / fast, 3),
+            "timm_ratio": round(theirs / fast, 3),
         }
-        del theirs, ours, networks
+        del networks, runs
         gc.collect()
+
+
+def run_with(constant: Constant, value: int, run: Callable[[], None]) -> None:
+    """Run with another value of a constant."""
+    setattr(constant.module, constant.name, value)
+    run()
+
+
+def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Measure each constant at several values, the one in use first."""
+    constants = [one for one in CONSTANTS if one.name in options.constants or not options.constants]
+    for constant in constants:
+        network = networks_of(SWIN)["accelerated"]
+        network.to(options.device, DTYPES[constant.dtype]).train(constant.mode == "train")
+        step = step_of(constant.mode, constant.dtype, constant.batch, options.device)
+        used = getattr(constant.module, constant.name)
+
+        values = (used, *constant.values)
+        run = partial(step, network)
+        runs = {str(value): partial(run_with, constant, value, run) for value in values}
+        times = alternate(runs, options.seconds / len(constants), options.clock)
+        setattr(constant.module, constant.name, used)
+        base = statistics.median(times[str(used)])
+        for value in values:
+            median = statistics.median(times[str(value)])
+            yield {
+                "case": f"{constant.name} {constant.dtype} {constant.mode} {constant.batch}",
+                "value": "never" if value == NEVER else value,
+                "ms": round(median, 2),
+                "ratio": round(median / base, 3),
+            }
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -133,7 +219,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=360.0, help="to time, over all cases")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args(arguments)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
+    parser.add_argument(
+        "--constants",
+        nargs="*",
+        choices=sorted({one.name for one in CONSTANTS}),
+        help="measure these constants instead; no name: all",
+    )
+    options = parser.parse_args(arguments)
+    options.clock = time.process_time if options.cpu_time else time.perf_counter
+    options.threads = 1 if options.cpu_time else options.threads
+    return options
 
 
 def main(arguments: list[str]) -> None:
@@ -147,14 +243,16 @@ def main(arguments: list[str]) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "timm": timm.__version__,
+        "clock": "processor time" if options.cpu_time else "wall",
     }
     print(json.dumps(about), flush=True)
-    print(f"{about}\n{'case':48} {'timm ms':>9} {'native ms':>10} {'ratio':>6}", file=sys.stderr)
-    for row in measure(options):
+    print(about, file=sys.stderr)
+    rows = measure(options) if options.constants is None else measure_constants(options)
+    for row in rows:
         print(json.dumps(row), flush=True)
-        case = f"{row['model']} {row['dtype']} {row['mode']} {row['batch']}"
-        line = f"{case:48} {row['timm_ms']:9} {row['native_ms']:10} {row['ratio']:6}"
-        print(line, file=sys.stderr, flush=True)
+        case, *numbers = row.items()
+        line = "  ".join(f"{name} {value}" for name, value in numbers)
+        print(f"{case[1]:50} {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

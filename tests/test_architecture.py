@@ -292,3 +292,47 @@ def test_only_one_module_writes_the_files_of_users():
                 opens = [mode for mode in modes if re.fullmatch("[rwaxbt+]{1,3}", mode)]
                 writes = [mode for mode in opens if set(mode) & set("wax+")]
                 assert path in WRITERS or not writes, f"{path}: {ast.unparse(node)}"
+
+
+PAPERS = [Path("models/swin.py"), Path("models/vit.py"), Path("models/layers.py")]
+PARTS_OF_PAPERS = [*PAPERS, Path("models/positions.py")]
+# Words of names, attributes and keywords that belong to models/accelerated.
+OF_MACHINES = {
+    *("device", "cpu", "cuda", "mps", "is_cuda", "set_num_threads", "ops", "autocast", "amp"),
+    *("dtype", "float16", "bfloat16", "float32", "float64", "half", "double", "element_size"),
+    *("cache", "lru_cache", "weakref", "WeakKeyDictionary", "autograd", "Function"),
+    *("requires_grad", "inference_mode"),
+}
+
+
+def words_of(tree):
+    """Every name, attribute, keyword, imported word and string of a file; of cuda:0, cuda."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.alias):
+            yield from node.name.split(".")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.split(":")[0]
+
+
+def test_networks_read_like_their_papers():
+    lines = sum(len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in PAPERS)
+    assert lines <= 900
+    for path in PARTS_OF_PAPERS:
+        found = set(words_of(TREES[path])) & OF_MACHINES
+        assert not found, f"{path}: {found} belong in models/accelerated"
+        known = {name for name in imports_of(path) if name.startswith("swinclf.models.")}
+        assert not {name for name in known if name.startswith("swinclf.models.accelerated")}, path
+
+
+def test_networks_are_accelerated_in_one_place():
+    for path in MODULES:
+        if path.parts[:2] == ("models", "accelerated"):
+            continue
+        names = {name for name in imports_of(path) if name.startswith("swinclf.models.accelerated")}
+        assert bool(names) == (path == Path("models/build.py")), path

@@ -1,4 +1,4 @@
-"""Both networks of this package compile as one graph and export with any batch size."""
+"""Both networks compile as one graph and export with any batch size, accelerated ones too."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ from test_native_swin import tiny as tiny_swin
 from test_native_vit import tiny as tiny_vit
 from torch import nn
 
+from swinclf.models.accelerated import accelerate
+
+
+def accelerated_swin() -> nn.Module:
+    network = tiny_swin()
+    accelerate(network)
+    return network
+
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.parametrize(
-    "build", [tiny_swin, lambda: tiny_vit(distilled=True)], ids=["swin", "vit"]
+    "build",
+    [tiny_swin, lambda: tiny_vit(distilled=True), accelerated_swin],
+    ids=["swin", "vit", "accelerated"],
 )
 def test_compiles_whole(build: Callable[[], nn.Module]) -> None:
     network = build()
@@ -30,7 +40,9 @@ def test_compiles_whole(build: Callable[[], nn.Module]) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [tiny_swin, lambda: tiny_vit(reg_tokens=1, no_embed_class=True)], ids=["swin", "vit"]
+    "build",
+    [tiny_swin, lambda: tiny_vit(reg_tokens=1, no_embed_class=True), accelerated_swin],
+    ids=["swin", "vit", "accelerated"],
 )
 def test_exports_with_any_batch(build: Callable[[], nn.Module]) -> None:
     network = build()

@@ -18,6 +18,7 @@ from torch import nn
 from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.models import embedded
+from swinclf.models.accelerated import accelerate
 from swinclf.models.blank import blank_parameters
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import build_native, native_data_config
@@ -65,13 +66,15 @@ def create_network(architecture: Architecture) -> nn.Module:
         ConfigError: If the model arguments make no sense.
     """
     if architecture.impl is Impl.NATIVE:
-        return build_native(
+        own = build_native(
             architecture.name,
             num_classes=architecture.num_classes,
             img_size=architecture.img_size,
             drop_path=architecture.drop_path,
             model_args=architecture.model_args,
         )
+        accelerate(own)
+        return own
     network: nn.Module = _timm().create_network(
         embedded.architecture_name(architecture.name),
         num_classes=architecture.num_classes,

@@ -1,11 +1,14 @@
-"""Vision Transformer, from the paper: an image is a sentence of patches.
+"""Vision Transformer, in the order of its paper: embeddings, encoder, blocks, attention.
 
-Knows nothing of names, weight files or data. Parameters are called as timm calls them, so state
-dicts go both ways.
+Knows nothing of names, weight files or data, nor of the processor: how to compute the same faster
+is in `models/accelerated`. Parameters are named as timm names them, so state dicts go both ways.
 
 Shape letters: N images, H x W pixels, h x w patches, P tokens before the patches (class,
 distillation, registers), T = P + h * w tokens, C channels, A heads, E channels of a head, K
 classes.
+
+Where the paper's equations are: eq. 1 ViT.embed, eqs. 2 and 3 Block.forward, eq. 4
+ViT.forward_head, eqs. 5 to 8 Attention.forward.
 
 Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021.
 """
@@ -20,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swinclf.models.cpu_kernels import linear
 from swinclf.models.layers import (
     DropPath,
     LayerScale,
@@ -29,8 +31,9 @@ from swinclf.models.layers import (
     drop_path_rates,
     init_linear,
     merge_heads,
-    relative_position_index,
+    split_heads,
 )
+from swinclf.models.positions import RelativePosition, sincos_2d
 
 PositionKind = Literal["learned", "learned_2d", "sincos", "relative", "none"]
 PoolKind = Literal["token", "avg", "flatten"]
@@ -48,7 +51,7 @@ class ViTConfig:
     patch_stride: int | None = None
     """Pixels from one patch to the next; None: the patch size. Smaller: patches overlap."""
     in_chans: int = 3
-    """Colours of an image."""
+    """Colour channels of an image."""
     num_classes: int = 1000
     """Classes K of the head; 0 builds none."""
     embed_dim: int = 768
@@ -70,12 +73,12 @@ class ViTConfig:
     class_token: bool = True
     """Whether a learned token stands before the patches."""
     distilled: bool = False
-    """Whether a second such token has its own head (DeiT); the answer is the mean of the two."""
+    """Whether a second such token has its own head (DeiT); the logits are the mean of the two."""
     reg_tokens: int = 0
     """Register tokens, which take part and are then ignored."""
     position: PositionKind = "learned"
-    """Where a token's place comes from: a table for all tokens (learned), one for rows and one for
-    columns (learned_2d), fixed sine and cosine (sincos), a bias in attention (relative), none."""
+    """Position embedding: a table for all tokens (learned), one for rows and one for columns
+    (learned_2d), fixed sine and cosine (sincos), a bias in attention (relative), none."""
     no_embed_class: bool = False
     """Whether the learned table is for the patches only, not for the tokens before them."""
     pre_norm: bool = False
@@ -105,124 +108,178 @@ class ViTConfig:
         return int(self.class_token) + int(self.distilled) + self.reg_tokens
 
 
-def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
-    """Return fixed position embeddings, (1, h * w, C): sine and cosine of row and column.
+class ViT(nn.Module):
+    """The Vision Transformer image classifier.
 
     Args:
-        grid: Patches down and across.
-        width: Channels C, a multiple of 4: a quarter each for sin and cos of column and row.
+        config: Its shape.
 
-    Source: Attention Is All You Need, Vaswani et al. 2017, sec. 3.5; in two dimensions as in
-    MoCo v3, Chen, Xie & He 2021, sec. 5.
-    """
-    rows, columns = torch.meshgrid(
-        torch.arange(grid[0], dtype=torch.float32),
-        torch.arange(grid[1], dtype=torch.float32),
-        indexing="ij",
-    )
-    rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
-    angles = [place.flatten()[:, None] * rates for place in (columns, rows)]  # (h * w, C / 4) each
-    waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
-    return torch.cat(waves, dim=1)[None]
-
-
-class RelativePosition(nn.Module):
-    """A learned bias for each head and each offset between two patches.
-
-    Tokens before the patches have no place; three more entries serve them: to, from and among them.
-
-    Source: Swin Transformer, Liu et al. 2021, sec. 3.2; the three entries as in BEiT, Bao et al.
-    2022.
+    Source: sec. 3.1, fig. 1.
     """
 
-    relative_position_index: Tensor
+    pos_embed: Tensor | None
+    pos_embed_fixed: Tensor
+    head: nn.Module
+    head_dist: nn.Module
 
-    def __init__(self, grid: tuple[int, int], heads: int, prefix: int) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
-        index = F.pad(relative_position_index(grid), (prefix, 0, prefix, 0))
-        index[:prefix, :], index[:, :prefix] = offsets, offsets + 1
-        index[:prefix, :prefix] = offsets + 2
-        self.window_size = grid
-        entries = offsets + 3 if prefix else offsets
-        self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", index, persistent=False)
+        self.config, self.num_features = config, config.embed_dim
+        patch, stride = config.patch_size, config.patch_stride or config.patch_size
+        size, channels, width = config.img_size, config.in_chans, config.embed_dim
+        self.patch_embed = PatchEmbed(
+            size, (patch, patch), (stride, stride), channels, width, bias=not config.pre_norm
+        )
+        self.cls_token = self._token(int(config.class_token))
+        self.reg_token = self._token(config.reg_tokens)
+        self.num_prefix_tokens = config.prefix_tokens
+        self.no_embed_class = config.no_embed_class
+        self._add_positions()
+        self.dist_token = self._token(int(config.distilled), std=0.02)
+        self.norm_pre = self._norm(config.pre_norm)
+        grid, rates = self.patch_embed.grid_size, drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.Sequential(*(Block(config, grid, rate) for rate in rates))
+        fc_norm = config.pool == "avg" if config.fc_norm is None else config.fc_norm
+        self.norm = self._norm(config.final_norm and not fc_norm)
+        self.fc_norm = self._norm(config.final_norm and fc_norm)
+        self._add_head()
+        self.grad_checkpointing = False
+        self.apply(init_linear)
 
-    def forward(self) -> Tensor:
-        """Return what to add to each head's scores, (A, T, T)."""
-        tokens = self.relative_position_index.shape[0]
-        bias = self.relative_position_bias_table.t()  # (entries, A) -> (A, entries)
-        return bias.index_select(1, self.relative_position_index.view(-1)).view(-1, tokens, tokens)
+    def _norm(self, wanted: bool) -> nn.Module:
+        config = self.config
+        return nn.LayerNorm(config.embed_dim, config.norm_eps) if wanted else nn.Identity()
 
+    def _token(self, count: int, std: float = 1e-6) -> nn.Parameter | None:
+        empty = torch.empty(1, count, self.num_features)
+        return nn.Parameter(nn.init.normal_(empty, std=std)) if count else None
 
-class Attention(nn.Module):
-    """Multi-head self-attention of all tokens.
+    def _add_positions(self) -> None:
+        """Add the position embeddings of sec. 3.1 and appendix D.4."""
+        config, width, (rows, columns) = self.config, self.num_features, self.patch_embed.grid_size
+        self.pos_embed = None
+        if config.position == "learned":
+            prefix = 0 if config.no_embed_class else config.prefix_tokens
+            self.pos_embed = nn.Parameter(torch.empty(1, prefix + rows * columns, width))
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        elif config.position == "learned_2d":
+            self.pos_embed_y = nn.Parameter(torch.empty(1, rows, 1, width // 2))
+            self.pos_embed_x = nn.Parameter(torch.empty(1, 1, columns, width - width // 2))
+            nn.init.trunc_normal_(self.pos_embed_y, std=0.02)
+            nn.init.trunc_normal_(self.pos_embed_x, std=0.02)
+        elif config.position == "sincos":
+            fixed = sincos_2d((rows, columns), width)
+            self.register_buffer("pos_embed_fixed", fixed, persistent=False)
 
-    Source: Dosovitskiy et al. 2021, appendix A, eqs. 5 to 8.
-    """
+    def _add_head(self) -> None:
+        """Add the hidden layers of the head, then the classifier."""
+        config, width, hidden = self.config, self.num_features, self.config.head_hidden
+        if config.pool == "flatten":
+            width *= self.patch_embed.num_patches
+        if config.head == "tanh" and not hidden:
+            hidden = (config.embed_dim,)
+        self.head_drop = nn.Dropout(config.head_dropout)
+        self.pre_logits: nn.Module = nn.Identity()
+        if config.head != "linear":
+            self.pre_logits = HeadHidden(width, hidden, config.head, config.head_dropout)
+            width = hidden[-1] if hidden else width
+        self.head_hidden_size = width
+        self.reset_classifier(config.num_classes)
 
-    def __init__(self, config: ViTConfig, grid: tuple[int, int]) -> None:
-        super().__init__()
-        width, self.heads = config.embed_dim, config.num_heads
-        self.dropout = config.dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        each = width // self.heads
-        self.q_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
-        relative = config.position == "relative"
-        prefix = config.prefix_tokens
-        self.rel_pos = RelativePosition(grid, self.heads, prefix) if relative else None
-        self.proj = nn.Linear(width, width)
+    def embed(self, x: Tensor) -> Tensor:
+        """Prepend the learned tokens and add positions, (N, h, w, C) -> (N, P + h * w, C).
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Let every token see every token, add the residual, if any, (N, T, C) -> (N, T, C)."""
-        n, tokens, width = x.shape
-        qkv = linear(x, self.qkv.weight, self.qkv.bias)
-        qkv = qkv.view(n, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, A, T, E) each
-        bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
-        # No dropout on the attention itself: it would keep PyTorch off its fused form.
-        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
-        if not (self.training and self.dropout):
-            return linear(merge_heads(out), self.proj.weight, self.proj.bias, residual)
-        out = F.dropout(self.proj(merge_heads(out)), self.dropout)
-        return out if residual is None else residual + out
+        Source: sec. 3.1, eq. 1.
+        """
+        x = x.flatten(1, 2)  # (N, h, w, C) -> (N, h * w, C)
+        table = self._patch_positions()
+        if table is not None:
+            x = x + table
+        prefix = (self.cls_token, self.dist_token, self.reg_token)
+        tokens = [token.expand(x.shape[0], -1, -1) for token in prefix if token is not None]
+        if tokens:
+            x = torch.cat((*tokens, x), dim=1)  # (N, h * w, C) -> (N, T, C)
+        if self.pos_embed is not None and not self.no_embed_class:
+            x = x + self.pos_embed
+        return F.dropout(x, self.config.dropout, self.training)
 
+    def _patch_positions(self) -> Tensor | None:
+        """Return what is added to the patches' tokens alone, (1, h * w, C), or None."""
+        if self.config.position == "learned_2d":
+            rows, columns = self.patch_embed.grid_size
+            y = self.pos_embed_y.expand(-1, -1, columns, -1)
+            x = self.pos_embed_x.expand(-1, rows, -1, -1)
+            return torch.cat((y, x), dim=-1).flatten(1, 2)
+        if self.config.position == "sincos":
+            return self.pos_embed_fixed
+        return self.pos_embed if self.no_embed_class else None
 
-class Block(nn.Module):
-    """An encoder block: attention, then an MLP, each behind a norm and added to what came in.
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the encoder's tokens, (N, 3, H, W) -> (N, T, C)."""
+        x = self.norm_pre(self.embed(self.patch_embed(x)))
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        out: Tensor = self.norm(x)
+        return out
 
-    Source: Dosovitskiy et al. 2021, sec. 3.1, eqs. 2 and 3.
-    """
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify, (N, T, C) -> (N, K), or what the last layer sees with `pre_logits`.
 
-    def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
-        super().__init__()
-        width, scale = config.embed_dim, config.layer_scale
-        self.norm1 = nn.LayerNorm(width, config.norm_eps)
-        self.attn = Attention(config, grid)
-        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
-        self.norm2 = nn.LayerNorm(width, config.norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation, config.dropout)
-        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
-        self.drop_path = DropPath(drop_path)
+        Source: sec. 3.1, eq. 4; the distillation token's head: Training data-efficient image
+        transformers, Touvron et al. 2021, sec. 4.
+        """
+        if self.config.distilled:
+            x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
+            if not pre_logits:
+                x, distilled = self.head(x), self.head_dist(distilled)
+            return (x + distilled) / 2
+        if self.config.pool == "token":
+            x = x[:, 0]  # (N, T, C) -> (N, C)
+        else:
+            x = x[:, self.num_prefix_tokens :]  # (N, T, C) -> (N, h * w, C)
+            x = x.mean(1) if self.config.pool == "avg" else x
+        x = self.fc_norm(x)
+        if self.config.pool == "flatten":
+            x = x.flatten(1)  # (N, h * w, C) -> (N, h * w * C)
+        x = self.pre_logits(self.head_drop(x))
+        return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
-        if self.drop_path.is_idle and isinstance(self.ls1, nn.Identity):
-            x = self.attn(self.norm1(x), residual=x)  # the sum is part of the last product
-            x = self.mlp(self.norm2(x), residual=x)
-        else:
-            x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-        return x
+        """Return the logits of images, (N, 3, H, W) -> (N, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """Return the layer that computes the logits, with distillation both of them."""
+        return (self.head, self.head_dist) if self.config.distilled else self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one, initialised by torch's default; 0 for none."""
+        self.num_classes = num_classes
+        for name in ("head", "head_dist") if self.config.distilled else ("head",):
+            layer: nn.Module = nn.Identity()
+            if num_classes:
+                layer = nn.Linear(self.head_hidden_size, num_classes)
+            setattr(self, name, layer.to(self.patch_embed.proj.weight))
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that weight decay must leave alone: tokens and positions."""
+        tables = {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
+        names = {"pos_embed", "pos_embed_y", "pos_embed_x", "cls_token", "reg_token", "dist_token"}
+        return names | tables
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one way only
+        """Return patterns that put parameters in order of depth: stem, blocks, head."""
+        stem = r"^cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
+        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Store only each block's input for the backward pass and recompute the rest."""
+        self.grad_checkpointing = enable
 
 
 class HeadHidden(nn.Module):
-    """What stands between the pooled features and the last linear layer.
-
-    Source: the tanh layer: Dosovitskiy et al. 2021, sec. 3.1 ("MLP with one hidden layer").
-    """
+    """The layers between pooled features and classifier; the tanh layer as in sec. 3.1."""
 
     def __init__(self, width: int, hidden: tuple[int, ...], kind: HeadKind, dropout: float) -> None:
         super().__init__()
@@ -240,196 +297,48 @@ class HeadHidden(nn.Module):
         return x
 
 
-class ViT(nn.Module):
-    """The Vision Transformer image classifier.
+class Block(nn.Module):
+    """An encoder block: attention, then an MLP, each behind a norm and with a residual connection.
 
-    Args:
-        config: Its shape.
+    Source: sec. 3.1, eqs. 2 and 3.
     """
 
-    cls_token: Tensor | None
-    dist_token: Tensor | None
-    reg_token: Tensor | None
-    pos_embed: Tensor | None
-    pos_embed_fixed: Tensor
-    head: nn.Module
-    head_dist: nn.Module
-
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
         super().__init__()
-        self.config, self.num_classes = config, config.num_classes
-        self.num_features = width = config.embed_dim
-        stride = config.patch_stride or config.patch_size
-        self.patch_embed = PatchEmbed(
-            config.img_size,
-            (config.patch_size, config.patch_size),
-            (stride, stride),
-            config.in_chans,
-            width,
-            bias=not config.pre_norm,
-        )
-        grid = self.patch_embed.grid_size
-        self._add_tokens()
-        self._add_positions()
-        self.dist_token = self._token(int(config.distilled), std=0.02)
-        self.norm_pre = self._norm(config.pre_norm)
-        rates = drop_path_rates(config.drop_path, config.depth)
-        self.blocks = nn.Sequential(*(Block(config, grid, rate) for rate in rates))
-        fc_norm = config.pool == "avg" if config.fc_norm is None else config.fc_norm
-        self.norm = self._norm(config.final_norm and not fc_norm)
-        self.fc_norm = self._norm(config.final_norm and fc_norm)
-        self._add_head()
-        self.grad_checkpointing = False
-        self.apply(init_linear)
-
-    def _norm(self, wanted: bool) -> nn.Module:
-        config = self.config
-        return nn.LayerNorm(config.embed_dim, config.norm_eps) if wanted else nn.Identity()
-
-    def _token(self, count: int, std: float = 1e-6) -> nn.Parameter | None:
-        """Return `count` learned tokens, (1, count, C), or None for none."""
-        empty = torch.empty(1, count, self.num_features)
-        return nn.Parameter(nn.init.normal_(empty, std=std)) if count else None
-
-    def _add_tokens(self) -> None:
-        """Make the tokens that stand before the patches."""
-        self.cls_token = self._token(int(self.config.class_token))
-        self.reg_token = self._token(self.config.reg_tokens)
-        self.num_prefix_tokens = self.config.prefix_tokens
-        self.no_embed_class = self.config.no_embed_class
-
-    def _add_positions(self) -> None:
-        """Make the position embeddings.
-
-        Source: Dosovitskiy et al. 2021, sec. 3.1 and appendix D.4.
-        """
-        config, width, (rows, columns) = self.config, self.num_features, self.patch_embed.grid_size
-        self.pos_embed = None
-        if config.position == "learned":
-            prefix = 0 if config.no_embed_class else config.prefix_tokens
-            self.pos_embed = nn.Parameter(torch.empty(1, prefix + rows * columns, width))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        elif config.position == "learned_2d":
-            self.pos_embed_y = nn.Parameter(torch.empty(1, rows, 1, width // 2))
-            self.pos_embed_x = nn.Parameter(torch.empty(1, 1, columns, width - width // 2))
-            nn.init.trunc_normal_(self.pos_embed_y, std=0.02)
-            nn.init.trunc_normal_(self.pos_embed_x, std=0.02)
-        elif config.position == "sincos":
-            fixed = sincos_2d((rows, columns), width)
-            self.register_buffer("pos_embed_fixed", fixed, persistent=False)
-
-    def _add_head(self) -> None:
-        """Make the hidden layers of the head, then the classifier."""
-        config, width = self.config, self.num_features
-        if config.pool == "flatten":
-            width *= self.patch_embed.num_patches
-        hidden = config.head_hidden
-        if config.head == "tanh" and not hidden:
-            hidden = (config.embed_dim,)
-        self.head_drop = nn.Dropout(config.head_dropout)
-        self.pre_logits: nn.Module = nn.Identity()
-        if config.head != "linear":
-            self.pre_logits = HeadHidden(width, hidden, config.head, config.head_dropout)
-            width = hidden[-1] if hidden else width
-        self.head_hidden_size = width
-        self.reset_classifier(config.num_classes)
-
-    def _positions(self) -> Tensor | None:
-        """Return what is added to the patches' tokens, (1, h * w, C), or None."""
-        if self.config.position == "learned_2d":
-            rows, columns = self.patch_embed.grid_size
-            y = self.pos_embed_y.expand(-1, -1, columns, -1)
-            x = self.pos_embed_x.expand(-1, rows, -1, -1)
-            return torch.cat((y, x), dim=-1).flatten(1, 2)
-        if self.config.position == "sincos":
-            return self.pos_embed_fixed
-        return self.pos_embed if self.no_embed_class else None
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Make tokens of patches and say where they are, (N, h, w, C) -> (N, P + h * w, C).
-
-        Source: Dosovitskiy et al. 2021, sec. 3.1, eq. 1.
-        """
-        x = x.flatten(1, 2)  # (N, h, w, C) -> (N, h * w, C)
-        table = self._positions()
-        if table is not None:
-            x = x + table
-        prefix = (self.cls_token, self.dist_token, self.reg_token)
-        tokens = [token.expand(x.shape[0], -1, -1) for token in prefix if token is not None]
-        if tokens:
-            x = torch.cat((*tokens, x), dim=1)  # (N, h * w, C) -> (N, T, C)
-        if self.pos_embed is not None and not self.no_embed_class:
-            x = x + self.pos_embed
-        return F.dropout(x, self.config.dropout, self.training)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the encoder's tokens, (N, 3, H, W) -> (N, T, C)."""
-        x = self.norm_pre(self.embed(self.patch_embed(x)))
-        keep_less = self.grad_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if keep_less else block(x)
-        out: Tensor = self.norm(x)
-        return out
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify, (N, T, C) -> (N, K), or what the last layer sees with `pre_logits`."""
-        if self.config.distilled:
-            return self._distilled_head(x, pre_logits)
-        if self.config.pool == "token":
-            x = x[:, 0]  # (N, T, C) -> (N, C)
-        else:
-            x = x[:, self.num_prefix_tokens :]  # (N, T, C) -> (N, h * w, C)
-            x = x.mean(1) if self.config.pool == "avg" else x
-        x = self.fc_norm(x)
-        if self.config.pool == "flatten":
-            x = x.flatten(1)  # (N, h * w, C) -> (N, h * w * C)
-        x = self.pre_logits(self.head_drop(x))
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
-
-    def _distilled_head(self, x: Tensor, pre_logits: bool) -> Tensor:
-        """Average the heads of the class and the distillation token, (N, T, C) -> (N, K).
-
-        Source: Training data-efficient image transformers, Touvron et al. 2021, sec. 4.
-        """
-        x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
-        if not pre_logits:
-            x, distilled = self.head(x), self.head_dist(distilled)
-        mean: Tensor = (x + distilled) / 2
-        return mean
+        width, scale = config.embed_dim, config.layer_scale
+        self.norm1 = nn.LayerNorm(width, config.norm_eps)
+        self.attn = Attention(config, grid)
+        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.norm2 = nn.LayerNorm(width, config.norm_eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation, config.dropout)
+        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of images, (N, 3, H, W) -> (N, K)."""
-        return self.forward_head(self.forward_features(x))
+        """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
-    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
-        """Return the layer that makes logits, with distillation both of them."""
-        return (self.head, self.head_dist) if self.config.distilled else self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, random classifier in place of the old one; 0 classes for none.
+class Attention(nn.Module):
+    """Multi-head self-attention of all tokens: appendix A, eqs. 5 to 8."""
 
-        It starts as torch starts a linear layer: as narrow as the other layers it learns later.
-        """
-        like = self.patch_embed.proj.weight
-        self.num_classes = num_classes
-        for name in ("head", "head_dist") if self.config.distilled else ("head",):
-            layer: nn.Module = nn.Identity()
-            if num_classes:
-                layer = nn.Linear(self.head_hidden_size, num_classes).to(like.device, like.dtype)
-            setattr(self, name, layer)
+    def __init__(self, config: ViTConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        width, self.heads, self.dropout = config.embed_dim, config.num_heads, config.dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        each = width // self.heads
+        self.q_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
+        is_relative = config.position == "relative"
+        prefix = config.prefix_tokens
+        self.rel_pos = RelativePosition(grid, self.heads, prefix) if is_relative else None
+        self.proj = nn.Linear(width, width)
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters that weight decay must leave alone: tokens and positions."""
-        tables = {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
-        names = {"pos_embed", "pos_embed_y", "pos_embed_x", "cls_token", "reg_token", "dist_token"}
-        return names | tables
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one way only
-        """Return patterns that put parameters in order of depth: stem, blocks, head."""
-        stem = r"^cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
-        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only each block's input for the backward pass and compute the rest again."""
-        self.grad_checkpointing = enable
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every token attend to every token, (N, T, C) -> (N, T, C)."""
+        q, k, v = split_heads(self.qkv(x), self.heads)  # (N, A, T, E) each
+        bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
+        # No dropout on the attention itself: it would rule out PyTorch's fused attention.
+        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
+        return F.dropout(self.proj(merge_heads(x)), self.dropout, self.training)

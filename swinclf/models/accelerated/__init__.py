@@ -1,0 +1,59 @@
+"""The networks of this package computed faster on a CPU: same parameters, same results.
+
+`accelerate` replaces the classes of a network's parts in place. Each replacement overrides one
+method of its reference in `swin.py`, `vit.py` or `layers.py` and falls back to it where it would
+bring nothing: on a GPU, in graphs of torch.compile and torch.export, and in other precisions. State
+dicts, hooks, freezing, copying and pickling work as they do with the reference. Its results are
+those of the reference but for rounding.
+
+What is faster, and where:
+
+    linear.FastLinear                       bfloat16, without gradients: bias inside the product
+    linear.TrainedLinear                    training a Swin in bfloat16: the same
+    mlp.FastMlp                             the same, with GELU inside the product, too
+    mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
+    window_attention.FastWindowAttention    training a Swin: no copies of the scores
+    stage.FastSwinStage                     a Swin: one copy a block instead of up to four
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
+from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
+from swinclf.models.accelerated.patches import FastPatchEmbed
+from swinclf.models.accelerated.stage import FastSwinStage
+from swinclf.models.accelerated.window_attention import FastWindowAttention
+from swinclf.models.layers import Mlp, PatchEmbed
+from swinclf.models.swin import Swin, SwinStage, WindowAttention
+from swinclf.models.vit import ViT
+
+_OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
+    PatchEmbed: FastPatchEmbed,
+    nn.Linear: FastLinear,
+    Mlp: FastMlp,
+}
+_OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
+    **_OF_VIT,
+    nn.Linear: TrainedLinear,
+    Mlp: PortionedMlp,
+    WindowAttention: FastWindowAttention,
+    SwinStage: FastSwinStage,
+}
+
+
+def accelerate(network: nn.Module) -> None:
+    """Replace the parts of a network that can be computed faster, in place.
+
+    Args:
+        network: A ViT or Swin of this package, in any state. Its head stays as it is.
+    """
+    if not isinstance(network, ViT | Swin):
+        return
+    classes = _OF_VIT if isinstance(network, ViT) else _OF_SWIN
+    trunk = network.blocks if isinstance(network, ViT) else network.layers
+    for module in (network.patch_embed, *trunk.modules()):
+        module.__class__ = classes.get(type(module), type(module))
+        if isinstance(module, FastSwinStage):
+            module.prepare()
