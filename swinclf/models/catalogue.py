@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
+from swinclf.models.embedded import ARCHITECTURE, EMBEDDED, PREPROCESS
 from swinclf.models.names import is_native, native_names, suggest_names
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ class Backbone:
 
 
 def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> Iterator[Backbone]:
-    """Backbones that can be named, in order of name.
+    """Backbones that can be named: the embedded one first, then in order of name.
 
     Args:
-        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
+        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT, and
+            the embedded network, which is also found by its timm name.
         impl: Who builds them. timm builds all that have published weights; this package those of
             them that its own networks express, and some more that nobody published weights for.
     """
@@ -52,6 +54,8 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> Iterator[Bac
         unpublished = set(native_names()) - {name.partition(".")[0] for name in published}
         names = sorted([*published, *unpublished])
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    if impl is Impl.TIMM and any(fnmatch(one, wanted) for one in (EMBEDDED, ARCHITECTURE)):
+        yield Backbone(EMBEDDED, count_parameters(ARCHITECTURE), PREPROCESS.width)
     known = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
     for name in names:
         arch = name.partition(".")[0]
