@@ -178,6 +178,23 @@ def on_one_thread() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Inside it, torch computes on one thread, in the whole process; for steps of milliseconds.
+
+    Threads that wait spinning for each other cost such steps many times what they bring as soon as
+    another program takes one of the cores.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
 def default_workers() -> int:
     """Threads that read and decode images: one for each core this process may use, at most 16."""
     return min(16, available_cores())

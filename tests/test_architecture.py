@@ -185,7 +185,7 @@ def test_who_knows_which_library():
             *("lanes", "pipeline", "verbs"),
         },
         "timm": {"models"},
-        "matplotlib": {"evaluation", "inspection"},
+        "matplotlib": {"demo", "evaluation", "inspection"},
         "sklearn": {"demo", "evaluation", "inference"},
         "onnx": {"exporting", "verbs"},
         "onnxruntime": {"inference", "verbs"},

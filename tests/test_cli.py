@@ -165,8 +165,8 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (1, ("{run}", "{tmp}", "--format", "table")),
     ],
     "inspect": [
-        (1, ()),  # the newest run is one of timm's test networks
-        (1, ("{run}", "--output", "{tmp}/p")),
+        (0, ()),  # the newest run is one of timm's test networks: there is a table
+        (2, ("{run}", "--output", "{tmp}/p")),  # and nothing to draw
         (1, ("vit_tiny_patch16_224", "--pretrained")),  # not to be had offline
         (0, ("vit_tiny_patch16_224", "--img-size", "32", "--format", "json")),
         (1, ("vit_tiny_patch16_224", "--weights", "{run}", "--image", "{picture}")),

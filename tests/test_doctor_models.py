@@ -13,6 +13,7 @@ from conftest import error_lines
 
 import swinclf
 from swinclf.models.catalogue import check_name, list_backbones
+from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
 from swinclf.models.names import build_native, is_native, native_names
 
 
@@ -92,10 +93,19 @@ def test_every_listed_model_can_be_named():
     assert len(names) > 100
     assert names == sorted(names, key=names.index)
     assert len(set(names)) == len(names)
-    for name in names:
+    assert names[0] == EMBEDDED
+    for name in names[1:]:
         assert check_name(name) == name
     assert any(name.startswith("swin_") for name in names)
     assert any(name.startswith("vit_") for name in names)
+
+
+@pytest.mark.parametrize("pattern", ["embedded", "efficientnet_lite0"])
+def test_the_embedded_network_is_listed(cli, pattern):
+    (row,) = json.loads(cli("models", pattern, "--format", "json").out)
+    network = timm.create_model(ARCHITECTURE, num_classes=0)
+    parameters = sum(one.numel() for one in network.parameters())
+    assert row == {"name": EMBEDDED, "parameters": parameters, "image_px": 224}
 
 
 def test_the_networks_of_this_package_can_be_listed(cli):

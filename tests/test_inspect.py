@@ -92,7 +92,7 @@ def test_numbers_of_the_swin_paper():
 def test_numbers_of_the_vit_paper():
     costs = inspect("vit_base_patch16_224").costs
     assert costs.parts[1].shape == (196 + 1, 768)
-    assert (costs.patch_count, costs.prefix_tokens) == (196, 1)
+    assert (costs.patches.count, costs.patches.prefix_tokens) == (196, 1)
     assert round(costs.parameters / 1e6, 1) == 86.6
     assert costs.formula == "4hwC^2 + 2(hw)^2C"
     assert costs.parts[1].attention_macs == 4 * 197 * 768**2 + 2 * 197**2 * 768
@@ -101,7 +101,7 @@ def test_numbers_of_the_vit_paper():
 def test_numbers_of_a_shape_of_ones_own():
     args = {"patch_size": "6", "embed_dim": "64", "depth": "8", "num_heads": "4"}
     costs = inspect("vit", img_size=72, model_args=args).costs
-    assert (costs.patch_count, costs.patch_numbers) == (144, 108)
+    assert (costs.patches.count, costs.patch_numbers) == (144, 108)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -350,11 +350,11 @@ def test_the_drawn_picture_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("words", "code", "line", "part"),
     [
-        (("resnet50",), 1, 2, "swinclf models --impl native"),
-        (("vit-tiny",), 1, 2, "did you mean vit_tiny_patch16_224? (inspect opens"),
+        (("resnet51",), 1, 1, "'resnet51'"),
+        (("vit-tiny",), 1, 2, "did you mean vit_tiny_patch16_224?"),
         (("vit", "--img-size", "8"), 2, 0, "images of at least 16 px, the side of one patch"),
         (("vit_tiny_patch16_224", "--img-size", "8"), 2, 2, "--img-size 224"),
-        (("resnet50.a1_in1k",), 1, 1, "'resnet50.a1_in1k'"),
+        (("resnet50.nope",), 1, 1, "'nope'"),
         (("swin_tiny_patch4_window7_224.nope",), 1, 0, "ms_in1k"),
         (("runs/nowhere",), 1, 0, "'runs/nowhere'"),
         ((), 1, 0, "a finished run"),

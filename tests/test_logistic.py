@@ -176,3 +176,25 @@ def test_it_stops_when_asked():
     stop.exit_code = ExitCode.INTERRUPTED
     with pytest.raises(Interrupted):
         fit_baseline(batches([5, 5]), 2, schedule(), seed=0, stop=stop)
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(1e9, {1}), (1, {2})])
+def test_small_problems_are_fitted_on_one_thread(monkeypatch, limit, threads):
+    seen = set()
+    real = logistic._Problem.loss_and_gradient
+
+    def watching(self, weight, bias):
+        if weight.requires_grad:
+            seen.add(torch.get_num_threads())
+        return real(self, weight, bias)
+
+    monkeypatch.setattr(logistic._Problem, "loss_and_gradient", watching)
+    monkeypatch.setattr(logistic, "SMALL_MACS", limit)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit(batches([20, 20]), 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == threads

@@ -32,7 +32,7 @@ from swinclf.runtime import on_one_thread
 # none agreed by more than 0.8.
 DISTANCE_MAX = 0.25
 AGREEMENT_MIN = 0.88
-# A small picture has few details to agree in: of 1,797 handwritten digits of 32 px (`swinclf demo`)
+# A small picture has few details to agree in: of 1,797 handwritten digits of 32 px (scikit-learn)
 # two reach 0.962 by chance.
 SMALL_PX, SMALL_AGREEMENT_MIN = 64, 0.97
 EMPTY_SPREAD = 4.0  # of 255: below it there is nothing to compare

@@ -327,7 +327,7 @@ def inspect_command(
         Optional[str],  # noqa: UP045
         typer.Argument(
             metavar="MODEL|RUN",
-            help="A name of this package's own networks, `vit` or `swin` for own shapes, or a run.",
+            help="A name that `swinclf models` lists, `vit` or `swin` for own shapes, or a run.",
             show_default="the newest finished run under runs/",
         ),
     ] = None,
@@ -446,7 +446,7 @@ def demo_command(
         Path, typer.Option("--output", help="Folder for the sample dataset and the run.")
     ] = Path("swinclf-demo"),
 ) -> None:
-    """Run the whole loop on sample data, in a minute."""
+    """Run the whole loop on sample data, offline."""
     from swinclf.demo import demo
 
     demo(output, report=console.ConsoleReporter(), say=console.say)

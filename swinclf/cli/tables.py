@@ -17,6 +17,7 @@ from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 if TYPE_CHECKING:
     from swinclf.evaluation.metrics import Metrics
     from swinclf.inference.reject import Rejection
+    from swinclf.inspection.table import Costs
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
     from swinclf.verbs.export import Export
@@ -184,16 +185,13 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
     if result_format is ResultFormat.JSON:
         return to_json(_inspection_record(done))
     costs = done.costs
-    (height, width), (rows, columns) = costs.image_px, costs.grid
-    sides = " x ".join(map(str, costs.patch_px))
+    height, width = costs.image_px
+    attention = f" {'attention':>10}" if costs.formula else ""
     lines = [
         f"{terminal_safe(done.name)}, images of {height} x {width} px",
-        f"patches of {sides} px: {rows} x {columns} = {costs.patch_count:,}, of "
-        f"{costs.patch_numbers:,} numbers each"
-        + (f", and {costs.prefix_tokens} more tokens" if costs.prefix_tokens > 1 else "")
-        + (", and the class token" if costs.prefix_tokens == 1 else ""),
+        _structure_line(costs),
         "",
-        f"{'part':<21} {'output':<13} {'parameters':>12} {'multiply-adds':>15} {'attention':>10}",
+        f"{'part':<21} {'output':<13} {'parameters':>12} {'multiply-adds':>15}{attention}",
     ]
     for stage in costs.stages:
         own = [part for part in costs.parts if part.stage == stage.name]
@@ -201,6 +199,12 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
         if own[0].name != stage.name:
             lines += [_part_line(one, f"  {_within(one)}") for one in own]
     lines.append(f"{'total':<35} {costs.parameters:12,} {costs.macs:15,}")
+    if not costs.formula:
+        lines.append(
+            "multiply-adds: half of the operations that torch counts as it runs the network "
+            "(convolutions and matrix products)"
+        )
+        return "\n".join(lines) + "\n"
     same = costs.torch_flops == 2 * costs.macs
     lines += [
         f"torch counts {costs.torch_flops:,} operations as it runs the network, "
@@ -210,6 +214,23 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
     ]
     lines += [f"  {name}  {formula}" for name, formula in _formulas(costs.parts)]
     return "\n".join(lines) + "\n"
+
+
+def _structure_line(costs: Costs) -> str:
+    """Return the second line: the patches, or that there are none."""
+    patches = costs.patches
+    if patches is None:
+        if costs.is_convolutional:
+            return "a convolutional network: it has no patches and no attention"
+        return "built by timm: its parts, without patches and attention"
+    (rows, columns), prefix = patches.grid, patches.prefix_tokens
+    sides = " x ".join(map(str, patches.patch_px))
+    return (
+        f"patches of {sides} px: {rows} x {columns} = {patches.count:,}, of "
+        f"{costs.patch_numbers:,} numbers each"
+        + (f", and {prefix} more tokens" if prefix > 1 else "")
+        + (", and the class token" if prefix == 1 else "")
+    )
 
 
 def pictures_text(done: Inspection) -> str:
@@ -243,7 +264,7 @@ def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
 
 def _inspection_record(done: Inspection) -> dict[str, object]:
     """An inspection for programs."""
-    costs = done.costs
+    costs, patches = done.costs, done.costs.patches
     rows = {
         key: [
             {
@@ -263,14 +284,14 @@ def _inspection_record(done: Inspection) -> dict[str, object]:
         "model": done.name,
         "run": str(done.run) if done.run else None,
         "image_px": list(costs.image_px),
-        "patch_px": list(costs.patch_px),
-        "patches": list(costs.grid),
-        "numbers_per_patch": costs.patch_numbers,
-        "prefix_tokens": costs.prefix_tokens,
+        "patch_px": list(patches.patch_px) if patches else None,
+        "patches": list(patches.grid) if patches else None,
+        "numbers_per_patch": costs.patch_numbers if patches else None,
+        "prefix_tokens": patches.prefix_tokens if patches else None,
         "parameters": costs.parameters,
         "macs": costs.macs,
         "torch_flops": costs.torch_flops,
-        "attention_formula": costs.formula,
+        "attention_formula": costs.formula or None,
         **rows,
         "image": done.image or None,
         "pictures": [str(path) for path in done.pictures],

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from swinclf.models.compute import is_convolutional
 from swinclf.models.swin import Swin, SwinBlock, SwinStage, from_windows, to_windows
 from swinclf.models.vit import Block, ViT
 
@@ -60,7 +61,8 @@ class Evidence:
         cells: Gradient times activation, summed over channels, for each token that is looked at,
             (h, w); above 0 speaks for the class, below against it.
         pixels: Size of the score's gradient at each pixel, (H, W), averaged over noisy copies.
-        where: The tokens that are looked at, in words.
+        where: What is looked at, in words.
+        units: What a cell is: tokens, or positions in a feature map.
     """
 
     target: int
@@ -68,6 +70,7 @@ class Evidence:
     cells: Tensor
     pixels: Tensor
     where: str
+    units: str = "tokens"
 
 
 def project(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,15 +227,17 @@ def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
     return shares / shares.sum()
 
 
-def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> Evidence:
+def evidence(network: nn.Module, image: Tensor, target: int | None = None) -> Evidence:
     """Return what in an image speaks for a class.
 
-    In a Swin, and in a ViT that takes the mean of its patches, the last tokens are looked at. In a
-    Swin all is linear from there on: the cells and the biases sum up to the score. A class token is
-    the only one that is read, so with one it is the tokens that go into the last block.
+    In a Swin, and in a ViT that takes the mean of its patches, the last tokens are looked at; in a
+    convolutional network, the last feature map. In a Swin, and in a convolutional network of timm
+    whose head is a mean and a linear layer, all is linear from there on: the cells and the biases
+    sum up to the score. A class token is the only one that is read, so with one it is the tokens
+    that go into the last block.
 
     Args:
-        network: In evaluation mode.
+        network: A ViT, a Swin or a convolutional network, in evaluation mode.
         image: (1, 3, H, W), preprocessed.
         target: Index of the class; None for the one with the largest logit.
 
@@ -242,14 +247,16 @@ def evidence(network: ViT | Swin, image: Tensor, target: int | None = None) -> E
     (target,), (logits,), (cells,) = token_evidence(
         network, image, None if target is None else [target]
     )
+    pixels = _smooth_gradient(network, image, target)
+    if has_feature_map(network):
+        return Evidence(target, logits, cells, pixels, "last feature map", "positions")
     one = _reads_one_token(network)
     where = "tokens into the last block" if one else "tokens of the last stage"
-    pixels = _smooth_gradient(network, image, target)
     return Evidence(target, logits, cells, pixels, where)
 
 
 def token_evidence(
-    network: ViT | Swin,
+    network: nn.Module,
     images: Tensor,
     targets: Sequence[int] | None = None,
     *,
@@ -273,28 +280,34 @@ def token_evidence(
         last = tokens
         if _reads_one_token(network):
             last = network.norm(network.blocks[-1](tokens))
-        logits = network.forward_head(last)
+        logits: Tensor = network.forward_head(last)  # type: ignore[operator]
         chosen = logits.argmax(1).tolist() if targets is None else list(targets)
         scores = logits[range(len(chosen)), chosen] - logits.mean(1)
         (slope,) = torch.autograd.grad(scores.sum(), tokens)
-    cells = (slope * tokens).sum(-1).detach()  # (N, ..., C) -> (N, h, w) or (N, T)
+    channels = 1 if has_feature_map(network) else -1
+    cells = (slope * tokens).sum(channels).detach()  # -> (N, h, w) or (N, T)
     if isinstance(network, ViT):
         cells = cells[:, network.num_prefix_tokens :]
         cells = cells.view(-1, *network.patch_embed.grid_size)
     return chosen, logits.detach(), cells
 
 
-def _reads_one_token(network: ViT | Swin) -> TypeGuard[ViT]:
+def has_feature_map(network: nn.Module) -> bool:
+    """Return whether the head reads a feature map, (N, C, h, w), instead of tokens."""
+    return not isinstance(network, ViT | Swin) and is_convolutional(network)
+
+
+def _reads_one_token(network: nn.Module) -> TypeGuard[ViT]:
     """Return whether the class token alone is read."""
     return isinstance(network, ViT) and network.config.pool == "token"
 
 
 def _tokens_looked_at(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the tokens whose part in the score is asked for, (N, 3, H, W) -> (N, ..., C)."""
-    assert isinstance(network, ViT | Swin)
+    """Return the tokens or the feature map whose part in the score is asked for."""
     images = images.to(next(network.parameters()).dtype)
     if not _reads_one_token(network):
-        return network.forward_features(images).float()
+        tokens: Tensor = network.forward_features(images)  # type: ignore[operator]
+        return tokens.float()
     last = network.blocks[-1]
     assert isinstance(last, Block)
     with _kept_inputs({"last": last}) as inputs:
@@ -302,7 +315,7 @@ def _tokens_looked_at(network: nn.Module, images: Tensor) -> Tensor:
     return inputs["last"].float()
 
 
-def _smooth_gradient(network: ViT | Swin, image: Tensor, target: int) -> Tensor:
+def _smooth_gradient(network: nn.Module, image: Tensor, target: int) -> Tensor:
     """Return the mean size of the score's gradient at each pixel over noisy copies, (H, W)."""
     generator = torch.Generator().manual_seed(0)
     scale = SMOOTHING_NOISE * float(image.max() - image.min())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
-from torch import Tensor
+from torch import Tensor, nn
 
 from swinclf.data.transforms import to_torch_input
 from swinclf.evaluation.names import printable
@@ -27,7 +27,7 @@ class Scene:
     """A network looking at an image.
 
     Attributes:
-        network: In evaluation mode, on the CPU.
+        network: A ViT, a Swin or a convolutional network, in evaluation mode, on the CPU.
         preprocess: How pixels become its input.
         pixels: (H, W, 3) uint8, as it sees the image.
         image: Which image, in words.
@@ -36,7 +36,7 @@ class Scene:
         temperature: Logits are divided by this before the softmax, > 0.
     """
 
-    network: ViT | Swin
+    network: nn.Module
     preprocess: Preprocess
     pixels: np.ndarray
     image: str
@@ -63,6 +63,8 @@ class Gallery:
 def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
     """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
 
+    Of a convolutional network there is evidence alone.
+
     Args:
         scene: What looks at what.
         folder: Where the PNG files go; files of the same names are replaced.
@@ -71,7 +73,27 @@ def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
     Raises:
         RunError: If a picture cannot be written.
     """
-    network, pixels, pictures = scene.network, scene.pixels, [folder / "patches.png"]
+    image, weights = printable(scene.image), printable(scene.weights)
+    about = f"Shown: {image}; {weights}."
+    pictures: list[Path] = []
+    if isinstance(scene.network, ViT | Swin):
+        pictures = _draw_structure(scene, scene.network, folder, report)
+        pictures.append(folder / "attention.png")
+        _draw_attention(scene, scene.network, pictures[-1], about)
+    else:
+        report.note("evidence.png alone: a convolutional network has no patches and no attention")
+    if not scene.classes:
+        return Gallery(tuple(pictures))
+    pictures.append(folder / "evidence.png")
+    label, probability = _draw_evidence(scene, pictures[-1], about)
+    return Gallery(tuple(pictures), label, probability)
+
+
+def _draw_structure(
+    scene: Scene, network: ViT | Swin, folder: Path, report: Reporter
+) -> list[Path]:
+    """Draw patches, positions and windows, which no image changes; return the files."""
+    pixels, pictures = scene.pixels, [folder / "patches.png"]
     image, weights = printable(scene.image), printable(scene.weights)
     draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
     if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
@@ -81,19 +103,12 @@ def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
     if isinstance(network, Swin):
         pictures.append(folder / "windows.png")
         draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
-    about = f"Shown: {image}; {weights}."
-    pictures.append(folder / "attention.png")
-    _draw_attention(scene, pictures[-1], about)
-    if not scene.classes:
-        return Gallery(tuple(pictures))
-    pictures.append(folder / "evidence.png")
-    label, probability = _draw_evidence(scene, pictures[-1], about)
-    return Gallery(tuple(pictures), label, probability)
+    return pictures
 
 
-def _draw_attention(scene: Scene, path: Path, about: str) -> None:
+def _draw_attention(scene: Scene, network: ViT | Swin, path: Path, about: str) -> None:
     """Compute and draw the attention of every block."""
-    network, pixels = scene.network, scene.pixels
+    pixels = scene.pixels
     found = attentions(network, _network_input(scene))
     followed = rollout(network, found)
     if isinstance(network, Swin):

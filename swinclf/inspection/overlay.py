@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
@@ -15,7 +16,7 @@ from swinclf.data.loader import load_for_prediction
 from swinclf.data.thumbnails import encode_jpeg
 from swinclf.data.transforms import to_torch_input
 from swinclf.errors import ModelError, WeightsError
-from swinclf.inspection.attention import token_evidence
+from swinclf.inspection.attention import has_feature_map, token_evidence
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model
 from swinclf.models.swin import Swin
@@ -31,14 +32,14 @@ class EvidenceDrawer:
     """Draws what in images spoke for a class.
 
     Args:
-        network: Of this package. It is moved to the device and set to evaluation mode.
+        network: One that `has_evidence`. It is moved to the device and set to evaluation mode.
         card: Its card.
         root: The folder that the images' paths are relative to.
         hardware: Where it runs, and in which precision up to its last tokens.
     """
 
     def __init__(
-        self, network: ViT | Swin, card: ModelCard, *, root: Path, hardware: Hardware
+        self, network: nn.Module, card: ModelCard, *, root: Path, hardware: Hardware
     ) -> None:
         self._trunk = Computer(network, hardware).trunk
         self._network, self._preprocess = network, card.preprocess
@@ -47,19 +48,21 @@ class EvidenceDrawer:
 
     @classmethod
     def open(cls, path: Path, *, root: Path, hardware: Hardware) -> EvidenceDrawer | None:
-        """Opens a model.safetensors; None for a network that this package lacks.
+        """Open a model.safetensors; None where the network has no evidence to draw.
 
         Args:
             path: The file.
             root: The folder that the images' paths are relative to.
             hardware: Where it runs.
         """
-        try:
-            network, card = load_model(path, impl=Impl.NATIVE)
-        except (ModelError, WeightsError):
-            return None
-        assert isinstance(network, ViT | Swin)
-        return cls(network, card, root=root, hardware=hardware)
+        for impl in (Impl.NATIVE, None):
+            try:
+                network, card = load_model(path, impl=impl)
+            except (ModelError, WeightsError):
+                continue
+            if has_evidence(network):
+                return cls(network, card, root=root, hardware=hardware)
+        return None
 
     def draw(self, answers: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """Draws what spoke for some answers, all in one look.
@@ -83,6 +86,11 @@ class EvidenceDrawer:
         _, _, cells = token_evidence(self._network, images, wanted, trunk=self._trunk)
         pictures = map(lay_over, shown, cells.cpu().numpy())
         return [encode_jpeg(next(pictures)) if one.pixels is not None else None for one in loaded]
+
+
+def has_evidence(network: nn.Module) -> bool:
+    """Return whether evidence can be drawn: of a ViT, a Swin or a convolutional network."""
+    return isinstance(network, ViT | Swin) or has_feature_map(network)
 
 
 def lay_over(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:

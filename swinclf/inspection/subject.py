@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
-from swinclf.errors import DataError, ModelError, RunError
+from swinclf.errors import ConfigError, DataError, ModelError, RunError
 from swinclf.inspection.sample import synthetic_picture
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -19,10 +20,12 @@ from swinclf.models.build import (
     create_network,
     default_preprocess,
     load_with_head,
+    published_classes,
 )
+from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import find_pretrained
-from swinclf.models.names import native_data_config, native_names, suggest_names
-from swinclf.models.store import load_model, read_card
+from swinclf.models.names import is_native, native_data_config, native_names, suggest_names
+from swinclf.models.store import architecture_of, load_model, read_card
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
 from swinclf.models.weights.find import find_weights
@@ -33,7 +36,7 @@ from swinclf.runs import MODEL_SUFFIXES, RunFolder, find_model
 
 @dataclass(frozen=True)
 class Subject:
-    """A network of this package to look into.
+    """A network to look into.
 
     Attributes:
         architecture: What it is.
@@ -50,13 +53,29 @@ class Subject:
         """What it is called: its name, or its run's folder."""
         return self.file.resolve().parent.name if self.file else self.architecture.name
 
-    def build(self) -> ViT | Swin:
+    @property
+    def is_native(self) -> bool:
+        """Whether this package builds it."""
+        return self.architecture.impl is Impl.NATIVE
+
+    @property
+    def image_px(self) -> tuple[int, int] | None:
+        """Height and width of its images, pixels; None where the network itself has them."""
+        if self.is_native:
+            return None
+        like = self.architecture
+        own = (
+            self.card.preprocess if self.card else default_preprocess(like, img_size=like.img_size)
+        )
+        return own.height, own.width
+
+    def build(self) -> nn.Module:
         """The network with random weights, in evaluation mode."""
-        return _own(create_network(self.architecture).eval())
+        return create_network(self.architecture).eval()
 
     def open(
         self, weights: Path | None, *, pretrained: bool, report: Reporter = SILENT
-    ) -> tuple[ViT | Swin, str]:
+    ) -> tuple[nn.Module, str]:
         """The network with its weights, in evaluation mode, and whose weights they are.
 
         Args:
@@ -68,7 +87,9 @@ class Subject:
             WeightsError: If weights cannot be had, or do not fit.
         """
         if self.file is not None:
-            return _own(load_model(self.file, impl=Impl.NATIVE)[0]), f"the weights of {self.title}"
+            return load_model(self.file, impl=self.architecture.impl)[
+                0
+            ], f"the weights of {self.title}"
         name = self.architecture.name
         if pretrained:
             hub_id = None if name in OWN_SHAPES else native_data_config(name).hub_id
@@ -83,13 +104,14 @@ class Subject:
             report.note(loaded.line(str(weights)))
         return network, whose
 
-    def preprocess(self, network: ViT | Swin) -> Preprocess:
+    def preprocess(self, network: nn.Module) -> Preprocess:
         """What makes a picture the network's input."""
         if self.card is not None:
             return self.card.preprocess
         like = self.architecture
         if like.name in OWN_SHAPES:  # colours and cropping as published; the size is the network's
             like = replace(like, name="swin_tiny_patch4_window7_224", model_args={})
+        assert isinstance(network, ViT | Swin)
         height, width = network.patch_embed.img_size
         return replace(default_preprocess(like), height=height, width=width)
 
@@ -127,15 +149,22 @@ def find_subject(name: str | None, img_size: int | None, args: Mapping[str, str]
         args: What differs from a named network's shape, each as text.
 
     Raises:
-        ModelError: If this package cannot build the network.
+        ModelError: If neither this package nor timm knows the name.
+        ConfigError: If the shape of one of timm's networks is to be changed.
         RunError: If there is no such run, or it is an exported file.
     """
-    known = name is not None and name.partition(".")[0] in (*OWN_SHAPES, *native_names())
+    known = name is not None and (_is_own(name) or name == EMBEDDED)
     path = None if name is None else Path(name)
     is_path = path is None or path.exists() or len(path.parts) > 1 or _is_model_file(path)
     if name is not None and (known or not is_path):
-        classes = _published_classes(name)
-        return Subject(Architecture(name, Impl.NATIVE, classes, img_size, model_args=args))
+        classes, impl = _published_classes(name), _builder(name)
+        if args and impl is Impl.TIMM:
+            raise ConfigError(
+                "a network of this package, to change its shape",
+                found=f"--model-arg for '{name}', which timm builds",
+                hint=f"swinclf inspect {name}; or a name from: swinclf models --impl native",
+            )
+        return Subject(Architecture(name, impl, classes, img_size, model_args=args))
     file = find_model(path)
     if file.suffix.lower() != ".safetensors":
         raise RunError(
@@ -144,11 +173,7 @@ def find_subject(name: str | None, img_size: int | None, args: Mapping[str, str]
             hint="the run it was exported from",
         )
     card = read_card(file)
-    _published_classes(card.model)
-    height = card.preprocess.height
-    architecture = Architecture(
-        card.model, Impl.NATIVE, len(card.classes), height, model_args=card.model_args
-    )
+    architecture = architecture_of(card, impl=_builder(card.model))
     return Subject(architecture, file, card)
 
 
@@ -157,26 +182,34 @@ def _is_model_file(path: Path) -> bool:
     return path.suffix.lower() in MODEL_SUFFIXES
 
 
+def _is_own(name: str) -> bool:
+    """Return whether this package builds the network of a name."""
+    return name in OWN_SHAPES or is_native(name)
+
+
+def _builder(name: str) -> Impl:
+    """Return who builds the network of a name."""
+    return Impl.NATIVE if _is_own(name) else Impl.TIMM
+
+
 def _published_classes(name: str) -> int:
-    """Return the classes of a name's published head, or say why it cannot be inspected."""
-    if name in OWN_SHAPES:
+    """Return the classes of a name's published head.
+
+    Raises:
+        ModelError: If neither this package nor timm knows the name.
+    """
+    if name in (*OWN_SHAPES, EMBEDDED):
         return 1000
-    try:
+    if is_native(name):
         return native_data_config(name).num_classes
+    try:
+        return published_classes(name)
     except ModelError as error:
         raise ModelError(
-            error.expected,
-            found=error.found,
-            hint=f"{_near(name) or error.hint.replace('--impl timm', '').strip(', ')} "
-            "(inspect opens this package's own networks: swinclf models --impl native)".strip(),
+            error.expected, found=error.found, hint=_near(name) or error.hint
         ) from error
 
 
 def _near(name: str) -> str:
     near = suggest_names(name.partition(".")[0], native_names(), limit=1)
     return f"did you mean {near[0]}?" if near and near[0] != name.partition(".")[0] else ""
-
-
-def _own(network: object) -> ViT | Swin:
-    assert isinstance(network, ViT | Swin)
-    return network

@@ -162,7 +162,7 @@ def draw_evidence(
     *,
     about: str,
 ) -> None:
-    """Draw what speaks for the predicted class: by token, by pixel; and the likeliest classes.
+    """Draw what speaks for the predicted class: by cell, by pixel; and the likeliest classes.
 
     Args:
         found: The evidence.
@@ -177,8 +177,8 @@ def draw_evidence(
         12,
         3.6,
         f"What speaks for {name} ({probabilities[found.target]:.0%})",
-        f"By tokens: gradient x activation of the {found.where}; orange speaks for the class, "
-        "purple against it. By pixels: where a small change would\nchange the score most "
+        f"By {found.units}: gradient x activation of the {found.where}; orange speaks for the "
+        "class, purple against it. By pixels: where a small change would\nchange the score most "
         "(gradient, averaged over noisy copies). The score: the class's logit less the mean logit."
         f"\n{about}",
     )
@@ -186,7 +186,9 @@ def draw_evidence(
     image, tokens, by_pixel, bars = figure.subplots(1, 4)
     canvas.show_image(image, pixels, "the image")
     cells = _array(found.cells)
-    shown = canvas.show_map(tokens, pixels, cells, "by tokens, logits", canvas.signed_norm(cells))
+    shown = canvas.show_map(
+        tokens, pixels, cells, f"by {found.units}, logits", canvas.signed_norm(cells)
+    )
     canvas.colour_bar_below(figure, shown, tokens)
     slopes = _array(found.pixels)
     slopes = slopes / max(float(slopes.mean()), 1e-12)

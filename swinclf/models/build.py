@@ -204,6 +204,16 @@ def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) 
     return make_report(chosen, adapted, wanted, num_classes=num_classes, head_loaded=is_theirs)
 
 
+def published_classes(name: str) -> int:
+    """Return the classes of the published head of one of timm's networks.
+
+    Raises:
+        ModelError: If timm does not know the name.
+    """
+    count: int = _timm().published_classes(name)
+    return count
+
+
 def reset_head(network: nn.Module, num_classes: int) -> None:
     """Puts a fresh classification head on a network."""
     network.reset_classifier(num_classes)  # type: ignore[operator]

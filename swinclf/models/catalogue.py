@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.config import Impl
 from swinclf.errors import ModelError
+from swinclf.models.embedded import ARCHITECTURE, EMBEDDED, PARAMETERS, PREPROCESS
 from swinclf.models.names import registry, suggest_names
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ class Backbone:
 
 
 def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
-    """Return the backbones that can be named, in order of name. timm is not imported.
+    """Return the backbones that can be named: the embedded one first, then in order of name.
+
+    timm is not imported.
 
     Args:
-        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT.
+        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT, and
+            the embedded network, which is also found by its timm name.
         impl: Who builds them. timm builds all that have published weights; this package those of
             them that its own networks express, and some more that nobody published weights for.
     """
@@ -50,7 +54,10 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbon
         for name, config in names.items():
             if fnmatch(name, wanted):
                 backbones.append(Backbone(name, entry.parameters, config.img_size))
-    return sorted(backbones, key=lambda one: one.name)
+    backbones.sort(key=lambda one: one.name)
+    if impl is Impl.TIMM and any(fnmatch(one, wanted) for one in (EMBEDDED, ARCHITECTURE)):
+        backbones.insert(0, Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width))
+    return backbones
 
 
 def blank_network(arch: str, *, num_classes: int) -> nn.Module:

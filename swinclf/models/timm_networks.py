@@ -98,6 +98,18 @@ def published_config(name: str) -> Any:
     return config
 
 
+def published_classes(name: str) -> int:
+    """Return the classes of a name's published head; ImageNet-1k's where none was published.
+
+    Raises:
+        ModelError: If timm does not know the name.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(check_name(name))
+    return int(config.num_classes) if config is not None else 1000
+
+
 def preprocess_of(name: str) -> Preprocess:
     """The preprocessing that a network's published weights were scored with."""
     import timm.data

@@ -27,11 +27,9 @@ from swinclf.inference.results import Illustrations, ReportedSetting, write_resu
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
 from swinclf.inference.training_sample import save_training_sample
-from swinclf.inspection.overlay import EvidenceDrawer
+from swinclf.inspection.overlay import EvidenceDrawer, has_evidence
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
-from swinclf.models.swin import Swin
-from swinclf.models.vit import ViT
 from swinclf.pipeline.learn import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.progress import EpochRow, Reporter
@@ -89,7 +87,7 @@ def finish(
         scored = _score(plan, run, card, kept, asked, report)
         save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
         drawer: EvidenceDrawer | None
-        if isinstance(network, ViT | Swin):
+        if has_evidence(network):
             drawer = EvidenceDrawer(network, card, root=dataset.root, hardware=hardware)
         else:
             saving.result()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.runtime import StopFlag
+from swinclf.runtime import StopFlag, torch_on_one_thread
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.loop import Schedule
 from swinclf.training.optim import LBFGS
@@ -29,6 +30,7 @@ HELD_OUT = 0.2  # of the training images, for the sweep
 MOST_STEPS, FEWEST_STEPS = 100, 10
 SWEEP_FLOPS, LAST_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
 CHUNK_LOGITS = 2**24  # 64 MiB of float32
+SMALL_MACS = 5e7  # of a gradient: milliseconds, which one thread does best
 KEPT_VALUES = 2**26  # standardised once up to 256 MiB, in every step beyond
 
 _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
@@ -156,6 +158,9 @@ class _Problem:
         classes = probe.linear.out_features
         size = len(batches.train_features) * len(rows) * (probe.linear.in_features + classes)
         self._kept = list(self._chunks(classes)) if size <= KEPT_VALUES else []
+        views = len(batches.train_features)
+        macs = 2 * views * len(rows) * probe.linear.in_features * classes
+        self.is_small = macs <= SMALL_MACS
 
     def loss_and_gradient(
         self, weight: torch.Tensor, bias: torch.Tensor
@@ -233,7 +238,8 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
         bias.grad = by_bias
         return loss + 0.5 * strength * _sum_on_host(weight.square().sum(1))
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch_on_one_thread() if problem.is_small else nullcontext():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
 

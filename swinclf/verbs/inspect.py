@@ -13,6 +13,7 @@ from swinclf.inspection.subject import Subject, find_subject
 from swinclf.inspection.table import Costs, measure
 from swinclf.progress import SILENT, Reporter
 from swinclf.runs import make_folder, next_free_folder
+from swinclf.runtime import command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +74,15 @@ def inspect(
     """Count what a network costs, part by part, and draw how it looks at an image if asked to.
 
     Args:
-        subject: The name of a network that this package builds itself, a run folder or a
-            model.safetensors; None for the newest finished run.
+        subject: The name of a network, a run folder or a model.safetensors; None for the newest
+            finished run.
         img_size: Side of a named network's image, pixels; None for its own.
         model_args: What differs from a named network's shape, each as text.
         look: What to draw; None for nothing.
         report: Hears what was chosen.
 
     Raises:
-        ModelError: If this package cannot build the network.
+        ModelError: If there is no network of that name.
         ConfigError: If options do not fit each other or the network.
         RunError: If there is no such run, or the pictures cannot be written.
         WeightsError: If weights cannot be read or do not fit.
@@ -91,7 +92,7 @@ def inspect(
     what = find_subject(subject, img_size, dict(model_args or {}))
     _check_options(what, look, img_size, model_args)
     with torch.device("meta"):  # shapes are enough to count, and take neither time nor memory
-        costs = measure(what.build())
+        costs = measure(what.build(), what.image_px)
     done = Inspection(what.architecture.name, costs, what.file)
     return _draw(done, what, look, report) if look.is_wanted else done
 
@@ -113,6 +114,13 @@ def _check_options(
             found=", ".join(flags),
             hint=f"swinclf inspect '{what.file.parent}', or a name: {what.architecture.name}",
         )
+    if what.file is None and not what.is_native and look.is_wanted:
+        raise ConfigError(
+            "a run, or a name of this package's own networks, to draw pictures",
+            found=f"'{what.architecture.name}', which timm builds",
+            hint=f"the table alone: swinclf inspect {what.architecture.name}; "
+            "or of a run: swinclf inspect RUN --image FILE",
+        )
     if look.pretrained and look.weights is not None:
         raise ConfigError(
             "weights from one place",
@@ -124,6 +132,7 @@ def _check_options(
 def _draw(done: Inspection, what: Subject, look: Look, report: Reporter) -> Inspection:
     """Draw all pictures that the network has."""
     from swinclf.inspection.gallery import Scene, draw_all
+    from swinclf.inspection.overlay import has_evidence
 
     if done.costs.colours != 3:
         raise ConfigError(
@@ -132,6 +141,12 @@ def _draw(done: Inspection, what: Subject, look: Look, report: Reporter) -> Insp
             hint="the table alone, without --image, --output, --weights and --pretrained",
         )
     network, whose = what.open(look.weights, pretrained=look.pretrained, report=report)
+    if not has_evidence(network):
+        raise ConfigError(
+            "a network to draw pictures of: one of this package, or a convolutional one",
+            found=f"'{what.architecture.name}'",
+            hint=f"the table alone: swinclf inspect {command_line([str(what.file)])}",
+        )
     preprocess = what.preprocess(network)
     pixels, image = what.picture(look.image, preprocess)
     report.note(f"pictures show {image} and {whose}")
