@@ -13,10 +13,11 @@ from swinclf.config import command_of, gather_settings
 from swinclf.errors import ExportError, RunError
 from swinclf.progress import Reporter
 from swinclf.runs import next_free_folder
+from swinclf.train_options import TrainOptions
 
 SIDE_PX = 32  # the digits are 8 x 8: so large, a pixel of theirs is a patch of the network's
 SHOWN = 5
-SETTINGS = {
+SETTINGS: TrainOptions = {
     "model": "swin",
     "model_arg": ("embed_dim=64", "depths=2,2", "num_heads=2,4", "window_size=4"),
     "pretrained": False,
@@ -47,9 +48,9 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
         f"1. Wrote a sample dataset, 1,797 handwritten digits, a folder for each of the ten: {data}"
     )
     say("2. Training a small Swin on it, from random weights:")
-    settings = gather_settings({"data": str(data), "out": str(parent / "runs"), **SETTINGS})
-    say(f"   {command_of(settings)}")
-    run = train(data, report=report, out=str(parent / "runs"), **SETTINGS)
+    options: TrainOptions = {"out": str(parent / "runs"), **SETTINGS}
+    say(f"   {command_of(gather_settings({'data': str(data), **options}))}")
+    run = train(data, report=report, **options)
     metrics = run.metrics
     low, high = metrics.accuracy_ci95
     say(

@@ -20,6 +20,7 @@ from onnx_files import card, write_onnx
 from swinclf.cli import console, streams
 from swinclf.cli.streams import ESCAPES, prepare_streams
 from swinclf.files import FileReplacement, write_text
+from swinclf.terminal import ConsoleReporter
 
 CLASSES = {"日本": (40, 60, 200), "caf\udce9": (40, 170, 60), "żółć": (200, 50, 40)}
 SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--epochs", 1)
@@ -211,7 +212,7 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys, words):
 
 def test_a_log_on_a_full_disk_stops_no_work(monkeypatch):
     monkeypatch.setattr(sys, "stderr", _Failing(OSError(errno.ENOSPC, "No space left on device")))
-    reporter = console.ConsoleReporter()
+    reporter = ConsoleReporter()
     reporter.note("something")
     reporter.warn("something")
     console.say("something")
