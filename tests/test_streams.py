@@ -17,6 +17,7 @@ import pytest
 from conftest import SMALL_MODEL, error_lines, write_dataset
 from onnx_files import card, write_onnx
 
+from swinclf import terminal
 from swinclf.cli import console, streams
 from swinclf.cli.streams import ESCAPES, prepare_streams
 from swinclf.files import FileReplacement, write_text
@@ -216,7 +217,7 @@ def test_a_log_on_a_full_disk_stops_no_work(monkeypatch):
     reporter.note("something")
     reporter.warn("something")
     console.say("something")
-    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     with reporter.track("work", 2) as advance:
         advance(1)
 
