@@ -4,6 +4,7 @@
     run = swinclf.train("data/", epochs=20)
     classifier = swinclf.load("runs/latest")
     classifier.predict(["a.jpg"])
+    network = swinclf.create_model("swin_tiny_patch4_window7_224", num_classes=5)
 
 Importing this package loads neither torch nor timm; the first use of a name below does.
 """
@@ -11,21 +12,45 @@ Importing this package loads neither torch nor timm; the first use of a name bel
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "Metrics", "Prediction", "Run", "SwinclfError", "load", "train"]
+__all__ = [
+    "Classifier",
+    "Metrics",
+    "Prediction",
+    "Reporter",
+    "Run",
+    "SwinclfError",
+    "TrainOptions",
+    "create_model",
+    "load",
+    "train",
+]
 
 if TYPE_CHECKING:
     from swinclf.api import Classifier, load, train
     from swinclf.errors import SwinclfError
     from swinclf.evaluation.metrics import Metrics
+    from swinclf.models.create import create_model
+    from swinclf.progress import Reporter
+    from swinclf.train_options import TrainOptions
     from swinclf.verbs.predict import Prediction
     from swinclf.verbs.train import Run
 
+_LIGHT = {  # names whose modules load neither torch nor numpy
+    "Reporter": "swinclf.progress",
+    "SwinclfError": "swinclf.errors",
+    "TrainOptions": "swinclf.train_options",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used (PEP 562)."""
+    """Load a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'swinclf' has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module("swinclf.errors" if name == "SwinclfError" else "swinclf.api")
-    return getattr(module, name)
+    return getattr(import_module(_LIGHT.get(name, "swinclf.api")), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not, for completion in notebooks."""
+    return sorted({*globals(), *__all__})

@@ -1,61 +1,94 @@
-"""The Python API: train, load, and a classifier with the verbs as methods."""
+"""The Python API: train, load, and a classifier with the commands as methods."""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, Unpack
+
+import numpy as np
 
 from swinclf.config import ExportFormat, Impl, gather_settings
-from swinclf.errors import ConfigError
+from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.evaluation.metrics import Metrics
-from swinclf.inference.predictor import Asked, open_predictor
+from swinclf.files import expand_home
+from swinclf.inference.predictor import Asked, TorchPredictor, open_predictor
+from swinclf.inference.reject import threshold_for
 from swinclf.inference.sources import Source, list_sources
-from swinclf.progress import SILENT, Reporter
+from swinclf.inference.stream import answer_all
+from swinclf.models.create import create_model
+from swinclf.progress import LoggingReporter, Reporter
 from swinclf.runs import find_model
-from swinclf.runtime import Precision
+from swinclf.runtime import Precision, default_workers
+from swinclf.train_options import TrainOptions
 from swinclf.verbs.evaluate import evaluate as evaluate_model
-from swinclf.verbs.export import Export
+from swinclf.verbs.evaluate import score
+from swinclf.verbs.export import DEFAULT_TOLERANCE, Export
 from swinclf.verbs.export import export as export_model
 from swinclf.verbs.predict import Prediction
 from swinclf.verbs.predict import predict as predict_with
 from swinclf.verbs.train import Run
 from swinclf.verbs.train import train as train_settings
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def train(data: str | PathLike[str], *, report: Reporter = SILENT, **settings: Any) -> Run:
-    """Trains a classifier on a folder of class folders.
+__all__ = [
+    "Classifier",
+    "Metrics",
+    "Prediction",
+    "Reporter",
+    "Run",
+    "TrainOptions",
+    "create_model",
+    "load",
+    "train",
+]
+
+
+def train(
+    data: str | PathLike[str],
+    *,
+    report: Reporter | None = None,
+    verbose: bool = False,
+    **options: Unpack[TrainOptions],
+) -> Run:
+    """Train a classifier on a folder of class folders.
 
     Args:
         data: The folder.
-        report: Told of progress; says nothing by default.
-        settings: The options of `swinclf train` by name (`epochs=20`, `freeze_layers=False`, ...).
+        report: Receives progress; a subclass of `swinclf.Reporter`. Notes and warnings always go
+            to the logger `swinclf` too.
+        verbose: Print progress to standard error, as the command line does. Not with `report`.
+        options: The options of `swinclf train` by name (`epochs=20`, `freeze_layers=False`, ...).
 
     Returns:
-        The run: its folder and its metrics.
+        The finished run.
 
     Raises:
         SwinclfError: If it cannot be done; the text says why, and what to do.
     """
-    return train_settings(gather_settings({"data": str(data), **settings}), report=report)
+    settings = gather_settings({"data": os.fspath(data), **options})
+    return train_settings(settings, report=_reporter(report, verbose))
 
 
 def load(
     run: str | PathLike[str] | None = None,
     *,
-    impl: str | None = None,
+    impl: Impl | Literal["timm", "native"] | None = None,
     device: str = "auto",
-    precision: str | None = None,
+    precision: Precision | Literal["auto", "fp32", "bf16", "fp16"] | None = None,
 ) -> Classifier:
-    """Opens a run, a weights file of one, or an exported file.
+    """Open a run, its weights file or an exported file.
 
     Args:
-        run: Where it is; None for the newest finished run under `runs/`.
-        impl: Who builds the network, `timm` or `native`; None for whoever the run had.
+        run: Its path; None for the newest finished run under `runs/`.
+        impl: Who builds the network, `timm` or `native`; None as in the run.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: fp32, bf16, fp16 or auto; None for the run's.
+        precision: fp32, bf16, fp16 or auto; None as in the run.
 
     Raises:
         SwinclfError: If there is none, or it cannot be opened.
@@ -73,11 +106,14 @@ def load(
 
 
 class Classifier:
-    """A trained classifier.
+    """A trained classifier, opened by `swinclf.load`.
 
     Args:
         model: A model.safetensors or an exported file.
         asked: How it is run.
+
+    Attributes:
+        path: That file.
     """
 
     def __init__(self, model: Path, asked: Asked) -> None:
@@ -87,10 +123,34 @@ class Classifier:
         if self._predictor.note:
             warnings.warn(self._predictor.note, stacklevel=3)
 
+    def __repr__(self) -> str:
+        """Return one line: the file, the network, the number of classes, the device."""
+        card, device = self._predictor.card, self._predictor.device
+        network = f"model={card.model!r}, classes={len(card.classes)}, device={device!r}"
+        return f"Classifier(path={self.path.as_posix()!r}, {network})"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the logits."""
         return self._predictor.card.classes
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, an `nn.Module` in evaluation mode and float32, on the classifier's device.
+
+        It takes preprocessed images (N, 3, H, W) and returns logits (N, K). In bf16 or fp16 the
+        classifier answers from a copy of its weights.
+
+        Raises:
+            RunError: If the classifier is an exported file.
+        """
+        if isinstance(self._predictor, TorchPredictor):
+            return self._predictor.network
+        raise RunError(
+            f"a run, whose network is a torch module, at '{self.path}'",
+            found="an exported file",
+            hint='swinclf.load("runs/...").model, of the run that it was exported from',
+        )
 
     def predict(
         self,
@@ -99,13 +159,13 @@ class Classifier:
         top_k: int = 5,
         reject: float | None = None,
     ) -> list[Prediction]:
-        """Answers for pictures.
+        """Predict the classes of images.
 
         Args:
-            inputs: Paths, bytes of image files, PIL pictures or (H, W, 3) uint8 arrays, any number
+            inputs: Paths, bytes of image files, PIL images or (H, W, 3) uint8 arrays, any number
                 of them, or one of them; or an (N, H, W, 3) array.
             top_k: Classes to give for each.
-            reject: Share of the answers that shall be right, in (0, 1): the label is `unknown`
+            reject: Fraction of the answers that has to be right, in (0, 1): the label is `unknown`
                 where that asks for it. None answers always.
 
         Returns:
@@ -113,30 +173,165 @@ class Classifier:
 
         Raises:
             ConfigError: If `inputs` is no such thing; what is wrong with one of many is its error.
-            RunError: If the model cannot keep that precision, or does not know.
+            RunError: If the model cannot keep that precision, or was not calibrated.
+        """
+        return list(self.stream(inputs, top_k=top_k, reject=reject))
+
+    def stream(
+        self,
+        inputs: Source | Iterable[Source],
+        *,
+        top_k: int = 5,
+        reject: float | None = None,
+        low_latency: bool = False,
+    ) -> Iterator[Prediction]:
+        """Predict the classes of any number of images, one after another, in bounded memory.
+
+        Args:
+            inputs: As for `predict`; an endless iterator will do. A few batches are read ahead.
+            top_k: As for `predict`.
+            reject: As for `predict`.
+            low_latency: Do not wait for a full batch: for a source that is slower than the
+                network, such as a camera. The last digits then depend on time.
+
+        Returns:
+            An iterator over one prediction for each input, in order.
+
+        Raises:
+            ConfigError, RunError: As `predict`, at once and not at the first image.
         """
         if type(top_k) is not int or top_k < 1:
             raise ConfigError("top_k of at least 1", found=repr(top_k), hint="top_k=5")
         if reject is not None and not 0 < reject < 1:
             raise ConfigError("reject between 0 and 1", found=repr(reject), hint="reject=0.95")
+        if reject is not None:
+            threshold_for(self._predictor.card, reject)
         sources = list_sources(inputs)
-        return list(predict_with(self._predictor, sources, top_k=top_k, reject=reject))
+        return predict_with(
+            self._predictor, sources, top_k=top_k, as_they_come=low_latency, reject=reject
+        )
+
+    def embed(self, images: Source | Iterable[Source]) -> np.ndarray:
+        """Compute the features of images: what the network's last layer sees.
+
+        Args:
+            images: As `inputs` of `predict`.
+
+        Returns:
+            (N, D) float32, a row for each image, in order.
+
+        Raises:
+            ConfigError: If `images` is no such thing.
+            DataError: If one of them cannot be read.
+            RunError: If it is an exported file that gives no features.
+        """
+        sources, rows = list_sources(images), []
+        answers = answer_all(self._predictor, sources, workers=default_workers())
+        for number, (source, answer) in enumerate(answers):
+            if answer.error:
+                name = (
+                    os.fspath(source) if isinstance(source, str | PathLike) else f"images[{number}]"
+                )
+                raise DataError(
+                    f"an image that can be read: {name}",
+                    found=answer.error,
+                    hint="leave it out; classifier.predict(...) lists all such images",
+                )
+            rows.append(self._features(answer.features))
+        if rows:
+            return np.stack(rows)
+        preprocess = self._predictor.card.preprocess
+        blank = np.zeros((1, preprocess.height, preprocess.width, 3), np.uint8)
+        return self._features(self._predictor.outputs(blank).features)[:0]
 
     def evaluate(
         self,
         data: str | PathLike[str] | None = None,
         *,
-        split: str | None = None,
-        output: Path | None = None,
+        split: Literal["val", "test", "train", "all"] | None = None,
+        output: str | PathLike[str] | None = None,
+        report: Reporter | None = None,
+        verbose: bool = False,
     ) -> Metrics:
-        """Scores the classifier; see `swinclf eval`."""
-        folder = Path(data) if data is not None else None
+        """Score the classifier; see `swinclf eval`.
+
+        Args:
+            data: A folder of class folders; None for the one the run was trained on.
+            split: Which images; None for the held-out ones of the training's folder, and for all
+                of any other folder.
+            output: A folder for the report, plots and tables; None writes nothing.
+            report: As for `swinclf.train`.
+            verbose: As for `swinclf.train`.
+
+        Raises:
+            SwinclfError: If it cannot be done.
+        """
+        reporter = _reporter(report, verbose)
+        folder = _path(data)
+        if output is None:
+            done = score(self._predictor, self.path, folder, split=split, report=reporter)
+            return done.scored.metrics
         return evaluate_model(
-            self.path, folder, split=split, output=output, asked=self._asked
+            self.path,
+            folder,
+            split=split,
+            output=_path(output),
+            asked=self._asked,
+            report=reporter,
         ).metrics
 
-    def export(self, output: str | PathLike[str], **options: Any) -> Export:
-        """Writes the classifier as ONNX and proves it equal; see `swinclf export`."""
+    def export(
+        self,
+        output: str | PathLike[str],
+        *,
+        tolerance: float = DEFAULT_TOLERANCE,
+        data: str | PathLike[str] | None = None,
+        report: Reporter | None = None,
+        verbose: bool = False,
+    ) -> Export:
+        """Write the classifier as ONNX and compare the two on real images; see `swinclf export`.
+
+        Args:
+            output: The file.
+            tolerance: Largest allowed difference of a probability, in float32.
+            data: A folder of images to compare on; None for those stored in the run.
+            report: As for `swinclf.train`.
+            verbose: As for `swinclf.train`.
+
+        Raises:
+            MismatchError: If the answers differ by more than the tolerance.
+            SwinclfError: If it cannot be done.
+        """
         return export_model(
-            self.path, ExportFormat.ONNX, Path(output), asked=self._asked, **options
+            self.path,
+            ExportFormat.ONNX,
+            _path(output),
+            tolerance=tolerance,
+            data=_path(data),
+            asked=self._asked,
+            report=_reporter(report, verbose),
         )
+
+    def _features(self, features: np.ndarray | None) -> np.ndarray:
+        if features is None:
+            raise RunError(
+                f"a model that gives features at '{self.path}'",
+                found="an exported file with logits alone",
+                hint="the run that it was exported from, or export it again: swinclf export",
+            )
+        return features
+
+
+def _path(path: str | PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(expand_home(os.fspath(path)))
+
+
+def _reporter(report: Reporter | None, verbose: bool) -> Reporter:
+    """Return a reporter to the logger and, beyond that, to whoever was asked for."""
+    if report is not None and verbose:
+        raise ConfigError("report or verbose, not both", found="both", hint="verbose=True alone")
+    if verbose:
+        from swinclf.terminal import ConsoleReporter
+
+        return LoggingReporter(ConsoleReporter())
+    return LoggingReporter() if report is None else LoggingReporter(report)

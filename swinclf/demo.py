@@ -18,13 +18,14 @@ from swinclf.errors import ExportError, RunError
 from swinclf.evaluation.metrics import Metrics
 from swinclf.progress import Reporter
 from swinclf.runs import next_free_folder
+from swinclf.train_options import TrainOptions
 
 DIGIT_PX = 32  # the digits are 8 x 8 px: enlarged, for they are to be seen in a report
 DIGITS_PER_CLASS = 60  # of about 180
 NEW_DIGITS = (2, 5, 8)  # the next picture of each is left out of the dataset, to be predicted
 TILES = {"palace": (8, 5), "flower": (8, 5), "portrait": (5, 8)}  # columns, rows
 TILES_PER_CLASS = 24  # of 40: those of least contrast are sky or background, of any photograph
-SETTINGS = {
+SETTINGS: TrainOptions = {
     "model": "embedded",
     "img_size": 96,
     "crop_pct": 1.0,  # a digit reaches to the edges of its picture
@@ -48,10 +49,10 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("")
     say("2. Training: the network that comes with this package has learned from photographs and")
     say("   stays as it is; a linear classifier on its features is trained. The command is")
-    settings = gather_settings({"data": str(data), "out": str(parent / "runs"), **SETTINGS})
-    say(f"   {command_of(settings)}")
-    run = train(data, report=report, out=str(parent / "runs"), **SETTINGS)
-    folder = run.folder.path
+    options: TrainOptions = {"out": str(parent / "runs"), **SETTINGS}
+    say(f"   {command_of(gather_settings({'data': str(data), **options}))}")
+    run = train(data, report=report, **options)
+    folder = run.path
     say("")
     say("   " + accuracy_text(run.metrics))
     say("")

@@ -1,13 +1,18 @@
-"""How long work tells what it is doing: a reporter that verbs call.
+"""How long work reports its progress: a reporter that commands call.
 
-The one here is silent, as a library should be; the command line has one that speaks.
+The reporters here print nothing, as a library should: one is silent, one writes to the logger
+`swinclf`. The one that prints is `swinclf.terminal.ConsoleReporter`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
+
+LOGGER = logging.getLogger("swinclf")
+LOGGER.addHandler(logging.NullHandler())  # silent until a program asks for it
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,22 @@ class EpochRow:
 
 
 class Reporter:
-    """What verbs say while they work. Nothing is said here; override what you want to hear."""
+    """Receive progress, notes and warnings; does nothing. Override the methods of interest.
+
+    Pass an instance as `swinclf.train(..., report=...)`.
+    """
 
     def note(self, text: str) -> None:
-        """Says a fact worth knowing: a choice made and its reason."""
+        """Receive a fact worth knowing: a choice and its reason."""
 
     def warn(self, text: str) -> None:
-        """Says something that the user may want to mend."""
+        """Receive a warning."""
 
     @contextmanager
     def track(
         self, task: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
-        """Follows one piece of long work.
+        """Follow one long task.
 
         Args:
             task: What is being done, a few words.
@@ -71,7 +79,7 @@ class Reporter:
         yield lambda _done: None
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
-        """Says how an epoch went.
+        """Receive the figures of a finished epoch.
 
         Args:
             row: Its line of history.csv.
@@ -81,3 +89,52 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+class LoggingReporter(Reporter):
+    """Write notes, epochs (INFO) and warnings (WARNING) to the logger `swinclf`; pass all of it on.
+
+    Args:
+        reporter: Receives the same.
+    """
+
+    def __init__(self, reporter: Reporter = SILENT) -> None:
+        self._reporter = reporter
+
+    def note(self, text: str) -> None:
+        """Log a fact worth knowing."""
+        LOGGER.info("%s", text)
+        self._reporter.note(text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        LOGGER.warning("%s", text)
+        self._reporter.warn(text)
+
+    @contextmanager
+    def track(
+        self, task: str, total: int | None, unit: str = "images"
+    ) -> Iterator[Callable[[int], None]]:
+        """Pass a long task on; nothing of it is logged."""
+        with self._reporter.track(task, total, unit) as advance:
+            yield advance
+
+    def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
+        """Log the figures of an epoch in one line."""
+        LOGGER.info("%s", epoch_line(row, total=total, best=best))
+        self._reporter.epoch(row, total=total, best=best)
+
+
+def epoch_line(row: EpochRow, *, total: int, best: bool) -> str:
+    """Return an epoch's figures in one line; a star marks the best epoch so far."""
+    parts = [
+        f"epoch {row.epoch:>{len(str(total))}}/{total}",
+        f"train loss {row.train_loss:.4f} accuracy {row.train_accuracy:6.2%}",
+    ]
+    if row.val_loss is not None and row.val_accuracy is not None:
+        mark = "*" if best else " "
+        parts.append(f"val loss {row.val_loss:.4f} accuracy {row.val_accuracy:6.2%}{mark}")
+    parts.append(f"lr {row.lr:.2e}")
+    parts.append(f"{row.images_per_second:,.0f} images/s")
+    parts.append(f"{row.seconds:.1f} s")
+    return "  ".join(parts)

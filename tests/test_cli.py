@@ -18,7 +18,8 @@ from conftest import SMALL_FLAGS, SMALL_MODEL, error_lines, read_rows, write_dat
 from typer.main import get_command
 
 import swinclf
-from swinclf.cli import commands, console
+from swinclf import terminal
+from swinclf.cli import commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
@@ -590,7 +591,7 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
 
 def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch, no_plots):
     del no_plots
-    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     done = cli("train", dataset, *SMALL_FLAGS)
     assert re.search(r"^epoch 1/2: \d+/\d+ images, [\d,]+ images/s, \d+ s left$", done.err, re.M)
     assert re.search(r"^scoring val: \d+/\d+ images", done.err, re.M)
@@ -629,19 +630,19 @@ def on_terminal(monkeypatch, tmp_path, no_plots):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(console, "BAR_AFTER_S", 0.0)
+    monkeypatch.setattr(terminal, "BAR_AFTER_S", 0.0)
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
         from swinclf.cli.app import main
 
-        terminal = _Terminal()
+        screen = _Terminal()
         monkeypatch.setattr(sys, "argv", ["swinclf", *map(str, words)])
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
-        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
         with pytest.raises(SystemExit):
             main()
-        return terminal.seen()
+        return screen.seen()
 
     return run
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
+import swinclf
 from swinclf.demo import write_samples
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +82,10 @@ def test_limits_and_promises_are_those_of_the_code():
     assert f"files over {limits.MAX_FILE_BYTES // 1024**2} MiB" in about
     assert "no pickle is ever loaded" not in README  # `.pth` files are pickles, read restricted
     assert "no code in a weights file is ever executed" in README
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert f"above {limits.MAX_FILE_BYTES // 1024**2} MiB" in security
+    assert f"{limits.MAX_PIXELS // 10**6} million pixels for most" in security
+    assert "No code in a weights file is executed" in security
 
 
 def test_types_come_with_the_package():
@@ -100,9 +106,54 @@ def test_tour(cli, tmp_path):
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 673
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINKS = [
+    (path, link)
+    for path in DOCUMENTS
+    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("path", "link"), LINKS)
+def test_links_lead_somewhere(path, link):
+    assert (path.parent / link).exists()
+
+
+def test_every_decision_is_listed_and_has_its_four_parts():
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(folder.glob("*.md"))
+    listed = {link for path, link in LINKS if path == folder / "README.md"}
+    assert listed == {path.name for path in pages} - {"README.md"}
+    for page in pages:
+        if page.name != "README.md":
+            parts = re.findall(r"^\*\*(\w+)\.\*\*", page.read_text(encoding="utf-8"), re.MULTILINE)
+            assert parts == ["Question", "Measured", "Result", "Decision"], page
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation.keys() >= {"cff-version", "message", "title", "authors", "version"}
+    assert citation["version"] == swinclf.__version__
+    assert all(author.keys() == {"name"} for author in citation["authors"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["license"] == project["license"]
+
+
+def test_hooks_download_nothing():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert {one["repo"] for one in hooks["repos"]} == {"local"}
+    commands = [hook["entry"] for one in hooks["repos"] for hook in one["hooks"]]
+    assert [command.split()[0] for command in commands] == [
+        *(".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy")
+    ]
+    assert {hook["language"] for one in hooks["repos"] for hook in one["hooks"]} == {"system"}
+
+
+def test_a_bug_report_asks_for_the_machine():
+    form = (ROOT / ".github" / "ISSUE_TEMPLATE" / "bug_report.md").read_text(encoding="utf-8")
+    _, front, body = form.split("---\n", 2)
+    assert yaml.safe_load(front).keys() >= {"name", "about"}
+    assert "swinclf doctor" in body
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ import pytest
 from conftest import SMALL_MODEL, error_lines, write_dataset
 from onnx_files import card, write_onnx
 
+from swinclf import terminal
 from swinclf.cli import console, streams
 from swinclf.cli.streams import ESCAPES, prepare_streams
 from swinclf.files import FileReplacement, write_text
+from swinclf.terminal import ConsoleReporter
 
 CLASSES = {"日本": (40, 60, 200), "caf\udce9": (40, 170, 60), "żółć": (200, 50, 40)}
 SMALL = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--epochs", 1)
@@ -211,11 +213,11 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys, words):
 
 def test_a_log_on_a_full_disk_stops_no_work(monkeypatch):
     monkeypatch.setattr(sys, "stderr", _Failing(OSError(errno.ENOSPC, "No space left on device")))
-    reporter = console.ConsoleReporter()
+    reporter = ConsoleReporter()
     reporter.note("something")
     reporter.warn("something")
     console.say("something")
-    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     with reporter.track("work", 2) as advance:
         advance(1)
 

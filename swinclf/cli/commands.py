@@ -29,6 +29,7 @@ from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.runs import RunFolder, data_folder_of, find_model, find_run
+from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
 
@@ -62,7 +63,7 @@ def train_command(
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _settings_to_train_with(given, config, resume)
-    done = train(settings, report=console.ConsoleReporter(), resume=run, num_classes=num_classes)
+    done = train(settings, report=ConsoleReporter(), resume=run, num_classes=num_classes)
     write_data(f"{done.folder.path}\n")
     console.box(
         *tables.training_box(done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs)
@@ -111,7 +112,7 @@ def eval_command(
         asked=Asked(impl, device, precision),
         reject=reject,
         workers=workers,
-        report=console.ConsoleReporter(),
+        report=ConsoleReporter(),
     )
     write_data(tables.metrics_text(done.metrics, result_format))
     if done.rejection is not None:
@@ -163,7 +164,7 @@ def predict_command(
     model = find_model(run)
     predictor = open_predictor(model, Asked(impl, device, precision))
     if predictor.note:
-        console.ConsoleReporter().warn(predictor.note)
+        ConsoleReporter().warn(predictor.note)
     ignored: Counter[str] = Counter()
     paths = expand_inputs(_with_standard_input(inputs, model), ignored)
     failed = 0
@@ -227,7 +228,7 @@ def export_command(
         tolerance=tolerance,
         data=data,
         asked=Asked(impl, device, precision),
-        report=console.ConsoleReporter(),
+        report=ConsoleReporter(),
     )
     write_data(f"{done.path}\n")
     console.box("exported", tables.export_text(done))
@@ -285,7 +286,7 @@ def check_command(
         weights=weights,
         model=model,
         workers=workers,
-        report=console.ConsoleReporter(),
+        report=ConsoleReporter(),
     )
     write_data(audit_text(audit, result_format))
     for path in (output, page):
@@ -388,7 +389,7 @@ def inspect_command(
         img_size=img_size,
         model_args=key_values(model_arg or ()),
         look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
-        report=console.ConsoleReporter(),
+        report=ConsoleReporter(),
     )
     write_data(tables.inspection_text(done, result_format))
     if done.pictures:
@@ -449,7 +450,7 @@ def demo_command(
     """Run the whole loop on sample data, offline."""
     from swinclf.demo import demo
 
-    demo(output, report=console.ConsoleReporter(), say=console.say)
+    demo(output, report=ConsoleReporter(), say=console.say)
 
 
 def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:

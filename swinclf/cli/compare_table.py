@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swinclf.cli.console import terminal_safe
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
+from swinclf.terminal import terminal_safe
 
 if TYPE_CHECKING:
     from swinclf.evaluation.compare import Pair

@@ -12,11 +12,12 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import IO, BinaryIO, cast
+from contextlib import contextmanager
+from typing import BinaryIO, cast
 
 from swinclf.errors import ConfigError, OutputError
 from swinclf.files import AS_BYTES
+from swinclf.terminal import discard
 
 ESCAPES = "swinclf-escapes"  # the error handler below
 _SPELLED_OUT = {"…": "...", "–": "-", "—": "-", "→": "->", "×": "x", "−": "-"}
@@ -89,34 +90,6 @@ def flush_data() -> None:
     """Write what is buffered for standard output; raises as `write_data`."""
     with _output_failure_named():
         sys.stdout.flush()
-
-
-def discard(stream: IO[str]) -> None:
-    """Send what is still buffered for a failed stream, and all that follows, nowhere.
-
-    Python would try to write it once more as it ends, and report that failure in its own way.
-    """
-    with suppress(OSError, ValueError):
-        sink = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(sink, stream.fileno())
-        finally:
-            os.close(sink)
-
-
-@contextmanager
-def talking() -> Iterator[None]:
-    """Around what is said to the user: a full disk under a log file stops no work.
-
-    Raises:
-        BrokenPipeError: If the reader has gone.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError:
-        discard(sys.stderr)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from swinclf.cli.console import one_line, terminal_safe
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
+from swinclf.terminal import one_line, terminal_safe
 
 if TYPE_CHECKING:
     from swinclf.evaluation.metrics import Metrics

@@ -46,7 +46,7 @@ class ClassMetrics:
     support: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metrics:
     """What a classifier scored on one split. Fractions are in [0, 1].
 
@@ -78,6 +78,18 @@ class Metrics:
     ece: float
     per_class: Mapping[str, ClassMetrics]
     confusions: tuple[tuple[int, int, int], ...]
+
+    def __repr__(self) -> str:
+        """Return one line of the main scores.
+
+        >>> tally = Tally(("daisy", "rose"))
+        >>> tally.update(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+        >>> tally.result("val")
+        Metrics(split='val', images=2, accuracy=0.500, balanced_accuracy=0.500, macro_f1=0.333)
+        """
+        names = ("accuracy", "balanced_accuracy", "macro_f1")
+        scores = ", ".join(f"{name}={getattr(self, name):.3f}" for name in names)
+        return f"Metrics(split={self.split!r}, images={self.images}, {scores})"
 
     @property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from swinclf.runtime import (
     out_of_memory_named,
     require_precision,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ONNX_INPUT = "pixels"
 
@@ -91,12 +94,9 @@ def open_predictor(path: Path, asked: Asked = AS_THE_RUN) -> Predictor:
 class TorchPredictor:
     """A network in torch."""
 
-    def __init__(self, network: object, card: ModelCard, hardware: Hardware) -> None:
-        from torch import nn
-
+    def __init__(self, network: nn.Module, card: ModelCard, hardware: Hardware) -> None:
         from swinclf.models.compute import Computer
 
-        assert isinstance(network, nn.Module)
         self.card, self.hardware, self.device = card, hardware, hardware.device
         self.note = hardware.note
         self._computer = Computer(network, hardware)
@@ -110,6 +110,11 @@ class TorchPredictor:
 
         network, card = load_model(path, impl=asked.impl)
         return cls(network, card, hardware_for(card, asked))
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, in evaluation mode and float32, on the device."""
+        return self._computer.network
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""

@@ -52,37 +52,47 @@ class Evaluation:
     rejection: Rejection | None = None
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Scores:
+    """The result of a scoring, nothing of it written.
+
+    Attributes:
+        index: The images.
+        split: Which of them were scored: val, test, train or all.
+        scored: Metrics and a row for each image.
+        rejection: The effect of rejecting answers, where that was asked for.
+    """
+
+    index: FolderIndex
+    split: str
+    scored: Scored
+    rejection: Rejection | None
+
+
+def score(
+    predictor: Predictor,
     model: Path,
     data: Path | None = None,
     *,
     split: str | None = None,
-    output: Path | None = None,
-    asked: Asked = AS_THE_RUN,
     reject: float | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
-) -> Evaluation:
-    """Scores a model.
+) -> Scores:
+    """Score a model and write nothing; the arguments are those of `evaluate`.
 
     Args:
-        model: A model.safetensors or an exported file (`runs.find_model`).
-        data: A folder of class folders; None for the one the run was trained on.
-        split: val, test, train or all. None for the held-out images where `data` is what the run
-            was trained on, and for all images of any other folder.
-        output: Where the results go; None for the next free `eval-N` beside the model.
-        asked: How the model is run.
-        reject: Also measure what withholding answers for this share of right ones does, in (0, 1);
-            on images of classes that the model does not know, too.
-        workers: Threads that decode; None for one a core.
-        report: Told of progress.
+        predictor: The model, open.
+        model: Its file, whose run folder names the dataset and the split.
+        data: As for `evaluate`.
+        split: As for `evaluate`.
+        reject: As for `evaluate`.
+        workers: As for `evaluate`.
+        report: Receives progress.
 
     Raises:
         SwinclfError: If it cannot be done.
     """
-    predictor = open_predictor(model, asked)
-    if predictor.note:
-        report.warn(predictor.note)
     if reject is not None:
         threshold_for(predictor.card, reject)  # before any image is looked at
     run = run_beside(model)
@@ -106,30 +116,67 @@ def evaluate(
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
-    drawer = _drawer(model, index.root, predictor)
-    neighbours = _neighbours(model, run, predictor, index.root, workers, report)
-    folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     for loss in lost_in_words(_lost(scored, index)):
         report.warn(loss)
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
+    return Scores(index, split, scored, rejection)
+
+
+def evaluate(
+    model: Path,
+    data: Path | None = None,
+    *,
+    split: str | None = None,
+    output: Path | None = None,
+    asked: Asked = AS_THE_RUN,
+    reject: float | None = None,
+    workers: int | None = None,
+    report: Reporter = SILENT,
+) -> Evaluation:
+    """Score a model and write the results to a folder.
+
+    Args:
+        model: A model.safetensors or an exported file (`runs.find_model`).
+        data: A folder of class folders; None for the one the run was trained on.
+        split: val, test, train or all. None for the held-out images where `data` is what the run
+            was trained on, and for all images of any other folder.
+        output: Where the results go; None for the next free `eval-N` beside the model.
+        asked: How the model is run.
+        reject: Also measure what withholding answers for this share of right ones does, in (0, 1);
+            on images of classes that the model does not know, too.
+        workers: Threads that decode; None for one a core.
+        report: Told of progress.
+
+    Raises:
+        SwinclfError: If it cannot be done.
+    """
+    predictor = open_predictor(model, asked)
+    if predictor.note:
+        report.warn(predictor.note)
+    done = score(predictor, model, data, split=split, reject=reject, workers=workers, report=report)
+    scored, root = done.scored, done.index.root
+    workers = default_workers() if workers is None else workers
+    drawer = _drawer(model, root, predictor)
+    neighbours = _neighbours(model, run_beside(model), predictor, root, workers, report)
+    folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     write_results(
         folder,
         scored,
-        title=f"{model.resolve().parent.name}: {split} of {index.root.name}",
-        data=str(index.root),
-        command=f"swinclf eval '{index.root}' --run '{model}' --split {split}",
+        title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
+        data=str(root),
+        command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
         settings={},
         history=[],
         illustrations=Illustrations(
-            index.root,
+            root,
             workers,
             predictor.card.preprocess.ranges,
             drawer.draw if drawer else None,
             neighbours,
         ),
-        sections=Sections(confidence=predictor.card.confidence, rejection=rejection),
+        sections=Sections(confidence=predictor.card.confidence, rejection=done.rejection),
     )
-    return Evaluation(folder, scored.metrics, tuple(scored.skipped), rejection)
+    return Evaluation(folder, scored.metrics, tuple(scored.skipped), done.rejection)
 
 
 def _lost(scored: Scored, index: FolderIndex) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from swinclf.inference.stream import answer_all
 from swinclf.runtime import default_workers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The answer for one input.
 
@@ -40,6 +40,18 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str = ""
     strangeness: float | None = None
+
+    def __repr__(self) -> str:
+        """Return one line: the label and its probability, or the error; then the path.
+
+        >>> Prediction("a.jpg", "rose", 0.931, (("rose", 0.931), ("daisy", 0.069)))
+        Prediction(label='rose', probability=0.931, path='a.jpg')
+        >>> Prediction("b.jpg", "", 0.0, (), error="no such file")
+        Prediction(error='no such file', path='b.jpg')
+        """
+        answer = f"label={self.label!r}, probability={self.probability:.3f}"
+        path = f", path={self.path!r}" if self.path else ""
+        return f"Prediction({f'error={self.error!r}' if self.error else answer}{path})"
 
 
 def predict(

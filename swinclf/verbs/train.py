@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.config import Settings
+from swinclf.config import Settings, TrainConfig
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.evaluation.metrics import Metrics
@@ -39,14 +39,15 @@ from swinclf.training.compiling import require_compiler
 from swinclf.training.regimes import feature_batches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished training.
 
     Attributes:
-        folder: Its files.
-        metrics: On the images that were held out.
+        folder: Its files by name, such as `run.folder.history`.
+        metrics: Scores on the held-out images.
         skipped: Files that could not be used.
+        config: The settings it was trained with, defaults resolved.
         epochs: That it trained for; 0 where the head was fitted by L-BFGS alone.
     """
 
@@ -54,6 +55,17 @@ class Run:
     metrics: Metrics
     skipped: tuple[Skipped, ...]
     epochs: int
+    config: TrainConfig
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    def __repr__(self) -> str:
+        """Return one line: the folder, the validation images and the accuracy on them."""
+        scores = f"images={self.metrics.images}, accuracy={self.metrics.accuracy:.3f}"
+        return f"Run(path={self.path.as_posix()!r}, {scores}, skipped={len(self.skipped)})"
 
 
 def train(
@@ -135,7 +147,9 @@ def train(
                 remove_checkpoints(claim.run)
                 if resumed and dataset.images != read_split(claim.run.split):
                     write_split(claim.run.split, dataset.images)
-                return Run(claim.run, scored.metrics, tuple(scored.skipped), state.epoch)
+                return Run(
+                    claim.run, scored.metrics, tuple(scored.skipped), state.epoch, plan.config
+                )
 
 
 def _other_count(expected: int | None, classes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 
 EMBEDDED = "embedded"  # the name on the command line
 ARCHITECTURE = "tf_efficientnet_lite0.in1k"  # timm's name for the network
-PARAMETERS = 3_371_024  # without the head; what `swinclf models` lists
+PARAMETERS = 3_371_008  # without the head; what `swinclf models` lists
 WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")
 HEAD = frozenset(("classifier.weight", "classifier.bias"))  # of ImageNet's 1,000 classes
 COUNTER = "num_batches_tracked"  # of batch norm in training, not stored: no answer depends on it

@@ -1,0 +1,63 @@
+"""The options of `swinclf.train` as keyword types, for editors and type checkers.
+
+A test compares them with the table of settings in `config`, field by field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from swinclf.config import Augment, ClassWeights, Impl
+from swinclf.preprocess import Fit, Interpolation
+from swinclf.runtime import Precision
+
+
+class TrainOptions(TypedDict, total=False):
+    """Keyword options of `swinclf.train`: those of `swinclf train --help`, with `_` for `-`.
+
+    An option left out gets its default, or is chosen from the data and recorded with its reason.
+    A path may be a `Path`, a choice its plain word.
+    """
+
+    model: str
+    impl: Impl | Literal["timm", "native"] | None
+    pretrained: bool
+    model_arg: tuple[str, ...] | list[str]
+    weights: str | Path | None
+    freeze_layers: bool | None
+    freeze_stages: int | None
+    img_size: int | None
+    val_split: float
+    val: str | Path | None
+    fit: Fit | Literal["crop", "pad", "squash"] | None
+    mean: str | tuple[float, ...] | list[float] | None
+    std: str | tuple[float, ...] | list[float] | None
+    interpolation: Interpolation | Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
+    crop_pct: float | None
+    augment: Augment | Literal["none", "crop", "trivial"] | None
+    min_crop: float
+    mirror: bool | None
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    lrf: float
+    warmup: float
+    patience: int | None
+    weight_decay: float
+    layer_decay: float | None
+    label_smoothing: float | None
+    drop_path: float | None
+    clip_norm: float
+    class_weights: ClassWeights | Literal["none", "sqrt", "balanced"] | None
+    device: str
+    precision: Precision | Literal["auto", "fp32", "bf16", "fp16"]
+    compile: bool
+    threads: int | None
+    workers: int | None
+    strict: bool
+    cache: bool
+    cache_gib: float
+    seed: int
+    out: str | Path
+    name: str | None

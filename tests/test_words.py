@@ -1,0 +1,50 @@
+"""Words that CONTRIBUTING.md asks to avoid are not in the documents, but for a shrinking rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+AVOIDED = re.findall(r"^\| `([^`]+)` \|", CONTRIBUTING.partition("### Words to avoid")[2], re.M)
+
+# How many are left from before the list. A number may only go down.
+LEFT = {"README.md": 24, "CHANGELOG.md": 12}
+
+
+def offenders(text: str) -> list[str]:
+    """The lines with a word to avoid, each as often as it has one."""
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, AVOIDED))})\b", re.IGNORECASE)
+    return [
+        f"{number}: {found[1]}: {line.strip()[:100]}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for found in pattern.finditer(line)
+    ]
+
+
+def words_of(path: Path) -> str:
+    """A document without what is not its own words: the list itself, the generated tree."""
+    text = path.read_text(encoding="utf-8")
+    if path.name == "README.md" and path.parent == ROOT:
+        return re.sub(r"<!-- tree -->.*<!-- /tree -->", "", text, flags=re.DOTALL)
+    if path.name == "CONTRIBUTING.md":
+        before, _, after = text.partition("### Words to avoid")
+        return before + after.partition("\n## ")[2]
+    return text
+
+
+def test_the_list_is_read():
+    assert {"told", "anew", "second opinion"} <= set(AVOIDED)
+    found = offenders("He told us.\nAn untold place.")
+    assert found == ["1: told: He told us.", "2: place: An untold place."]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_documents_avoid_these_words(path):
+    found = offenders(words_of(path))
+    allowed = LEFT.get(path.relative_to(ROOT).as_posix(), 0)
+    assert len(found) <= allowed, "\n".join(found)
