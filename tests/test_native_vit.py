@@ -21,7 +21,8 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from swinclf.errors import ModelError
 from swinclf.models.complexity import count_torch_flops, parts
 from swinclf.models.names import build_native
-from swinclf.models.vit import ViT, ViTConfig, sincos_2d
+from swinclf.models.positions import sincos_2d
+from swinclf.models.vit import ViT, ViTConfig
 
 TINY = ViTConfig(img_size=(48, 32), patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=3)
 

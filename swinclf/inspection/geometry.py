@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from swinclf.evaluation.plots import GRID, INK, MUTED
 from swinclf.inspection import canvas
 from swinclf.inspection.canvas import Pixels
+from swinclf.models.positions import RelativePosition
 from swinclf.models.swin import Swin, SwinBlock, WindowAttention, from_windows
-from swinclf.models.vit import Block, RelativePosition, ViT
+from swinclf.models.vit import Block, ViT
 
 APART_UP_TO = 16  # patches a side that are drawn apart; of more, the middle ones
 SMALL_MAPS = 7  # a side of the maps of similarity

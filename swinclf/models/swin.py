@@ -267,7 +267,8 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens within windows, then channels, (N, H, W, C) -> (N, H, W, C)."""
         x = x + self.drop_path(self.attend(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
 
     def attend(self, x: Tensor) -> Tensor:
         """Shift, cut into windows, attend, join, shift back, (N, H, W, C) -> (N, H, W, C)."""
@@ -364,7 +365,8 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(qkv.shape[0], 1, 1, 1)  # (N * B, A, T, T)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return merge_heads(out).unflatten(0, qkv.shape[:2])
+        merged: Tensor = merge_heads(out).unflatten(0, qkv.shape[:2])
+        return merged
 
     def position_bias(self) -> Tensor:
         """Return what each head adds to the score of each pair of tokens, (A, T, T)."""

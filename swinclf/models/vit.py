@@ -243,7 +243,8 @@ class ViT(nn.Module):
         if self.config.pool == "flatten":
             x = x.flatten(1)  # (N, h * w, C) -> (N, h * w * C)
         x = self.pre_logits(self.head_drop(x))
-        return x if pre_logits else self.head(x)
+        logits: Tensor = x if pre_logits else self.head(x)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of images, (N, 3, H, W) -> (N, K)."""
@@ -317,7 +318,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens, then channels, (N, T, C) -> (N, T, C)."""
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return out
 
 
 class Attention(nn.Module):
