@@ -233,7 +233,8 @@ class ViT(nn.Module):
             x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
             if not pre_logits:
                 x, distilled = self.head(x), self.head_dist(distilled)
-            return (x + distilled) / 2
+            combined: Tensor = (x + distilled) / 2
+            return combined
         if self.config.pool == "token":
             x = x[:, 0]  # (N, T, C) -> (N, C)
         else:
