@@ -30,14 +30,14 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 import swinclf
-from swinclf.audit.copies import near_pairs
-from swinclf.audit.facts import read_facts
-from swinclf.audit.findings import Kind
+from swinclf.commands.check import Audit, check
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import decode_image, read_bytes
 from swinclf.data.loader import map_ahead
-from swinclf.progress import SILENT
-from swinclf.verbs.check import Audit, check
+from swinclf.data_quality.findings import Kind
+from swinclf.data_quality.image_stats import read_facts
+from swinclf.data_quality.near_duplicates import near_pairs
+from swinclf.reporter import SILENT
 
 DECODE_PX = {"every pixel": None, "as for a network of 224 px": 496}
 

@@ -21,9 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import swinclf
+from swinclf.commands.evaluate import evaluate
 from swinclf.data.folder import scan_folder
 from swinclf.errors import RunError
-from swinclf.verbs.evaluate import evaluate
 
 PRECISIONS = (0.7, 0.8, 0.9, 0.95)
 MODEL = "embedded"

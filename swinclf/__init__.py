@@ -27,16 +27,16 @@ __all__ = [
 
 if TYPE_CHECKING:
     from swinclf.api import Classifier, load, train
+    from swinclf.commands.predict import Prediction
+    from swinclf.commands.train import Run
     from swinclf.errors import SwinclfError
-    from swinclf.evaluation.metrics import Metrics
+    from swinclf.metrics import Metrics
     from swinclf.models.create import create_model
-    from swinclf.progress import Reporter
+    from swinclf.reporter import Reporter
     from swinclf.train_options import TrainOptions
-    from swinclf.verbs.predict import Prediction
-    from swinclf.verbs.train import Run
 
 _LIGHT = {  # names whose modules load neither torch nor numpy
-    "Reporter": "swinclf.progress",
+    "Reporter": "swinclf.reporter",
     "SwinclfError": "swinclf.errors",
     "TrainOptions": "swinclf.train_options",
 }

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
+from swinclf.commands.evaluate import evaluate as evaluate_model
+from swinclf.commands.evaluate import score
+from swinclf.commands.export import DEFAULT_TOLERANCE, Export
+from swinclf.commands.export import export as export_model
+from swinclf.commands.predict import Prediction
+from swinclf.commands.predict import predict as predict_with
+from swinclf.commands.train import Run
+from swinclf.commands.train import train as train_settings
+from swinclf.confidence.selective import threshold_for
 from swinclf.config import ExportFormat, Impl, gather_settings
+from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
-from swinclf.evaluation.metrics import Metrics
 from swinclf.files import expand_home
 from swinclf.inference.predictor import Asked, TorchPredictor, open_predictor
-from swinclf.inference.reject import threshold_for
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import answer_all
+from swinclf.metrics import Metrics
 from swinclf.models.create import create_model
-from swinclf.progress import LoggingReporter, Reporter
-from swinclf.runs import find_model
-from swinclf.runtime import Precision, default_workers
+from swinclf.reporter import LoggingReporter, Reporter
+from swinclf.run_folder import find_model
 from swinclf.train_options import TrainOptions
-from swinclf.verbs.evaluate import evaluate as evaluate_model
-from swinclf.verbs.evaluate import score
-from swinclf.verbs.export import DEFAULT_TOLERANCE, Export
-from swinclf.verbs.export import export as export_model
-from swinclf.verbs.predict import Prediction
-from swinclf.verbs.predict import predict as predict_with
-from swinclf.verbs.train import Run
-from swinclf.verbs.train import train as train_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,7 +205,7 @@ class Classifier:
         if reject is not None and not 0 < reject < 1:
             raise ConfigError("reject between 0 and 1", found=repr(reject), hint="reject=0.95")
         if reject is not None:
-            threshold_for(self._predictor.card, reject)
+            threshold_for(self._predictor.card.confidence, reject)
         sources = list_sources(inputs)
         return predict_with(
             self._predictor, sources, top_k=top_k, as_they_come=low_latency, reject=reject

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swinclf.confidence import Confidence
+from swinclf.confidence.parameters import Confidence
 from swinclf.config import Impl
+from swinclf.device import Precision
 from swinclf.errors import RunError
 from swinclf.preprocess import Preprocess
-from swinclf.runtime import Precision
 
 FORMAT = "swinclf-1"
 

@@ -14,10 +14,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from swinclf.device import Precision, command_line
 from swinclf.errors import ConfigError
 from swinclf.files import expand_home
 from swinclf.preprocess import Fit, Interpolation
-from swinclf.runtime import Precision, command_line
 from swinclf.setting_rules import contradictions
 from swinclf.setting_rules import read_settings_file as read_settings_file
 from swinclf.setting_values import OutOfRange, check_value

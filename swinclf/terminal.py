@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from swinclf.progress import EpochRow, Reporter, epoch_line
+from swinclf.reporter import EpochRow, Reporter, epoch_line
 
 BAR_AFTER_S = 0.5  # shorter work shows no bar
 LINE_EVERY_S = 15.0  # how often long work says on a pipe that it goes on

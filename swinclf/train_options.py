@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from swinclf.config import Augment, ClassWeights, Impl
+from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
-from swinclf.runtime import Precision
 
 
 class TrainOptions(TypedDict, total=False):

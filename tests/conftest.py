@@ -209,9 +209,9 @@ SMALL_FLAGS = (
 
 def resume_run(run: Path) -> Path:
     """Goes on with an interrupted run."""
+    from swinclf.commands.train import train
     from swinclf.pipeline.resume import resume_settings
-    from swinclf.runs import RunFolder
-    from swinclf.verbs.train import train
+    from swinclf.run_folder import RunFolder
 
     return train(resume_settings(RunFolder(run)), resume=RunFolder(run)).folder.path
 

@@ -16,6 +16,7 @@ from network_cases import FLOAT32_TOLERANCE, Network, difference, images, random
 from torch import Tensor, nn
 
 from swinclf.config import Impl
+from swinclf.device import multiplies_bf16
 from swinclf.models.accelerated import accelerate, linear, mlp, stage
 from swinclf.models.accelerated.linear import (
     FastLinear,
@@ -29,7 +30,6 @@ from swinclf.models.accelerated.window_attention import FastWindowAttention
 from swinclf.models.build import Architecture, create_network
 from swinclf.models.swin import Swin, SwinConfig
 from swinclf.models.vit import ViT, ViTConfig
-from swinclf.runtime import multiplies_bf16
 
 
 def swin(**changes: Any) -> Swin:

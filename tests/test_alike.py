@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 from test_check import finding, scene, write_scenes
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from swinclf.audit import alike
-from swinclf.audit.align import DETAIL_SIDE, detail_agreement
-from swinclf.audit.alike import NEAREST, Seen, most_alike
-from swinclf.audit.copies import AGREEMENT_MIN, LIKENESS_MIN, near_pairs
-from swinclf.audit.facts import read_facts
-from swinclf.audit.findings import Kind
-from swinclf.audit.fingerprint import small_grey
-from swinclf.audit.place import GLANCE_SIDE, glance, likely_place
+from swinclf.commands.check import check
 from swinclf.data.folder import scan_folder
+from swinclf.data_quality import feature_neighbours
+from swinclf.data_quality.feature_neighbours import NEAREST, Seen, most_alike
+from swinclf.data_quality.findings import Kind
+from swinclf.data_quality.fingerprints import small_grey
+from swinclf.data_quality.image_stats import read_facts
+from swinclf.data_quality.near_duplicates import AGREEMENT_MIN, LIKENESS_MIN, near_pairs
+from swinclf.data_quality.registration import DETAIL_SIDE, detail_agreement
+from swinclf.data_quality.template_match import GLANCE_SIDE, glance, likely_place
 from swinclf.models.compute import Computer
-from swinclf.pipeline.look import known_features
-from swinclf.progress import SILENT
-from swinclf.verbs.check import check
+from swinclf.pipeline.extract_features import known_features
+from swinclf.reporter import SILENT
 
 BOX = (0.25, 0.1, 0.92, 0.8)  # left, top, right, bottom of a crop, of the sides
 
@@ -58,9 +58,9 @@ def cosines(one, other):
     return one @ other.T
 
 
-@pytest.mark.parametrize("block", [1, 700, alike.BLOCK_COSINES])
+@pytest.mark.parametrize("block", [1, 700, feature_neighbours.BLOCK_COSINES])
 def test_the_nearest_are_those_of_comparing_all(monkeypatch, block):
-    monkeypatch.setattr(alike, "BLOCK_COSINES", block)
+    monkeypatch.setattr(feature_neighbours, "BLOCK_COSINES", block)
     seen = random_features(60)
     middle = seen.features.mean(axis=0)
     wanted = set()
@@ -100,7 +100,7 @@ def test_pictures_in_which_nothing_is_seen_are_no_error():
 
 
 def test_the_search_takes_memory_by_the_block(monkeypatch):
-    monkeypatch.setattr(alike, "BLOCK_COSINES", 2**16)
+    monkeypatch.setattr(feature_neighbours, "BLOCK_COSINES", 2**16)
     seen = random_features(4000)
     tracemalloc.start()
     most_alike(seen, np.arange(4000), report=SILENT)
@@ -196,7 +196,7 @@ def test_small_matrices_are_left_to_one_thread(land, monkeypatch):
         threads.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
         return detail_agreement(*given)
 
-    monkeypatch.setattr("swinclf.audit.copies.detail_agreement", spy)
+    monkeypatch.setattr("swinclf.data_quality.near_duplicates.detail_agreement", spy)
     with threadpool_limits(2, user_api="blas"):
         assert look(land, lambda *_: None)
     assert set(threads) == {1}
@@ -261,7 +261,7 @@ def test_a_file_that_goes_before_the_network_looks_is_in_no_pair(trained, land, 
         (land / "moor" / "005.jpg").unlink()
         return known_features(*given)
 
-    monkeypatch.setattr("swinclf.pipeline.see.known_features", known)
+    monkeypatch.setattr("swinclf.pipeline.check_features.known_features", known)
     found = check(land, weights=trained.path, workers=0)
     assert [set(one[:2]) for one in found.near] == [PAIR]
 

@@ -225,7 +225,7 @@ def test_notes_and_epochs_go_to_the_logger_and_to_the_reporter(tmp_path, caplog)
 
 def test_a_program_without_logging_hears_nothing_of_it():
     code = (
-        "from swinclf.progress import LoggingReporter; LoggingReporter().warn('!');"
+        "from swinclf.reporter import LoggingReporter; LoggingReporter().warn('!');"
         "import logging; logging.basicConfig(format='%(levelname)s %(name)s %(message)s');"
         "LoggingReporter().warn('!')"
     )

@@ -21,24 +21,24 @@ LEVELS = [
         "errors",
         "files",
         "preprocess",
-        "progress",
-        "runtime",
+        "reporter",
+        "device",
         "config",
-        "feature_space",
-        "confidence",
-        "card",
+        "metrics",
         "lock",
-        "latest",
-        "lanes",
-        "runs",
+        "latest_run",
+        "parallel_batches",
+        "run_folder",
         "setting_values",
         "setting_rules",
         "train_options",
     },
-    {"data", "models", "evaluation"},
-    {"training", "inference", "exporting", "inspection", "audit"},
+    {"confidence"},
+    {"card"},
+    {"data", "models", "reporting"},
+    {"training", "inference", "exporting", "explain", "data_quality"},
     {"pipeline"},
-    {"verbs"},
+    {"commands"},
     {"terminal"},
     {"api"},
     {"demo"},
@@ -154,10 +154,10 @@ def test_no_module_imports_itself_through_others():
     assert done == set(known)
 
 
-def test_no_verb_knows_another():
-    for path in below("verbs"):
-        verbs = {name for name in imports_of(path) if name.startswith("swinclf.verbs.")}
-        assert not verbs, f"{path} imports {verbs}"
+def test_no_command_knows_another():
+    for path in below("commands"):
+        others = {name for name in imports_of(path) if name.startswith("swinclf.commands.")}
+        assert not others, f"{path} imports {others}"
 
 
 def test_only_the_command_line_knows_terminals():
@@ -180,27 +180,27 @@ def test_the_library_neither_prints_nor_exits():
 def test_who_knows_which_library():
     allowed = {
         "PIL": {
-            *("data", "audit", "inference", "training", "evaluation", "inspection", "verbs"),
-            "demo",
+            *("data", "data_quality", "inference", "training", "reporting", "explain"),
+            *("commands", "demo"),
         },
         "torch": {
-            *("models", "training", "inference", "exporting", "inspection", "data", "runtime"),
-            *("lanes", "pipeline", "verbs"),
+            *("models", "training", "inference", "exporting", "explain", "data", "device"),
+            *("parallel_batches", "pipeline", "commands"),
         },
         "timm": {"models"},
-        "matplotlib": {"demo", "evaluation", "inspection"},
-        "sklearn": {"demo", "evaluation", "inference"},
-        "onnx": {"exporting", "verbs"},
-        "onnxruntime": {"inference", "verbs"},
-        "huggingface_hub": {"models", "verbs"},
+        "matplotlib": {"demo", "reporting", "explain"},
+        "sklearn": {"demo", "confidence", "data_quality"},
+        "onnx": {"exporting", "commands"},
+        "onnxruntime": {"inference", "commands"},
+        "huggingface_hub": {"models", "commands"},
     }
     for path in MODULES:
         for library in outside(path) & set(allowed):
             assert part_of(path) in allowed[library], f"{path} imports {library}"
 
 
-def test_evaluation_never_imports_torch_and_models_never_pillow():
-    for path in below("evaluation"):
+def test_reporting_never_imports_torch_and_models_never_pillow():
+    for path in below("reporting"):
         assert not outside(path) & {"torch", "timm", "torchvision"}, path
     for path in below("models"):
         assert not outside(path) & {"PIL", "torchvision"}, path
@@ -251,8 +251,8 @@ def loaded_by(code):
 
 
 def test_reading_pictures_loads_neither_torch_nor_timm():
-    code = "import swinclf.data.dataset, swinclf.data.loader, swinclf.evaluation.metrics"
-    code += ", swinclf.verbs.check"
+    code = "import swinclf.data.dataset, swinclf.data.loader, swinclf.metrics"
+    code += ", swinclf.commands.check"
     assert not loaded_by(code) & {"torch", "torchvision", "timm", "matplotlib", "sklearn"}
 
 
@@ -274,7 +274,7 @@ WRITERS = {  # who may open a file to write to it
     Path("cli/streams.py"): "os.devnull",
     Path("models/make_registry.py"): "a table of the package, written by its developers",
     Path("models/embedded/convert.py"): "a file of the package, written by its developers",
-    Path("latest.py"): "runs/latest where links are not allowed",
+    Path("latest_run.py"): "runs/latest where links are not allowed",
     Path("lock.py"): "the lock",
 }
 

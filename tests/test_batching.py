@@ -12,7 +12,7 @@ import torch
 from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Asked, open_predictor
 from swinclf.inference.stream import answer_all
-from swinclf.lanes import Lanes, lanes_on, threads_shared
+from swinclf.parallel_batches import Lanes, lanes_on, threads_shared
 
 
 def settled(seconds_of, *, first=8, most=64):

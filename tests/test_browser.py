@@ -14,10 +14,10 @@ from PIL import Image
 from test_check import scene, write_scenes
 from test_report import HOSTILE, Answer, everything, metrics_of
 
-from swinclf.audit.findings import Kind
+from swinclf.commands.check import check
 from swinclf.data.thumbnails import thumbnail, thumbnails
-from swinclf.evaluation.report import write_report
-from swinclf.verbs.check import check
+from swinclf.data_quality.findings import Kind
+from swinclf.reporting.report import write_report
 
 pytestmark = pytest.mark.skipif(
     browser.EXECUTABLE is None, reason="needs chromium (Debian: apt-get install chromium)"

@@ -7,10 +7,9 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, roc_auc_score
 
-from swinclf.evaluation.calibration import calibrate, fit_temperature, thresholds
-from swinclf.evaluation.metrics import Tally, expected_calibration_error
-from swinclf.evaluation.strangeness import fit_feature_space
-from swinclf.feature_space import FeatureSpace
+from swinclf.confidence.ood import FeatureSpace, fit_feature_space
+from swinclf.confidence.temperature import calibrate, fit_temperature, thresholds
+from swinclf.metrics import Tally, expected_calibration_error
 
 
 def drawn(images: int, classes: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,17 +17,17 @@ from conftest import SMALL_FLAGS, error_lines, write_dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from swinclf.audit.align import DETAIL_SIDE, Place, detail_agreement
-from swinclf.audit.copies import near_pairs
-from swinclf.audit.facts import read_facts
-from swinclf.audit.findings import Kind, find_class_faults, find_copies, suggest_fit
-from swinclf.audit.fingerprint import CROPS, LENGTH, fingerprints, mirrored, small_grey
-from swinclf.audit.groups import groups_of, same_bytes
-from swinclf.audit.search import NEAREST, near_prints
+from swinclf.commands.check import check
 from swinclf.data.folder import ImageFile, scan_folder
+from swinclf.data_quality.duplicate_groups import groups_of, same_bytes
+from swinclf.data_quality.findings import Kind, find_class_faults, find_copies, suggest_fit
+from swinclf.data_quality.fingerprints import CROPS, LENGTH, fingerprints, mirrored, small_grey
+from swinclf.data_quality.hash_search import NEAREST, near_prints
+from swinclf.data_quality.image_stats import read_facts
+from swinclf.data_quality.near_duplicates import near_pairs
+from swinclf.data_quality.registration import DETAIL_SIDE, Place, detail_agreement
 from swinclf.preprocess import Fit
-from swinclf.progress import SILENT
-from swinclf.verbs.check import check
+from swinclf.reporter import SILENT
 
 
 def benchmark():

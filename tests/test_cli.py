@@ -219,7 +219,9 @@ def exported(trained):
 def places(trained, tmp_path, monkeypatch, exported, no_plots):
     """What stands for the {names} of the cases; the working folder has a newest run."""
     del no_plots
-    monkeypatch.setattr("swinclf.training.compiling.BACKEND", "eager")  # a real one takes a minute
+    monkeypatch.setattr(
+        "swinclf.training.compilation.BACKEND", "eager"
+    )  # a real one takes a minute
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to(trained.path)
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
@@ -231,9 +233,9 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     def train_quickly(parent, **_):
         parent.mkdir()
 
-    monkeypatch.setattr("swinclf.verbs.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
-    monkeypatch.setattr("swinclf.verbs.doctor.DECODE_SIZE", (400, 304))
+    monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))
     write_dataset(tmp_path / "held", per_class=2)
     spoilt = write_dataset(tmp_path / "spoilt", per_class=4)
     (spoilt / "red" / "000.png").write_bytes(b"no picture")
@@ -388,7 +390,7 @@ HEAVY += ("onnxruntime", "huggingface_hub", "jinja2")
 def test_neither_help_nor_import_loads_anything_that_takes_time():
     code = f"""
 import sys
-import swinclf, swinclf.errors, swinclf.config, swinclf.runs
+import swinclf, swinclf.errors, swinclf.config, swinclf.run_folder
 from swinclf.cli.app import main
 for words in (["--help"], ["--version"], *([one, "--help"] for one in sys.argv[1:])):
     sys.argv = ["swinclf", *words]

@@ -12,10 +12,10 @@ from conftest import error_lines
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from swinclf.commands.compare import compare
 from swinclf.errors import DataError, RunError
-from swinclf.evaluation.compare import Pair, Paired, mcnemar, score_interval
 from swinclf.files import write_csv, write_json
-from swinclf.verbs.compare import compare
+from swinclf.reporting.compare import Pair, Paired, mcnemar, score_interval
 
 COUNTS = [(0, 0), (1, 0), (3, 3), (2, 12), (12, 2), (40, 61), (500, 560)]
 

@@ -11,8 +11,8 @@ from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, wei
 from torch import nn
 
 import swinclf
-from swinclf.runtime import choose_hardware
-from swinclf.training import compiling
+from swinclf.device import choose_hardware
+from swinclf.training import compilation
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -24,7 +24,7 @@ def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
         compiled.append(network)
         compile_(network, *arguments, **options)
 
-    monkeypatch.setattr(compiling, "BACKEND", "eager")  # a real one takes a minute
+    monkeypatch.setattr(compilation, "BACKEND", "eager")  # a real one takes a minute
     monkeypatch.setattr(nn.Module, "compile", spy)
     settings = {**SMALL_SETTINGS, "epochs": 1, "drop_path": 0.0, "out": str(tmp_path / "runs")}
     runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in (False, True)]
@@ -42,14 +42,14 @@ def test_the_real_backend_computes_the_same():
     network, x = nn.GELU().eval(), torch.randn(4, 6)
     with config.patch(quick), torch.no_grad():
         expected = network(x)
-        compiling.compile_network(network)
+        compilation.compile_network(network)
         torch.testing.assert_close(network(x), expected)
-    assert compiling.BACKEND == "inductor"
+    assert compilation.BACKEND == "inductor"
     assert network._compiled_call_impl is not None
 
 
 def test_the_one_warning_about_python_3_13_0_is_ignored_and_no_other():
-    compiling.compile_network(nn.Linear(2, 2))
+    compilation.compile_network(nn.Linear(2, 2))
     text = "Guards may run slower on Python 3.13.0. Consider upgrading to Python 3.13.1+."
     warnings.warn(text, RuntimeWarning, stacklevel=1)
     with pytest.raises(RuntimeWarning, match="another"):
@@ -60,7 +60,7 @@ def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_pa
     def missing(*_):
         raise RuntimeError("No working C++ compiler found\nSet TORCHDYNAMO_VERBOSE=1")
 
-    monkeypatch.setattr(compiling, "BACKEND", missing)
+    monkeypatch.setattr(compilation, "BACKEND", missing)
     done = cli("train", dataset, *SMALL_FLAGS, "--compile")
     assert done.code == 1
     expected, found, hint = error_lines(done)

@@ -21,7 +21,7 @@ from swinclf.models.names import build_native, is_native, native_names
 def small_photograph():
     """The timed picture made small: the speed itself is not tested."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swinclf.verbs.doctor.DECODE_SIZE", (400, 304))
+        patch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))
         yield
 
 

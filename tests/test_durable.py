@@ -29,17 +29,17 @@ from conftest import (
 )
 
 import swinclf
-from swinclf import files, runtime
+from swinclf import device, files
 from swinclf import lock as lock_module
+from swinclf.commands import train as train_verb
+from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, Held
 from swinclf.models.store import load_model
 from swinclf.pipeline import finish, fit, resume, start
-from swinclf.runs import RunFolder
-from swinclf.runtime import StopFlag
+from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint
-from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -258,7 +258,7 @@ def test_a_signal_from_then_on_leaves_a_run_to_resume(
 
 def test_a_second_signal_leaves_at_once():
     code = (
-        "import os, signal, time; from swinclf.runtime import StopFlag\n"
+        "import os, signal, time; from swinclf.device import StopFlag\n"
         "stop = StopFlag()\n"
         "with stop.listening(), stop.patiently():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); assert stop\n"
@@ -448,8 +448,10 @@ def test_a_run_s_own_files_must_be_as_they_were(stopped, cli, name, old, new, sa
 
 
 def test_other_versions_are_said(stopped, monkeypatch, cli):
-    versions = runtime.versions()
-    monkeypatch.setattr("swinclf.training.origin.versions", lambda: {**versions, "torch": "9.9"})
+    versions = device.versions()
+    monkeypatch.setattr(
+        "swinclf.training.resume_guard.versions", lambda: {**versions, "torch": "9.9"}
+    )
     done = cli("train", "--resume", stopped)
     assert done.code == 0
     assert f"torch {versions['torch']} -> 9.9: the run will be" in done.err

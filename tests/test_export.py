@@ -153,7 +153,7 @@ def quick_export(monkeypatch, exported):
     def write(_network, _card, path):
         path.write_bytes(exported["vit"].read_bytes())
 
-    monkeypatch.setattr("swinclf.verbs.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
 
 
 def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick_export):
@@ -202,7 +202,7 @@ def test_a_damaged_weight_ends_in_4(trained, cli, tmp_path, exported, monkeypatc
     def write(_network, _card, path):
         path.write_bytes(model.SerializeToString())
 
-    monkeypatch.setattr("swinclf.verbs.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
     done = cli("export", "--run", trained.path, "--output", tmp_path / "out.onnx")
     assert done.code == 4
     expected, found, _ = error_lines(done)

@@ -24,8 +24,8 @@ from conftest import (
 
 import swinclf
 from swinclf.data import loader
+from swinclf.device import choose_hardware, whole_batch
 from swinclf.models.compute import Computer
-from swinclf.runtime import choose_hardware, whole_batch
 from swinclf.training import feature_cache
 from swinclf.training.feature_cache import (
     UNIT_BYTES,

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from swinclf.config import Impl
+from swinclf.device import Hardware, Precision
 from swinclf.models.build import Architecture, build_pretrained
 from swinclf.models.compute import Computer
 from swinclf.models.folding import fold_batch_norms
-from swinclf.runtime import Hardware, Precision
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:

@@ -256,7 +256,7 @@ def test_a_download_says_how_far_it_is(home, hub, monkeypatch):  # noqa: ARG001
     import torch
 
     from swinclf.models.hub import find_pretrained
-    from swinclf.progress import Reporter
+    from swinclf.reporter import Reporter
 
     said = []
 

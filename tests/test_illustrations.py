@@ -11,8 +11,8 @@ from conftest import read_rows, write_image
 from PIL import Image
 
 from swinclf.data.thumbnails import thumbnail, thumbnails
-from swinclf.inspection.overlay import SIDE_PX, EvidenceDrawer, lay_over
-from swinclf.runtime import Hardware, Precision
+from swinclf.device import Hardware, Precision
+from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer, lay_over
 
 FP32 = Hardware("cpu", Precision.FP32, "for the test")
 

@@ -13,18 +13,18 @@ from network_cases import difference, images, randomise
 from PIL import Image
 
 from swinclf.card import ModelCard
-from swinclf.confidence import Confidence
+from swinclf.commands.inspect import Look, inspect
+from swinclf.confidence.parameters import Confidence
 from swinclf.config import Impl
+from swinclf.device import Hardware, Precision, multiplies_bf16
 from swinclf.errors import ConfigError, SwinclfError
-from swinclf.inspection import attention as looking
-from swinclf.inspection.sample import synthetic_picture
+from swinclf.explain import attention as looking
+from swinclf.explain.sample import synthetic_picture
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.compute import Computer
 from swinclf.models.names import build_native
 from swinclf.models.store import save_model
 from swinclf.models.swin import from_windows
-from swinclf.runtime import Hardware, Precision, multiplies_bf16
-from swinclf.verbs.inspect import Look, inspect
 
 VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
 SWIN = {"embed_dim": "12", "depths": "2-2", "num_heads": "2-4", "window_size": "3"}
@@ -294,8 +294,8 @@ def test_pictures_of_a_swin_run(tmp_path):
     done = inspect(str(run / "model.safetensors"), look=Look(image=picture, output=tmp_path / "p"))
     check_pictures(done, ["patches", "positions", "windows", "attention", "evidence"])
     assert done.image == "the image red.png"
+    from swinclf.commands.predict import predict
     from swinclf.inference.predictor import open_predictor
-    from swinclf.verbs.predict import predict
 
     (answer,) = predict(open_predictor(run / "model.safetensors"), [picture])
     assert done.label == answer.label

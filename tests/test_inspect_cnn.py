@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 import swinclf
-from swinclf.inspection.attention import evidence, has_feature_map
-from swinclf.inspection.overlay import SIDE_PX, EvidenceDrawer
+from swinclf.commands.inspect import inspect
+from swinclf.device import Hardware, Precision
+from swinclf.explain.attention import evidence, has_feature_map
+from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer
 from swinclf.models import embedded
 from swinclf.models.store import load_model
-from swinclf.runtime import Hardware, Precision
-from swinclf.verbs.inspect import inspect
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from conftest import SMALL_FLAGS
 import swinclf
 from swinclf.cli.legacy import modernise
 from swinclf.config import gather_settings
-from swinclf.runtime import choose_hardware
+from swinclf.device import choose_hardware
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from conftest import (
 from PIL import Image
 
 import swinclf
+from swinclf.commands import train as train_verb
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.evaluation.metrics import PROBE_NOTE, SELECTION_NOTE
-from swinclf.training import logistic
-from swinclf.training.logistic import fits_all
-from swinclf.verbs import train as train_verb
+from swinclf.metrics import PROBE_NOTE, SELECTION_NOTE
+from swinclf.training import logistic_regression
+from swinclf.training.logistic_regression import fits_all
 
 FLAGS = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
 SETTINGS = {
@@ -94,7 +94,7 @@ def test_without_held_out_images_it_is_the_head_too(cli, dataset, tmp_path):
 
 
 def test_where_only_a_part_can_be_fitted_epochs_follow(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(logistic, "LAST_FLOPS", 1e4)
+    monkeypatch.setattr(logistic_regression, "LAST_FLOPS", 1e4)
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS).folder.path
     assert len(history_of(run)) == 100
     monkeypatch.undo()

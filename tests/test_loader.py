@@ -19,7 +19,7 @@ from swinclf.data.loader import (
     load_for_prediction,
     map_ahead,
 )
-from swinclf.data.readers import DEADLINE_VARIABLE
+from swinclf.data.thread_pool import DEADLINE_VARIABLE
 from swinclf.errors import DataError
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 

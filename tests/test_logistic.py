@@ -9,11 +9,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.runtime import StopFlag
-from swinclf.training import logistic
+from swinclf.training import logistic_regression
 from swinclf.training.batches import FeatureBatches
-from swinclf.training.logistic import STRENGTHS, USUAL_STRENGTH, fit_baseline
+from swinclf.training.logistic_regression import STRENGTHS, USUAL_STRENGTH, fit_baseline
 from swinclf.training.loop import Schedule
 
 
@@ -61,7 +61,7 @@ def fit(data, classes, plan=None, seed=0):
 @pytest.mark.parametrize("strength", [1e-1, 1e-3])
 @pytest.mark.parametrize("weights", [None, [2.0, 0.5, 1.0]])
 def test_it_is_the_optimum_that_scikit_learn_finds(monkeypatch, views, strength, weights):
-    monkeypatch.setattr(logistic, "STRENGTHS", (strength,))
+    monkeypatch.setattr(logistic_regression, "STRENGTHS", (strength,))
     data = batches([60, 50, 40], views=views)
     baseline = fit(data, 3, schedule(weights=weights))
     rows = data.train_features.flatten(0, 1).double().numpy()
@@ -82,12 +82,12 @@ def test_it_is_the_optimum_that_scikit_learn_finds(monkeypatch, views, strength,
 def test_the_loss_and_its_gradient_are_those_of_torch():
     data = batches([7, 5, 9], views=2)
     plan = schedule(0.1, [2.0, 0.5, 1.0])
-    probe = logistic.Probe(data.train_features.flatten(0, 1), 3)
+    probe = logistic_regression.Probe(data.train_features.flatten(0, 1), 3)
     torch.manual_seed(0)
     torch.nn.init.normal_(probe.linear.weight)
     torch.nn.init.normal_(probe.linear.bias)
     rows = torch.tensor([0, 3, 8, 12, 20])
-    problem = logistic._Problem(probe, data, rows, plan, StopFlag())
+    problem = logistic_regression._Problem(probe, data, rows, plan, StopFlag())
     weight, bias = (one.detach() for one in (probe.linear.weight, probe.linear.bias))
     loss, *gradients = problem.loss_and_gradient(weight, bias)
     wanted = torch.nn.functional.cross_entropy(
@@ -138,7 +138,7 @@ def test_classes_of_one_image_are_fitted_and_never_held_out(counts):
 def test_a_fifth_of_each_class_is_held_out_and_never_its_last_image():
     targets = np.repeat(np.arange(4), [1, 2, 10, 50])
     rng = np.random.default_rng(0)
-    fitted_on, held_out = logistic._hold_out(targets, np.arange(len(targets)), rng)
+    fitted_on, held_out = logistic_regression._hold_out(targets, np.arange(len(targets)), rng)
     assert sorted([*fitted_on, *held_out]) == list(range(len(targets)))
     assert np.bincount(targets[held_out], minlength=4).tolist() == [0, 1, 2, 10]
 
@@ -151,24 +151,24 @@ def test_without_validation_images_nothing_is_claimed():
 
 def test_too_many_images_or_classes_take_no_longer(monkeypatch):
     evaluated = []
-    real = logistic._Problem.loss_and_gradient
+    real = logistic_regression._Problem.loss_and_gradient
 
     def counting(self, weight, bias):
         evaluated.append(len(self._rows) * weight.numel())
         return real(self, weight, bias)
 
-    monkeypatch.setattr(logistic._Problem, "loss_and_gradient", counting)
-    monkeypatch.setattr(logistic, "SWEEP_FLOPS", 4e6)
-    monkeypatch.setattr(logistic, "LAST_FLOPS", 8e6)
+    monkeypatch.setattr(logistic_regression._Problem, "loss_and_gradient", counting)
+    monkeypatch.setattr(logistic_regression, "SWEEP_FLOPS", 4e6)
+    monkeypatch.setattr(logistic_regression, "LAST_FLOPS", 8e6)
     few = fit(batches([400] * 5), 5)
     assert 5 <= few.images < 2000
     assert 4 * sum(evaluated) < 4 * (4e6 + 8e6)  # line searches may evaluate a step twice
     evaluated.clear()
-    monkeypatch.setattr(logistic, "SWEEP_FLOPS", 1e5)
+    monkeypatch.setattr(logistic_regression, "SWEEP_FLOPS", 1e5)
     many = fit(batches([3] * 300, val=1), 300)
     assert many.images == 300  # one of each class
     assert many.strength == USUAL_STRENGTH  # no time for a sweep
-    assert len(evaluated) <= 2 * logistic.FEWEST_STEPS
+    assert len(evaluated) <= 2 * logistic_regression.FEWEST_STEPS
 
 
 def test_it_stops_when_asked():
@@ -181,15 +181,15 @@ def test_it_stops_when_asked():
 @pytest.mark.parametrize(("limit", "threads"), [(1e9, {1}), (1, {2})])
 def test_small_problems_are_fitted_on_one_thread(monkeypatch, limit, threads):
     seen = set()
-    real = logistic._Problem.loss_and_gradient
+    real = logistic_regression._Problem.loss_and_gradient
 
     def watching(self, weight, bias):
         if weight.requires_grad:
             seen.add(torch.get_num_threads())
         return real(self, weight, bias)
 
-    monkeypatch.setattr(logistic._Problem, "loss_and_gradient", watching)
-    monkeypatch.setattr(logistic, "SMALL_MACS", limit)
+    monkeypatch.setattr(logistic_regression._Problem, "loss_and_gradient", watching)
+    monkeypatch.setattr(logistic_regression, "SMALL_MACS", limit)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

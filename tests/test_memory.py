@@ -12,14 +12,14 @@ from conftest import SMALL_SETTINGS, error_lines, resume_run, same_weights, weig
 from torch import nn
 
 import swinclf
+from swinclf.commands import train as train_verb
+from swinclf.device import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.runs import RunFolder
-from swinclf.runtime import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
+from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from swinclf.training.optim import build_optimizer
-from swinclf.training.origin import Origin
-from swinclf.verbs import train as train_verb
+from swinclf.training.resume_guard import Origin
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

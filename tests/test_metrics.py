@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
-from swinclf.evaluation.metrics import Metrics, Tally, difference_interval, wilson_interval
+from swinclf.metrics import Metrics, Tally, difference_interval, wilson_interval
+from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 
 METRICS_KEYS = [
     "split", "images", "classes", "accuracy", "accuracy_ci95", "top5_accuracy",

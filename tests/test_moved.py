@@ -21,13 +21,13 @@ from conftest import (
 )
 
 import swinclf
+from swinclf.commands import train as train_verb
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import content_digest
 from swinclf.data.moved import find_by_content
+from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.runtime import StopFlag
 from swinclf.training import loop
-from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

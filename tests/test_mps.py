@@ -7,8 +7,8 @@ import torch
 from conftest import read_rows, write_dataset
 from mps_device import OnDevice, standing_in
 
+from swinclf.device import Precision, choose_hardware
 from swinclf.errors import DeviceError
-from swinclf.runtime import Precision, choose_hardware
 from swinclf.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_plots")

@@ -18,13 +18,13 @@ import swinclf
 from swinclf.data.folder import ImageFile
 from swinclf.data.thumbnails import thumbnail
 from swinclf.errors import WeightsError
-from swinclf.inference import calibrate
-from swinclf.inference.calibrate import Seen
+from swinclf.inference import fit_confidence
+from swinclf.inference.fit_confidence import Seen
 from swinclf.inference.predictor import open_predictor
+from swinclf.inference.reference_features import read_training_sample, save_training_sample
 from swinclf.inference.stream import answer_all
-from swinclf.inference.training_sample import read_training_sample, save_training_sample
 from swinclf.models.tensorfile import read_tensors, write_tensors
-from swinclf.runs import RunFolder
+from swinclf.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -270,7 +270,7 @@ def test_a_run_is_no_more_than_its_model_to_predict(moved, cli):
 
 
 def test_the_file_holds_a_sample_in_half_precision(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "TRAINING_MOST", 5)
+    monkeypatch.setattr(fit_confidence, "TRAINING_MOST", 5)
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder
     sample = read_training_sample(run.neighbours, run.model)
     assert sample.features.shape == (5, 64)

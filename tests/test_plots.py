@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from swinclf.evaluation import names as naming
-from swinclf.evaluation import plots
-from swinclf.evaluation.metrics import Tally
-from swinclf.evaluation.plots import draw_confusion_matrix, draw_curves
+from swinclf.metrics import Tally
+from swinclf.reporting import charts
+from swinclf.reporting import display_names as naming
+from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
 
 HOSTILE = (
     "a_very_long_class_name_that_goes_on_and_on_and_on_and_ends",
@@ -117,7 +117,7 @@ def test_cells_hold_counts_and_shares(tmp_path, drawn):
     ("count", "text"), [(9999, "9999"), (10_000, "10k"), (999_499, "999k"), (1_250_000, "1.2M")]
 )
 def test_counts_stay_short(count, text):
-    assert plots.short_count(count) == text
+    assert charts.short_count(count) == text
 
 
 def test_classes_without_images_are_pointed_out(tmp_path, drawn):

@@ -18,10 +18,10 @@ from conftest import COLOURS, SMALL_MODEL, error_lines, write_image
 from PIL import Image
 
 import swinclf
+from swinclf.commands.predict import expand_inputs
+from swinclf.commands.predict import predict as predict_with
 from swinclf.inference.predictor import open_predictor
 from swinclf.inference.stream import Answer
-from swinclf.verbs.predict import expand_inputs
-from swinclf.verbs.predict import predict as predict_with
 
 
 @pytest.fixture

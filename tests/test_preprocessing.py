@@ -19,6 +19,7 @@ from torchvision import models
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, Settings, Source, gather_settings
+from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.models.build import Architecture, create_network
 from swinclf.models.store import save_model
@@ -34,8 +35,7 @@ from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import Fit, Interpolation, Preprocess
-from swinclf.progress import SILENT, Reporter
-from swinclf.runtime import Precision, choose_hardware
+from swinclf.reporter import SILENT, Reporter
 
 NAME = "vit_tiny_patch16_224"  # .5, bicubic, 0.9
 

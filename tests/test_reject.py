@@ -18,7 +18,7 @@ from conftest import (
     write_dataset,
 )
 
-from swinclf.inference.reject import auroc
+from swinclf.confidence.selective import auroc
 
 KNOWN = {"grey": (120, 120, 120), "red": (150, 110, 110), "blue": (110, 110, 150)}
 OTHERS = {"white": (250, 250, 250), "pink": (250, 20, 250)}

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swinclf.confidence import Confidence, Threshold
-from swinclf.evaluation import confusion, diagrams
-from swinclf.evaluation.calibration import Calibration
-from swinclf.evaluation.metrics import Tally
-from swinclf.evaluation.neighbours import nearest
-from swinclf.evaluation.pictures import embed
-from swinclf.evaluation.report import write_report
-from swinclf.evaluation.sections import (
+from swinclf.confidence.parameters import Confidence, Threshold
+from swinclf.confidence.selective import Rejection
+from swinclf.confidence.temperature import Calibration
+from swinclf.inference.nearest import nearest
+from swinclf.metrics import Tally
+from swinclf.reporting import confusion, svg_charts
+from swinclf.reporting.embedded_images import embed
+from swinclf.reporting.report import write_report
+from swinclf.reporting.report_data import (
     Finding,
     LearningCurve,
     LearningPoint,
@@ -29,7 +30,6 @@ from swinclf.evaluation.sections import (
     Sections,
     Suspect,
 )
-from swinclf.inference.reject import Rejection
 
 HOSTILE = (
     '<script>alert("x")</script>',
@@ -410,7 +410,7 @@ def test_reliability_agrees_with_the_calibration_error():
     targets = rng.integers(4, size=500)
     total = Tally(list("abcd"))
     total.update(probs, targets)
-    bins = diagrams.reliability_bins(probs.max(1), probs.argmax(1) == targets)
+    bins = svg_charts.reliability_bins(probs.max(1), probs.argmax(1) == targets)
     assert sum(one.images for one in bins) == 500
     error = sum(one.images * abs(one.confidence - one.accuracy) for one in bins) / 500
     assert error == pytest.approx(total.result("val").ece)
@@ -421,9 +421,9 @@ def test_reliability_agrees_with_the_calibration_error():
 
 def test_coverage_keeps_ties_together():
     sure = np.array([0.9, 0.8, 0.8, 0.3])
-    curve = diagrams.coverage_curve(sure, np.array([True, False, True, False]))
+    curve = svg_charts.coverage_curve(sure, np.array([True, False, True, False]))
     assert curve == [(0.25, 1.0, 0.9), (0.75, pytest.approx(2 / 3), 0.8), (1.0, 0.5, 0.3)]
-    assert [one.coverage for one in diagrams.coverage_rows(curve)] == [1.0, 0.75]
+    assert [one.coverage for one in svg_charts.coverage_rows(curve)] == [1.0, 0.75]
 
 
 def test_curves_leave_gaps_and_stay_in_their_box():
@@ -431,15 +431,15 @@ def test_curves_leave_gaps_and_stay_in_their_box():
         {"epoch": epoch, "train_loss": loss, "val_loss": None, "lr": 0.001}
         for epoch, loss in enumerate((2.0, float("inf"), 1.0, 0.5), start=1)
     ]
-    loss, rate = diagrams.curves(history)
+    loss, rate = svg_charts.curves(history)
     assert (loss.title, rate.title) == ("Loss", "Learning rate")
     assert [line.path.count("M") for line in loss.lines] == [2, 0]
     for diagram in (loss, rate):
         for line in diagram.lines:
             for x, y, _ in line.marks:
-                assert diagrams.LEFT <= x <= diagrams.WIDTH - diagrams.RIGHT
-                assert diagrams.TOP <= y <= diagrams.HEIGHT - diagrams.BOTTOM
-    many = diagrams.curves([{"epoch": epoch, "lr": 1.0} for epoch in range(5000)])
+                assert svg_charts.LEFT <= x <= svg_charts.WIDTH - svg_charts.RIGHT
+                assert svg_charts.TOP <= y <= svg_charts.HEIGHT - svg_charts.BOTTOM
+    many = svg_charts.curves([{"epoch": epoch, "lr": 1.0} for epoch in range(5000)])
     assert many[0].lines[0].path.count("L") < 300
 
 

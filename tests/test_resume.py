@@ -25,12 +25,12 @@ from conftest import (
 )
 
 import swinclf
+from swinclf.commands import train as train_verb
+from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.pipeline import prepare
-from swinclf.runtime import StopFlag
 from swinclf.training import checkpoint, loop
-from swinclf.training.probe import Probe
-from swinclf.verbs import train as train_verb
+from swinclf.training.linear_probe import Probe
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

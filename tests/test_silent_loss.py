@@ -12,13 +12,13 @@ import pytest
 from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset, write_image
 from PIL import Image
 
-from swinclf.audit.scan_findings import find_scan_faults
 from swinclf.data import sniff
 from swinclf.data.class_names import quoted_together, renamed_to_match, similar_names
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import VAL, FolderIndex, Skipped, check_trainable, scan_folder
 from swinclf.data.sniff import HEAD_BYTES, Use, extension_of, readable_format, unread_format
 from swinclf.data.walk import walk_images
+from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("no_plots")

@@ -15,8 +15,9 @@ from conftest import error_lines
 from safetensors.torch import load_file, save, save_file
 
 from swinclf.card import ModelCard
-from swinclf.confidence import Confidence, Threshold
+from swinclf.confidence.parameters import Confidence, Threshold
 from swinclf.config import Impl
+from swinclf.device import Precision
 from swinclf.errors import RunError, SwinclfError, WeightsError
 from swinclf.models.build import Architecture, build_from_file, build_network
 from swinclf.models.store import load_model, read_card, save_model
@@ -28,7 +29,6 @@ from swinclf.models.tensorfile import (
     write_tensors,
 )
 from swinclf.preprocess import Fit, Interpolation, Preprocess
-from swinclf.runtime import Precision
 
 NAMES = ("rosé", "バラ", "وردة", "🌹 rose", "a/b", "new\nline", "bad\udcffbyte", "<b>&\"'")
 CARD = ModelCard(

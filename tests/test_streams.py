@@ -95,7 +95,7 @@ def test_predictions_in_any_code_page(redirected, far, exported, encoding, kind)
 def test_every_command_in_a_code_page(
     redirected, far, exported, tmp_path, monkeypatch, words, said
 ):
-    monkeypatch.setattr("swinclf.verbs.doctor.DECODE_SIZE", (400, 304))
+    monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))
     (tmp_path / "日本").mkdir()
     table = "path,label,predicted,probability\na.png,日本,日本,1\n"
     write_text(tmp_path / "日本" / "predictions.csv", table)

@@ -8,13 +8,13 @@ from conftest import SMALL_FLAGS, read_rows, write_dataset
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.data.folder import TRAIN, ImageFile
-from swinclf.evaluation import suspects as suspects_module
-from swinclf.evaluation.discriminant import main_directions
-from swinclf.evaluation.metrics import UNTRAINED_NOTE
-from swinclf.evaluation.suspects import judge_by_features
-from swinclf.inference import insight
-from swinclf.inference.insight import suspect_labels
-from swinclf.progress import Reporter
+from swinclf.data_quality import dataset_insights
+from swinclf.data_quality import label_issues as suspects_module
+from swinclf.data_quality.dataset_insights import suspect_labels
+from swinclf.data_quality.label_issues import judge_by_features
+from swinclf.data_quality.lda import main_directions
+from swinclf.metrics import UNTRAINED_NOTE
+from swinclf.reporter import Reporter
 
 KINDS = ("across", "along", "checks")
 
@@ -55,7 +55,7 @@ def test_features_find_the_swaps(planted):
 
 def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatch):
     images, features, swapped = planted
-    monkeypatch.setattr(insight, "IMAGES_MOST", 150)
+    monkeypatch.setattr(dataset_insights, "IMAGES_MOST", 150)
     listener = Listener()
     found = suspect_labels(images, features, KINDS, seed=0, report=listener)
     assert 5 <= len(found) <= 9

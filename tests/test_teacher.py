@@ -27,11 +27,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import swinclf
+from swinclf.commands import train as train_verb
+from swinclf.device import StopFlag, choose_hardware
 from swinclf.errors import ConfigError, ExitCode, Interrupted, RunError
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model, save_model
 from swinclf.pipeline import prepare
-from swinclf.runtime import StopFlag, choose_hardware
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.distillation import (
@@ -42,7 +43,6 @@ from swinclf.training.distillation import (
 )
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.teacher_features import CachedFeatures, CompactTable, OnlineFeatures
-from swinclf.verbs import train as train_verb
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 MORE = {"one": (45, 65, 195), "other": (195, 55, 45)}

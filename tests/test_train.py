@@ -26,22 +26,22 @@ from conftest import (
 from safetensors import safe_open
 
 import swinclf
+from swinclf.commands import train as train_verb
 from swinclf.config import SETTINGS
 from swinclf.data import loader
+from swinclf.device import Hardware, Precision
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.models.compute import Computer
 from swinclf.pipeline import prepare
-from swinclf.runtime import Hardware, Precision
 from swinclf.training import loop
-from swinclf.training.probe import Probe
-from swinclf.training.recipe import (
+from swinclf.training.defaults import (
     ClassWeights,
     batch_for,
     class_weights,
     is_sided,
     micro_batch_for,
 )
-from swinclf.verbs import train as train_verb
+from swinclf.training.linear_probe import Probe
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -752,7 +752,7 @@ def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
 
 
 def test_patience_is_chosen_only_where_the_epochs_are(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("swinclf.training.recipe._epochs_for", lambda _count: 4)
+    monkeypatch.setattr("swinclf.training.defaults._epochs_for", lambda _count: 4)
     given = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
     free = {name: value for name, value in SMALL_SETTINGS.items() if name != "epochs"}
     chosen = swinclf.train(dataset, out=str(tmp_path / "runs"), **free)

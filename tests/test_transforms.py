@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from swinclf.config import Augment
 from swinclf.data import loader
-from swinclf.data.kept import KeptPictures
+from swinclf.data.image_cache import KeptPictures
 from swinclf.data.transforms import (
     Augmentation,
     common_pixels,

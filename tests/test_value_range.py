@@ -14,23 +14,23 @@ from safetensors import safe_open
 from torch import nn
 
 import swinclf
+from swinclf.commands import train as train_verb
+from swinclf.commands.check import check
 from swinclf.config import gather_settings
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
 from swinclf.data.split import held_out_position
 from swinclf.data.value_range import describe_range, measure_ranges, merge_ranges
+from swinclf.device import Hardware, Precision, StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.inference.stream import _load
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.ranges import settle_ranges
 from swinclf.pipeline.start import Start
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, ranges_from
-from swinclf.progress import SILENT
-from swinclf.runtime import Hardware, Precision, StopFlag
+from swinclf.reporter import SILENT
 from swinclf.training import loop
-from swinclf.training.recipe import Regime
-from swinclf.verbs import train as train_verb
-from swinclf.verbs.check import check
+from swinclf.training.defaults import Regime
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

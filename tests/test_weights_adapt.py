@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from swinclf.config import Impl, read_settings_file
 from swinclf.errors import WeightsError, WeightsMismatchError
-from swinclf.inspection.subject import find_subject
+from swinclf.explain.target import find_subject
 from swinclf.models.build import Architecture, load_network
 from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
@@ -25,7 +25,7 @@ from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import classifier_names
 from swinclf.models.weights.select import Checkpoint
 from swinclf.models.weights.suggest import fitting_models, with_suggestion
-from swinclf.progress import Reporter
+from swinclf.reporter import Reporter
 
 State = dict[str, Tensor]
 PUBLISHED = {name.partition(".")[0] for name in timm.list_models(list(FAMILIES), pretrained=True)}

@@ -15,10 +15,10 @@ import windows_rules
 from conftest import write_dataset
 
 import swinclf
-from swinclf import files, runtime
+from swinclf import device, files
 from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
-from swinclf.latest import follow_latest, mark_latest
+from swinclf.latest_run import follow_latest, mark_latest
 
 PACKAGE = Path(swinclf.__file__).parent
 on_linux = pytest.mark.skipif(
@@ -111,9 +111,9 @@ def test_a_file_in_use_for_a_moment_is_tried_again_on_windows_alone(tmp_path, mo
 
 def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     words = ["swinclf", "train", "my data", "C:\\runs\\a-1", "it's"]
-    assert runtime.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
-    monkeypatch.setattr(runtime, "_IS_WINDOWS", True)
-    assert runtime.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
+    assert device.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
+    monkeypatch.setattr(device, "_IS_WINDOWS", True)
+    assert device.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
 
 
 def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):

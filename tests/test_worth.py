@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
 
-from swinclf.evaluation.suspects import find_suspects, judge_by_features, judgeable
-from swinclf.evaluation.worth import learning_curve
+from swinclf.data_quality.label_issues import find_suspects, judge_by_features, judgeable
+from swinclf.data_quality.learning_curve import learning_curve
 
 
 def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tuple:

@@ -13,9 +13,9 @@ from PIL import Image
 import swinclf
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.pipeline import fit as pipeline
-from swinclf.runs import RunFolder
+from swinclf.run_folder import RunFolder
 from swinclf.training.loop import TrainState
-from swinclf.training.origin import Origin
+from swinclf.training.resume_guard import Origin
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 SETTINGS: Mapping[str, Any] = {

@@ -24,11 +24,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import swinclf
+from swinclf.commands.train import train
 from swinclf.inference import results
 from swinclf.pipeline.resume import resume_settings
-from swinclf.runs import RunFolder
+from swinclf.run_folder import RunFolder
 from swinclf.training import checkpoint
-from swinclf.verbs.train import train
 from tortures._small import SETTINGS, write_dataset
 
 REGIMES: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ import torch
 
 from swinclf.errors import SwinclfError
 from swinclf.files import sweep
-from swinclf.runs import RunFolder
+from swinclf.run_folder import RunFolder
 from swinclf.training import checkpoint
 from tortures._small import interrupted_run
 

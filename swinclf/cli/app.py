@@ -11,7 +11,7 @@ from typing import NoReturn
 from swinclf.cli import commands, console, program  # noqa: F401 - commands register themselves
 from swinclf.cli.legacy import expand_home_in, modernise
 from swinclf.cli.streams import prepare_streams, restart_in_utf8
-from swinclf.runtime import keep_freed_memory
+from swinclf.device import keep_freed_memory
 
 
 def main() -> NoReturn:

@@ -9,8 +9,8 @@ from swinclf.files import to_json
 from swinclf.terminal import terminal_safe
 
 if TYPE_CHECKING:
-    from swinclf.audit.findings import Example, Finding
-    from swinclf.verbs.check import Audit
+    from swinclf.commands.check import Audit
+    from swinclf.data_quality.findings import Example, Finding
 
 EXAMPLES, PATHS = 3, 4  # of a finding; of an example
 

@@ -28,7 +28,7 @@ from swinclf.cli.streams import standard_input, write_data
 from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
-from swinclf.runs import RunFolder, data_folder_of, find_model, find_run
+from swinclf.run_folder import RunFolder, data_folder_of, find_model, find_run
 from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
@@ -59,7 +59,7 @@ def train_command(
     num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
-    from swinclf.verbs.train import train
+    from swinclf.commands.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _settings_to_train_with(given, config, resume)
@@ -101,8 +101,8 @@ def eval_command(
     strict: StrictOption = False,
 ) -> ExitCode:
     """Score a run on held-out images or another folder."""
+    from swinclf.commands.evaluate import evaluate
     from swinclf.inference.predictor import Asked
-    from swinclf.verbs.evaluate import evaluate
 
     done = evaluate(
         find_model(run),
@@ -157,9 +157,9 @@ def predict_command(
     strict: StrictOption = False,
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
+    from swinclf.commands.predict import expand_inputs, predict
     from swinclf.data.scan_notes import by_extension
     from swinclf.inference.predictor import Asked, open_predictor
-    from swinclf.verbs.predict import expand_inputs, predict
 
     model = find_model(run)
     predictor = open_predictor(model, Asked(impl, device, precision))
@@ -218,8 +218,8 @@ def export_command(
     precision: PrecisionOption = None,
 ) -> None:
     """Write a deployable file, proved equal to the run."""
+    from swinclf.commands.export import export
     from swinclf.inference.predictor import Asked
-    from swinclf.verbs.export import export
 
     done = export(
         find_model(run),
@@ -276,7 +276,7 @@ def check_command(
 ) -> ExitCode:
     """Say what is wrong with a dataset; change nothing."""
     from swinclf.cli.check_table import audit_text
-    from swinclf.verbs.check import check
+    from swinclf.commands.check import check
 
     audit = check(
         data,
@@ -314,7 +314,7 @@ def compare_command(
 ) -> None:
     """Compare two runs on the same images."""
     from swinclf.cli.compare_table import comparison_text
-    from swinclf.verbs.compare import compare
+    from swinclf.commands.compare import compare
 
     write_data(comparison_text(compare(first, second, output=output), result_format))
     if output is not None:
@@ -382,7 +382,7 @@ def inspect_command(
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show a network's shapes, costs and how it looks."""
-    from swinclf.verbs.inspect import Look, inspect
+    from swinclf.commands.inspect import Look, inspect
 
     done = inspect(
         subject,
@@ -435,7 +435,7 @@ def doctor_command(
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show versions, device, precision, caches, speed."""
-    from swinclf.verbs.doctor import examine
+    from swinclf.commands.doctor import examine
 
     write_data(tables.findings_text(examine(), result_format))
 

@@ -9,8 +9,8 @@ from swinclf.files import to_json
 from swinclf.terminal import terminal_safe
 
 if TYPE_CHECKING:
-    from swinclf.evaluation.compare import Pair
-    from swinclf.verbs.compare import Comparison
+    from swinclf.commands.compare import Comparison
+    from swinclf.reporting.compare import Pair
 
 CLASSES, IMAGES, WIDTH = 20, 10, 40
 

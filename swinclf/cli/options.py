@@ -11,8 +11,8 @@ from typing import Annotated, Any, Optional, get_args, get_origin
 import typer
 
 from swinclf.config import SETTING_TYPES, SETTINGS, Impl
+from swinclf.device import Precision
 from swinclf.errors import ExitCode
-from swinclf.runtime import Precision
 
 RunOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time

@@ -14,8 +14,8 @@ from swinclf import __version__
 from swinclf.cli import console
 from swinclf.cli.streams import flush_data, output_failure, write_data
 from swinclf.cli.usage import UsageError, usage_error
+from swinclf.device import termination_raised
 from swinclf.errors import ExitCode, Interrupted, SwinclfError
-from swinclf.runtime import termination_raised
 from swinclf.terminal import discard
 
 P = ParamSpec("P")

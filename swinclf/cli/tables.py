@@ -15,14 +15,14 @@ from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 from swinclf.terminal import one_line, terminal_safe
 
 if TYPE_CHECKING:
-    from swinclf.evaluation.metrics import Metrics
-    from swinclf.inference.reject import Rejection
-    from swinclf.inspection.table import Costs
+    from swinclf.commands.export import Export
+    from swinclf.commands.inspect import Inspection
+    from swinclf.commands.predict import Prediction
+    from swinclf.confidence.selective import Rejection
+    from swinclf.explain.table import Costs
+    from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
-    from swinclf.verbs.export import Export
-    from swinclf.verbs.inspect import Inspection
-    from swinclf.verbs.predict import Prediction
 
 
 class ResultFormat(StrEnum):
@@ -72,7 +72,7 @@ def training_box(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> t
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
     if metrics.split == "val" and epochs:
-        from swinclf.evaluation.metrics import SELECTION_NOTE, UNBIASED_NOTE
+        from swinclf.metrics import SELECTION_NOTE, UNBIASED_NOTE
 
         lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]
     if skipped:

@@ -43,10 +43,10 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
+from swinclf.data.high_bit_depth import png_raster, ppm_raster
 from swinclf.data.jpeg2000 import corrected, corrected_raster, why_not_jpeg2000
 from swinclf.data.metadata import UPRIGHT, without_metadata
 from swinclf.data.raster import Raster, raster_of, raster_to_rgb, to_rgb
-from swinclf.data.sixteen_bits import png_raster, ppm_raster
 from swinclf.data.tiff import open_tiff
 from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange

@@ -14,8 +14,8 @@ from threading import Condition, Lock
 
 from PIL import Image, ImageFile
 
-from swinclf.data.readers import clock_stopped
-from swinclf.runtime import give_back_memory
+from swinclf.data.thread_pool import clock_stopped
+from swinclf.device import give_back_memory
 
 MAX_FILE_BYTES = 256 * 1024**2
 LARGE_FILE_BYTES = 32 * 1024**2  # larger ones are read one at a time

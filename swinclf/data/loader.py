@@ -22,7 +22,7 @@ from PIL import Image
 
 from swinclf.data.images import UnreadableImage, content_digest, read_bytes, reading, use_image
 from swinclf.data.limits import MAX_FILE_BYTES, turn_to_read
-from swinclf.data.readers import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
+from swinclf.data.thread_pool import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
 from swinclf.data.transforms import eval_pixels
 from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess, ValueRange

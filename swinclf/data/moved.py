@@ -15,7 +15,7 @@ from swinclf.data.digests import digest_files
 from swinclf.data.folder import ImageFile
 from swinclf.data.walk import walk_images
 from swinclf.files import read_json
-from swinclf.runs import RunFolder
+from swinclf.run_folder import RunFolder
 
 FROM_RUN = "data_from_run"  # in config.json: the dataset's folder, relative to the run's
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from swinclf.card import ModelCard
+from swinclf.device import import_onnx_extra
 from swinclf.errors import ExportError
 from swinclf.files import write_bytes
-from swinclf.runtime import import_onnx_extra
 
 OPSET = 20
 INPUT, OUTPUTS = "pixels", ("logits", "features")

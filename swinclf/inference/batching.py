@@ -7,7 +7,7 @@ from itertools import islice
 from threading import Lock
 from typing import TypeVar
 
-from swinclf.lanes import Lanes
+from swinclf.parallel_batches import Lanes
 
 Item = TypeVar("Item")
 

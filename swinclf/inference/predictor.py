@@ -12,9 +12,7 @@ import numpy as np
 from swinclf.card import ModelCard, check_sizes, disagreement
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
-from swinclf.errors import DeviceError, RunError
-from swinclf.lanes import OWN_THREADS, Lanes, lanes_on
-from swinclf.runtime import (
+from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
@@ -23,6 +21,8 @@ from swinclf.runtime import (
     out_of_memory_named,
     require_precision,
 )
+from swinclf.errors import DeviceError, RunError
+from swinclf.parallel_batches import OWN_THREADS, Lanes, lanes_on
 
 if TYPE_CHECKING:
     from torch import nn

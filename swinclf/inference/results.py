@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
-from swinclf.evaluation.files import write_confusion_csv, write_metrics_json
-from swinclf.evaluation.plots import draw_confusion_matrix, draw_curves
-from swinclf.evaluation.report import worst_mistakes, write_report
-from swinclf.evaluation.sections import Neighbour, Sections
 from swinclf.files import write_csv
 from swinclf.inference.score import Scored
 from swinclf.preprocess import ValueRange
+from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
+from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
+from swinclf.reporting.report import worst_mistakes, write_report
+from swinclf.reporting.report_data import Neighbour, Sections
 
 EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
 EVIDENCE_TOGETHER = 4  # in one look

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swinclf.confidence import Confidence
+from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Judged
 from swinclf.data.folder import ImageFile, Skipped
 from swinclf.data.scan_notes import commonest_reason, remedy_for
+from swinclf.device import whole_batch
 from swinclf.errors import DataError
-from swinclf.evaluation.metrics import Metrics, Tally
 from swinclf.inference.predictor import Outputs, Predictor
-from swinclf.inference.reject import Judged
 from swinclf.inference.stream import Answer, answer_all, answers_from
-from swinclf.progress import Reporter
-from swinclf.runtime import whole_batch
+from swinclf.metrics import Metrics, Tally
+from swinclf.reporter import Reporter
 
 
 class ScoredImage(NamedTuple):

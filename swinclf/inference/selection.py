@@ -25,8 +25,8 @@ from swinclf.data.moved import recorded_folders
 from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
-from swinclf.progress import SILENT, Reporter
-from swinclf.runs import RunFolder
+from swinclf.reporter import SILENT, Reporter
+from swinclf.run_folder import RunFolder
 
 ALL = "all"
 UNKNOWN_NAMED = 5  # classes that are said one by one

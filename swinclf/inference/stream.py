@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from swinclf.confidence import Confidence
+from swinclf.confidence.parameters import Confidence
 from swinclf.data.loader import decode_encoded, groups_at_hand, load_image, map_ahead
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
@@ -21,7 +21,7 @@ from swinclf.files import expand_home
 from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, image_of
-from swinclf.lanes import Lanes, threads_shared
+from swinclf.parallel_batches import Lanes, threads_shared
 from swinclf.preprocess import Preprocess
 
 Given = TypeVar("Given", bound=Source)

@@ -19,8 +19,8 @@ from swinclf.config import Impl
 from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.models import embedded
 from swinclf.models.accelerated import accelerate
-from swinclf.models.blank import blank_parameters
 from swinclf.models.hub import find_pretrained
+from swinclf.models.meta_init import blank_parameters
 from swinclf.models.names import build_native, native_data_config
 from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
@@ -28,7 +28,7 @@ from swinclf.models.weights.report import WeightsReport, make_report
 from swinclf.models.weights.select import Checkpoint
 from swinclf.models.weights.suggest import with_suggestion
 from swinclf.preprocess import Fit, Interpolation, Preprocess
-from swinclf.progress import SILENT, Reporter
+from swinclf.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from swinclf.device import Hardware, Precision, whole_batch
 from swinclf.models.folding import fold_batch_norms
-from swinclf.runtime import Hardware, Precision, whole_batch
 
 DTYPES = {
     Precision.FP32: torch.float32,

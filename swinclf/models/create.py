@@ -20,7 +20,7 @@ from swinclf.models.build import (
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import is_native, native_data_config
-from swinclf.progress import LoggingReporter
+from swinclf.reporter import LoggingReporter
 
 
 def create_model(

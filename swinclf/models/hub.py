@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import safe_open
 
 from swinclf.errors import WeightsError
-from swinclf.progress import SILENT, Reporter
+from swinclf.reporter import SILENT, Reporter
 
 FIRST_ANSWER_S = 10.0
 REACHABLE_S = 3.0  # for the question whether the Hub can be reached at all

@@ -13,7 +13,7 @@ from swinclf.config import Impl, Settings, key_values
 from swinclf.models.build import OWN_SHAPES
 from swinclf.models.names import is_native, native_config
 from swinclf.models.vit import ViTConfig
-from swinclf.progress import Reporter
+from swinclf.reporter import Reporter
 
 # Names in a config.json of transformers to this package's.
 _NAMES = {

@@ -12,10 +12,11 @@ from torch.nn import Module
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
-from swinclf.evaluation.sections import Finding, LearningCurve, Sections, Suspect
-from swinclf.inference.alike import most_alike
-from swinclf.inference.calibrate import Measured, measure_confidence
-from swinclf.inference.insight import suspect_labels, worth_of_images
+from swinclf.data_quality.dataset_insights import suspect_labels, worth_of_images
+from swinclf.device import on_one_thread
+from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
+from swinclf.inference.fit_confidence import Measured, measure_confidence
+from swinclf.inference.nearest_images import most_alike
 from swinclf.inference.predictor import (
     Asked,
     Outputs,
@@ -23,19 +24,18 @@ from swinclf.inference.predictor import (
     hardware_for,
     open_predictor,
 )
+from swinclf.inference.reference_features import save_training_sample
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
-from swinclf.inference.training_sample import save_training_sample
-from swinclf.inspection.overlay import EvidenceDrawer, has_evidence
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
-from swinclf.pipeline.learn import teacher_scores
+from swinclf.pipeline.distill import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.progress import EpochRow, Reporter
-from swinclf.runs import RunFolder
-from swinclf.runtime import on_one_thread
-from swinclf.training.recipe import Regime
+from swinclf.reporter import EpochRow, Reporter
+from swinclf.reporting.report_data import Finding, LearningCurve, Sections, Suspect
+from swinclf.run_folder import RunFolder
+from swinclf.training.defaults import Regime
 
 
 def finish(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from swinclf.device import command_line, out_of_memory_named
 from swinclf.errors import DivergedError, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.progress import EpochRow
-from swinclf.runs import RunFolder
-from swinclf.runtime import command_line, out_of_memory_named
+from swinclf.reporter import EpochRow
+from swinclf.run_folder import RunFolder
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
+from swinclf.training.defaults import Regime
 from swinclf.training.loop import TrainState, fit
-from swinclf.training.origin import Origin
-from swinclf.training.recipe import Regime
-from swinclf.training.regimes import head_hardware, install_best, schedule_of
+from swinclf.training.resume_guard import Origin
+from swinclf.training.setup import head_hardware, install_best, schedule_of
 
 
 def fit_best(

@@ -13,17 +13,17 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
 from swinclf.data.unlabelled import Unlabelled
-from swinclf.evaluation.metrics import UNTRAINED_NOTE
+from swinclf.device import Hardware, StopFlag, versions
+from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
-from swinclf.progress import Reporter
-from swinclf.runtime import Hardware, StopFlag, versions
-from swinclf.training.features import FeatureTable, Look
-from swinclf.training.logistic import fits_all
-from swinclf.training.recipe import Facts, Regime, choose_schedule
+from swinclf.reporter import Reporter
+from swinclf.training.defaults import Facts, Regime, choose_schedule
+from swinclf.training.feature_extraction import FeatureTable, Look
+from swinclf.training.logistic_regression import fits_all
 from swinclf.training.teacher_features import CompactTable, OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 
 from swinclf.data.folder import TRAIN, Skipped
+from swinclf.device import seed_everything
 from swinclf.models.build import reset_head
-from swinclf.pipeline.learn import objective_of
-from swinclf.pipeline.look import refuse_skipped
+from swinclf.pipeline.distill import objective_of
+from swinclf.pipeline.extract_features import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.progress import Reporter
-from swinclf.runtime import seed_everything
+from swinclf.reporter import Reporter
 from swinclf.training.batches import UNLABELLED, Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
-from swinclf.training.features import MIRROR, PLAIN
-from swinclf.training.logistic import Baseline, fit_baseline
+from swinclf.training.defaults import Regime
+from swinclf.training.feature_extraction import MIRROR, PLAIN
+from swinclf.training.linear_probe import linear_classifiers
+from swinclf.training.logistic_regression import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.probe import linear_classifiers
-from swinclf.training.recipe import Regime
-from swinclf.training.regimes import (
+from swinclf.training.setup import (
     begin_with,
     head_hardware,
     head_state,

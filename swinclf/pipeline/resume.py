@@ -15,11 +15,11 @@ from swinclf.data.folder import FolderIndex
 from swinclf.data.moved import FROM_RUN, path_from_run
 from swinclf.data.split_file import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
+from swinclf.device import command_line, versions
 from swinclf.errors import Interrupted, RunError
-from swinclf.evaluation.sections import Finding
 from swinclf.files import cannot_write, write_json
 from swinclf.inference.results import write_skipped
-from swinclf.pipeline.look import look_at_images
+from swinclf.pipeline.extract_features import look_at_images
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.run_images import (
     find_run_images,
@@ -28,14 +28,14 @@ from swinclf.pipeline.run_images import (
     renamed_in_words,
 )
 from swinclf.pipeline.start import Start
-from swinclf.progress import Reporter
-from swinclf.runs import Claim, RunFolder
-from swinclf.runtime import command_line, versions
+from swinclf.reporter import Reporter
+from swinclf.reporting.report_data import Finding
+from swinclf.run_folder import Claim, RunFolder
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
-from swinclf.training.features import Look
-from swinclf.training.logistic import Baseline
+from swinclf.training.feature_extraction import Look
+from swinclf.training.logistic_regression import Baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.origin import Origin, check_images, check_settings, origin_of
+from swinclf.training.resume_guard import Origin, check_images, check_settings, origin_of
 
 
 def begin_run(

@@ -19,9 +19,9 @@ from swinclf.data.moved import (
 from swinclf.data.split_file import read_split
 from swinclf.errors import RunError
 from swinclf.files import read_csv, read_json, write_json
-from swinclf.runs import RunFolder
-from swinclf.training.features import Look
-from swinclf.training.origin import Origin, image_digests
+from swinclf.run_folder import RunFolder
+from swinclf.training.feature_extraction import Look
+from swinclf.training.resume_guard import Origin, image_digests
 
 
 def find_run_images(

@@ -10,6 +10,7 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, Settings, TrainConfig, key_values
+from swinclf.device import Hardware, default_workers, seed_everything, use_threads
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -32,11 +33,10 @@ from swinclf.models.weights.report import WeightsReport
 from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
-from swinclf.progress import Reporter
-from swinclf.runtime import Hardware, default_workers, seed_everything, use_threads
+from swinclf.reporter import Reporter
 from swinclf.training.checkpoint import Checkpoint
-from swinclf.training.origin import check_network, frozen_digest
-from swinclf.training.recipe import Regime, choose_mirror, choose_regime
+from swinclf.training.defaults import Regime, choose_mirror, choose_regime
+from swinclf.training.resume_guard import check_network, frozen_digest
 
 
 @dataclass(frozen=True)

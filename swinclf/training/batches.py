@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from swinclf.data.folder import TRAIN, VAL
-from swinclf.data.kept import KeptPictures
+from swinclf.data.image_cache import KeptPictures
 from swinclf.data.loader import LoadedImage, load_batches, load_for_prediction, load_image
 from swinclf.data.transforms import (
     Augmentation,

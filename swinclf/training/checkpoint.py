@@ -17,10 +17,10 @@ import torch
 from swinclf.errors import RunError, WeightsError
 from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
-from swinclf.progress import EpochRow
-from swinclf.runs import RunFolder
+from swinclf.reporter import EpochRow
+from swinclf.run_folder import RunFolder
 from swinclf.training.loop import Best, Sums, TrainState
-from swinclf.training.origin import Origin
+from swinclf.training.resume_guard import Origin
 
 SAVE_EVERY_S = 60.0  # between two saves; saving itself never takes more than a tenth of the time
 

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from swinclf.device import Hardware, Precision, StopFlag, is_out_of_memory
 from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
-from swinclf.progress import EpochRow, Reporter
-from swinclf.runtime import Hardware, Precision, StopFlag, is_out_of_memory
+from swinclf.reporter import EpochRow, Reporter
 from swinclf.training.batches import UNLABELLED, Batch, Batches
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.optim import lr_scale, set_lr

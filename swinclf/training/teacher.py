@@ -13,7 +13,7 @@ from swinclf.config import Impl
 from swinclf.data.layout import some
 from swinclf.errors import ModelError, RunError
 from swinclf.files import digest_of
-from swinclf.latest import follow_latest
+from swinclf.latest_run import follow_latest
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -24,10 +24,10 @@ from swinclf.models.embedded import EMBEDDED
 from swinclf.models.names import is_native
 from swinclf.models.store import load_model
 from swinclf.preprocess import Preprocess
-from swinclf.progress import Reporter
-from swinclf.runs import MODEL_SUFFIXES, find_model
+from swinclf.reporter import Reporter
+from swinclf.run_folder import MODEL_SUFFIXES, find_model
 from swinclf.training.feature_cache import weights_digest
-from swinclf.training.probe import linear_classifiers
+from swinclf.training.linear_probe import linear_classifiers
 
 NEEDS = "a teacher: a run, its model.safetensors, or the name of a model"
 

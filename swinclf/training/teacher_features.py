@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Interpolation, Preprocess
 from swinclf.training.batches import Batch
-from swinclf.training.features import FeatureTable
+from swinclf.training.feature_extraction import FeatureTable
 
 LARGEST = torch.finfo(torch.float16).max
 

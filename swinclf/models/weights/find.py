@@ -9,12 +9,12 @@ from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
-from swinclf.latest import follow_latest
+from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
 from swinclf.models.weights.sniff import READABLE, Kind, sniff
 from swinclf.models.weights.unreadable import is_weights_name, unreadable
-from swinclf.runs import MODEL_SUFFIXES, RunFolder
+from swinclf.run_folder import MODEL_SUFFIXES, RunFolder
 
 # What other programs call the weights in a folder, the first that is there is meant.
 _NAMES = (

@@ -1,0 +1,134 @@
+"""All pictures of one network and one image, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from swinclf.data.transforms import to_torch_input
+from swinclf.explain.attention import attentions, evidence, rollout
+from swinclf.explain.geometry import draw_patches, draw_positions, draw_windows
+from swinclf.explain.views import draw_evidence, draw_swin_attention, draw_vit_attention
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
+from swinclf.preprocess import Preprocess
+from swinclf.reporter import Reporter
+from swinclf.reporting.display_names import printable
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A network looking at an image.
+
+    Attributes:
+        network: A ViT, a Swin or a convolutional network, in evaluation mode, on the CPU.
+        preprocess: How pixels become its input.
+        pixels: (H, W, 3) uint8, as it sees the image.
+        image: Which image, in words.
+        weights: Whose weights, in words.
+        classes: Names of the classes; none where the network answers nothing that has a name.
+        temperature: Logits are divided by this before the softmax, > 0.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    pixels: np.ndarray
+    image: str
+    weights: str
+    classes: Sequence[str] = ()
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What was drawn.
+
+    Attributes:
+        pictures: The files, in the order in which to look at them.
+        label: The predicted class; empty where classes have no names.
+        probability: Its probability, in [0, 1].
+    """
+
+    pictures: tuple[Path, ...]
+    label: str = ""
+    probability: float = 0.0
+
+
+def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
+    """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
+
+    Of a convolutional network there is evidence alone.
+
+    Args:
+        scene: What looks at what.
+        folder: Where the PNG files go; files of the same names are replaced.
+        report: Hears what there was nothing to draw of.
+
+    Raises:
+        RunError: If a picture cannot be written.
+    """
+    image, weights = printable(scene.image), printable(scene.weights)
+    about = f"Shown: {image}; {weights}."
+    pictures: list[Path] = []
+    if isinstance(scene.network, ViT | Swin):
+        pictures = _draw_structure(scene, scene.network, folder, report)
+        pictures.append(folder / "attention.png")
+        _draw_attention(scene, scene.network, pictures[-1], about)
+    else:
+        report.note("evidence.png alone: a convolutional network has no patches and no attention")
+    if not scene.classes:
+        return Gallery(tuple(pictures))
+    pictures.append(folder / "evidence.png")
+    label, probability = _draw_evidence(scene, pictures[-1], about)
+    return Gallery(tuple(pictures), label, probability)
+
+
+def _draw_structure(
+    scene: Scene, network: ViT | Swin, folder: Path, report: Reporter
+) -> list[Path]:
+    """Draw patches, positions and windows, which no image changes; return the files."""
+    pixels, pictures = scene.pixels, [folder / "patches.png"]
+    image, weights = printable(scene.image), printable(scene.weights)
+    draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
+    if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
+        pictures.append(folder / "positions.png")
+    else:
+        report.note("no positions.png: this network has no position embeddings")
+    if isinstance(network, Swin):
+        pictures.append(folder / "windows.png")
+        draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
+    return pictures
+
+
+def _draw_attention(scene: Scene, network: ViT | Swin, path: Path, about: str) -> None:
+    """Compute and draw the attention of every block."""
+    pixels = scene.pixels
+    found = attentions(network, _network_input(scene))
+    followed = rollout(network, found)
+    if isinstance(network, Swin):
+        draw_swin_attention(found, followed, pixels, path, about=about)
+        return
+    config = network.config
+    tokens = "class and distillation tokens" if config.distilled else "class token"
+    reader = tokens if config.pool == "token" else "average patch"
+    draw_vit_attention(found, followed, pixels, path, reader=reader, about=about)
+
+
+def _draw_evidence(scene: Scene, path: Path, about: str) -> tuple[str, float]:
+    """Compute and draw what speaks for the predicted class; return its name and probability."""
+    found = evidence(scene.network, _network_input(scene))
+    logits = found.logits.cpu().numpy().astype(np.float64)  # no device has to have float64
+    probabilities: npt.NDArray[np.float32] = softmax(logits / scene.temperature).astype(np.float32)
+    draw_evidence(found, probabilities, scene.classes, scene.pixels, path, about=about)
+    return scene.classes[found.target], float(probabilities[found.target])
+
+
+def _network_input(scene: Scene) -> Tensor:
+    """Return the image as the network takes it, (1, 3, H, W)."""
+    return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")

@@ -1,0 +1,138 @@
+"""What a network costs as one value: its parts, its stages, the sums, and torch's own count.
+
+Knows nothing of weights, images or printing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from swinclf.explain.attention import has_feature_map
+from swinclf.models.complexity import Part, count_torch_flops, parts, stages
+from swinclf.models.module_costs import module_parts
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
+
+GLOBAL_FORMULA = "4hwC^2 + 2(hw)^2C"
+WINDOW_FORMULA = "4hwC^2 + 2M^2hwC"
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """How a network of this package cuts an image into patches.
+
+    Attributes:
+        patch_px: Height and width of a patch, pixels.
+        grid: Patches down and across.
+        prefix_tokens: Tokens that stand before the patches.
+    """
+
+    patch_px: tuple[int, int]
+    grid: tuple[int, int]
+    prefix_tokens: int
+
+    @property
+    def count(self) -> int:
+        """Patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one image.
+
+    Attributes:
+        image_px: Height and width of the image, pixels.
+        colours: Of the image.
+        parts: The network's parts in the order in which they run.
+        stages: The same summed up.
+        parameters: Numbers that the network learns.
+        macs: Multiply-adds: by the papers' formulas for the networks of this package, half of
+            `torch_flops` for others.
+        torch_flops: Operations that torch counts while it runs the network; two a multiply-add.
+        patches: Of a network of this package; None for others.
+        formula: Of the attention, in the paper's letters; empty for networks of others.
+        is_convolutional: Whether most weights are in convolutions.
+    """
+
+    image_px: tuple[int, int]
+    colours: int
+    parts: tuple[Part, ...]
+    stages: tuple[Part, ...]
+    parameters: int
+    macs: int
+    torch_flops: int
+    patches: PatchGrid | None = None
+    formula: str = ""
+    is_convolutional: bool = False
+
+    @property
+    def patch_numbers(self) -> int:
+        """Numbers in a patch: its pixels in all colours; 0 without patches."""
+        return (
+            self.patches.patch_px[0] * self.patches.patch_px[1] * self.colours
+            if self.patches
+            else 0
+        )
+
+
+def measure(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
+    """Count a network's costs, and let torch count them too.
+
+    Args:
+        network: On any device; on `meta` nothing is computed and no memory taken.
+        image_px: Height and width of its images, pixels; not needed for a network of this package.
+
+    Returns:
+        The costs of one image.
+    """
+    if not isinstance(network, ViT | Swin):
+        assert image_px is not None
+        return _measure_modules(network, image_px)
+    embed, leaves = network.patch_embed, parts(network)
+    is_vit = isinstance(network, ViT)
+    prefix = network.config.prefix_tokens if isinstance(network, ViT) else 0
+    return Costs(
+        image_px=embed.img_size,
+        colours=network.config.in_chans,
+        parts=tuple(leaves),
+        stages=tuple(stages(leaves)),
+        parameters=sum(leaf.parameters for leaf in leaves),
+        macs=sum(leaf.macs for leaf in leaves),
+        torch_flops=_torch_flops(network),
+        patches=PatchGrid(embed.patch_size, embed.grid_size, prefix),
+        formula=GLOBAL_FORMULA if is_vit else WINDOW_FORMULA,
+    )
+
+
+def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
+    """Count the costs of a network that this package has no formula for."""
+    image = next(network.parameters()).new_zeros(1, 3, *image_px)
+    was_training = network.training
+    leaves = module_parts(network.eval(), image)
+    network.train(was_training)
+    macs = sum(leaf.macs for leaf in leaves)
+    return Costs(
+        image_px=image_px,
+        colours=3,
+        parts=tuple(leaves),
+        stages=tuple(stages(leaves)),
+        parameters=sum(leaf.parameters for leaf in leaves),
+        macs=macs,
+        torch_flops=2 * macs,
+        is_convolutional=has_feature_map(network),
+    )
+
+
+@torch.no_grad()
+def _torch_flops(network: ViT | Swin) -> int:
+    """Run the network on one image under torch's own counter."""
+    like = network.patch_embed.proj.weight
+    image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
+    was_training = network.training
+    flops = count_torch_flops(lambda: network.eval()(image))
+    network.train(was_training)
+    return flops

@@ -1,0 +1,215 @@
+"""What is looked into: a network by its name, or a run's; built, filled, and given a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from swinclf.card import ModelCard
+from swinclf.config import Impl
+from swinclf.data.loader import load_for_prediction
+from swinclf.errors import ConfigError, DataError, ModelError, RunError
+from swinclf.explain.sample import synthetic_picture
+from swinclf.models.build import (
+    OWN_SHAPES,
+    Architecture,
+    create_network,
+    default_preprocess,
+    load_with_head,
+    published_classes,
+)
+from swinclf.models.embedded import EMBEDDED
+from swinclf.models.hub import find_pretrained
+from swinclf.models.names import is_native, native_data_config, native_names, suggest_names
+from swinclf.models.store import architecture_of, load_model, read_card
+from swinclf.models.swin import Swin
+from swinclf.models.vit import ViT
+from swinclf.models.weights.find import find_weights
+from swinclf.preprocess import Preprocess
+from swinclf.reporter import SILENT, Reporter
+from swinclf.run_folder import MODEL_SUFFIXES, RunFolder, find_model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to look into.
+
+    Attributes:
+        architecture: What it is.
+        file: The weights of the run that it is of; None for a name.
+        card: Their card.
+    """
+
+    architecture: Architecture
+    file: Path | None = None
+    card: ModelCard | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called: its name, or its run's folder."""
+        return self.file.resolve().parent.name if self.file else self.architecture.name
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this package builds it."""
+        return self.architecture.impl is Impl.NATIVE
+
+    @property
+    def image_px(self) -> tuple[int, int] | None:
+        """Height and width of its images, pixels; None where the network itself has them."""
+        if self.is_native:
+            return None
+        like = self.architecture
+        own = (
+            self.card.preprocess if self.card else default_preprocess(like, img_size=like.img_size)
+        )
+        return own.height, own.width
+
+    def build(self) -> nn.Module:
+        """The network with random weights, in evaluation mode."""
+        return create_network(self.architecture).eval()
+
+    def open(
+        self, weights: Path | None, *, pretrained: bool, report: Reporter = SILENT
+    ) -> tuple[nn.Module, str]:
+        """The network with its weights, in evaluation mode, and whose weights they are.
+
+        Args:
+            weights: Of a name: a weights file or run to take them from.
+            pretrained: Of a name: whether it gets its published ones.
+            report: Hears what of a weights file was loaded.
+
+        Raises:
+            WeightsError: If weights cannot be had, or do not fit.
+        """
+        if self.file is not None:
+            return load_model(self.file, impl=self.architecture.impl)[
+                0
+            ], f"the weights of {self.title}"
+        name = self.architecture.name
+        if pretrained:
+            hub_id = None if name in OWN_SHAPES else native_data_config(name).hub_id
+            file, whose = find_pretrained(name, hub_id), "the published weights"
+        elif weights is not None:
+            file, whose = find_weights(weights).path, f"the weights in {weights.name}"
+        else:
+            return self.build(), "random weights: nothing is learned yet"
+        network = self.build()
+        loaded = load_with_head(network, file, name, self.architecture.num_classes)
+        if weights is not None:
+            report.note(loaded.line(str(weights)))
+        return network, whose
+
+    def preprocess(self, network: nn.Module) -> Preprocess:
+        """What makes a picture the network's input."""
+        if self.card is not None:
+            return self.card.preprocess
+        like = self.architecture
+        if like.name in OWN_SHAPES:  # colours and cropping as published; the size is the network's
+            like = replace(like, name="swin_tiny_patch4_window7_224", model_args={})
+        assert isinstance(network, ViT | Swin)
+        height, width = network.patch_embed.img_size
+        return replace(default_preprocess(like), height=height, width=width)
+
+    def picture(self, path: Path | None, preprocess: Preprocess) -> tuple[np.ndarray, str]:
+        """A picture as the network sees it, (H, W, 3) uint8, and which it is in words.
+
+        Args:
+            path: Its file; None for one of the run's samples, else a drawn one.
+            preprocess: How it becomes the network's input.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        words = f"the image {path.name}" if path else ""
+        if path is None and self.file is not None:
+            path = min(RunFolder(self.file.parent).samples.glob("*.jpg"), default=None)
+            words = f"a sample of the run, {path.name}" if path else ""
+        if path is None:
+            drawn = synthetic_picture(preprocess.height, preprocess.width)
+            return drawn, "a drawn flower (no --image)"
+        loaded = load_for_prediction(path, preprocess)
+        if loaded.pixels is None:
+            raise DataError(
+                f"an image that can be read at '{path}'", found=loaded.error, hint="another --image"
+            )
+        return loaded.pixels, words
+
+
+def find_subject(name: str | None, img_size: int | None, args: Mapping[str, str]) -> Subject:
+    """Tells a run from a name: what is no known name and looks like a path is a run.
+
+    Args:
+        name: A network's name, a run folder or a weights file of one; None for the newest run.
+        img_size: Side of a named network's image, pixels; None for its own.
+        args: What differs from a named network's shape, each as text.
+
+    Raises:
+        ModelError: If neither this package nor timm knows the name.
+        ConfigError: If the shape of one of timm's networks is to be changed.
+        RunError: If there is no such run, or it is an exported file.
+    """
+    known = name is not None and (_is_own(name) or name == EMBEDDED)
+    path = None if name is None else Path(name)
+    is_path = path is None or path.exists() or len(path.parts) > 1 or _is_model_file(path)
+    if name is not None and (known or not is_path):
+        classes, impl = _published_classes(name), _builder(name)
+        if args and impl is Impl.TIMM:
+            raise ConfigError(
+                "a network of this package, to change its shape",
+                found=f"--model-arg for '{name}', which timm builds",
+                hint=f"swinclf inspect {name}; or a name from: swinclf models --impl native",
+            )
+        return Subject(Architecture(name, impl, classes, img_size, model_args=args))
+    file = find_model(path)
+    if file.suffix.lower() != ".safetensors":
+        raise RunError(
+            f"a run folder or its model.safetensors at '{file}'",
+            found="an exported file, which holds no network to look into",
+            hint="the run it was exported from",
+        )
+    card = read_card(file)
+    architecture = architecture_of(card, impl=_builder(card.model))
+    return Subject(architecture, file, card)
+
+
+def _is_model_file(path: Path) -> bool:
+    """Tell a file of a model from a name with a tag by its ending."""
+    return path.suffix.lower() in MODEL_SUFFIXES
+
+
+def _is_own(name: str) -> bool:
+    """Return whether this package builds the network of a name."""
+    return name in OWN_SHAPES or is_native(name)
+
+
+def _builder(name: str) -> Impl:
+    """Return who builds the network of a name."""
+    return Impl.NATIVE if _is_own(name) else Impl.TIMM
+
+
+def _published_classes(name: str) -> int:
+    """Return the classes of a name's published head.
+
+    Raises:
+        ModelError: If neither this package nor timm knows the name.
+    """
+    if name in (*OWN_SHAPES, EMBEDDED):
+        return 1000
+    if is_native(name):
+        return native_data_config(name).num_classes
+    try:
+        return published_classes(name)
+    except ModelError as error:
+        raise ModelError(
+            error.expected, found=error.found, hint=_near(name) or error.hint
+        ) from error
+
+
+def _near(name: str) -> str:
+    near = suggest_names(name.partition(".")[0], native_names(), limit=1)
+    return f"did you mean {near[0]}?" if near and near[0] != name.partition(".")[0] else ""

@@ -1,0 +1,122 @@
+"""The one look at every image: which can be read, what a frozen network sees, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from swinclf.config import TrainConfig
+from swinclf.data.dataset import Dataset, assign_splits
+from swinclf.data.folder import TRAIN, FolderIndex, Skipped
+from swinclf.data_quality.quick_check import for_report, in_one_line, quick_findings
+from swinclf.device import command_line, out_of_memory_named, whole_batch
+from swinclf.errors import DataError, ExitCode, Interrupted
+from swinclf.models.compute import Computer
+from swinclf.pipeline.plan import Context
+from swinclf.pipeline.start import Start
+from swinclf.reporter import Reporter
+from swinclf.reporting.report_data import Finding
+from swinclf.training.feature_extraction import (
+    MIRROR,
+    PLAIN,
+    Known,
+    Look,
+    Looker,
+    open_known,
+    views_by_split,
+    views_missing,
+)
+
+
+def look_at_images(
+    config: TrainConfig,
+    index: FolderIndex,
+    start: Start,
+    context: Context,
+    *,
+    is_resumed: bool = False,
+) -> tuple[Look, Dataset]:
+    """Reads every image once; where trained weights can tell something by it, keeps its features.
+
+    Which images are held out is known when all have been read; those that are trained on after all
+    are then looked at once more.
+
+    Args:
+        config: Settings, with what was chosen by machine and network.
+        index: The images.
+        start: The network that looks.
+        context: Where it runs.
+        is_resumed: Whether the images are those of a run, each in its split.
+
+    Raises:
+        DataError: If what can be read cannot be trained on.
+        Interrupted: If a signal asked to stop; what is known so far is kept.
+    """
+    hardware, stop = context.hardware, context.stop
+    looker = Looker(
+        index.root,
+        start.preprocess,
+        Computer(start.network, hardware) if start.keeps_features else None,
+        hardware,
+        workers=config.workers or 0,
+        report=context.report,
+        stop=stop,
+        known=known_features(config, start, context) if config.cache else Known(),
+    )
+    views_of = views_by_split(
+        index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
+    )
+    with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
+        look = looker.seen
+        looker.look([image.path for image in index.images], views_of)
+        if not stop:
+            dataset = (
+                Dataset(index.root, index.classes, index.images, index.skipped)
+                if is_resumed
+                else assign_splits(
+                    index, look.digests, look.errors, val_split=config.val_split, seed=config.seed
+                )
+            )
+        if not stop and config.mirror:
+            trained_on = [image.path for image in dataset.of(TRAIN)]
+            looker.look(views_missing(look, trained_on), lambda *_: (PLAIN, MIRROR))
+        if stop:
+            raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+    return look, dataset
+
+
+def known_features(config: TrainConfig, start: Start, context: Context) -> Known:
+    """What the user's cache holds for this network."""
+    return open_known(
+        start.network if start.keeps_features else None,
+        f"{config.model} {config.model_arg}",
+        start.preprocess,
+        context.hardware,
+        limit_bytes=int(config.cache_gib * 1024**3),
+        say=context.report.note,
+    )
+
+
+def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Finding]:
+    """What the look has shown to be wrong with the images, for the report; says it, too."""
+    faults = [one for one in quick_findings(index.images, look.digests) if one.mend]
+    for fault in faults:
+        report.warn(in_one_line(fault))
+    if faults:
+        report.note(f"all of it, and near copies: swinclf check {command_line([str(index.root)])}")
+    return [for_report(fault) for fault in faults]
+
+
+def refuse_skipped(skipped: Sequence[Skipped]) -> None:
+    """What --strict says to files that cannot be read.
+
+    Raises:
+        DataError: If there are any.
+    """
+    if skipped:
+        raise DataError(
+            "every file named like an image to be one, as --strict asks",
+            found=f"{len(skipped)} that cannot be read, e.g. {skipped[0].path}: "
+            f"{skipped[0].reason}",
+            hint="swinclf check DATA lists them all; or leave them out: --no-strict",
+        )

@@ -1,0 +1,415 @@
+"""The pictures of an evaluation: its confusion matrix and a run's curves, as PNG files.
+
+Knows matplotlib and measures; knows nothing about networks or datasets. Every figure is an object
+of its own, so that a caller's pyplot state is neither used nor changed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import Bbox
+
+from swinclf.files import write_bytes
+from swinclf.metrics import PROBE_NOTE, Metrics
+from swinclf.reporting.display_names import (
+    DEFAULT_FAMILY,
+    composed,
+    families_for,
+    printable,
+    shortened,
+    spelled_out,
+)
+
+INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
+TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
+EMPTY_CELL, EMPTY_ROW = "#f4f6f8", "#d9dce1"
+MAX_CELLS = 1000  # a side of the matrix; with more classes a cell stands for several
+MARKERS_UP_TO = 40  # epochs; beyond, a marker each is a smear
+
+
+class _Layout(NamedTuple):
+    """Sizes that depend on how many cells a side has.
+
+    Attributes:
+        cell: Side of a cell in inches.
+        dpi: Pixels an inch.
+        font_size: Of the names on the axes, in points.
+        name_columns: Longest name in columns of text.
+        has_counts: Whether a cell holds its count.
+        has_shares: Whether it holds its share of the row as well.
+    """
+
+    cell: float
+    dpi: int
+    font_size: float
+    name_columns: int
+    has_counts: bool
+    has_shares: bool
+
+
+def _layout_for(side: int) -> _Layout:
+    """The sizes for a matrix of `side` by `side` cells."""
+    if side <= 25:
+        return _Layout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 32, True, True)
+    if side <= 60:
+        return _Layout(0.32, 150, 8, 32, True, False)
+    if side <= 250:
+        return _Layout(0.15, 100, 7.5, 26, False, False)
+    return _Layout(0.03, 100, 7, 26, False, False)  # 3 pixels: a single mistake is still seen
+
+
+def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
+    """Draw the confusion matrix: rows true, columns predicted, colour the share of the row.
+
+    Cells hold counts and percentages while they have room. A name that no installed font can
+    draw is a number, as in class_indices.json, with a key below. Above 250 classes only some are
+    named, above 1000 a cell stands for several neighbouring classes.
+
+    Args:
+        metrics: What to draw.
+        path: The PNG file, replaced if it is there.
+    """
+    class_count = len(metrics.classes)
+    block = math.ceil(class_count / MAX_CELLS)
+    counts = _block_counts(metrics, block)
+    side = len(counts)
+    layout = _layout_for(side)
+    figure = Figure(figsize=(side * layout.cell,) * 2, dpi=layout.dpi, facecolor="white")
+    FigureCanvasAgg(figure)
+    # The axes fill the figure; what stands around them is added by the tight bounding box.
+    axes = figure.add_axes((0, 0, 1, 1))
+    image = _draw_cells(axes, counts, layout)
+    step = _label_step(layout)
+    shown = range(0, side, step)
+    labels, key = _class_labels(metrics.classes, [i * block for i in shown], layout.name_columns)
+    _label_axes(axes, list(shown), labels, layout)
+    extent = axes.get_tightbbox()
+    assert extent is not None  # only invisible axes have none
+    inches = Bbox(extent.get_points() / layout.dpi)
+    _draw_colour_bar(figure, image, left=inches.x1 + 0.2, top=side * layout.cell)
+    _write_title(axes, metrics, block, has_empty_rows=bool((counts.sum(axis=1) == 0).any()))
+    _write_key(figure, key, left=0, top=inches.y0 - 0.25, width=max(side * layout.cell, 6))
+    _save(figure, path)
+
+
+def _block_counts(metrics: Metrics, block: int) -> npt.NDArray[np.int64]:
+    """The confusion matrix with `block` neighbouring classes in one, from the sparse pairs."""
+    side = math.ceil(len(metrics.classes) / block)
+    counts = np.zeros((side, side), dtype=np.int64)
+    true, pred, count = np.asarray(metrics.confusions, dtype=np.int64).T
+    np.add.at(counts, (true // block, pred // block), count)
+    return counts
+
+
+def _draw_cells(axes: Axes, counts: npt.NDArray[np.int64], layout: _Layout) -> AxesImage:
+    """Colour the cells by their share of the row, and write into them what has room."""
+    row_sums = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(row_sums, 1)
+    # The root makes the rare mistake visible, and the lightest blue is no white, the less so the
+    # smaller a cell is.
+    lightest = 0.22 if layout.has_counts else 0.3 if layout.cell > 0.1 else 0.5
+    blues = matplotlib.colormaps["Blues"](np.linspace(lightest, 1, 256))
+    colours = LinearSegmentedColormap.from_list("shares", blues)
+    image = axes.imshow(
+        np.ma.masked_equal(shares, 0),
+        cmap=colours,
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    axes.set_facecolor(EMPTY_CELL if layout.has_counts else "white")
+    for row in np.flatnonzero(row_sums == 0):
+        axes.axhspan(row - 0.5, row + 0.5, color=EMPTY_ROW, lw=0)
+    every = 1 if layout.has_counts else 10
+    lines = np.arange(every, len(counts), every) - 0.5
+    colour = "white" if layout.has_counts else GRID
+    for draw_line in (axes.axhline, axes.axvline):
+        for at in lines:
+            draw_line(at, color=colour, lw=0.8 if layout.has_counts else 0.5)
+    if layout.has_counts:
+        _write_counts(axes, counts, shares, layout)
+    return image
+
+
+def _write_counts(
+    axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], layout: _Layout
+) -> None:
+    """Write counts, and percentages under them, into the cells that are not empty."""
+    points = layout.cell * 72
+    longest = max(len(short_count(count)) for count in np.unique(counts).tolist())
+    size = min(12.0, points * 0.85 / (0.64 * max(longest, 2)))
+    small = min(size * 0.75, points * 0.85 / (0.62 * 5))
+
+    def write(text: str, at: tuple[int, int], rise: float, font_size: float, colour: str) -> None:
+        axes.annotate(
+            text,
+            at,
+            xytext=(0, rise),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=font_size,
+        )
+
+    for row, column in np.argwhere(counts).tolist():
+        share = float(shares[row, column])
+        colour = "white" if share > 0.3 else INK  # past the middle of the root's scale
+        rise = size * 0.45 if layout.has_shares else 0
+        write(short_count(int(counts[row, column])), (column, row), rise, size, colour)
+        if layout.has_shares:
+            write(_short_share(share), (column, row), -size * 0.6, small, colour)
+
+
+def short_count(count: int) -> str:
+    """A count in at most six characters, up to a hundred million."""
+    if count < 10_000:
+        return str(count)
+    return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.1f}M"
+
+
+def _short_share(share: float) -> str:
+    """A share in whole percent that says 0 % and 100 % only where that is exact."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    if 0.995 <= share < 1:
+        return ">99 %"
+    return f"{100 * share:.0f} %"
+
+
+def _label_step(layout: _Layout) -> int:
+    """Name every such class, so that the names have room: a round number."""
+    room = layout.font_size * 1.35 / 72 / layout.cell  # in cells
+    return next(step for step in (1, 2, 5, 10) if step >= room)
+
+
+def _class_labels(
+    classes: Sequence[str], shown: Sequence[int], columns: int
+) -> tuple[list[Text], dict[int, str]]:
+    """What stands on the axes for some classes, and the key to those that are numbers.
+
+    Args:
+        classes: All names.
+        shown: Indices of those to be labelled.
+        columns: Longest label.
+
+    Returns:
+        A text and its fonts for each class in `shown`; index -> spelled-out name for each that
+        no installed font can draw.
+    """
+    texts = {index: shortened(composed(classes[index]), columns) for index in shown}
+    seen = list(texts.values())
+    labels, key = [], {}
+    for (index, text), families in zip(texts.items(), families_for(seen), strict=True):
+        if families is None:
+            key[index] = shortened(spelled_out(classes[index]), 2 * columns)
+            text, families = f"#{index}", (DEFAULT_FAMILY,)
+        elif seen.count(text) > 1:  # names that differ only in the middle
+            text = f"{text} #{index}"
+        labels.append(Text(text=text, fontfamily=list(families), parse_math=False))
+    return labels, key
+
+
+def _label_axes(axes: Axes, shown: Sequence[int], labels: Sequence[Text], layout: _Layout) -> None:
+    """Name rows and columns, and all four sides of a matrix too wide to follow a row across."""
+    texts = [label.get_text() for label in labels]
+    longest = max(map(len, texts)) * layout.font_size * 0.62 / 72
+    rotation = 0 if longest < layout.cell else 45 if layout.has_counts else 90
+    is_wide = not layout.has_counts
+    axes.set_xticks(shown, texts)
+    axes.set_yticks(shown, texts)
+    axes.tick_params(
+        labelsize=layout.font_size,
+        labelcolor=INK,
+        length=2,
+        color=MUTED,
+        top=is_wide,
+        labeltop=is_wide,
+        right=is_wide,
+        labelright=is_wide,
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        for tick, label in zip(axis.get_major_ticks(), labels, strict=True):
+            for text in (tick.label1, tick.label2):
+                text.set_fontfamily(label.get_fontfamily())
+                text.set_parse_math(False)
+    for tick in axes.xaxis.get_major_ticks():
+        ha = "right" if rotation == 45 else "center"
+        mode = "anchor" if rotation == 45 else "default"
+        tick.label1.set(rotation=rotation, ha=ha, rotation_mode=mode)
+        tick.label2.set(rotation=rotation)
+    axes.set_xlabel("predicted", color=MUTED, fontsize=10, labelpad=8)
+    axes.set_ylabel("true", color=MUTED, fontsize=10, labelpad=8)
+    for spine in axes.spines.values():
+        spine.set(color=GRID, linewidth=0.8)
+
+
+def _write_title(axes: Axes, metrics: Metrics, block: int, *, has_empty_rows: bool) -> None:
+    """Say above the matrix what it shows, and how to read what is unusual in it."""
+    low, high = metrics.accuracy_ci95
+    lines = [
+        f"Confusion matrix: {printable(metrics.split)}",
+        f"{metrics.images:,} images, {100 * metrics.accuracy:.1f} % right "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)",
+    ]
+    if has_empty_rows:
+        lines.append("grey rows: classes without images")
+    if block > 1:
+        lines.append(f"a cell stands for {block} neighbouring classes")
+    axes.set_title("\n".join(lines), loc="left", color=INK, fontsize=10, pad=10, parse_math=False)
+
+
+def _draw_colour_bar(figure: Figure, image: AxesImage, *, left: float, top: float) -> None:
+    """Draw the scale of shares beside the matrix; places in inches of the figure."""
+    width, height = figure.get_size_inches()
+    tall = min(max(height, 1.8), 3.0)
+    axes = figure.add_axes((left / width, (top - tall) / height, 0.14 / width, tall / height))
+    bar = figure.colorbar(image, cax=axes, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    bar.ax.tick_params(labelsize=8, labelcolor=INK, length=2, color=MUTED)
+    bar.set_label("share of the true class", color=MUTED, fontsize=9)
+    bar.outline.set_visible(False)
+
+
+def _write_key(
+    figure: Figure, key: Mapping[int, str], *, left: float, top: float, width: float
+) -> None:
+    """Write below the matrix which number is which name; places in inches of the figure."""
+    if not key:
+        return
+    lines = [f"#{index}  {name}" for index, name in key.items()]
+    column_width = min(max(map(len, lines)) * 0.075 + 0.3, width)
+    column_count = min(max(1, int(width / column_width)), len(lines))
+    tall = math.ceil(len(lines) / column_count)
+    figure_width, figure_height = figure.get_size_inches()
+    style: dict[str, Any] = {
+        "va": "top",
+        "fontsize": 8,
+        "family": DEFAULT_FAMILY,
+        "parse_math": False,
+    }
+    head = "No installed font can draw these names. Numbers as in class_indices.json:"
+    figure.text(left / figure_width, top / figure_height, head, color=MUTED, **style)
+    for column in range(column_count):
+        part = lines[column * tall : (column + 1) * tall]
+        at = left + column * column_width
+        y = (top - 0.22) / figure_height
+        figure.text(at / figure_width, y, "\n".join(part), color=INK, linespacing=1.4, **style)
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw loss, accuracy and learning rate over the epochs.
+
+    Args:
+        history: A row an epoch with the keys epoch, train_loss, train_accuracy, val_loss,
+            val_accuracy and lr; a value may be None. Accuracies in [0, 1].
+        path: The PNG file, replaced if it is there.
+
+    Raises:
+        ValueError: If there is no epoch.
+    """
+    if not history:
+        raise ValueError("no epoch to draw. Received: history=[]")
+    epochs = _column(history, "epoch")
+    figure = Figure(figsize=(10.5, 3.6), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    for axes, measure in ((loss, "loss"), (accuracy, "accuracy")):
+        _draw_line(axes, epochs, _column(history, f"train_{measure}"), "train")
+        _draw_line(axes, epochs, _column(history, f"val_{measure}"), "val")
+    _draw_line(rate, epochs, _column(history, "lr"), "")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
+    for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate")):
+        _dress(axes, title, epochs)
+    _widen(accuracy, at_least=0.1)
+    rate.set_ylim(bottom=0)
+    _mark_best(accuracy, epochs, _column(history, "val_accuracy"))
+    _save(figure, path)
+
+
+def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+    """A value an epoch; what is missing or infinite becomes NaN, which matplotlib leaves out."""
+    values = [row.get(key) for row in history]
+    column = np.array([math.nan if value is None else float(value) for value in values])
+    return np.where(np.isfinite(column), column, math.nan)
+
+
+def _draw_line(
+    axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64], label: str
+) -> None:
+    """Draw one measure, if it was taken at all; what is what shows without colour too."""
+    if np.isnan(values).all():
+        return
+    is_train = label == "train"
+    marker = {"train": "o", "val": "s"}.get(label, ".")
+    axes.plot(
+        epochs,
+        values,
+        label=label or None,
+        color={"train": TRAIN_COLOUR, "val": VAL_COLOUR}.get(label, MUTED),
+        linestyle="--" if is_train else "-",
+        marker=marker if len(epochs) <= MARKERS_UP_TO else None,
+        markersize=4,
+        linewidth=1.8,
+    )
+
+
+def _mark_best(
+    axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> None:
+    """Ring the highest validation accuracy and say it, first epoch of equals."""
+    if np.isnan(values).all():
+        return
+    best = int(np.nanargmax(values))
+    axes.plot(epochs[best], values[best], "o", ms=9, mfc="none", mec=VAL_COLOUR, mew=1.6)
+    accuracy = f"{100 * values[best]:.1f} %"
+    text = f"best val {accuracy}, epoch {epochs[best]:.0f}"
+    if not epochs.any():  # a head that was fitted at once
+        text = f"val {accuracy}: {PROBE_NOTE}"
+    axes.set_title(text, loc="right", fontsize=9, color=VAL_COLOUR)
+
+
+def _widen(axes: Axes, *, at_least: float) -> None:
+    """Spread an axis whose values hardly differ, so that ticks are not all one number."""
+    low, high = axes.get_ylim()
+    if high - low < at_least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - at_least / 2, middle + at_least / 2)
+
+
+def _dress(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None:
+    """Title, whole epochs on the axis, room around a single point, a quiet grid."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("epoch", fontsize=9, color=MUTED)
+    axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
+    axes.tick_params(labelsize=9, labelcolor=INK, color=MUTED)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG, with all that stands beside its axes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.2, dpi=figure.dpi)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,220 @@
+"""The three regimes as values for the one loop: what trains, at which rates, on what."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from swinclf.config import ClassWeights, TrainConfig
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import TRAIN, VAL
+from swinclf.data.image_cache import KeptPictures, room_for_pictures
+from swinclf.data.transforms import Augmentation
+from swinclf.device import Hardware, Precision
+from swinclf.models.compute import is_convolutional
+from swinclf.models.freeze import freeze_stages, layer_numbers
+from swinclf.preprocess import Preprocess
+from swinclf.reporter import EpochRow
+from swinclf.training.batches import FeatureBatches, ImageBatches
+from swinclf.training.compilation import compile_network
+from swinclf.training.defaults import class_weights, micro_batch_for
+from swinclf.training.distillation import Distillation
+from swinclf.training.feature_extraction import MIRROR, PLAIN, Look
+from swinclf.training.linear_probe import Probe, linear_classifiers
+from swinclf.training.logistic_regression import Baseline
+from swinclf.training.loop import Best, Schedule, TrainState, new_state
+from swinclf.training.optim import build_optimizer
+
+
+def feature_batches(
+    dataset: Dataset, look: Look, config: TrainConfig, device: str
+) -> FeatureBatches | None:
+    """Kept features as batches.
+
+    Args:
+        dataset: The images, each in its split.
+        look: At all of them.
+        config: The settings of the training.
+        device: Where the head trains.
+
+    Returns:
+        The batches; None where the look was not by a network.
+    """
+    table = look.features
+    if table is None:
+        return None
+    train = [look.digests[image.path] for image in dataset.of(TRAIN)]
+    views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
+    seen = [table.gather([digest + view for digest in train]) for view in views]
+    return FeatureBatches(
+        train_features=torch.stack(seen).to(device),
+        train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
+        val_features=look.plain_features(dataset.of(VAL)).to(device),
+        val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
+        batch_size=config.batch_size or 64,
+        seed=config.seed,
+    )
+
+
+def image_batches(
+    dataset: Dataset,
+    preprocess: Preprocess,
+    config: TrainConfig,
+    device: str,
+    on_bad_file: Callable[[Path, str], None],
+) -> ImageBatches:
+    """Image files as batches, varied as the settings say."""
+    assert config.augment is not None
+    return ImageBatches(
+        train_files=dataset.paths(TRAIN),
+        train_targets=dataset.targets(TRAIN),
+        val_files=dataset.paths(VAL),
+        val_targets=dataset.targets(VAL),
+        preprocess=preprocess,
+        augmentation=Augmentation(config.augment, config.min_crop, bool(config.mirror)),
+        batch_size=config.batch_size or 1,
+        seed=config.seed,
+        workers=config.workers or 0,
+        device=device,
+        on_bad_file=on_bad_file,
+        kept=KeptPictures(room_for_pictures() if config.epochs != 1 else 0),
+        train_size=config.train_size,
+    )
+
+
+def head_state(
+    network: nn.Module, batches: FeatureBatches, config: TrainConfig, hardware: Hardware
+) -> TrainState:
+    """A fresh linear head to train on features."""
+    classes = linear_classifiers(network)[0].out_features
+    probe = Probe(batches.train_features.flatten(0, 1), classes).to(hardware.device)
+    optimizer = build_optimizer(
+        probe.named_parameters(), lr=config.lr or 0.0, weight_decay=config.weight_decay
+    )
+    return new_state(probe, optimizer, hardware)
+
+
+def network_state(
+    network: nn.Module, config: TrainConfig, hardware: Hardware, *, trained_weights: bool
+) -> TrainState:
+    """The network, or its upper part, to train on images.
+
+    Args:
+        network: With the head that it starts with; moved to the device.
+        config: The settings of the training.
+        hardware: Where it trains.
+        trained_weights: Whether it starts from weights that were trained, and so from statistics of
+            batch norm that are worth keeping.
+    """
+    network.requires_grad_(True)
+    if config.freeze_stages is not None:
+        freeze_stages(network, config.freeze_stages)
+    network.to(hardware.device)
+    if is_convolutional(network):  # the memory format of the weights is that of the activations
+        network.to(memory_format=torch.channels_last)
+    if config.compile:
+        compile_network(network)
+    optimizer = build_optimizer(
+        network.named_parameters(),
+        lr=config.lr or 0.0,
+        weight_decay=config.weight_decay,
+        layers=layer_numbers(network, coarse=False),
+        layer_decay=config.layer_decay or 1.0,
+        no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
+    )
+    state = new_state(network, optimizer, hardware)
+    state.micro_batch = micro_batch_for(
+        hardware.device, config.batch_size or 1, config.train_size or config.img_size or 1
+    )
+    state.frozen_statistics = trained_weights
+    return state
+
+
+def learn_from(state: TrainState, objective: Distillation, config: TrainConfig) -> None:
+    """Makes a distillation the objective of a training; what it learns trains at the full rate."""
+    state.objective = objective
+    learned = list(objective.named_parameters())
+    if not learned:
+        return
+    optimizer = build_optimizer(learned, lr=config.lr or 0.0, weight_decay=config.weight_decay)
+    for group in optimizer.param_groups:
+        state.optimizer.add_param_group(group)
+
+
+def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
+    """The loop's numbers from resolved settings."""
+    counts = dataset.counts(TRAIN)
+    weights = class_weights(
+        config.class_weights or ClassWeights.NONE, [counts[name] for name in dataset.classes]
+    )
+    return Schedule(
+        epochs=1 if config.epochs is None else config.epochs,
+        lrf=config.lrf,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
+        label_smoothing=config.label_smoothing or 0.0,
+        class_weights=torch.tensor(weights, device=device) if weights else None,
+        patience=config.patience or 0,
+    )
+
+
+def begin_with(state: TrainState, baseline: Baseline) -> None:
+    """Makes the baseline the best there is before the first epoch: the floor of the training.
+
+    Args:
+        state: Of a new head, or of the network with the baseline's head; its optimizer starts as it
+            would have without.
+        baseline: Of the network as it is.
+    """
+    if math.isnan(baseline.accuracy):  # without validation images there is nothing to choose by
+        return
+    model = baseline.probe if isinstance(state.model, Probe) else state.model
+    weights = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
+    equal_is_better = -sys.float_info.max  # an epoch that has as many right is kept instead
+    state.best = Best(0, (baseline.accuracy, equal_is_better), weights)
+
+
+def take_probe(state: TrainState, baseline: Baseline, images: int) -> None:
+    """Make the baseline the result of a training without epochs, with its one row of history.
+
+    Args:
+        state: Of a new head.
+        baseline: Of the network.
+        images: Training images.
+    """
+    has_val = math.isfinite(baseline.accuracy)
+    weights = {
+        name: one.detach().cpu().clone() for name, one in baseline.probe.state_dict().items()
+    }
+    score = (baseline.accuracy, -baseline.loss) if has_val else (0.0, 0.0)
+    state.best = Best(0, score, weights)
+    state.history = [
+        EpochRow(
+            epoch=0,
+            train_loss=baseline.train_loss,
+            train_accuracy=baseline.train_accuracy,
+            val_loss=baseline.loss if has_val else None,
+            val_accuracy=baseline.accuracy if has_val else None,
+            lr=0.0,
+            seconds=baseline.seconds,
+            images_per_second=images / max(baseline.seconds, 1e-9),
+        )
+    ]
+
+
+def head_hardware(device: str) -> Hardware:
+    """A head is trained in float32: it is too small for anything else to pay."""
+    return Hardware(device, Precision.FP32, "a linear head")
+
+
+def install_best(state: TrainState, network: nn.Module) -> None:
+    """Leaves the best weights of a training in the network."""
+    assert state.best is not None
+    state.model.load_state_dict(state.best.weights)
+    if isinstance(state.model, Probe):
+        state.model.to("cpu").install(network.to("cpu"))
