@@ -87,13 +87,7 @@ class SwinConfig:
 
 
 class Swin(nn.Module):
-    """The Swin Transformer image classifier.
-
-    Args:
-        config: Its shape.
-
-    Source: sec. 3.1, fig. 3 (a).
-    """
+    """The Swin Transformer image classifier of a shape: sec. 3.1, fig. 3 (a)."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()

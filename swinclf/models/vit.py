@@ -109,13 +109,7 @@ class ViTConfig:
 
 
 class ViT(nn.Module):
-    """The Vision Transformer image classifier.
-
-    Args:
-        config: Its shape.
-
-    Source: sec. 3.1, fig. 1.
-    """
+    """The Vision Transformer image classifier of a shape: sec. 3.1, fig. 1."""
 
     pos_embed: Tensor | None
     pos_embed_fixed: Tensor
@@ -233,8 +227,8 @@ class ViT(nn.Module):
             x, distilled = self.head_drop(x[:, 0]), self.head_drop(x[:, 1])
             if not pre_logits:
                 x, distilled = self.head(x), self.head_dist(distilled)
-            combined: Tensor = (x + distilled) / 2
-            return combined
+            mean: Tensor = (x + distilled) / 2
+            return mean
         if self.config.pool == "token":
             x = x[:, 0]  # (N, T, C) -> (N, C)
         else:
@@ -300,10 +294,7 @@ class HeadHidden(nn.Module):
 
 
 class Block(nn.Module):
-    """An encoder block: attention, then an MLP, each behind a norm and with a residual connection.
-
-    Source: sec. 3.1, eqs. 2 and 3.
-    """
+    """An encoder block, sec. 3.1: attention and MLP, each behind a norm and with a residual."""
 
     def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
         super().__init__()

@@ -34,9 +34,10 @@ class TrainedLinear(FastLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return x weight' + bias, (..., C) -> (..., D)."""
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if not learns or x.numel() < TRAINED_TOKENS * self.in_features:
+        # In this order: a graph for any batch size must not depend on the number of tokens.
+        if not learns or not is_fused(x, self.weight):
             return super().forward(x)
-        if not is_fused(x, self.weight):
+        if x.numel() < TRAINED_TOKENS * self.in_features:
             return super().forward(x)
         bias = None if self.bias is None else self.bias.to(torch.bfloat16)
         values = (x.to(torch.bfloat16), self.weight.to(torch.bfloat16), bias)
