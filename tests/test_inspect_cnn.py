@@ -170,3 +170,17 @@ def test_no_pictures_of_a_transformer_that_is_not_of_this_package(cli, trained):
     done = cli("inspect", trained.path, "--output", "p")
     assert done.code == 2
     assert "the table alone: swinclf inspect" in error_lines(done)[2]
+
+
+def test_an_export_computes_nothing_in_place(run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    seen = []
+    real = torch.onnx.export
+
+    def watching(module, *args, **options):
+        seen.append({one.inplace for one in module.modules() if hasattr(one, "inplace")})
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", watching)
+    swinclf.load(run).export(tmp_path / "m.onnx")
+    assert seen == [{False}]

@@ -74,6 +74,9 @@ class _Answering(nn.Module):
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
         self.network, self.temperature = network, temperature
+        for module in network.modules():  # in place, the exporter takes ReLU6 apart: seconds more
+            if hasattr(module, "inplace"):
+                module.inplace = False
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 3, H, W) -> (N, K), (N, D)."""
