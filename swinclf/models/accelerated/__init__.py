@@ -13,6 +13,7 @@ What is faster, and where:
     mlp.FastMlp                             the same, with GELU inside the product, too
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
+    patches.FastPatchEmbed                  a Swin: patches with channels last
     stage.FastSwinStage                     a Swin: one copy a block instead of up to four
 """
 
@@ -30,12 +31,11 @@ from swinclf.models.swin import Swin, SwinStage, WindowAttention
 from swinclf.models.vit import ViT
 
 _OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
-    PatchEmbed: FastPatchEmbed,
     nn.Linear: FastLinear,
     Mlp: FastMlp,
 }
 _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
-    **_OF_VIT,
+    PatchEmbed: FastPatchEmbed,
     nn.Linear: TrainedLinear,
     Mlp: PortionedMlp,
     WindowAttention: FastWindowAttention,

@@ -1,4 +1,4 @@
-"""The map of patches to tokens, with channels last from the start."""
+"""A Swin's map of patches to tokens, with channels last from the start."""
 
 from __future__ import annotations
 
