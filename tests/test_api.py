@@ -25,7 +25,7 @@ from torch import nn
 import swinclf
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, TrainConfig
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
-from swinclf.models.embedded import WEIGHTS
+from swinclf.models.embedded import HEAD, WEIGHTS
 
 ROOT = Path(swinclf.__file__).parent
 SMALL_SWIN = {"embed_dim": 16, "depths": "1,1", "num_heads": "1,2", "window_size": 4}
@@ -90,6 +90,15 @@ def test_create_model_without_a_head_gives_features():
     network = swinclf.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32).eval()
     with torch.inference_mode():
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+
+
+@pytest.mark.parametrize("num_classes", [0, 1000])
+def test_the_embedded_weights_with_their_own_head_and_without_one(num_classes):
+    network = swinclf.create_model("embedded", num_classes=num_classes, pretrained=True)
+    stored = load_file(WEIGHTS)
+    own = {name: value for name, value in network.state_dict().items() if name in stored}
+    assert set(stored) - set(own) == (set() if num_classes else set(HEAD))
+    assert all(torch.equal(value, stored[name].float()) for name, value in own.items())
 
 
 def test_create_model_loads_the_embedded_weights():

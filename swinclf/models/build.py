@@ -274,14 +274,17 @@ def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
 
 
 def _build_embedded(architecture: Architecture) -> nn.Module:
-    """Build the network with the embedded weights under a fresh head."""
+    """Build the network with the embedded weights, under a fresh head unless theirs fits."""
     network = create_network(architecture)
-    state = network.state_dict()
-    absent = {name for name in state if name in embedded.HEAD or name.endswith(embedded.COUNTER)}
     stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
-    own = {name: state[name] for name in absent}
+    for name, value in network.state_dict().items():
+        is_fresh = name in embedded.HEAD and stored[name].shape != value.shape
+        if is_fresh or name.endswith(embedded.COUNTER):
+            stored[name] = value
+    if architecture.num_classes == 0:
+        stored = {name: value for name, value in stored.items() if name not in embedded.HEAD}
     try:
-        network.load_state_dict({**stored, **own})
+        network.load_state_dict(stored)
     except RuntimeError as error:
         raise WeightsError(
             f"the weights of {embedded.ARCHITECTURE} as this version of timm builds it",
