@@ -95,7 +95,7 @@ def test_create_model_without_a_head_gives_features():
 @pytest.mark.parametrize("num_classes", [0, 1000])
 def test_the_embedded_weights_with_their_own_head_and_without_one(num_classes):
     network = swinclf.create_model("embedded", num_classes=num_classes, pretrained=True)
-    stored = load_file(WEIGHTS)
+    stored = load_tensors(WEIGHTS)
     own = {name: value for name, value in network.state_dict().items() if name in stored}
     assert set(stored) - set(own) == (set() if num_classes else set(HEAD))
     assert all(torch.equal(value, stored[name].float()) for name, value in own.items())
