@@ -301,7 +301,7 @@ class TrainConfig:
     )
     teacher_views: TeacherViews | None = _setting(
         None,
-        "What the teacher sees: each image and its mirror image once, or every view anew.",
+        "What the teacher sees: each image and its mirror image once, or every augmented view.",
         auto="cached where no random crop is made, else online",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from swinclf.config import Augment, ClassWeights, Impl
+from swinclf.config import Augment, ClassWeights, Impl, TeacherViews
 from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
 
@@ -28,6 +28,7 @@ class TrainOptions(TypedDict, total=False):
     freeze_layers: bool | None
     freeze_stages: int | None
     img_size: int | None
+    train_size: int | None
     val_split: float
     val: str | Path | None
     fit: Fit | Literal["crop", "pad", "squash"] | None
@@ -50,6 +51,12 @@ class TrainOptions(TypedDict, total=False):
     drop_path: float | None
     clip_norm: float
     class_weights: ClassWeights | Literal["none", "sqrt", "balanced"] | None
+    teacher: str | Path | None
+    unlabelled: str | Path | None
+    teacher_temperature: float | None
+    teacher_weight: float | None
+    teacher_features: float | None
+    teacher_views: TeacherViews | Literal["cached", "online"] | None
     device: str
     precision: Precision | Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool

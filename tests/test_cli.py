@@ -43,7 +43,8 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             0,
             (
                 *("{data}", "--model", SMALL_MODEL, "--impl", "timm", "--no-pretrained"),
-                *("--no-freeze-layers", "--img-size", "32", "--val-split", "0.3", "--fit", "pad"),
+                *("--no-freeze-layers", "--img-size", "32", "--train-size", "32"),
+                *("--val-split", "0.3", "--fit", "pad"),
                 *("--augment", "crop", "--min-crop", "0.5", "--mirror", "--epochs", "1"),
                 *("--batch-size", "7", "--lr", "0.0011", "--lrf", "0.1", "--warmup", "0.2"),
                 *("--patience", "3", "--weight-decay", "0.01", "--layer-decay", "0.8"),
