@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def _sort_key(path: Path) -> tuple[object, ...]:
 
 def levels() -> str:
     """The levels of the package, the top one first: each imports only from those below it."""
-    return "\n".join(f"  {'  '.join(sorted(names))}" for names in reversed(LEVELS))
+    rows = (", ".join(sorted(names)) for names in reversed(LEVELS))
+    lines = [textwrap.fill(row, 74, subsequent_indent="  ") for row in rows]
+    return "  " + "\n↓ ".join(lines)
 
 
 def architecture() -> str:
