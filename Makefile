@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest check bench clean
+.PHONY: demo test test-lowest check docs bench clean
 
 demo: $(INSTALLED)  ## the whole loop on a sample dataset, offline once installed
 	$(BIN)/swinclf demo
@@ -17,10 +17,13 @@ test: $(INSTALLED) check  ## lint, types, tests
 test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2
 
-check: $(INSTALLED)  ## lint and types
+check: $(INSTALLED) docs  ## lint, types and the website
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## the website of docs/ in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
 bench: $(INSTALLED)  ## every claim of speed, small: ten minutes; each alone: benchmarks/NAME.py
 	$(BIN)/python benchmarks/startup.py --rounds 3

@@ -189,7 +189,7 @@ class TrainConfig:
     )
     crop_pct: float | None = _setting(
         None,
-        "With --fit crop, the part of the scaled picture's side that is kept.",
+        "With --fit crop, the part of the scaled picture's side that is used.",
         low=0.1,
         high=1,
         auto=_AS_TRAINED,

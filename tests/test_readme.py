@@ -1,30 +1,26 @@
-"""The README cannot lie: its commands are run, its tree and tables compared with the code."""
+"""README and docs cannot lie: trees, tables and the command reference are those of the code."""
 
 from __future__ import annotations
 
 import ast
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from cli_reference import cli_reference
+from test_architecture import LEVELS
 
 import swinclf
-from swinclf.demo import write_samples
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def tour_commands() -> list[list[str]]:
-    """The commands of the five-minute tour, in order."""
-    block = re.search(r"<!-- tour -->\n```console\n(.*?)```", README, re.DOTALL)
-    assert block
-    lines = [line.removeprefix("$ swinclf ") for line in block[1].splitlines()]
-    return [shlex.split(line) for line in lines]
+DOCS = ROOT / "docs"
+ARCHITECTURE = DOCS / "architecture.md"
 
 
 def tree() -> str:
@@ -47,12 +43,70 @@ def _sort_key(path: Path) -> tuple[object, ...]:
     return (*((True, folder) for folder in folders), (False, "" if name == "__init__.py" else name))
 
 
-def test_tree_is_the_code():
-    assert f"```\n{tree()}\n```" in README, f"put this into README.md:\n{tree()}"
+def levels() -> str:
+    """The levels of the package, the top one first: each imports only from those below it."""
+    rows = (", ".join(sorted(names)) for names in reversed(LEVELS))
+    lines = [textwrap.fill(row, 74, subsequent_indent="  ") for row in rows]
+    return "  " + "\n↓ ".join(lines)
+
+
+def architecture() -> str:
+    """The page about the architecture with its generated parts: the levels and the tree."""
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    for part, text in (("levels", levels()), ("tree", tree())):
+        before, start, rest = page.partition(f"<!-- {part} -->\n")
+        _, end, after = rest.partition(f"<!-- /{part} -->")
+        assert start, f"<!-- {part} -->"
+        assert end, f"<!-- /{part} -->"
+        page = f"{before}{start}```text\n{text}\n```\n{end}{after}"
+    return page
+
+
+def test_the_architecture_is_that_of_the_code():
+    assert ARCHITECTURE.read_text(encoding="utf-8") == architecture(), (
+        "write it again: python tests/test_readme.py"
+    )
+
+
+def test_the_command_reference_is_what_help_prints():
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == cli_reference(), (
+        "write it again: python tests/cli_reference.py > docs/cli.md"
+    )
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 220
+
+
+def test_every_page_is_in_the_navigation_and_in_the_index():
+    config = yaml.safe_load((ROOT / ".mkdocs.yml").read_text(encoding="utf-8"))
+    listed = set(_leaves(config["nav"]))
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert listed == pages
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([^)#]+)\)", index))
+    top = {path.name for path in DOCS.glob("*.md")} - {"index.md"}
+    assert linked == top | {"decisions/README.md"}
+
+
+def test_the_website_loads_nothing_from_elsewhere():
+    config = yaml.safe_load((ROOT / ".mkdocs.yml").read_text(encoding="utf-8"))
+    assert config["theme"]["font"] is False
+    assert not config.keys() & {"extra_javascript", "extra_css", "extra"}
+    assert config["plugins"] == ["search"]
+
+
+def _leaves(nav: object) -> list[str]:
+    """The pages of a navigation, in order."""
+    if isinstance(nav, str):
+        return [nav]
+    nested = nav.values() if isinstance(nav, dict) else nav
+    return [page for one in nested for page in _leaves(one)]
 
 
 def test_what_inspect_prints(cli):
-    block = re.search(r"<!-- inspect -->\n```\n\$ swinclf (.*?)\n(.*?)```", README, re.DOTALL)
+    page = (DOCS / "inspect.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- inspect -->\n```console\n\$ swinclf (.*?)\n(.*?)```", page, re.DOTALL)
     assert block
     printed = cli(*shlex.split(block[1])).out.splitlines()
     shown = [line for line in block[2].splitlines() if line.strip() != "..."]
@@ -78,10 +132,10 @@ def test_every_file_of_a_run_is_documented(trained):
 def test_limits_and_promises_are_those_of_the_code():
     from swinclf.data import limits
 
-    about = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    about = (DOCS / "data.md").read_text(encoding="utf-8")
     assert f"files over {limits.MAX_FILE_BYTES // 1024**2} MiB" in about
     assert "no pickle is ever loaded" not in README  # `.pth` files are pickles, read restricted
-    assert "no code in a weights file is ever executed" in README
+    assert "No code in a weights file is ever executed" in README
     security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert f"above {limits.MAX_FILE_BYTES // 1024**2} MiB" in security
     assert f"{limits.MAX_PIXELS // 10**6} million pixels for most" in security
@@ -95,18 +149,7 @@ def test_types_come_with_the_package():
     assert "Typing :: Typed" in project["project"]["classifiers"]
 
 
-def test_tour(cli, tmp_path):
-    first, *rest = tour_commands()
-    assert first == ["demo"]
-    write_samples(tmp_path / "swinclf-demo")  # all that the rest needs of it; it has its own test
-    for command in rest:
-        done = cli(*command)
-        assert done.code == 0, f"{command}: {done.err}"
-    assert (tmp_path / "runs" / "tour" / "model.onnx").is_file()
-    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 673
-
-
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
 LINKS = [
     (path, link)
     for path in DOCUMENTS
@@ -120,7 +163,7 @@ def test_links_lead_somewhere(path, link):
 
 
 def test_every_decision_is_listed_and_has_its_four_parts():
-    folder = ROOT / "docs" / "decisions"
+    folder = DOCS / "decisions"
     pages = sorted(folder.glob("*.md"))
     listed = {link for path, link in LINKS if path == folder / "README.md"}
     assert listed == {path.name for path in pages} - {"README.md"}
@@ -157,4 +200,4 @@ def test_a_bug_report_asks_for_the_machine():
 
 
 if __name__ == "__main__":
-    print(tree())  # noqa: T201
+    ARCHITECTURE.write_text(architecture(), encoding="utf-8")

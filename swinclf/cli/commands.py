@@ -87,7 +87,7 @@ def eval_command(
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--output", help="Folder for the results.", show_default="eval-N beside the model"
+            "--output", help="Folder for the results.", show_default="eval-N next to the model"
         ),
     ] = None,
     result_format: Annotated[
@@ -211,7 +211,9 @@ def export_command(
     ] = 1e-3,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="Images to compare on.", show_default="a few kept in the run"),
+        typer.Option(
+            "--data", help="Images to compare on.", show_default="a few stored in the run"
+        ),
     ] = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
@@ -256,7 +258,7 @@ def check_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--weights",
-            help="Look for near copies by features, too: of this run or weights file.",
+            help="Search for near copies by features, too: of this run or weights file.",
             show_default="by fingerprints alone",
         ),
     ] = None,
@@ -336,7 +338,7 @@ def inspect_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--image",
-            help="Draw how the network looks at this picture.",
+            help="Draw the network's attention on this picture.",
             show_default="with --output: one of the run's samples, else a drawn flower",
         ),
     ] = None,
@@ -381,7 +383,7 @@ def inspect_command(
         ResultFormat, typer.Option("--format", help="How the table is printed.")
     ] = ResultFormat.TABLE,
 ) -> None:
-    """Show a network's shapes, costs and how it looks."""
+    """Show a network's shapes, costs and attention."""
     from swinclf.commands.inspect import Look, inspect
 
     done = inspect(

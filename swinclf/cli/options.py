@@ -37,7 +37,7 @@ RejectOption = Annotated[
         "--reject",
         min=0.01,
         max=0.9999,
-        help="Say `unknown` rather than guess: share of the answers that shall be right. "
+        help="Say `unknown` rather than guess: share of the answers that must be right. "
         "Without a value: 0.95.",
         show_default="always answer",
     ),

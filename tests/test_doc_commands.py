@@ -1,0 +1,238 @@
+"""Every command in README.md and docs/ is run, or at least read by the program's own parser.
+
+The rule: what stands after `$` in a `console` block and every `python` block is run, in order, on
+small data. Commands elsewhere (`sh` blocks, inline code) may need large data, a network or a GPU,
+or have a placeholder in capitals: of these the command and its options must exist, and the choices
+and numbers be valid.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import COLOURS, write_dataset, write_image
+
+from swinclf.cli import commands  # noqa: F401 - commands register themselves
+from swinclf.cli.legacy import modernise
+from swinclf.cli.program import app
+from swinclf.cli.usage import UsageError, usage_error
+from swinclf.demo import write_samples
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
+    if path.name not in ("CHANGELOG.md", "cli.md")  # what was, and what is generated
+}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+GROUP = typer.main.get_group(app)
+CHECK_FOUND_SOMETHING = 3
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The contents of the fenced blocks in a language."""
+    return [body for name, body in FENCED.findall(text) if name == language]
+
+
+def inline_code(text: str) -> list[str]:
+    """The code in running text and tables, each on one line."""
+    found = re.findall(r"`([^`]+)`", FENCED.sub("", text))
+    return [" ".join(code.split()) for code in found]
+
+
+def code_lines(text: str) -> list[str]:
+    """Every line that may hold a command: of blocks, without its prompt, and inline code."""
+    lines = [line for _, body in FENCED.findall(text) for line in body.splitlines()]
+    return [line.removeprefix("$ ") for line in lines] + inline_code(text)
+
+
+def program_calls(line: str) -> list[list[str]]:
+    """The words after `swinclf` of each call in a line, without what the shell does with them."""
+    if not re.match(r"(.*\| )?swinclf( [a-z-]|$)", line):
+        return []
+    words = shlex.split(line, comments=True)
+    calls: list[list[str]] = []
+    for word in words:
+        if word == "swinclf":
+            calls.append([])
+        elif word in ("|", ">") and calls:
+            break
+        elif calls:
+            calls[-1].append(word)
+    return [call for call in calls if call]
+
+
+def parse(words: list[str]) -> None:
+    """Read a command line as the program does, without running it."""
+    modern, _ = modernise(words)
+    parent = GROUP.make_context("swinclf", ["doctor"])
+    name, *rest = modern
+    try:
+        if name not in GROUP.commands:
+            raise UsageError(f"No such command '{name}'")
+        if rest:  # a name alone is a mention
+            GROUP.commands[name].make_context(name, rest, parent=parent)
+    except typer.Exit:
+        pass  # --help
+    except UsageError as error:
+        pytest.fail(f"swinclf {shlex.join(words)}: {usage_error(error, words)}")
+
+
+PARSED = sorted(
+    {
+        (name, shlex.join(call))
+        for name, text in DOCUMENTS.items()
+        for line in code_lines(text)
+        for call in program_calls(line)
+    }
+)
+
+
+def test_calls_are_found():
+    assert program_calls("find . | swinclf predict - --top-k 2 > x.csv  # why") == [
+        ["predict", "-", "--top-k", "2"]
+    ]
+    assert program_calls("swinclf check 'a b'") == [["check", "a b"]]
+    assert program_calls("swinclf/config.py") == []
+    assert len(PARSED) > 60
+
+
+@pytest.mark.parametrize(("name", "call"), PARSED)
+def test_every_command_can_be_parsed(name, call):
+    assert name in DOCUMENTS
+    parse(shlex.split(call))
+
+
+@pytest.mark.parametrize("call", ["trian x", "train x --epoch 5", "predict a --format pdf"])
+def test_wrong_commands_are_noticed(call):
+    with pytest.raises(pytest.fail.Exception):
+        parse(shlex.split(call))
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+def console_commands(name: str) -> list[list[str]]:
+    """The commands of a page that are run, in order."""
+    lines = [line for body in blocks(DOCUMENTS[name], "console") for line in body.splitlines()]
+    return [shlex.split(line)[2:] for line in lines if line.startswith("$ swinclf ")]
+
+
+PAGES = [name for name in DOCUMENTS if name.startswith("docs/") and console_commands(name)]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, trained) -> Path:
+    """A folder with the datasets, images and the run that the pages speak of."""
+    write_dataset(tmp_path / "flowers")
+    write_dataset(tmp_path / "other", per_class=4)
+    for number, colour in enumerate(COLOURS.values()):
+        write_image(tmp_path / "photos" / f"{number}.png", colour, seed=number + 50)
+    write_image(tmp_path / "rose.jpg", (200, 50, 40), seed=7)
+    shutil.copytree(trained.path, tmp_path / "runs" / "flowers-1")
+    return tmp_path
+
+
+def test_tour(cli, tmp_path):
+    first, *rest = console_commands("README.md")
+    assert first == ["demo"]
+    write_samples(tmp_path / "swinclf-demo")  # all that the rest needs of it; it has its own test
+    for command in rest:
+        done = cli(*command)
+        assert done.code == 0, f"{command}: {done.err}"
+    assert (tmp_path / "runs" / "tour" / "model.onnx").is_file()
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 673
+
+
+def test_pages_with_a_console_are_found():
+    assert {"docs/training.md", "docs/predict.md", "docs/check.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", sorted({*PAGES} - {"docs/inspect.md"}))  # in test_readme.py
+def test_console_commands_run(cli, workplace, name):
+    for command in console_commands(name):
+        done = cli(*command)
+        allowed = {0, CHECK_FOUND_SOMETHING} if command[0] == "check" else {0}
+        assert done.code in allowed, f"{command}: {done.err}"
+    assert (workplace / "runs").is_dir()
+
+
+def python_block(name: str) -> dict[str, object]:
+    """Run the Python of a page here; return its variables."""
+    (block,) = blocks(DOCUMENTS[name], "python")
+    names: dict[str, object] = {}
+    exec(compile(block, name, "exec"), names)
+    return names
+
+
+def test_python_of_the_readme_runs_and_its_export_without_this_package(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    assert python_block("README.md")["network"].num_classes == 5
+    assert (workplace / "runs" / "flowers-2" / "report.html").is_file()
+    names = python_block("docs/exports.md")
+    assert names["probabilities"].shape == (2, len(COLOURS))
+    assert set(names["labels"]) <= set(COLOURS)
+
+
+def test_python_of_the_page_about_python_runs(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    assert python_block("docs/python.md")["network"].num_classes == 5
+
+
+def test_all_python_is_run():
+    pages = {name for name, text in DOCUMENTS.items() if blocks(text, "python")}
+    assert pages == {"README.md", "docs/exports.md", "docs/python.md"}
+
+
+# --- other programs ------------------------------------------------------------------------------
+
+CODE = [(name, line) for name, text in DOCUMENTS.items() for line in code_lines(text)]
+BENCHMARKS = sorted({(name, line) for name, line in CODE if "python benchmarks/" in line})
+
+
+@pytest.mark.parametrize(("name", "line"), BENCHMARKS)
+def test_benchmarks_have_the_options_that_are_named(name, line):
+    assert name in DOCUMENTS
+    script, *words = shlex.split(line.partition("python ")[2])
+    sources = [ROOT / script, ROOT / "benchmarks" / "timing.py", ROOT / "benchmarks" / "photos.py"]
+    sources += (ROOT / "benchmarks" / "tortures").glob("*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    for word in words:
+        if word.startswith("--"):
+            assert f'"{word}"' in text, f"{script} has no option {word}"
+
+
+def test_targets_of_make_and_files_of_tests_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {match[1] for _, line in CODE if (match := re.match(r"make ([\w-]+)", line))}
+    assert targets >= {"demo", "test", "check", "docs", "bench"}
+    assert targets <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    files = {word for _, line in CODE for word in re.findall(r"(?:tests|benchmarks)/\w+\.py", line)}
+    assert files
+    assert [file for file in sorted(files) if not (ROOT / file).is_file()] == []
+
+
+def test_options_in_running_text_exist():
+    known = {
+        spelling
+        for command in GROUP.commands.values()
+        for one in command.params
+        for spelling in (*one.opts, *one.secondary_opts)
+    }
+    known |= {"--data-path"}  # of older scripts, see swinclf/cli/legacy.py
+    benchmarks = "".join(
+        path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/**/*.py")
+    )
+    unknown = {
+        (name, option)
+        for name, text in DOCUMENTS.items()
+        for code in inline_code(text)
+        for option in re.findall(r"^--[a-z][\w-]*", code)
+        if option.replace("_", "-") not in known and f'"{option}"' not in benchmarks
+    }
+    assert unknown == set()
