@@ -76,7 +76,7 @@ class _Answering(nn.Module):
         self.network, self.temperature = network, temperature
         for module in network.modules():  # in place, the exporter takes ReLU6 apart: seconds more
             if hasattr(module, "inplace"):
-                module.inplace = False
+                module.inplace = False  # type: ignore[assignment]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 3, H, W) -> (N, K), (N, D)."""
