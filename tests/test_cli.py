@@ -70,6 +70,16 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (
             0,
             (
+                *("{data}", *SMALL, "--no-freeze-layers", "--teacher", "{run}"),
+                *("--unlabelled", "{held}", "--teacher-temperature", "3"),
+                *("--teacher-weight", "0.6", "--teacher-features", "0.5"),
+                *("--teacher-views", "cached"),
+            ),
+        ),
+        (0, ("{data}", *SMALL, "--teacher", "{run}", "--teacher-views", "online")),
+        (
+            0,
+            (
                 *("{data}", "--weights", "{run}", "--freeze-layers", "--no-mirror", "--no-cache"),
                 "--epochs",
                 *("2", "--val", "{held}", "--config", "{config}", "--fit", "squash"),
