@@ -109,7 +109,7 @@ def measure(cell: Cell, learned: Files, tested: Files) -> dict[str, object]:
         start = time.perf_counter()
         run = swinclf.train(data, out=f"{place}/runs", seed=cell.seed, **cell.settings)
         seconds = time.perf_counter() - start
-        metrics = swinclf.load(run.folder.path).evaluate(shown)
+        metrics = swinclf.load(run.folder.path).evaluate(shown, split="all")
         config = json.loads(run.folder.config.read_text(encoding="utf-8"))
         return {
             "key": cell.key,

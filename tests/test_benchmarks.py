@@ -88,3 +88,13 @@ def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
     printed = [line for line in outputs[0] if line.startswith("|")]
     assert len(printed) == 6
     assert outputs[1] == printed  # nothing is measured a second time
+
+
+def test_what_speeds_up_convolutional_networks_is_measured():
+    _, *rows = lines("convolutions.py", "--rounds", 1, "--px", 64, "--batch", 2)
+    kinds = [row["what"].partition(",")[0] for row in rows]
+    assert kinds == ["forward"] * 4 + ["training step"] * 12
+    assert all(row["images_per_cpu_second"] > 0 for row in rows)
+    errors = {row["what"]: row["error"] for row in rows[:4]}
+    assert errors["forward, 64 px: fp32, folded"] < 1e-5
+    assert errors["forward, 64 px: bf16, folded"] < 0.1
