@@ -125,7 +125,8 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     for name, reason in plan.settings.reasons.items():
         if name not in ("device", "precision", *PREPROCESS_NAMES):
             report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
-    risky = start.trained_weights and start.regime is not Regime.HEAD
+    tunes = start.trained_weights and start.regime is not Regime.HEAD
+    risky = tunes and not is_convolutional(start.network)
     if risky and config.lr is not None and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
     if start.regime is Regime.HEAD and not start.trained_weights:
