@@ -93,7 +93,7 @@ def link(files: Files, folder: Path, count: int) -> Path:
     for name, paths in files.items():
         (folder / name).mkdir(parents=True)
         for number, path in enumerate(paths[: count or None]):
-            target = folder / name / f"{number:06d}{path.suffix}"
+            target = folder / name / f"{folder.name}-{number:06d}{path.suffix}"
             try:
                 os.link(path.resolve(), target)
             except OSError:  # another disk, or a file system without links

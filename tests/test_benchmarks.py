@@ -64,7 +64,7 @@ def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
     photos = write_textures(tmp_path / "photos", ("across", "along"), per_class=20, seed=0)
     results = tmp_path / "rows.jsonl"
     words = (
-        *("recipe.py", photos, "--results", results, "--per-class", 6, "all", "--test", 3),
+        *("recipe.py", photos, "--results", results, "--per-class", 2, "all", "--test", 3),
         *("--variant", "frozen", "--variant", "one epoch: freeze_layers=false epochs=1"),
         *("--model", SMALL_MODEL, "--", "pretrained=false", "img_size=32", "precision=fp32"),
     )
@@ -78,11 +78,11 @@ def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
             file.write('{"key": "cut off in the mid')  # as a run leaves it that was ended
     rows = [json.loads(line) for line in outputs[0] if line.startswith("{")]
     assert [(row["per_class"], row["variant"]) for row in rows] == [
-        *((6, "frozen"), (6, "one epoch")),
+        *((2, "frozen"), (2, "one epoch")),
         *(("all", "frozen"), ("all", "one epoch")),
     ]
     assert {row["test_images"] for row in rows} == {6}
-    assert {(row["per_class"], row["images"]) for row in rows} == {(6, 12), ("all", 34)}
+    assert {(row["per_class"], row["images"]) for row in rows} == {(2, 4), ("all", 34)}
     assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 for row in rows)
     assert [row["epochs"] for row in rows if row["variant"] == "one epoch"] == [1, 1]
     printed = [line for line in outputs[0] if line.startswith("|")]
