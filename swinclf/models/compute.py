@@ -44,7 +44,7 @@ class Computer:
             self._format = torch.channels_last
             self.trunk = _copy_in(self.network, torch.float32)
             fold_batch_norms(self.trunk)
-            self.trunk.to(dtype=self.dtype, memory_format=self._format)
+            self.trunk.to(self.dtype).to(memory_format=self._format)
         elif self.dtype is not torch.float32:
             self.trunk = _copy_in(self.network, self.dtype)
 
