@@ -93,7 +93,7 @@ def link(files: Files, folder: Path, count: int) -> Path:
     for name, paths in files.items():
         (folder / name).mkdir(parents=True)
         for number, path in enumerate(paths[: count or None]):
-            target = folder / name / f"{number:06d}{path.suffix}"
+            target = folder / name / f"{folder.name}-{number:06d}{path.suffix}"
             try:
                 os.link(path.resolve(), target)
             except OSError:  # another disk, or a file system without links
@@ -109,7 +109,7 @@ def measure(cell: Cell, learned: Files, tested: Files) -> dict[str, object]:
         start = time.perf_counter()
         run = swinclf.train(data, out=f"{place}/runs", seed=cell.seed, **cell.settings)
         seconds = time.perf_counter() - start
-        metrics = swinclf.load(run.folder.path).evaluate(shown)
+        metrics = swinclf.load(run.folder.path).evaluate(shown, split="all")
         config = json.loads(run.folder.config.read_text(encoding="utf-8"))
         return {
             "key": cell.key,

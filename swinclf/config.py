@@ -197,7 +197,7 @@ class TrainConfig:
     augment: Augment | None = _setting(
         None,
         "Variation of training images: none, random crops, or crops and TrivialAugment.",
-        auto="trivial; crop where mirroring is off",
+        auto="trivial; crop where mirroring is off or a trained convolutional network is tuned",
     )
     min_crop: float = _setting(
         0.35,
@@ -246,7 +246,7 @@ class TrainConfig:
         "Each layer's rate is this times the rate of the layer above it.",
         low=0.1,
         high=1,
-        auto="0.9 Swin, 0.75 ViT; 1 from random weights",
+        auto="0.9 Swin and convolutional, 0.75 ViT; 1 from random weights",
     )
     label_smoothing: float | None = _setting(
         None,

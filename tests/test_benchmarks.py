@@ -65,7 +65,7 @@ def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
     )
     results = tmp_path / "rows.jsonl"
     words = (
-        *("recipe.py", photos, "--results", results, "--per-class", 6, "all", "--test", 3),
+        *("recipe.py", photos, "--results", results, "--per-class", 2, "all", "--test", 3),
         *("--variant", "frozen", "--variant", "one epoch: freeze_layers=false epochs=1"),
         *("--model", SMALL_MODEL, "--", "pretrained=false", "img_size=32", "precision=fp32"),
     )
@@ -79,11 +79,11 @@ def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):
             file.write('{"key": "cut off in the mid')  # as a run leaves it that was ended
     rows = [json.loads(line) for line in outputs[0] if line.startswith("{")]
     assert [(row["per_class"], row["variant"]) for row in rows] == [
-        *((6, "frozen"), (6, "one epoch")),
+        *((2, "frozen"), (2, "one epoch")),
         *(("all", "frozen"), ("all", "one epoch")),
     ]
     assert {row["test_images"] for row in rows} == {6}
-    assert {(row["per_class"], row["images"]) for row in rows} == {(6, 12), ("all", 34)}
+    assert {(row["per_class"], row["images"]) for row in rows} == {(2, 4), ("all", 34)}
     assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 for row in rows)
     assert [row["epochs"] for row in rows if row["variant"] == "one epoch"] == [1, 1]
     printed = [line for line in outputs[0] if line.startswith("|")]
@@ -96,3 +96,13 @@ def test_networks_are_timed_in_turns():
     _, row = lines("networks.py", *words, "--batches", 1, "--seconds", 0.1, "--cpu-time")
     assert row["rounds"] >= 3
     assert min(row[f"{name}_ms"] for name in ("accelerated", "reference", "timm")) > 0
+
+
+def test_what_speeds_up_convolutional_networks_is_measured():
+    _, *rows = lines("convolutions.py", "--rounds", 1, "--px", 64, "--batch", 2)
+    kinds = [row["what"].partition(",")[0] for row in rows]
+    assert kinds == ["forward"] * 4 + ["training step"] * 12
+    assert all(row["images_per_cpu_second"] > 0 for row in rows)
+    errors = {row["what"]: row["error"] for row in rows[:4]}
+    assert errors["forward, 64 px: fp32, folded"] < 1e-5
+    assert errors["forward, 64 px: bf16, folded"] < 0.1

@@ -95,7 +95,8 @@ def test_without_a_network_a_training_uses_it(cli, dataset, tmp_path) -> None:
 @pytest.mark.usefixtures("no_plots")
 def test_it_can_be_named_and_fine_tuned(cli, dataset, tmp_path) -> None:
     flags = ("--model", "embedded", "--no-freeze-layers", "--precision", "fp32")
-    done = cli("train", dataset, *flags, "--img-size", "64", "--epochs", "1")
+    slow = ("--lr", "1e-4", "--train-size", "64", "--epochs", "1")
+    done = cli("train", dataset, *flags, "--img-size", "64", *slow)
     assert done.code == 0, done.err
     assert "the Hub does not answer" not in done.err
     weights = load_file(tmp_path / done.out.strip() / "model.safetensors")

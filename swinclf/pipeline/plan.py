@@ -178,7 +178,8 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         report.warn(
             f"{flags}: without effect on a linear probe; --epochs N trains the head by AdamW"
         )
-    risky = start.trained_weights and start.regime is not Regime.HEAD
+    tunes = start.trained_weights and start.regime is not Regime.HEAD
+    risky = tunes and not is_convolutional(start.network)
     if risky and config.lr is not None and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
     if start.regime is Regime.HEAD and not start.trained_weights:

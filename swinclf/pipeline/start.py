@@ -18,6 +18,7 @@ from swinclf.models.build import (
     build_pretrained,
     load_network,
 )
+from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.freeze import freeze_stages
 from swinclf.models.hub import can_be_had
@@ -142,7 +143,8 @@ def build_start(
     if config.freeze_stages is not None:
         freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
     settings, preprocess = choose_preprocess(settings, architecture, known)
-    settings = choose_mirror(settings, classes)
+    tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
+    settings = choose_mirror(settings, classes, tunes_convolutions=tunes_convolutions)
     keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
     return (
         settings.choose("workers", default_workers(), "one a core"),

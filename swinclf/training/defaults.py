@@ -17,7 +17,7 @@ from swinclf.errors import ConfigError
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
 NETWORK_LR_AT_64 = 1e-4
-CONVOLUTIONAL_LR_AT_64 = 5e-4
+CONVOLUTIONAL_LR_AT_64 = 1.4e-3  # 1e-3 at batch 32
 SCRATCH_LR_AT_64 = 5e-4
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
@@ -66,18 +66,26 @@ def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Setting
     return settings.choose("drop_path", 0.1, "the network trains"), regime
 
 
-def choose_mirror(settings: Settings, classes: Sequence[str]) -> Settings:
-    """Mirroring is off where a mirror image would be another class."""
+def choose_mirror(
+    settings: Settings, classes: Sequence[str], *, tunes_convolutions: bool
+) -> Settings:
+    """Settle mirroring, which is off where a mirror image would be another class, and variation.
+
+    Args:
+        settings: What was asked for.
+        classes: Class names.
+        tunes_convolutions: Whether a trained convolutional network is fine-tuned: in so few epochs
+            stronger variation leaves it worse calibrated, and no more accurate (docs/recipe.md).
+    """
     sided = [name for name in classes if is_sided(name)]
     reason = f"the class name {sided[0]!r} has a side" if sided else "no class name has a side"
     settings = settings.choose("mirror", not sided, reason)
-    kind = Augment.TRIVIAL if settings.config.mirror else Augment.CROP
-    why = (
-        "mirroring is on"
-        if settings.config.mirror
-        else "rotation could change a class that has a side"
-    )
-    return settings.choose("augment", kind, why)
+    if not settings.config.mirror:
+        why = "rotation could change a class that has a side"
+        return settings.choose("augment", Augment.CROP, why)
+    if tunes_convolutions:
+        return settings.choose("augment", Augment.CROP, "a trained convolutional network")
+    return settings.choose("augment", Augment.TRIVIAL, "mirroring is on")
 
 
 def choose_distillation(settings: Settings, regime: Regime) -> Settings:
@@ -139,7 +147,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
         settings = settings.choose("label_smoothing", 0.0, "for the head")
         settings = settings.choose("layer_decay", 1.0, "the network does not train")
     else:
-        epochs = _epochs_for(facts.train_count) * (1 if facts.trained_weights else 3)
+        epochs = _epochs_for(facts) * (1 if facts.trained_weights else 3)
         settings = settings.choose("epochs", epochs, f"{facts.train_count:,} training images")
         size, reason = batch_for(settings.config.device, facts.train_count)
         settings = settings.choose("batch_size", size, reason)
@@ -196,9 +204,11 @@ def micro_batch_for(device: str, batch_size: int, img_size: int) -> int | None:
     return images if device == "cpu" and images < batch_size else None
 
 
-def _epochs_for(train_count: int) -> int:
-    for below, epochs in ((1_000, 30), (10_000, 15), (50_000, 8)):
-        if train_count < below:
+def _epochs_for(facts: Facts) -> int:
+    """Return how many epochs trained weights are tuned for; 12 were measured for convolutions."""
+    medium = 12 if facts.is_convolutional else 15
+    for below, epochs in ((1_000, 30), (10_000, medium), (50_000, 8)):
+        if facts.train_count < below:
             return epochs
     return 4
 
