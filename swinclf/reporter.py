@@ -91,6 +91,18 @@ class Reporter:
 SILENT = Reporter()
 
 
+def terminal_safe(text: str) -> str:
+    r"""Return a text with all that is no visible character escaped: a file's name is no command.
+
+    >>> terminal_safe("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 class LoggingReporter(Reporter):
     """Write notes, epochs (INFO) and warnings (WARNING) to the logger `swinclf`; pass all of it on.
 
@@ -103,12 +115,12 @@ class LoggingReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Log a fact worth knowing."""
-        LOGGER.info("%s", text)
+        LOGGER.info("%s", terminal_safe(text))
         self._reporter.note(text)
 
     def warn(self, text: str) -> None:
         """Log a warning."""
-        LOGGER.warning("%s", text)
+        LOGGER.warning("%s", terminal_safe(text))
         self._reporter.warn(text)
 
     @contextmanager

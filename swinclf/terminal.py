@@ -25,22 +25,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from swinclf.reporter import EpochRow, Reporter, epoch_line
+from swinclf.reporter import EpochRow, Reporter, epoch_line, terminal_safe
 
 BAR_AFTER_S = 0.5  # shorter work shows no bar
 LINE_EVERY_S = 15.0  # how often long work says on a pipe that it goes on
-
-
-def terminal_safe(text: str) -> str:
-    r"""Text with everything that is no visible character written out: a file's name is no command.
-
-    >>> terminal_safe("a\x1b[31mb")
-    'a\\x1b[31mb'
-    """
-    return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
 
 
 def one_line(text: str) -> str:

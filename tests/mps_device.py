@@ -173,6 +173,14 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             options["device"] = MPS
         return move(self, *named, **options)
 
+    move_module: Callable[..., torch.nn.Module] = torch.nn.Module.to
+
+    def to_like(self: torch.nn.Module, *arguments: object, **options: object) -> torch.nn.Module:
+        # Of a tensor to be like, PyTorch reads the device below Python: the meta device.
+        if arguments and isinstance(arguments[0], OnDevice):
+            arguments = (MPS, arguments[0].dtype, *arguments[1:])
+        return move_module(self, *arguments, **options)
+
     def run_in_mode(self: threading.Thread) -> None:
         with DeviceMode():  # a mode is its thread's alone
             run(self)
@@ -189,6 +197,7 @@ def standing_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: torch.set_rng_state(state))
     monkeypatch.setattr(torch.mps, "manual_seed", lambda _: None)
     monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.nn.Module, "to", to_like)
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(threading.Thread, "run", run_in_mode)
     with DeviceMode():

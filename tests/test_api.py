@@ -232,6 +232,14 @@ def test_notes_and_epochs_go_to_the_logger_and_to_the_reporter(tmp_path, caplog)
     assert any(record.levelno == logging.WARNING for record in caplog.records)
 
 
+def test_a_log_gets_names_that_any_encoding_can_write(caplog):
+    with caplog.at_level(logging.INFO, logger="swinclf"):
+        LoggingReporter().warn("no image: a\udcff\x1b[31m.png")
+        LoggingReporter().note("b\udcff.png")
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == ["no image: a\\udcff\\x1b[31m.png", "b\\udcff.png"]
+
+
 def test_a_program_without_logging_hears_nothing_of_it():
     code = (
         "from swinclf.reporter import LoggingReporter; LoggingReporter().warn('!');"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
-from swinclf.terminal import terminal_safe
+from swinclf.reporter import terminal_safe
 
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison

@@ -6,7 +6,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from swinclf.errors import SwinclfError
-from swinclf.terminal import error_console, print_styled, terminal_safe
+from swinclf.reporter import terminal_safe
+from swinclf.terminal import error_console, print_styled
 
 
 def say_error(error: SwinclfError) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
-from swinclf.terminal import one_line, terminal_safe
+from swinclf.reporter import terminal_safe
+from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
     from swinclf.commands.export import Export
