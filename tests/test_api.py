@@ -26,6 +26,7 @@ import swinclf
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, TrainConfig
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
 from swinclf.models.embedded import HEAD, WEIGHTS
+from swinclf.reporter import LoggingReporter
 
 ROOT = Path(swinclf.__file__).parent
 SMALL_SWIN = {"embed_dim": 16, "depths": "1,1", "num_heads": "1,2", "window_size": 4}
