@@ -190,7 +190,7 @@ def measure_features(
 def measure_suspects(
     photos: Path, model: str, *, pretrained: bool, seeds: int, workers: int
 ) -> Iterable[dict[str, object]]:
-    """Swap 60 labels, several times anew, and look which a training doubts."""
+    """Swap 60 labels, once per seed, and compare them with the suspects of a training."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(shutil.copytree(photos, Path(folder) / "photos"))
         os.environ["SWINCLF_CACHE_DIR"] = str(Path(folder) / "cache")

@@ -1,4 +1,4 @@
-"""doctor: what this machine is, what swinclf makes of it, and why."""
+"""doctor: versions, device, precision, caches and decoding speed of this machine."""
 
 from __future__ import annotations
 
