@@ -1,8 +1,9 @@
 """A linear head on features that were computed once.
 
-Features are standardised on the way in, because how fast a linear head learns depends on their
-scale; when it is done, the standardisation is folded into the weights, and what is left is a plain
-linear layer.
+Features are centred and divided by one number on the way in, because how fast a linear head
+learns, and how strongly it is regularised, depends on their scale; when it is done, this is folded
+into the weights, and what is left is a plain linear layer. Dividing each feature by its own
+deviation would lift those that hardly vary to the weight of all others: that is less accurate.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from swinclf.errors import ModelError
 
 
 class Probe(nn.Module):
-    """Standardisation and a linear layer: (N, D) -> (N, K).
+    """Normalisation and a linear layer: (N, D) -> (N, K).
 
     Args:
-        features: (N, D) float32, the training images': their mean and deviation are kept.
+        features: (N, D) float32, the training images': their mean, and the root of their mean
+            variance, are kept.
         num_classes: Logits, K.
     """
 
@@ -26,9 +28,9 @@ class Probe(nn.Module):
 
     def __init__(self, features: torch.Tensor, num_classes: int) -> None:
         super().__init__()
-        std, mean = torch.std_mean(features, dim=0, correction=0)
+        variance, mean = torch.var_mean(features, dim=0, correction=0)
         self.register_buffer("mean", mean)
-        self.register_buffer("std", std.clamp_min(1e-6))
+        self.register_buffer("std", variance.mean().sqrt().clamp_min(1e-6))
         self.linear = nn.Linear(features.shape[1], num_classes)
         nn.init.zeros_(self.linear.weight)  # a convex problem: nothing is won by starting elsewhere
         nn.init.zeros_(self.linear.bias)
@@ -48,7 +50,7 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def install(self, network: nn.Module) -> None:
-        """Puts the head into a network, the standardisation folded in.
+        """Put the head into a network, the normalisation folded in.
 
         W ((x - mean) / std) + b  =  (W / std) x + (b - (W / std) mean)
 

@@ -24,14 +24,15 @@ from swinclf.training.linear_probe import Probe
 from swinclf.training.loop import Schedule
 from swinclf.training.optim import LBFGS
 
-STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of L2, strongest first: each starts from the one before
+# Of L2, strongest first: each starts from the one before.
+STRENGTHS = tuple(10 ** (half / 2) for half in range(1, -9, -1))
 USUAL_STRENGTH = 1e-2  # where there is no image to sweep it on
 HELD_OUT = 0.2  # of the training images, for the sweep
 MOST_STEPS, FEWEST_STEPS = 100, 10
 SWEEP_FLOPS, LAST_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
 CHUNK_LOGITS = 2**24  # 64 MiB of float32
 SMALL_MACS = 5e7  # of a gradient: milliseconds, which one thread does best
-KEPT_VALUES = 2**26  # standardised once up to 256 MiB, in every step beyond
+KEPT_VALUES = 2**26  # normalised once up to 256 MiB, in every step beyond
 
 _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
 
@@ -41,7 +42,7 @@ class Baseline:
     """A fitted head and what it is worth.
 
     Attributes:
-        probe: The head, with the standardisation of its features, on the CPU.
+        probe: The head, with the normalisation of its features, on the CPU.
         strength: L2 that was chosen: half of this times the squared length of the weights is added
             to the mean loss.
         images: Training images that it was fitted on.
@@ -192,7 +193,7 @@ class _Problem:
         return wanted if weights is None else wanted * weights
 
     def _chunks(self, classes: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Standardised features (n, D) and what is wanted of them (n, K), a bounded number each."""
+        """Normalised features (n, D) and what is wanted of them (n, K), a bounded number each."""
         for view in self._batches.train_features:
             for rows in self._rows.split(max(1, CHUNK_LOGITS // classes)):
                 features = (view[rows] - self._probe.mean) / self._probe.std
