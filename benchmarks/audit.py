@@ -34,9 +34,9 @@ from swinclf.commands.check import Audit, check
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import decode_image, read_bytes
 from swinclf.data.loader import map_ahead
-from swinclf.data_quality.findings import Kind
-from swinclf.data_quality.image_stats import read_facts
-from swinclf.data_quality.near_duplicates import near_pairs
+from swinclf.data_quality.findings import FindingKind
+from swinclf.data_quality.image_stats import read_image_stats
+from swinclf.data_quality.near_duplicates import find_near_pairs
 from swinclf.reporter import SILENT
 
 DECODE_PX = {"every pixel": None, "as for a network of 224 px": 496}
@@ -134,10 +134,12 @@ HARD = {"mirrored": mirror, "cropped": crop, "coloured": colour}
 
 def found_copies(audit: Audit, planted: Planted) -> dict[str, object]:
     """Say how many of the planted pairs were found, and what was found besides."""
-    groups: dict[Kind, list[set[str]]] = {
+    groups: dict[FindingKind, list[set[str]]] = {
         finding.kind: [set(one.paths) for one in finding.examples] for finding in audit.findings
     }
-    same, alike = (groups.get(kind, []) for kind in (Kind.EXACT_DUPLICATES, Kind.NEAR_DUPLICATES))
+    same, alike = (
+        groups.get(kind, []) for kind in (FindingKind.EXACT_DUPLICATES, FindingKind.NEAR_DUPLICATES)
+    )
     agreements = {frozenset((one, other)): agreement for one, other, agreement in audit.near}
     return {
         "exact_planted": len(planted.exact),
@@ -253,9 +255,9 @@ def measure_speed(photos: Path, count: int, px: int, workers: int) -> Iterable[d
         index = scan_folder(root)
         before = peak_mib()
         started = time.perf_counter()
-        facts = read_facts(root, index.images, workers=workers, report=SILENT)
+        facts = read_image_stats(root, index.images, workers=workers, report=SILENT)
         read = time.perf_counter()
-        near = near_pairs(root, facts, workers=workers, report=SILENT)
+        near = find_near_pairs(root, facts, workers=workers, report=SILENT)
         yield {
             "images": count,
             "px": px,
@@ -274,7 +276,7 @@ def in_turns(
     """Time the audit's pass and decoding alone, in turns over 500 files at a time."""
 
     def audit(part: Sequence[object]) -> None:
-        read_facts(root, part, workers=workers, report=SILENT)  # type: ignore[arg-type]
+        read_image_stats(root, part, workers=workers, report=SILENT)  # type: ignore[arg-type]
 
     def decode(part: Sequence[object]) -> None:
         paths = [root / image.path for image in part]  # type: ignore[attr-defined]

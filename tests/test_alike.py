@@ -17,13 +17,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from swinclf.commands.check import check
 from swinclf.data.folder import scan_folder
 from swinclf.data_quality import feature_neighbours
-from swinclf.data_quality.feature_neighbours import NEAREST, Seen, most_alike
-from swinclf.data_quality.findings import Kind
+from swinclf.data_quality.feature_neighbours import NEAREST, MirroredFeatures, nearest_pairs
+from swinclf.data_quality.findings import FindingKind
 from swinclf.data_quality.fingerprints import small_grey
-from swinclf.data_quality.image_stats import read_facts
-from swinclf.data_quality.near_duplicates import AGREEMENT_MIN, LIKENESS_MIN, near_pairs
+from swinclf.data_quality.image_stats import read_image_stats
+from swinclf.data_quality.near_duplicates import AGREEMENT_MIN, LIKENESS_MIN, find_near_pairs
 from swinclf.data_quality.registration import DETAIL_SIDE, detail_agreement
-from swinclf.data_quality.template_match import GLANCE_SIDE, glance, likely_place
+from swinclf.data_quality.template_match import MATCH_SIDE, locate_crop, match_spectra
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
 from swinclf.reporter import SILENT
@@ -50,7 +50,7 @@ def random_features(count, numbers=16, seed=0):
     plain, turned = (
         (5 + rng.normal(size=(count, numbers))).astype(np.float32) for _ in range(2)
     )  # 5: what a network sees in every picture
-    return Seen(np.arange(count), plain, turned)
+    return MirroredFeatures(np.arange(count), plain, turned)
 
 
 def cosines(one, other):
@@ -72,7 +72,7 @@ def test_the_nearest_are_those_of_comparing_all(monkeypatch, block):
                 (min(row, other), max(row, other), is_mirrored)
                 for other in order[:NEAREST].tolist()
             }
-    found = most_alike(seen, np.arange(60), report=SILENT)
+    found = nearest_pairs(seen, np.arange(60), report=SILENT)
     assert found == sorted(found)
     assert set(found) == wanted
     assert len(found) == len(wanted)
@@ -80,10 +80,10 @@ def test_the_nearest_are_those_of_comparing_all(monkeypatch, block):
 
 def test_only_the_rows_asked_for_are_proposed_and_under_their_own_names():
     seen = random_features(40)
-    seen = Seen(np.arange(40) * 3, seen.features, seen.mirrored)
+    seen = MirroredFeatures(np.arange(40) * 3, seen.features, seen.mirrored)
     seen.features[30] = seen.features[10] + 0.01
     seen.mirrored[31] = seen.features[11] + 0.01
-    found = most_alike(seen, np.array([row for row in range(200) if row != 36]), report=SILENT)
+    found = nearest_pairs(seen, np.array([row for row in range(200) if row != 36]), report=SILENT)
     assert (30, 90, False) in found
     assert (33, 93, True) in found
     assert 36 not in {row for one in found for row in one[:2]}
@@ -91,19 +91,19 @@ def test_only_the_rows_asked_for_are_proposed_and_under_their_own_names():
 
 @pytest.mark.parametrize(("count", "pairs"), [(0, 0), (1, 0), (2, 2), (5, 20)])
 def test_few_pictures_are_all_proposed(count, pairs):
-    assert len(most_alike(random_features(count), np.arange(count), report=SILENT)) == pairs
+    assert len(nearest_pairs(random_features(count), np.arange(count), report=SILENT)) == pairs
 
 
 def test_pictures_in_which_nothing_is_seen_are_no_error():
-    seen = Seen(np.arange(4), np.ones((4, 3), np.float32), np.ones((4, 3), np.float32))
-    assert len(most_alike(seen, np.arange(4), report=SILENT)) == 12
+    seen = MirroredFeatures(np.arange(4), np.ones((4, 3), np.float32), np.ones((4, 3), np.float32))
+    assert len(nearest_pairs(seen, np.arange(4), report=SILENT)) == 12
 
 
 def test_the_search_takes_memory_by_the_block(monkeypatch):
     monkeypatch.setattr(feature_neighbours, "BLOCK_COSINES", 2**16)
     seen = random_features(4000)
     tracemalloc.start()
-    most_alike(seen, np.arange(4000), report=SILENT)
+    nearest_pairs(seen, np.arange(4000), report=SILENT)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4000 * 4000  # bytes: a quarter of all cosines
@@ -117,8 +117,10 @@ def test_the_search_takes_memory_by_the_block(monkeypatch):
 )
 def test_a_crop_is_found_where_it_was_taken(box):
     picture = scene(5, (256, 256))
-    whole, part = (glance(small_grey(one, GLANCE_SIDE)) for one in (picture, crop(picture, box)))
-    likeness, place = likely_place(whole, part)
+    whole, part = (
+        match_spectra(small_grey(one, MATCH_SIDE)) for one in (picture, crop(picture, box))
+    )
+    likeness, place = locate_crop(whole, part)
     left, top, right, bottom = box
     assert likeness > 0.7
     assert place.x == pytest.approx(left + right - 1, abs=0.1)
@@ -127,19 +129,19 @@ def test_a_crop_is_found_where_it_was_taken(box):
 
 
 def test_strangers_and_empty_pictures_are_like_nothing():
-    glances = [glance(small_grey(scene(seed, (256, 256)), GLANCE_SIDE)) for seed in range(8)]
-    likenesses = [likely_place(one, other)[0] for one in glances for other in glances]
+    glances = [match_spectra(small_grey(scene(seed, (256, 256)), MATCH_SIDE)) for seed in range(8)]
+    likenesses = [locate_crop(one, other)[0] for one in glances for other in glances]
     assert sorted(likenesses)[:-8][-1] < LIKENESS_MIN  # all but themselves
-    empty = glance(np.full((GLANCE_SIDE, GLANCE_SIDE), 7, np.uint8))
-    assert abs(likely_place(glances[0], empty)[0]) < 0.01
-    assert abs(likely_place(empty, glances[0])[0]) < 0.01
+    empty = match_spectra(np.full((MATCH_SIDE, MATCH_SIDE), 7, np.uint8))
+    assert abs(locate_crop(glances[0], empty)[0]) < 0.01
+    assert abs(locate_crop(empty, glances[0])[0]) < 0.01
 
 
 def test_details_agree_from_the_place_and_not_from_the_middle():
     picture = scene(6, (256, 256))
     one, other = (small_grey(each, DETAIL_SIDE) for each in (picture, crop(picture)))
     halves = (each.reshape(48, 2, 48, 2).mean(axis=(1, 3)) for each in (one, other))
-    _, place = likely_place(*map(glance, halves))
+    _, place = locate_crop(*map(match_spectra, halves))
     assert detail_agreement(one, other) < 0.5
     assert detail_agreement(one, other, place) > AGREEMENT_MIN
 
@@ -162,9 +164,11 @@ PAIR = {"heath/004.jpg", "moor/part.jpg"}
 
 def look(root, seen):
     index = scan_folder(root)
-    facts = read_facts(index.root, index.images, workers=0, report=SILENT)
+    facts = read_image_stats(index.root, index.images, workers=0, report=SILENT)
     rows = {image.path: row for row, image in enumerate(index.images)}
-    found = near_pairs(index.root, facts, workers=0, report=SILENT, seen=seen(len(rows), rows))
+    found = find_near_pairs(
+        index.root, facts, workers=0, report=SILENT, features=seen(len(rows), rows)
+    )
     paths = list(rows)
     return [({paths[one.first], paths[one.second]}, one.by_features) for one in found]
 
@@ -183,7 +187,7 @@ def test_what_features_alone_take_for_one_is_none(land):
     (land / "moor" / "part.jpg").unlink()
 
     def seen(count, _rows):
-        return Seen(np.arange(count), *np.ones((2, count, 8), np.float32))
+        return MirroredFeatures(np.arange(count), *np.ones((2, count, 8), np.float32))
 
     assert look(land, seen) == []
 
@@ -246,7 +250,7 @@ def test_what_was_seen_is_kept_for_the_next_time(trained, land, monkeypatch):
     monkeypatch.setattr(Computer, "features", compute)
     again = check(land, weights=trained.path, workers=0)
     assert again.to_dict() == first.to_dict()
-    assert finding(again, Kind.NEAR_DUPLICATES).count == 1
+    assert finding(again, FindingKind.NEAR_DUPLICATES).count == 1
     shutil.copy(land / "heath" / "004.jpg", land / "moor" / "copy.jpg")
     check(land, weights=trained.path, workers=0)  # by content: a copy is known
     scene(77).save(land / "moor" / "new.jpg")

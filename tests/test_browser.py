@@ -16,7 +16,7 @@ from test_report import HOSTILE, Answer, everything, metrics_of
 
 from swinclf.commands.check import check
 from swinclf.data.thumbnails import thumbnail, thumbnails
-from swinclf.data_quality.findings import Kind
+from swinclf.data_quality.findings import FindingKind
 from swinclf.reporting.report import write_report
 
 pytestmark = pytest.mark.skipif(
@@ -96,7 +96,7 @@ def checked(tmp_path_factory):
     path = root.parent / "page.html"
     audit = check(root, page=path, workers=2)
     found = {one.kind for one in audit.findings}
-    assert found == set(Kind) - {Kind.CLASS_SETS, Kind.LEAKS}
+    assert found == set(FindingKind) - {FindingKind.CLASS_SETS, FindingKind.LEAKS}
     return path
 
 

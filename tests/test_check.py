@@ -19,13 +19,18 @@ from scipy.ndimage import gaussian_filter
 
 from swinclf.commands.check import check
 from swinclf.data.folder import ImageFile, scan_folder
-from swinclf.data_quality.duplicate_groups import groups_of, same_bytes
-from swinclf.data_quality.findings import Kind, find_class_faults, find_copies, suggest_fit
+from swinclf.data_quality.duplicate_groups import connected_components, group_identical
+from swinclf.data_quality.findings import (
+    FindingKind,
+    find_class_faults,
+    find_duplicates,
+    suggest_fit,
+)
 from swinclf.data_quality.fingerprints import CROPS, LENGTH, fingerprints, mirrored, small_grey
-from swinclf.data_quality.hash_search import NEAREST, near_prints
-from swinclf.data_quality.image_stats import read_facts
-from swinclf.data_quality.near_duplicates import near_pairs
-from swinclf.data_quality.registration import DETAIL_SIDE, Place, detail_agreement
+from swinclf.data_quality.hash_search import NEAREST, search_fingerprints
+from swinclf.data_quality.image_stats import read_image_stats
+from swinclf.data_quality.near_duplicates import find_near_pairs
+from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement
 from swinclf.preprocess import Fit
 from swinclf.reporter import SILENT
 
@@ -149,12 +154,12 @@ def test_copies_under_two_labels_and_on_both_sides(tmp_path):
     near = {"train/moor/002.jpg", "val/heath/near.jpg"}
     leak = {"train/heath/001.jpg", "val/heath/copy.jpg"}
     twice = {"train/heath/000.jpg", "train/moor/copy.jpg"}
-    assert paths_of(finding(audit, Kind.TWO_LABELS)) == [twice, near]
-    assert finding(audit, Kind.TWO_LABELS).examples[0].note == "heath, moor"
-    assert paths_of(finding(audit, Kind.LEAKS)) == [leak, near]
-    assert paths_of(finding(audit, Kind.EXACT_DUPLICATES)) == [twice, leak]
-    assert paths_of(finding(audit, Kind.NEAR_DUPLICATES)) == [near]
-    assert all(one.mend for one in audit.findings)
+    assert paths_of(finding(audit, FindingKind.TWO_LABELS)) == [twice, near]
+    assert finding(audit, FindingKind.TWO_LABELS).examples[0].note == "heath, moor"
+    assert paths_of(finding(audit, FindingKind.LEAKS)) == [leak, near]
+    assert paths_of(finding(audit, FindingKind.EXACT_DUPLICATES)) == [twice, leak]
+    assert paths_of(finding(audit, FindingKind.NEAR_DUPLICATES)) == [near]
+    assert all(one.needs_fix for one in audit.findings)
 
 
 def test_a_copy_of_a_copy_is_in_one_group(land):
@@ -163,7 +168,7 @@ def test_a_copy_of_a_copy_is_in_one_group(land):
         picture.save(land / "moor" / f"q{quality}.jpg", quality=quality)
     shutil.copy(land / "moor" / "q60.jpg", land / "heath" / "q60.jpg")
     group = {"moor/005.jpg", "moor/q60.jpg", "moor/q75.jpg", "heath/q60.jpg"}
-    assert paths_of(finding(check(land, workers=2), Kind.NEAR_DUPLICATES)) == [group]
+    assert paths_of(finding(check(land, workers=2), FindingKind.NEAR_DUPLICATES)) == [group]
 
 
 def test_copies_do_not_depend_on_threads(land):
@@ -172,9 +177,9 @@ def test_copies_do_not_depend_on_threads(land):
 
 
 def test_groups():
-    assert groups_of([]) == []
-    assert groups_of([(5, 3), (1, 2), (3, 9)]) == [[1, 2], [3, 5, 9]]
-    assert same_bytes([b"a", b"", b"b", b"a", b""]) == [[0, 3]]
+    assert connected_components([]) == []
+    assert connected_components([(5, 3), (1, 2), (3, 9)]) == [[1, 2], [3, 5, 9]]
+    assert group_identical([b"a", b"", b"b", b"a", b""]) == [[0, 3]]
 
 
 def test_details_agree_after_a_crop_and_a_change_of_light_and_not_by_chance():
@@ -184,7 +189,7 @@ def test_details_agree_after_a_crop_and_a_change_of_light_and_not_by_chance():
         small_grey(each, DETAIL_SIDE) for each in (picture, cropped, scene(8, (256, 256)))
     )
     assert detail_agreement(one, one) == pytest.approx(1)
-    assert detail_agreement(one, other, Place(0.92)) > 0.9
+    assert detail_agreement(one, other, CropWindow(0.92)) > 0.9
     assert detail_agreement(other, one) > 0.9
     assert abs(detail_agreement(one, stranger)) < 0.6
     assert detail_agreement(np.zeros_like(one), one) == 0.0
@@ -218,7 +223,7 @@ def test_the_search_finds_what_comparing_all_finds():
     distances[np.diag_indices(600)] = 9
     wanted = {(min(pair), max(pair)) for pair in np.argwhere(distances < 0.2).tolist()}
     assert len(wanted) >= 30
-    found = near_prints(prints, 0.2)
+    found = search_fingerprints(prints, 0.2)
     both = np.stack([found.first, found.second], axis=1)
     pairs = {(min(pair), max(pair)) for pair in both.tolist()}
     assert pairs == wanted
@@ -231,18 +236,18 @@ def test_the_search_finds_what_comparing_all_finds():
 def test_the_search_is_bounded_where_all_are_alike():
     rng = np.random.default_rng(5)
     prints = unit(np.ones((2000, len(CROPS), LENGTH)) + 0.01 * rng.normal(size=LENGTH))
-    found = near_prints(prints, 0.25)
+    found = search_fingerprints(prints, 0.25)
     assert 2000 <= len(found.first) <= NEAREST * 2000
-    assert len(near_prints(prints[:1], 0.25).first) == 0
+    assert len(search_fingerprints(prints[:1], 0.25).first) == 0
 
 
 def test_a_file_that_goes_between_the_passes_is_in_no_pair(land):
     Image.open(land / "moor" / "005.jpg").save(land / "moor" / "again.jpg", quality=70)
     index = scan_folder(land)
-    facts = read_facts(index.root, index.images, workers=0, report=SILENT)
-    assert len(near_pairs(index.root, facts, workers=0, report=SILENT)) == 1
+    facts = read_image_stats(index.root, index.images, workers=0, report=SILENT)
+    assert len(find_near_pairs(index.root, facts, workers=0, report=SILENT)) == 1
     (land / "moor" / "again.jpg").unlink()
-    assert near_pairs(index.root, facts, workers=0, report=SILENT) == []
+    assert find_near_pairs(index.root, facts, workers=0, report=SILENT) == []
 
 
 # --- the other findings -------------------------------------------------------------------------
@@ -258,18 +263,23 @@ def test_unreadable_empty_odd_and_rotated(land):
     scene(71, (300, 100)).save(land / "moor" / "lying.jpg", exif=exif)
     scene(72, (24, 24)).save(land / "moor" / "small.png")
     audit = check(land, workers=2)
-    unreadable = finding(audit, Kind.UNREADABLE)
+    unreadable = finding(audit, FindingKind.UNREADABLE)
     assert {one.paths[0]: bool(one.note) for one in unreadable.examples} == {
         "heath/cut.jpg": True,
         "heath/no.png": True,
         "moor/gone.jpg": True,
     }
-    assert paths_of(finding(audit, Kind.NEAR_EMPTY)) == [{"moor/white.png"}]
-    rotated = finding(audit, Kind.ROTATED)
-    assert (paths_of(rotated), rotated.mend) == ([{"moor/lying.jpg"}], False)
-    odd = {one.paths[0]: one.note for one in finding(audit, Kind.ODD_SIZES).examples}
+    assert paths_of(finding(audit, FindingKind.NEAR_EMPTY)) == [{"moor/white.png"}]
+    rotated = finding(audit, FindingKind.ROTATED)
+    assert (paths_of(rotated), rotated.needs_fix) == ([{"moor/lying.jpg"}], False)
+    odd = {one.paths[0]: one.note for one in finding(audit, FindingKind.ODD_SIZES).examples}
     assert odd == {"moor/lying.jpg": "100 x 300 px", "moor/small.png": "24 x 24 px"}
-    assert kinds(audit) == {Kind.UNREADABLE, Kind.NEAR_EMPTY, Kind.ROTATED, Kind.ODD_SIZES}
+    assert kinds(audit) == {
+        FindingKind.UNREADABLE,
+        FindingKind.NEAR_EMPTY,
+        FindingKind.ROTATED,
+        FindingKind.ODD_SIZES,
+    }
     assert len(audit.images) == 63
 
 
@@ -283,17 +293,17 @@ def images(**counts):
 
 def test_class_faults():
     found = {one.kind: one for one in find_class_faults(images(a_train=200, b_train=20, c_train=9))}
-    assert found.keys() == {Kind.TINY_CLASSES, Kind.IMBALANCE}
-    assert [one.note for one in found[Kind.TINY_CLASSES].examples] == ["9 images of c"]
-    assert "22 times" in found[Kind.IMBALANCE].says
-    assert not found[Kind.IMBALANCE].mend
+    assert found.keys() == {FindingKind.TINY_CLASSES, FindingKind.IMBALANCE}
+    assert [one.note for one in found[FindingKind.TINY_CLASSES].examples] == ["9 images of c"]
+    assert "22 times" in found[FindingKind.IMBALANCE].message
+    assert not found[FindingKind.IMBALANCE].needs_fix
     assert list(find_class_faults(images(a=99, b=10))) == []
 
 
 def test_class_sets_that_differ():
     split = images(a_train=20, b_train=20, a_val=4, c_val=4, a_test=2, b_test=2)
     (one,) = find_class_faults(split)
-    assert one.kind is Kind.CLASS_SETS
+    assert one.kind is FindingKind.CLASS_SETS
     assert [example.note for example in one.examples] == [
         "val lacks b",
         "val has c, which train lacks",
@@ -302,8 +312,12 @@ def test_class_sets_that_differ():
 
 def test_copies_by_digest_alone():
     files = images(a_train=2, b_train=1, a_val=1)
-    found = {one.kind: one.count for one in find_copies(files, [[0, 2], [1, 3]])}
-    assert found == {Kind.TWO_LABELS: 1, Kind.LEAKS: 1, Kind.EXACT_DUPLICATES: 2}
+    found = {one.kind: one.count for one in find_duplicates(files, [[0, 2], [1, 3]])}
+    assert found == {
+        FindingKind.TWO_LABELS: 1,
+        FindingKind.LEAKS: 1,
+        FindingKind.EXACT_DUPLICATES: 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -330,7 +344,7 @@ def test_command_table_json_and_exit_code(cli, land, tmp_path):
     before = state_of(land)
     done = cli("check", land, "--output", tmp_path / "new" / "c.json", "--page", "c.html")
     assert done.code == 3
-    assert "MEND  1 picture under two labels or more" in done.out
+    assert "MEND  1 image under two or more labels" in done.out
     assert "heath/000.jpg  =  moor/x\\x1b[31m.jpg  (heath, moor)" in done.out
     assert "written to" in done.err
     told = json.loads(cli("check", land, "--format", "json").out)
@@ -376,16 +390,16 @@ def test_the_page_is_one_safe_file(tmp_path):
 
 def test_the_page_of_clean_data_says_so(dataset, tmp_path):
     assert check(dataset, page=tmp_path / "page.html", workers=0).is_clean
-    assert "Nothing that should be mended" in (tmp_path / "page.html").read_text("utf-8")
+    assert "Nothing to fix" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_val_folder_of_its_own(tmp_path):
     data = write_dataset(tmp_path / "d", per_class=10)
     held = write_dataset(tmp_path / "held", per_class=1)  # the same pictures again
     audit = check(data, val=held, workers=0)
-    assert finding(audit, Kind.LEAKS).count == 3
-    assert finding(audit, Kind.LEAKS).examples[0].note == "train, val"
-    assert finding(audit, Kind.LEAKS).examples[0].paths[0] == "../held/blue/000.png"
+    assert finding(audit, FindingKind.LEAKS).count == 3
+    assert finding(audit, FindingKind.LEAKS).examples[0].note == "train, val"
+    assert finding(audit, FindingKind.LEAKS).examples[0].paths[0] == "../held/blue/000.png"
 
 
 # --- the quick form, before a training ----------------------------------------------------------
@@ -399,7 +413,7 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
     done = cli("train", dataset, *SMALL_FLAGS)
     assert done.code == 0
     assert (
-        "warning: 1 picture under two labels or more, e.g. blue/zz.png = red/000.png: decide"
+        "warning: 1 image under two or more labels, e.g. blue/zz.png = red/000.png: decide"
     ) in done.err
     assert "1 class of fewer than 10 images to train on, e.g. 3 images of green: add" in done.err
     assert f"near copies: swinclf check {dataset}" in done.err

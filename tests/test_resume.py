@@ -250,7 +250,7 @@ def test_the_report_of_a_resumed_run_tells_what_was_wrong_with_the_dataset(
     audit = _section(stopped, "audit")
     assert audit == _section(whole, "audit")
     for words in (
-        "8 pictures under two labels",
+        "8 images under two or more labels",
         "on both sides of a split",
         "fewer than 10 images",
     ):

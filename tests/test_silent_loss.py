@@ -275,8 +275,8 @@ def test_train_warns_and_check_finds_names_that_look_alike(cli, tmp_path):
     alone = "differ in case, outer spaces or Unicode form alone: they are trained as separate"
     assert f"warning: the classes {NFD!r} (NFD), {NFC!r} (NFC) {alone}" in done.err
     assert f"warning: the classes 'Red', 'red' {alone}" in done.err
-    (finding,) = [one for one in find_scan_faults(scan_folder(data)) if one.mend]
-    assert finding.says.startswith("2 groups of class names that differ in case")
+    (finding,) = [one for one in find_scan_faults(scan_folder(data)) if one.needs_fix]
+    assert finding.message.startswith("2 groups of class names that differ in case")
     assert "'Red', 'red'" in [example.note for example in finding.examples]
 
 

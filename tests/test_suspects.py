@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.data_quality import dataset_insights
 from swinclf.data_quality import label_issues as suspects_module
-from swinclf.data_quality.dataset_insights import suspect_labels
-from swinclf.data_quality.label_issues import judge_by_features
-from swinclf.data_quality.lda import main_directions
+from swinclf.data_quality.dataset_insights import find_label_issues
+from swinclf.data_quality.label_issues import out_of_fold_probabilities
+from swinclf.data_quality.lda import reduce_dimensions
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.reporter import Reporter
 
@@ -47,7 +47,7 @@ def planted():
 def test_features_find_the_swaps(planted):
     images, features, swapped = planted
     listener = Listener()
-    found = suspect_labels(images, features, KINDS, seed=0, report=listener)
+    found = find_label_issues(images, features, KINDS, seed=0, report=listener)
     assert {one.path for one in found} == swapped
     assert all(one.path.split("/")[1].startswith(one.suggested) for one in found)
     assert listener.notes == []
@@ -57,16 +57,16 @@ def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatc
     images, features, swapped = planted
     monkeypatch.setattr(dataset_insights, "IMAGES_MOST", 150)
     listener = Listener()
-    found = suspect_labels(images, features, KINDS, seed=0, report=listener)
+    found = find_label_issues(images, features, KINDS, seed=0, report=listener)
     assert 5 <= len(found) <= 9
     assert {one.path for one in found} <= swapped
-    assert listener.notes == ["mistakes looked for among the labels of 150 of 180 images"]
+    assert listener.notes == ["label issues are searched in 150 of 180 images"]
 
 
 def test_classes_too_small_to_judge_have_no_suspects(planted):
     images, features, _ = planted
     rows = [0, 1, 60, 61]
-    found = suspect_labels(
+    found = find_label_issues(
         [images[row] for row in rows], features[rows], KINDS, seed=0, report=Listener()
     )
     assert found == []
@@ -77,13 +77,13 @@ def test_small_matrices_are_left_to_one_thread(monkeypatch):
 
     def spy(features):
         seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
-        return main_directions(features)
+        return reduce_dimensions(features)
 
-    monkeypatch.setattr(suspects_module, "main_directions", spy)
+    monkeypatch.setattr(suspects_module, "reduce_dimensions", spy)
     with threadpool_limits(2, user_api="blas"):
         before = threadpool_info()
         labels = np.arange(60) % 3
-        judge_by_features(np.random.default_rng(5).normal(size=(60, 8)), labels, seed=0)
+        out_of_fold_probabilities(np.random.default_rng(5).normal(size=(60, 8)), labels, seed=0)
         assert threadpool_info() == before
     assert seen
     assert set(seen) == {1}

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
 
-from swinclf.data_quality.label_issues import find_suspects, judge_by_features, judgeable
+from swinclf.data_quality.label_issues import (
+    out_of_fold_probabilities,
+    rank_label_issues,
+    scorable_rows,
+)
 from swinclf.data_quality.learning_curve import learning_curve
 
 
@@ -18,7 +22,7 @@ def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tupl
 
 
 def suspects_of(features: np.ndarray, targets: np.ndarray) -> list:
-    return find_suspects(judge_by_features(features, targets, seed=0), targets)
+    return rank_label_issues(out_of_fold_probabilities(features, targets, seed=0), targets)
 
 
 def test_swapped_labels_are_the_first_suspects():
@@ -41,10 +45,10 @@ def test_right_labels_are_hardly_doubted():
 
 def test_classes_too_small_to_judge_are_left_alone():
     truth = np.repeat(np.arange(4), [30, 30, 30, 4])
-    assert judgeable(truth).tolist() == list(range(90))
-    assert judgeable(truth[:63]).tolist() == list(range(60))
-    assert not len(judgeable(truth[:30]))  # one class alone has nothing to be taken for
-    assert not len(judgeable(truth[86:]))
+    assert scorable_rows(truth).tolist() == list(range(90))
+    assert scorable_rows(truth[:63]).tolist() == list(range(60))
+    assert not len(scorable_rows(truth[:30]))  # one class alone has nothing to be taken for
+    assert not len(scorable_rows(truth[86:]))
 
 
 def test_the_curve_rises_and_its_forecast_is_kept():
@@ -94,7 +98,7 @@ def test_classes_of_few_images_have_a_shorter_curve_or_none():
         features, truth = blobs(per_class, 9, spread=1.0)
         curve = learning_curve(features, truth, val, val_targets, seed=0)
         assert (curve and [point.share for point in curve.points]) == shares
-        assert not len(judgeable(truth))
+        assert not len(scorable_rows(truth))
 
 
 def test_a_run_lists_its_suspects_and_draws_what_more_images_bring(tmp_path, cli):

@@ -29,7 +29,7 @@ def audit_text(audit: Audit, result_format: ResultFormat) -> str:
 
 def _block(finding: Finding) -> list[str]:
     lines = [
-        f"{'MEND' if finding.mend else 'note'}  {terminal_safe(finding.says)}",
+        f"{'MEND' if finding.needs_fix else 'note'}  {terminal_safe(finding.message)}",
         f"      -> {finding.advice}",
     ]
     shown = finding.examples[:EXAMPLES]

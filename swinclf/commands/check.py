@@ -11,18 +11,18 @@ import numpy as np
 
 from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, Skipped, scan_folder
 from swinclf.data.value_range import describe_range, measure_ranges
-from swinclf.data_quality.duplicate_groups import groups_of, same_bytes
+from swinclf.data_quality.duplicate_groups import connected_components, group_identical
 from swinclf.data_quality.findings import (
     Finding,
-    Kind,
+    FindingKind,
     find_class_faults,
-    find_copies,
-    find_pictures,
+    find_duplicates,
+    find_image_faults,
     find_unreadable,
     suggest_fit,
 )
-from swinclf.data_quality.image_stats import Facts, read_facts
-from swinclf.data_quality.near_duplicates import EMPTY_SPREAD, NearPair, near_pairs
+from swinclf.data_quality.image_stats import ImageStats, read_image_stats
+from swinclf.data_quality.near_duplicates import EMPTY_SPREAD, NearPair, find_near_pairs
 from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError
@@ -63,12 +63,12 @@ class Audit:
     @property
     def is_clean(self) -> bool:
         """Whether nothing should be mended."""
-        return not any(finding.mend for finding in self.findings)
+        return not any(finding.needs_fix for finding in self.findings)
 
     @property
     def has_unreadable(self) -> bool:
         """Whether any file cannot be read."""
-        return any(finding.kind is Kind.UNREADABLE for finding in self.findings)
+        return any(finding.kind is FindingKind.UNREADABLE for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON; every place of every finding."""
@@ -86,9 +86,9 @@ class Audit:
             "findings": [
                 {
                     "kind": finding.kind,
-                    "mend": finding.mend,
+                    "mend": finding.needs_fix,
                     "count": finding.count,
-                    "says": finding.says,
+                    "says": finding.message,
                     "advice": finding.advice,
                     "examples": [
                         {"paths": list(one.paths), "note": one.note} for one in finding.examples
@@ -138,12 +138,14 @@ def check(
     for one in ranges:
         report.note(describe_range(one))
     viewer = _viewer(weights, model, index, threads, report, ranges)
-    facts = read_facts(index.root, index.images, workers=threads, report=report, ranges=ranges)
+    facts = read_image_stats(
+        index.root, index.images, workers=threads, report=report, ranges=ranges
+    )
     rows = np.nonzero(facts.readable)[0]
     seen = (
         viewer.see(index.root, [index.images[row].path for row in rows], rows) if viewer else None
     )
-    near = near_pairs(index.root, facts, workers=threads, report=report, seen=seen)
+    near = find_near_pairs(index.root, facts, workers=threads, report=report, features=seen)
     if viewer:
         added = sum(pair.by_features for pair in near)
         report.note(f"features added {added:,} of {len(near):,} pairs of near copies")
@@ -190,7 +192,7 @@ def _viewer(
     return open_viewer(weights, model, index, workers=workers, report=report, ranges=ranges)
 
 
-def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Audit:
+def _conclude(index: FolderIndex, facts: ImageStats, near: Sequence[NearPair]) -> Audit:
     rows = np.nonzero(facts.readable)[0]
     images = [index.images[row] for row in rows]
     sizes = facts.sizes[rows]
@@ -212,7 +214,7 @@ def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Aud
 
 def _findings(
     index: FolderIndex,
-    facts: Facts,
+    facts: ImageStats,
     near: Sequence[NearPair],
     images: Sequence[ImageFile],
     rows: np.ndarray,
@@ -223,8 +225,8 @@ def _findings(
         for image, error in zip(index.images, facts.errors, strict=True)
         if error
     ]
-    same = same_bytes(facts.digests)
-    linked = groups_of([*same, *((one.first, one.second) for one in near)])
+    same = group_identical(facts.digests)
+    linked = connected_components([*same, *((one.first, one.second) for one in near)])
     empty = facts.spreads[rows] < EMPTY_SPREAD
     scanned = replace(
         index,
@@ -234,11 +236,11 @@ def _findings(
     found = [
         *find_scan_faults(scanned),
         *find_unreadable(scanned.skipped),
-        *find_copies(index.images, same, linked),
+        *find_duplicates(index.images, same, linked),
         *find_class_faults(images),
-        *find_pictures(images, facts.sizes[rows], facts.orientations[rows], empty),
+        *find_image_faults(images, facts.sizes[rows], facts.orientations[rows], empty),
     ]
-    yield from sorted(found, key=lambda finding: not finding.mend)
+    yield from sorted(found, key=lambda finding: not finding.needs_fix)
 
 
 def _refuse_inside(path: Path | None, data: Path) -> None:

@@ -1,1 +1,1 @@
-"""What is wrong with a dataset: one pass over its files, and what follows from it."""
+"""Checks of a dataset: duplicates, label issues, class balance and image faults."""

@@ -1,6 +1,6 @@
-"""The page of a check: one HTML file with thumbnails, for looking through what was found.
+"""The HTML page of `check`: one file with thumbnails of a bounded number of examples.
 
-Bounded: so many examples of each finding, so many pictures of each; all of them stand in the JSON.
+The JSON output has all of them.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from swinclf.files import write_text
 from swinclf.preprocess import ValueRange
 from swinclf.reporting.html import data_uri, page_template
 
-EXAMPLES, PICTURES = 24, 6  # of a finding; of an example
+EXAMPLES, PICTURES = 24, 6  # per finding; per example
 THUMBNAIL_PX = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A file on the page; `uri` is empty where it gives no picture."""
+    """An image file on the page; `uri` is empty if it cannot be read."""
 
     path: str
     uri: str
 
 
 @dataclass(frozen=True, slots=True)
-class ShownExample:
-    """An example with its pictures.
+class ExampleView:
+    """An example with its thumbnails.
 
     Attributes:
-        thumbnails: The first few files.
-        more: How many there are besides.
-        note: What is special about them.
+        thumbnails: Of the first few files.
+        more: Number of files that are not shown.
+        note: As in `Example`.
     """
 
     thumbnails: tuple[Thumbnail, ...]
@@ -53,16 +53,16 @@ def write_page(
     findings: Sequence[Finding],
     ranges: tuple[ValueRange, ...] = (),
 ) -> None:
-    """Writes the page, without scripts and without outside requests.
+    """Write the page, which has no scripts and makes no requests.
 
     Args:
-        path: The file, replaced if it is there.
-        root: The dataset, which the findings' paths are relative to.
-        images: How many are readable.
-        classes: How many there are.
-        fit: The --fit that is suggested, and why.
-        findings: What was found, in the order to be shown.
-        ranges: Which values of more than 8 bits are black and white.
+        path: The file; overwritten.
+        root: The dataset; paths in the findings are relative to it.
+        images: Number of readable images.
+        classes: Number of classes.
+        fit: The suggested --fit and the reason.
+        findings: In display order.
+        ranges: Black and white points of images of more than 8 bits.
     """
     shown = [
         (finding, [_shown(root, one, ranges) for one in finding.examples[:EXAMPLES]])
@@ -75,17 +75,17 @@ def write_page(
         classes=classes,
         fit=fit,
         findings=shown,
-        mend=sum(finding.mend for finding in findings),
+        fixes=sum(finding.needs_fix for finding in findings),
         version=__version__,
     )
     write_text(path, page)
 
 
-def _shown(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> ShownExample:
+def _shown(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> ExampleView:
     paths = example.paths[:PICTURES]
     pictures = [thumbnail(root / path, THUMBNAIL_PX, ranges=ranges) for path in paths]
     shown = tuple(
         Thumbnail(path, data_uri(picture, "jpeg") if picture else "")
         for path, picture in zip(paths, pictures, strict=True)
     )
-    return ShownExample(shown, len(example.paths) - len(paths), example.note)
+    return ExampleView(shown, len(example.paths) - len(paths), example.note)

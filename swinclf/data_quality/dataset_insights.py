@@ -1,4 +1,4 @@
-"""What features of a dataset tell: doubtful labels, and what more images would bring."""
+"""Dataset diagnostics from features: label issues and the learning curve."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from swinclf.data.folder import ImageFile
-from swinclf.data_quality.label_issues import find_suspects, judge_by_features, judgeable
+from swinclf.data_quality.label_issues import (
+    out_of_fold_probabilities,
+    rank_label_issues,
+    scorable_rows,
+)
 from swinclf.data_quality.learning_curve import learning_curve
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import LearningCurve, Suspect
 
-IMAGES_MOST = 100_000  # values of 128 directions in float64: 100 MB
+IMAGES_MOST = 100_000  # 128 components each in float64: 100 MB
 
 
-def suspect_labels(
+def find_label_issues(
     images: Sequence[ImageFile],
     features: np.ndarray,
     classes: Sequence[str],
@@ -23,28 +27,24 @@ def suspect_labels(
     seed: int,
     report: Reporter,
 ) -> list[Suspect]:
-    """Find the images whose label is probably wrong.
+    """Return the images whose label is probably wrong, the least likely label first.
 
     Args:
         images: N images with their labels.
         features: (N, D) of a network that was not trained on these labels.
-        classes: Names in the order of the indices.
-        seed: Of the parts that judge each other, and of what is drawn.
-        report: Told where not all images are judged.
-
-    Returns:
-        The suspects, that with the least likely label first.
+        classes: Class names by index.
+        seed: Seed of the folds and of the subsample.
+        report: Receives a note if only a part of the images is scored.
     """
     targets = _targets(images, classes)
-    drawn = _drawn(len(images), IMAGES_MOST, seed)
-    rows = drawn[judgeable(targets[drawn])]
+    drawn = _subsample(len(images), IMAGES_MOST, seed)
+    rows = drawn[scorable_rows(targets[drawn])]
     if not len(rows):
         return []
     known, labels = np.unique(targets[rows], return_inverse=True)
     if len(rows) < len(images):
-        judged = f"{len(rows):,} of {len(images):,} images"
-        report.note(f"mistakes looked for among the labels of {judged}")
-    probs = judge_by_features(features[rows], labels, seed=seed)
+        report.note(f"label issues are searched in {len(rows):,} of {len(images):,} images")
+    probs = out_of_fold_probabilities(features[rows], labels, seed=seed)
     return [
         Suspect(
             images[rows[one.row]].path,
@@ -52,11 +52,11 @@ def suspect_labels(
             classes[known[one.suggested]],
             one.other,
         )
-        for one in find_suspects(probs, labels)
+        for one in rank_label_issues(probs, labels)
     ]
 
 
-def worth_of_images(
+def fit_learning_curve(
     training: Sequence[ImageFile],
     training_features: np.ndarray,
     held_out: Sequence[ImageFile],
@@ -66,18 +66,18 @@ def worth_of_images(
     seed: int,
     report: Reporter,
 ) -> LearningCurve | None:
-    """What a part of the images brings, and what more of them would; None where nobody can tell.
+    """Return the learning curve of a linear classifier; None if there are too few images.
 
     Args:
-        training: With their labels.
+        training: Training images with their labels.
         training_features: (N, D).
-        held_out: With their labels.
+        held_out: Held-out images with their labels.
         held_out_features: (M, D).
-        classes: Names in the order of the indices.
-        seed: Of the draws.
-        report: Told where not all images are drawn on.
+        classes: Class names by index.
+        seed: Seed of the subsamples.
+        report: Receives a note if only a part of the images is used.
     """
-    drawn = _drawn(len(training), IMAGES_MOST, seed)
+    drawn = _subsample(len(training), IMAGES_MOST, seed)
     if len(drawn) < len(training):
         report.note(f"the learning curve is of {len(drawn):,} of {len(training):,} images")
     return learning_curve(
@@ -89,8 +89,8 @@ def worth_of_images(
     )
 
 
-def _drawn(count: int, most: int, seed: int) -> np.ndarray:
-    """At most so many rows, in order."""
+def _subsample(count: int, most: int, seed: int) -> np.ndarray:
+    """Return at most `most` row indices, ascending."""
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng([seed, 3]).choice(count, most, replace=False))

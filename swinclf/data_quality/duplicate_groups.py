@@ -1,4 +1,4 @@
-"""What belongs together: files of equal bytes, and whatever hangs together by pairs."""
+"""Groups of duplicates: files with equal bytes, and connected components of pairs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 
-def same_bytes(digests: Sequence[bytes]) -> list[list[int]]:
-    """Rows of files with equal content, each group in order; unreadable files are in none."""
+def group_identical(digests: Sequence[bytes]) -> list[list[int]]:
+    """Return groups of rows with equal digests, each ascending; empty digests are left out."""
     rows: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if digest:
@@ -15,8 +15,8 @@ def same_bytes(digests: Sequence[bytes]) -> list[list[int]]:
     return [group for group in rows.values() if len(group) > 1]
 
 
-def groups_of(links: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Rows that hang together by links of two or more, each group and the list in order."""
+def connected_components(links: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return the connected components of links of two or more rows, all in ascending order."""
     parent: dict[int, int] = {}
 
     def root_of(row: int) -> int:

@@ -1,7 +1,6 @@
-"""Which pictures a network takes for most alike, each as it is or in the mirror: maybe copies.
+"""Nearest neighbours in feature space, mirror images included: candidates for near duplicates.
 
-Exact: each is compared with every other, some rows at a time, so that memory stays bounded. Knows
-nothing about networks.
+Exact search in blocks of bounded memory.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import numpy as np
 
 from swinclf.reporter import Reporter
 
-NEAREST = 8  # of each picture that are proposed, and as many in the mirror
-BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to choose from them
+NEAREST = 8  # neighbours per image, and as many among the mirror images
+BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to select from them
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a network sees in pictures.
+class MirroredFeatures:
+    """Features of images and of their mirror images.
 
     Attributes:
-        rows: (M,) which pictures, ascending.
+        rows: (M,) row of each image in the dataset, ascending.
         features: (M, D) float32.
         mirrored: (M, D) float32, of the mirror images.
     """
@@ -31,35 +30,34 @@ class Seen:
     mirrored: np.ndarray
 
 
-def most_alike(seen: Seen, among: np.ndarray, *, report: Reporter) -> list[tuple[int, int, bool]]:
-    """The nearest others of each picture, by the cosine of the angle between features.
-
-    Angles are seen from the middle of all features: what a network sees in every picture tells
-    nothing.
+def nearest_pairs(
+    table: MirroredFeatures, among: np.ndarray, *, report: Reporter
+) -> list[tuple[int, int, bool]]:
+    """Return the nearest neighbours of each image by cosine similarity of the centred features.
 
     Args:
-        seen: What the network sees.
-        among: Rows; of others nothing is looked at.
-        report: Told of progress.
+        table: Features of the images.
+        among: Rows to search; others are ignored.
+        report: Receives progress.
 
     Returns:
-        (row, larger row, whether one of them is in the mirror), each once, in order.
+        (row, larger row, whether one of them is mirrored), unique and sorted.
     """
-    which = np.isin(seen.rows, among)
-    rows = seen.rows[which]
+    which = np.isin(table.rows, among)
+    rows = table.rows[which]
     count = len(rows)
     nearest = min(NEAREST, count - 1)
     if nearest < 1:
         return []
-    plain, turned = seen.features[which], seen.mirrored[which]
-    middle = plain.mean(axis=0)
+    plain, turned = table.features[which], table.mirrored[which]
+    mean = plain.mean(axis=0)
     for features in (plain, turned):
-        features -= middle
+        features -= mean
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         features /= np.maximum(lengths, np.finfo(np.float32).tiny)
     size = max(1, BLOCK_COSINES // count)
     codes = []
-    with report.track("looking for pictures alike", count) as advance:
+    with report.track("searching nearest neighbours", count) as advance:
         for start in range(0, count, size):
             own = np.arange(start, min(start + size, count))
             for is_mirrored, others in enumerate((plain, turned)):

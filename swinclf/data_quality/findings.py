@@ -1,6 +1,6 @@
-"""What one may want to mend in a dataset: each finding with a count, examples and what to do.
+"""Findings of a dataset check, each with examples and advice, from metadata and image statistics.
 
-Knows files by their names, labels, splits and digests, and pictures by a few numbers; opens none.
+Opens no files: works on paths, labels, splits, digests and a few numbers per image.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from swinclf.data.folder import TRAIN, ImageFile, Skipped
 from swinclf.data.scan_notes import commonest_reason, remedy_for
 from swinclf.preprocess import Fit
 
-TINY = 10  # images of a class below which little can be learned, and less be checked
+TINY = 10  # images of a class below which training and validation are unreliable
 IMBALANCE = 10.0  # the largest class over the smallest
 LONG = 1.6  # longer over shorter side; from here a centre crop loses more than a third
-CROPPED = 0.1  # part of the images that may be so long before another --fit is suggested
-ALIKE = 1.1  # width over height, largest over smallest of nine in ten images, that is one shape
-MOSTLY = 0.5  # part of the images from which on it is no fault of single ones
+CROPPED = 0.1  # share of such long images from which another --fit is suggested
+ALIKE = 1.1  # spread of the aspect ratios (95 % over 5 % quantile) that counts as one shape
+MOSTLY = 0.5  # share of the images from which the cause is systematic
 TOO_SMALL_PX = 32  # the shorter side
 
 
-class Kind(StrEnum):
-    """What can be found, in the order it is told."""
+class FindingKind(StrEnum):
+    """Kinds of findings, in the order in which they are reported."""
 
     LOST_CLASSES = "lost_classes"
     SIMILAR_NAMES = "similar_names"
@@ -46,11 +46,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One place to look at.
+    """Files or a class that a finding applies to.
 
     Attributes:
-        paths: The files, relative to the dataset; none where it is about a class.
-        note: What is special about them.
+        paths: The files, relative to the dataset; empty for a class.
+        note: Details.
     """
 
     paths: tuple[str, ...]
@@ -59,36 +59,36 @@ class Example:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found.
+    """A problem or a remark, with its examples.
 
     Attributes:
-        kind: What.
-        mend: Whether it should be mended; otherwise it is good to know.
-        says: What was found, with its count.
+        kind: FindingKind of finding.
+        needs_fix: Whether it should be fixed; otherwise it is a note.
+        message: What was found, with its count.
         advice: What to do.
-        examples: All places, the worst first.
+        examples: All occurrences, the worst first.
     """
 
-    kind: Kind
-    mend: bool
-    says: str
+    kind: FindingKind
+    needs_fix: bool
+    message: str
     advice: str
     examples: tuple[Example, ...]
 
     @property
     def count(self) -> int:
-        """How many places there are."""
+        """Number of occurrences."""
         return len(self.examples)
 
 
 def find_unreadable(skipped: Iterable[Skipped]) -> Iterator[Finding]:
-    """Files named like images that give none."""
+    """Yield the image files that cannot be read."""
     skipped = list(skipped)
     examples = tuple(Example((one.path,), one.reason) for one in skipped)
     remedy = remedy_for(commonest_reason(skipped)[0])
     if examples:
         yield Finding(
-            Kind.UNREADABLE,
+            FindingKind.UNREADABLE,
             True,
             f"{_count(len(examples), 'file')} cannot be read",
             f"{remedy}, or replace or delete them; training skips them".removeprefix(", or "),
@@ -97,7 +97,7 @@ def find_unreadable(skipped: Iterable[Skipped]) -> Iterator[Finding]:
 
 
 def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Class sets that differ between splits, tiny classes, imbalance.
+    """Yield class sets that differ between splits, tiny classes and class imbalance.
 
     Args:
         images: Readable ones only.
@@ -110,16 +110,16 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
     tiny = [(count, name) for name, count in trained.items() if count < TINY]
     if tiny:
         yield Finding(
-            Kind.TINY_CLASSES,
+            FindingKind.TINY_CLASSES,
             True,
             f"{_count(len(tiny), 'class')} of fewer than {TINY} images to train on",
-            f"add images of it, to {TINY} at the least, or take the folder out",
+            f"add images, to at least {TINY} each, or remove the folder",
             tuple(Example((), _images_of(name, count)) for count, name in sorted(tiny)),
         )
     counts = sorted((count, name) for name, count in trained.items())
     if counts and counts[-1][0] >= IMBALANCE * counts[0][0]:
         yield Finding(
-            Kind.IMBALANCE,
+            FindingKind.IMBALANCE,
             False,
             f"the largest class has {counts[-1][0] / counts[0][0]:.0f} times the images "
             "of the smallest",
@@ -131,77 +131,77 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
         )
 
 
-def find_copies(
+def find_duplicates(
     images: Sequence[ImageFile], same: Sequence[Sequence[int]], near: Sequence[Sequence[int]] = ()
 ) -> Iterator[Finding]:
-    """Copies, and what makes them harmful: two labels, or both sides of a split.
+    """Yield duplicates, and those with conflicting labels or on both sides of a split.
 
     Args:
-        images: All, by row.
-        same: Rows of files with equal bytes, in groups.
-        near: Rows that show one picture, equal bytes among them, in groups; () where nobody
-            looked.
+        images: All images.
+        same: Groups of rows with equal bytes.
+        near: Groups of rows that show one image, those of equal bytes included; () if near
+            duplicates were not searched.
     """
     known_near = [group for group in near if group not in same]
     every = near or same
     labels = [group for group in every if len({images[row].label for row in group}) > 1]
     leaks = [group for group in every if len({images[row].split for row in group}) > 1]
-    told = (
+    kinds = (
         (
-            Kind.TWO_LABELS,
+            FindingKind.TWO_LABELS,
             labels,
-            "{} under two labels or more",
+            "{} under two or more labels",
             "decide which label is right and delete the other copies",
         ),
         (
-            Kind.LEAKS,
+            FindingKind.LEAKS,
             leaks,
             "{} on both sides of a split",
-            "delete the copies that are held out: what was trained on is no test",
+            "delete the copies that are held out: images trained on are no test",
         ),
         (
-            Kind.EXACT_DUPLICATES,
+            FindingKind.EXACT_DUPLICATES,
             same,
             "{} several times, byte for byte",
-            "keep one file of each; copies weigh double in training",
+            "keep one file of each; duplicates count twice in training",
         ),
         (
-            Kind.NEAR_DUPLICATES,
+            FindingKind.NEAR_DUPLICATES,
             known_near,
-            "{} several times: encoded anew, resized, mirrored, cropped, or taken a moment apart",
-            "keep the best one of each; near copies may fall on both sides of a held-out split",
+            "{} several times: re-encoded, resized, mirrored, cropped, or taken a moment apart",
+            "keep the best one of each; near duplicates may fall on both sides of a held-out split",
         ),
     )
-    for kind, groups, says, advice in told:
+    for kind, groups, message, advice in kinds:
         if groups:
             yield Finding(
                 kind,
                 True,
-                says.format(_count(len(groups), "picture")),
+                message.format(_count(len(groups), "image")),
                 advice,
                 tuple(_group(images, group) for group in groups),
             )
 
 
-def find_pictures(
+def find_image_faults(
     images: Sequence[ImageFile], sizes: np.ndarray, orientations: np.ndarray, empty: np.ndarray
 ) -> Iterator[Finding]:
-    """Nearly empty pictures, odd sizes, photographs that lie on their side.
+    """Yield nearly empty images, odd sizes, and photographs with a rotation in EXIF.
 
     Args:
         images: Readable ones only.
         sizes: (N, 2) width and height, px.
         orientations: (N,) EXIF tags, 1 upright.
-        empty: (N,) whether a picture is nearly of one colour.
+        empty: (N,) whether an image is nearly of one colour.
     """
     if empty.any():
         yield Finding(
-            Kind.NEAR_EMPTY,
+            FindingKind.NEAR_EMPTY,
             True,
-            f"{_count(int(empty.sum()), 'picture')} of nearly one colour",
+            f"{_count(int(empty.sum()), 'image')} of nearly one colour",
             "delete those that show nothing"
             if empty.mean() < MOSTLY
-            else "delete none of them yet: so many are rather stored too dark or too bright; "
+            else "delete none of them yet: with this many, they are probably too dark or bright; "
             "compare how they were exported",
             tuple(Example((images[row].path,), "") for row in _rows(empty)),
         )
@@ -209,20 +209,21 @@ def find_pictures(
     turned = _rows(orientations > 1)
     if turned:
         yield Finding(
-            Kind.ROTATED,
+            FindingKind.ROTATED,
             False,
-            f"{_count(len(turned), 'photograph')} stored lying or mirrored, with an EXIF tag that "
-            "says how to turn it",
+            f"{_count(len(turned), 'photograph')} stored rotated or mirrored, with an EXIF "
+            "orientation tag",
             "nothing to do for swinclf, which turns them upright; other programs may not",
             tuple(Example((images[row].path,), f"tag {orientations[row]}") for row in turned),
         )
 
 
 def suggest_fit(sizes: np.ndarray) -> tuple[Fit, str]:
-    """The --fit that suits the pictures' proportions, and why.
+    """Return the --fit that suits the images' aspect ratios, and the reason.
 
-    `crop` keeps the middle, so it is wrong once many pictures are long. If they all have one shape,
-    `squash` distorts all of them alike, which a network learns; if not, `pad` keeps every pixel.
+    `crop` keeps the centre only, so it is wrong once many images are long. If all have one shape,
+    `squash` distorts all of them in the same way, which a network learns; otherwise `pad` keeps
+    every pixel.
 
     Args:
         sizes: (N, 2) width and height, px.
@@ -231,11 +232,11 @@ def suggest_fit(sizes: np.ndarray) -> tuple[Fit, str]:
     longer = np.maximum(ratios, 1 / ratios)
     share = float((longer > LONG).mean())
     if share <= CROPPED:
-        return Fit.CROP, f"{1 - share:.0%} of the pictures are at most {LONG} times as long as wide"
+        return Fit.CROP, f"{1 - share:.0%} of the images are at most {LONG} times as long as wide"
     low, high = np.quantile(ratios, (0.05, 0.95))
     if high / low <= ALIKE:
-        return Fit.SQUASH, "the pictures are long, but all of one shape"
-    return Fit.PAD, f"a crop would cut more than a third off {share:.0%} of the pictures"
+        return Fit.SQUASH, "the images are long, but all of one shape"
+    return Fit.PAD, f"a crop would cut more than a third off {share:.0%} of the images"
 
 
 def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Finding]:
@@ -247,9 +248,9 @@ def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Findi
     if odd.any():
         rows = sorted(_rows(odd), key=lambda row: -longer[row] / shorter[row])
         yield Finding(
-            Kind.ODD_SIZES,
+            FindingKind.ODD_SIZES,
             False,
-            f"{_count(len(rows), 'picture')} more than {LONG} times as long as wide, "
+            f"{_count(len(rows), 'image')} more than {LONG} times as long as wide, "
             f"or below {TOO_SMALL_PX} px",
             f"train with --fit {fit}: {reason}",
             tuple(
@@ -270,16 +271,16 @@ def _class_sets(by_split: Mapping[str, Counter[str]]) -> Iterator[Finding]:
             ]
     if notes:
         yield Finding(
-            Kind.CLASS_SETS,
+            FindingKind.CLASS_SETS,
             True,
             f"{_count(len(notes), 'class')} not in every split",
-            "mend the folder names, or move images: the splits need the same classes",
+            "fix the folder names, or move images: the splits need the same classes",
             tuple(Example((), note) for note in notes),
         )
 
 
 def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:
-    """A group of copies, and the labels and splits it stands under where these are several."""
+    """Return a group of duplicates, with its labels and splits where there are several."""
     labels = sorted({images[row].label for row in group})
     splits = sorted({images[row].split for row in group})
     notes = [", ".join(names) for names in (labels, splits) if len(names) > 1]
@@ -287,16 +288,14 @@ def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:
 
 
 def _rows(chosen: np.ndarray) -> list[int]:
-    """The places of what is true."""
     return [int(row) for row in np.nonzero(chosen)[0]]
 
 
 def _images_of(name: str, count: int) -> str:
-    """A class and its size, the name last: one written from right to left turns what follows it."""
+    """Return a class and its size, the name last: a right-to-left name reorders what follows."""
     return f"{_count(count, 'image')} of {name}"
 
 
 def _count(count: int, thing: str) -> str:
-    """A number of things in words."""
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"

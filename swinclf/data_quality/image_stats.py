@@ -1,7 +1,6 @@
-"""One pass over a dataset's files: what is kept of each picture, a few hundred bytes.
+"""Statistics of every image of a dataset, a few hundred bytes each, in one pass over the files.
 
-Decodes every file to its end, because nothing less tells whether it is whole, but a JPEG at a part
-of its size: the rest of the pixels is not needed.
+Decodes every file completely, to detect truncation, but a JPEG at a reduced size.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ from swinclf.data_quality.fingerprints import CROPS, LENGTH, SIDE, fingerprints,
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
 
-AHEAD = 64  # files read in advance of the one being noted down
+AHEAD = 64  # files read in advance
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What one pass has seen; a row each image, in the order they were given.
+class ImageStats:
+    """Statistics of the images; row i is `images[i]`.
 
     Attributes:
         images: The files.
-        errors: Why a file could not be read; empty where it could.
-        digests: Of the content; empty where the file could not be read.
-        sizes: (N, 2) int32: width and height, px, of the upright picture; 0 where unreadable.
-        orientations: (N,) uint8: the EXIF tag, 1 where there is none.
-        spreads: (N,) float32: standard deviation of grey over the small picture, of 255.
+        errors: Why a file cannot be read; empty if it can.
+        digests: Of the content; empty for an unreadable file.
+        sizes: (N, 2) int32: width and height, px, of the upright image; 0 if unreadable.
+        orientations: (N,) uint8: the EXIF tag, 1 without one.
+        spreads: (N,) float32: standard deviation of the grey values, which are up to 255.
         prints: (N, crops, numbers) float32 fingerprints.
-        ranges: Which values of more than 8 bits were black and white.
+        ranges: Black and white points of images of more than 8 bits.
     """
 
     images: Sequence[ImageFile]
@@ -70,25 +69,25 @@ class _One:
     prints: np.ndarray
 
 
-def read_facts(
+def read_image_stats(
     root: Path,
     images: Sequence[ImageFile],
     *,
     workers: int,
     report: Reporter,
     ranges: tuple[ValueRange, ...] = (),
-) -> Facts:
-    """Reads every file once.
+) -> ImageStats:
+    """Read every file once.
 
     Args:
-        root: What the images' paths are relative to.
+        root: Folder that the images' paths are relative to.
         images: The files.
-        workers: Threads that read; 0 reads here.
-        report: Told of progress.
-        ranges: Which values of more than 8 bits are black and white.
+        workers: Reader threads; 0 reads in this thread.
+        report: Receives progress.
+        ranges: Black and white points of images of more than 8 bits.
     """
     count = len(images)
-    facts = Facts(
+    stats = ImageStats(
         images=images,
         errors=[""] * count,
         digests=[b""] * count,
@@ -100,23 +99,25 @@ def read_facts(
     )
     paths = (root / image.path for image in images)
     with report.track("reading", count) as advance:
-        look = partial(_look, ranges=ranges)
-        looks = map_ahead(look, paths, workers=workers, ahead=AHEAD, late=lambda _, reason: reason)
-        for row, one in enumerate(looks):
+        read = partial(_read_one, ranges=ranges)
+        results = map_ahead(
+            read, paths, workers=workers, ahead=AHEAD, late=lambda _, reason: reason
+        )
+        for row, one in enumerate(results):
             advance(1)
             if isinstance(one, str):
-                facts.errors[row] = one
+                stats.errors[row] = one
                 continue
-            facts.digests[row] = one.digest
-            facts.sizes[row] = one.size
-            facts.orientations[row] = one.orientation
-            facts.spreads[row] = one.spread
-            facts.prints[row] = one.prints
-    return facts
+            stats.digests[row] = one.digest
+            stats.sizes[row] = one.size
+            stats.orientations[row] = one.orientation
+            stats.spreads[row] = one.spread
+            stats.prints[row] = one.prints
+    return stats
 
 
-def _look(path: Path, *, ranges: tuple[ValueRange, ...]) -> _One | str:
-    """What is to be known of one file, or why it cannot be read."""
+def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _One | str:
+    """Return the statistics of one file, or why it cannot be read."""
 
     def note(picture: Image.Image, header: Header) -> _One:
         grey = small_grey(picture)

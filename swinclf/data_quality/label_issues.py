@@ -1,8 +1,6 @@
-"""Labels that are probably wrong: what classifiers that never saw an image think of its label.
+"""Label issues: labels that classifiers trained on other images consider unlikely.
 
-Knows features and labels; knows nothing about networks, images or files.
-
-Letters: N images, D features, K classes.
+Shapes: N images, D features, K classes.
 """
 
 from __future__ import annotations
@@ -13,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
-from swinclf.data_quality.lda import Floats, Labels, fit_discriminant, main_directions
+from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
 from swinclf.device import on_one_thread
 
-FOLDS = 5  # classes of fewer images are not judged
+FOLDS = 5  # classes of fewer images are not scored
 
 
-class Suspicion(NamedTuple):
-    """An image whose label is doubted.
+class LabelIssue(NamedTuple):
+    """An image whose label is probably wrong.
 
     Attributes:
-        row: Which image.
-        suggested: Index of the class that it is taken for.
+        row: Index of the image.
+        suggested: Index of the predicted class.
         own: Probability of its own label, in [0, 1].
         other: Probability of the suggested one, in [0, 1].
     """
@@ -35,44 +33,41 @@ class Suspicion(NamedTuple):
     other: float
 
 
-def judgeable(targets: Labels) -> npt.NDArray[np.intp]:
-    """Rows of the images whose class has at least five; none where there is but one such class."""
+def scorable_rows(targets: Labels) -> npt.NDArray[np.intp]:
+    """Return the rows of classes of at least five images; none if there is only one such class."""
     rows = np.flatnonzero(np.bincount(targets, minlength=1)[targets] >= FOLDS)
     return rows if len(np.unique(targets[rows])) > 1 else rows[:0]
 
 
 @on_one_thread()
-def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, seed: int) -> Floats:
-    """Judges every image by a linear discriminant fitted on four fifths, of which it is none.
-
-    A label that was learned by heart could not be doubted.
+def out_of_fold_probabilities(
+    features: npt.NDArray[np.floating], labels: Labels, *, seed: int
+) -> Floats:
+    """Return class probabilities by five-fold cross-validation of a linear discriminant.
 
     Args:
         features: (N, D).
         labels: (N,), 0 to K - 1, at least five of each.
-        seed: Of the fifths.
+        seed: Seed of the folds.
 
     Returns:
         (N, K) probabilities.
     """
-    directions = main_directions(features)
+    components = reduce_dimensions(features)
     probs = np.empty((len(labels), int(labels.max()) + 1))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for fitted, judged in folds.split(directions, labels):
-        model = fit_discriminant(directions[fitted], labels[fitted])
-        probs[judged] = model.predict_proba(directions[judged])
+    for fitted, held_out in folds.split(components, labels):
+        model = fit_lda(components[fitted], labels[fitted])
+        probs[held_out] = model.predict_proba(components[held_out])
     return probs
 
 
-def find_suspects(probs: Floats, labels: Labels) -> list[Suspicion]:
-    """Lists the images that are more likely to be of another class than of their own.
+def rank_label_issues(probs: Floats, labels: Labels) -> list[LabelIssue]:
+    """Return the images that are more likely of another class, the least likely label first.
 
     Args:
-        probs: (N, K), by classifiers that did not see the image that they judge.
+        probs: (N, K), out of fold.
         labels: (N,).
-
-    Returns:
-        The doubted ones, that whose own label is least likely first.
 
     Source: Northcutt, Jiang & Chuang 2021, "Confident Learning", sec. 3: ranked by self-confidence.
     """
@@ -84,6 +79,6 @@ def find_suspects(probs: Floats, labels: Labels) -> list[Suspicion]:
     other = others[rows, best]
     order = np.lexsort((-other, own))
     return [
-        Suspicion(int(row), int(best[row]), float(own[row]), float(other[row]))
+        LabelIssue(int(row), int(best[row]), float(own[row]), float(other[row]))
         for row in order[own[order] < other[order]]
     ]

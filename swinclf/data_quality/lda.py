@@ -1,6 +1,6 @@
-"""A linear discriminant of features: a classifier fitted in a moment.
+"""Linear discriminant analysis on the principal components of features.
 
-Letters: N images, D features, R directions.
+Shapes: N images, D features, R components.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import numpy.typing as npt
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-DIRECTIONS = 128
+COMPONENTS = 128
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer]
 
 
-def main_directions(features: npt.NDArray[np.floating]) -> Floats:
-    """Leaves of the features what most of their variance is in, (N, D) -> (N, R), R <= 128.
-
-    Labels take no part, so nothing that is fitted on the result has seen one it should not have.
-    """
+def reduce_dimensions(features: npt.NDArray[np.floating]) -> Floats:
+    """Return the principal components, (N, D) -> (N, R), R <= 128; uses no labels."""
     values = features.astype(np.float64)
-    count = min(DIRECTIONS, *values.shape)
+    count = min(COMPONENTS, *values.shape)
     if count == values.shape[1]:
         centred: Floats = values - values.mean(axis=0)
         return centred
@@ -32,12 +29,12 @@ def main_directions(features: npt.NDArray[np.floating]) -> Floats:
     return reduced
 
 
-def fit_discriminant(directions: Floats, labels: Labels) -> LinearDiscriminantAnalysis:
-    """Fit images, (N, R) and (N,), of at least two classes.
+def fit_lda(components: Floats, labels: Labels) -> LinearDiscriminantAnalysis:
+    """Return a classifier fitted on (N, R) components and (N,) labels of at least two classes.
 
     Source: Fisher 1936; covariances shrunk as in Ledoit & Wolf 2004.
     """
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class of one image
-        return model.fit(directions, labels)
+        return model.fit(components, labels)

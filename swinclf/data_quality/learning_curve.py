@@ -1,8 +1,6 @@
-"""What more images would bring: accuracy with a part of the training images, carried on.
+"""Learning curve: accuracy against the number of training images, extrapolated.
 
-Knows features and targets; knows nothing about networks, images or files.
-
-Letters: N training images, M held-out images, D features.
+Shapes: N training images, M held-out images, D features.
 """
 
 from __future__ import annotations
@@ -10,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from swinclf.data_quality.lda import Floats, Labels, fit_discriminant, main_directions
+from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
 from swinclf.device import on_one_thread
 from swinclf.metrics import wilson_interval
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
-REPEATS = 3  # draws of a part of the images
-FORECAST = 2.0  # times the images there are: further nobody can see
+REPEATS = 3  # random subsets per share
+FORECAST = 2.0  # times the present number of images; no extrapolation beyond it
 FEWEST = 40  # held-out images below which a curve is noise
-RESAMPLED = 300
+RESAMPLED = 300  # bootstrap samples
 
 
 @on_one_thread()
@@ -31,18 +29,18 @@ def learning_curve(
     *,
     seed: int,
 ) -> LearningCurve | None:
-    """Fits a head on 10, 25, 50 and 100 % of each class and forecasts twice as many.
+    """Return the accuracy with 10, 25, 50 and 100 % of each class and a forecast for twice as many.
 
     Args:
         train: (N, D) features.
         train_targets: (N,) class indices.
         val: (M, D) features of the held-out images.
         val_targets: (M,) class indices.
-        seed: Of the draws.
+        seed: Seed of the subsets.
 
     Returns:
-        The curve, without shares that leave no more images than classes; None where that leaves
-        one share, or with fewer than two classes or forty held-out images.
+        The curve, without shares of no more images than classes; None if only one share
+        remains, or with fewer than two classes or forty held-out images.
 
     Source: the power law of Hestness et al. 2017, Deep Learning Scaling is Predictable,
     Empirically, sec. 3.
@@ -50,13 +48,13 @@ def learning_curve(
     class_count = len(np.unique(train_targets))
     if len(val_targets) < FEWEST or class_count < 2:
         return None
-    both = main_directions(np.concatenate([train, val]))
+    both = reduce_dimensions(np.concatenate([train, val]))
     train, val = both[: len(train)], both[len(train) :]
     random = np.random.default_rng(seed)
     points = []
     for share in SHARES:
         draws = [_part(train_targets, share, random) for _ in range(1 if share == 1.0 else REPEATS)]
-        if len(draws[0]) <= class_count:  # no spread within the classes is left to see
+        if len(draws[0]) <= class_count:  # no within-class variance to estimate
             continue
         right = [_right(train[rows], train_targets[rows], val, val_targets) for rows in draws]
         accuracy = float(np.mean(right))
@@ -69,7 +67,7 @@ def learning_curve(
 
 
 def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
-    """Draws a share of each class, at least one image of each."""
+    """Return the rows of a random share of each class, at least one image of each."""
     parts = []
     for label in np.unique(targets):
         rows = np.flatnonzero(targets == label)
@@ -77,22 +75,22 @@ def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
     return np.concatenate(parts)
 
 
-def _right(fitted: Floats, targets: Labels, judged: Floats, truth: Labels) -> float:
-    """Share of the judged images that a head fitted on the others gets right."""
-    found = fit_discriminant(fitted, targets).predict(judged)
-    return float((found == truth).mean())
+def _right(fitted: Floats, targets: Labels, val: Floats, val_targets: Labels) -> float:
+    """Return the accuracy on the held-out images."""
+    predicted = fit_lda(fitted, targets).predict(val)
+    return float((predicted == val_targets).mean())
 
 
 def _forecast(
     points: list[LearningPoint], held_out: int, random: np.random.Generator
 ) -> LearningPoint | None:
-    """Carries the error on along a power law; None where it does not fall."""
+    """Extrapolate the error by a power law; None if it does not fall."""
     images = np.array([point.images for point in points], dtype=np.float64)
     errors = np.array([1 - point.accuracy for point in points])
     slope = _power_law(images, errors[None], held_out)[0]
     if not slope[0] < 0:
         return None
-    # How much of the forecast is luck: the same with as many held-out images drawn anew.
+    # Sampling error of the forecast: refit with as many held-out images, resampled.
     drawn = random.binomial(held_out, errors, (RESAMPLED, len(errors))) / held_out
     wanted = np.log(FORECAST * images[-1])
     laws = _power_law(images, drawn, held_out)
@@ -105,14 +103,13 @@ def _forecast(
 
 
 def _power_law(images: Floats, errors: Floats, held_out: int) -> Floats:
-    """Slope and height of lines through log images and log error, (B, S) -> (B, 2)."""
-    logs = np.log(np.maximum(errors, 0.5 / held_out))  # no error seen is not no error
+    """Return slopes and intercepts of lines through log images and log error, (B, S) -> (B, 2)."""
+    logs = np.log(np.maximum(errors, 0.5 / held_out))  # log of zero observed errors
     lines: Floats = np.polyfit(np.log(images), logs.T, 1).T
     return lines
 
 
 def _verdict(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
-    """The curve in a sentence."""
     now = points[-1]
     if forecast is None or forecast.accuracy - now.accuracy < 0.002:
         return "More images like these would hardly help: other images, or another model, might."

@@ -1,9 +1,8 @@
-"""Which files show the same picture without being equal byte for byte.
+"""Near duplicates: files that show the same image with different bytes.
 
-The few nearest fingerprints of each picture are searched, whole against whole and whole against the
-middle of another, or of its mirror image; these pictures are read again and laid over each other.
-Where a network has seen the pictures, those that it takes for most alike are tried as well, one of
-them anywhere in the other.
+Candidates are the nearest fingerprints, whole image against whole image and against centre crops
+and mirror images. They are read again, registered and compared. If features of a network are
+available, its nearest neighbours are candidates as well, at any position of one in the other.
 """
 
 from __future__ import annotations
@@ -18,38 +17,43 @@ import numpy as np
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import map_ahead
-from swinclf.data_quality.feature_neighbours import Seen, most_alike
+from swinclf.data_quality.feature_neighbours import MirroredFeatures, nearest_pairs
 from swinclf.data_quality.fingerprints import CROPS, mirrored, small_grey
-from swinclf.data_quality.hash_search import near_prints
-from swinclf.data_quality.image_stats import Facts
-from swinclf.data_quality.registration import DETAIL_SIDE, Place, detail_agreement
-from swinclf.data_quality.template_match import GLANCE_SIDE, Glance, glance, likely_place
+from swinclf.data_quality.hash_search import search_fingerprints
+from swinclf.data_quality.image_stats import ImageStats
+from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement
+from swinclf.data_quality.template_match import (
+    MATCH_SIDE,
+    MatchSpectra,
+    locate_crop,
+    match_spectra,
+)
 from swinclf.device import on_one_thread
 from swinclf.reporter import Reporter
 
 # On 4,317 photographs of flowers of 128 px with 30 copies planted (`benchmarks/audit.py find`)
-# every copy lies within 0.21 and agrees by 0.93 or more; of pairs that were no copies to the eye
-# none agreed by more than 0.8.
+# every copy is within 0.21 and agrees by 0.93 or more; no pair that was visibly different agreed
+# by more than 0.8.
 DISTANCE_MAX = 0.25
 AGREEMENT_MIN = 0.88
-# A small picture has few details to agree in: of 1,797 handwritten digits of 32 px (scikit-learn)
+# A small image has few details: of 1,797 handwritten digits of 32 px (scikit-learn)
 # two reach 0.962 by chance.
 SMALL_PX, SMALL_AGREEMENT_MIN = 64, 0.97
 EMPTY_SPREAD = 4.0  # of 255: below it there is nothing to compare
-LIKENESS_MIN = 0.6  # at a glance; below it nobody looks closer, and above it the details decide
-# Decoded again and kept, 36 KiB each; small ones, 2 KiB; ready for a glance, 141 KiB.
-KEPT_PICTURES, KEPT_SMALL, KEPT_GLANCES = 2048, 65536, 512
+LIKENESS_MIN = 0.6  # correlation of the templates, below which the pair is rejected early
+# Cached images: decoded, 36 KiB each; small, 2 KiB; spectra, 141 KiB.
+CACHED_IMAGES, CACHED_SMALL, CACHED_SPECTRA = 2048, 65536, 512
 
 
 @dataclass(frozen=True, slots=True)
 class NearPair:
-    """Two pictures that are one.
+    """Two files that show the same image.
 
     Attributes:
         first: A row.
         second: A larger one.
-        agreement: How well their details agree, in [-1, 1].
-        by_features: Whether only features have brought them together, not fingerprints.
+        agreement: Correlation of their details, in [-1, 1].
+        by_features: Whether only features proposed the pair, not fingerprints.
     """
 
     first: int
@@ -59,14 +63,13 @@ class NearPair:
 
 
 class _Candidate(NamedTuple):
-    """Two rows, and how to lay the second over the first.
+    """Two rows, and how to align the second with the first.
 
     Attributes:
         first: A row.
         second: Another.
-        mirrored: Whether the first is seen in the mirror.
-        part: Of the first, about its middle, that the second may show; None for any part, or for
-            the first as a part of the second.
+        mirrored: Whether to mirror the first.
+        part: Centre crop of the first that the second may show; None for any crop of either.
     """
 
     first: int
@@ -75,65 +78,69 @@ class _Candidate(NamedTuple):
     part: float | None
 
 
-def near_pairs(
-    root: Path, facts: Facts, *, workers: int, report: Reporter, seen: Seen | None = None
+def find_near_pairs(
+    root: Path,
+    stats: ImageStats,
+    *,
+    workers: int,
+    report: Reporter,
+    features: MirroredFeatures | None = None,
 ) -> list[NearPair]:
-    """Pictures that are one without being the same file, in order of agreement, best first.
+    """Return near duplicates that are not exact ones, the best agreement first.
 
-    Of files with equal bytes only the first is looked at; nearly empty ones are left out.
+    Of exact duplicates only the first is compared; nearly empty images are left out.
 
     Args:
-        root: What the paths are relative to.
-        facts: Of the pass over all files.
+        root: Folder that the paths are relative to.
+        stats: Statistics of all images.
         workers: Threads.
-        report: Told of progress.
-        seen: What a network sees in the pictures, if one has looked.
+        report: Receives progress.
+        features: Features of the images, if a network is given.
     """
-    firsts = {digest: row for row, digest in reversed(list(enumerate(facts.digests))) if digest}
+    firsts = {digest: row for row, digest in reversed(list(enumerate(stats.digests))) if digest}
     rows = np.array(
-        sorted(row for row in firsts.values() if facts.spreads[row] >= EMPTY_SPREAD), dtype=np.intp
+        sorted(row for row in firsts.values() if stats.spreads[row] >= EMPTY_SPREAD), dtype=np.intp
     )
-    pictures = _Pictures(root, facts)
+    images = _ImageComparer(root, stats)
 
     def confirm(candidates: Sequence[_Candidate]) -> list[NearPair]:
-        return pictures.confirmed(candidates, workers=workers, report=report)
+        return images.confirmed(candidates, workers=workers, report=report)
 
-    found = confirm(_by_prints(facts, rows))
-    if seen is not None:
+    found = confirm(_by_prints(stats, rows))
+    if features is not None:
         known = {(pair.first, pair.second) for pair in found}
-        alike = most_alike(seen, rows, report=report)
-        found += confirm([_Candidate(*one, None) for one in alike if one[:2] not in known])
+        neighbours = nearest_pairs(features, rows, report=report)
+        found += confirm([_Candidate(*one, None) for one in neighbours if one[:2] not in known])
     return sorted(found, key=lambda pair: -pair.agreement)
 
 
-def _by_prints(facts: Facts, rows: np.ndarray) -> list[_Candidate]:
-    """Pairs of near fingerprints."""
-    prints = facts.prints[rows]
-    near = near_prints(np.concatenate([prints, mirrored(prints)], axis=1), DISTANCE_MAX)
+def _by_prints(stats: ImageStats, rows: np.ndarray) -> list[_Candidate]:
+    prints = stats.prints[rows]
+    near = search_fingerprints(np.concatenate([prints, mirrored(prints)], axis=1), DISTANCE_MAX)
     return sorted(
         _Candidate(int(first), int(second), view >= len(CROPS), CROPS[view % len(CROPS)])
         for first, second, view in zip(rows[near.first], rows[near.second], near.crop, strict=True)
     )
 
 
-class _Pictures:
-    """Pictures read again, to be laid over each other."""
+class _ImageComparer:
+    """Reads images again, with a cache, to register and compare them."""
 
-    def __init__(self, root: Path, facts: Facts) -> None:
-        self._root, self._facts = root, facts
-        self._grey = lru_cache(maxsize=KEPT_PICTURES)(self._read)
-        self._small = lru_cache(maxsize=KEPT_SMALL)(self._read_small)
-        self._glance = lru_cache(maxsize=KEPT_GLANCES)(self._look)
+    def __init__(self, root: Path, stats: ImageStats) -> None:
+        self._root, self._stats = root, stats
+        self._grey = lru_cache(maxsize=CACHED_IMAGES)(self._read)
+        self._small = lru_cache(maxsize=CACHED_SMALL)(self._read_small)
+        self._spectra = lru_cache(maxsize=CACHED_SPECTRA)(self._compute_spectra)
 
     def confirmed(
         self, candidates: Sequence[_Candidate], *, workers: int, report: Reporter
     ) -> list[NearPair]:
-        """The candidates that are one picture, each pair once, at its best agreement."""
+        """Return the candidates that are duplicates, each pair once, at its best agreement."""
         found: dict[tuple[int, int], NearPair] = {}
         with on_one_thread(), report.track("comparing", len(candidates), "pairs") as advance:
             for pair in map_ahead(self._compare, candidates, workers=workers, ahead=64):
                 advance(1)
-                smallest = self._facts.sizes[[pair.first, pair.second]].min()
+                smallest = self._stats.sizes[[pair.first, pair.second]].min()
                 needed = AGREEMENT_MIN if smallest >= SMALL_PX else SMALL_AGREEMENT_MIN
                 key = pair.first, pair.second
                 if pair.agreement >= max(needed, found[key].agreement if key in found else 0):
@@ -142,25 +149,28 @@ class _Pictures:
 
     def _compare(self, candidate: _Candidate) -> NearPair:
         first, second, _, part = candidate
-        agreement = (
-            self._anywhere(candidate) if part is None else self._laid_over(candidate, Place(part))
-        )
+        if part is None:
+            agreement = self._anywhere(candidate)
+        else:
+            agreement = self._registered(candidate, CropWindow(part))
         return NearPair(min(first, second), max(first, second), agreement, part is None)
 
     def _anywhere(self, candidate: _Candidate) -> float:
-        """Agreement wherever one of the two lies in the other, if a glance finds it likely."""
-        one = self._glance(candidate.first, candidate.mirrored)
-        other = self._glance(candidate.second, False)
+        """Return the agreement of one as any crop of the other; 0 if no template matches."""
+        one = self._spectra(candidate.first, candidate.mirrored)
+        other = self._spectra(candidate.second, False)
         if one is None or other is None:
             return 0.0
-        in_one, in_other = likely_place(one, other), likely_place(other, one)
+        in_one, in_other = locate_crop(one, other), locate_crop(other, one)
         if max(in_one, in_other)[0] < LIKENESS_MIN:
             return 0.0
         if in_one >= in_other:
-            return self._laid_over(candidate, in_one[1])
-        return self._laid_over(candidate, in_other[1], swapped=True)
+            return self._registered(candidate, in_one[1])
+        return self._registered(candidate, in_other[1], swapped=True)
 
-    def _laid_over(self, candidate: _Candidate, start: Place, *, swapped: bool = False) -> float:
+    def _registered(
+        self, candidate: _Candidate, start: CropWindow, *, swapped: bool = False
+    ) -> float:
         one, other = self._grey(candidate.first), self._grey(candidate.second)
         if one is None or other is None:
             return 0.0
@@ -168,17 +178,17 @@ class _Pictures:
             one = one[:, ::-1]
         return detail_agreement(*((other, one) if swapped else (one, other)), start)
 
-    def _look(self, row: int, is_mirrored: bool) -> Glance | None:
+    def _compute_spectra(self, row: int, is_mirrored: bool) -> MatchSpectra | None:
         small = self._small(row)
-        return None if small is None else glance(small[:, ::-1] if is_mirrored else small)
+        return None if small is None else match_spectra(small[:, ::-1] if is_mirrored else small)
 
     def _read_small(self, row: int) -> np.ndarray | None:
-        grey = self._read(row, GLANCE_SIDE)
+        grey = self._read(row, MATCH_SIDE)
         return None if grey is None else grey.astype(np.uint8)
 
     def _read(self, row: int, side: int = DETAIL_SIDE) -> np.ndarray | None:
         try:
-            data = read_bytes(self._root / self._facts.images[row].path)
-            return small_grey(decode_image(data, decode_px=side, ranges=self._facts.ranges), side)
-        except UnreadableImage:  # it could be read a moment ago: the folder is being changed
+            data = read_bytes(self._root / self._stats.images[row].path)
+            return small_grey(decode_image(data, decode_px=side, ranges=self._stats.ranges), side)
+        except UnreadableImage:  # it was readable before: the folder is being changed
             return None

@@ -1,36 +1,36 @@
-"""The quick form of a check: what is known for free once every file has been read for training."""
+"""Checks that need only paths, labels and digests: run at every training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from swinclf.data.folder import ImageFile
-from swinclf.data_quality.duplicate_groups import same_bytes
-from swinclf.data_quality.findings import Finding, find_class_faults, find_copies
+from swinclf.data_quality.duplicate_groups import group_identical
+from swinclf.data_quality.findings import Finding, find_class_faults, find_duplicates
 from swinclf.reporting.report_data import EXAMPLES
 from swinclf.reporting.report_data import Finding as ReportedFinding
 
 
 def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
-    """Copies by their bytes, two labels, leaks, tiny classes, imbalance.
+    """Yield exact duplicates, conflicting labels, leaks, tiny classes and class imbalance.
 
     Args:
-        images: With the splits that the folders say.
+        images: With the splits of the folders.
         digests: Content digest of every readable image, by path.
     """
     readable = [image for image in images if image.path in digests]
-    yield from find_copies(readable, same_bytes([digests[image.path] for image in readable]))
+    yield from find_duplicates(readable, group_identical([digests[one.path] for one in readable]))
     yield from find_class_faults(readable)
 
 
-def in_one_line(finding: Finding) -> str:
-    """A finding with its first example and what to do."""
+def format_finding(finding: Finding) -> str:
+    """Return a finding in one line, with its first example and the advice."""
     first = finding.examples[0]
-    return f"{finding.says}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
+    return f"{finding.message}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
 
 
-def for_report(finding: Finding) -> ReportedFinding:
-    """What a run's report shows of a finding: images where it is about images, else its notes."""
+def to_report_finding(finding: Finding) -> ReportedFinding:
+    """Return a finding as a run's report shows it, with its first few images and notes."""
     paths = [path for example in finding.examples for path in example.paths]
     notes = [example.note for example in finding.examples if not example.paths]
-    return ReportedFinding(finding.says, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])
+    return ReportedFinding(finding.message, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])

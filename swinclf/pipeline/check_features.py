@@ -11,7 +11,7 @@ import numpy as np
 
 from swinclf.config import TrainConfig, gather_settings
 from swinclf.data.folder import FolderIndex
-from swinclf.data_quality.feature_neighbours import Seen
+from swinclf.data_quality.feature_neighbours import MirroredFeatures
 from swinclf.device import StopFlag, choose_hardware, out_of_memory_named, whole_batch
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
@@ -36,7 +36,7 @@ class Viewer:
     start: Start
     context: Context
 
-    def see(self, root: Path, paths: Sequence[str], rows: np.ndarray) -> Seen:
+    def see(self, root: Path, paths: Sequence[str], rows: np.ndarray) -> MirroredFeatures:
         """Looks at images, each as it is and in the mirror.
 
         Args:
@@ -69,7 +69,7 @@ class Viewer:
             table.gather([digests[path] + view for path in paths if path in digests]).numpy()
             for view in (PLAIN, MIRROR)
         )
-        return Seen(rows[[path in digests for path in paths]], plain, mirrored)
+        return MirroredFeatures(rows[[path in digests for path in paths]], plain, mirrored)
 
 
 def open_viewer(

@@ -8,7 +8,7 @@ from contextlib import closing
 from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, Skipped
-from swinclf.data_quality.quick_check import for_report, in_one_line, quick_findings
+from swinclf.data_quality.quick_check import format_finding, quick_findings, to_report_finding
 from swinclf.device import command_line, out_of_memory_named, whole_batch
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
@@ -99,12 +99,12 @@ def known_features(config: TrainConfig, start: Start, context: Context) -> Known
 
 def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Finding]:
     """What the look has shown to be wrong with the images, for the report; says it, too."""
-    faults = [one for one in quick_findings(index.images, look.digests) if one.mend]
+    faults = [one for one in quick_findings(index.images, look.digests) if one.needs_fix]
     for fault in faults:
-        report.warn(in_one_line(fault))
+        report.warn(format_finding(fault))
     if faults:
         report.note(f"all of it, and near copies: swinclf check {command_line([str(index.root)])}")
-    return [for_report(fault) for fault in faults]
+    return [to_report_finding(fault) for fault in faults]
 
 
 def refuse_skipped(skipped: Sequence[Skipped]) -> None:

@@ -12,7 +12,7 @@ from torch.nn import Module
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
-from swinclf.data_quality.dataset_insights import suspect_labels, worth_of_images
+from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
 from swinclf.device import on_one_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
 from swinclf.inference.fit_confidence import Measured, measure_confidence
@@ -182,7 +182,7 @@ def _suspects(plan: Plan, report: Reporter) -> list[Suspect]:
         return []
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
     seen = look.plain_features(images).numpy()
-    return suspect_labels(images, seen, dataset.classes, seed=plan.config.seed, report=report)
+    return find_label_issues(images, seen, dataset.classes, seed=plan.config.seed, report=report)
 
 
 def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:
@@ -192,7 +192,7 @@ def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:
         return None
     training, held_out = dataset.of(TRAIN), dataset.of(VAL)
     seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
-    return worth_of_images(
+    return fit_learning_curve(
         training, seen, held_out, judged, dataset.classes, seed=plan.config.seed, report=report
     )
 
