@@ -132,7 +132,7 @@ def test_links_pipes_and_sockets(root, tmp_path):
         "a/socket.jpg": "not a regular file",
     }
     assert index.notes.linked_out == 2
-    assert "2 images by links that lead out of the dataset" in list(index.notes.notes())
+    assert "2 images by links to outside the dataset" in list(index.notes.notes())
 
 
 def test_a_dataset_of_nothing_but_links_is_read(root, tmp_path):
@@ -392,7 +392,7 @@ def test_an_empty_folder(root):
 def test_images_in_no_class_folder(root):
     assert (
         error_of(touch(root, "1.jpg", "2.png")).found
-        == "2 images directly in it, in no class folder"
+        == "2 images directly in it, not in class folders"
     )
 
 

@@ -177,4 +177,4 @@ def test_images(cli, trained, canary, disguise):
         outcome = cli("predict", name, "--run", trained.path, "--format", "csv")
         assert outcome.code == ExitCode.SOME_FAILED
         assert not canary.exists()
-        assert "not a picture" in outcome.out
+        assert "not an image" in outcome.out

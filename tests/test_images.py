@@ -377,13 +377,13 @@ def jpeg_of_size(width, height):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"hello, I am a text\n" * 20, "not a picture of a known format"),
-        (bytes(5000), "not a picture (nothing but zeros)"),
+        (b"hello, I am a text\n" * 20, "not an image of a known format"),
+        (bytes(5000), "not an image (only zeros)"),
         (b"\xff\xd8\xff", ""),
-        (b"no", "not a picture of a known format"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture of a known format"),
+        (b"no", "not an image of a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format"),
         (b"GIF89a", ""),
-        (b"%PDF-1.4\n" * 10, "not a picture of a known format"),
+        (b"%PDF-1.4\n" * 10, "not an image of a known format"),
         (encoded(RGB, "PNG")[:8], ""),
     ],
 )
@@ -415,7 +415,7 @@ def test_postscript_never_reaches_its_interpreter(monkeypatch, tmp_path):
     path.write_bytes(encoded(RGB, "EPS"))
     with Image.open(path) as picture, pytest.raises(AssertionError, match="another program"):
         picture.load()  # what Pillow does when nobody stops it
-    assert reason_of(read_bytes(path)) == "not a picture of a known format"
+    assert reason_of(read_bytes(path)) == "not an image of a known format"
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (20_000, 15_001), (2**31 - 1, 2**31 - 1)])

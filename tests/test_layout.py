@@ -7,7 +7,7 @@ from test_folder import error_of, paths_of, touch, unreadable
 
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, scan_folder
-from swinclf.data.split_names import is_part_name, split_name, splits_among
+from swinclf.data.split_names import is_part_name, recognize_splits, split_name
 
 CLASSES = ("daisy", "rose", "tulip")
 
@@ -66,11 +66,11 @@ def test_names_that_speak_of_a_part_but_not_of_which():
 
 
 def test_what_is_less_surely_val_is_a_test_beside_a_val_folder():
-    assert splits_among(["train", "eval"]) == {"train": TRAIN, "eval": VAL}
-    assert splits_among(["train", "val", "eval"]) == {"train": TRAIN, "val": VAL, "eval": TEST}
-    assert splits_among(["train", "dev", "eval"]) == {"train": TRAIN, "dev": VAL, "eval": TEST}
-    assert splits_among(["train", "dev", "test"]) == {"train": TRAIN, "dev": VAL, "test": TEST}
-    assert splits_among(["train_station", "test_tube"]) == {}
+    assert recognize_splits(["train", "eval"]) == {"train": TRAIN, "eval": VAL}
+    assert recognize_splits(["train", "val", "eval"]) == {"train": TRAIN, "val": VAL, "eval": TEST}
+    assert recognize_splits(["train", "dev", "eval"]) == {"train": TRAIN, "dev": VAL, "eval": TEST}
+    assert recognize_splits(["train", "dev", "test"]) == {"train": TRAIN, "dev": VAL, "test": TEST}
+    assert recognize_splits(["train_station", "test_tube"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_three_splits_and_what_is_next_to_them(root):
     index = scan_folder(root)
     assert splits_of(index) == {TRAIN: {"seg_train/seg_train"}, VAL: {"seg_val"}}
     assert list(index.notes.warnings()) == [
-        "folders next to train that are no split are not used: 'seg_pred'"
+        "folders next to train that are not splits are not used: 'seg_pred'"
     ]
 
 
@@ -188,7 +188,7 @@ def test_no_folder_to_train_on(root):
 )
 def test_splits_without_class_folders(root, names):
     touch(root, *(f"{name}/{n}.jpg" for name in names for n in range(3)))
-    assert error_of(root).found == "3 images directly in it, in no class folder"
+    assert error_of(root).found == "3 images directly in it, not in class folders"
 
 
 def test_class_and_split_in_one_name(root):
@@ -212,7 +212,7 @@ def test_the_dataset_once_more_inside_itself(tmp_path, inner):
     touch(flowers, *images_in("."), *images_in(inner))
     error = error_of(flowers)
     assert error.found == (
-        f"'{inner}', which holds the folders next to it once more ('daisy', 'rose', 'tulip')"
+        f"'{inner}', which holds the folders next to it again ('daisy', 'rose', 'tulip')"
     )
     assert error.hint.endswith(f"swinclf train '{flowers / inner}'")
     assert scan_folder(flowers / inner).classes == CLASSES
@@ -220,7 +220,7 @@ def test_the_dataset_once_more_inside_itself(tmp_path, inner):
 
 def test_train_among_the_classes_it_holds(root):
     touch(root, *images_in("."), *images_in("train"))
-    assert "'train', which holds the folders next to it once more" in error_of(root).found
+    assert "'train', which holds the folders next to it again" in error_of(root).found
 
 
 def test_two_training_folders(root):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from swinclf.data import images, limits
 from swinclf.data.images import UnreadableImage, decode_image
-from swinclf.data.limits import Room, count_scans
+from swinclf.data.limits import MemoryBudget, count_scans
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
 
@@ -129,18 +129,18 @@ def test_strip_by_strip_is_the_same_picture(monkeypatch, mode, decode_px):
 
 
 def test_those_who_need_more_than_is_free_wait():
-    room, order = Room(100), []
+    room, order = MemoryBudget(100), []
     started = threading.Event()
 
     def large():
-        with room.taken(70):
+        with room.reserve(70):
             order.append("large in")
             started.set()
             time.sleep(0.2)
             order.append("large out")
 
     def small(part, name):
-        with room.taken(part):
+        with room.reserve(part):
             order.append(name)
 
     threads = [threading.Thread(target=large)]
@@ -159,8 +159,8 @@ def test_those_who_need_more_than_is_free_wait():
 
 
 def test_room_is_given_back_after_a_failure(monkeypatch):
-    room = Room(1000)
-    monkeypatch.setattr(limits, "ROOM", room)
+    room = MemoryBudget(1000)
+    monkeypatch.setattr(limits, "MEMORY", room)
 
     def broken(*_):
         raise MemoryError

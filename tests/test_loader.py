@@ -13,8 +13,8 @@ from conftest import write_image
 from swinclf.data import loader
 from swinclf.data.images import content_digest
 from swinclf.data.loader import (
+    available_batches,
     batched,
-    groups_at_hand,
     load_batches,
     load_for_prediction,
     map_ahead,
@@ -160,7 +160,7 @@ def test_a_bad_file_is_its_own_answer_and_nobody_else_s(files):
     assert list(loaded) == files
     errors = {path.name: one.error for path, one in loaded.items() if one.pixels is None}
     assert errors == {
-        "3.png": "not a picture of a known format",
+        "3.png": "not an image of a known format",
         "6.png": "No such file or directory",
     }
     for path, one in loaded.items():
@@ -229,7 +229,7 @@ def test_a_disk_that_is_gone_ends_it(files, silent, workers):
             )
         )
     assert "2.png" in error.value.expected
-    assert error.value.found == "no answer within 0.2 s, 3 times on end"
+    assert error.value.found == "timed out after 0.2 s, 3 consecutive times"
     assert DEADLINE_VARIABLE in error.value.hint
 
 
@@ -249,7 +249,7 @@ def test_groups_at_hand_waits_only_for_the_first():
         released.wait(30)
         yield from range(2, 100)
 
-    groups = groups_at_hand(slow(), 8)
+    groups = available_batches(slow(), 8)
     assert next(groups) == [1]  # though the second has not come
     released.set()
     rest = list(groups)
@@ -263,4 +263,4 @@ def test_groups_at_hand_passes_on_what_went_wrong():
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(groups_at_hand(broken(), 4))
+        list(available_batches(broken(), 4))

@@ -76,13 +76,13 @@ def write_bad_files(root: Path) -> dict[str, str]:
     whole = root / "whole.jpeg.tmp"
     noisy(COLOURS["red"], 20).save(whole, "JPEG")
     broken = {
-        "red/text.jpg": (b"I am a text, not a picture.\n", "not a picture"),
+        "red/text.jpg": (b"I am a text, not a picture.\n", "not an image"),
         "red/truncated.jpg": (whole.read_bytes()[:-400], "image file is truncated"),
         "blue/truncated.png": (photo.read_bytes()[:-900], ""),
         "blue/empty.png": (b"", "the file is empty"),
-        "blue/zeros.png": (bytes(4000), "not a picture (nothing but zeros)"),
-        "green/two\nlines.jpg": (b"no", "not a picture"),
-        f"green/{os.fsdecode(bytes([0xFE]))}.jpg": (b"no", "not a picture"),
+        "blue/zeros.png": (bytes(4000), "not an image (only zeros)"),
+        "green/two\nlines.jpg": (b"no", "not an image"),
+        f"green/{os.fsdecode(bytes([0xFE]))}.jpg": (b"no", "not an image"),
     }
     whole.unlink()
     for name, (data, _) in broken.items():
@@ -149,8 +149,8 @@ def test_a_messy_folder_from_training_to_prediction(cli, messy, tmp_path):
     trained = cli("train", messy.root, *words, "--epochs", 4, "--lr", "2e-3", "--device", "cpu")
     assert trained.code == ExitCode.SOME_FAILED, trained.err
     assert f"{len(messy.bad)} files skipped" in trained.err
-    assert "2 images by links that lead out of the dataset" in trained.err
-    assert "passed over, as they are no images: 1 .txt" in trained.err
+    assert "2 images by links to outside the dataset" in trained.err
+    assert "ignored, not images: 1 .txt" in trained.err
     assert "folders without an image are no classes: 'empty'" in trained.err
     assert "Traceback" not in trained.err
     run = tmp_path / trained.out.strip()
@@ -263,10 +263,10 @@ def test_a_file_that_goes_bad_while_training_is_left_out_and_said(cli, dataset, 
 
     monkeypatch.setattr(loop, "validate", spoil)
     # With room for no picture, each epoch reads the files anew.
-    monkeypatch.setattr("swinclf.training.setup.room_for_pictures", lambda: 0)
+    monkeypatch.setattr("swinclf.training.setup.image_cache_bytes", lambda: 0)
     words = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--epochs", 3)
     outcome = cli("train", dataset, *words, "--device", "cpu")
     assert outcome.code == ExitCode.OK, outcome.err
     warnings = [line for line in said_in(outcome) if "003.png" in line]
     assert len(warnings) == 1
-    assert "not a picture of a known format" in warnings[0]
+    assert "not an image of a known format" in warnings[0]

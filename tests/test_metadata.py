@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from swinclf.data.images import FORMATS, decode_image
-from swinclf.data.metadata import exif_orientation, without_metadata
+from swinclf.data.metadata import exif_orientation, strip_metadata
 
 PIXELS = np.add.outer(np.arange(32) * 3, np.arange(48) * 2)[..., None] + [0, 20, 40]
 RGB = Image.fromarray(PIXELS.astype(np.uint8))
@@ -447,11 +447,11 @@ def test_broken_exif_turns_nothing(exif):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "JPEG2000", "BMP"])
 def test_a_file_without_metadata_stays_as_it_is(kind):
     data = encoded(RGB, kind)
-    assert without_metadata(data)[0] == data
+    assert strip_metadata(data)[0] == data
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "JPEG2000", "AVIF"])
 def test_what_is_no_whole_file_is_no_crash(kind):
     data = encoded(RGB, kind, **({"exif": TURNED} if kind in ("WEBP", "AVIF") else {}))
     for length in range(0, len(data), max(1, len(data) // 60)):
-        without_metadata(data[:length])
+        strip_metadata(data[:length])

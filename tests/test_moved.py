@@ -24,7 +24,7 @@ import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import content_digest
-from swinclf.data.moved import find_by_content
+from swinclf.data.relocate import find_by_content
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.training import loop

@@ -158,7 +158,7 @@ def test_a_table_may_refer_to_the_dataset(tmp_path):
     base = tmp_path / "other"
     found = paths("path,label\nz.png,x\na.png,x\n", base=base, note=said.append)
     assert found == [str(base / "z.png"), "a.png"]
-    assert said[1:] == [f"relative paths of the list are those of '{base}'"]
+    assert said[1:] == [f"relative paths of the list refer to '{base}'"]
 
 
 def test_a_table_that_breaks_off():

@@ -12,11 +12,17 @@ import pytest
 from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset, write_image
 from PIL import Image
 
-from swinclf.data import sniff
-from swinclf.data.class_names import quoted_together, renamed_to_match, similar_names
+from swinclf.data import image_detector
+from swinclf.data.class_names import match_unicode_forms, quote_names, similar_names
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import VAL, FolderIndex, Skipped, check_trainable, scan_folder
-from swinclf.data.sniff import HEAD_BYTES, Use, extension_of, readable_format, unread_format
+from swinclf.data.image_detector import (
+    HEAD_BYTES,
+    FileUse,
+    extension_of,
+    is_readable_format,
+    unsupported_format,
+)
 from swinclf.data.walk import walk_images
 from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.errors import DataError
@@ -52,13 +58,13 @@ def jpeg():
     ],
 )
 def test_images_begin_like_images(kind, mode):
-    assert readable_format(head_of(kind, mode))
+    assert is_readable_format(head_of(kind, mode))
 
 
 def test_big_tiff_heic_and_qoi_begin_like_images():
-    assert readable_format(head_of("TIFF", big_tiff=True))
-    assert readable_format(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    assert readable_format(b"qoif" + bytes(20))
+    assert is_readable_format(head_of("TIFF", big_tiff=True))
+    assert is_readable_format(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert is_readable_format(b"qoif" + bytes(20))
 
 
 @pytest.mark.parametrize(
@@ -80,13 +86,13 @@ def test_big_tiff_heic_and_qoi_begin_like_images():
     ],
 )
 def test_other_files_do_not(head):
-    assert not readable_format(head)
-    assert not unread_format(head)
+    assert not is_readable_format(head)
+    assert not unsupported_format(head)
 
 
 def test_formats_that_are_not_read_are_known():
-    assert unread_format(b"\xff\x0a\xfa\x7f") == "JPEG XL"
-    assert unread_format(b"8BPS\0\1") == "a Photoshop document"
+    assert unsupported_format(b"\xff\x0a\xfa\x7f") == "JPEG XL"
+    assert unsupported_format(b"8BPS\0\1") == "a Photoshop document"
 
 
 def test_extensions_as_they_are_counted():
@@ -116,7 +122,7 @@ def test_images_under_odd_extensions_are_used(tmp_path, jpeg):
     assert dict(index.notes.ignored) == {"": 1, ".txt": 2, ".npy": 1}
     by_content, passed = index.notes.notes()
     assert by_content.startswith("18 images recognized by content, under other extensions: ")
-    assert passed == "passed over, as they are no images: 2 .txt, 1 without one, 1 .npy"
+    assert passed == "ignored, not images: 2 .txt, 1 without one, 1 .npy"
     walked = [os.path.relpath(path, tmp_path) for path in walk_images(str(tmp_path))]
     assert walked == sorted(image.path for image in index.images)
 
@@ -146,25 +152,27 @@ def test_images_of_formats_that_are_not_read_are_named(tmp_path, jpeg):
 
 
 def test_an_extension_is_judged_by_the_first_of_its_files(tmp_path, jpeg, monkeypatch):
-    monkeypatch.setattr(sniff, "SNIFFS_PER_EXTENSION", 2)
-    opened, real = [], sniff.read_head
-    monkeypatch.setattr(sniff, "read_head", lambda path: opened.append(path) or real(path))
-    sniffer = sniff.Sniffer()
+    monkeypatch.setattr(image_detector, "SNIFFS_PER_EXTENSION", 2)
+    opened, real = [], image_detector.read_signature
+    monkeypatch.setattr(
+        image_detector, "read_signature", lambda path: opened.append(path) or real(path)
+    )
+    sniffer = image_detector.ImageDetector()
     for number in range(4):
         for end, content in (("data", jpeg), ("blob", b"no image"), ("txt", jpeg), ("jpg", b"")):
             (tmp_path / f"{number}.{end}").write_bytes(content)
     uses = {
         end: [
-            sniffer.judge(str(tmp_path / f"{number}.{end}"), f"{number}.{end}").use
+            sniffer.classify(str(tmp_path / f"{number}.{end}"), f"{number}.{end}").use
             for number in range(4)
         ]
         for end in ("data", "blob", "txt", "jpg")
     }
     assert uses == {
-        "data": [Use.IMAGE] * 4,
-        "blob": [Use.IGNORED] * 4,
-        "txt": [Use.IGNORED] * 4,
-        "jpg": [Use.IMAGE] * 4,
+        "data": [FileUse.IMAGE] * 4,
+        "blob": [FileUse.IGNORED] * 4,
+        "txt": [FileUse.IGNORED] * 4,
+        "jpg": [FileUse.IMAGE] * 4,
     }
     assert len(opened) == 4
     assert sniffer.unopened == 4
@@ -253,16 +261,16 @@ def test_train_and_eval_where_nothing_can_be_read(cli, trained, tmp_path):
 def test_names_that_people_take_for_one():
     names = ("Rose", "rose", "rose ", "tulip", NFC, NFD, "daisy", "ＡＢ", "AB")
     assert sorted(similar_names(names)) == [("AB", "ＡＢ"), (NFD, NFC), ("Rose", "rose", "rose ")]
-    assert quoted_together((NFC, NFD)) == f"{NFC!r} (NFC), {NFD!r} (NFD)"
-    assert quoted_together(("Rose", "rose ")) == "'Rose', 'rose '"
+    assert quote_names((NFC, NFD)) == f"{NFC!r} (NFC), {NFD!r} (NFD)"
+    assert quote_names(("Rose", "rose ")) == "'Rose', 'rose '"
 
 
 def test_only_a_unique_match_in_another_form_is_one():
-    assert renamed_to_match([NFD, "a"], [NFC, "a"]) == {NFD: NFC}
-    assert renamed_to_match([NFD, NFC], [NFC]) == {}
-    assert renamed_to_match(["rose "], ["rose"]) == {}
+    assert match_unicode_forms([NFD, "a"], [NFC, "a"]) == {NFD: NFC}
+    assert match_unicode_forms([NFD, NFC], [NFC]) == {}
+    assert match_unicode_forms(["rose "], ["rose"]) == {}
     mixed = "u\u0308\u00fc"
-    assert renamed_to_match([unicodedata.normalize("NFD", mixed), mixed], ["\u00fc\u00fc"]) == {}
+    assert match_unicode_forms([unicodedata.normalize("NFD", mixed), mixed], ["\u00fc\u00fc"]) == {}
 
 
 def test_train_warns_and_check_finds_names_that_look_alike(cli, tmp_path):
@@ -272,11 +280,11 @@ def test_train_warns_and_check_finds_names_that_look_alike(cli, tmp_path):
             write_image(data / name / f"{number}.png", (90, 90, 90), seed=50 * row + number)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 0, done.err
-    alone = "differ in case, outer spaces or Unicode form alone: they are trained as separate"
+    alone = "differ only in case, outer spaces or Unicode form: they are separate classes"
     assert f"warning: the classes {NFD!r} (NFD), {NFC!r} (NFC) {alone}" in done.err
     assert f"warning: the classes 'Red', 'red' {alone}" in done.err
     (finding,) = [one for one in find_scan_faults(scan_folder(data)) if one.needs_fix]
-    assert finding.message.startswith("2 groups of class names that differ in case")
+    assert finding.message.startswith("2 groups of class names that differ only in case")
     assert "'Red', 'red'" in [example.note for example in finding.examples]
 
 

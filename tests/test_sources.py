@@ -77,7 +77,7 @@ ARRAY = "expected an array (height, width, 3) of uint8; "
         (7, "found a value of type int"),
         (["a.png"], "found a value of type list"),
         (b"", "expected the bytes of an image file; found none"),
-        (b"no image", "not a picture"),
+        (b"no image", "not an image"),
         (np.zeros((3, 8, 9), np.uint8), "channels come last: array.transpose(1, 2, 0)"),
         (torch.zeros((3, 8, 9)), "found shape (3, 8, 9) of float32 from 0 to 0; channels come"),
         (np.zeros((8, 9), np.uint8), "of a grey image: numpy.stack([array] * 3, axis=-1)"),

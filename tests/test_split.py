@@ -10,7 +10,7 @@ import pytest
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import TRAIN, VAL, scan_folder
 from swinclf.data.images import content_digest
-from swinclf.data.split import held_out_position, hold_out
+from swinclf.data.split import hold_out, split_position
 
 
 def digests_of(count, *, start=0):
@@ -89,13 +89,13 @@ def test_the_seed_changes_it_and_nothing_else_does():
 
 def test_the_rule_is_the_same_everywhere_and_for_ever():
     digest = content_digest(b"an image")
-    assert held_out_position(digest, 0) == pytest.approx(0.89746, abs=1e-5)
-    assert held_out_position(digest, 7) == pytest.approx(0.64344, abs=1e-5)
+    assert split_position(digest, 0) == pytest.approx(0.89746, abs=1e-5)
+    assert split_position(digest, 7) == pytest.approx(0.64344, abs=1e-5)
 
 
 def test_positions_are_even_and_independent_of_the_seed_next_to_it():
-    positions = [held_out_position(digest, 3) for digest in digests_of(4000)]
-    others = [held_out_position(digest, 4) for digest in digests_of(4000)]
+    positions = [split_position(digest, 3) for digest in digests_of(4000)]
+    others = [split_position(digest, 4) for digest in digests_of(4000)]
     assert all(0 <= one < 1 for one in positions)
     assert abs(sum(positions) / 4000 - 0.5) < 0.02
     both = sum(one < 0.2 and other < 0.2 for one, other in zip(positions, others, strict=True))
@@ -104,7 +104,7 @@ def test_positions_are_even_and_independent_of_the_seed_next_to_it():
 
 def settled(digests, fraction, seed):
     """Whether the rule alone gives a class an image on either side: the promise is about these."""
-    out = [held_out_position(digest, seed) < fraction for digest in digests]
+    out = [split_position(digest, seed) < fraction for digest in digests]
     return any(out) and not all(out)
 
 

@@ -16,15 +16,15 @@ from torchvision import transforms
 
 from swinclf.config import Augment
 from swinclf.data import loader
-from swinclf.data.image_cache import KeptPictures
+from swinclf.data.image_cache import ImageCache
 from swinclf.data.transforms import (
     Augmentation,
+    augment_pixels,
     common_pixels,
     eval_pixels,
     to_device,
     to_numpy_input,
     to_torch_input,
-    varied_pixels,
 )
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.training.batches import ImageBatches
@@ -58,7 +58,7 @@ def rng_of(*key):
 def train_pixels(picture, preprocess, augmentation, rng):
     """What one epoch makes of a picture."""
     common = common_pixels(picture, preprocess, augmentation)
-    return varied_pixels(common, preprocess, augmentation, rng).pixels
+    return augment_pixels(common, preprocess, augmentation, rng).pixels
 
 
 # As in prediction
@@ -285,7 +285,7 @@ def batches_of(files, *, workers, seed=0, batch_size=4, augment=Augment.TRIVIAL,
         workers=workers,
         device="cpu",
         on_bad_file=lambda path, reason: pytest.fail(f"{path}: {reason}"),
-        kept=KeptPictures(kept),
+        kept=ImageCache(kept),
     )
 
 
@@ -336,8 +336,8 @@ def test_a_scaled_down_picture_is_cropped_to_what_the_whole_one_is():
     picture = picture_of((300, 240))
     crop = Augmentation(Augment.CROP, 0.35, True)
     for key in range(20):
-        kept = varied_pixels(common_pixels(picture, SMALL, crop), SMALL, crop, rng_of(key)).pixels
-        whole = varied_pixels(np.asarray(picture), SMALL, crop, rng_of(key)).pixels
+        kept = augment_pixels(common_pixels(picture, SMALL, crop), SMALL, crop, rng_of(key)).pixels
+        whole = augment_pixels(np.asarray(picture), SMALL, crop, rng_of(key)).pixels
         assert np.abs(kept.astype(int) - whole).mean() < 4
 
 

@@ -19,7 +19,7 @@ from swinclf.commands.check import check
 from swinclf.config import gather_settings
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
-from swinclf.data.split import held_out_position
+from swinclf.data.split import split_position
 from swinclf.data.value_range import describe_range, measure_ranges, merge_ranges
 from swinclf.device import Hardware, Precision, StopFlag
 from swinclf.errors import ExitCode, Interrupted
@@ -394,7 +394,7 @@ def test_only_training_images_are_measured(tmp_path):
             tmp_path / "d" / "0" / f"bright{number}.tif",
             np.full((4, 4), 60_000 + number, np.uint16),
         )
-        if held_out_position(content_digest(path.read_bytes()), 0) >= 0.2:
+        if split_position(content_digest(path.read_bytes()), 0) >= 0.2:
             path.unlink()
         else:
             bright += 1

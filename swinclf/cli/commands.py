@@ -158,7 +158,7 @@ def predict_command(
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict
-    from swinclf.data.scan_notes import by_extension
+    from swinclf.data.scan_notes import counts_by_extension
     from swinclf.inference.predictor import Asked, open_predictor
 
     model = find_model(run)
@@ -183,7 +183,7 @@ def predict_command(
             writer.write(prediction)
             failed += bool(prediction.error)
     if ignored:
-        console.say(f"passed over, as they are no images: {by_extension(ignored)}")
+        console.say(f"passed over, as they are no images: {counts_by_extension(ignored)}")
     if failed:
         console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED

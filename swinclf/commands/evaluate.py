@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swinclf.confidence.selective import Judged, Rejection, measure_rejection, threshold_for
-from swinclf.data.dataset import classes_without_images, lost_in_words
+from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import FolderIndex, Skipped
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
@@ -116,7 +116,7 @@ def score(
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
         rejection = _rejection(predictor, reject, scored, others, workers, report)
-    for loss in lost_in_words(_lost(scored, index)):
+    for loss in describe_lost_classes(_lost(scored, index)):
         report.warn(loss)
     scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
     return Scores(index, split, scored, rejection)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from swinclf.confidence.selective import UNKNOWN, Judged, is_withheld, threshold_for
-from swinclf.data.walk import walk_images, walk_of
+from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home
 from swinclf.inference.predictor import Predictor
@@ -134,7 +134,7 @@ def _files_of(path: str, ignored: Counter[str] | None) -> Iterator[str]:
 
 
 def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
-    walk = walk_of(folder)
+    walk = new_walk(folder)
     yield from walk_images(folder, walk)
     if ignored is not None:
         ignored.update(walk.ignored)

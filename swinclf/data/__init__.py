@@ -1,1 +1,1 @@
-"""Folders and images: what is on disk, how it is read, split and turned into arrays."""
+"""Reading of image datasets: folder scan, decoding, splits, transforms and batches."""

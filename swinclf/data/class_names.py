@@ -1,7 +1,7 @@
-"""Names of classes that people take for one: equal but for case, outer spaces or Unicode form.
+"""Similar class names: those that differ only in case, outer spaces or Unicode normal form.
 
-A name may be written in several Unicode forms that look the same: "ü" as one character (NFC, as
-most systems write it) or as a "u" with two dots (NFD, as some file systems and archives have it).
+"ü" may be one character (NFC, as most systems write it) or "u" and a combining mark (NFD, as some
+file systems and archives have it), and is displayed in the same way.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Collection, Iterable, Mapping
 
 
 def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the groups of names that differ in case, outer spaces or Unicode form alone."""
+    """Return the groups of names that differ only in case, outer spaces or Unicode form."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[_loose_key(name)].append(name)
     return [tuple(sorted(group)) for _, group in sorted(groups.items()) if len(group) > 1]
 
 
-def quoted(name: str, others: Iterable[str] = ()) -> str:
-    """Return a name in quotes, with its Unicode form where another name differs in that alone.
+def quote_name(name: str, others: Iterable[str] = ()) -> str:
+    """Return a name in quotes, with its Unicode form if another name differs only in that.
 
-    >>> quoted("Bu\u0308ffel", ["B\u00fcffel"]).endswith("(NFD)"), quoted("rose", ["Rose"])
+    >>> quote_name("Bu\u0308ffel", ["B\u00fcffel"]).endswith("(NFD)"), quote_name("rose", ["Rose"])
     (True, "'rose'")
     """
     same = [other for other in others if other != name and _nfc(other) == _nfc(name)]
     return f"{name!r} ({_form(name)})" if same else repr(name)
 
 
-def quoted_together(names: Collection[str]) -> str:
-    """Return names in quotes, each with its Unicode form where it differs in that alone."""
-    return ", ".join(quoted(name, names) for name in names)
+def quote_names(names: Collection[str]) -> str:
+    """Return names in quotes, each with its Unicode form where it differs only in that."""
+    return ", ".join(quote_name(name, names) for name in names)
 
 
-def renamed_to_match(labels: Iterable[str], classes: Collection[str]) -> Mapping[str, str]:
-    """Return the class that each label is, where they differ in Unicode form alone.
+def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapping[str, str]:
+    """Map labels to the classes from which they differ only in Unicode form.
 
-    Only what is unique is matched: no label becomes a class that another label is already.
+    Only unique matches are returned: no label becomes a class that another label already has.
 
     Args:
         labels: Names of folders.
@@ -57,8 +57,8 @@ def renamed_to_match(labels: Iterable[str], classes: Collection[str]) -> Mapping
     }
 
 
-def nearly(name: str, others: Iterable[str]) -> str:
-    """Return the other name that differs in case, outer spaces or form alone; empty for none."""
+def find_similar_name(name: str, others: Iterable[str]) -> str:
+    """Return the first name that differs only in case, outer spaces or form; empty for none."""
     return next((other for other in others if _loose_key(other) == _loose_key(name)), "")
 
 

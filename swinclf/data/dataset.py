@@ -1,4 +1,4 @@
-"""A dataset ready to train on: readable images only, each in one split."""
+"""A dataset for training: the readable images, each assigned to a split."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import quoted_together, similar_names
+from swinclf.data.class_names import quote_names, similar_names
+from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, Skipped, check_trainable
-from swinclf.data.layout import some
-from swinclf.data.scan_notes import ScanNotes, commonest_reason
+from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
 from swinclf.data.split import hold_out
 
-SIMILAR = "differ in case, outer spaces or Unicode form alone"
-NAMED = 5  # classes that are said one by one
+SIMILAR = "differ only in case, outer spaces or Unicode form"
+NAMED = 5  # classes that are listed by name
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with their labels and splits.
+    """Images with labels and splits.
 
     Attributes:
         root: The dataset's folder.
         classes: Class names in the order of the logits.
-        images: In order of path, each with a split.
-        skipped: What could not be used, in order of path.
-        lost: Class folders none of whose files can be read, each with the reason.
-        empty: Class folders without a file that should be an image.
-        notes: What else the scan has seen.
+        images: Sorted by path, each with a split.
+        skipped: Files that cannot be used, sorted by path.
+        lost: Class folders without a readable file, each with the reason.
+        empty: Class folders without image files.
+        notes: Further observations of the scan.
     """
 
     root: Path
@@ -40,48 +40,48 @@ class Dataset:
     notes: ScanNotes = field(default_factory=ScanNotes)
 
     def rows(self, split: str) -> list[int]:
-        """The places in `images` of those in a split."""
+        """Return the indices in `images` of a split."""
         return [row for row, image in enumerate(self.images) if image.split == split]
 
     def of(self, split: str) -> list[ImageFile]:
-        """The images in a split."""
+        """Return the images of a split."""
         return [image for image in self.images if image.split == split]
 
     def paths(self, split: str) -> list[Path]:
-        """The files in a split."""
+        """Return the files of a split."""
         return [self.root / image.path for image in self.of(split)]
 
     def targets(self, split: str) -> list[int]:
-        """The class indices in a split."""
+        """Return the class indices of a split."""
         index = {name: number for number, name in enumerate(self.classes)}
         return [index[image.label] for image in self.of(split)]
 
     def counts(self, split: str) -> Counter[str]:
-        """Images of each class in a split."""
+        """Return the number of images of each class in a split."""
         return Counter(image.label for image in self.of(split))
 
     def warnings(self) -> Iterator[str]:
-        """Yield what of the dataset may be lost or mistaken, a sentence each."""
-        yield from lost_in_words(self.lost)
+        """Yield possible losses and mistakes in the dataset, a sentence each."""
+        yield from describe_lost_classes(self.lost)
         similar = similar_names(self.classes)
         for names in similar[:NAMED]:
-            yield f"the classes {quoted_together(names)} {SIMILAR}: they are trained as separate"
+            yield f"the classes {quote_names(names)} {SIMILAR}: they are separate classes"
         if len(similar) > NAMED:
             yield f"so do {len(similar) - NAMED:,} more groups of classes (swinclf check lists all)"
         yield from self.notes.warnings()
         yield from self._lone_in_words()
 
     def _lone_in_words(self) -> Iterator[str]:
-        """Yield which classes are not checked, as they have only one image."""
+        """Yield the classes without a validation image."""
         trained, held_out = self.counts(TRAIN), self.counts(VAL)
         lone = [name for name in self.classes if not held_out[name]]
         if held_out and lone:
             yield (
-                f"no image of {some(lone)} is held out: there are not two different ones "
+                f"no image of {list_some(lone)} is held out: there are not two different ones "
                 f"({sum(trained[name] for name in lone):,} to train on)"
             )
         elif trained and max(trained.values()) == 1:
-            yield "no class has two images: none is held out, and nothing is known of new images"
+            yield "no class has two images: none is held out, so the model cannot be validated"
 
 
 def assign_splits(
@@ -92,17 +92,17 @@ def assign_splits(
     val_split: float,
     seed: int,
 ) -> Dataset:
-    """Drops what could not be read and gives every other image a split.
+    """Drop unreadable images and assign a split to each of the others.
 
     Args:
-        index: The dataset as it lies on disk.
+        index: The scan of the dataset.
         digests: Content digest of every readable image, by path.
-        errors: Why an image could not be read, by path.
-        val_split: Part of each class to hold out where the folders do not say.
-        seed: Of the holding out.
+        errors: Why an image cannot be read, by path.
+        val_split: Fraction of each class to hold out if the folders define no split.
+        seed: Seed of the split.
 
     Raises:
-        DataError: If what is left cannot be trained on.
+        DataError: If the remaining images cannot be trained on.
     """
     readable = [image for image in index.images if image.path not in errors]
     broken = [
@@ -134,21 +134,21 @@ def assign_splits(
 
 
 def classes_without_images(index: FolderIndex) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the class folders that give no class.
+    """Return the class folders without a usable image.
 
     Args:
-        index: A dataset; in `skipped` all that could not be read.
+        index: A dataset whose `skipped` includes all unreadable files.
 
     Returns:
-        Those with files that could not be used, each with the commonest reason, and the names of
-        those without any.
+        Folders with only unusable files, each with the most frequent reason, and the names of
+        folders without files.
     """
     lost, empty = {}, []
     skipped = defaultdict(list)
     for one in index.skipped:
         skipped[one.label].append(one)
     for name in sorted(set(index.folders) - set(index.classes)):
-        reason, _ = commonest_reason(skipped[name])
+        reason, _ = most_frequent_reason(skipped[name])
         if reason:
             lost[name] = f"{len(skipped[name]):,} skipped ({reason})"
         else:
@@ -156,19 +156,19 @@ def classes_without_images(index: FolderIndex) -> tuple[dict[str, str], tuple[st
     return lost, tuple(empty)
 
 
-def lost_in_words(lost: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each class folder that is lost, of many for the first ones."""
+def describe_lost_classes(lost: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each of the first lost classes, and one for the rest."""
     for name, reason in list(lost.items())[:NAMED]:
         yield f"class {name!r} has no readable image: {reason}"
     if len(lost) > NAMED:
         rest = list(lost)[NAMED:]
-        yield f"{len(rest)} more classes have no readable image: {some(rest)}"
+        yield f"{len(rest)} more classes have no readable image: {list_some(rest)}"
 
 
 def _hold_out(
     images: Sequence[ImageFile], digests: Mapping[str, bytes], fraction: float, seed: int
 ) -> tuple[ImageFile, ...]:
-    """Splits what may be trained on; a test folder's images stay where they are."""
+    """Split the images that may be trained on; those of a test folder stay in test."""
     open_images = [image for image in images if image.split in ("", TRAIN)]
     held_out = hold_out(
         [image.label for image in open_images],

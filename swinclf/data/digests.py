@@ -1,7 +1,4 @@
-"""What is in many files: a digest of each, where every file on the disk is read once.
-
-A dataset may hold the same file under many names (hard links): what the names share is remembered.
-"""
+"""Content digests of many files; hard links to one file are read once."""
 
 from __future__ import annotations
 
@@ -12,15 +9,13 @@ from swinclf.data.images import UnreadableImage, content_digest, read_bytes
 
 
 def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Digests of files' contents.
+    """Return the content digests of files, and why files cannot be read, both by path.
+
+    Nothing is decoded: a file with a digest need not be an image.
 
     Args:
-        root: What the paths are relative to.
+        root: Folder that the paths are relative to.
         paths: The files.
-
-    Returns:
-        The digest of each file that can be read, by path, and why one cannot, by path. Nothing is
-        decoded: a file with a digest may still be no picture.
     """
     digests: dict[str, bytes] = {}
     errors: dict[str, str] = {}

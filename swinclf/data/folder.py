@@ -1,7 +1,7 @@
-"""What is on disk: the classes, the images and the splits of a dataset folder. Decodes no image.
+"""Scan of a dataset folder: its classes, images and splits. Decodes no image.
 
-A dataset is a folder of class folders, or holds train/ beside val/ (valid/, validation/, or another
-name that says it, see `split_names`) and perhaps test/, each a folder of class folders.
+A dataset is a folder of class folders, or holds train/ and val/ (valid/, validation/, or another
+name recognized by `split_names`) and perhaps test/, each a folder of class folders.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import nearly, quoted, quoted_together, renamed_to_match
+from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
+from swinclf.data.dataset_layout import (
+    DatasetLayout,
+    find_layout,
+    list_folder,
+    list_some,
+    overlap_error,
+)
+from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
-from swinclf.data.layout import Layout, find_layout, list_folder, not_apart, some
-from swinclf.data.scan_notes import ScanNotes, commonest_reason, remedy_for
-from swinclf.data.sniff import is_junk
+from swinclf.data.scan_notes import ScanNotes, most_frequent_reason, remedy_for
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
 from swinclf.data.split_names import VAL as VAL
@@ -35,7 +41,7 @@ class ImageFile:
     Attributes:
         path: Relative to the dataset's root, with "/" between folders.
         label: The name of its class folder.
-        split: train, val or test; empty where the folders do not say.
+        split: train, val or test; empty if the folders define no split.
     """
 
     path: str
@@ -45,7 +51,7 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that could not be used, why, and the class that it would be of, if that is known."""
+    """A file that cannot be used, the reason, and its class if known."""
 
     path: str
     reason: str
@@ -54,17 +60,17 @@ class Skipped:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """A dataset as it lies on disk.
+    """The scan of a dataset.
 
     Attributes:
         root: The dataset's folder, absolute.
-        classes: Names of the class folders with images to train on, sorted.
-        images: In order of path.
-        skipped: Entries that should be images and are none: links that are not followed, pipes,
-            folders that cannot be entered, images of formats that are not read.
-        has_val: Whether the folders themselves say what is held out.
-        folders: Names of the class folders to train on, with or without images, sorted.
-        notes: What else the scan has seen.
+        classes: Names of the class folders with training images, sorted.
+        images: Sorted by path.
+        skipped: Entries that should be images and cannot be used: links that are not followed,
+            pipes, unreadable folders, images of unsupported formats.
+        has_val: Whether the folders define a validation split.
+        folders: Names of the class folders for training, with or without images, sorted.
+        notes: Further observations of the scan.
     """
 
     root: Path
@@ -76,23 +82,23 @@ class FolderIndex:
     notes: ScanNotes = field(default_factory=ScanNotes)
 
     def counts(self, split: str | None = None) -> Counter[str]:
-        """Images of each class, in one split or in all."""
+        """Return the number of images of each class, in one split or in all."""
         return Counter(
             image.label for image in self.images if split is None or image.split == split
         )
 
 
 def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
-    """Lists a dataset.
+    """Scan a dataset folder.
 
     Args:
         root: The dataset's folder.
-        val: A folder of class folders that is held out instead of what `root` says. Paths of its
-            images are relative to `root` all the same.
+        val: A folder of class folders that replaces the validation split of `root`. Paths of its
+            images are relative to `root` as well.
 
     Raises:
-        DataError: If there is no such folder, it holds no class, its splits do not have the same
-            classes, or nothing says which folder is which split.
+        DataError: If there is no such folder, it has no classes, its splits have different
+            classes, or it is ambiguous which folder is which split.
     """
     root, val = _existing_folder(root), _existing_folder(val) if val is not None else None
     layout = find_layout(root, val)
@@ -140,32 +146,32 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
 
 
 def dataset_digest(root: Path) -> str:
-    """A few characters by which a folder is known again, without telling its path."""
+    """Return a short hash that identifies a dataset folder without revealing its path."""
     return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
 def check_trainable(index: FolderIndex) -> None:
-    """Refuses what cannot be trained on: fewer than two classes, splits that differ.
+    """Check that there are at least two classes and that all splits have the same.
 
     Args:
-        index: The dataset, unreadable images already gone.
+        index: The dataset, without its unreadable images.
 
     Raises:
         DataError: Naming the classes at fault.
     """
     if len(index.classes) < 2:
-        found = f"{len(index.classes)}: {some(index.classes) or 'none with a readable image'}"
+        found = f"{len(index.classes)}: {list_some(index.classes) or 'none with a readable image'}"
         lost = sorted(set(index.folders) - set(index.classes))
         if index.classes and lost:
-            found += f" (no readable image in {some(lost)})"
-        reason, count = commonest_reason(index.skipped)
+            found += f" (no readable image in {list_some(lost)})"
+        reason, count = most_frequent_reason(index.skipped)
         if count:
             found += f"; {len(index.skipped):,} files skipped, {count:,} of them: {reason}"
         raise DataError(
             f"at least two classes in '{index.root}'",
             found=found,
             hint=remedy_for(reason)
-            or (f"swinclf check '{index.root}', which lists all that was skipped" if count else "")
+            or (f"swinclf check '{index.root}', which lists all skipped files" if count else "")
             or "put the images of each class into a folder of its own, e.g. cats/ and dogs/",
         )
     if index.has_val:
@@ -182,14 +188,14 @@ def _check_same_classes(index: FolderIndex) -> None:
     if lacking:
         found.append(f"the val folder lacks {_some_of(lacking, held_out)}")
     if added:
-        near = nearly(added[0], trained) or next(
+        near = find_similar_name(added[0], trained) or next(
             iter(difflib.get_close_matches(added[0], list(trained), n=1)), ""
         )
         found.append(
             f"the val folder adds {_some_of(added, trained)}"
-            + (f" (did you mean {quoted(near, added)}?)" if near else "")
+            + (f" (did you mean {quote_name(near, added)}?)" if near else "")
         )
-    reason, count = commonest_reason(one for one in index.skipped if one.label in lacking)
+    reason, count = most_frequent_reason(one for one in index.skipped if one.label in lacking)
     if count:
         found.append(f"{count:,} files of these were skipped: {reason}")
     raise DataError(
@@ -202,13 +208,13 @@ def _check_same_classes(index: FolderIndex) -> None:
 
 
 def _some_of(names: Sequence[str], others: Iterable[str]) -> str:
-    """A few names, quoted, in the Unicode form where that is all that sets them apart."""
-    listed = [quoted(name, others) for name in names[:5]]
+    """Return a few names, quoted, with their Unicode form where they differ only in that."""
+    listed = [quote_name(name, others) for name in names[:5]]
     return ", ".join(listed) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _train_folder(index: FolderIndex) -> Path:
-    """The folder that holds the class folders to train on."""
+    """Return the folder that holds the class folders for training."""
     image = next(image for image in index.images if image.split == TRAIN)
     top = image.path.partition("/")[0]
     spoken = split_name(top)
@@ -222,10 +228,10 @@ def _existing_folder(path: Path) -> Path:
 
 
 def _relative(path: str, root: Path) -> str:
-    """A path relative to the dataset's root, with "/" between folders."""
+    """Return a path relative to the dataset's root, with "/" between folders."""
     try:
         relative = os.path.relpath(path, root)
-    except ValueError:  # on Windows --val may be on another drive: then the whole path
+    except ValueError:  # on Windows --val may be on another drive: use the whole path
         relative = path
     return relative.replace(os.sep, "/")
 
@@ -235,9 +241,9 @@ def _has_image(folder: str) -> bool:
 
 
 def _by_structure(
-    root: Path, images: list[ImageFile], layout: Layout
+    root: Path, images: list[ImageFile], layout: DatasetLayout
 ) -> tuple[list[ImageFile], str]:
-    """What folders inside class folders say: splits in each class, or a warning.
+    """Detect splits inside each class folder; return the images and a warning.
 
     Raises:
         DataError: If the "classes" are splits.
@@ -253,26 +259,26 @@ def _by_structure(
 
 
 def _matched_by_form(images: list[ImageFile]) -> tuple[list[ImageFile], list[str]]:
-    """Gives classes of other splits the names that they have in train, in another Unicode form."""
+    """Rename classes of other splits that differ from those of train only in Unicode form."""
     trained = {image.label for image in images if image.split in ("", TRAIN)}
     renamed: dict[tuple[str, str], str] = {}
     for split in sorted({image.split for image in images} - {"", TRAIN}):
         labels = {image.label for image in images if image.split == split}
-        for label, name in renamed_to_match(labels, trained).items():
+        for label, name in match_unicode_forms(labels, trained).items():
             renamed[split, label] = name
     if not renamed:
         return images, []
     matched = [replace(one, label=renamed.get((one.split, one.label), one.label)) for one in images]
     notes = [
-        f"{quoted_together((label, name))} are one class, written in two Unicode forms: "
+        f"{quote_names((label, name))} are one class, written in two Unicode forms: "
         f"the {split} folder's images count for that of the train folder"
         for (split, label), name in sorted(renamed.items())
     ]
     return matched, notes
 
 
-def _check_apart(layout: Layout, val: Path) -> None:
-    """Refuses a --val folder that holds images to train on: they would be trained on and scored."""
+def _check_apart(layout: DatasetLayout, val: Path) -> None:
+    """Refuse a --val folder that holds training images, which would be trained on and scored."""
     held, trained = (
         [
             os.path.realpath(one.path)
@@ -283,40 +289,39 @@ def _check_apart(layout: Layout, val: Path) -> None:
     )
     twice = sorted({*held, *_parents(held)} & {*trained}) or sorted({*held} & {*_parents(trained)})
     if twice:
-        raise not_apart(val, twice[0])
+        raise overlap_error(val, twice[0])
 
 
 def _parents(folders: Iterable[str]) -> set[str]:
-    """The folders that hold these."""
     return {str(parent) for folder in folders for parent in Path(folder).parents}
 
 
 def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataError:
-    """Says what does lie in a folder that holds no class, and what to do about it."""
+    """Return the error for a folder without classes, with what it contains instead."""
     entries = [entry for entry in list_folder(scanned) if not is_junk(entry.name)]
     folders = sorted(entry.name for entry in entries if os.path.isdir(entry.path))  # noqa: PTH112
     files = sorted(entry.name for entry in entries if entry.name not in folders)
     images = sum(map(has_image_name, files))
     hint = "move the images of each class into a folder named like the class"
-    reason, count = commonest_reason(skipped)
+    reason, count = most_frequent_reason(skipped)
     if images:
-        found = f"{images} images directly in it, in no class folder"
+        found = f"{images} images directly in it, not in class folders"
     elif skipped:
         found = f"{len(skipped):,} that cannot be used, e.g. {skipped[0].path}: {reason}"
         hint = remedy_for(reason) or f"repair {'it' if count == 1 else 'them'}, or {hint}"
     elif folders:
-        found = f"no image in any folder of it ({some(folders)})"
+        found = f"no image in any folder of it ({list_some(folders)})"
     else:
-        found = f"no folder in it, {'only ' + some(files) if files else 'it is empty'}"
+        found = f"no folder in it, {'only ' + list_some(files) if files else 'it is empty'}"
     return DataError(
         f"class folders with images in '{root}', such as {root.name}/daisy/1.jpg",
         found=found,
-        hint=f"{hint}; to see how it goes: swinclf demo",
+        hint=f"{hint}; for an example: swinclf demo",
     )
 
 
 def _check_one_level_down(index: FolderIndex) -> None:
-    """Notices `data/` given for `data/flowers/`: one folder that itself holds the class folders."""
+    """Detect `data/` given for `data/flowers/`: one folder that itself holds the class folders."""
     if len(index.classes) != 1 or index.has_val:
         return
     prefix = f"{index.classes[0]}/"
@@ -334,6 +339,6 @@ def _check_one_level_down(index: FolderIndex) -> None:
         raise DataError(
             f"class folders in '{index.root}'",
             found=f"one folder, '{prefix[:-1]}', that holds {len(folders)} folders "
-            f"({some(folders)})",
+            f"({list_some(folders)})",
             hint=f"did you mean '{inner}'?",
         )

@@ -1,4 +1,4 @@
-"""PNG and PPM of 16 bits a channel: all of their bits, of which Pillow gives the upper eight."""
+"""16-bit PNG and PPM at full precision, of which Pillow returns only the upper eight bits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from swinclf.data.raster import BAND_PIXELS, Raster
 
-# A decoder of the same width that leaves every first, or every second byte; grey with alpha is as
-# wide as 8-bit RGBA, which leaves all of them.
+# A decoder of the same width that returns every first, or every second byte; grey with alpha is as
+# wide as 8-bit RGBA, which returns all of them.
 _HALVES = {
     "RGB;16B": ("RGB", ("RGB;16B", "RGB;16L")),
     "RGBA;16B": ("RGBA", ("RGBA;16B", "RGBA;16L")),
@@ -22,8 +22,8 @@ _PPM = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})" + rb"\
 _MAX_HEADER = 4096
 
 
-def png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
-    """Return the samples of a PNG of several channels of 16 bits; None of any other image.
+def read_png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
+    """Return the samples of a PNG of several 16-bit channels; None for any other image.
 
     Args:
         data: The whole file.
@@ -61,7 +61,7 @@ def png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
 
 
 def _decoded(data: bytes, mode: str, rawmode: str) -> Image.Image:
-    """A PNG decoded as if it were of another kind of the same number of bytes."""
+    """Decode a PNG as if it had another mode of the same number of bytes."""
     with PngImagePlugin.PngImageFile(io.BytesIO(data)) as picture:
         picture._mode = mode
         picture.tile = [picture.tile[0]._replace(args=rawmode)]
@@ -70,10 +70,10 @@ def _decoded(data: bytes, mode: str, rawmode: str) -> Image.Image:
         return picture.copy()
 
 
-def ppm_raster(data: bytes) -> Raster | None:
-    """Return the samples of a binary PGM or PPM of more than 8 bits; None of any other file.
+def read_ppm_raster(data: bytes) -> Raster | None:
+    """Return the samples of a binary PGM or PPM of more than 8 bits; None for any other file.
 
-    Source: the format's own description (netpbm, pgm(5) and ppm(5)).
+    Source: the format specification (netpbm, pgm(5) and ppm(5)).
     """
     head = _PPM.match(data[:_MAX_HEADER]) if data[:2] in (b"P5", b"P6") else None
     if head is None:
@@ -88,10 +88,10 @@ def ppm_raster(data: bytes) -> Raster | None:
         rows = max(1, BAND_PIXELS // width)
         for top in range(0, height, rows):
             shape = (min(rows, height - top), width, channels)
-            place = start + 2 * top * width * channels
-            if place + 2 * int(np.prod(shape)) > len(data):
+            offset = start + 2 * top * width * channels
+            if offset + 2 * int(np.prod(shape)) > len(data):
                 raise ValueError("image file is truncated")
-            band = np.frombuffer(data, ">u2", int(np.prod(shape)), place)
+            band = np.frombuffer(data, ">u2", int(np.prod(shape)), offset)
             yield band.reshape(shape).astype(np.uint16)
 
     return Raster(

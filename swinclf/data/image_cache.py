@@ -1,7 +1,7 @@
-"""Decoded pictures kept in memory within a bound, so that later epochs decode nothing again.
+"""Cache of decoded images in memory, of bounded size, for the epochs after the first.
 
-What is kept is what every epoch has in common, and it is made in the same way whether it is kept or
-not: where memory ends changes how long an epoch takes and nothing else.
+Cached and uncached images are computed in the same way: the size of the cache changes only the
+speed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from swinclf.data.loader import LoadedImage
 from swinclf.device import free_memory
 
-FREE_PART = 4  # one part in so many of the memory that is free when training starts
+FREE_PART = 4  # the cache takes 1/FREE_PART of the free memory when training starts
 
 
-class KeptPictures:
-    """Pixels by key, as many as fit; nothing is ever put out, since epochs come round in turns.
+class ImageCache:
+    """Decoded pixels by key; nothing is evicted, as epochs read the images cyclically.
 
     Args:
-        limit_bytes: Most memory that pixels may take.
+        limit_bytes: Largest total size of the pixels.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -37,28 +37,28 @@ class KeptPictures:
         load: Callable[[], LoadedImage],
         vary: Callable[[np.ndarray], np.ndarray],
     ) -> LoadedImage:
-        """A picture as one epoch shows it; may be called from several threads.
+        """Return an augmented image; thread-safe.
 
         Args:
-            key: Stands for the picture and for how it is loaded.
-            load: Reads and decodes the file, if it has not been kept.
-            vary: Kept pixels -> what is shown; leaves them as they are.
+            key: Identifies the image and how it is loaded.
+            load: Reads and decodes the file on a cache miss.
+            vary: Augments cached pixels, without changing them.
         """
         loaded = LoadedImage(self._pixels.get(key), b"", "")
         if loaded.pixels is None:
             loaded = load()
             if loaded.pixels is None:
                 return loaded
-            self._keep(key, loaded.pixels)
+            self._store(key, loaded.pixels)
         return replace(loaded, pixels=vary(loaded.pixels))
 
-    def _keep(self, key: Hashable, pixels: np.ndarray) -> None:
+    def _store(self, key: Hashable, pixels: np.ndarray) -> None:
         with self._lock:
             if key not in self._pixels and self.bytes + pixels.nbytes <= self.limit_bytes:
                 self._pixels[key] = pixels
                 self.bytes += pixels.nbytes
 
 
-def room_for_pictures() -> int:
-    """Bytes that pictures may take: a part of the memory that is free now."""
+def image_cache_bytes() -> int:
+    """Return the size limit of the cache: a fraction of the memory that is free now."""
     return free_memory() // FREE_PART

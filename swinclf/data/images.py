@@ -1,8 +1,8 @@
-"""The one careful reader: bytes of a file -> an upright RGB picture, or the reason why not.
+"""The image reader of all commands: bytes of a file -> an upright RGB image, or an error.
 
-Every command reads every image through this module. It decodes fully, because nothing less tells
-whether a file is whole; it reads regular files only, within the limits of `data.limits`; it lets
-Pillow try the formats named here and no others (PostScript, for one, would start another program).
+Decodes completely, to detect truncation; reads regular files only, within the limits of
+`data.limits`; lets Pillow try only the formats named here (PostScript, for one, would start
+another program).
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
-from swinclf.data.high_bit_depth import png_raster, ppm_raster
-from swinclf.data.jpeg2000 import corrected, corrected_raster, why_not_jpeg2000
-from swinclf.data.metadata import UPRIGHT, without_metadata
-from swinclf.data.raster import Raster, raster_of, raster_to_rgb, to_rgb
+from swinclf.data.high_bit_depth import read_png_raster, read_ppm_raster
+from swinclf.data.jpeg2000 import correct_jpeg2000, correct_jpeg2000_raster, why_not_jpeg2000
+from swinclf.data.metadata import UPRIGHT, strip_metadata
+from swinclf.data.raster import Raster, raster_to_rgb, to_raster, to_rgb
 from swinclf.data.tiff import open_tiff
 from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange
 
 Result = TypeVar("Result")
 
-REVISION = 2  # of what files are decoded to: what was computed from another is not used again
-LARGE_PIXELS = 8_000_000  # above this a picture is made RGB strip by strip, and smaller on the way
+REVISION = 2  # of the decoder; invalidates caches when decoded pixels change
+LARGE_PIXELS = 8_000_000  # larger images are converted and reduced strip by strip
 STRIP_PIXELS = 1_000_000
 
 # fmt: off
-EXTENSIONS = frozenset((  # one kind a line
+EXTENSIONS = frozenset((  # a format per line
     "jpg", "jpeg", "jpe", "jfif", "mpo",
     "png", "apng",
     "webp", "bmp", "dib", "gif", "avif", "avifs",
@@ -100,16 +100,16 @@ _NO_PICTURE = Image.new("L", (1, 1))
 
 
 class UnreadableImage(Exception):
-    """A file that gives no picture; the text says why."""
+    """A file that cannot be decoded; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about its picture.
+    """Metadata of an image.
 
     Attributes:
-        size: Width and height of the upright picture, px, at full size.
-        orientation: The EXIF tag, 1 to 8; 1 is upright, and stands for none.
+        size: Width and height of the upright image, px, at full size.
+        orientation: The EXIF tag, 1 to 8; 1 is upright, also without a tag.
     """
 
     size: tuple[int, int]
@@ -117,17 +117,17 @@ class Header:
 
 
 def has_image_name(name: str) -> bool:
-    """Whether a file's name ends like a picture's, in either case."""
+    """Return whether a file name has the extension of an image, in either case."""
     stem, _, extension = name.rpartition(".")
     return bool(stem) and extension.lower() in EXTENSIONS
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file of at most `limits.MAX_FILE_BYTES`.
+    """Return the content of a regular file of at most `limits.MAX_FILE_BYTES`.
 
     Raises:
-        UnreadableImage: If there is no such file, it may not be read, is empty, too large, or no
-            regular file (a pipe, a device, a socket): those are found out without waiting for them.
+        UnreadableImage: If the file is missing, not permitted, empty, too large, or not regular
+            (a pipe, a device, a socket), which is detected without blocking.
     """
     return _read(path, limits.MAX_FILE_BYTES)
 
@@ -162,40 +162,39 @@ def read_head(path: Path, size: int = 64) -> bytes:
 
 
 def content_digest(data: bytes) -> bytes:
-    """16 bytes that stand for an image's content: equal for equal files, whatever their names."""
+    """Return a 16-byte digest of an image file's content."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Around reading and decoding a file: very large ones take turns (`limits.turn_to_read`)."""
+def read_slot(path: Path) -> Iterator[None]:
+    """Limit memory while a file is read and decoded: very large ones take turns."""
     try:
         size = path.stat().st_size
-    except (OSError, ValueError):  # `read_bytes` says what is the matter
+    except (OSError, ValueError):  # `read_bytes` reports the error
         size = 0
-    with limits.turn_to_read(size):
+    with limits.serialize_if_large(size):
         yield
 
 
 def decode_image(
     data: bytes, *, decode_px: int | None = None, ranges: tuple[ValueRange, ...] = ()
 ) -> Image.Image:
-    """Decodes a picture, turns it upright and makes it 8-bit RGB.
+    """Decode an image, apply its orientation and convert it to 8-bit RGB.
 
     Args:
         data: The whole file.
-        decode_px: The shorter side that is needed, px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of
-            its size, a very large picture of another format is made smaller, never below this.
+        decode_px: Required length of the shorter side, px: a JPEG may be decoded at 1/2, 1/4 or
+            1/8 of its size, a very large image of another format is reduced, never below this.
             None decodes every pixel.
-        ranges: Which values of more than 8 bits are black and white (`data.value_range`).
+        ranges: Black and white points of images of more than 8 bits (`data.value_range`).
 
     Returns:
-        An RGB picture; the first frame of an animation.
+        An RGB image; the first frame of an animation.
 
     Raises:
-        UnreadableImage: If the bytes are no picture of a known format, broken, too large, or of a
-            layout that is not decoded.
-            Pillow raises a dozen kinds of exception for broken files; every one of them ends here.
+        UnreadableImage: If the bytes are not an image of a known format, are broken, too large,
+            or of an unsupported layout. Covers every exception that Pillow raises.
     """
     return use_image(data, lambda picture, _: picture, decode_px=decode_px, ranges=ranges)
 
@@ -207,15 +206,16 @@ def use_image(
     decode_px: int | None = None,
     ranges: tuple[ValueRange, ...] = (),
 ) -> Result:
-    """What `use` makes of a picture, while memory for it is set aside; else as `decode_image`.
+    """Return `use(image, header)`, called while memory for the image is reserved.
 
-    Threads whose pictures do not fit into `limits.ROOM` together wait for one another.
+    Threads whose images do not fit into `limits.MEMORY` together wait for one another; otherwise
+    as `decode_image`.
     """
     with _named_reasons(data), _opened(data, decode_px) as image:
         upright = _to_rgb_of_size(image, ranges, decode_px)
         if image.orientation != UPRIGHT:
             upright = upright.transpose(_TURNS[image.orientation])
-        # Some readers turn the picture themselves, so the tag alone does not tell.
+        # Some readers rotate the image themselves, so the tag alone does not decide.
         size = image.size
         if (size[0] - size[1]) * (upright.width - upright.height) < 0:
             size = size[::-1]
@@ -223,22 +223,22 @@ def use_image(
 
 
 def measure_values(data: bytes) -> ValueRange | None:
-    """Return the sample type of an image and the smallest and largest value in it.
+    """Return the sample type of an image with its smallest and largest value.
 
     Args:
         data: The whole file.
 
     Returns:
-        None of an image of 8 bits, or one that declares its range itself.
+        None for an 8-bit image, or one that declares its range itself.
 
     Raises:
         UnreadableImage: As `decode_image`.
     """
     with _named_reasons(data):
-        if is_tiff(data) and open_tiff(data).is_pillows:  # of 8 bits
+        if is_tiff(data) and open_tiff(data).is_decoded_by_pillow:  # of 8 bits
             return None
     with _named_reasons(data), _opened(data, None) as image:
-        raster = image.raster or raster_of(image.picture)
+        raster = image.raster or to_raster(image.picture)
         if raster is None or not raster.is_scaled_by_dataset:
             return None
         return ValueRange(raster.kind, *raster.extremes())
@@ -246,7 +246,7 @@ def measure_values(data: bytes) -> ValueRange | None:
 
 @dataclass(frozen=True)
 class _Opened:
-    """An image that can be made RGB: of Pillow, or with samples that Pillow has no mode for."""
+    """An image to convert to RGB: of Pillow, or with samples that Pillow has no mode for."""
 
     picture: Image.Image
     raster: Raster | None
@@ -256,25 +256,25 @@ class _Opened:
 
 @contextmanager
 def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
-    """An image that has been decoded, or will be band by band, with memory set aside for it."""
+    """Open an image, decoded or to be decoded band by band, with memory reserved for it."""
     if reason := limits.why_not_open(data):
         raise UnreadableImage(reason)
-    orientation, raster = None, ppm_raster(data)
+    orientation, raster = None, read_ppm_raster(data)
     if is_tiff(data):
         tiff = open_tiff(data)
         orientation = tiff.orientation if tiff.orientation in _TURNS else UPRIGHT
-        if tiff.is_pillows:
+        if tiff.is_decoded_by_pillow:
             if reason := limits.why_not_size(tiff.size, "TIFF"):
                 raise UnreadableImage(reason)
             data = tiff.for_pillow()
         else:
             raster = tiff.raster()
     else:
-        data, orientation = without_metadata(data)
+        data, orientation = strip_metadata(data)
     if raster is not None:
         if reason := limits.why_not_size(raster.size, ""):
             raise UnreadableImage(reason)
-        with limits.ROOM.taken(limits.bytes_of_raster(raster.size, raster.band_bytes)):
+        with limits.MEMORY.reserve(limits.bytes_of_raster(raster.size, raster.band_bytes)):
             yield _Opened(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
         return
     with _identify(data) as picture:
@@ -285,24 +285,24 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
         size = picture.size
         if decode_px is not None:
             picture.draft(None, (decode_px, decode_px))
-        raster = png_raster(data, picture)
+        raster = read_png_raster(data, picture)
         if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels")):
             raise UnreadableImage(reason)
         needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
-        with limits.ROOM.taken(needed):
+        with limits.MEMORY.reserve(needed):
             if raster is None:
                 picture.load()
             turn = orientation or _orientation(picture)
             turn = turn if turn in _TURNS else UPRIGHT
             if is_jpeg2000:
-                fixed = corrected(picture, data)
-                yield _Opened(fixed, corrected_raster(fixed, data), size, turn)
+                fixed = correct_jpeg2000(picture, data)
+                yield _Opened(fixed, correct_jpeg2000_raster(fixed, data), size, turn)
             else:
                 yield _Opened(_without_false_alpha(picture, data), raster, size, turn)
 
 
 def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """A TGA of 32 bits that says that none of them are alpha: without the channel."""
+    """Drop the alpha channel of a 32-bit TGA whose header declares no alpha bits."""
     if picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
         return picture.convert("RGB")
     return picture
@@ -310,7 +310,7 @@ def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Ima
 
 @contextmanager
 def _named_reasons(data: bytes) -> Iterator[None]:
-    """Turns whatever a decoder raises into `UnreadableImage`."""
+    """Convert whatever a decoder raises to `UnreadableImage`."""
     try:
         yield
     except UnreadableImage:
@@ -325,12 +325,12 @@ def _named_reasons(data: bytes) -> Iterator[None]:
 def _to_rgb_of_size(
     image: _Opened, ranges: tuple[ValueRange, ...], decode_px: int | None
 ) -> Image.Image:
-    """`to_rgb`; of a large picture strip by strip, and in a size nearer to the one needed."""
+    """Convert to RGB; a large image strip by strip, reduced towards the required size."""
     picture = image.picture
     width, height = image.raster.size if image.raster else picture.size
     is_large = width * height > LARGE_PIXELS
     factor = max(1, min(width, height) // decode_px) if decode_px and is_large else 1
-    raster = image.raster or raster_of(picture)
+    raster = image.raster or to_raster(picture)
     if raster is not None:
         return raster_to_rgb(raster, ranges, factor=factor)
     if not is_large or (
@@ -344,7 +344,7 @@ def _to_rgb_of_size(
 
 
 def _strips(picture: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """Strips of a picture with their tops, each a multiple of `factor` high but for the last."""
+    """Yield strips of an image with their tops, each a multiple of `factor` high but the last."""
     rows = factor * max(1, STRIP_PIXELS // (picture.width * factor))
     for top in range(0, picture.height, rows):
         box = (0, top, picture.width, min(picture.height, top + rows))
@@ -352,28 +352,27 @@ def _strips(picture: Image.Image, factor: int) -> Iterator[tuple[int, Image.Imag
 
 
 def _identify(data: bytes) -> ImageFile.ImageFile:
-    """Reads a picture's header, by the first of `FORMATS` that knows it.
+    """Read the header of an image with the first of `FORMATS` that accepts it.
 
-    As `Image.open`, but for its limit of pixels: that is one number for the whole process, below
-    what cameras have, and the limit here is this module's own.
+    As `Image.open`, but without its process-wide pixel limit, which many cameras exceed.
 
     Raises:
-        UnidentifiedImageError: If none of the formats knows it.
+        UnidentifiedImageError: If no format accepts it.
     """
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
-        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # how plugins say no
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # how plugins reject
             accepted = accepts is None or accepts(data[:16])
-            if accepted and not isinstance(accepted, str):  # a text: Pillow was built without it
+            if accepted and not isinstance(accepted, str):  # a string: Pillow lacks the codec
                 return factory(io.BytesIO(data), "")
     raise UnidentifiedImageError
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF tag for how a picture is to be turned; 1, upright, where none can be read."""
+    """Return the EXIF orientation; 1, upright, if it cannot be read."""
     try:
         tag = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF raises anything; the pixels are good all the same
+    except Exception:  # broken EXIF raises anything; the pixels are still good
         return UPRIGHT
     return tag if tag in _TURNS else UPRIGHT
 
@@ -384,16 +383,16 @@ def _unidentified(data: bytes) -> str:
         and data[4:8] == b"ftyp"
         and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc", b"msf1")
     ):
-        return "HEIC pictures need: pip install 'swinclf[heic]'"
-    if data.startswith(b"\xff\xd8\xff") and (reason := limits.unusual_jpeg(data)):
+        return "HEIC images need: pip install 'swinclf[heic]'"
+    if data.startswith(b"\xff\xd8\xff") and (reason := limits.why_not_jpeg(data)):
         return reason
     if not data[:4096].strip(b"\x00"):
-        return "not a picture (nothing but zeros)"
-    return "not a picture of a known format"
+        return "not an image (only zeros)"
+    return "not an image of a known format"
 
 
 def _open_heic() -> None:
-    """Lets Pillow open HEIC, the format of phones, where the optional extra is installed."""
+    """Register HEIC, the format of phones, with Pillow if the optional extra is installed."""
     global FORMATS
     try:
         from pillow_heif import register_heif_opener
@@ -404,9 +403,9 @@ def _open_heic() -> None:
 
 
 def _silence_decoders() -> None:
-    """Keeps decoders from talking on standard error: what is wrong with a file, its row says.
+    """Stop decoders from printing to standard error: errors are reported per file.
 
-    libtiff, which Pillow links to, prints by itself unless it is told not to.
+    libtiff, which Pillow links to, prints by default.
     """
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     with suppress(OSError, AttributeError, TypeError):  # linked in another way

@@ -1,7 +1,7 @@
-"""JPEG 2000 of other than 8 bits: what Pillow gives is corrected, or refused where it cannot be.
+"""JPEG 2000 of other than 8 bits: corrects what Pillow returns, or refuses the file.
 
-Pillow shifts samples to 8 or 16 bits, so white becomes a little grey; and of several channels of
-more than 8 bits it rounds the brightest values over the end, so white becomes black.
+Pillow shifts samples to 8 or 16 bits, so white becomes light grey; with several channels of more
+than 8 bits, rounding overflows and white becomes black.
 
 Source: JPEG 2000 (ITU-T T.800), annex A.5.1.
 """
@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from PIL import Image, ImageFile
 
-from swinclf.data.raster import Raster, raster_of
+from swinclf.data.raster import Raster, to_raster
 
 _SIZE_MARKER = b"\xff\x4f\xff\x51"
 _MOST_BITS = 16
 
 
 def component_bits(data: bytes) -> list[int]:
-    """Return the bits a sample of each component; none where the header cannot be read."""
+    """Return the bits per sample of each component; empty if the header cannot be read."""
     start = data.find(_SIZE_MARKER)
     if start < 0 or start + 42 > len(data):
         return []
@@ -30,7 +30,7 @@ def component_bits(data: bytes) -> list[int]:
 
 
 def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
-    """Return why Pillow would decode the file to other pixels; empty where it does not.
+    """Return why Pillow would decode the file incorrectly; empty if it does not.
 
     Args:
         picture: Opened.
@@ -47,22 +47,22 @@ def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
     return ""
 
 
-def corrected_raster(picture: Image.Image, data: bytes) -> Raster | None:
-    """Return grey of 9 to 16 bits with the value that is white; None of any other image.
+def correct_jpeg2000_raster(picture: Image.Image, data: bytes) -> Raster | None:
+    """Return grey of 9 to 16 bits with its white value; None for any other image.
 
     Args:
         picture: Decoded.
         data: Its file.
     """
-    raster = raster_of(picture)
+    raster = to_raster(picture)
     bits = component_bits(data)
     if raster is None or not bits or bits[0] == _MOST_BITS:
         return raster
     return replace(raster, white=float((2 ** bits[0] - 1) << (_MOST_BITS - bits[0])))
 
 
-def corrected(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Return an image of fewer than 8 bits a sample, scaled to 8; any other as it is.
+def correct_jpeg2000(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """Return an image of fewer than 8 bits per sample, scaled to 8; any other unchanged.
 
     Args:
         picture: Decoded.

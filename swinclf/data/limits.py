@@ -1,7 +1,7 @@
-"""What a picture may take: pixels by format, scans of a JPEG, and memory of all decoded at once.
+"""Limits of decoding: pixels by format, scans of a JPEG, and memory of concurrent decoders.
 
-Every number here keeps one file under ten seconds and the whole program under two gigabytes,
-whatever the file claims; `benchmarks/torture.py images` measures both. Decodes nothing itself.
+Chosen so that no file takes more than ten seconds, or the whole program more than two gigabytes,
+whatever the file claims; `benchmarks/torture.py images` measures both.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from threading import Condition, Lock
 
 from PIL import Image, ImageFile
 
-from swinclf.data.thread_pool import clock_stopped
+from swinclf.data.thread_pool import deadline_paused
 from swinclf.device import give_back_memory
 
 MAX_FILE_BYTES = 256 * 1024**2
 LARGE_FILE_BYTES = 32 * 1024**2  # larger ones are read one at a time
 LONGEST_TURN_S = 15.0
-ROOM_BYTES = 600_000_000  # for all that is decoded at the same time; one that needs more is alone
+MEMORY_BYTES = 600_000_000  # for all images being decoded; a larger one is decoded alone
 MUCH_BYTES = 64_000_000
 
 MAX_PIXELS = 110_000_000  # formats that are always decoded whole
@@ -35,11 +35,11 @@ _MAX_PIXELS = {
     "PNG of 16-bit channels": 60_000_000,  # decoded twice, for the upper and the lower bytes
 }
 _MAX_SCANNED = 1_500_000_000  # pixels times scans of a JPEG that comes in several
-_MAX_COEFFICIENT_BYTES = 700_000_000  # such a JPEG is held whole, however small it is wanted
-_MAX_SLOW_PIXELS = 4_000_000  # where the decoder is written in Python
+_MAX_COEFFICIENT_BYTES = 700_000_000  # such a JPEG is held whole, whatever size is requested
+_MAX_SLOW_PIXELS = 4_000_000  # for decoders written in Python
 _MAX_SLOW_BYTES = 32 * 1024**2
 
-# Memory while decoding, bytes a pixel: measured, rounded up, with 4 for the RGB picture made of it.
+# Memory while decoding, bytes per pixel: measured, rounded up, with 4 for the RGB image.
 _BYTES_PER_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 21, "AVIF": 15, "HEIF": 12, "JPEG2000": 32}
 _OTHER_BYTES_PER_PIXEL = 8
 _RASTER_BYTES = 64_000_000  # while a band of a million pixels of several channels is converted
@@ -52,13 +52,9 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 def why_not_open(data: bytes) -> str:
-    """The reason not even to open a file: some plugins take memory or decode while they open it.
+    """Return why a file must not even be opened; empty if it may.
 
-    Args:
-        data: The whole file.
-
-    Returns:
-        Empty where there is none.
+    Some plugins allocate memory or decode when they open a file.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return why_not_size(_webp_size(data), "WEBP")
@@ -70,11 +66,11 @@ def why_not_open(data: bytes) -> str:
 
 
 def why_not_size(size: tuple[int, int], kind: str) -> str:
-    """Return the reason not to decode an image of so many pixels; empty where there is none.
+    """Return why an image of this size must not be decoded; empty if it may.
 
     Args:
         size: Width and height, px.
-        kind: Format, in Pillow's terms; empty for one that is decoded band by band.
+        kind: Format, in Pillow's terms; empty if it is decoded band by band.
     """
     limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
     if size[0] * size[1] <= limit:
@@ -83,7 +79,7 @@ def why_not_size(size: tuple[int, int], kind: str) -> str:
 
 
 def why_not_decode(picture: ImageFile.ImageFile, data: bytes) -> str:
-    """The reason not to decode a picture whose header has been read; empty where there is none."""
+    """Return why an opened image must not be decoded; empty if it may."""
     kind = picture.format or ""
     if reason := why_not_size(picture.size, kind):
         return reason
@@ -103,7 +99,7 @@ def why_not_decode(picture: ImageFile.ImageFile, data: bytes) -> str:
 
 
 def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
-    """About how much memory decoding takes, bytes; `picture.draft` has been called."""
+    """Return the approximate memory for decoding, bytes, after `picture.draft`."""
     kind = picture.format or ""
     needed = picture.width * picture.height * _BYTES_PER_PIXEL.get(kind, _OTHER_BYTES_PER_PIXEL)
     if kind in ("JPEG", "MPO"):
@@ -113,19 +109,19 @@ def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def bytes_of_raster(size: tuple[int, int], band_bytes: int) -> int:
-    """About how much memory it takes to make RGB of an image that is decoded band by band, bytes.
+    """Return the approximate memory for converting an image band by band, bytes.
 
     Args:
         size: Width and height, px.
-        band_bytes: What decoding one band takes.
+        band_bytes: Memory for decoding one band.
     """
     return 4 * size[0] * size[1] + band_bytes + _RASTER_BYTES
 
 
 def count_scans(data: bytes) -> int:
-    """How often a decoder goes over the pixels of a JPEG: once, or once a scan.
+    """Return the number of passes of a decoder over the pixels of a JPEG.
 
-    More than one scan means that the whole picture is held as coefficients between them.
+    With more than one, the whole image is held as coefficients.
     """
     scans, components, progressive, several = 0, 0, False, False
     for marker, at in _jpeg_markers(data):
@@ -142,8 +138,8 @@ def count_scans(data: bytes) -> int:
     return max(1, scans)
 
 
-def unusual_jpeg(data: bytes) -> str:
-    """Return what makes a JPEG one of those that are not decoded; empty for nothing known."""
+def why_not_jpeg(data: bytes) -> str:
+    """Return why a JPEG is not supported; empty if no reason is known."""
     for marker, at in _jpeg_markers(data):
         if marker in _FRAMES:
             bits = data[at + 4] if len(data) > at + 4 else 8
@@ -153,11 +149,11 @@ def unusual_jpeg(data: bytes) -> str:
     return ""
 
 
-class Room:
-    """Memory that threads share: who needs more than is free waits for the others to be done.
+class MemoryBudget:
+    """Memory shared by threads: a request that does not fit blocks until enough is released.
 
     Args:
-        size: Bytes; who needs more than this has all of it, alone.
+        size: Bytes; a larger request takes the whole budget.
     """
 
     def __init__(self, size: int) -> None:
@@ -165,15 +161,15 @@ class Room:
         self._changed = Condition()
 
     @contextmanager
-    def taken(self, needed: int) -> Iterator[None]:
-        """Takes a part while the block runs."""
+    def reserve(self, needed: int) -> Iterator[None]:
+        """Reserve a part for the duration of the block."""
         part = min(needed, self._size)
         with self._changed:
-            with clock_stopped():
+            with deadline_paused():
                 self._changed.wait_for(lambda: self._free >= part)
             self._free -= part
         if part > MUCH_BYTES:
-            give_back_memory()  # what earlier pictures have freed comes on top otherwise
+            give_back_memory()  # otherwise memory freed by earlier images adds to the peak
         try:
             yield
         finally:
@@ -182,15 +178,15 @@ class Room:
                 self._changed.notify_all()
 
 
-ROOM = Room(ROOM_BYTES)
+MEMORY = MemoryBudget(MEMORY_BYTES)
 _large_files = Lock()
 
 
 @contextmanager
-def turn_to_read(size: int) -> Iterator[None]:
-    """Around reading and decoding a file: very large ones take turns, so that memory is bounded.
+def serialize_if_large(size: int) -> Iterator[None]:
+    """Serialize reading and decoding of very large files, to bound memory.
 
-    Nobody waits for long: the disk of the one whose turn it is may be gone.
+    The wait is bounded as well: the disk of the file that blocks the others may be gone.
 
     Args:
         size: Of the file, bytes.
@@ -204,7 +200,7 @@ def turn_to_read(size: int) -> Iterator[None]:
 
 
 def _is_slow(picture: ImageFile.ImageFile) -> bool:
-    """Whether Pillow's decoder for it is written in Python: a second for a million pixels."""
+    """Return whether Pillow's decoder is written in Python: a second per million pixels."""
     return any(tile[0] in Image.DECODERS for tile in picture.tile)
 
 
@@ -213,16 +209,16 @@ def _coefficient_bytes(pixels: int, scans: int) -> int:
 
 
 def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, place of its 0xFF) of a JPEG's segments, up to the end of its first picture."""
-    place = 2
-    while found := _MARKER.search(data, place):
+    """Yield (marker, offset of its 0xFF) of a JPEG's segments, up to the end of its first image."""
+    position = 2
+    while found := _MARKER.search(data, position):
         marker, at = found[1][0], found.end() - 2
         if marker == _END_OF_IMAGE:
             return
         yield marker, at
-        place = at + 2
-        if marker not in (0x01, 0xD8) and len(data) >= place + 2:
-            place += int.from_bytes(data[place : place + 2], "big")
+        position = at + 2
+        if marker not in (0x01, 0xD8) and len(data) >= position + 2:
+            position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -234,7 +230,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas, px; 0 by 0 where the header is no good."""
+    """Return width and height of the canvas, px; 0 by 0 if the header is invalid."""
     kind, head = data[12:16], data[20:30]
     if len(head) < 10:
         return 0, 0
@@ -251,7 +247,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Sizes of the pictures in a Windows icon by their own headers, px."""
+    """Yield the sizes of the images in a Windows icon by their own headers, px."""
     for entry in range(int.from_bytes(data[4:6], "little")):
         at = int.from_bytes(data[6 + 16 * entry + 12 : 6 + 16 * entry + 16], "little")
         head = data[at : at + 24]

@@ -1,8 +1,7 @@
-"""Reading ahead: files in, batches of arrays out, in order, decoded by threads.
+"""Parallel loading with prefetching: files in, batches of arrays out, in order.
 
-Threads and not processes: Pillow and NumPy let go of the interpreter while they work, so threads
-keep the cores as busy, and there is no shared memory to fill, no worker to be killed, nothing to
-copy between them, and what comes out does not depend on how many there are.
+Threads rather than processes: Pillow and NumPy release the GIL, so threads use the cores as well,
+without shared memory or copies, and the results do not depend on their number.
 """
 
 from __future__ import annotations
@@ -20,14 +19,20 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from swinclf.data.images import UnreadableImage, content_digest, read_bytes, reading, use_image
-from swinclf.data.limits import MAX_FILE_BYTES, turn_to_read
-from swinclf.data.thread_pool import DEADLINE_VARIABLE, Job, Readers, Stuck, read_deadline
+from swinclf.data.images import UnreadableImage, content_digest, read_bytes, read_slot, use_image
+from swinclf.data.limits import MAX_FILE_BYTES, serialize_if_large
+from swinclf.data.thread_pool import (
+    DEADLINE_VARIABLE,
+    Job,
+    ReaderPool,
+    ReadTimeout,
+    read_deadline,
+)
 from swinclf.data.transforms import eval_pixels
 from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess, ValueRange
 
-STUCK_ON_END = 3  # items that do not come, one after the other, until it is the disk's fault
+MAX_TIMEOUTS = 3  # consecutive timeouts after which the disk is assumed to be gone
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,13 +40,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """What became of one file.
+    """Pixels and digest of one file, or the error.
 
     Attributes:
-        pixels: (H, W, 3) uint8; None where the file could not be read, or need not be decoded.
-        digest: The digest of its content; empty where the file could not be read, or none was
-            wanted.
-        error: Why it could not be read; empty where it could.
+        pixels: (H, W, 3) uint8; None if the file cannot be read, or need not be decoded.
+        digest: Content digest; empty if the file cannot be read, or none was requested.
+        error: Why it cannot be read; empty if it can.
         is_mirrored: Whether the pixels are of the mirror image.
     """
 
@@ -60,19 +64,19 @@ def load_image(
     digest: bool = True,
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
-    """Reads, decodes and transforms one file; whatever goes wrong is an answer, never an exception.
+    """Read, decode and transform one file; errors are returned, never raised.
 
     Args:
         path: The file.
-        to_pixels: RGB picture -> (H, W, 3) uint8.
-        decode_px: The shorter side that is needed, px.
-        ranges: Which values of more than 8 bits are black and white.
-        digest: Whether the digest is wanted: of a photograph of 12 megapixels it takes a tenth of
-            the time that decoding takes.
-        is_known: Asked by the digest whether decoding would tell nothing new; None decodes.
+        to_pixels: RGB image -> (H, W, 3) uint8.
+        decode_px: Required length of the shorter side, px.
+        ranges: Black and white points of images of more than 8 bits.
+        digest: Whether to compute the digest, which takes a tenth of the time of decoding a
+            photograph of 12 megapixels.
+        is_known: Whether an image with this digest need not be decoded; None decodes all.
     """
     try:
-        with reading(path):
+        with read_slot(path):
             data = read_bytes(path)
             found = content_digest(data) if digest or is_known else b""
             if is_known is not None and is_known(found):
@@ -91,13 +95,13 @@ def decode_encoded(
     decode_px: int,
     ranges: tuple[ValueRange, ...] = (),
 ) -> np.ndarray:
-    """Decodes and transforms the content of an image file that is in memory.
+    """Decode and transform an image file that is in memory.
 
     Args:
         data: The whole file, at most `limits.MAX_FILE_BYTES`.
-        to_pixels: RGB picture -> (H, W, 3) uint8.
-        decode_px: The shorter side that is needed, px.
-        ranges: Which values of more than 8 bits are black and white.
+        to_pixels: RGB image -> (H, W, 3) uint8.
+        decode_px: Required length of the shorter side, px.
+        ranges: Black and white points of images of more than 8 bits.
 
     Raises:
         UnreadableImage: If it cannot be read.
@@ -106,7 +110,7 @@ def decode_encoded(
         raise UnreadableImage("expected the bytes of an image file; found none")
     if len(data) > MAX_FILE_BYTES:
         raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
-    with turn_to_read(len(data)):
+    with serialize_if_large(len(data)):
         return use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges)
 
 
@@ -117,7 +121,7 @@ def load_for_prediction(
     digest: bool = True,
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
-    """`load_image` with the pixels that prediction sees."""
+    """Return `load_image` with the preprocessing of evaluation."""
 
     def to_pixels(picture: Image.Image) -> np.ndarray:
         return eval_pixels(picture, preprocess)
@@ -140,24 +144,24 @@ def map_ahead(
     ahead: int,
     late: Callable[[Item, str], Result] | None = None,
 ) -> Iterator[Result]:
-    """`map` in threads, in order, at most `ahead` results in advance of the one being used.
+    """Map in threads, in order, with at most `ahead` results prefetched.
 
     Args:
         function: Called in a thread.
-        items: Taken one by one, as room comes free: they may be endless.
-        workers: Threads; 0 does each item when its result is asked for, and none ahead.
+        items: Consumed lazily; may be endless.
+        workers: Threads; 0 computes each result when it is requested, with no prefetching.
         ahead: Bound on memory, in results.
-        late: Gives the result, from the item and the reason, where the function's own does not
-            come within the deadline. None waits for ever.
+        late: Result for an item and a reason if the function exceeds the deadline. None waits
+            for ever.
 
     Raises:
-        DataError: If several items on end do not come: then it is the disk that is gone.
+        DataError: After several consecutive timeouts, when the disk is assumed to be gone.
     """
     source = iter(items)
     pending: deque[Job[Item, Result]] = deque()
-    readers = Readers(function, max(1, workers))
+    readers = ReaderPool(function, max(1, workers))
     deadline_s = math.inf if late is None else read_deadline()
-    stuck = 0
+    timeouts = 0
 
     def fill(room: int) -> None:
         pending.extend(map(readers.submit, islice(source, room - len(pending))))
@@ -167,19 +171,19 @@ def map_ahead(
         while pending:
             job = pending.popleft()
             try:
-                result, stuck = readers.wait_for(job, deadline_s), 0
-            except Stuck:
+                result, timeouts = readers.wait_for(job, deadline_s), 0
+            except ReadTimeout:
                 assert late is not None
-                stuck += 1
-                if stuck == STUCK_ON_END:
-                    raise _gone(job.item, stuck, deadline_s) from None
+                timeouts += 1
+                if timeouts == MAX_TIMEOUTS:
+                    raise _gone(job.item, timeouts, deadline_s) from None
                 result = late(job.item, f"no answer from the disk within {deadline_s:g} s")
             if workers:  # so that reading goes on while the result is used
                 fill(ahead)
             yield result
             if not workers:
                 fill(1)
-    finally:  # the caller stopped early: do not work through what nobody will see
+    finally:  # if the caller stopped early: cancel what is not needed
         for job in pending:
             job.future.cancel()
         readers.close()
@@ -187,28 +191,28 @@ def map_ahead(
 
 def _gone(item: object, count: int, deadline_s: float) -> DataError:
     return DataError(
-        f"the disk to give files such as '{item}'",
-        found=f"no answer within {deadline_s:g} s, {count} times on end",
-        hint=f"the disk or network first; {DEADLINE_VARIABLE}=300 waits five minutes for each",
+        f"to read files such as '{item}'",
+        found=f"timed out after {deadline_s:g} s, {count} consecutive times",
+        hint=f"check the disk or network; {DEADLINE_VARIABLE}=300 waits five minutes for each file",
     )
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter; nothing is dropped."""
+    """Yield lists of `size` items, the last one shorter; nothing is dropped."""
     source = iter(items)
     while batch := list(islice(source, size)):
         yield batch
 
 
-def groups_at_hand(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of the items that have arrived: for a source that takes its time, such as a pipe.
+def available_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of the items available so far, from a slow source such as a pipe.
 
     Args:
-        items: Taken in a thread of their own, at most `size` in advance.
-        size: Most items of a list.
+        items: Consumed in a separate thread, at most `size` in advance.
+        size: Largest number of items in a list.
 
     Yields:
-        At least one item; waits only where there is none.
+        At least one item; blocks only while there is none.
     """
     arrived: SimpleQueue[Item | _End] = SimpleQueue()
     room = Semaphore(size)
@@ -239,7 +243,7 @@ def groups_at_hand(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 class _End(NamedTuple):
-    """What comes after the last item: why there are no more, if something went wrong."""
+    """End of the items, with the error if the source raised one."""
 
     error: BaseException | None
 
@@ -247,7 +251,7 @@ class _End(NamedTuple):
 def load_batches(
     items: Sequence[Item], load: Callable[[Item], LoadedImage], *, batch_size: int, workers: int
 ) -> Iterator[list[tuple[Item, LoadedImage]]]:
-    """Items with what was loaded for them, batch by batch, two batches read ahead."""
+    """Yield items with their loaded images, batch by batch, two batches prefetched."""
 
     def load_one(item: Item) -> tuple[Item, LoadedImage]:
         return item, load(item)
@@ -257,5 +261,5 @@ def load_batches(
 
 
 def not_loaded(item: Item, why: str) -> tuple[Item, LoadedImage]:
-    """An item with the reason why nothing could be loaded for it."""
+    """Return an item with the reason why its image could not be loaded."""
     return item, LoadedImage(None, b"", why)

@@ -1,8 +1,8 @@
-"""Leaves out of a file what is not its image, before a decoder reads it.
+"""Removal of metadata from image files before they are decoded.
 
-A decoder that reads colour profiles, texts, previews and camera data fails on broken or very large
-ones, though the pixels are good. Of all that only the orientation is needed: it is read here, with
-a bound on memory, and damaged metadata gives none.
+Decoders that read colour profiles, texts, previews and camera data fail on broken or very large
+ones although the pixels are good. Only the orientation is needed: it is read here, with bounded
+memory, and damaged metadata is ignored.
 
 Source: PNG 3rd edition (W3C 2025), sec. 5; JPEG (ITU-T T.81), annex B; WebP (RFC 9649), sec. 2;
 GIF89a (CompuServe 1990), sec. 23 to 26; JPEG 2000 (ITU-T T.800), annex I.
@@ -19,7 +19,7 @@ from contextlib import suppress
 from swinclf.data.tiff_tags import ORIENTATION, is_tiff, read_directories
 
 UPRIGHT = 1
-MAX_TEXT_BYTES = 1_000_000  # of a compressed text that is read for the orientation
+MAX_TEXT_BYTES = 1_000_000  # read of a compressed text to find the orientation
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
@@ -33,15 +33,15 @@ _EXIF_HEAD, _XMP_HEAD = b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0"
 _JFIF, _ADOBE = b"JFIF\0", b"Adobe"
 
 
-def without_metadata(data: bytes) -> tuple[bytes, int | None]:
+def strip_metadata(data: bytes) -> tuple[bytes, int | None]:
     """Return a file without its metadata, and its orientation.
 
     Args:
         data: The whole file.
 
     Returns:
-        The file, of formats that are not known here as it is; and 1 to 8 as EXIF has it, None where
-        the decoder is to say.
+        The file, unchanged for other formats, and the EXIF orientation, 1 to 8; None if the
+        decoder determines it.
     """
     if data.startswith(_PNG):
         return _without_png(data)
@@ -59,7 +59,7 @@ def without_metadata(data: bytes) -> tuple[bytes, int | None]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation in an EXIF block; 1, upright, where none can be read."""
+    """Return the orientation in an EXIF block; 1, upright, if it cannot be read."""
     start = 6 if exif.startswith(_EXIF_HEAD) else 0
     block = exif[start:]
     if not is_tiff(block):
@@ -76,9 +76,9 @@ def _xmp_orientation(xmp: bytes) -> int:
 
 
 def _without_png(data: bytes) -> tuple[bytes, int]:
-    """A PNG of its image alone: of an animation its default image."""
+    """Return a PNG with its image only: the default image of an animation."""
     parts, exif, text = [_PNG], UPRIGHT, UPRIGHT
-    is_true_colour = data[25:26] in (b"\x02", b"\x06")  # a palette there is but a suggestion
+    is_true_colour = data[25:26] in (b"\x02", b"\x06")  # whose palette is only a suggestion
     for kind, start, end in _png_chunks(data):
         if kind in _PNG_IMAGE and not (kind == b"PLTE" and is_true_colour):
             parts.append(data[start:end])
@@ -86,7 +86,7 @@ def _without_png(data: bytes) -> tuple[bytes, int]:
             exif = exif_orientation(data[start + 8 : end - 4])
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and text == UPRIGHT and end <= len(data):
             text = _text_orientation(kind, data[start + 8 : end - 4])
-        elif not kind[:1].islower():  # unknown, and needed: the decoder shall say so
+        elif not kind[:1].islower():  # unknown and critical: the decoder reports it
             parts.append(data[start:end])
         if kind == b"IEND":
             break
@@ -94,16 +94,16 @@ def _without_png(data: bytes) -> tuple[bytes, int]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start, end) of each chunk; the last one may end beyond the file."""
-    place = len(_PNG)
-    while place + 8 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        yield data[place + 4 : place + 8], place, place + 12 + length
-        place += 12 + length
+    """Yield (type, start, end) of each chunk; the last one may end beyond the file."""
+    offset = len(_PNG)
+    while offset + 8 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        yield data[offset + 4 : offset + 8], offset, offset + 12 + length
+        offset += 12 + length
 
 
 def _text_orientation(kind: bytes, body: bytes) -> int:
-    """The orientation in a text chunk that carries EXIF or XMP."""
+    """Return the orientation in a text chunk that contains EXIF or XMP."""
     key, _, rest = body.partition(b"\0")
     if key not in (*_PNG_RAW_EXIF, _PNG_XMP):
         return UPRIGHT
@@ -126,35 +126,35 @@ def _text_orientation(kind: bytes, body: bytes) -> int:
 
 
 def _without_jpeg(data: bytes) -> tuple[bytes, int]:
-    """A JPEG of its first image, and of what says how its colours are meant."""
-    parts, start, place = [data[:2]], 2, 2
+    """Return a JPEG with its first image and its colour information only."""
+    parts, start, offset = [data[:2]], 2, 2
     exif, xmp = UPRIGHT, UPRIGHT
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    while offset + 4 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # no length follows
-            place += 1 if marker == 0xFF else 2
+            offset += 1 if marker == 0xFF else 2
             continue
-        if marker in (0xDA, 0xD9):  # the image itself follows, or nothing
+        if marker in (0xDA, 0xD9):  # start of scan or end of image
             break
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if end < place + 4:
+        end = offset + 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+        if end < offset + 4:
             break
-        body = data[place + 4 : end]
+        body = data[offset + 4 : end]
         if marker == 0xE1 and body.startswith(_EXIF_HEAD) and exif == UPRIGHT:
             exif = exif_orientation(body)
         elif marker == 0xE1 and body.startswith(_XMP_HEAD) and xmp == UPRIGHT:
             xmp = _xmp_orientation(body)
         if _is_jpeg_metadata(marker, body):
-            parts.append(data[start:place])
+            parts.append(data[start:offset])
             start = end
-        place = end
+        offset = end
     if start == 2:
         return data, exif if exif != UPRIGHT else xmp
     return b"".join([*parts, data[start:]]), exif if exif != UPRIGHT else xmp
 
 
 def _is_jpeg_metadata(marker: int, body: bytes) -> bool:
-    """Whether a segment says nothing of the pixels or their colours, or is too short to."""
+    """Return whether a segment has no colour information, or is too short for it."""
     if marker == 0xE0:
         return not (body.startswith(_JFIF) and len(body) >= 14)
     if marker == 0xEE:
@@ -163,22 +163,22 @@ def _is_jpeg_metadata(marker: int, body: bytes) -> bool:
 
 
 def _without_webp(data: bytes) -> tuple[bytes, int | None]:
-    """A WebP of its frames alone, if it is of the kind that can have more."""
+    """Return an extended WebP with its frames only; any other unchanged."""
     if data[12:16] != b"VP8X" or len(data) < 30:
         return data, None
-    orientation, parts, place = UPRIGHT, [], 12
+    orientation, parts, offset = UPRIGHT, [], 12
     limit = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    while place + 8 <= limit:
-        kind = data[place : place + 4]
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        end = place + 8 + length + length % 2
+    while offset + 8 <= limit:
+        kind = data[offset : offset + 4]
+        length = int.from_bytes(data[offset + 4 : offset + 8], "little")
+        end = offset + 8 + length + length % 2
         if kind == b"EXIF":
-            orientation = exif_orientation(data[place + 8 : place + 8 + length])
+            orientation = exif_orientation(data[offset + 8 : offset + 8 + length])
         elif kind == b"XMP " and orientation == UPRIGHT:
-            orientation = _xmp_orientation(data[place + 8 : min(end, place + MAX_TEXT_BYTES)])
+            orientation = _xmp_orientation(data[offset + 8 : min(end, offset + MAX_TEXT_BYTES)])
         elif kind not in (b"ICCP", b"XMP ") or end > limit:
-            parts.append(data[place:end])
-        place = end
+            parts.append(data[offset:end])
+        offset = end
     body = bytearray(b"".join(parts))
     if not body.startswith(b"VP8X") or len(body) < 18:
         return data, None
@@ -187,55 +187,54 @@ def _without_webp(data: bytes) -> tuple[bytes, int | None]:
 
 
 def _without_gif(data: bytes) -> bytes:
-    """A GIF without what stands before its first frame, but for that frame's transparency."""
+    """Return a GIF without blocks before the first frame, except its transparency."""
     start = 13 + (3 * 2 ** ((data[10] & 7) + 1) if len(data) > 10 and data[10] & 0x80 else 0)
-    parts, place = [data[:start]], start
-    while data[place : place + 1] == b"\x21":
-        end = place + 2
+    parts, offset = [data[:start]], start
+    while data[offset : offset + 1] == b"\x21":
+        end = offset + 2
         while end < len(data) and data[end]:
             end += 1 + data[end]
         end += 1
-        if data[place + 1 : place + 3] == b"\xf9\x04" and end == place + 8:
-            parts.append(data[place:end])
-        place = end
-    return b"".join([*parts, data[place:]])
+        if data[offset + 1 : offset + 3] == b"\xf9\x04" and end == offset + 8:
+            parts.append(data[offset:end])
+        offset = end
+    return b"".join([*parts, data[offset:]])
 
 
 def _without_jp2(data: bytes) -> bytes:
-    """A JPEG 2000 file of the boxes that say how its samples are coded."""
+    """Return a JPEG 2000 file with only the boxes that are needed for decoding."""
     parts = []
     for kind, start, inner, end in _boxes(data, 0, len(data)):
         if kind == b"jp2h":
-            kept = [
+            header = [
                 data[at:until]
                 for name, at, content, until in _boxes(data, inner, end)
                 if name in _JP2_HEADER or (name == b"colr" and _is_colour_box(data[content:until]))
             ]
-            body = b"".join(kept)
+            body = b"".join(header)
             parts.append(struct.pack(">I4s", 8 + len(body), b"jp2h") + body)
         elif kind in _JP2_IMAGE:
             parts.append(data[start:end])
     return b"".join(parts)
 
 
-def _boxes(data: bytes, place: int, limit: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """(type, start, start of the content, end) of each box; ends beyond `limit` are cut."""
-    while place + 8 <= limit:
-        length, inner = int.from_bytes(data[place : place + 4], "big"), place + 8
+def _boxes(data: bytes, offset: int, limit: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield (type, start, start of the content, end) of each box; ends are cut at `limit`."""
+    while offset + 8 <= limit:
+        length, inner = int.from_bytes(data[offset : offset + 4], "big"), offset + 8
         if length == 1:
-            length, inner = int.from_bytes(data[place + 8 : place + 16], "big"), place + 16
-        end = min(limit, place + length) if length else limit
+            length, inner = int.from_bytes(data[offset + 8 : offset + 16], "big"), offset + 16
+        end = min(limit, offset + length) if length else limit
         if end < inner:
             return
-        yield data[place + 4 : place + 8], place, inner, end
-        place = end
+        yield data[offset + 4 : offset + 8], offset, inner, end
+        offset = end
 
 
 def _without_heif_exif(data: bytes) -> bytes:
-    """An AVIF or HEIC whose EXIF has another name, of the same length: nothing in it moves.
+    """Return an AVIF or HEIC whose EXIF item is renamed, so that no offset changes.
 
-    How these files are to be turned stands elsewhere, and goes before what EXIF says.
-
+    The orientation of these files is a separate property, which overrides EXIF.
     Source: ISO/IEC 14496-12, sec. 8.11.6; ISO/IEC 23008-12, sec. 6.5.10 and annex A.
     """
     names = []
@@ -259,5 +258,5 @@ def _without_heif_exif(data: bytes) -> bytes:
 
 
 def _is_colour_box(body: bytes) -> bool:
-    """Whether a colour specification is whole: a colour space by number, or a profile."""
+    """Return whether a colour specification is complete: an enumerated space, or a profile."""
     return len(body) >= (7 if body[:1] == b"\1" else 3 + 128)

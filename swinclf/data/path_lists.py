@@ -1,11 +1,11 @@
-r"""Lists of paths as other tools write them: one plain path for each entry.
+r"""Parser for lists of paths as written by other tools.
 
-Read are lines (`find`, `ls`, `git ls-files`), entries that end in NUL (`find -print0`, `fd -0`,
+Supports lines (`find`, `ls`, `git ls-files`), NUL-terminated entries (`find -print0`, `fd -0`,
 `git ls-files -z`), tables with a column of paths (CSV or TSV, a table of PowerShell) and JSON, in
-UTF-8 or in UTF-16 with a byte order mark. A file that has the very name of an entry always wins
-over any interpretation of the entry.
+UTF-8 or in UTF-16 with a byte order mark. A file whose name equals an entry always takes
+precedence over any interpretation of the entry.
 
-Knows nothing about images; every entry gives a path, whether or not there is such a file.
+Every entry yields a path, whether or not there is such a file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 DELIMITERS = (",", "\t", ";")
-# Names of columns and keys that hold paths, without case, spaces, "-" and "_"; best first.
+# Names of columns and keys that hold paths, lower case, without spaces, "-" and "_"; best first.
 COLUMNS = (
     *("path", "filepath", "fullname", "fullpath", "imagepath", "imgpath", "imagefilepath"),
     *("filename", "imagefile", "sourcefile", "file", "image", "img", "paths", "files", "images"),
@@ -55,16 +55,16 @@ _C_ESCAPES = {
 def read_path_list(
     stream: BinaryIO, *, base: Path | None = None, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[str]:
-    """Read paths from a list, each as soon as its entry is there.
+    """Yield the paths of a list, each as soon as its entry has arrived.
 
     Args:
         stream: The list, open in binary mode.
-        base: A folder that relative paths in a table may refer to, where the working folder has
-            no such file.
-        note: Called with what a reader of the answers should know, such as the column in use.
+        base: A folder that relative paths in a table may refer to, if the working folder has no
+            such file.
+        note: Called with remarks such as the column in use.
 
     Raises:
-        DataError: If the list is a table that cannot be read to its end.
+        DataError: If the list is a malformed table.
     """
     texts = _decoded(stream)
     head = ""
@@ -80,11 +80,11 @@ def read_path_list(
 
 
 def _decoded(stream: BinaryIO) -> Iterator[str]:
-    """The text in pieces, without its byte order mark."""
+    """Yield the text in pieces, without its byte order mark."""
     read = getattr(stream, "read1", stream.read)
     head = b""
-    while some := read(CHUNK):
-        head += some
+    while chunk := read(CHUNK):
+        head += chunk
         if not any(mark != head and mark.startswith(head) for mark in MARKS):
             break
     mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
@@ -92,8 +92,8 @@ def _decoded(stream: BinaryIO) -> Iterator[str]:
     errors = "surrogateescape" if encoding == "utf-8" else "surrogatepass"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     yield decoder.decode(head[len(mark) :])
-    while some := read(CHUNK):
-        yield decoder.decode(some)
+    while chunk := read(CHUNK):
+        yield decoder.decode(chunk)
     yield decoder.decode(b"", final=True)
 
 
@@ -107,11 +107,11 @@ def _split(texts: Iterable[str], separator: str) -> Iterator[str]:
 
 
 class _Lines:
-    """A list of lines: what its first lines are decides how the others are read.
+    """Parser for a list of lines, whose first lines determine the format.
 
     Args:
-        base: As of `read_path_list`.
-        note: As of `read_path_list`.
+        base: As in `read_path_list`.
+        note: As in `read_path_list`.
     """
 
     def __init__(self, base: Path | None, note: Callable[[str], None]) -> None:
@@ -120,7 +120,7 @@ class _Lines:
         self._said_base = False
 
     def paths(self, lines: Iterator[str]) -> Iterator[str]:
-        """The path of each line."""
+        """Yield the path of each line."""
         first = next((line for line in lines if not _is_skipped(line)), None)
         if first is None:
             return
@@ -141,20 +141,20 @@ class _Lines:
                     yield self._of_line(part)
 
     def _of_line(self, line: str) -> str:
-        guesses = list(_readings(line))
+        guesses = list(_interpretations(line))
         if found := next(filter(_exists, guesses), None):
             return found
         return self._of_row(line) or guesses[-1]
 
     def _of_row(self, line: str) -> str:
-        """The path in a row without a header, such as `path,label`; empty if it is none."""
+        """Return the path in a row without a header, such as `path,label`; empty for none."""
         for delimiter in DELIMITERS:
             if delimiter not in line:
                 continue
             cells = _cells(line, delimiter)
-            for place, cell in enumerate(cells):
+            for index, cell in enumerate(cells):
                 if cell and (found := self._existing(cell)):
-                    self._cell = delimiter, place
+                    self._cell = delimiter, index
                     return found
         if self._cell is not None and self._cell[0] in line:
             cells = _cells(line, self._cell[0])
@@ -162,8 +162,8 @@ class _Lines:
         return ""
 
     def _existing(self, cell: str) -> str:
-        """A form of a table's cell that is there; empty if none is."""
-        for guess in _readings(cell):
+        """Return an interpretation of a cell that exists; empty for none."""
+        for guess in _interpretations(cell):
             if _exists(guess):
                 return guess
             if self._base is not None and not os.path.isabs(guess):  # noqa: PTH117 - a string
@@ -175,17 +175,17 @@ class _Lines:
 
     def _say_base(self) -> None:
         if not self._said_base:
-            self._note(f"relative paths of the list are those of '{self._base}'")
+            self._note(f"relative paths of the list refer to '{self._base}'")
             self._said_base = True
 
     def _of_cell(self, cell: str) -> str:
-        return self._existing(cell) or list(_readings(cell))[-1]
+        return self._existing(cell) or list(_interpretations(cell))[-1]
 
     def _table(
         self, column: tuple[str, str, int], header: str, lines: Iterator[str]
     ) -> Iterator[str]:
-        """The cells of a column; the lines after the header say what kind of table it is."""
-        name, delimiter, place = column
+        """Yield the cells of a column; the line after the header tells the kind of table."""
+        name, delimiter, index = column
         self._note(f"the list is read as a table: paths from its column '{name}'")
         second = next(lines, None)
         if second is None:
@@ -200,16 +200,16 @@ class _Lines:
         try:
             for row in rows:
                 if any(cell.strip() for cell in row):
-                    yield self._of_cell(row[place]) if place < len(row) else ""
+                    yield self._of_cell(row[index]) if index < len(row) else ""
         except csv.Error as error:
             raise DataError(
                 f"a table with the column '{name}' on standard input",
                 found=f"{error} in line {rows.line_num + 1}",
-                hint="a list with a path a line",
+                hint="a list with one path per line",
             ) from error
 
     def _json_list(self, lines: Iterable[str]) -> Iterator[str]:
-        """The paths in one JSON array; if it is none, its lines as they are."""
+        """Yield the paths in one JSON array; if it is invalid, its lines unchanged."""
         text = "\n".join(lines)
         try:
             values = json.loads(text)
@@ -222,14 +222,14 @@ class _Lines:
 
 
 def _is_skipped(line: str) -> bool:
-    """Whether a line holds no entry: blank, or a comment."""
+    """Return whether a line is blank or a comment."""
     bare = line.strip()
     is_comment = bare.rstrip("#") == "" or bare.startswith("# ")
     return is_comment and not (bare and _exists(line))
 
 
-def _readings(line: str) -> Iterator[str]:
-    """What an entry may mean: as it is written first, then the most likely readings, best last."""
+def _interpretations(line: str) -> Iterator[str]:
+    """Yield possible meanings of an entry: the literal one first, the most likely one last."""
     yield line
     bare = line.lstrip("\ufeff").rstrip("\r\n")
     yield bare
@@ -259,7 +259,7 @@ def _readings(line: str) -> Iterator[str]:
 
 
 def _unquoted(text: str) -> Iterator[str]:
-    """What a quoted entry may mean, best last."""
+    """Yield possible meanings of a quoted entry, the most likely one last."""
     inner = text[1:-1]
     yield inner
     if "\\" not in inner or text[0] != '"' or os.name == "nt":
@@ -271,7 +271,7 @@ def _unquoted(text: str) -> Iterator[str]:
 
 
 def _without_c_escapes(text: str) -> str:
-    r"""A name with the escapes of C written out, as `git ls-files` quotes names.
+    r"""Return a name with C escapes decoded, as `git ls-files` quotes names.
 
     >>> _without_c_escapes(r"caf\303\251")
     'café'
@@ -287,13 +287,13 @@ def _without_c_escapes(text: str) -> str:
 
 
 def _shell_word(text: str) -> Iterator[str]:
-    r"""The parts of a word that `ls` quoted for a shell: 'a'$'\n''b'."""
+    r"""Yield the parts of a word that `ls` quoted for a shell: 'a'$'\n''b'."""
     for escaped, quoted, plain in re.findall(r"\$'((?:\\.|[^'\\])*)'|'([^']*)'|([^'$]+|\$)", text):
         yield _without_c_escapes(escaped) or quoted or plain
 
 
 def _path_of_url(url: str) -> str:
-    """The path in a file: address; other addresses stay what they are."""
+    """Return the path in a file: URL; other URLs unchanged."""
     parts = urlsplit(url, allow_fragments=False)
     path = unquote(parts.path, errors="surrogateescape")
     if parts.query:
@@ -304,7 +304,7 @@ def _path_of_url(url: str) -> str:
 
 
 def _path_in(value: object) -> str | None:
-    """The path in a value of JSON: a string, or a record with a key for it."""
+    """Return the path in a JSON value: a string, or an object with a key for it."""
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
@@ -317,7 +317,7 @@ def _path_in(value: object) -> str | None:
 
 
 def _path_column(header: str) -> tuple[str, str, int] | None:
-    """The name, delimiter and place of the column of paths that a header line names."""
+    """Return the name, delimiter and index of the path column in a header line."""
     for delimiter in (*DELIMITERS, None):
         cells = header.split() if delimiter is None else _cells(header, delimiter)
         names = [_plain_name(cell) for cell in cells]
@@ -327,13 +327,13 @@ def _path_column(header: str) -> tuple[str, str, int] | None:
             continue
         for name in COLUMNS:
             if name in names:
-                place = names.index(name)
-                return cells[place], delimiter or ",", place
+                index = names.index(name)
+                return cells[index], delimiter or ",", index
     return None
 
 
 def _span(header: str, rule: str, name: str) -> tuple[int, int | None]:
-    """Where a column begins and ends in a table whose second line is a rule of dashes."""
+    """Return the span of a column in a table whose second line is a rule of dashes."""
     start = header.index(name)
     later = [match.start() for match in re.finditer("-+", rule) if match.start() > start]
     return start, min(later, default=None)

@@ -1,8 +1,7 @@
-"""Samples of any type -> 8-bit RGB: which value is black, which is white, band by band.
+"""Conversion of samples of any type to 8-bit RGB, band by band.
 
-Knows no file format. A decoder hands over a `Raster`; what it holds of more than 8 bits is scaled
-by the range that its dataset uses, which is measured once (`data.value_range`), never by what one
-image happens to contain: its brightness is information.
+Samples of more than 8 bits are scaled by the value range of the dataset, which is measured once
+(`data.value_range`), never by that of the single image: its brightness is information.
 """
 
 from __future__ import annotations
@@ -16,25 +15,24 @@ from PIL import Image
 
 from swinclf.preprocess import ValueRange
 
-ALPHA_COLOUR = (255, 255, 255)  # what shines through transparent pixels
+ALPHA_COLOUR = (255, 255, 255)  # background of transparent pixels
 BAND_PIXELS = 1_000_000  # converted at a time
-MISSING = 1e30  # floats beyond it stand for "no data", as geographic files write it
+NO_DATA = 1e30  # larger floats mean "no data", as in geographic files
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """The samples of an image, of whatever type, decoded when they are asked for.
+    """The samples of an image, of any type, decoded lazily.
 
     Attributes:
         size: Width and height as stored, px.
         kind: NumPy's name of the sample type, such as uint16.
-        mode: What the samples mean, in Pillow's terms: L, RGB, CMYK, LAB, YCbCr or P.
+        mode: Colour space in Pillow's terms: L, RGB, CMYK, LAB, YCbCr or P.
         bands: Decodes the image: arrays (rows, width, channels) from top to bottom, colour channels
             first, then alpha if there is any.
-        white: The largest value, where the file itself declares it; None where the dataset's
-            range decides.
+        white: The largest value, if the file itself declares it; None to use the dataset's range.
         is_inverted: Whether 0 is white.
         alpha: The last channel: "" for none, "straight", or "premultiplied" into the colours.
         palette: (N, 3) uint8 colours, of mode P.
@@ -55,7 +53,7 @@ class Raster:
 
     @property
     def is_scaled_by_dataset(self) -> bool:
-        """Whether the range of its dataset decides what is black and what is white."""
+        """Whether black and white are determined by the range of the dataset."""
         return self.white is None and self.palette is None
 
     def extremes(self) -> tuple[float, float]:
@@ -65,14 +63,14 @@ class Raster:
             values = band[..., :-1] if self.alpha else band
             if values.dtype.kind == "f":
                 values = _wide(values)
-                values = values[np.abs(values) < MISSING]  # leaves nan out, too
+                values = values[np.abs(values) < NO_DATA]  # excludes nan as well
             if values.size:
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
         return low, high
 
 
-def raster_of(picture: Image.Image) -> Raster | None:
-    """Return the samples of a Pillow image of more than 8 bits; None of any other image."""
+def to_raster(picture: Image.Image) -> Raster | None:
+    """Return the samples of a Pillow image of more than 8 bits; None for any other image."""
     is_ppm = picture.format == "PPM"  # whose 16 bits Pillow widens
     if picture.mode.startswith("I;16") or (picture.mode == "I" and is_ppm):
         kind = "uint16"
@@ -98,38 +96,38 @@ def raster_of(picture: Image.Image) -> Raster | None:
 
 
 def to_rgb(picture: Image.Image, ranges: tuple[ValueRange, ...] = ()) -> Image.Image:
-    """Return 8-bit RGB of whatever mode an image has.
+    """Return an image of any mode as 8-bit RGB.
 
-    Grey of 16 or more bits is scaled to 8 (a plain conversion would clip it to white);
-    transparency is laid over `ALPHA_COLOUR`.
+    Grey of 16 or more bits is scaled to 8 (a plain conversion would clip it to white); transparent
+    pixels are composited over `ALPHA_COLOUR`.
 
     Args:
         picture: The image.
-        ranges: The value ranges of the dataset that a model was trained on.
+        ranges: Value ranges of the dataset that a model was trained on.
     """
-    if (raster := raster_of(picture)) is not None:
+    if (raster := to_raster(picture)) is not None:
         return raster_to_rgb(raster, ranges)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
         with_alpha = picture.convert("RGBA")
-        ground = Image.new("RGBA", with_alpha.size, (*ALPHA_COLOUR, 255))
-        return Image.alpha_composite(ground, with_alpha).convert("RGB")
+        background = Image.new("RGBA", with_alpha.size, (*ALPHA_COLOUR, 255))
+        return Image.alpha_composite(background, with_alpha).convert("RGB")
     return picture.convert("RGB")
 
 
 def raster_to_rgb(
     raster: Raster, ranges: tuple[ValueRange, ...] = (), *, factor: int = 1
 ) -> Image.Image:
-    """Return 8-bit RGB of a raster.
+    """Return a raster as 8-bit RGB.
 
     Args:
         raster: The image.
-        ranges: The value ranges of the dataset that a model was trained on.
+        ranges: Value ranges of the dataset that a model was trained on.
         factor: Both sides are divided by it, by averaging.
     """
     width, height = raster.size
-    low, high = span_of(raster, ranges)
+    low, high = value_span(raster, ranges)
     rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     rows = factor * max(1, BAND_PIXELS // (width * factor))
     top = 0
@@ -144,11 +142,11 @@ def raster_to_rgb(
     return rgb
 
 
-def span_of(raster: Raster, ranges: tuple[ValueRange, ...]) -> tuple[float, float]:
-    """Return what is black and what is white.
+def value_span(raster: Raster, ranges: tuple[ValueRange, ...]) -> tuple[float, float]:
+    """Return the values of black and white.
 
-    What the file declares comes first, then the range of the dataset, then the type's own range;
-    of 32 and more bits, whose whole range nobody uses, that of the image itself.
+    The range that the file declares takes precedence, then that of the dataset, then that of the
+    type; for 32 and more bits, whose whole range is never used, that of the image itself.
     """
     if raster.white is not None:
         return 0.0, raster.white
@@ -163,32 +161,32 @@ def span_of(raster: Raster, ranges: tuple[ValueRange, ...]) -> tuple[float, floa
     low, high = raster.extremes()
     if low > high:
         return 0.0, 1.0
-    if raster.kind.startswith("float"):  # floats: [0, 1] by custom, anything else by its own range
+    if raster.kind.startswith("float"):  # [0, 1] by convention, otherwise the image's own range
         return (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-    for narrow in ("uint16", "int16"):  # that a reader has widened
+    for narrow in ("uint16", "int16"):  # widened by a reader
         limits = np.iinfo(narrow)
         if narrow in known and limits.min <= low and high <= limits.max:
             return known[narrow]
     return (low, high) if low < 0 or high > 65535 else (0.0, 65535.0)
 
 
-def eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return uint8, `low` as 0 and `high` as 255, what lies beyond them clipped.
+def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return uint8 with `low` as 0 and `high` as 255, clipped.
 
-    Infinities become 0 and 255, what is no number, or stands for no data, becomes 0.
+    Infinities become 0 and 255; nan and missing values become 0.
     """
     if values.dtype == np.uint16:
         return np.take(_table(low, high), values)
     wide: np.ndarray = _wide(values)
     if values.dtype.kind == "f":
-        wide[np.isnan(wide) | (np.isfinite(wide) & (np.abs(wide) >= MISSING))] = low
+        wide[np.isnan(wide) | (np.isfinite(wide) & (np.abs(wide) >= NO_DATA))] = low
     scaled = (np.clip(wide, low, high) - low) * (255.0 / max(high - low, 1e-12))
     pixels: np.ndarray = np.round(scaled).astype(np.uint8)
     return pixels
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
-    """A copy in float64; of what is no number nothing is said, as a file may hold it."""
+    """Return a copy in float64, without warnings about nan."""
     with np.errstate(invalid="ignore"):
         wide: np.ndarray = values.astype(np.float64)
         return wide
@@ -196,39 +194,38 @@ def _wide(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _table(low: float, high: float) -> np.ndarray:
-    """`eight_bits` of every 16-bit value."""
-    return eight_bits(np.arange(65536, dtype=np.float64), low, high)
+    """Return `to_uint8` of every 16-bit value."""
+    return to_uint8(np.arange(65536, dtype=np.float64), low, high)
 
 
 def _band_to_rgb(band: np.ndarray, raster: Raster, low: float, high: float) -> Image.Image:
-    """8-bit RGB of some rows."""
     colours = band[..., :-1] if raster.alpha else band
     if raster.palette is not None:
         picture = Image.fromarray(
             np.take(raster.palette, np.minimum(colours[..., 0], len(raster.palette) - 1), axis=0)
         )
     else:
-        pixels = eight_bits(colours, low, high)
+        pixels = to_uint8(colours, low, high)
         pixels = np.ascontiguousarray(255 - pixels if raster.is_inverted else pixels)
         size = (band.shape[1], band.shape[0])
         picture = Image.frombytes(raster.mode, size, pixels.tobytes()).convert("RGB")
     if raster.transparent is not None:
         opaque = np.where((colours == raster.transparent).all(axis=-1), 0, 255)
-        return _on_ground(picture, opaque.astype(np.uint8), "RGBA")
+        return _over_background(picture, opaque.astype(np.uint8), "RGBA")
     if raster.alpha:
         most = 1.0 if band.dtype.kind == "f" else raster.white or float(np.iinfo(band.dtype).max)
-        alpha = eight_bits(band[..., -1], 0.0, most)
-        return _on_ground(picture, alpha, "RGBA" if raster.alpha == "straight" else "RGBa")
+        alpha = to_uint8(band[..., -1], 0.0, most)
+        return _over_background(picture, alpha, "RGBA" if raster.alpha == "straight" else "RGBa")
     return picture
 
 
-def _on_ground(picture: Image.Image, alpha: np.ndarray, mode: str) -> Image.Image:
-    """An RGB image over `ALPHA_COLOUR`."""
+def _over_background(picture: Image.Image, alpha: np.ndarray, mode: str) -> Image.Image:
+    """Return an RGB image composited over `ALPHA_COLOUR`."""
     return to_rgb(Image.merge(mode, [*picture.split(), Image.fromarray(alpha)]))
 
 
 def _of_height(bands: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows, `rows` at a time, the last ones fewer."""
+    """Yield the same rows in bands of `rows`, the last one shorter."""
     waiting: list[np.ndarray] = []
     count = 0
     for band in bands:

@@ -1,4 +1,4 @@
-"""What a scan of a dataset has seen besides images that can be used, in words."""
+"""Observations of a dataset scan besides its images, and their messages."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-NOTED = 5  # kinds of files that are named
+NOTED = 5  # kinds of files that are listed
 
 
 class SkippedFile(Protocol):
-    """A file that could not be used."""
+    """A file that cannot be used."""
 
     @property
     def reason(self) -> str:
-        """Why."""
+        """The reason."""
 
 
 @dataclass(frozen=True)
 class ScanNotes:
-    """What a scan has seen besides images that can be used.
+    """Observations of a scan besides its images.
 
     Attributes:
-        layout: How unusual folders were understood, a sentence each.
-        warning: What makes it doubtful that the class folders are classes; empty for nothing.
-        renamed: Which classes were matched over their Unicode form, a sentence each.
-        unused: Folders next to the splits, which are no split.
-        loose: Images in no class folder.
-        linked_out: Images that links lead to, outside the dataset.
-        unusual: Images that were recognized by their content, by extension.
-        ignored: Files that are no images, by extension.
-        unopened: Files that were judged by others of the same extension.
+        layout: How unusual folders were interpreted, a sentence each.
+        warning: Why the class folders may not be classes; empty for no doubt.
+        renamed: Classes matched despite different Unicode forms, a sentence each.
+        unused: Folders next to the splits that are not splits.
+        loose: Number of images outside class folders.
+        linked_out: Number of images outside the dataset that links lead to.
+        unusual: Number of images recognized by content, by extension.
+        ignored: Number of files that are not images, by extension.
+        unopened: Number of files classified by others of the same extension.
     """
 
     layout: tuple[str, ...] = ()
@@ -45,26 +45,26 @@ class ScanNotes:
     unopened: int = 0
 
     def notes(self) -> Iterator[str]:
-        """Yield what is good to know, a sentence each."""
+        """Yield remarks, a sentence each."""
         yield from self.layout
         yield from self.renamed
         if self.linked_out:
-            yield f"{_count(self.linked_out, 'image')} by links that lead out of the dataset"
+            yield f"{_count(self.linked_out, 'image')} by links to outside the dataset"
         if self.unusual:
             yield (
                 f"{_count(sum(self.unusual.values()), 'image')} recognized by content, under other "
-                f"extensions: {by_extension(self.unusual)}"
+                f"extensions: {counts_by_extension(self.unusual)}"
             )
         if self.ignored:
-            yield f"passed over, as they are no images: {by_extension(self.ignored)}"
+            yield f"ignored, not images: {counts_by_extension(self.ignored)}"
         if self.unopened:
             yield (
-                f"{_count(self.unopened, 'file')} judged by others of the same extension, without "
-                "being opened"
+                f"{_count(self.unopened, 'file')} classified by others of the same extension, "
+                "without being opened"
             )
 
     def warnings(self) -> Iterator[str]:
-        """Yield what may be a loss, a sentence each."""
+        """Yield possible losses, a sentence each."""
         if self.warning:
             yield self.warning
         if self.loose:
@@ -72,25 +72,25 @@ class ScanNotes:
         if self.unused:
             names = ", ".join(map(repr, self.unused[:NOTED]))
             more = f" and {len(self.unused) - NOTED} more" if len(self.unused) > NOTED else ""
-            yield f"folders next to train that are no split are not used: {names}{more}"
+            yield f"folders next to train that are not splits are not used: {names}{more}"
 
 
-def by_extension(counts: Mapping[str, int]) -> str:
-    """Return numbers of files by extension, the commonest first."""
+def counts_by_extension(counts: Mapping[str, int]) -> str:
+    """Return the number of files by extension, the most frequent first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{count:,} {extension or 'without one'}" for extension, count in ranked[:NOTED]]
     more = sum(count for _, count in ranked[NOTED:])
     return ", ".join(shown) + (f" and {more:,} others" if more else "")
 
 
-def commonest_reason(skipped: Iterable[SkippedFile]) -> tuple[str, int]:
-    """Return why most of the skipped files could not be used, and how many these are."""
+def most_frequent_reason(skipped: Iterable[SkippedFile]) -> tuple[str, int]:
+    """Return the most frequent reason for skipping a file, and the number of files."""
     counts = Counter(one.reason for one in skipped)
     return counts.most_common(1)[0] if counts else ("", 0)
 
 
 def remedy_for(reason: str) -> str:
-    """Return the command that a reason names as its remedy; empty where it names none."""
+    """Return the command that a reason suggests; empty for none."""
     _, found, command = reason.partition("pip install ")
     return found + command
 

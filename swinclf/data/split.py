@@ -1,13 +1,13 @@
-"""Which images are held out: a rule of an image's content and the seed alone.
+"""Train-validation split by content: depends only on an image's digest and the seed.
 
-So adding images never moves old ones across, and identical images stay on one side. The price is
-that a class gives about, not exactly, the wished fraction.
+So adding images never moves existing ones to another split, and exact duplicates share a split. In
+exchange, a class is split only approximately by the given fraction.
 
-The rule alone may hold out no image of a small class, or all of them. One image is then moved to
-the other side, the only choice that looks at more than one image. So the promise is exact for
-every class that the rule itself gives an image on either side, and stays so from then on; in any
-other class, at most the one image that was moved can move back when images are added. No rule can
-promise more: of three images, each two of which must have one on either side, two are on the same.
+The rule alone may hold out no image of a small class, or all of them. Then one image is moved to
+the other split, the only decision that involves more than one image. So the guarantee is exact for
+every class that the rule itself divides; in any other class, only the one image that was moved can
+move back when images are added. No rule can guarantee more: of three images, each pair of which
+must be divided, two share a split.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 
-def held_out_position(digest: bytes, seed: int) -> float:
-    """A number in [0, 1) that an image keeps for good under one seed.
+def split_position(digest: bytes, seed: int) -> float:
+    """Return a number in [0, 1) that depends only on an image's content and the seed.
 
     Args:
         digest: The image's content digest.
@@ -33,22 +33,21 @@ def held_out_position(digest: bytes, seed: int) -> float:
 def hold_out(
     labels: Sequence[str], digests: Sequence[bytes], *, fraction: float, seed: int
 ) -> list[bool]:
-    """Says of each image whether it is held out.
+    """Return for each image whether it is held out.
 
     Args:
         labels: Class name of each image.
         digests: Content digest of each image.
-        fraction: Part of each class to hold out, in [0, 1). 0 holds nothing out.
-        seed: Another seed gives another split.
+        fraction: Fraction of each class to hold out, in [0, 1).
+        seed: Seed of the split.
 
     Returns:
-        For each image, True where it is held out. Every class with two different images that are
-        in no other class has at least one on either side; one whose images are all the same is
-        trained on.
+        True for held-out images. Every class with two different images that are in no other class
+        has at least one in each split; a class with one distinct image is trained on.
     """
     if fraction == 0:
         return [False] * len(labels)
-    positions = {digest: held_out_position(digest, seed) for digest in set(digests)}
+    positions = {digest: split_position(digest, seed) for digest in set(digests)}
     out = {digest for digest, position in positions.items() if position < fraction}
     members: dict[str, set[bytes]] = defaultdict(set)
     for label, digest in zip(labels, digests, strict=True):
@@ -56,7 +55,7 @@ def hold_out(
     owners = Counter(digest for content in members.values() for digest in content)
     for label in sorted(members, key=lambda name: (len(members[name]), name)):
         content = members[label]
-        # Moving what is in another class too could leave that one with one side only.
+        # Moving an image that another class shares could leave that class in one split only.
         movable = [digest for digest in content if owners[digest] == 1] or content
         if len(content) == 1:
             out -= content

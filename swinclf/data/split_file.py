@@ -1,4 +1,4 @@
-"""split.csv: the images that a run used, each with its label and its split."""
+"""split.csv: the images of a run, each with its label and its split."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ COLUMNS = ("path", "label", "split")
 
 
 def write_split(path: Path, images: Sequence[ImageFile]) -> None:
-    """Writes the file; see `files.write_bytes`."""
+    """Write split.csv; see `files.write_bytes`."""
     write_csv(path, COLUMNS, map(astuple, images))
 
 
 def read_split(path: Path) -> tuple[ImageFile, ...]:
-    """The images, in order.
+    """Return the images, in order.
 
     Raises:
-        RunError: If it cannot be read, or is no such table.
+        RunError: If the file cannot be read, or is not such a table.
     """
     rows = read_csv(path, COLUMNS)
     return tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows)

@@ -1,7 +1,4 @@
-"""Which split a folder's name speaks of: train/, Testing/, seg_train/, flowers-valid/, dev/.
-
-Knows names alone, and no folder.
-"""
+"""Recognition of splits by folder name: train/, Testing/, seg_train/, flowers-valid/, dev/."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ _WORDS = {
     **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout"), VAL),
     **dict.fromkeys(("testing", "tests", "tst"), TEST),
 }
-# Where another folder is the validation split, these are the test split.
-_LESS_SURELY_VAL = ("dev", "devel", "development", "eval", "evaluation", "evaluate", "holdout")
+# If another folder is the validation split, these are the test split.
+_AMBIGUOUS_VAL = ("dev", "devel", "development", "eval", "evaluation", "evaluate", "holdout")
 # fmt: off
 _FILLERS = frozenset((
     "set", "sets", "data", "dataset", "datasets", "split", "splits", "folder", "dir", "files",
@@ -37,13 +34,13 @@ _HELD_OUT = re.compile(r"(hold|held)[\W_]*out", re.IGNORECASE)
 
 
 class SplitName(NamedTuple):
-    """What a folder's name says.
+    """A parsed folder name.
 
     Attributes:
         split: train, val or test.
-        stem: The words besides, such as ("flowers",) of flowers_train; numbers and words such as
-            data or set are none.
-        word: The word that says it.
+        stem: The other words, such as ("flowers",) of flowers_train, without numbers and words
+            such as data or set.
+        word: The word for the split.
     """
 
     split: str
@@ -52,7 +49,7 @@ class SplitName(NamedTuple):
 
 
 def split_name(name: str) -> SplitName | None:
-    """Return which split a folder's name speaks of; None if of none, or of several.
+    """Return the split that a folder's name denotes; None for none, or for several.
 
     >>> split_name("seg_train"), split_name("Test Data").split, split_name("XVal").split
     (SplitName(split='train', stem=('seg',), word='train'), 'test', 'val')
@@ -70,26 +67,26 @@ def split_name(name: str) -> SplitName | None:
     return SplitName(_WORDS[words[0]], tuple(stem), words[0])
 
 
-def says_nothing(name: str) -> bool:
-    """Return whether a folder's name is only a wrapping, such as images or data."""
+def is_generic_name(name: str) -> bool:
+    """Return whether a folder's name is generic, such as images or data."""
     tokens = list(_tokens(name))
     return bool(tokens) and all(token in _FILLERS for token in tokens)
 
 
 def is_part_name(name: str) -> bool:
-    """Return whether a name speaks of a part of a dataset, but not which: fold1, split_b, data2."""
+    """Return whether a name denotes an unspecified part of a dataset: fold1, split_b, data2."""
     first, *rest = list(_tokens(name)) or [""]
     words = _PARTS | _FILLERS
     is_part = all(len(token) == 1 or token.isdigit() or token in words for token in rest)
     return len(first) > 1 and first in words and is_part
 
 
-def splits_among(names: Iterable[str]) -> Mapping[str, str]:
-    """Return the split of each of a folder's folders that are splits together.
+def recognize_splits(names: Iterable[str]) -> Mapping[str, str]:
+    """Return the split of each folder, among siblings, that belongs to a set of splits.
 
-    They are where one is train, another is not, and the words besides are the same: seg_train and
-    seg_test, but not train_station and test_tube. Two of one split are both returned, but for what
-    is less surely one: beside val/, eval/ is a test.
+    Such a set has a train folder, another split, and the same stem: seg_train and seg_test, but not
+    train_station and test_tube. Two folders of one split are both returned, except for ambiguous
+    names: next to val/, eval/ is the test split.
 
     Args:
         names: The names of all folders.
@@ -110,7 +107,7 @@ def splits_among(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def stems_with_splits(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the words besides, each of which is there as train and as another split."""
+    """Return the stems that have both a train folder and another split."""
     splits: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for name in names:
         if found := split_name(name):
@@ -122,8 +119,8 @@ def _settle_val(group: Mapping[str, SplitName]) -> dict[str, str]:
     splits = {name: one.split for name, one in group.items()}
     count = Counter(splits.values())
     unsure = sorted(
-        (name for name, one in group.items() if one.word in _LESS_SURELY_VAL),
-        key=lambda name: _LESS_SURELY_VAL.index(group[name].word),
+        (name for name, one in group.items() if one.word in _AMBIGUOUS_VAL),
+        key=lambda name: _AMBIGUOUS_VAL.index(group[name].word),
     )
     if count[VAL] == 2 and not count[TEST] and unsure:
         splits[unsure[-1]] = TEST
@@ -136,7 +133,7 @@ def _tokens(name: str) -> Iterable[str]:
 
 
 def _split_word(token: str) -> str:
-    """Return the word for a split in a token: itself, or written together with a filler."""
+    """Return the split word in a token: itself, or joined with a filler; empty for none."""
     if token in _WORDS:
         return token
     for word in _WORDS:

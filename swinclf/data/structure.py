@@ -1,7 +1,4 @@
-"""What the folders inside class folders tell: that the "classes" are splits, or hold splits.
-
-Knows images by their paths alone.
-"""
+"""Checks of the folders inside class folders: whether the "classes" are splits, or hold splits."""
 
 from __future__ import annotations
 
@@ -10,15 +7,15 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
-from swinclf.data.layout import some
-from swinclf.data.split_names import TRAIN, is_part_name, says_nothing, split_name
+from swinclf.data.dataset_layout import list_some
+from swinclf.data.split_names import TRAIN, is_generic_name, is_part_name, split_name
 from swinclf.errors import DataError
 
-ALIKE = 0.5  # of two sets of folders, common ones over all: from here on they are nearly the same
+ALIKE = 0.5  # Jaccard index from which two sets of folders count as nearly the same
 
 
-class Labelled(Protocol):
-    """An image as far as it matters here: `label/inner/.../file`."""
+class LabelledPath(Protocol):
+    """An image at `label/inner/.../file`."""
 
     @property
     def path(self) -> str:
@@ -30,10 +27,10 @@ class Labelled(Protocol):
 
 
 def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
-    """Return the split of each folder inside class folders, where all of them are splits.
+    """Return the split of each folder inside class folders, if all of them are splits.
 
     Args:
-        inner: The folders in each class folder, as `folders_in_classes` gives them.
+        inner: The folders in each class folder, from `folders_in_classes`.
     """
     names = {name for folders in inner.values() for name in folders}
     found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
@@ -41,8 +38,8 @@ def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     return found if is_layout and set(found.values()) > {TRAIN} else {}
 
 
-def folders_in_classes(images: Sequence[Labelled]) -> dict[str, set[str]]:
-    """Return the folders that lie directly in each class folder; none where files do, too.
+def folders_in_classes(images: Sequence[LabelledPath]) -> dict[str, set[str]]:
+    """Return the folders directly in each class folder; empty if it holds files as well.
 
     Args:
         images: Of a dataset without splits.
@@ -61,17 +58,19 @@ def folders_in_classes(images: Sequence[Labelled]) -> dict[str, set[str]]:
     }
 
 
-def check_structure(root: Path, images: Sequence[Labelled], inner: Mapping[str, Set[str]]) -> str:
-    """Refuse classes that are splits or copies of the dataset; return what is worth a warning.
+def check_structure(
+    root: Path, images: Sequence[LabelledPath], inner: Mapping[str, Set[str]]
+) -> str:
+    """Refuse classes that are splits or copies of the dataset; return a warning, or "".
 
     Args:
         root: The dataset's folder.
-        images: All of them.
-        inner: The folders in each class folder, as `folders_in_classes` gives them.
+        images: All images.
+        inner: The folders in each class folder, from `folders_in_classes`.
 
     Raises:
         DataError: If a class folder holds the class folders next to it, or if all of them hold
-            nearly the same folders and their names speak of parts of a dataset.
+            nearly the same folders and have the names of parts of a dataset.
     """
     _check_no_copy_inside(root, images)
     union = set().union(*inner.values())
@@ -85,17 +84,19 @@ def check_structure(root: Path, images: Sequence[Labelled], inner: Mapping[str, 
     if any(split_name(name) for name in names) or all(map(is_part_name, names)):
         raise DataError(
             f"folders in '{root}' whose names say which is train/ and which is val/ or test/",
-            found=f"{some(names)}, which hold the same class folders ({some(sorted(union))})",
-            hint=f"rename them, or say it: {command}",
+            found=f"{list_some(names)}, which hold the same class folders "
+            f"({list_some(sorted(union))})",
+            hint=f"rename them, or name both: {command}",
         )
     return (
-        f"the classes {some(names)} hold folders of the same names ({some(sorted(union))}): if "
-        f"these are the classes, and those parts of one dataset: {command}"
+        f"the classes {list_some(names)} hold folders of the same names "
+        f"({list_some(sorted(union))}): if the inner folders are the classes and the "
+        f"outer ones splits: {command}"
     )
 
 
-def _check_no_copy_inside(root: Path, images: Sequence[Labelled]) -> None:
-    """Refuse a class folder that holds the folders next to it once more: a copy of the dataset."""
+def _check_no_copy_inside(root: Path, images: Sequence[LabelledPath]) -> None:
+    """Refuse a class folder that holds its siblings again: a copy of the dataset."""
     labels = {image.label for image in images}
     inner: dict[str, set[str]] = defaultdict(set)
     for image in images:
@@ -105,19 +106,19 @@ def _check_no_copy_inside(root: Path, images: Sequence[Labelled]) -> None:
     for name, folders in inner.items():
         siblings = labels - {name}
         common = len(folders & siblings)
-        is_wrapping = says_nothing(name) or name.casefold() == root.name.casefold()
+        is_wrapping = is_generic_name(name) or name.casefold() == root.name.casefold()
         is_alike = common >= ALIKE * len(folders | siblings)
         if common > 1 and (siblings <= folders or (is_wrapping and is_alike)):
             raise DataError(
                 f"class folders in '{root}'",
-                found=f"'{name}', which holds the folders next to it once more "
-                f"({some(sorted(folders & siblings))})",
+                found=f"'{name}', which holds the folders next to it again "
+                f"({list_some(sorted(folders & siblings))})",
                 hint=f"move '{root / name}' out of '{root}' if it is a copy, or use it alone: "
                 f"swinclf train '{root / name}'",
             )
 
 
 def _train_first(names: Sequence[str]) -> list[str]:
-    """Return names with those that speak of training first."""
+    """Return the names, those of training splits first."""
     splits = {name: one.split if (one := split_name(name)) else "" for name in names}
     return sorted(names, key=lambda name: (splits[name] != TRAIN, name))

@@ -1,8 +1,8 @@
-"""Threads that read: one that waits for a disk which does not answer is left behind.
+"""Reader threads with a timeout: a thread that waits for an unresponsive disk is abandoned.
 
-A read from a network disk that has gone can neither be ended nor waited for. So these threads do
-not keep the process alive, and whoever waits for one of them gives it a time and goes on without
-it. A pool of the standard library waits for all of its threads, for ever.
+A read from a network disk that is gone can be neither interrupted nor awaited. So these are daemon
+threads, and waiting for a result has a deadline. The executors of the standard library wait for all
+of their threads for ever.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from typing import Generic, TypeVar
 
 DEADLINE_VARIABLE = "SWINCLF_READ_DEADLINE_S"
 DEFAULT_DEADLINE_S = 30.0
-LOOK_EVERY_S = 1.0  # how often a wait looks at the clock
-GOODBYE_S = 1.0  # how long the end waits for what is still being read
+POLL_S = 1.0  # how often a wait checks the clock
+JOIN_S = 1.0  # how long `close` waits for running reads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def read_deadline() -> float:
-    """Seconds within which a file is read and decoded; longer by the environment's leave."""
+    """Return the seconds allowed for reading and decoding a file, from the environment."""
     try:
         return float(os.environ.get(DEADLINE_VARIABLE, DEFAULT_DEADLINE_S))
     except ValueError:
         return DEFAULT_DEADLINE_S
 
 
-class Stuck(Exception):
-    """What was asked for has not come within the deadline."""
+class ReadTimeout(Exception):
+    """A read that has exceeded its deadline."""
 
 
 @dataclass
 class Job(Generic[Item, Result]):
-    """One item, and what will become of it."""
+    """One item and the future of its result."""
 
     item: Item
     future: Future[Result] = field(default_factory=Future)
     started: float = 0.0
-    left_behind: bool = False
+    is_abandoned: bool = False
 
 
-_here = local()  # .job: what this thread is doing
+_here = local()  # .job: the job of this thread
 
 
 @contextmanager
-def clock_stopped() -> Iterator[None]:
-    """Around a wait for other threads: it does not count as time in which a file does not come."""
+def deadline_paused() -> Iterator[None]:
+    """Restart this job's deadline after the block, which waits for other threads."""
     job: Job[object, object] | None = getattr(_here, "job", None)
     if job is not None:
         job.started = 0.0
@@ -62,60 +62,60 @@ def clock_stopped() -> Iterator[None]:
         job.started = time.monotonic()
 
 
-class Readers(Generic[Item, Result]):
-    """A few threads that call one function.
+class ReaderPool(Generic[Item, Result]):
+    """A pool of threads that call one function.
 
     Args:
         function: Called in a thread.
-        count: Threads.
+        count: Number of threads.
     """
 
     def __init__(self, function: Callable[[Item], Result], count: int) -> None:
         self._function, self._count = function, count
         self._jobs: SimpleQueue[Job[Item, Result] | None] = SimpleQueue()
         self._threads: list[Thread] = []
-        self._left_behind = 0
+        self._abandoned = 0
 
     def submit(self, item: Item) -> Job[Item, Result]:
-        """Has the function called with an item."""
+        """Schedule the function for an item."""
         job: Job[Item, Result] = Job(item)
         self._jobs.put(job)
-        if len(self._threads) < self._count + self._left_behind:
+        if len(self._threads) < self._count + self._abandoned:
             self._start_thread()
         return job
 
     def wait_for(self, job: Job[Item, Result], deadline_s: float) -> Result:
-        """A job's result.
+        """Return a job's result.
 
         Args:
-            job: One that was submitted.
-            deadline_s: Seconds from when a thread took it up. Time in which this process itself
-                stood still, stopped or asleep, does not count.
+            job: A submitted job.
+            deadline_s: Seconds since a thread started it, excluding time in which this process
+                itself was suspended.
 
         Raises:
-            Stuck: If it has not come; its thread is then left behind and replaced.
+            ReadTimeout: If the deadline is exceeded; the thread is then abandoned and replaced.
         """
-        still = 0.0
+        suspended = 0.0
         while True:
-            looked = time.monotonic()
+            polled = time.monotonic()
             try:
-                return job.future.result(timeout=min(LOOK_EVERY_S, deadline_s))
+                return job.future.result(timeout=min(POLL_S, deadline_s))
             except TimeoutError:
                 if job.future.done():  # the function's own
                     raise
             now = time.monotonic()
-            still += max(0.0, now - looked - 2 * LOOK_EVERY_S)
-            if job.started and now - job.started - still >= deadline_s:
-                job.left_behind = True
-                self._left_behind += 1
+            suspended += max(0.0, now - polled - 2 * POLL_S)
+            if job.started and now - job.started - suspended >= deadline_s:
+                job.is_abandoned = True
+                self._abandoned += 1
                 self._start_thread()
-                raise Stuck
+                raise ReadTimeout
 
     def close(self) -> None:
-        """Lets the threads go; what is still being read is waited for, but not long."""
+        """Stop the threads; waits only briefly for running reads."""
         for _ in self._threads:
             self._jobs.put(None)
-        until = time.monotonic() + GOODBYE_S * (len(self._threads) > self._left_behind)
+        until = time.monotonic() + JOIN_S * (len(self._threads) > self._abandoned)
         for thread in self._threads:
             thread.join(timeout=max(0.0, until - time.monotonic()))
 
@@ -136,5 +136,5 @@ class Readers(Generic[Item, Result]):
                 job.future.set_exception(error)
             else:
                 job.future.set_result(result)
-            if job.left_behind:  # another has taken this thread's place
+            if job.is_abandoned:  # this thread has been replaced
                 return

@@ -1,4 +1,4 @@
-"""Small copies of images for a page: JPEGs, upright and without metadata."""
+"""Thumbnails of images for HTML pages: JPEGs, upright and without metadata."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from swinclf.preprocess import ValueRange
 
 THUMBNAIL_PX = 128
 QUALITY = 75
-AHEAD = 32  # thumbnails that are made before they are asked for
+AHEAD = 32  # thumbnails computed in advance
 
 
 def thumbnail(
     path: Path, side_px: int = THUMBNAIL_PX, *, ranges: tuple[ValueRange, ...] = ()
 ) -> bytes | None:
-    """A JPEG of the whole picture, its longer side at most `side_px`; None if it cannot be read."""
+    """Return a JPEG whose longer side is at most `side_px`; None if the image cannot be read."""
     try:
         picture = decode_image(read_bytes(path), decode_px=side_px, ranges=ranges)
     except UnreadableImage:
@@ -39,9 +39,9 @@ def thumbnails(
     side_px: int = THUMBNAIL_PX,
     ranges: tuple[ValueRange, ...] = (),
 ) -> Iterator[bytes | None]:
-    """`thumbnail` of each of `files` below `root`, in order, made by threads a little ahead.
+    """Yield the thumbnail of each of `files` below `root`, in order, computed by threads.
 
-    Ends early where the disk is gone: a page goes without its pictures then.
+    Ends early if the disk is gone.
     """
     with suppress(DataError):
         yield from map_ahead(
@@ -54,7 +54,7 @@ def thumbnails(
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:
-    """An RGB picture as a small JPEG."""
+    """Return an RGB image as a small JPEG."""
     buffer = io.BytesIO()
     Image.Image.save(picture, buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()

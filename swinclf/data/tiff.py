@@ -1,8 +1,8 @@
-"""TIFF: layouts that Pillow decodes as they are meant go to Pillow, all others are decoded here.
+"""TIFF decoding: through Pillow for the layouts that it decodes correctly, here for all others.
 
-Either way a decoder sees a directory written here, of the tags that decoding needs: metadata, good
-or broken, is never read. Decompression is left to libtiff also for the layouts decoded here: each
-run of rows is handed to it as if it were 8-bit grey, which gives the bytes as they were compressed.
+Either way a decoder gets a directory written here with only the tags needed for decoding: metadata,
+good or broken, is never read. Decompression is left to libtiff also for the layouts decoded here:
+each run of rows is passed to it as 8-bit grey, which returns the original bytes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from PIL import TiffImagePlugin
 from swinclf.data import tiff_layout as layouts
 from swinclf.data import tiff_tags as tags
 from swinclf.data.raster import BAND_PIXELS, Raster
-from swinclf.data.tiff_layout import Layout, main_page, read_layout, why_not_layout
-from swinclf.data.tiff_tags import Directory, read_directories, with_directory
+from swinclf.data.tiff_layout import TiffLayout, main_page, read_layout, why_not_layout
+from swinclf.data.tiff_tags import Directory, read_directories, replace_directory
 
-BAND_BYTES = 8 * 1024**2  # decompressed together, where the file allows it
+BAND_BYTES = 8 * 1024**2  # decompressed at once, if the file allows it
 MAX_STRIP_BYTES = 256 * 1024**2  # of one strip, or one row of tiles, with all its planes
-MAX_RAW_BYTES = 2 * 1024**3  # of the whole image, decompressed: so that no file takes long
+MAX_RAW_BYTES = 2 * 1024**3  # of the whole image, decompressed: bounds the decoding time
 MAX_SEGMENTS = 4_000_000
 _MOST_TOGETHER = 256  # strips, or rows of tiles
-_CODEC_OVERHEAD = 65_536  # compressed, nothing is more than twice as large and this
+_CODEC_OVERHEAD = 65_536  # compressed data is at most twice the raw size plus this
 _PAGES = 5
 
-# (photometric, samples, bits, alpha): what Pillow reads right, with channels side by side.
+# (photometric, samples, bits, alpha): what Pillow decodes correctly, with interleaved channels.
 _PILLOWS = {
     (layouts.WHITE_IS_ZERO, 1, 1, None),
     (layouts.BLACK_IS_ZERO, 1, 1, None),
@@ -57,12 +57,12 @@ class Tiff:
     """A TIFF whose directory has been read.
 
     Attributes:
-        layout: How its samples are laid out.
-        orientation: As EXIF has it, 1 to 8; 1 is upright.
+        layout: TiffLayout of its samples.
+        orientation: As in EXIF, 1 to 8; 1 is upright.
         page: The tags.
     """
 
-    layout: Layout
+    layout: TiffLayout
     orientation: int
     page: Directory
 
@@ -72,28 +72,28 @@ class Tiff:
         return self.layout.width, self.layout.height
 
     @property
-    def is_pillows(self) -> bool:
-        """Whether Pillow decodes this layout as it is meant."""
+    def is_decoded_by_pillow(self) -> bool:
+        """Whether Pillow decodes this layout correctly."""
         one = self.layout
         key = (one.photometric, one.samples, one.bits, one.alpha)
-        if one.compression not in layouts.BYTE_CODECS:  # JPEG and fax: the layout has been checked
+        if one.compression not in layouts.BYTE_CODECS:  # JPEG and fax, whose layout is checked
             return True
         return key in _PILLOWS and one.form == "uint" and not one.is_planar
 
     def for_pillow(self) -> bytes:
-        """Return a file of this image and no metadata."""
+        """Return a file with this image and no metadata."""
         names = (*_PILLOWS_TAGS, *_CODEC_TAGS.get(self.layout.compression, ()))
         wanted = {tag: self.page.numbers(tag) for tag in names if tag in self.page}
         if self.layout.alpha is not None:
             wanted[tags.EXTRA_SAMPLES] = np.array([1 if self.layout.is_premultiplied else 2])
         wanted[tags.PHOTOMETRIC] = np.array([self.layout.photometric])
-        return with_directory(self.page.data, self.page.order, wanted)
+        return replace_directory(self.page.data, self.page.order, wanted)
 
     def raster(self) -> Raster:
-        """Return the samples, decoded here.
+        """Return the samples, decoded by this module.
 
         Raises:
-            ValueError: If strips or tiles are not where they should be, or too large.
+            ValueError: If strips or tiles are misplaced or too large.
         """
         one = self.layout
         grid = _Grid.of(self.page, one)
@@ -129,7 +129,7 @@ def open_tiff(data: bytes) -> Tiff:
         data: The whole file.
 
     Raises:
-        ValueError: If there is none, or its layout is not decoded; the text names it.
+        ValueError: If there is none, or its layout is not supported; the message names it.
     """
     page = main_page(read_directories(data, _PAGES))
     layout = read_layout(page)
@@ -142,13 +142,13 @@ def open_tiff(data: bytes) -> Tiff:
     return Tiff(layout, orientation, page)
 
 
-def _is_printed(layout: Layout) -> bool:
-    """Whether the samples are amounts of ink, of which the type's range is the whole."""
+def _is_printed(layout: TiffLayout) -> bool:
+    """Return whether the samples are amounts of ink, which use the whole range of the type."""
     return layout.photometric == layouts.SEPARATED
 
 
-def _palette(page: Directory, layout: Layout) -> np.ndarray:
-    """(2^bits, 3) uint8 colours."""
+def _palette(page: Directory, layout: TiffLayout) -> np.ndarray:
+    """Return (2^bits, 3) uint8 colours."""
     table = page.numbers(tags.PALETTE)
     if len(table) != 3 * 2**layout.bits:
         raise ValueError(f"{layout}: a palette of {len(table):,} values")
@@ -159,17 +159,17 @@ def _palette(page: Directory, layout: Layout) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the strips or tiles of an image lie.
+    """Offsets and sizes of the strips or tiles of an image.
 
     Attributes:
         width: Of a strip or tile, px.
         height: Of a strip or tile, px.
-        across: Tiles side by side; 1 of strips.
-        down: Strips, or tiles one above the other.
-        offsets: (planes, down, across) places in the file.
-        sizes: The same for their bytes.
-        row_bytes: Of one row of a strip or tile in one plane, as decompressed.
-        is_tiled: Whether they are tiles, which are filled up at the edges.
+        across: Tiles per row; 1 for strips.
+        down: Strips, or rows of tiles.
+        offsets: (planes, down, across) offsets in the file.
+        sizes: (planes, down, across) sizes, bytes.
+        row_bytes: Of one row of a strip or tile in one plane, decompressed.
+        is_tiled: Whether they are tiles, which are padded at the edges.
     """
 
     width: int
@@ -183,13 +183,13 @@ class _Grid:
 
     @property
     def band_bytes(self) -> int:
-        """What is decompressed together at the least."""
+        """Smallest number of bytes that is decompressed at once."""
         planes = len(self.offsets)
         return planes * self.row_bytes * self.height * self.across
 
     @classmethod
-    def of(cls, page: Directory, layout: Layout) -> _Grid:
-        """Read it from the tags."""
+    def of(cls, page: Directory, layout: TiffLayout) -> _Grid:
+        """Read the grid from the tags."""
         is_tiled = tags.TILE_OFFSETS in page
         width = page.number(tags.TILE_WIDTH) if is_tiled else layout.width
         height = (
@@ -208,7 +208,7 @@ class _Grid:
         row_bytes = -(-width * samples * layout.bits // 8)
         offsets = page.numbers(tags.TILE_OFFSETS if is_tiled else tags.STRIP_OFFSETS)
         sizes = page.numbers(tags.TILE_SIZES if is_tiled else tags.STRIP_SIZES)
-        if not len(sizes) and count == 1 and len(offsets):  # old programs leave it out
+        if not len(sizes) and count == 1 and len(offsets):  # omitted by old programs
             sizes = np.array([len(page.data) - int(offsets[0])])
         if len(offsets) < count or len(sizes) < count:
             raise ValueError(f"{layout}: {len(offsets):,} of {count:,} strips or tiles")
@@ -224,8 +224,8 @@ class _Grid:
             is_tiled,
         ).divided(layout)
 
-    def divided(self, layout: Layout) -> _Grid:
-        """Cut strips that are not compressed into smaller ones; refuse what is too large."""
+    def divided(self, layout: TiffLayout) -> _Grid:
+        """Divide uncompressed strips into smaller ones; refuse those that are too large."""
         if self.band_bytes * self.down > MAX_RAW_BYTES:
             raise ValueError(
                 f"{layout}: {self.band_bytes * self.down:,} bytes of samples; "
@@ -251,8 +251,8 @@ class _Grid:
         return self
 
 
-def _bands(page: Directory, layout: Layout, grid: _Grid) -> Iterator[np.ndarray]:
-    """(rows, width, channels) from top to bottom: the colours, then alpha if there is any."""
+def _bands(page: Directory, layout: TiffLayout, grid: _Grid) -> Iterator[np.ndarray]:
+    """Yield (rows, width, channels) from top to bottom: the colours, then alpha if any."""
     together = max(1, min(_MOST_TOGETHER, BAND_BYTES // max(1, grid.band_bytes)))
     for first in range(0, grid.down, together):
         last = min(grid.down, first + together)
@@ -274,9 +274,9 @@ def _bands(page: Directory, layout: Layout, grid: _Grid) -> Iterator[np.ndarray]
 
 
 def _decompress(
-    page: Directory, layout: Layout, grid: _Grid, plane: int, first: int, last: int
+    page: Directory, layout: TiffLayout, grid: _Grid, plane: int, first: int, last: int
 ) -> np.ndarray:
-    """(rows, across, row_bytes) uint8: strips or rows of tiles of a plane, as compressed."""
+    """Return (rows, across, row_bytes) uint8: strips or rows of tiles of a plane, decompressed."""
     rows = (last - first) * grid.height
     if not grid.is_tiled:  # the last strip may be shorter
         rows = min(rows, layout.height - first * grid.height)
@@ -286,15 +286,15 @@ def _decompress(
     pieces = []
     for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
         if offset <= 0 or size <= 0 or offset + size > len(page.data):
-            raise ValueError("image data lies outside the file")
+            raise ValueError("image data is outside the file")
         pieces.append(page.data[offset : offset + min(size, most)])
     if layout.compression == layouts.NONE:
         return _plain(pieces, layout, grid, rows)
     return _through_libtiff(pieces, layout, grid, rows)
 
 
-def _plain(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows: int) -> np.ndarray:
-    """What is not compressed."""
+def _plain(pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int) -> np.ndarray:
+    """Return uncompressed rows."""
     decoded, done = [], 0
     whole = grid.height * grid.row_bytes
     for number, piece in enumerate(pieces):
@@ -312,8 +312,10 @@ def _plain(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows: int) -> n
     return tiles.transpose(0, 2, 1, 3).reshape(rows, grid.across, grid.row_bytes)
 
 
-def _through_libtiff(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows: int) -> np.ndarray:
-    """What is compressed, as a file of 8-bit grey."""
+def _through_libtiff(
+    pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int
+) -> np.ndarray:
+    """Return compressed rows, decoded as a file of 8-bit grey."""
     starts = 8 + np.cumsum([0, *(len(piece) for piece in pieces[:-1])])
     width = grid.across * grid.row_bytes
     described: dict[int, Sequence[int] | np.ndarray] = {
@@ -332,17 +334,17 @@ def _through_libtiff(pieces: Sequence[bytes], layout: Layout, grid: _Grid, rows:
     else:
         described |= {tags.ROWS_PER_STRIP: [min(rows, grid.height)]}
         described |= {tags.STRIP_OFFSETS: starts, tags.STRIP_SIZES: sizes}
-    file = with_directory(b"".join([bytes(8), *pieces]), "<", described)
+    file = replace_directory(b"".join([bytes(8), *pieces]), "<", described)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(file)) as picture:
         try:
             picture.load()
-        except OSError as error:  # whose text is a number
+        except OSError as error:  # whose message is a number
             raise ValueError("compressed image data is broken") from error
         return np.asarray(picture).reshape(rows, grid.across, grid.row_bytes)
 
 
-def _samples(values: np.ndarray, layout: Layout, grid: _Grid) -> np.ndarray:
-    """(rows, across, row_bytes) uint8 -> (rows, width of all tiles, samples of a plane)."""
+def _samples(values: np.ndarray, layout: TiffLayout, grid: _Grid) -> np.ndarray:
+    """Convert (rows, across, row_bytes) uint8 -> (rows, width of all tiles, samples of a plane)."""
     rows, across = values.shape[:2]
     samples = 1 if layout.is_planar else layout.samples
     count = grid.width * samples
@@ -363,7 +365,7 @@ def _samples(values: np.ndarray, layout: Layout, grid: _Grid) -> np.ndarray:
 
 
 def _undo_float_differences(values: np.ndarray, samples: int, width: int) -> np.ndarray:
-    """Undo predictor 3: differences of bytes, all first bytes of a row before all second ones."""
+    """Undo predictor 3: differences of bytes, the bytes of a row grouped by significance."""
     rows, across, row_bytes = values.shape
     summed = np.cumsum(
         values.reshape(rows, across, row_bytes // samples, samples), axis=2, dtype=np.uint8
@@ -374,7 +376,7 @@ def _undo_float_differences(values: np.ndarray, samples: int, width: int) -> np.
 
 
 def _unpack_bits(values: np.ndarray, count: int, bits: int) -> np.ndarray:
-    """Samples of any number of bits up to 16, the most significant one first."""
+    """Unpack samples of up to 16 bits, the most significant bit first."""
     rows, across = values.shape[:2]
     apart = np.unpackbits(values, axis=-1)[..., : count * bits].reshape(rows, across, count, bits)
     width = 8 if bits < 8 else 16

@@ -1,8 +1,7 @@
-"""How a TIFF lays out its samples, and whether that is a layout decoded here, by an explicit table.
+"""Layout of the samples of a TIFF, and an explicit table of the supported layouts.
 
-Many layouts of scanners, instruments and radiography are opened by imaging libraries as another
-image: inverted, one channel for all, noise. What the table does not name is refused.
-
+Imaging libraries misread many layouts of scanners, instruments and radiography: inverted, one
+channel only, noise. A layout that is not in the table is refused.
 Source: TIFF 6.0 (Adobe 1992), and its Technical Notes 1 to 3 (predictors, JPEG, floats).
 """
 
@@ -43,21 +42,21 @@ MAX_SAMPLES = 64
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the samples of a page are laid out.
+class TiffLayout:
+    """Layout of the samples of a page.
 
     Attributes:
         width: Px.
         height: Px.
-        samples: Of a pixel.
-        bits: Of a sample.
-        form: uint, int, float, or what is not decoded here.
-        photometric: What the samples mean, TIFF's number.
-        is_planar: Whether each channel is stored by itself.
+        samples: Per pixel.
+        bits: Per sample.
+        form: uint, int, float, or an unsupported form.
+        photometric: Photometric interpretation, TIFF's number.
+        is_planar: Whether each channel is stored separately.
         compression: TIFF's number.
         predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
         fill_order: 2 if the bits of each byte are reversed.
-        extra: What samples beyond the colours are, TIFF's numbers.
+        extra: Meaning of the samples beyond the colours, TIFF's numbers.
         is_little_endian: Byte order.
     """
 
@@ -81,14 +80,14 @@ class Layout:
 
     @property
     def colours(self) -> int:
-        """Colour channels; 0 of a photometric interpretation that is not decoded here."""
+        """Number of colour channels; 0 for an unsupported photometric interpretation."""
         return _COLOURS.get(self.photometric, 0)
 
     @property
     def alpha(self) -> int | None:
-        """The number of the channel that is transparency, if one is."""
+        """Index of the alpha channel, if there is one."""
         if not self.extra and self.photometric == RGB and self.samples == 4:
-            return 3  # as many programs write it
+            return 3  # alpha that many programs do not declare
         for number, kind in enumerate(self.extra):
             if kind in (_ASSOCIATED, _UNASSOCIATED, _COREL):
                 return self.colours + number
@@ -101,14 +100,14 @@ class Layout:
         return self.alpha is not None and self.extra[number : number + 1] == (_ASSOCIATED,)
 
     def __str__(self) -> str:
-        """Name the layout, for a person who knows TIFF."""
+        """Return the layout in the terms of TIFF."""
         kind = _PHOTOMETRIC.get(self.photometric, f"photometric {self.photometric}")
         channels = f"{self.samples} x " if self.samples > 1 else ""
         planes = ", planar" if self.is_planar else ""
         return f"TIFF of {channels}{self.bits}-bit {self.form} {kind}{planes}"
 
 
-def read_layout(page: Directory) -> Layout:
+def read_layout(page: Directory) -> TiffLayout:
     """Return the layout that a directory declares.
 
     Raises:
@@ -124,7 +123,7 @@ def read_layout(page: Directory) -> Layout:
     bits = _common(page.numbers(tags.BITS, (1,)), samples, "bits a sample")
     form = _common(page.numbers(tags.SAMPLE_FORMAT, (1,)), samples, "sample formats")
     extra = tuple(int(one) for one in page.numbers(tags.EXTRA_SAMPLES)[:MAX_SAMPLES])
-    return Layout(
+    return TiffLayout(
         width=width,
         height=height,
         samples=samples,
@@ -140,14 +139,14 @@ def read_layout(page: Directory) -> Layout:
     )
 
 
-def why_not_layout(layout: Layout, page: Directory) -> str:
-    """Return why a layout is not decoded; empty where it is."""
+def why_not_layout(layout: TiffLayout, page: Directory) -> str:
+    """Return why a layout is not supported; empty if it is."""
     reason = _why_not_samples(layout, page) or _why_not_coded(layout, page)
     return f"{layout}: {reason}" if reason else ""
 
 
-def _why_not_samples(layout: Layout, page: Directory) -> str:
-    """What is against the meaning of the samples."""
+def _why_not_samples(layout: TiffLayout, page: Directory) -> str:
+    """Return why the type or meaning of the samples is not supported."""
     one = layout
     if not one.colours:
         return "this photometric interpretation is not supported"
@@ -157,9 +156,9 @@ def _why_not_samples(layout: Layout, page: Directory) -> str:
     if unknown < 0:
         return f"{one.colours} samples a pixel are needed"
     if unknown and one.colours == 1 and one.alpha != 1 or unknown > 1 and one.alpha is None:
-        return f"which of the {one.samples} channels are the image is not known"
+        return f"it is not known which of the {one.samples} channels are the image"
     if page.number(tags.DEPTH, 1) > 1:
-        return "a volume, no image"
+        return "a volume, not an image"
     if one.photometric == SEPARATED and (
         page.number(tags.INK_SET, 1) != 1 or one.form != "uint" or one.bits not in (8, 16)
     ):
@@ -173,8 +172,8 @@ def _why_not_samples(layout: Layout, page: Directory) -> str:
     return ""
 
 
-def _why_not_coded(layout: Layout, page: Directory) -> str:
-    """What is against how the samples are stored."""
+def _why_not_coded(layout: TiffLayout, page: Directory) -> str:
+    """Return why the encoding of the samples is not supported."""
     one = layout
     plain = (one.form, one.bits) == ("uint", 8) and not one.is_planar
     if one.compression in CCITT:
@@ -194,7 +193,7 @@ def _why_not_coded(layout: Layout, page: Directory) -> str:
 
 
 def _is_plain_ycbcr(page: Directory) -> bool:
-    """Whether YCbCr is as JPEG has it: of full range, ITU-R 601, a value for every pixel."""
+    """Return whether YCbCr is as in JPEG: full range, ITU-R 601, no subsampling."""
     subsampling = page.numbers(tags.YCBCR_SUBSAMPLING, (2, 2)).tolist()
     primaries = page.numbers(tags.YCBCR_COEFFICIENTS, (0.299, 0.587, 0.114))
     levels = page.numbers(tags.BLACK_WHITE, (0, 255, 128, 255, 128, 255))
@@ -206,7 +205,7 @@ def _is_plain_ycbcr(page: Directory) -> bool:
 
 
 def main_page(pages: Sequence[Directory]) -> Directory:
-    """Return the page that is the image: the first that is no thumbnail and no mask.
+    """Return the page of the image: the first that is neither a thumbnail nor a mask.
 
     Raises:
         ValueError: If the channels of one image are stored as pages, or might be.
@@ -219,7 +218,7 @@ def main_page(pages: Sequence[Directory]) -> Directory:
 
 
 def _why_not_stack(first: Directory, pages: Sequence[Directory]) -> str:
-    """Why the first of several pages might be one channel only; empty where it is an image."""
+    """Return why the first of several pages may be only one channel; empty if it is an image."""
     channels = _declared_channels(first.text(tags.DESCRIPTION))
     grey = first.number(tags.SAMPLES, 1) == 1 and first.number(tags.PHOTOMETRIC) != INDEXED
     if channels and grey:
@@ -241,12 +240,12 @@ def _why_not_stack(first: Directory, pages: Sequence[Directory]) -> str:
 
 
 def _declared_channels(text: str) -> str | None:
-    """What an image description says of channels on pages: "" for none, None if it says nothing."""
+    """Return what an image description declares of channels in pages: "" none, None unknown."""
     if text.startswith("ImageJ=") or "<OME" in text[:2000]:
         found = re.search(r'^channels=(\d+)|SizeC="(\d+)"', text, re.MULTILINE)
         count = int(found[1] or found[2]) if found else 1
         return f"{count} channels" if count > 1 else ""
-    if not (text.startswith("{") and '"shape"' in text):  # as tifffile writes it
+    if not (text.startswith("{") and '"shape"' in text):  # the format of tifffile
         return None
     try:
         described = json.loads(text)
@@ -260,7 +259,7 @@ def _declared_channels(text: str) -> str | None:
 
 
 def _common(values: np.ndarray, samples: int, what: str) -> int:
-    """The one value that all channels share."""
+    """Return the value that all channels share."""
     found = {int(value) for value in values[:samples]}
     if len(found) != 1:
         raise ValueError(f"a TIFF of different {what} in one pixel: {sorted(found)}")

@@ -1,7 +1,6 @@
-"""The tags of a TIFF: read one by one as they are needed, so that no other can do harm.
+"""TIFF tags, each read only when needed, so that broken ones do no harm.
 
-Reads classic TIFF and BigTIFF of both byte orders, and writes directories for a decoder that shall
-see nothing else.
+Reads classic TIFF and BigTIFF of both byte orders, and writes minimal directories for decoders.
 
 Source: TIFF 6.0 (Adobe 1992); the BigTIFF design (libtiff).
 """
@@ -31,12 +30,12 @@ _MAX_TAGS = 4096
 
 @dataclass(frozen=True)
 class Directory:
-    """The tags of one page: type, count and the place of the values, by number.
+    """The tags of one page: type, count and offset of the values, by number.
 
     Attributes:
         data: The whole file.
         order: Byte order, < or >.
-        tags: What the directory lists.
+        tags: The entries of the directory.
     """
 
     data: bytes
@@ -44,25 +43,25 @@ class Directory:
     tags: Mapping[int, tuple[int, int, int]]
 
     def __contains__(self, tag: int) -> bool:
-        """Whether a tag is there."""
+        """Return whether a tag is present."""
         return tag in self.tags
 
     def numbers(self, tag: int, default: Sequence[float] = ()) -> np.ndarray:
-        """Return the values of a tag of numbers.
+        """Return the values of a numeric tag.
 
         Raises:
-            ValueError: If they lie outside the file, or are none.
+            ValueError: If they are outside the file, or not numbers.
         """
         if tag not in self.tags:
             return np.asarray(default)
-        kind, count, place = self.tags[tag]
+        kind, count, offset = self.tags[tag]
         if kind in _RATIONALS:
-            pairs = self._read(_RATIONALS[kind], 2 * count, place).reshape(-1, 2).astype(float)
+            pairs = self._read(_RATIONALS[kind], 2 * count, offset).reshape(-1, 2).astype(float)
             return np.asarray(pairs[:, 0] / np.maximum(pairs[:, 1], 1))
         name = _INTEGERS.get(kind) or _OTHERS.get(kind)
         if name is None:
             raise ValueError(f"TIFF tag {tag} of unknown type {kind}")
-        return self._read(name, count, place)
+        return self._read(name, count, offset)
 
     def number(self, tag: int, default: int = 0) -> int:
         """Return the first value of a tag."""
@@ -70,21 +69,21 @@ class Directory:
         return int(values[0]) if len(values) else default
 
     def text(self, tag: int) -> str:
-        """Return a text; empty where there is none or it cannot be read."""
-        kind, count, place = self.tags.get(tag, (0, 0, 0))
+        """Return a text; empty if it is missing or cannot be read."""
+        kind, count, offset = self.tags.get(tag, (0, 0, 0))
         if kind not in (1, 2, 7):
             return ""
-        return self.data[place : place + count].partition(b"\0")[0].decode("utf-8", "replace")
+        return self.data[offset : offset + count].partition(b"\0")[0].decode("utf-8", "replace")
 
-    def _read(self, name: str, count: int, place: int) -> np.ndarray:
+    def _read(self, name: str, count: int, offset: int) -> np.ndarray:
         kind = np.dtype(self.order + name)
-        if place + count * kind.itemsize > len(self.data):
-            raise ValueError("a TIFF tag lies outside the file")
-        return np.frombuffer(self.data, kind, count, place)
+        if offset + count * kind.itemsize > len(self.data):
+            raise ValueError("a TIFF tag is outside the file")
+        return np.frombuffer(self.data, kind, count, offset)
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether a file begins as a TIFF does."""
+    """Return whether a file has the signature of a TIFF."""
     return data[:4] in _PREFIXES
 
 
@@ -93,7 +92,7 @@ def read_directories(data: bytes, most: int) -> list[Directory]:
 
     Args:
         data: The whole file.
-        most: Pages that are read at most.
+        most: Largest number of pages to read.
 
     Raises:
         ValueError: If there is none.
@@ -102,13 +101,13 @@ def read_directories(data: bytes, most: int) -> list[Directory]:
         raise ValueError("not a TIFF")
     order = "<" if data[:2] == b"II" else ">"
     is_big = b"+" in data[:4]
-    place = struct.unpack_from(order + ("Q" if is_big else "I"), data, 8 if is_big else 4)[0]
+    offset = struct.unpack_from(order + ("Q" if is_big else "I"), data, 8 if is_big else 4)[0]
     pages: list[Directory] = []
-    been: set[int] = set()
-    while place and place not in been and len(pages) < most:
-        been.add(place)
+    visited: set[int] = set()
+    while offset and offset not in visited and len(pages) < most:
+        visited.add(offset)
         try:
-            tags, place = _read_tags(data, place, order, is_big=is_big)
+            tags, offset = _read_tags(data, offset, order, is_big=is_big)
         except struct.error:
             break
         pages.append(Directory(data, order, tags))
@@ -118,22 +117,22 @@ def read_directories(data: bytes, most: int) -> list[Directory]:
 
 
 def _read_tags(
-    data: bytes, place: int, order: str, *, is_big: bool
+    data: bytes, offset: int, order: str, *, is_big: bool
 ) -> tuple[dict[int, tuple[int, int, int]], int]:
-    """The tags of the directory at `place`, and where the next one is."""
+    """Return the tags of the directory at an offset, and the offset of the next one."""
     head, entry, pointer = ("Q", "HHQ", "Q") if is_big else ("H", "HHI", "I")
-    count = struct.unpack_from(order + head, data, place)[0]
-    place += struct.calcsize(order + head)
+    count = struct.unpack_from(order + head, data, offset)[0]
+    offset += struct.calcsize(order + head)
     inline = struct.calcsize(order + pointer)
     tags: dict[int, tuple[int, int, int]] = {}
     for _ in range(min(count, _MAX_TAGS)):
-        tag, kind, values = struct.unpack_from(order + entry, data, place)
-        at = place + struct.calcsize(order + entry)
+        tag, kind, values = struct.unpack_from(order + entry, data, offset)
+        at = offset + struct.calcsize(order + entry)
         if values * _size_of(kind) > inline:
             at = struct.unpack_from(order + pointer, data, at)[0]
         tags.setdefault(tag, (kind, values, at))
-        place += struct.calcsize(order + entry) + inline
-    following = data[place : place + inline] if count <= _MAX_TAGS else b""
+        offset += struct.calcsize(order + entry) + inline
+    following = data[offset : offset + inline] if count <= _MAX_TAGS else b""
     return tags, int.from_bytes(following, "little" if order == "<" else "big")
 
 
@@ -144,17 +143,17 @@ def _size_of(kind: int) -> int:
     return np.dtype(name).itemsize if name else 1
 
 
-def with_directory(
+def replace_directory(
     data: bytes, order: str, tags: Mapping[int, np.ndarray | Sequence[int]]
 ) -> bytes:
     """Return a classic TIFF of one page: the same file with another directory.
 
     Args:
-        data: A file whose first 8 bytes are written over.
+        data: A file whose first 8 bytes are overwritten.
         order: Its byte order, < or >.
         tags: Integers, bytes as uint8, by number.
     """
-    parts, place = [data[8:]], len(data)
+    parts, offset = [data[8:]], len(data)
     entries = b""
     for tag, values in sorted(tags.items()):
         array = np.asarray(values)
@@ -164,12 +163,12 @@ def with_directory(
         if len(encoded) <= 4:
             entries += encoded.ljust(4, b"\0")
         else:
-            entries += struct.pack(order + "I", place)
+            entries += struct.pack(order + "I", offset)
             parts.append(encoded + b"\0" * (len(encoded) % 2))
-            place += len(parts[-1])
-    if place % 2:
+            offset += len(parts[-1])
+    if offset % 2:
         parts.append(b"\0")
-        place += 1
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", place)
+        offset += 1
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", offset)
     directory = struct.pack(order + "H", len(tags)) + entries + bytes(4)
     return b"".join([head, *parts, directory])

@@ -1,7 +1,7 @@
-"""Pictures -> arrays: the only place that carries out a `Preprocess`.
+"""Image transforms: images -> arrays, according to a `Preprocess`.
 
-Augmentation draws from a generator that is made for one (seed, epoch, image), so what an image
-looks like in an epoch does not depend on threads, batches or on where a run was interrupted.
+Augmentation uses a generator per (seed, epoch, image), so its result does not depend on threads,
+batches or interruptions of a run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 if TYPE_CHECKING:
     import torch
 
-LONGEST = 32  # sides beyond this proportion are cut before scaling: the middle is all that is seen
+LONGEST = 32  # longer aspect ratios are cropped before scaling; only the centre is used anyway
 
 _RESAMPLING = {
     Interpolation.NEAREST: Image.Resampling.NEAREST,
@@ -33,12 +33,12 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied, as one value.
+    """Augmentation of training images.
 
     Attributes:
-        kind: What is done.
-        min_crop: Smallest part of the picture's area that a crop keeps, in (0, 1].
-        mirror: Whether half of the images are mirrored.
+        kind: The policy.
+        min_crop: Smallest area of a random crop, a fraction in (0, 1].
+        mirror: Whether to mirror half of the images.
     """
 
     kind: Augment
@@ -47,7 +47,7 @@ class Augmentation:
 
 
 def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """The pixels that prediction sees.
+    """Return the pixels for evaluation.
 
     Args:
         picture: RGB.
@@ -71,14 +71,14 @@ def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
 def common_pixels(
     picture: Image.Image, preprocess: Preprocess, augmentation: Augmentation
 ) -> np.ndarray:
-    """What all epochs make of a picture before they vary it; small enough to be kept.
+    """Return the pixels that are common to all epochs, before augmentation; can be cached.
 
-    A large picture is scaled down until its smallest crop just has the size that the network sees.
+    A large image is scaled down until its smallest crop has the input size.
 
     Args:
         picture: RGB.
         preprocess: The network's preprocessing.
-        augmentation: What is varied.
+        augmentation: The augmentation that follows.
 
     Returns:
         (H, W, 3) uint8.
@@ -91,8 +91,8 @@ def common_pixels(
     return np.asarray(picture)
 
 
-class Varied(NamedTuple):
-    """A picture as one epoch shows it.
+class AugmentedImage(NamedTuple):
+    """An image after augmentation.
 
     Attributes:
         pixels: (H, W, 3) uint8.
@@ -103,47 +103,47 @@ class Varied(NamedTuple):
     is_mirrored: bool
 
 
-def varied_pixels(
+def augment_pixels(
     common: np.ndarray,
     preprocess: Preprocess,
     augmentation: Augmentation,
     rng: np.random.Generator,
-) -> Varied:
-    """The pixels that training sees in one epoch: cropped, varied and mirrored at random.
+) -> AugmentedImage:
+    """Return the pixels for one epoch of training: randomly cropped, augmented and mirrored.
 
     Args:
         common: From `common_pixels`; not changed.
         preprocess: The network's preprocessing.
-        augmentation: What is varied.
-        rng: Made for this image and epoch.
+        augmentation: The augmentation.
+        rng: Generator of this image and epoch.
     """
     pixels = common
     if augmentation.kind is not Augment.NONE:
         picture = Image.fromarray(common)
         size = (preprocess.width, preprocess.height)
         box = _random_box(picture.size, augmentation.min_crop, size[0] / size[1], rng)
-        varied = picture.resize(size, _RESAMPLING[preprocess.interpolation], box=box)
+        augmented = picture.resize(size, _RESAMPLING[preprocess.interpolation], box=box)
         if augmentation.kind is Augment.TRIVIAL:
-            varied = _trivial_augment(varied, preprocess, rng)
-        pixels = np.asarray(varied)
+            augmented = _trivial_augment(augmented, preprocess, rng)
+        pixels = np.asarray(augmented)
     is_mirrored = augmentation.mirror and rng.random() < 0.5
-    return Varied(pixels[:, ::-1] if is_mirrored else pixels, is_mirrored)
+    return AugmentedImage(pixels[:, ::-1] if is_mirrored else pixels, is_mirrored)
 
 
 def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised, without torch."""
+    """Convert (N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised, without torch."""
     scale, shift = _scale_and_shift(preprocess)
     return np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))
 
 
 def to_torch_input(pixels: np.ndarray, preprocess: Preprocess, device: str) -> torch.Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised on `device`: bytes travel there."""
+    """Convert (N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised on `device`."""
     scale, shift = _scale_and_shift_on(preprocess, device)
     return (to_device(pixels, device) * scale + shift).permute(0, 3, 1, 2).contiguous()
 
 
 def to_device(values: np.ndarray, device: str) -> torch.Tensor:
-    """An array as a tensor on a device; on a GPU the work goes on while it travels."""
+    """Return an array as a tensor on a device; copied asynchronously to a GPU."""
     import torch
 
     tensor = torch.from_numpy(values)
@@ -159,7 +159,7 @@ def _scale_and_shift_on(preprocess: Preprocess, device: str) -> tuple[torch.Tens
 
 
 def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel / 255 - mean) / std as one product and one sum, float32."""
+    """Return (pixel / 255 - mean) / std as one product and one sum, float32."""
     std = np.asarray(preprocess.std, dtype=np.float64)
     mean = np.asarray(preprocess.mean, dtype=np.float64)
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
@@ -168,7 +168,7 @@ def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
 def _cover(
     picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling
 ) -> Image.Image:
-    """Scales a picture, in proportion, to the smallest size that covers (height, width)."""
+    """Scale an image, in proportion, to the smallest size that covers (height, width)."""
     height, width = size
     picture = _without_ends(picture)
     if height * picture.width >= width * picture.height:  # the height decides
@@ -179,7 +179,7 @@ def _cover(
 
 
 def _without_ends(picture: Image.Image) -> Image.Image:
-    """The middle of a very long picture: scaled whole, it could take any amount of memory."""
+    """Return the centre of a very long image, which could take any memory if scaled whole."""
     width, height = picture.size
     longest = LONGEST * min(width, height)
     return _centre_crop(picture, (min(width, longest), min(height, longest)))
@@ -188,19 +188,19 @@ def _without_ends(picture: Image.Image) -> Image.Image:
 def _padded(
     picture: Image.Image, size: tuple[int, int], resampling: Image.Resampling, fill: _Colour
 ) -> Image.Image:
-    """Scales a picture, in proportion, to fit into (width, height), in the middle of a colour.
+    """Scale an image, in proportion, to fit into (width, height), and pad it with a colour.
 
-    As Pillow's `ImageOps.pad`, which fails where the shorter side comes to less than a pixel.
+    As Pillow's `ImageOps.pad`, which fails if the shorter side is less than a pixel.
     """
     width, height = size
     if picture.width * height >= picture.height * width:  # the width decides
         height = max(1, round(picture.height / picture.width * width))
     else:
         width = max(1, round(picture.width / picture.height * height))
-    ground = Image.new("RGB", size, fill)
+    padded = Image.new("RGB", size, fill)
     corner = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    ground.paste(picture.resize((width, height), resampling), corner)
-    return ground
+    padded.paste(picture.resize((width, height), resampling), corner)
+    return padded
 
 
 def _centre_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -212,7 +212,7 @@ def _centre_crop(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _random_box(
     size: tuple[int, int], min_area: float, proportion: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """A random part of a picture, of `min_area` to all of its area and 3/4 to 4/3 of `proportion`.
+    """Return a random crop of at least `min_area` and 3/4 to 4/3 of the aspect `proportion`.
 
     Source: Going Deeper with Convolutions (Szegedy et al. 2015), sec. 6.
     """
@@ -223,7 +223,7 @@ def _random_box(
         box_width, box_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
         if box_width <= width and box_height <= height:
             break
-    else:  # a very long picture: the largest middle part of the wished proportion
+    else:  # a very long image: the largest centre crop of that aspect ratio
         box_width = min(width, height * proportion)
         box_height = box_width / proportion
     left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
@@ -233,7 +233,7 @@ def _random_box(
 def _trivial_augment(
     picture: Image.Image, preprocess: Preprocess, rng: np.random.Generator
 ) -> Image.Image:
-    """One operation, drawn evenly, at one strength, drawn evenly.
+    """Apply one random operation at a random strength, both uniform.
 
     Source: TrivialAugment (Mueller & Hutter 2021), sec. 3, the "wide" strengths of its table 5.
     """

@@ -1,4 +1,4 @@
-"""Images without labels: found below a folder, recorded by path and content, read back."""
+"""Unlabelled images: found below a folder, recorded by path and content digest, read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.data.layout import list_folder
+from swinclf.data.dataset_layout import list_folder
 from swinclf.data.walk import walk_images
 from swinclf.errors import DataError
 from swinclf.files import read_csv, write_csv
@@ -15,13 +15,13 @@ COLUMNS = ("path", "digest")
 
 
 @dataclass(frozen=True)
-class Unlabelled:
-    """Images without labels.
+class UnlabelledImages:
+    """Unlabelled images of a folder.
 
     Attributes:
         root: The folder, absolute.
         paths: Relative to it, with "/" between folders, sorted.
-        digests: The content digest of each.
+        digests: Content digest of each.
     """
 
     root: Path
@@ -50,22 +50,22 @@ def scan_unlabelled(root: Path) -> list[str]:
     return paths
 
 
-def write_unlabelled(path: Path, images: Unlabelled) -> None:
-    """Write a row an image; see `files.write_bytes`."""
+def write_unlabelled(path: Path, images: UnlabelledImages) -> None:
+    """Write one row per image; see `files.write_bytes`."""
     digests = (digest.hex() for digest in images.digests)
     write_csv(path, COLUMNS, zip(images.paths, digests, strict=True))
 
 
-def read_unlabelled(path: Path, root: Path) -> Unlabelled:
-    """Return the images that `write_unlabelled` has recorded.
+def read_unlabelled(path: Path, root: Path) -> UnlabelledImages:
+    """Return the images recorded by `write_unlabelled`.
 
     Args:
         path: The file.
-        root: Where the images are now.
+        root: The folder of the images now.
 
     Raises:
-        RunError: If it cannot be read, or is no such table.
+        RunError: If it cannot be read, or is not such a table.
     """
     rows = read_csv(path, COLUMNS)
     digests = tuple(bytes.fromhex(row["digest"]) for row in rows)
-    return Unlabelled(root, tuple(row["path"] for row in rows), digests)
+    return UnlabelledImages(root, tuple(row["path"] for row in rows), digests)

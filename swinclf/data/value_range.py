@@ -1,12 +1,12 @@
-"""Which values a dataset uses of its sample types of more than 8 bits: measured once, for all.
+"""Value ranges of a dataset's sample types of more than 8 bits, measured over all its images.
 
-Cameras of 10 to 14 bits write files of 16, and of integers of 32 bits or floats nobody uses the
-whole range. Scaled by its type's range such an image is nearly black; scaled by its own, it loses
-its brightness. So one range is measured over the training images, and stored with the model.
+Cameras of 10 to 14 bits write 16-bit files, and 32-bit integers or floats never use their whole
+range. Scaled by the range of its type such an image is nearly black; scaled by its own, it loses
+its brightness. So one range is measured over the training images and stored with the model.
 
-The rule: integers that are never negative go from 0 to the next power of two, less one; signed
-integers and floats from the smallest to the largest value, but floats within [0, 1] that reach more
-than the half of it from 0 to 1, as is the custom.
+Unsigned integers, and signed ones without negative values, are scaled from 0 to the next power of
+two minus one; other integers and floats from the smallest to the largest value, but floats within
+[0, 1] whose largest value exceeds 0.5 from 0 to 1.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.data.images import UnreadableImage, measure_values, read_bytes, read_head, reading
+from swinclf.data.images import UnreadableImage, measure_values, read_bytes, read_head, read_slot
 from swinclf.data.loader import map_ahead
 from swinclf.preprocess import ValueRange
 
-MOST_HEADS = 4096  # files that are tried for more than 8 bits, evenly over all
-MOST_IMAGES = 256  # of those that have them, evenly, that are decoded
+MOST_HEADS = 4096  # files whose headers are read, evenly over all
+MOST_IMAGES = 256  # of those with more than 8 bits, evenly, that are decoded
 AHEAD = 32
 
-_BITS_OF_PNG = 24  # where the header has them
+_BITS_OF_PNG = 24  # offset of the bit depth
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 
@@ -35,11 +35,11 @@ def measure_ranges(
     workers: int,
     takes: Callable[[bytes], bool] = lambda _: True,
 ) -> tuple[ValueRange, ...]:
-    """Measure the value ranges of a dataset, on a sample that depends on nothing but its files.
+    """Return the value ranges of a dataset, measured on a deterministic sample.
 
     Args:
-        files: The images, those that can be trained on; ones that cannot be read are passed over.
-        workers: Threads that read.
+        files: The training images; unreadable ones are ignored.
+        workers: Reader threads.
         takes: Whether an image, given as its file's bytes, may be measured.
 
     Returns:
@@ -58,7 +58,7 @@ def measure_ranges(
 
     def measure(file: Path) -> ValueRange | None:
         try:
-            with reading(file):
+            with read_slot(file):
                 data = read_bytes(file)
                 return measure_values(data) if takes(data) else None
         except UnreadableImage:
@@ -74,7 +74,7 @@ def measure_ranges(
 
 
 def may_have_more_bits(head: bytes) -> bool:
-    """Whether a file, by its first bytes, may hold more than 8 bits a sample."""
+    """Return whether a file, by its first bytes, may hold more than 8 bits per sample."""
     if head.startswith(b"\x89PNG"):
         return head[_BITS_OF_PNG : _BITS_OF_PNG + 1] == b"\x10"
     return head.startswith((*_TIFF, *_JPEG_2000, b"P5", b"P6"))
@@ -95,7 +95,7 @@ def merge_ranges(measured: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
 
 
 def describe_range(one: ValueRange) -> str:
-    """Say what a range is, and that it is used."""
+    """Return a message with a range."""
     if one.kind == "uint16":
         return f"16-bit images use 0 to {one.high:,.0f} of 65,535: scaled by that range"
     if one.kind.startswith("float"):
@@ -104,7 +104,7 @@ def describe_range(one: ValueRange) -> str:
 
 
 def _by_rule(kind: str, low: float, high: float) -> ValueRange | None:
-    """The range of a sample type; None where there is nothing to scale by."""
+    """Return the range of a sample type; None if there is nothing to scale by."""
     if kind.startswith("float"):
         if low >= 0 and 0.5 < high <= 1:
             low, high = 0.0, 1.0
@@ -116,7 +116,7 @@ def _by_rule(kind: str, low: float, high: float) -> ValueRange | None:
 
 
 def _evenly(files: Sequence[Path], most: int) -> list[Path]:
-    """At most so many files, evenly over all of them."""
+    """Return at most `most` files, evenly spaced."""
     if len(files) <= most:
         return list(files)
     return [files[int(row)] for row in np.linspace(0, len(files) - 1, most).round()]

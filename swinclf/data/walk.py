@@ -1,8 +1,7 @@
-"""Everything below a folder that may be an image, through links too, each folder once.
+"""Recursive walk over the possible images of a folder, through links, each folder once.
 
-A link is somebody's intention: it is followed, to files and to folders. One that leads to a folder
-that holds it, or to one whose images are read anyway, is not: no image counts twice, and no walk
-goes round in a circle.
+Links to files and folders are followed, except to a folder that contains the link, or to one that
+is read anyway: no image is read twice, and the walk terminates.
 """
 
 from __future__ import annotations
@@ -12,8 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from swinclf.data.image_detector import (
+    FileUse,
+    ImageDetector,
+    extension_of,
+    is_junk,
+    is_no_image_name,
+)
 from swinclf.data.images import has_image_name
-from swinclf.data.sniff import Sniffer, Use, extension_of, is_junk, is_no_image_name
 
 LINK_UP = "a link to a folder that holds it"
 LINK_AGAIN = "a link to a folder that is read already"
@@ -21,54 +26,54 @@ LINK_TO_NOTHING = "a link to nothing"
 NOT_REGULAR = "not a regular file"
 
 
-class _Ground:
-    """What folders hold, and what holds them: no link leads there a second time."""
+class _FolderSet:
+    """Folders with their contents and parents, to which no link may lead again."""
 
     def __init__(self, folders: Iterable[str]) -> None:
         self._folders = {os.path.realpath(folder) for folder in folders}
         self._above = {str(parent) for folder in self._folders for parent in Path(folder).parents}
 
     def __contains__(self, path: str) -> bool:
-        """Return whether a path is one of the folders, in one, or holds one."""
+        """Return whether a path is one of the folders, inside one, or a parent of one."""
         holders = (path, *map(str, Path(path).parents))
         return path in self._above or any(folder in self._folders for folder in holders)
 
 
 class FolderWalk:
-    """Walks folders that belong together, such as the class folders of a dataset.
+    """Walk over related folders, such as the class folders of a dataset.
 
     Args:
         root: The folder that holds all of them, resolved.
-        folders: What is going to be walked, so that no link leads there a second time.
+        folders: The folders to be walked, which links do not lead to again.
 
     Attributes:
-        ignored: Files that are no images, by extension.
-        unusual: Images that were recognized by their content, by extension.
-        linked_out: Images that links outside `root` lead to.
-        sniffer: Judges files by name and content.
+        ignored: Number of files that are not images, by extension.
+        unusual: Number of images recognized by content, by extension.
+        linked_out: Number of images outside `root` that links lead to.
+        sniffer: Classifies files by name and content.
     """
 
     def __init__(self, root: Path, folders: Sequence[str]) -> None:
         self.ignored: Counter[str] = Counter()
         self.unusual: Counter[str] = Counter()
         self.linked_out = 0
-        self.sniffer = Sniffer()
+        self.sniffer = ImageDetector()
         self._root = str(root)
         self._visited: set[tuple[int, int]] = set()
-        self._own = _Ground(folder for folder in folders if not is_link(folder))
-        self._all = _Ground(folders)
+        self._own = _FolderSet(folder for folder in folders if not is_link(folder))
+        self._all = _FolderSet(folders)
 
     def walk(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Yield (path, reason) of all that may be an image below one of `folders`.
+        """Yield (path, reason) of every possible image below one of `folders`.
 
-        A folder's own files come first, in order, then the folders in it, in order, then what links
-        lead to. Folders that cannot be entered and links that are not followed are yielded too.
+        A folder's own files come first, sorted, then its subfolders, sorted, then the targets of
+        links. Unreadable folders and links that are not followed are yielded too.
 
         Args:
-            folder: It, or a link that stands for it.
+            folder: The folder, or a link to it.
 
         Yields:
-            A path that begins with `folder`, and why it cannot be used; empty for an image.
+            A path that starts with `folder`, and why it cannot be used; empty for an image.
         """
         reason = self._why_not_follow(folder, self._own) if is_link(folder) else ""
         if reason or _identity(folder) in self._visited:
@@ -77,11 +82,11 @@ class FolderWalk:
             yield from self.below(folder, outside=not self._is_inside(folder))
 
     def below(self, folder: str, *, outside: bool = False) -> Iterator[tuple[str, str]]:
-        """`walk` for a folder that is walked whatever leads to it.
+        """Walk a folder without checking links to it; as `walk`.
 
         Args:
             folder: The folder.
-            outside: Whether it lies outside the root.
+            outside: Whether it is outside the root.
         """
         identity = _identity(folder)
         if identity in self._visited:
@@ -114,25 +119,25 @@ class FolderWalk:
                 yield from self.below(path, outside=not self._is_inside(path))
 
     def _reason_against(self, entry: os.DirEntry[str], *, outside: bool) -> str | None:
-        """Return why an image cannot be used, empty where it can; None, and count it, for none."""
-        kind = what_is(entry)
+        """Return why an image cannot be used, empty if it can; None, and count it, for no image."""
+        kind = why_not_a_file(entry)
         if kind:
             is_lost = has_image_name(entry.name) or (
                 kind == LINK_TO_NOTHING and not is_no_image_name(entry.name)
             )
             return kind if is_lost else None
-        found = self.sniffer.judge(entry.path, entry.name)
-        if found.use is Use.IGNORED:
+        found = self.sniffer.classify(entry.path, entry.name)
+        if found.use is FileUse.IGNORED:
             self.ignored[extension_of(entry.name)] += 1
             return None
-        if found.use is Use.IMAGE:
+        if found.use is FileUse.IMAGE:
             if found.by_content:
                 self.unusual[extension_of(entry.name)] += 1
             self.linked_out += outside or (entry.is_symlink() and not self._is_inside(entry.path))
         return found.reason
 
-    def _why_not_follow(self, link: str, ground: _Ground) -> str:
-        """Return why a link to a folder is not followed; empty where it is."""
+    def _why_not_follow(self, link: str, ground: _FolderSet) -> str:
+        """Return why a link to a folder is not followed; empty if it is."""
         target = os.path.realpath(link)
         if _is_within(os.path.realpath(os.path.dirname(link)), target):  # noqa: PTH120
             return LINK_UP
@@ -143,23 +148,23 @@ class FolderWalk:
         return _is_within(os.path.realpath(path), self._root)
 
 
-def walk_of(folder: str) -> FolderWalk:
-    """Return a walk of one folder, for `walk_images`."""
+def new_walk(folder: str) -> FolderWalk:
+    """Return a walk over one folder, for `walk_images`."""
     real = os.path.realpath(folder)
     return FolderWalk(Path(real), [real])
 
 
 def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:
-    """Yield the paths of every image below a folder, in order, each beginning with `folder`.
+    """Yield the paths of all images below a folder, sorted, each starting with `folder`.
 
-    Of what is named like an image and is none, and of a folder that may not be entered, the reader
-    says what it is. Hidden files are passed over, and so are links to what is read anyway.
+    Unreadable files and folders are yielded as well, to be reported when they are read. Hidden
+    files and links to what is read anyway are ignored.
 
     Args:
-        folder: The folder, as it was given.
-        walk: Counts what is passed over; None where nobody asks.
+        folder: The folder, as given by the user.
+        walk: Counts ignored files; None for a new one.
     """
-    walk = walk or walk_of(folder)
+    walk = walk or new_walk(folder)
     for path, reason in walk.below(folder):
         if reason not in (LINK_UP, LINK_AGAIN):
             yield path
@@ -171,13 +176,13 @@ def is_link(path: str) -> bool:
 
 
 def links_to_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether a link leads to a folder; one that leads in a circle leads to nothing."""
-    # `entry.is_dir()` raises where a link leads in a circle.
+    """Return whether a link leads to a folder; a circular link does not."""
+    # `entry.is_dir()` raises for a circular link.
     return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
 
 
-def what_is(entry: os.DirEntry[str]) -> str:
-    """Return why an entry cannot be opened as a file; empty where it can."""
+def why_not_a_file(entry: os.DirEntry[str]) -> str:
+    """Return why an entry cannot be opened as a file; empty if it can."""
     if entry.is_file(follow_symlinks=False):
         return ""
     if not entry.is_symlink():

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from swinclf.data.folder import TRAIN, ImageFile, Skipped
-from swinclf.data.scan_notes import commonest_reason, remedy_for
+from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
 
 TINY = 10  # images of a class below which training and validation are unreliable
@@ -85,7 +85,7 @@ def find_unreadable(skipped: Iterable[Skipped]) -> Iterator[Finding]:
     """Yield the image files that cannot be read."""
     skipped = list(skipped)
     examples = tuple(Example((one.path,), one.reason) for one in skipped)
-    remedy = remedy_for(commonest_reason(skipped)[0])
+    remedy = remedy_for(most_frequent_reason(skipped)[0])
     if examples:
         yield Finding(
             FindingKind.UNREADABLE,

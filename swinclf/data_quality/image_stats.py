@@ -19,7 +19,7 @@ from swinclf.data.images import (
     UnreadableImage,
     content_digest,
     read_bytes,
-    reading,
+    read_slot,
     use_image,
 )
 from swinclf.data.loader import map_ahead
@@ -126,7 +126,7 @@ def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _One | str:
         return _One(digest, header.size, header.orientation, spread, fingerprints(grey))
 
     try:
-        with reading(path):
+        with read_slot(path):
             data = read_bytes(path)
             return use_image(data, note, decode_px=SIDE, ranges=ranges)
     except UnreadableImage as error:

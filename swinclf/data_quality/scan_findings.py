@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from swinclf.data.class_names import quoted_together, similar_names
+from swinclf.data.class_names import quote_names, similar_names
 from swinclf.data.dataset import SIMILAR, classes_without_images
 from swinclf.data.folder import FolderIndex
-from swinclf.data.scan_notes import commonest_reason, remedy_for
+from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.data_quality.findings import Example, Finding, FindingKind
 
 
@@ -25,7 +25,7 @@ def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
             True,
             f"{_count(len(similar), 'group')} of class names that {SIMILAR}",
             "if they are one class, move the images into one folder: each folder is a class now",
-            tuple(Example((), quoted_together(names)) for names in similar),
+            tuple(Example((), quote_names(names)) for names in similar),
         )
     for warning in index.notes.warnings():
         yield Finding(
@@ -44,7 +44,7 @@ def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
 def _lost_classes(index: FolderIndex) -> Iterator[Finding]:
     lost, empty = classes_without_images(index)
     if lost:
-        reason, _ = commonest_reason(one for one in index.skipped if one.label in lost)
+        reason, _ = most_frequent_reason(one for one in index.skipped if one.label in lost)
         remedy = remedy_for(reason)
         yield Finding(
             FindingKind.LOST_CLASSES,

@@ -12,7 +12,7 @@ import numpy as np
 from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.selective import Judged
 from swinclf.data.folder import ImageFile, Skipped
-from swinclf.data.scan_notes import commonest_reason, remedy_for
+from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.device import whole_batch
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
@@ -122,7 +122,7 @@ def score_answers(
                 judged.append(answer.judged)
             advance(1)
     if not rows:
-        reason, count = commonest_reason(skipped)
+        reason, count = most_frequent_reason(skipped)
         raise DataError(
             f"at least one readable image to score in '{root}'",
             found=f"{len(images):,} files, none readable; {count:,} of them: {reason}",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swinclf.card import ModelCard
-from swinclf.data.class_names import nearly, quoted, quoted_together, renamed_to_match
+from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
 from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
@@ -21,7 +21,7 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.data.moved import recorded_folders
+from swinclf.data.relocate import recorded_folders
 from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
@@ -174,10 +174,10 @@ def with_known_labels(
         DataError: If it knows none of them.
     """
     labels = {image.label for image in index.images}
-    renamed = renamed_to_match(labels, card.classes)
+    renamed = match_unicode_forms(labels, card.classes)
     for label, name in sorted(renamed.items()):
         report.note(
-            f"{quoted_together((label, name))} are one class, written in two Unicode forms: "
+            f"{quote_names((label, name))} are one class, written in two Unicode forms: "
             "the folder's images count for the model's class"
         )
     images = [replace(image, label=renamed.get(image.label, image.label)) for image in index.images]
@@ -185,21 +185,25 @@ def with_known_labels(
     unknown = [image for image in images if image.label not in card.classes]
     if not known:
         names = sorted({image.label for image in unknown})
-        near = next((one for name in names if (one := nearly(name, card.classes))), "")
+        near = next((one for name in names if (one := find_similar_name(name, card.classes))), "")
         raise DataError(
             f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
-            found=f"{', '.join(quoted(name, card.classes) for name in names[:5])} in "
+            found=f"{', '.join(quote_name(name, card.classes) for name in names[:5])} in "
             f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
         )
     for name, count in sorted(Counter(image.label for image in unknown).items())[:UNKNOWN_NAMED]:
         report.warn(
-            f"class {quoted(name, card.classes)} is not one of the model's: {count:,} images are "
-            "not scored"
+            f"class {quote_name(name, card.classes)} is not one of the model's: {count:,} images "
+            "are not scored"
         )
     reasons = {
-        name: f"its class {quoted(name, card.classes)} is not one of the model's"
-        + (f" ({quoted(near, [name])} is)" if (near := nearly(name, card.classes)) else "")
+        name: f"its class {quote_name(name, card.classes)} is not one of the model's"
+        + (
+            f" ({quote_name(near, [name])} is)"
+            if (near := find_similar_name(name, card.classes))
+            else ""
+        )
         for name in {image.label for image in unknown}
     }
     return known, [Skipped(image.path, reasons[image.label], image.label) for image in unknown]

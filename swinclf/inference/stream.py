@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from swinclf.confidence.parameters import Confidence
-from swinclf.data.loader import decode_encoded, groups_at_hand, load_image, map_ahead
+from swinclf.data.loader import available_batches, decode_encoded, load_image, map_ahead
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
@@ -100,7 +100,7 @@ def answer_all(
     sizes = BatchSize(lanes)
     answers: Iterator[list[tuple[Given, Answer]]]
     if as_they_come:
-        groups = groups_at_hand(sources, sizes.size)
+        groups = available_batches(sources, sizes.size)
         loads = (
             list(map_ahead(load, one, workers=workers, ahead=len(one), late=_late))
             for one in groups

@@ -10,9 +10,9 @@ from torch import nn
 from swinclf.card import ModelCard
 from swinclf.config import Settings, TrainConfig, key_values
 from swinclf.data.dataset import Dataset
+from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
-from swinclf.data.layout import some
-from swinclf.data.unlabelled import Unlabelled
+from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.models.compute import is_convolutional
@@ -65,7 +65,7 @@ class Teaching:
     head: nn.Linear
     table: CompactTable
     online: OnlineFeatures | None
-    unlabelled: Unlabelled | None
+    unlabelled: UnlabelledImages | None
     student: FeatureTable | None
 
 
@@ -156,7 +156,7 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     for note in dataset.notes.notes():
         report.note(note)
     if dataset.empty:
-        report.note(f"folders without an image are no classes: {some(dataset.empty)}")
+        report.note(f"folders without an image are no classes: {list_some(dataset.empty)}")
     for warning in dataset.warnings():
         report.warn(warning)
     if dataset.skipped:

@@ -9,7 +9,7 @@ from typing import Any
 from swinclf.config import TrainConfig
 from swinclf.data.folder import TEST, VAL, FolderIndex
 from swinclf.data.images import content_digest
-from swinclf.data.split import held_out_position
+from swinclf.data.split import split_position
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
@@ -42,7 +42,7 @@ def settle_ranges(
         def takes(data: bytes) -> bool:
             if index.has_val:
                 return True
-            return held_out_position(content_digest(data), config.seed) >= config.val_split
+            return split_position(content_digest(data), config.seed) >= config.val_split
 
         files = [index.root / one.path for one in index.images if one.split not in (VAL, TEST)]
         ranges = measure_ranges(files, workers=config.workers or 0, takes=takes)

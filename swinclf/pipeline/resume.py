@@ -12,7 +12,7 @@ from typing import Any
 from swinclf.config import SETTINGS, Settings, Source, command_of, gather_settings
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex
-from swinclf.data.moved import FROM_RUN, path_from_run
+from swinclf.data.relocate import FROM_RUN, path_from_run
 from swinclf.data.split_file import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
 from swinclf.device import command_line, versions

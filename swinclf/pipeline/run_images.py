@@ -7,12 +7,12 @@ from pathlib import Path
 
 from swinclf.config import Settings, command_of
 from swinclf.data.dataset import Dataset
+from swinclf.data.dataset_layout import list_folder
 from swinclf.data.folder import FolderIndex, ImageFile, Skipped
-from swinclf.data.layout import list_folder
-from swinclf.data.moved import (
+from swinclf.data.relocate import (
     FROM_RUN,
     find_by_content,
-    missing_by_name,
+    missing_paths,
     path_from_run,
     recorded_folders,
 )
@@ -51,7 +51,7 @@ def find_run_images(
         list_folder(named)
     folders = [named.resolve()] if is_given else [one for one in recorded if one.is_dir()]
     for root in folders:
-        if not missing_by_name(root, images):
+        if not missing_paths(root, images):
             return _found(run, settings, root, images)
     best: list[ImageFile] | None = None
     for root in folders:
@@ -157,7 +157,7 @@ def _not_found(
         count: Of all images.
     """
     images = read_split(run.split)
-    where_they_are = next((one for one in recorded if not missing_by_name(one, images)), None)
+    where_they_are = next((one for one in recorded if not missing_paths(one, images)), None)
     if missing is None:
         found = f"no folder '{named}' any more"
     else:

@@ -13,7 +13,7 @@ from torch import nn
 from swinclf.config import Settings, TeacherViews, TrainConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, Skipped
-from swinclf.data.unlabelled import Unlabelled, read_unlabelled, scan_unlabelled
+from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.device import out_of_memory_named, whole_batch
 from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfError
 from swinclf.models.compute import Computer
@@ -153,14 +153,14 @@ def teach(
     return settings, replace(dataset, skipped=(*dataset.skipped, *skipped)), teaching
 
 
-def _listed(config: TrainConfig, resumed: RunFolder | None) -> Unlabelled | None:
+def _listed(config: TrainConfig, resumed: RunFolder | None) -> UnlabelledImages | None:
     """The unlabelled images, of a new run without their digests."""
     if config.unlabelled is None:
         return None
     root = Path(config.unlabelled)
     if resumed is not None:
         return read_unlabelled(resumed.unlabelled, root)
-    return Unlabelled(root, tuple(scan_unlabelled(root)), ())
+    return UnlabelledImages(root, tuple(scan_unlabelled(root)), ())
 
 
 def _look_as_teacher(
@@ -168,7 +168,7 @@ def _look_as_teacher(
     teacher: Teacher,
     computer: Computer,
     dataset: Dataset,
-    listed: Unlabelled | None,
+    listed: UnlabelledImages | None,
     context: Context,
 ) -> tuple[Look, CompactTable]:
     """Computes the teacher's features of every image that is scored or learned from them."""
@@ -212,7 +212,7 @@ def _look_as_teacher(
 
 
 def _look_as_student(
-    config: TrainConfig, start: Start, images: Unlabelled, context: Context
+    config: TrainConfig, start: Start, images: UnlabelledImages, context: Context
 ) -> Look:
     """Computes what the frozen student sees in the unlabelled images."""
     views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
@@ -250,13 +250,13 @@ def _looked(
 
 
 def _unlabelled(
-    listed: Unlabelled | None,
+    listed: UnlabelledImages | None,
     dataset: Dataset,
     look: Look,
     seen: Look,
     context: Context,
     resumed: RunFolder | None,
-) -> tuple[Unlabelled | None, list[Skipped]]:
+) -> tuple[UnlabelledImages | None, list[Skipped]]:
     """The unlabelled images to train on, and those that cannot be read.
 
     An image that the run is scored on is none to train on, under whatever name it lies there.
@@ -294,7 +294,7 @@ def _unlabelled(
         )
     context.report.note(f"{len(kept):,} unlabelled images to train on, in '{listed.root}'")
     paths, contents = zip(*kept, strict=True)
-    return Unlabelled(listed.root, paths, contents), skipped
+    return UnlabelledImages(listed.root, paths, contents), skipped
 
 
 def _check_seen(dataset: Dataset, look: Look, seen: Look, table: CompactTable) -> None:

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from swinclf.data.folder import TRAIN, VAL
-from swinclf.data.image_cache import KeptPictures
+from swinclf.data.image_cache import ImageCache
 from swinclf.data.loader import LoadedImage, load_batches, load_for_prediction, load_image
 from swinclf.data.transforms import (
     Augmentation,
+    augment_pixels,
     common_pixels,
     to_device,
     to_torch_input,
-    varied_pixels,
 )
 from swinclf.preprocess import Preprocess
 
@@ -166,7 +166,7 @@ class ImageBatches:
     workers: int
     device: str
     on_bad_file: Callable[[Path, str], None]
-    kept: KeptPictures = field(default_factory=lambda: KeptPictures(0))
+    kept: ImageCache = field(default_factory=lambda: ImageCache(0))
     digests: Mapping[Path, bytes] = field(default_factory=dict)
     train_size: int | None = None
 
@@ -195,7 +195,7 @@ class ImageBatches:
 
             def vary(common: np.ndarray) -> np.ndarray:
                 nonlocal is_mirrored
-                varied = varied_pixels(common, shown, self.augmentation, rng)
+                varied = augment_pixels(common, shown, self.augmentation, rng)
                 is_mirrored = varied.is_mirrored
                 return varied.pixels
 

@@ -18,7 +18,7 @@ from torch import nn
 from swinclf.data.folder import TEST, VAL, FolderIndex, ImageFile
 from swinclf.data.images import FORMATS, REVISION
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
-from swinclf.data.split import held_out_position
+from swinclf.data.split import split_position
 from swinclf.data.transforms import to_torch_input
 from swinclf.device import Hardware, StopFlag, cpu_features, versions, whole_batch
 from swinclf.models.compute import REVISION as COMPUTE_REVISION
@@ -352,7 +352,7 @@ def views_by_split(index: FolderIndex, *, mirror: bool, val_split: float, seed: 
             return ()
         held_out = split == VAL
         if not index.has_val:
-            held_out = held_out_position(digest, seed) < val_split
+            held_out = split_position(digest, seed) < val_split
         return (PLAIN, MIRROR) if mirror and not held_out else (PLAIN,)
 
     return views_of

@@ -13,7 +13,7 @@ from torch import nn
 from swinclf.config import ClassWeights, TrainConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
-from swinclf.data.image_cache import KeptPictures, room_for_pictures
+from swinclf.data.image_cache import ImageCache, image_cache_bytes
 from swinclf.data.transforms import Augmentation
 from swinclf.device import Hardware, Precision
 from swinclf.models.compute import is_convolutional
@@ -82,7 +82,7 @@ def image_batches(
         workers=config.workers or 0,
         device=device,
         on_bad_file=on_bad_file,
-        kept=KeptPictures(room_for_pictures() if config.epochs != 1 else 0),
+        kept=ImageCache(image_cache_bytes() if config.epochs != 1 else 0),
         train_size=config.train_size,
     )
 

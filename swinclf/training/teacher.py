@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from swinclf.config import Impl
-from swinclf.data.layout import some
+from swinclf.data.dataset_layout import list_some
 from swinclf.errors import ModelError, RunError
 from swinclf.files import digest_of
 from swinclf.latest_run import follow_latest
@@ -97,8 +97,8 @@ def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
         return
     lacking = [name for name in classes if name not in teacher.classes]
     unknown = [name for name in teacher.classes if name not in classes]
-    found = [f"it lacks {some(lacking)}"] if lacking else []
-    found += [f"the dataset has no {some(unknown)}"] if unknown else []
+    found = [f"it lacks {list_some(lacking)}"] if lacking else []
+    found += [f"the dataset has no {list_some(unknown)}"] if unknown else []
     if found:
         raise ModelError(
             f"a teacher with the dataset's {len(classes)} classes, '{teacher.name}'",

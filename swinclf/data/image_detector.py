@@ -1,7 +1,7 @@
-"""What a file is by its name and, where the name does not say, by its first bytes. Decodes nothing.
+"""Detection of image files by name and, if that is inconclusive, by the first bytes.
 
-An image under an unknown extension (`.jpg_large`, none, `.jpg!d`) is found by its content; what is
-certainly none by its extension (a text, an archive, a film) is never opened.
+Images with an unknown extension (`.jpg_large`, none, `.jpg!d`) are detected by content; files whose
+extension is certainly not an image's (a text, an archive, a video) are never opened.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 from swinclf.data.images import has_image_name
 
 HEAD_BYTES = 32
-SNIFFS_PER_EXTENSION = 2000  # after so many files the extension is judged by what they were
+SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 
 # fmt: off
-NOT_IMAGES = frozenset((  # one kind a line
+NOT_IMAGES = frozenset((  # a kind per line
     "txt", "md", "rst", "log", "nfo", "srt", "vtt", "tex", "bib", "rtf", "readme", "license",
     "json", "jsonl", "geojson", "xml", "csv", "tsv", "yaml", "yml", "toml", "ini", "cfg", "conf",
     "html", "htm", "mhtml", "css", "js", "url", "webloc", "lnk", "xmp", "aae", "pp3", "thm",
@@ -33,7 +33,7 @@ NOT_IMAGES = frozenset((  # one kind a line
     "md5", "sha1", "sha256", "torrent", "lock", "mtl", "obj", "stl", "ply", "gltf",
 ))
 # fmt: on
-# Images that are not read: named to the user, unless the content is of a format that is.
+# Image formats that are not supported: reported, unless the content is of a supported format.
 OTHER_IMAGES = {
     "jxl": "JPEG XL",
     "jxr": "JPEG XR",
@@ -58,7 +58,7 @@ _JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume 
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 )
-_STARTS = (  # the first bytes of formats that are read
+_STARTS = (  # the first bytes of supported formats
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
@@ -85,39 +85,39 @@ _BITMAP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's 
 _TIFF_STARTS = (b"II", b"MM")
 
 
-class Use(Enum):
-    """What becomes of a file."""
+class FileUse(Enum):
+    """How a file of a dataset is used."""
 
     IMAGE = "image"
-    REFUSED = "refused"  # an image of a format that is not read
-    IGNORED = "ignored"  # no image
+    REFUSED = "refused"  # an image of an unsupported format
+    IGNORED = "ignored"  # not an image
 
 
-class Judgement(NamedTuple):
-    """What becomes of a file.
+class FileVerdict(NamedTuple):
+    """How a file is used, and why.
 
     Attributes:
-        use: That.
-        reason: Why an image cannot be used, where it cannot.
-        by_content: Whether an image was recognized by its content, not by its name.
+        use: The use.
+        reason: Why an image cannot be used; empty if it can.
+        by_content: Whether an image was recognized by its content rather than its name.
     """
 
-    use: Use
+    use: FileUse
     reason: str = ""
     by_content: bool = False
 
 
-IMAGE, IGNORED = Judgement(Use.IMAGE), Judgement(Use.IGNORED)
-IMAGE_BY_CONTENT = Judgement(Use.IMAGE, by_content=True)
+IMAGE, IGNORED = FileVerdict(FileUse.IMAGE), FileVerdict(FileUse.IGNORED)
+IMAGE_BY_CONTENT = FileVerdict(FileUse.IMAGE, by_content=True)
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder is hidden, or what systems leave behind everywhere."""
+    """Return whether a file or folder is hidden or created by an operating system."""
     return name.startswith(".") or name in _JUNK_FOLDERS or name.lower() in _JUNK_FILES
 
 
 def is_no_image_name(name: str) -> bool:
-    """Return whether a name's extension says that the file is certainly no image."""
+    """Return whether the extension is certainly not an image's."""
     return _end_of(name) in NOT_IMAGES
 
 
@@ -126,7 +126,7 @@ def _end_of(name: str) -> str:
 
 
 def extension_of(name: str) -> str:
-    """Return a name's extension as it is counted: lower case, up to the first odd character.
+    """Return the extension under which files are counted: lower case, up to an odd character.
 
     >>> extension_of("a.JPG"), extension_of("a.png?raw=1"), extension_of("a"), extension_of("a.17")
     ('.jpg', '.png?', '', '.0-9')
@@ -137,12 +137,12 @@ def extension_of(name: str) -> str:
     if end.isdigit():
         return ".0-9"
     plain = re.match(r"\w*", end)
-    kept = plain.group() if plain else ""
-    return "." + (kept + end[len(kept) : len(kept) + 1]).lower()[:16]
+    word = plain.group() if plain else ""
+    return "." + (word + end[len(word) : len(word) + 1]).lower()[:16]
 
 
-def readable_format(head: bytes) -> bool:
-    """Return whether a file that begins so is an image of a format that can be read.
+def is_readable_format(head: bytes) -> bool:
+    """Return whether the first bytes are those of a supported image format.
 
     Args:
         head: The first `HEAD_BYTES` of the file, or all of a shorter one.
@@ -160,13 +160,13 @@ def readable_format(head: bytes) -> bool:
     return bool(_PORTABLE_MAP.match(head))
 
 
-def unread_format(head: bytes) -> str:
-    """Return the name of an image format that is recognized but not read; empty for none."""
+def unsupported_format(head: bytes) -> str:
+    """Return the name of an unsupported image format that is recognized; empty for none."""
     return next((name for start, name in _OTHER_STARTS if head.startswith(start)), "")
 
 
-def read_head(path: str) -> bytes:
-    """Return the first bytes of a regular file; nothing where it cannot be read or is none."""
+def read_signature(path: str) -> bytes:
+    """Return the first bytes of a regular file; empty if it cannot be read."""
     with suppress(OSError, ValueError):
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         handle = os.open(path, flags)
@@ -178,14 +178,14 @@ def read_head(path: str) -> bytes:
     return b""
 
 
-class Sniffer:
-    """Judges files; opens those alone whose extension says nothing.
+class ImageDetector:
+    """Classifies files; opens only those whose extension is inconclusive.
 
-    Of an extension under which `SNIFFS_PER_EXTENSION` files were opened, further ones are judged
-    by these: if any was an image, they are used as images (and listed if they are none).
+    After `SNIFFS_PER_EXTENSION` files of an extension, further ones are not opened: if any of the
+    opened ones was an image, they are used as images (and listed if they are not).
 
     Attributes:
-        unopened: Files that were judged by others of their extension.
+        unopened: Number of files classified by others of their extension.
     """
 
     def __init__(self) -> None:
@@ -193,8 +193,8 @@ class Sniffer:
         self._opened: dict[str, int] = {}
         self._images: set[str] = set()
 
-    def judge(self, path: str, name: str) -> Judgement:
-        """Return what becomes of a file.
+    def classify(self, path: str, name: str) -> FileVerdict:
+        """Return how a file is used.
 
         Args:
             path: The file.
@@ -212,14 +212,16 @@ class Sniffer:
             is_image = extension in self._images
         else:
             self._opened[extension] = opened + 1
-            head = read_head(path)
-            # A camera's raw image is a TIFF that holds a thumbnail where readers look first.
-            is_image = readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
-            other = other or unread_format(head)
+            head = read_signature(path)
+            # A raw image of a camera is a TIFF whose first page is a thumbnail.
+            is_image = is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
+            other = other or unsupported_format(head)
             if is_image:
                 self._images.add(extension)
         if is_image:
             return IMAGE_BY_CONTENT
         if other:
-            return Judgement(Use.REFUSED, f"{other}, which is not read: convert it, e.g. to PNG")
+            return FileVerdict(
+                FileUse.REFUSED, f"{other}, which is not supported: convert it, e.g. to PNG"
+            )
         return IGNORED

@@ -1,10 +1,9 @@
-"""Which folders of a dataset are classes, and which are splits of it. Opens no file.
+"""Layout of a dataset: which folders are classes, and which are splits. Opens no file.
 
-Splits are found by their names (`split_names`), in the dataset's folder or one folder further down.
-Folders that hold the same class folders and whose names do not say which split they are stop the
-scan: a classifier of splits is nobody's intention. Where such folders have names that speak of no
-part of a dataset, they are more probably classes (species with folders male and female in each),
-which is noted.
+Splits are recognized by name (`split_names`), in the dataset's folder or one level below. If
+folders hold the same class folders and their names do not tell which split is which, the scan
+stops, as nobody wants a classifier of splits. If the names have nothing to do with parts of a
+dataset, the folders are more likely classes (species with male/ and female/ in each): a note.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swinclf.data.image_detector import is_junk, is_no_image_name
 from swinclf.data.images import has_image_name
-from swinclf.data.sniff import is_junk, is_no_image_name
 from swinclf.data.split_names import (
     PLAIN_NAMES,
     TEST,
     TRAIN,
     VAL,
-    says_nothing,
+    is_generic_name,
+    recognize_splits,
     split_name,
-    splits_among,
     stems_with_splits,
 )
 from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP
@@ -44,7 +43,7 @@ class ClassFolder:
     Attributes:
         path: The folder.
         label: Its name.
-        split: train, val or test; empty where the folders do not say.
+        split: train, val or test; empty if the folders define no split.
     """
 
     path: str
@@ -53,22 +52,22 @@ class ClassFolder:
 
     @property
     def is_trained_on(self) -> bool:
-        """Whether its images, or some of them, are to train on."""
+        """Whether any of its images may be trained on."""
         return self.split in ("", TRAIN)
 
 
 @dataclass
-class Layout:
-    """The folders of a dataset.
+class DatasetLayout:
+    """The class folders and splits of a dataset.
 
     Attributes:
         class_folders: Sorted, those behind links last.
-        splits: The folders that hold them, with the split of each; empty where there is none.
-        split_folders: The folders named like splits: these, or what they lie in.
+        splits: Split by the folder that holds its class folders; empty without splits.
+        split_folders: The folders named like splits: these, or their parents.
         skipped: Links that are not followed: path and reason.
-        unused: Folders next to the splits, which are no splits.
-        loose: Images that are in no class folder.
-        notes: What a user may not expect of how the folders were understood.
+        unused: Folders next to the splits that are not splits.
+        loose: Number of images outside class folders.
+        notes: How unusual folders were interpreted.
     """
 
     class_folders: list[ClassFolder] = field(default_factory=list)
@@ -81,31 +80,31 @@ class Layout:
 
     @property
     def train_labels(self) -> set[str]:
-        """Names of the class folders to train on; a link that is not followed was meant as one."""
+        """Names of the class folders for training, including links that are not followed."""
         folders = {str(Path(one.path).parent) for one in self.class_folders if one.is_trained_on}
         linked = {Path(path) for path, reason in self.skipped if reason != LINK_UP}
         meant = {link.name for link in linked if str(link.parent) in folders}
         return meant | {one.label for one in self.class_folders if one.is_trained_on}
 
 
-def find_layout(root: Path, val: Path | None) -> Layout:
+def find_layout(root: Path, val: Path | None) -> DatasetLayout:
     """Return the class folders of a dataset, each with its split.
 
     Args:
         root: The dataset's folder, resolved.
-        val: A folder of class folders that is held out, resolved, whatever `root` says.
+        val: A folder of class folders to use as validation split instead, resolved.
 
     Raises:
-        DataError: If there are two folders for one split, or nothing says which is which.
+        DataError: If a split has two folders, or it is ambiguous which folder is which split.
     """
-    layout = Layout()
+    layout = DatasetLayout()
     splits = _find_splits(root, layout, val)
     layout.notes += _note_of(splits, root)
     if val is not None:
         splits = {folder: split for folder, split in splits.items() if split != VAL}
         splits = splits or {str(root): TRAIN}
         if splits.get(str(val)) == TRAIN:
-            raise not_apart(val, str(val))
+            raise overlap_error(val, str(val))
         splits[str(val)] = VAL
     layout.splits = dict(splits)
     layout.skipped += [] if str(root) in splits or not splits else _folders(str(root))[1]
@@ -123,10 +122,10 @@ def find_layout(root: Path, val: Path | None) -> Layout:
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds that has to be there.
+    """Return the entries of a folder.
 
     Raises:
-        DataError: If it is none, or may not be read.
+        DataError: If it does not exist or cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -142,20 +141,20 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def some(names: Iterable[str]) -> str:
-    """Return a few names, quoted, and how many more there are."""
+def list_some(names: Iterable[str]) -> str:
+    """Return a few names, quoted, and the number of the others."""
     listed = list(names)
     shown = ", ".join(repr(name) for name in listed[:NOTED])
     return shown + (f" and {len(listed) - NOTED} more" if len(listed) > NOTED else "")
 
 
-def _find_splits(root: Path, layout: Layout, val: Path | None) -> dict[str, str]:
+def _find_splits(root: Path, layout: DatasetLayout, val: Path | None) -> dict[str, str]:
     """Return the folders that hold the class folders of each split; empty without splits.
 
     Args:
         root: The dataset's folder.
-        layout: Takes notes and what is not used.
-        val: What is held out, where that is named by hand.
+        layout: Receives notes and unused folders.
+        val: The validation folder, if given by the user.
     """
     names = {
         Path(path).name: path
@@ -181,15 +180,15 @@ def _find_splits(root: Path, layout: Layout, val: Path | None) -> dict[str, str]
 
 
 def _note_of(splits: Mapping[str, str], root: Path) -> list[str]:
-    """Return how folders were understood, where their names are not the usual ones."""
+    """Return a note on how folders were interpreted, if their names are not the usual ones."""
     relative = {os.path.relpath(path, root).replace(os.sep, "/"): splits[path] for path in splits}
     if all(PLAIN_NAMES.get(path.lower()) for path in relative):
         return []
     inside = [path for path in relative if path != "."]
     if "." in relative:
         return [
-            f"folders read as splits: {some(inside)}, which hold the same class folders as those "
-            "next to them"
+            f"folders read as splits: {list_some(inside)}, which hold the same class folders as "
+            "those next to them"
         ]
     inside.sort(key=lambda path: (TRAIN, VAL, TEST).index(relative[path]))
     named = ", ".join(f"'{path}' as {relative[path]}" for path in inside)
@@ -204,7 +203,7 @@ def _named_splits(root: Path, names: Mapping[str, str]) -> dict[str, str]:
         names: The paths of its folders, by name.
 
     Raises:
-        DataError: If the names speak of splits, but not of which is which.
+        DataError: If the names denote splits, but it is ambiguous which is which.
     """
     spoken = {name: found for name in names if (found := split_name(name))}
     is_all = len(spoken) == len(names)
@@ -213,22 +212,22 @@ def _named_splits(root: Path, names: Mapping[str, str]) -> dict[str, str]:
     stems = stems_with_splits(names)
     if len(stems) > 1:
         raise _several_stems(root, stems, sorted(spoken))
-    splits = dict(splits_among(names))
+    splits = dict(recognize_splits(names))
     if splits:
         is_plain = all(PLAIN_NAMES.get(name.lower()) for name in splits)
         trains = [name for name, split in splits.items() if split == TRAIN]
-        # Names such as development are those of classes, too: what is a split holds class folders.
+        # Names such as development may be classes: a split must hold class folders.
         if is_plain or is_all or any(_folders(names[name])[0] for name in trains):
             return splits
         return {}
     has_no_stem = not any(one.stem for one in spoken.values())
     if is_all and has_no_stem and any(_folders(path)[0] for path in names.values()):
         return dict.fromkeys(names, TRAIN)
-    return _split_beside_classes(names)
+    return _split_next_to_classes(names)
 
 
-def _split_beside_classes(names: Mapping[str, str]) -> dict[str, str]:
-    """Return a test or val folder of class folders that are those beside it, and "" as train."""
+def _split_next_to_classes(names: Mapping[str, str]) -> dict[str, str]:
+    """Return a test or val folder that holds the same classes as its siblings, and "" as train."""
     found = {}
     classes = {name for name in names if split_name(name) is None}
     for name in sorted(set(names) - classes):
@@ -241,10 +240,10 @@ def _split_beside_classes(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _wrapped(root: Path, names: Mapping[str, str]) -> Path | None:
-    """Return the one folder of a dataset, such as images/, if the splits are in there."""
+    """Return the single wrapper folder of a dataset, such as images/, if it holds the splits."""
     inner = [name for name in names if name.lower() not in _ANNOTATION_FOLDERS]
     if len(inner) != 1 or not (
-        says_nothing(inner[0]) or inner[0].casefold() == root.name.casefold()
+        is_generic_name(inner[0]) or inner[0].casefold() == root.name.casefold()
     ):
         return None
     folder = names[inner[0]]
@@ -253,7 +252,7 @@ def _wrapped(root: Path, names: Mapping[str, str]) -> Path | None:
 
 
 def _unwrapped(folder: str) -> str:
-    """Return the folder that holds a split's class folders: seg_train/seg_train, train/images."""
+    """Return the folder with a split's class folders: seg_train/seg_train, train/images."""
     name = Path(folder).name
     below = [
         path for path in _folders(folder)[0] if Path(path).name.lower() not in _ANNOTATION_FOLDERS
@@ -263,13 +262,13 @@ def _unwrapped(folder: str) -> str:
     inner = Path(below[0]).name
     split, inner_split = split_name(name), split_name(inner)
     is_same = split is not None and inner_split is not None and split.split == inner_split.split
-    if is_same or says_nothing(inner) or inner.casefold() == name.casefold():
+    if is_same or is_generic_name(inner) or inner.casefold() == name.casefold():
         return _unwrapped(below[0])
     return folder
 
 
 def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the folders in a folder, links to folders among them, and the links that are not used.
+    """Return the subfolders of a folder, linked ones included, and the links that are not used.
 
     Raises:
         DataError: If it cannot be listed.
@@ -301,7 +300,7 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _count_images(folder: str) -> int:
-    """Return how many files directly in a folder are named like images."""
+    """Return the number of files directly in a folder that are named like images."""
     entries = list_folder(Path(folder))
     return sum(has_image_name(one.name) and not is_junk(one.name) for one in entries)
 
@@ -311,7 +310,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _unpack_first(path: Path) -> str:
-    """What to do with an archive or an address; empty for anything else."""
+    """Return the advice for an archive or a URL; empty for anything else."""
     if re.match(r"[a-z0-9]+:/", str(path)):
         return "an address is not read: download the dataset first"
     is_archive = path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar"))
@@ -319,7 +318,7 @@ def _unpack_first(path: Path) -> str:
 
 
 def _near_folder(path: Path) -> str:
-    """The folder that was meant by a misspelt path, as a question; empty where none is near."""
+    """Return the existing folder closest to a misspelt path, as a question; empty for none."""
     try:
         with os.scandir(path.absolute().parent) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -329,8 +328,8 @@ def _near_folder(path: Path) -> str:
     return f"did you mean '{path.parent / near[0]}'?" if near else ""
 
 
-def not_apart(val: Path, folder: str) -> DataError:
-    """Return the error for a --val folder that holds images to train on, such as `folder`'s."""
+def overlap_error(val: Path, folder: str) -> DataError:
+    """Return the error for a --val folder that holds training images, such as those in `folder`."""
     return DataError(
         f"--val to name a folder apart from the images to train on, not '{val}'",
         found=f"the same images in both, e.g. those in '{folder}'",
@@ -350,7 +349,7 @@ def _two_of_a_split(root: Path, splits: Mapping[str, str], doubled: list[str]) -
 def _no_train(root: Path, names: list[str]) -> DataError:
     return DataError(
         f"a folder of images to train on in '{root}', such as train/",
-        found=f"only folders for other splits: {some(names)}",
+        found=f"only folders for other splits: {list_some(names)}",
         hint=f"rename the one to train on, or: swinclf train '{root / names[0]}' "
         f"--val '{root / names[1]}'",
     )
@@ -359,7 +358,7 @@ def _no_train(root: Path, names: list[str]) -> DataError:
 def _several_stems(root: Path, stems: list[tuple[str, ...]], names: list[str]) -> DataError:
     return DataError(
         f"one folder for each split in '{root}', with the class folders in it: train/{stems[0][0]}",
-        found=f"names of a split and of something else: {some(names)}",
+        found=f"names of a split and of something else: {list_some(names)}",
         hint="if that is the class, move the images into train/CLASS and test/CLASS; if each is a "
         "dataset: swinclf train DIR --val DIR",
     )

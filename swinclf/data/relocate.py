@@ -1,6 +1,6 @@
-"""Where the images of a run are now: its dataset may have moved, alone or together with the run.
+"""Locating the images of a run whose dataset has moved, alone or together with the run.
 
-Images are known by their content; a path is only the first place to look at.
+Images are identified by their content; the path is only a first guess.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def path_from_run(data: Path, run: RunFolder) -> str:
 
 
 def recorded_folders(run: RunFolder) -> list[Path]:
-    """Return where the dataset of a run should be: where it was, or as far from the run as it was.
+    """Return candidates for the dataset of a run: its old path, or the same relative path.
 
     Raises:
         RunError: If the run's settings cannot be read.
@@ -43,24 +43,24 @@ def recorded_folders(run: RunFolder) -> list[Path]:
     return found
 
 
-def missing_by_name(root: Path, images: Iterable[ImageFile]) -> list[ImageFile]:
-    """Return the images whose paths are no files."""
+def missing_paths(root: Path, images: Iterable[ImageFile]) -> list[ImageFile]:
+    """Return the images whose paths do not exist."""
     return [image for image in images if not (root / image.path).is_file()]
 
 
 def find_by_content(
     root: Path, others: Sequence[Path], images: Sequence[ImageFile], digests: Sequence[bytes]
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Look for images by their content, whatever the files are called now.
+    """Find images by content under whatever names they have now.
 
     Args:
-        root: The dataset's folder now; paths are relative to it.
-        others: Further folders that may hold images.
-        images: The images, by the paths that they had.
-        digests: The content digest of each.
+        root: The dataset's present folder; paths are relative to it.
+        others: Further folders to search.
+        images: The images with their old paths.
+        digests: Content digest of each.
 
     Returns:
-        The images in their order, each with its path now, and those that are not found.
+        The images in their order with their present paths, and the images that were not found.
     """
     files = {
         os.path.relpath(path, root).replace(os.sep, "/")
@@ -68,25 +68,25 @@ def find_by_content(
         for path in walk_images(str(folder))
     }
     now, _ = digest_files(root, sorted(files))
-    places: dict[bytes, list[str]] = defaultdict(list)
+    paths: dict[bytes, list[str]] = defaultdict(list)
     for path, digest in now.items():
-        places[digest].append(path)
+        paths[digest].append(path)
     found, missing = [], []
-    free = {digest: set(paths) for digest, paths in places.items()}
+    free = {digest: set(same) for digest, same in paths.items()}
     for image, digest in zip(images, digests, strict=True):
-        if digest not in places:
+        if digest not in paths:
             missing.append(image)
             continue
-        # Of copies each takes one of its own, as long as there are enough of them.
-        among = free[digest] or set(places[digest])
-        path = min(among, key=lambda path: (_unlikeness(path, image), path))
+        # Duplicates get distinct files as long as there are enough of them.
+        among = free[digest] or set(paths[digest])
+        path = min(among, key=lambda path: (_path_distance(path, image), path))
         free[digest].discard(path)
         found.append(replace(image, path=path))
     return found, missing
 
 
-def _unlikeness(path: str, image: ImageFile) -> int:
-    """Return how little a path is like the one that an image had: 0 for the same."""
+def _path_distance(path: str, image: ImageFile) -> int:
+    """Return how much a path differs from the old one of an image: 0 for the same."""
     if path == image.path:
         return 0
     is_same_class = image.label in path.split("/")[:-1]
