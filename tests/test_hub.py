@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save
 
-from swinclf.models.hub import can_be_had
+from swinclf.models.hub import is_available
 
 OWN_MODEL = "vit_tiny_patch16_224"  # which this package builds itself
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -355,9 +355,9 @@ DEFAULT_REPOSITORY = "timm/swin_tiny_patch4_window7_224.ms_in1k"
 @pytest.fixture
 def ask(home: Path, hub: Hub) -> Iterator[Callable[[], bool]]:  # noqa: ARG001
     """`ask()`: whether the default's published weights can be had."""
-    can_be_had.cache_clear()
-    yield lambda: can_be_had(DEFAULT_REPOSITORY)
-    can_be_had.cache_clear()
+    is_available.cache_clear()
+    yield lambda: is_available(DEFAULT_REPOSITORY)
+    is_available.cache_clear()
 
 
 def test_a_hub_that_answers_is_asked_once(ask: Callable[[], bool], hub: Hub) -> None:

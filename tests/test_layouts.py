@@ -21,7 +21,7 @@ from swinclf.errors import WeightsError
 from swinclf.models.names import build_native, is_native
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.layouts import LAYOUTS
-from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import fitting_models
 
 State = dict[str, Tensor]
@@ -391,7 +391,7 @@ def test_under_another_name_the_error_begins_with_what_it_is(case: Case) -> None
     network = create(SWIN if "Swin" not in case.name else VIT)
     with pytest.raises(WeightsError) as error:
         adapt(case.write(create(case.network).state_dict()), network, allow_other_head=True)
-    assert error.value.found.startswith(f"this looks like a {case.name} checkpoint: ")
+    assert error.value.found.startswith(f"this is probably a {case.name} checkpoint: ")
 
 
 def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
@@ -399,7 +399,7 @@ def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
     with pytest.raises(WeightsError) as error:
         adapt(file, create(VIT), allow_other_head=True)
     assert error.value.found.startswith(
-        "a file of no known tool with conv0.kernel, conv1.kernel, conv2.kernel, conv3.kernel "
+        "a file of an unknown tool with conv0.kernel, conv1.kernel, conv2.kernel, conv3.kernel "
         "and 2 more: "
     )
 
@@ -415,5 +415,5 @@ def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
 def test_the_model_that_fits_is_found_by_shapes(name: str, write: Callable[[State], State]) -> None:
     with torch.device("meta"):
         state = timm.create_model(name, num_classes=0).state_dict()
-    checkpoint = Checkpoint(write(state), source=Path("weights.bin"))
+    checkpoint = WeightsCheckpoint(write(state), source=Path("weights.bin"))
     assert name in fitting_models([checkpoint])

@@ -16,7 +16,7 @@ from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
 from swinclf.models.build import Architecture, create_network, reset_head
 from swinclf.models.catalogue import list_backbones
-from swinclf.models.complexity import count_torch_flops, parts
+from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.make_registry import FAMILIES, architectures, count_parameters, weights
 from swinclf.models.names import (
@@ -69,7 +69,7 @@ def test_state_dict_is_timms(name: str) -> None:
     body = [value.numel() for key, value in its.named_parameters() if not key.startswith("head")]
     assert registry()[name].parameters == sum(body)
     assert [key for key, _ in mine.named_parameters()] == order
-    assert sum(part.parameters for part in parts(mine)) == sum(
+    assert sum(part.parameters for part in network_parts(mine)) == sum(
         value.numel() for value in mine.parameters()
     )
 
@@ -82,7 +82,7 @@ def test_multiply_adds_are_what_torch_counts(name: str) -> None:
         image = torch.empty(1, 3, *network.patch_embed.img_size)
         with torch.no_grad():
             flops = count_torch_flops(lambda: network(image))
-    assert 2 * sum(part.macs for part in parts(network)) == flops
+    assert 2 * sum(part.macs for part in network_parts(network)) == flops
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
         ("vit", {"img_size": "8"}, "8 px"),
         ("vit", {"img_size": "72x96x3"}, "height x width"),
         ("vit", {"activation": "swiglu", "mlp_ratio": "0.3", "embed_dim": "12"}, "even"),
-        ("swin", {"depths": "2-2"}, "one number a stage"),
+        ("swin", {"depths": "2-2"}, "one number per stage"),
         ("swin", {"depths": ""}, "at least one stage"),
         ("swin", {"num_heads": "5-6-12-24"}, "do not divide"),
         ("swin", {"depths": "2-0-2"}, "whole numbers above 0"),
-        ("swin", {"window_size": ""}, "one a stage"),
+        ("swin", {"window_size": ""}, "one per stage"),
         ("swin", {"qkv_bias": "perhaps"}, "true or false"),
     ],
 )

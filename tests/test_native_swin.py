@@ -17,7 +17,7 @@ from network_cases import (
     small,
 )
 
-from swinclf.models.complexity import count_torch_flops, parts, stages
+from swinclf.models.complexity import count_torch_flops, network_parts, sum_stages
 from swinclf.models.names import build_native
 from swinclf.models.positions import relative_position_index
 from swinclf.models.swin import Swin, SwinConfig, from_windows, shift_mask, to_windows
@@ -132,11 +132,11 @@ def test_shift_mask_keeps_regions_apart() -> None:
 def test_textbook_numbers() -> None:
     with torch.device("meta"):
         network = build_native(NAME, num_classes=1000)
-    found = [stage.shape for stage in stages(parts(network))]
+    found = [stage.shape for stage in sum_stages(network_parts(network))]
     expected = [(56, 56, 96), (56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768), (1000,)]
     assert found == expected
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 28.3
-    block = parts(network)[1]
+    block = network_parts(network)[1]
     assert block.attention_macs == 4 * 56**2 * 96**2 + 2 * 7**2 * 56**2 * 96
 
 
@@ -148,8 +148,8 @@ def test_multiply_adds_are_what_torch_counts(size: tuple[int, int], count: int) 
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             flops = count_torch_flops(lambda: network(x))
-        assert 2 * count * sum(part.macs for part in parts(network)) == flops
-    assert sum(part.parameters for part in parts(network)) == sum(
+        assert 2 * count * sum(part.macs for part in network_parts(network)) == flops
+    assert sum(part.parameters for part in network_parts(network)) == sum(
         value.numel() for value in network.parameters()
     )
 

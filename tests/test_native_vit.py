@@ -19,7 +19,7 @@ from network_cases import (
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from swinclf.errors import ModelError
-from swinclf.models.complexity import count_torch_flops, parts
+from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.names import build_native
 from swinclf.models.positions import sincos_2d
 from swinclf.models.vit import ViT, ViTConfig
@@ -143,8 +143,8 @@ def test_every_form_runs_counts_and_loads_into_itself(changes: dict[str, object]
     with torch.no_grad():
         flops = count_torch_flops(lambda: network(x))
     assert torch.equal(other(x), network(x))
-    assert 2 * sum(part.macs for part in parts(network)) == flops
-    assert sum(part.parameters for part in parts(network)) == sum(
+    assert 2 * sum(part.macs for part in network_parts(network)) == flops
+    assert sum(part.parameters for part in network_parts(network)) == sum(
         value.numel() for value in network.parameters()
     )
 

@@ -23,13 +23,13 @@ from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.models.build import Architecture, create_network
 from swinclf.models.store import save_model
-from swinclf.models.weights.preprocessing import (
+from swinclf.models.weights.known_preprocess import (
     CLIP,
     HALF,
     IMAGENET,
     KnownPreprocess,
-    preprocess_beside,
     preprocess_of_layout,
+    read_preprocess,
 )
 from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import preprocess_line
@@ -49,7 +49,7 @@ def start(**asked: Any) -> tuple[Settings, Start]:
 
 def beside(folder: Path, name: str, content: object) -> KnownPreprocess | None:
     (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    return preprocess_beside(folder / "model.safetensors")
+    return read_preprocess(folder / "model.safetensors")
 
 
 def test_flags_are_obeyed_exactly_and_recorded() -> None:
@@ -115,7 +115,7 @@ def test_timms_config_beside_the_weights(tmp_path: Path) -> None:
     own = {"mean": IMAGENET[0], "std": IMAGENET[1], "crop_pct": 0.95, "interpolation": "bilinear"}
     config = {"pretrained_cfg": own | {"crop_mode": "squash", "input_size": (3, 64, 64)}}
     save_for_hf(network, tmp_path, model_config=config, safe_serialization=True)
-    assert preprocess_beside(tmp_path / "model.safetensors") == KnownPreprocess(
+    assert read_preprocess(tmp_path / "model.safetensors") == KnownPreprocess(
         reason="from config.json",
         mean=IMAGENET[0],
         std=IMAGENET[1],
@@ -254,7 +254,7 @@ def test_open_clip_config(tmp_path: Path) -> None:
 def test_other_or_damaged_configs_say_nothing(content: object, tmp_path: Path) -> None:
     assert beside(tmp_path, "config.json", content) is None
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{")
-    assert preprocess_beside(tmp_path / "model.safetensors") is None
+    assert read_preprocess(tmp_path / "model.safetensors") is None
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import classifier_names
-from swinclf.models.weights.select import Checkpoint
-from swinclf.models.weights.suggest import fitting_models, with_suggestion
+from swinclf.models.weights.select import WeightsCheckpoint
+from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
 
 State = dict[str, Tensor]
@@ -335,10 +335,10 @@ def test_the_model_that_a_file_fits_is_named(file: str, model: str, reason: str,
     with torch.device("meta"):
         network = build_native(file, num_classes=9)
         wrong = build_native(model, num_classes=9)
-    checkpoint = Checkpoint(network.state_dict(), Path("file.pth"))
+    checkpoint = WeightsCheckpoint(network.state_dict(), Path("file.pth"))
     with pytest.raises(WeightsMismatchError) as caught:
         adapt(checkpoint.tensors, wrong, allow_other_head=True)
-    error = with_suggestion(caught.value, [checkpoint], model)
+    error = add_suggestion(caught.value, [checkpoint], model)
     assert reason in error.found
     assert error.hint == hint
 
@@ -356,16 +356,20 @@ def test_of_models_with_the_same_shapes_the_one_that_the_file_names(config: obje
     with torch.device("meta"):
         tensors = build_native("vit_tiny_patch16_224", num_classes=9).state_dict()
     assert isinstance(config, dict)
-    assert fitting_models([Checkpoint(tensors, Path("w.pth"), config)]) == ["deit_tiny_patch16_224"]
+    assert fitting_models([WeightsCheckpoint(tensors, Path("w.pth"), config)]) == [
+        "deit_tiny_patch16_224"
+    ]
     named = Path("deit_tiny_patch16_224-a1311bcf.pth")
-    assert fitting_models([Checkpoint(tensors, named)]) == ["deit_tiny_patch16_224"]
+    assert fitting_models([WeightsCheckpoint(tensors, named)]) == ["deit_tiny_patch16_224"]
 
 
 def test_no_model_is_suggested_for_a_file_that_fits_none() -> None:
     with torch.device("meta"):
         tensors = build_native("vit", num_classes=9, model_args={"embed_dim": "180"}).state_dict()
     config = {"architecture": "vit_tiny_patch16_224"}
-    assert fitting_models([Checkpoint(tensors, Path("vit_tiny_patch16_224.pth"), config)]) == []
+    assert (
+        fitting_models([WeightsCheckpoint(tensors, Path("vit_tiny_patch16_224.pth"), config)]) == []
+    )
 
 
 # The report

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
 from swinclf.models.weights.containers import read_checkpoints, read_state_dict
+from swinclf.models.weights.file_kind import WeightsFileKind, detect_kind
 from swinclf.models.weights.find import find_weights
-from swinclf.models.weights.sniff import Kind, sniff
 from swinclf.models.weights.torch_files import read_inert
 from swinclf.models.weights.unpickle import Placeholder, Storage, interpret
 
@@ -69,16 +69,16 @@ def refusal(path: Path) -> WeightsError:
 def test_the_content_counts_and_not_the_suffix(name: str, state: State, tmp_path: Path) -> None:
     path = tmp_path / name
     save_file(state, path)
-    assert sniff(path) is Kind.SAFETENSORS
+    assert detect_kind(path) is WeightsFileKind.SAFETENSORS
     check_read(path, state)
     torch.save(state, path)
-    assert sniff(path) is Kind.TORCH
+    assert detect_kind(path) is WeightsFileKind.TORCH
     check_read(path, state)
     torch.save(state, path, _use_new_zipfile_serialization=False)
     check_read(path, state)
     with path.open("wb") as file:
         np.savez(file, **{name: value.numpy() for name, value in state.items()})
-    assert sniff(path) is Kind.NUMPY
+    assert detect_kind(path) is WeightsFileKind.NUMPY
     check_read(path, state)
 
 
@@ -379,8 +379,8 @@ def test_of_several_files_in_a_folder_the_likely_one_is_offered(tmp_path: Path) 
             "zero_to_fp32.py",
         ),
         (["tf_model.h5", "config.json"], "an HDF5 file", ".npz"),
-        (["notes.txt", "checkpoint-10/model.safetensors"], "without one", "checkpoint-10"),
-        ([], "a folder without one", "the path of a weights file"),
+        (["notes.txt", "checkpoint-10/model.safetensors"], "without weights", "checkpoint-10"),
+        ([], "a folder without weights", "the path of a weights file"),
     ],
 )
 def test_folders_that_cannot_be_read(

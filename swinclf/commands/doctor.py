@@ -15,7 +15,7 @@ from swinclf.config import TrainConfig
 from swinclf.data.images import FORMATS, decode_image
 from swinclf.device import available_cores, choose_hardware, versions
 from swinclf.models.embedded import EMBEDDED
-from swinclf.models.hub import can_be_had
+from swinclf.models.hub import is_available
 from swinclf.models.names import native_data_config
 
 DECODE_SIZE = (4000, 3000)  # a photograph of 12 megapixels
@@ -63,7 +63,7 @@ def _weight_cache() -> str:
 def _hub() -> str:
     """Say whether the default's published weights can be had, and what `train` does otherwise."""
     default = TrainConfig().model
-    if can_be_had(native_data_config(default).hub_id or ""):
+    if is_available(native_data_config(default).hub_id or ""):
         return f"the weights of {default} can be had"
     return f"not reachable: `swinclf train DATA` uses {EMBEDDED} weights instead of {default}"
 

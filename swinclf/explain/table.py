@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swinclf.explain.attention import has_feature_map
-from swinclf.models.complexity import Part, count_torch_flops, parts, stages
+from swinclf.models.complexity import Part, count_torch_flops, network_parts, sum_stages
 from swinclf.models.module_costs import module_parts
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
@@ -92,14 +92,14 @@ def measure(network: nn.Module, image_px: tuple[int, int] | None = None) -> Cost
     if not isinstance(network, ViT | Swin):
         assert image_px is not None
         return _measure_modules(network, image_px)
-    embed, leaves = network.patch_embed, parts(network)
+    embed, leaves = network.patch_embed, network_parts(network)
     is_vit = isinstance(network, ViT)
     prefix = network.config.prefix_tokens if isinstance(network, ViT) else 0
     return Costs(
         image_px=embed.img_size,
         colours=network.config.in_chans,
         parts=tuple(leaves),
-        stages=tuple(stages(leaves)),
+        stages=tuple(sum_stages(leaves)),
         parameters=sum(leaf.parameters for leaf in leaves),
         macs=sum(leaf.macs for leaf in leaves),
         torch_flops=_torch_flops(network),
@@ -119,7 +119,7 @@ def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
         image_px=image_px,
         colours=3,
         parts=tuple(leaves),
-        stages=tuple(stages(leaves)),
+        stages=tuple(sum_stages(leaves)),
         parameters=sum(leaf.parameters for leaf in leaves),
         macs=macs,
         torch_flops=2 * macs,

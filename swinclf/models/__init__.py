@@ -1,1 +1,1 @@
-"""Networks: named, built, loaded, frozen, stored. Knows no file of images."""
+"""Networks: names, construction, freezing, weights, inference. Reads no image files."""

@@ -1,6 +1,6 @@
-"""Free shapes: `key=value` arguments checked and put into a network's configuration.
+"""Shapes given by the user: `key=value` arguments parsed into a network's configuration.
 
-Knows nothing of published names or of how the networks work. All that is wrong is said at once.
+All errors are reported at once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Config = TypeVar("Config", ViTConfig, SwinConfig)
 
 @dataclass(frozen=True)
 class Argument:
-    """A field that can be set: what it means, and how its text is read."""
+    """A configurable field: its meaning and its parser."""
 
     meaning: str
     """What it is, with its unit."""
     read: Callable[[str], Any]
-    """Text to value; raises ValueError with what it expected."""
+    """Parses the text; raises ValueError with what it expects."""
 
 
 def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
-    """Return a reader of numbers in [low, high]."""
+    """Return a parser of numbers in [low, high]."""
     what = "a whole number" if kind is int else "a number"
     span = f"{what} from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
 
@@ -46,7 +46,7 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Read whole numbers above 0 with dashes or commas between them; nothing for none."""
+    """Parse positive integers separated by dashes or commas; () for an empty text."""
     parts = text.replace(",", "-").split("-") if text else []
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError("whole numbers above 0 with dashes between, e.g. 2-2-6-2")
@@ -54,15 +54,15 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _one_or_more(text: str) -> int | tuple[int, ...]:
-    """Read one whole number, or several with dashes between them."""
+    """Parse one positive integer, or several separated by dashes."""
     numbers = _numbers(text)
     if not numbers:
-        raise ValueError("a whole number, or one a stage with dashes between")
+        raise ValueError("a whole number, or one per stage with dashes between")
     return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Read a side, or height x width."""
+    """Parse a side, or height x width."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError("pixels, e.g. 72, or height x width, e.g. 72x96")
@@ -70,7 +70,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _switch(text: str) -> bool:
-    """Read yes or no."""
+    """Parse a boolean."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
         raise ValueError("true or false")
@@ -78,7 +78,7 @@ def _switch(text: str) -> bool:
 
 
 def _choice(*words: str) -> Callable[[str], str]:
-    """Return a reader of one of these words."""
+    """Return a parser of one of these words."""
 
     def read(text: str) -> str:
         if text not in words:
@@ -90,7 +90,7 @@ def _choice(*words: str) -> Callable[[str], str]:
 
 
 def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a reader that takes `none` too."""
+    """Return a parser that also accepts `none`."""
     return lambda text: None if text.lower() == "none" else read(text)
 
 
@@ -133,20 +133,20 @@ SWIN_ARGUMENTS: dict[str, Argument] = {
     **_BOTH,
     "depths": Argument("blocks of each stage, e.g. 2-2-6-2", _numbers),
     "num_heads": Argument("heads of each stage, e.g. 3-6-12-24", _numbers),
-    "window_size": Argument("side of a window, tokens: one, or one a stage", _one_or_more),
+    "window_size": Argument("side of a window, tokens: one, or one per stage", _one_or_more),
 }
 
 
 def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
-    """Put arguments into a configuration and check that the whole can be built.
+    """Apply arguments to a configuration and check that the network can be built.
 
     Args:
-        config: What holds where nothing is given.
-        arguments: Field to text, as on the command line.
+        config: The defaults.
+        arguments: Text by field name, as on the command line.
 
     Raises:
-        ConfigError: With everything that is wrong: unknown keys (and the likely one), values that
-            are not what the key takes, values that do not fit each other.
+        ConfigError: With all problems: unknown keys (and the closest one), invalid values, values
+            that are incompatible with each other.
     """
     known = VIT_ARGUMENTS if isinstance(config, ViTConfig) else SWIN_ARGUMENTS
     values: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
             found=f"{min(config.img_size)} px",
             hint=f"--img-size {14 * patch}, or any other from {patch} on",
         )
-    problems = problems or check(config)
+    problems = problems or check_shape(config)
     if problems:
         raise ConfigError(
             "a network that can be built from its --model-arg",
@@ -178,8 +178,8 @@ def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
     return config
 
 
-def check(config: ViTConfig | SwinConfig) -> list[str]:
-    """Return what keeps a network of this shape from being built, in words."""
+def check_shape(config: ViTConfig | SwinConfig) -> list[str]:
+    """Return why a network of this shape cannot be built; empty if it can."""
     problems = []
     if min(config.img_size) < config.patch_size:
         problems.append(f"patch_size={config.patch_size} px: larger than the image")
@@ -188,7 +188,6 @@ def check(config: ViTConfig | SwinConfig) -> list[str]:
 
 
 def _check_vit(config: ViTConfig) -> list[str]:
-    """Return what is wrong with a ViT's shape."""
     hidden, heads = config.head_hidden, config.num_heads
     unfit = {
         f"num_heads={heads}: embed_dim={config.embed_dim} is no multiple": config.embed_dim % heads,
@@ -207,14 +206,13 @@ def _check_vit(config: ViTConfig) -> list[str]:
 
 
 def _check_swin(config: SwinConfig) -> list[str]:
-    """Return what is wrong with a Swin's shape."""
     stages, heads = len(config.depths), config.num_heads
     if not stages:
         return ["depths: at least one stage"]
     if len(heads) != stages or len(config.windows) != stages:
         return [
             f"depths has {stages} stages, num_heads {len(heads)}, window_size "
-            f"{len(config.windows)}: give each of them one number a stage"
+            f"{len(config.windows)}: give each of them one number per stage"
         ]
     widths = [config.embed_dim * 2**stage for stage in range(stages)]
     return [

@@ -1,7 +1,7 @@
-"""A name -> a network with a fresh head, and the preprocessing that its weights were made for.
+"""Construction of networks by name, with pretrained weights, a new head and their preprocessing.
 
-Who builds it, timm or this package, makes no difference above this file. The package's own
-networks are built without importing timm, which takes seconds.
+Hides whether timm or this package builds a network. The package's own networks are built without
+importing timm, which takes seconds.
 """
 
 from __future__ import annotations
@@ -20,34 +20,33 @@ from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.models import embedded
 from swinclf.models.accelerated import accelerate
 from swinclf.models.hub import find_pretrained
-from swinclf.models.meta_init import blank_parameters
+from swinclf.models.meta_init import meta_parameters
 from swinclf.models.names import build_native, native_data_config
 from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
-from swinclf.models.weights.report import WeightsReport, make_report
-from swinclf.models.weights.select import Checkpoint
-from swinclf.models.weights.suggest import with_suggestion
+from swinclf.models.weights.load_report import WeightsReport, make_report
+from swinclf.models.weights.select import WeightsCheckpoint
+from swinclf.models.weights.suggest import add_suggestion
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-OWN_SHAPES = ("vit", "swin")  # names of this package alone, for any shape by model_args
+OWN_SHAPES = ("vit", "swin")  # own networks of any shape, given by model_args
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed to build a network, without its weights.
+    """A network's name and shape, without its weights.
 
     Attributes:
-        name: ARCH or ARCH.TAG, `vit` or `swin` for own shapes, or `embedded`.
-        impl: Who builds it.
+        name: ARCH or ARCH.TAG, `vit` or `swin` for custom shapes, or `embedded`.
+        impl: Backend that builds it.
         num_classes: Logits, K.
-        img_size: Side of the picture it sees, px; None for the network's own.
-        drop_path: Chance to skip the deepest block in training.
-        model_args: What differs from the name's shape, each as text; of the package's own networks
-            only.
+        img_size: Side of the input, px; None for the network's own.
+        drop_path: Drop rate of the deepest block in training.
+        model_args: Changes to the shape of the name, as text; for the package's own networks only.
     """
 
     name: str
@@ -59,11 +58,11 @@ class Architecture:
 
 
 def create_network(architecture: Architecture) -> nn.Module:
-    """A network with random weights: pictures (N, 3, H, W) -> logits (N, K).
+    """Build a network with random weights: images (N, 3, H, W) -> logits (N, K).
 
     Raises:
         ModelError: If there is no such network, or it cannot have this image size.
-        ConfigError: If the model arguments make no sense.
+        ConfigError: If the model arguments are invalid.
     """
     if architecture.impl is Impl.NATIVE:
         own = build_native(
@@ -75,7 +74,7 @@ def create_network(architecture: Architecture) -> nn.Module:
         )
         accelerate(own)
         return own
-    network: nn.Module = _timm().create_network(
+    network: nn.Module = _timm().create_timm_network(
         embedded.architecture_name(architecture.name),
         num_classes=architecture.num_classes,
         img_size=architecture.img_size,
@@ -85,10 +84,10 @@ def create_network(architecture: Architecture) -> nn.Module:
 
 
 def build_network(architecture: Architecture) -> nn.Module:
-    """The same, shown to be an image classifier.
+    """Build a network and check that it is an image classifier.
 
     Raises:
-        ModelError: If it is none; else as `create_network`.
+        ModelError: If it is not; otherwise as `create_network`.
     """
     network = create_network(architecture)
     _check_classifier(network, architecture)
@@ -96,15 +95,15 @@ def build_network(architecture: Architecture) -> nn.Module:
 
 
 def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -> nn.Module:
-    """A network with timm's published weights under a fresh head.
+    """Build a network with its published weights and a new head.
 
     Args:
         architecture: The network.
-        report: Told of a download.
+        report: Receives the progress of a download.
 
     Raises:
         ModelError: As `build_network`.
-        WeightsError: If the weights are not to be had, or are not this network's.
+        WeightsError: If the weights cannot be obtained, or are not this network's.
     """
     if architecture.name == embedded.EMBEDDED:
         return _build_embedded(architecture)
@@ -122,10 +121,9 @@ def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -
 
 
 def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
-    """A network with the weights in a file of any known layout, under a fresh head.
+    """Build a network with the weights in a file of any known layout and a new head.
 
-    Every tensor of the file but the head must have its place: a file of another network is never
-    loaded in part.
+    Every tensor of the file except the head must match: weights are never loaded in part.
 
     Raises:
         ModelError: As `build_network`.
@@ -135,7 +133,7 @@ def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
 
 
 def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, WeightsReport]:
-    """Build a network as `build_from_file` does, and say what of the file it has got.
+    """Build a network as `build_from_file`, and return a report of what was loaded.
 
     Raises:
         ModelError: As `build_network`.
@@ -146,32 +144,31 @@ def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, Wei
     try:
         return _loaded(architecture, checkpoints)
     except WeightsMismatchError as error:
-        raise with_suggestion(error, checkpoints, architecture.name) from error
+        raise add_suggestion(error, checkpoints, architecture.name) from error
 
 
 def _loaded(
-    architecture: Architecture, checkpoints: Sequence[Checkpoint]
+    architecture: Architecture, checkpoints: Sequence[WeightsCheckpoint]
 ) -> tuple[nn.Module, WeightsReport]:
-    """Build a network and fill it."""
     if architecture.impl is Impl.NATIVE:
-        with blank_parameters():
+        with meta_parameters():
             network = create_network(architecture)
         report = _fill(network, checkpoints, architecture)
         if not any(parameter.is_meta for parameter in network.parameters()):
             return network, report
-        # The file has no such head, and this one has hidden layers: they are drawn.
+        # The file has no such head, whose hidden layers must be initialised.
     network = build_network(architecture)
     return network, _fill(network, checkpoints, architecture)
 
 
 def _fill(
-    network: nn.Module, checkpoints: Sequence[Checkpoint], architecture: Architecture
+    network: nn.Module, checkpoints: Sequence[WeightsCheckpoint], architecture: Architecture
 ) -> WeightsReport:
-    """Give a network the weights of a file and a new head; what the file lacks stays as it is."""
+    """Load the weights of a file and reset the head; others are not changed."""
     states = [one.tensors for one in checkpoints]
     adapted, index = adapt_first(states, network, allow_other_head=True)
     wanted = network.state_dict()
-    # Copies: what stands in a file can change while it is trained on.
+    # Copies: a file that is mapped into memory can change during training.
     own = {name: value.to(wanted[name].dtype, copy=True) for name, value in adapted.state.items()}
     network.load_state_dict(own, assign=True)
     reset_head(network, architecture.num_classes)
@@ -181,12 +178,12 @@ def _fill(
 
 
 def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) -> WeightsReport:
-    """Load a file into a network, its head too where it has the network's classes.
+    """Load a file into a network, including its head if the numbers of classes agree.
 
     Args:
-        network: With that many classes; where the file has another head it stays as it is.
+        network: The network; its head is not replaced if that of the file differs.
         path: As for `build_from_file`.
-        name: Of the network.
+        name: Name of the network.
         num_classes: Classes of the network's head.
 
     Raises:
@@ -197,7 +194,7 @@ def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) 
     try:
         adapted, index = adapt_first(states, network, allow_other_head=True)
     except WeightsMismatchError as error:
-        raise with_suggestion(error, checkpoints, name) from error
+        raise add_suggestion(error, checkpoints, name) from error
     network.load_state_dict(adapted.state)
     wanted, is_theirs = network.state_dict(), adapted.head_loaded
     chosen = checkpoints[index]
@@ -205,35 +202,35 @@ def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) 
 
 
 def published_classes(name: str) -> int:
-    """Return the classes of the published head of one of timm's networks.
+    """Return the number of classes of the published head of one of timm's networks.
 
     Raises:
         ModelError: If timm does not know the name.
     """
-    count: int = _timm().published_classes(name)
+    count: int = _timm().timm_head_classes(name)
     return count
 
 
 def reset_head(network: nn.Module, num_classes: int) -> None:
-    """Puts a fresh classification head on a network."""
+    """Replace the classification head of a network by a new one."""
     network.reset_classifier(num_classes)  # type: ignore[operator]
 
 
 def default_preprocess(
     architecture: Architecture, *, img_size: int | None = None, fit: Fit | None = None
 ) -> Preprocess:
-    """The preprocessing from the network's own data config.
+    """Return the preprocessing of a network's data config.
 
     Args:
         architecture: The network.
-        img_size: Side of the picture, px, instead of the config's.
-        fit: What is done with pictures of other proportions, instead of the config's.
+        img_size: Overrides the side of the input, px.
+        fit: Overrides how other aspect ratios are handled.
     """
     own: Preprocess
     if architecture.name == embedded.EMBEDDED:
         own = embedded.PREPROCESS
     elif architecture.impl is Impl.TIMM:
-        own = _timm().preprocess_of(architecture.name)
+        own = _timm().timm_preprocess(architecture.name)
     else:
         own = _native_preprocess(architecture)
     return Preprocess(
@@ -248,17 +245,16 @@ def default_preprocess(
 
 
 def _timm() -> ModuleType:
-    """The half that knows timm, imported when it is needed."""
+    """Import the timm backend when it is needed."""
     from swinclf.models import timm_networks
 
     return timm_networks
 
 
 def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
-    """Loads a whole published network by timm's own code, then replaces its head.
+    """Load a published network with timm's own code, then replace its head.
 
-    So every tensor of the file has its place; timm itself would skip what does not fit when the
-    head differs.
+    This way every tensor of the file must match; timm skips mismatches if the head differs.
     """
     timm_networks = _timm()
     published = timm_networks.published_config(architecture.name)
@@ -274,7 +270,7 @@ def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
 
 
 def _build_embedded(architecture: Architecture) -> nn.Module:
-    """Build the network with the embedded weights, under a fresh head unless theirs fits."""
+    """Build the network with the embedded weights, and a new head unless theirs fits."""
     network = create_network(architecture)
     stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
     for name, value in network.state_dict().items():
@@ -296,8 +292,7 @@ def _build_embedded(architecture: Architecture) -> nn.Module:
 
 def _native_preprocess(architecture: Architecture) -> Preprocess:
     name = architecture.name
-    # Own shapes have no published weights to suit: ImageNet's colours and the whole picture will
-    # do.
+    # Custom shapes have no published weights: use ImageNet's colours and the whole image.
     like = native_data_config("swin_tiny_patch4_window7_224" if name in OWN_SHAPES else name)
     size = like.img_size
     if name in OWN_SHAPES:
@@ -318,7 +313,7 @@ def _native_preprocess(architecture: Architecture) -> Preprocess:
 
 @torch.inference_mode()
 def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
-    """Shows the network one grey picture: what is no classifier fails here, not hours later."""
+    """Run one grey image, so that a network that is no classifier fails early."""
     classes, size = architecture.num_classes, architecture.img_size
     try:
         preprocess = default_preprocess(architecture, img_size=size)
@@ -326,18 +321,18 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
         shape = tuple(network.eval()(picture).shape)
         network.train()
         found = f"an output of shape {shape}"
-    except Exception as error:  # whatever a network makes of a picture it was not made for
+    except Exception as error:  # whatever a network raises for an unsuitable input
         shape, found = (), first_line(error)
     if shape != (1, classes):
         at = f" at {size} px" if size else ""
         raise ModelError(
-            f"an image classifier, {classes} numbers for a picture, of '{architecture.name}'{at}",
+            f"an image classifier with {classes} logits of '{architecture.name}'{at}",
             found=found,
             hint="another --img-size, or a Swin or ViT of: swinclf models",
         )
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, short enough for one line."""
+    """Return an exception's message in one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:240] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The backbones that can be named: timm's list, with sizes, and the way from a typo to a name."""
+"""Catalogue of backbones: timm's names with sizes, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Backbone:
     """A line of `swinclf models`.
 
     Attributes:
-        name: ARCH, or ARCH.TAG for each published set of weights.
+        name: ARCH, or ARCH.TAG for each set of published weights.
         parameters: Of the network without a head.
-        image_px: Side of the picture it sees by default.
+        image_px: Default side of the input.
     """
 
     name: str
@@ -32,15 +32,15 @@ class Backbone:
 
 
 def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
-    """Return the backbones that can be named: the embedded one first, then in order of name.
+    """Return the available backbones: the embedded one first, then sorted by name.
 
     timm is not imported.
 
     Args:
         pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT, and
             the embedded network, which is also found by its timm name.
-        impl: Who builds them. timm builds all that have published weights; this package those of
-            them that its own networks express, and some more that nobody published weights for.
+        impl: Backend. timm has all that have published weights; this package those of them that
+            its own networks express, and some without published weights.
     """
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     backbones = []
@@ -60,8 +60,8 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbon
     return backbones
 
 
-def blank_network(arch: str, *, num_classes: int) -> nn.Module:
-    """Build one of timm's networks whose tensors have shapes and no content."""
+def meta_network(arch: str, *, num_classes: int) -> nn.Module:
+    """Build one of timm's networks on the meta device."""
     import timm
     import torch
 
@@ -71,13 +71,13 @@ def blank_network(arch: str, *, num_classes: int) -> nn.Module:
 
 
 def check_name(name: str) -> str:
-    """The name, if timm knows it. Never asks the network.
+    """Return the name if timm knows it; uses no network connection.
 
     Args:
         name: ARCH or ARCH.TAG.
 
     Raises:
-        ModelError: If timm has no such architecture, or no such weights for it; offers near names.
+        ModelError: If timm has no such architecture or weights; suggests similar names.
     """
     import timm
 
@@ -102,5 +102,5 @@ def check_name(name: str) -> str:
 
 
 def known_example() -> str:
-    """A name that is certainly right."""
+    """Return an example of a valid name."""
     return "swin_tiny_patch4_window7_224"

@@ -1,8 +1,8 @@
-"""What a network costs, part by part: output shapes, parameters and multiply-adds.
+"""Complexity of the package's networks, part by part: output shapes, parameters, multiply-adds.
 
-Knows nothing of time, of names or of how to print. One multiply-add is two of the operations that
-`torch.utils.flop_counter` counts, and the sums agree with it exactly: convolutions and matrix
-products are counted, norms, activations, softmax and additions are not.
+One multiply-add is two of the operations that `torch.utils.flop_counter` counts, and the sums agree
+with it exactly: convolutions and matrix products are counted, norms, activations, softmax and
+additions are not.
 
 Shape letters: h x w tokens, C channels, M the side of a window.
 """
@@ -23,26 +23,26 @@ from swinclf.models.vit import ViT
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a network, for one image."""
+    """A part of a network, with its costs for one image."""
 
     name: str
     """Its name in the state dict, e.g. layers.0.blocks.1."""
     stage: str
-    """What it is summed up under: patch_embed, layers.0, blocks, head."""
+    """The stage that it belongs to: patch_embed, layers.0, blocks, head."""
     shape: tuple[int, ...]
-    """What comes out for one image: (h, w, C), (tokens, C) or (classes,)."""
+    """Output for one image: (h, w, C), (tokens, C) or (classes,)."""
     parameters: int
-    """Numbers it learns."""
+    """Number of learned parameters."""
     macs: int
     """Multiply-adds."""
     attention_macs: int = 0
-    """Those of them that the paper's formula for the attention gives."""
+    """Those of the attention, by the paper's formula."""
     formula: str = ""
-    """That formula with the numbers put in."""
+    """That formula with its numbers."""
 
 
-def parts(network: ViT | Swin) -> list[Part]:
-    """Return the network's parts in the order in which they run.
+def network_parts(network: ViT | Swin) -> list[Part]:
+    """Return the parts of a network in execution order.
 
     Args:
         network: A network of this package, on any device (`meta` too).
@@ -53,12 +53,8 @@ def parts(network: ViT | Swin) -> list[Part]:
     return _vit_parts(network) if isinstance(network, ViT) else _swin_parts(network)
 
 
-def stages(leaves: Iterable[Part]) -> list[Part]:
-    """Sum parts up to stages; a stage has the shape of its last part.
-
-    Returns:
-        One part a stage, named as the stage, in order.
-    """
+def sum_stages(leaves: Iterable[Part]) -> list[Part]:
+    """Sum parts by stage, in order; a stage has the shape of its last part."""
     sums: dict[str, Part] = {}
     for leaf in leaves:
         total = sums.get(leaf.stage, Part(leaf.stage, leaf.stage, (), 0, 0))
@@ -74,14 +70,14 @@ def stages(leaves: Iterable[Part]) -> list[Part]:
 
 
 def count_torch_flops(compute: Callable[[], object]) -> int:
-    """Return the operations that torch's own counter finds in a computation; two a multiply-add.
+    """Return the operations that torch's counter finds in a computation; two per multiply-add.
 
-    Attention runs as two matrix products meanwhile: torch has no formula for the operator that
-    fuses them on a CPU (`aten._scaled_dot_product_flash_attention_for_cpu`), so that the counter of
-    some versions adds nothing for it and that of others counts what it happens to fall apart into.
+    Attention runs as two matrix products: torch has no formula for the fused operator on a CPU
+    (`aten._scaled_dot_product_flash_attention_for_cpu`), so depending on the version its counter
+    ignores it or counts its decomposition.
 
     Args:
-        compute: Calls networks of this package; on `meta` nothing is really computed.
+        compute: Calls networks of this package; on `meta` nothing is actually computed.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         compute()
@@ -89,29 +85,27 @@ def count_torch_flops(compute: Callable[[], object]) -> int:
 
 
 def _count(*modules: nn.Module) -> int:
-    """Return how many numbers the modules learn."""
+    """Return the number of learned parameters of modules."""
     return sum(value.numel() for module in modules for value in module.parameters())
 
 
 def _linear(module: nn.Module) -> int:
-    """Return the multiply-adds of all linear layers in a module for one token."""
+    """Return the multiply-adds of all linear layers of a module for one token."""
     layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
     return sum(layer.in_features * layer.out_features for layer in layers)
 
 
 def _mlp(mlp: nn.Module, tokens: int) -> int:
-    """Return the multiply-adds of an MLP."""
     assert isinstance(mlp, Mlp)
     return tokens * _linear(mlp)
 
 
 def _patches(embed: PatchEmbed) -> int:
-    """Return the multiply-adds of cutting patches and mapping them."""
+    """Return the multiply-adds of the patch embedding."""
     return embed.num_patches * embed.proj.weight.numel()
 
 
 def _vit_parts(network: ViT) -> list[Part]:
-    """Return a ViT's parts."""
     config, width = network.config, network.config.embed_dim
     tokens = config.prefix_tokens + network.patch_embed.num_patches
     inside = _count(network.blocks, network.norm, network.fc_norm, network.pre_logits, network.head)
@@ -135,7 +129,6 @@ def _vit_parts(network: ViT) -> list[Part]:
 
 
 def _swin_parts(network: Swin) -> list[Part]:
-    """Return a Swin Transformer's parts."""
     embed = network.patch_embed
     shape: tuple[int, ...] = (*embed.grid_size, network.config.embed_dim)
     rows = [Part("patch_embed", "patch_embed", shape, _count(embed), _patches(embed))]
@@ -158,7 +151,7 @@ def _swin_parts(network: Swin) -> list[Part]:
 
 
 def _swin_block(name: str, stage: str, block: SwinBlock, shape: tuple[int, ...]) -> Part:
-    """Return one block; its attention sees the padded grid, its MLP the grid itself.
+    """Return a block; its attention runs on the padded grid, its MLP on the grid itself.
 
     Source: Swin Transformer, Liu et al. 2021, sec. 3.2, eq. 2.
     """

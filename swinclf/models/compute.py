@@ -1,4 +1,4 @@
-"""Running a network for its answers: on a device, in a precision, without gradients."""
+"""Inference: a network on a device, in a precision, without gradients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ DTYPES = {
 }
 
 
-REVISION = 2  # raised when the same weights come to give other roundings: 2, batch norm is folded
+REVISION = 2  # raised when the rounding of results changes: 2, batch norm is folded
 
 
 class Computer:
-    """A network ready to answer.
+    """A network prepared for inference.
 
-    In bf16 or fp16 only the trunk is computed so; pooling and head stay in float32, where rounding
-    would show most: a logit of 5 has no more than 8 bits in bf16, while the rounding of many
-    tokens averages out. Of a convolutional network the trunk is a copy with the channels last and
+    In bf16 or fp16 only the trunk uses that precision; pooling and head stay in float32, where
+    rounding matters most: a logit of 5 has only 8 bits in bf16, while the rounding errors of many
+    tokens average out. The trunk of a convolutional network is a copy in channels-last format with
     batch norm folded into the convolutions.
 
     Args:
         network: In float32. It is moved to the device and set to evaluation mode; its weights are
             not changed.
-        hardware: Where and in which precision.
+        hardware: Device and precision.
     """
 
     def __init__(self, network: nn.Module, hardware: Hardware) -> None:
@@ -39,7 +39,7 @@ class Computer:
         self.network = network.eval().to(hardware.device)
         self.trunk = self.network
         self._format = torch.contiguous_format
-        if is_convolutional(network):  # about twice as fast on a CPU with the channels last
+        if is_convolutional(network):  # about twice as fast on a CPU in channels-last format
             self._format = torch.channels_last
             self.trunk = _copy_in(self.network, torch.float32)
             fold_batch_norms(self.trunk)
@@ -49,13 +49,13 @@ class Computer:
 
     @torch.inference_mode()
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) float32 on the device -> (N, K) float32."""
+        """Compute logits: (N, 3, H, W) float32 on the device -> (N, K) float32."""
         logits: torch.Tensor = self.network.forward_head(self._trunk(inputs))  # type: ignore[operator]
         return logits
 
     @torch.inference_mode()
     def outputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, H, W) float32 on the device -> logits (N, K) and features (N, D), float32."""
+        """Compute logits (N, K) and features (N, D), float32, of (N, 3, H, W) float32."""
         tokens = self._trunk(inputs)
         logits: torch.Tensor = self.network.forward_head(tokens)  # type: ignore[operator]
         features: torch.Tensor = self.network.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
@@ -63,7 +63,7 @@ class Computer:
 
     @torch.inference_mode()
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) float32 on the device -> (N, D) float32: what the classifier sees."""
+        """Compute the classifier's input: (N, 3, H, W) float32 on the device -> (N, D) float32."""
         features: torch.Tensor = self.network.forward_head(  # type: ignore[operator]
             self._trunk(inputs), pre_logits=True
         )
@@ -76,7 +76,7 @@ class Computer:
 
 
 def _copy_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in another precision: each tensor is converted, none copied before that."""
+    """Copy a network in another precision, converting each tensor without an extra copy."""
     converted: dict[int, torch.Tensor] = {}
     for parameter in network.parameters():
         converted[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
@@ -96,21 +96,21 @@ def is_convolutional(network: nn.Module) -> bool:
 
 
 def has_linear_head(network: nn.Module) -> bool:
-    """Whether `logits_of` can tell: the head is one linear layer."""
+    """Return whether the head is one linear layer, as `head_logits` requires."""
     return isinstance(network.get_classifier(), nn.Linear)  # type: ignore[operator]
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, features: torch.Tensor, device: str) -> torch.Tensor:
-    """What `Computer.logits` gives for images of which `Computer.features` has been kept.
+def head_logits(network: nn.Module, features: torch.Tensor, device: str) -> torch.Tensor:
+    """Compute logits from cached features of `Computer.features`.
 
     Args:
         network: In float32, with a linear head.
         features: (N, D) float32, N > 0.
-        device: Where the head runs.
+        device: Device of the head.
 
     Returns:
-        (N, K) float32 on the CPU, equal to the bit to what whole batches of images give.
+        (N, K) float32 on the CPU, bit-identical to those of full batches of images.
     """
     head = copy.deepcopy(network.get_classifier()).to(device)  # type: ignore[operator]
     logits, size = [], whole_batch(device)

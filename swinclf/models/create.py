@@ -36,10 +36,10 @@ def create_model(
     """Create a network by name: images (N, 3, H, W) -> logits (N, K).
 
     Args:
-        name: A name of `swinclf models`, ARCH or ARCH.TAG; any other network of timm; `embedded`,
+        name: A name from `swinclf models`, ARCH or ARCH.TAG; any other network of timm; `embedded`,
             the EfficientNet-Lite0 that comes with the package; or `vit` or `swin`, whose shape is
             given by `model_args`.
-        num_classes: Logits, K; 0 leaves the head out, so that features (N, D) come out.
+        num_classes: Logits, K; 0 omits the head, so that features (N, D) are returned.
         img_size: Side of the images, px; None for the network's own.
         pretrained: Load the published weights, downloaded once from the Hugging Face Hub (those of
             `embedded` are in the package). Their head is loaded where it has K classes; otherwise,
@@ -83,7 +83,7 @@ def create_model(
 
 
 def _builder(name: str, impl: str | None) -> Impl:
-    """Return who builds a network."""
+    """Return the backend of a network."""
     if impl is None:
         return Impl.NATIVE if name in OWN_SHAPES or is_native(name) else Impl.TIMM
     if impl not in list(Impl):
@@ -92,7 +92,7 @@ def _builder(name: str, impl: str | None) -> Impl:
 
 
 def _pretrained(architecture: Architecture) -> nn.Module:
-    """Build a network with its published weights, with their head where it has K classes."""
+    """Build a network with its published weights, including their head if it has K classes."""
     name, report = architecture.name, LoggingReporter()
     if architecture.impl is Impl.NATIVE and name not in OWN_SHAPES:
         path = find_pretrained(name, native_data_config(name).hub_id, report=report)

@@ -1,7 +1,7 @@
-"""Depthwise convolutions in bfloat16 on a CPU, differentiated in float32.
+"""Depthwise convolutions in bfloat16 on a CPU, with the backward pass in float32.
 
-PyTorch's CPU library has a fast bfloat16 derivative for kernels of 3 x 3 with stride 1 alone. The
-others take up to 20 times as long as in float32, and most of a training step.
+PyTorch's CPU library has a fast bfloat16 backward pass only for 3 x 3 kernels with stride 1. Others
+take up to 20 times as long as in float32, and most of a training step.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _FAST_KERNEL, _FAST_STRIDE = (3, 3), (1, 1)
 def differentiate_depthwise_in_float32(
     network: nn.Module,
 ) -> contextlib.AbstractContextManager[object]:
-    """Inside it, the slow depthwise convolutions have their derivatives computed in float32.
+    """Return a context in which slow depthwise convolutions are differentiated in float32.
 
-    Only what runs under bfloat16 autocast on a CPU is changed, and nothing of a network that has
-    no such convolution or that is compiled.
+    Affects only bfloat16 autocast on a CPU, and no network without such a convolution or that is
+    compiled.
     """
     is_compiled = getattr(network, "_compiled_call_impl", None) is not None
     convolutions = (one for one in network.modules() if isinstance(one, nn.Conv2d))
@@ -40,7 +40,7 @@ def _is_slow(weight: Tensor, stride: Sequence[int] | int) -> bool:
 
 
 class _Float32Derivatives(TorchFunctionMode):
-    """Replaces the calls of `conv2d` that are slow to differentiate."""
+    """Replaces the calls of `conv2d` whose backward pass is slow."""
 
     def __torch_function__(
         self,
@@ -49,7 +49,7 @@ class _Float32Derivatives(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call `func`, or what stands for it."""
+        """Call `func` or its replacement."""
         kwargs = kwargs or {}
         if func is torch.conv2d and _is_bfloat16_training(args[0]):
             return _conv2d(*args, **kwargs)
@@ -74,7 +74,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """As `torch.conv2d`, (N, C, H, W) -> (N, D, H', W')."""
+    """Compute `torch.conv2d`, (N, C, H, W) -> (N, D, H', W')."""
     if groups != input.shape[1] or isinstance(padding, str) or not _is_slow(weight, stride):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     with torch.autocast("cpu", enabled=False):
@@ -90,7 +90,7 @@ def _pair(value: Any) -> list[int]:
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
-    """A convolution in bfloat16 whose derivatives are computed in float32."""
+    """A convolution in bfloat16 with its backward pass in float32."""
 
     @staticmethod
     def forward(
@@ -109,7 +109,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the derivatives by both tensors."""
+        """Return the gradients of both tensors."""
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]

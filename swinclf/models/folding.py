@@ -1,9 +1,8 @@
-"""Fold batch norm into the convolution before it, for inference: one pass over memory less.
+"""Folding of batch norm into the preceding convolution for inference, to save a pass over memory.
 
-In evaluation mode batch norm multiplies each channel by a constant and adds another, which the
-weights and the bias of the convolution can do. Knows nothing of architectures: which norm follows
-which convolution is observed, and the result is compared with the network.
-
+In evaluation mode batch norm is an affine map per channel, which can be absorbed by the weights and
+bias of the convolution. Independent of the architecture: which norm follows which convolution is
+observed, and the result is compared with the original network.
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", sec. 3.2.
 """
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 TOLERANCE = 1e-4  # of the largest output: float32 rounds by about 1e-6, a wrong fold is far off
-TRIAL_PX = 64  # side of the picture that is run before and after
+TRIAL_PX = 64  # side of the test image
 
-# What a network raises that takes no picture of this size, or gives something else than a tensor.
+# Exceptions of a network that cannot run on this image size or does not return a tensor.
 _CANNOT_RUN = (AttributeError, AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
@@ -29,17 +28,16 @@ _CANNOT_RUN = (AttributeError, AssertionError, IndexError, RuntimeError, TypeErr
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold every batch norm that directly follows a convolution into it.
 
-    A norm is left alone if it uses the statistics of the batch, and a pair if either module runs
-    more than once or has hooks. If the outputs change, as they do where another module reads the
-    output of a convolution too, or if the network cannot be run on a small picture, nothing is
-    folded.
+    A norm is skipped if it uses batch statistics, and a pair if either module runs more than once
+    or has hooks. If the outputs change, as they do if another module also reads the output of a
+    convolution, or if the network cannot run on a small image, nothing is folded.
 
     Args:
-        network: With `forward_features`, in float32 and evaluation mode; changed in place. Tensors
-            are replaced, never written to: a network that shares them stays as it is.
+        network: With `forward_features`, in float32 and evaluation mode; changed in-place. Tensors
+            are replaced, not modified: a network that shares them is not affected.
 
     Returns:
-        How many batch norms were folded.
+        The number of folded batch norms.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return 0
@@ -64,7 +62,7 @@ def fold_batch_norms(network: nn.Module) -> int:
 def _observe(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
     """Return the names of (convolution, norm) pairs, and the network's output for the images."""
     made_by: dict[int, str] = {}  # convolution by the id of its output
-    outputs: list[Tensor] = []  # kept alive, so that no id is used twice
+    outputs: list[Tensor] = []  # references, so that no id is reused
     runs: Counter[str] = Counter()
     pairs: list[tuple[str, str]] = []
     handles = []
@@ -94,14 +92,14 @@ def _observe(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]],
 
 
 def _is_plain_convolution(module: nn.Module) -> bool:
-    """Return whether a module convolves with a weight of its own, not one computed in each call."""
+    """Return whether a module is a convolution with a weight parameter, not a computed weight."""
     return isinstance(module, nn.Conv2d) and "weight" in module._parameters
 
 
 def _after_fold(norm: nn.Module) -> nn.Module | None:
-    """Return what is left to do of a norm that is folded; None if it cannot be folded.
+    """Return the module that remains of a folded norm; None if it cannot be folded.
 
-    Subclasses of timm also drop pixels and apply an activation, each by a child module.
+    Subclasses of timm also apply drop-block and an activation, each as a child module.
     """
     if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
         return None
@@ -113,7 +111,7 @@ def _after_fold(norm: nn.Module) -> nn.Module | None:
 
 
 def _fold(network: nn.Module, convolution_name: str, norm_name: str) -> Callable[[], None]:
-    """Fold one norm; return the function that takes this back."""
+    """Fold one norm; return a function that undoes it."""
     convolution, norm = network.get_submodule(convolution_name), network.get_submodule(norm_name)
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)

@@ -1,7 +1,7 @@
-"""Which parts of a network train, and how far down each parameter sits.
+"""Frozen parts of a network, and the depth of each parameter.
 
-Both follow from one numbering of the parameters: 0 is the stem, then the stages (or blocks), last
-the head. Networks say by regular expressions what belongs together (`group_matcher`, as timm's do).
+Both use one numbering of the parameters: 0 is the stem, then the stages (or blocks), last the head.
+Networks define the groups by regular expressions (`group_matcher`, as in timm).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from swinclf.errors import ConfigError
 
-WITH_PREVIOUS = 99999  # in a network's matcher: belongs to the group before
+WITH_PREVIOUS = 99999  # in a network's matcher: belongs to the previous group
 _HEAD = (float("inf"),)
 
 
 def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
-    """The layer of each parameter, counted from the input.
+    """Return the layer number of each parameter, counted from the input.
 
     Args:
         network: With a `group_matcher`.
-        coarse: Whether a Swin counts by stages and not by blocks.
+        coarse: Whether to count a Swin by stages rather than blocks.
 
     Returns:
         By parameter name: 0 for the stem, 1 and so on for stages or blocks, the largest number for
-        what matches no rule: the head, and a norm before it that counts by itself.
+        parameters that match no rule: the head, and a norm before it that is its own group.
     """
     matcher: Mapping[str, Any] = network.group_matcher(coarse=coarse)  # type: ignore[operator]
     rules = [
@@ -46,14 +46,14 @@ def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
 
 
 def freeze_head_only(network: nn.Module) -> None:
-    """Freezes everything but the classifier."""
+    """Freeze everything but the classifier."""
     network.requires_grad_(False)
     for parameter in classifier_parameters(network):
         parameter.requires_grad_(True)
 
 
 def freeze_stages(network: nn.Module, count: int) -> None:
-    """Freezes the stem and the first `count` stages (Swin) or blocks (ViT).
+    """Freeze the stem and the first `count` stages (Swin) or blocks (ViT).
 
     Raises:
         ConfigError: If the network has fewer.
@@ -71,13 +71,13 @@ def freeze_stages(network: nn.Module, count: int) -> None:
 
 
 def train_mode(network: nn.Module, *, frozen_statistics: bool = False) -> None:
-    """Set training mode for what trains, evaluation mode (no drop path) for what is frozen.
+    """Set trainable modules to training mode, frozen ones to evaluation mode (no drop path).
 
     Args:
-        network: Some or all of whose parameters train.
-        frozen_statistics: Whether batch norm goes on with the mean and variance that it has. Its
-            scale and shift train all the same. Otherwise it takes those of the images that are
-            computed at once, so that results depend on how a batch is split.
+        network: Some or all of whose parameters are trainable.
+        frozen_statistics: Whether batch norm uses its running mean and variance, while its scale
+            and shift are trained. Otherwise it uses the statistics of the images computed at once,
+            so that results depend on how a batch is split.
     """
     network.train()
     for module in network.modules():
@@ -88,7 +88,7 @@ def train_mode(network: nn.Module, *, frozen_statistics: bool = False) -> None:
 
 
 def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
-    """The parameters of the classification head (of both heads of a distilled network)."""
+    """Return the parameters of the classification head (of both heads of a distilled network)."""
     classifier = network.get_classifier()  # type: ignore[operator]
     modules = classifier if isinstance(classifier, tuple) else (classifier,)
     return [parameter for module in modules for parameter in module.parameters()]
@@ -101,7 +101,7 @@ def _as_pairs(patterns: Any) -> list[tuple[str, tuple[int, ...] | None]]:
 def _key(
     name: str, rules: Iterable[tuple[re.Pattern[str], tuple[float, ...], Any]]
 ) -> tuple[float, ...]:
-    """Where a parameter sorts: by rule, then by the numbers in its name."""
+    """Return the sort key of a parameter: its rule, then the numbers in its name."""
     for pattern, order, suffix in rules:
         if match := pattern.match(name):
             numbers = (float(part) for part in match.groups() if part is not None)

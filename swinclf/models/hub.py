@@ -1,9 +1,9 @@
-"""Published weights: from the Hub's cache, else from the Hub.
+"""Published weights: from the cache of the Hugging Face Hub, or downloaded.
 
-huggingface_hub downloads. It gives up a server that answers nothing for HF_HUB_DOWNLOAD_TIMEOUT
-seconds, six times in a row, and goes on with an unfinished download the next time. The finished
-file is compared with the checksum that the Hub names: the cache itself compares sizes alone.
-Nothing here is called unless pretrained weights were asked for by a name that exists.
+huggingface_hub gives up an unresponsive server after HF_HUB_DOWNLOAD_TIMEOUT seconds, six times in
+a row, and resumes unfinished downloads. The file is compared with the checksum of the Hub, as the
+cache itself compares sizes only. Nothing is downloaded unless pretrained weights are requested by
+an existing name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swinclf.errors import WeightsError
 from swinclf.reporter import SILENT, Reporter
 
 FIRST_ANSWER_S = 10.0
-REACHABLE_S = 3.0  # for the question whether the Hub can be reached at all
+REACHABLE_S = 3.0  # timeout of the check whether the Hub can be reached
 SHA256_LENGTH = 64  # hexadecimal digits
 
 
@@ -32,16 +32,16 @@ def find_pretrained(
     *,
     report: Reporter = SILENT,
 ) -> Path:
-    """The file with a backbone's published weights, downloaded if it is not in the cache.
+    """Return the file of a backbone's published weights, downloaded if it is not in the cache.
 
     Args:
-        name: ARCH or ARCH.TAG, for the errors.
-        repository: Where they are at the Hub; None where there are none.
-        filename: Their file there; None for the usual one.
-        report: Told of a download before it begins, and how far it is.
+        name: ARCH or ARCH.TAG, for error messages.
+        repository: Repository on the Hub; None if there is none.
+        filename: File in the repository; None for the usual one.
+        report: Receives a note and the progress of a download.
 
     Raises:
-        WeightsError: If there are none, or they can be had neither from the cache nor from the Hub.
+        WeightsError: If there are none, or neither the cache nor the Hub has them.
     """
     if not repository:
         raise WeightsError(
@@ -54,25 +54,25 @@ def find_pretrained(
     if cached is not None:
         return cached
     if _is_offline():
-        raise _not_to_be_had(name, "none in the cache, and HF_HUB_OFFLINE is set")
+        raise _unavailable(name, "none in the cache, and HF_HUB_OFFLINE is set")
     report.note(f"fetching the published weights from the Hub, once: {repository}")
     try:
         return _download(repository, filename, report)
-    except Exception as error:  # of the library, of what it downloads with, or of the disk
+    except Exception as error:  # of huggingface_hub, its HTTP library, or the disk
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        why = f"none in the cache, and the Hub cannot be asked: {type(error).__name__}: {reason}"
-        raise _not_to_be_had(name, why) from error
+        why = f"none in the cache, and the Hub is unreachable: {type(error).__name__}: {reason}"
+        raise _unavailable(name, why) from error
 
 
 @functools.cache
-def can_be_had(repository: str, filename: str = "model.safetensors") -> bool:
-    """Return whether published weights are in the cache, or the Hub says that it has them.
+def is_available(repository: str, filename: str = "model.safetensors") -> bool:
+    """Return whether published weights are in the cache or on the Hub.
 
-    The Hub is asked once in a process and gets `REACHABLE_S` to answer; nothing is downloaded.
+    The Hub is asked once per process with a timeout of `REACHABLE_S`; nothing is downloaded.
 
     Args:
-        repository: Where they are at the Hub.
-        filename: Their file there.
+        repository: Repository on the Hub.
+        filename: File in the repository.
     """
     if _from_cache(repository, filename) is not None:
         return True
@@ -83,13 +83,13 @@ def can_be_had(repository: str, filename: str = "model.safetensors") -> bool:
     def ask() -> None:
         from huggingface_hub import get_session, hf_hub_url
 
-        with suppress(Exception):  # refused, no route, no certificate: not to be had
+        with suppress(Exception):  # refused, no route, no certificate: not available
             url = hf_hub_url(repository, filename)
-            # The bare request: the library's own functions send others beside it.
+            # A bare request: the library's own functions send others as well.
             answer = get_session().head(url, timeout=REACHABLE_S)
             answers.append(answer.status_code < 400)
 
-    # A thread, since looking up a name has no time limit of its own.
+    # A thread, since a DNS lookup has no timeout of its own.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(REACHABLE_S)
@@ -110,12 +110,12 @@ def _from_cache(repository: str, filename: str) -> Path | None:
 
 
 def _download(repository: str, filename: str, report: Reporter) -> Path:
-    """Download a file into the cache, and take it out again where it is not the one asked for."""
+    """Download a file into the cache, and delete it again if its content is wrong."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils.tqdm import tqdm
 
     class Progress(tqdm):
-        """The library's progress bar, of which nothing is seen but what `report` makes of it."""
+        """Adapter from the library's progress bar to `report`."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ def _download(repository: str, filename: str, report: Reporter) -> Path:
             self.advance(self.received // 1_000_000 - before // 1_000_000)
             return None
 
-    # Asked before the download, which retries for a minute: a dead network shows here at once.
+    # Asked before the download, which retries for a minute, to fail fast without a network.
     facts = get_hf_file_metadata(hf_hub_url(repository, filename), timeout=FIRST_ANSWER_S)
     with ExitStack() as shown:
         path = Path(
@@ -138,36 +138,38 @@ def _download(repository: str, filename: str, report: Reporter) -> Path:
     try:
         _check_content(path, facts.etag or "")
     except Exception:
-        path.resolve().unlink()  # the cache would give it out for good
+        path.resolve().unlink()  # otherwise the cache would keep returning it
         path.unlink(missing_ok=True)
         raise
     return path
 
 
-def _not_to_be_had(name: str, why: str) -> WeightsError:
+def _unavailable(name: str, why: str) -> WeightsError:
     return WeightsError(
         f"the published weights of '{name}'",
         found=why,
-        hint="--weights FILE; or run once where there is a network and copy its HF_HOME folder "
+        hint="--weights FILE; or run once on a machine with a network and copy its HF_HOME folder "
         "here; or start from random weights: --no-pretrained",
     )
 
 
 def _check_content(path: Path, etag: str) -> None:
-    """Refuses a file that is not what the Hub names; the cache itself looks at sizes alone.
+    """Refuse a file whose content differs from that of the Hub.
 
     Args:
-        path: What came.
-        etag: The sha256 of a large file's content; of others, something else.
+        path: The downloaded file.
+        etag: The sha256 of a large file; something else for others.
 
     Raises:
-        ValueError, SafetensorError: If it is another content, or no file of tensors.
+        ValueError, SafetensorError: If the content differs, or is not a safetensors file.
     """
     if len(etag) == SHA256_LENGTH:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != etag:
-            raise ValueError(f"a damaged file came (sha256 {found[:12]}, not {etag[:12]})")
+            raise ValueError(
+                f"the downloaded file is damaged (sha256 {found[:12]}, not {etag[:12]})"
+            )
     if path.suffix == ".safetensors":
         with safe_open(path, framework="np"):
             pass

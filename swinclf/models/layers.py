@@ -1,6 +1,4 @@
-"""The parts ViT and Swin share: patches, the two-layer MLP, heads, layer scale and drop path.
-
-Knows nothing about attention or stages.
+"""Layers shared by ViT and Swin: patches, the two-layer MLP, heads, layer scale and drop path.
 
 Shape letters: N images, T tokens, C channels, D the MLP's hidden width, A heads, E channels of a
 head, H x W pixels, h x w patches.
@@ -132,13 +130,13 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for a random part of the images, in training only.
+    """Drop a residual branch for a random part of the images, in training only.
 
     Args:
         rate: Fraction of the images whose branch is dropped, in [0, 1).
 
     Source: Deep Networks with Stochastic Depth, Huang et al. 2016, sec. 3; scaled in training
-    instead of after it.
+    during training rather than at test time.
     """
 
     def __init__(self, rate: float) -> None:

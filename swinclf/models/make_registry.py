@@ -1,9 +1,9 @@
-"""Write registry.json, all that this package knows of the names in timm, from timm itself.
+"""Write registry.json, all that this package knows of timm's names, from timm itself.
 
     python -m swinclf.models.make_registry
 
-An architecture is this package's own where every argument that timm's function of that name passes
-to its network has a counterpart here.
+An architecture is native if every argument that timm's function of that name passes to its network
+has a counterpart here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NETWORKS: dict[type[nn.Module], tuple[str, dict[str, Any]]] = {
     deit.VisionTransformerDistilled: ("vit", {"distilled": True}),
     swin_transformer.SwinTransformer: ("swin", {}),
 }
-# How timm loads weights, not what they are loaded into.
+# Arguments of timm's weight loading, which do not affect the shape.
 _NO_SHAPE = ("pretrained_strict", "feature_cfg", "cache_dir", "dynamic_img_size")
 _SAME = (
     *("patch_size", "embed_dim", "depth", "depths", "num_heads", "window_size", "mlp_ratio"),
@@ -41,7 +41,7 @@ _ACTIVATIONS = ("gelu_tanh", "quick_gelu")
 def architectures() -> dict[str, dict[str, Any]]:
     """Return the shape of every architecture in the registry: `network` and its `fields`.
 
-    Both are missing where this package cannot build it. Weights are neither made nor fetched.
+    Both are missing if this package cannot build it. No weights are initialised or downloaded.
     """
     published = {name.partition(".")[0] for name in timm.list_models([*FAMILIES], pretrained=True)}
     shapes = {name: _shape(name) for name in timm.list_models([*FAMILIES])}
@@ -49,11 +49,11 @@ def architectures() -> dict[str, dict[str, Any]]:
 
 
 def weights(arch: str, *, is_native: bool) -> dict[str, dict[str, Any]]:
-    """Return what images must look like for an architecture's weights, the default first, by tag.
+    """Return the data config of each set of weights of an architecture by tag, the default first.
 
     Args:
         arch: The architecture.
-        is_native: Whether weights that nobody published are named too.
+        is_native: Whether to include weights that are not published.
     """
     found = {}
     for tag in timm.models._registry._model_default_cfgs[arch].tags:
@@ -75,16 +75,16 @@ def weights(arch: str, *, is_native: bool) -> dict[str, dict[str, Any]]:
 
 
 def count_parameters(arch: str) -> int:
-    """Return the parameters of a network without its head, from its shapes alone."""
+    """Return the number of parameters of a network without its head."""
     with torch.device("meta"):
         network: nn.Module = timm.create_model(arch, num_classes=0)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _shape(arch: str) -> dict[str, Any]:
-    """Return an architecture's network and fields; nothing where this package has no such network.
+    """Return an architecture's network and fields; empty if this package has no such network.
 
-    timm's function is called and stopped where it would build.
+    timm's function is intercepted before it builds the network.
     """
     modules = (vision_transformer, deit, swin_transformer)
     create = timm.models.model_entrypoint(arch)
@@ -99,7 +99,7 @@ def _shape(arch: str) -> dict[str, Any]:
 
 
 def _translated(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return this package's fields for timm's arguments; nothing where one has no counterpart."""
+    """Return this package's fields for timm's arguments; empty if one has no counterpart."""
     if network not in _NETWORKS:
         return {}
     kind, fields = _NETWORKS[network]
@@ -120,7 +120,7 @@ def _translated(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[
         elif key == "act_layer" and value is nn.SiLU and "mlp_layer" in arguments:
             continue  # the one of swiglu
         elif key == "pretrained_filter_fn" and "align_corners" not in str(value):
-            continue  # that of most: position tables are resized as this package does it
+            continue  # the usual one: position tables are resized as this package does it
         elif key not in _NO_SHAPE and value is not None:
             return {}
     return {"network": kind, "fields": fields}

@@ -1,4 +1,4 @@
-"""Networks built without drawing random weights that a file is about to replace."""
+"""Construction of networks without initialising weights that a file will replace."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 
 @contextmanager
-def blank_parameters() -> Iterator[None]:
-    """Inside it, in this thread, parameters of new modules have a shape and no content.
+def meta_parameters() -> Iterator[None]:
+    """Create parameters of new modules in this thread on the meta device, without content.
 
-    Drawing 28 million numbers, a Swin-T, takes longer than reading them. Buffers are what they
-    always are. Fill the parameters by `load_state_dict(..., assign=True)` with every one of them.
+    Initialising 28 million numbers, a Swin-T, takes longer than reading them. Buffers are created
+    as usual. Load every parameter with `load_state_dict(..., assign=True)`.
     """
     here = threading.get_ident()
 

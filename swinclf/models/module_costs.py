@@ -1,4 +1,4 @@
-"""What any network costs, module by module, as torch counts it.
+"""Complexity of any network, module by module, as counted by torch.
 
 Shape letters: h x w positions, C channels.
 """
@@ -14,16 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swinclf.models.complexity import Part
 
-OTHER = "other"  # what is in none of the modules that are watched
+OTHER = "other"  # costs outside the listed modules
 
 
 def module_parts(network: nn.Module, image: Tensor) -> list[Part]:
-    """Run a network on one image and return its modules in the order in which they run.
+    """Run a network on one image and return its modules in execution order.
 
-    Modules that learn and compute nothing and keep the shape, such as activations, are left out.
+    Modules without parameters and multiply-adds that keep the shape, such as activations, are
+    omitted.
 
     Args:
-        network: In evaluation mode, on any device; on `meta` nothing is really computed.
+        network: In evaluation mode, on any device; on `meta` nothing is actually computed.
         image: (1, 3, H, W), on the network's device.
 
     Returns:
@@ -65,7 +66,7 @@ def module_parts(network: nn.Module, image: Tensor) -> list[Part]:
 
 
 def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that are rows: children, and of sequences their children."""
+    """Yield the listed modules: children, and the children of sequences."""
     for name, child in network.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList) and len(child):
             for inner, module in child.named_children():
@@ -75,7 +76,7 @@ def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _shape(output: object) -> tuple[int, ...]:
-    """Return the shape for one image: (h, w, C) where two equal sides tell the channels."""
+    """Return the output shape for one image: (h, w, C) if two equal sides identify the channels."""
     if not isinstance(output, Tensor):
         return ()
     shape = tuple(output.shape[1:])
@@ -85,5 +86,5 @@ def _shape(output: object) -> tuple[int, ...]:
 
 
 def _count(module: nn.Module) -> int:
-    """Return how many numbers a module learns."""
+    """Return the number of learned parameters of a module."""
     return sum(value.numel() for value in module.parameters())

@@ -1,7 +1,6 @@
-"""The names that this package's own networks answer to, and how to build one: without timm.
+"""Names of the package's own networks and their construction, without timm.
 
-Knows nothing of weight files. What a name stands for is in registry.json, which `make_registry`
-writes.
+The names are defined in registry.json, which `make_registry` writes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How images must look for published weights."""
+    """Preprocessing and origin of published weights."""
 
     tag: str
     """Name of the weights, the part after the dot."""
@@ -36,13 +35,13 @@ class DataConfig:
     mean: tuple[float, ...]
     """Subtracted from each colour, values in [0, 1]."""
     std: tuple[float, ...]
-    """What each colour is then divided by."""
+    """Divisor of each colour after that."""
     interpolation: str
     """Filter of the resize: bicubic or bilinear."""
     crop_pct: float
     """Fraction of the resized image that the crop keeps, in (0, 1]."""
     crop_mode: str
-    """center, or squash: resized without regard to its shape."""
+    """center, or squash: resized to a square regardless of the aspect ratio."""
     num_classes: int
     """Classes of the published head; 0: it has none."""
     hub_id: str | None
@@ -53,16 +52,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """An architecture that has a name."""
+    """An architecture in the registry."""
 
     parameters: int
     """Of the network without its head."""
     network: str | None
     """Which network of this package builds it, vit or swin; None: only timm does."""
     fields: Mapping[str, Any]
-    """Of its configuration here, where they differ from the defaults."""
+    """Fields of its configuration here that differ from the defaults."""
     weights: Mapping[str, DataConfig]
-    """What images must look like for each set of weights, by tag, the default first."""
+    """Data config of each set of weights, by tag, the default first."""
 
 
 @cache
@@ -83,7 +82,7 @@ def registry() -> dict[str, RegistryEntry]:
 
 
 def _tuple(value: Any) -> Any:
-    """Return a list of JSON as the tuple that was written, anything else as it is."""
+    """Convert a JSON list back to a tuple; return anything else unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -93,13 +92,13 @@ def native_names() -> list[str]:
 
 
 def is_native(name: str) -> bool:
-    """Whether a published name, `arch` or `arch.tag`, is one of `native_names()`."""
+    """Return whether a published name, `arch` or `arch.tag`, is one of `native_names()`."""
     entry = registry().get(name.partition(".")[0])
     return entry is not None and entry.network is not None
 
 
 def native_config(name: str) -> ViTConfig | SwinConfig:
-    """Return the shape that a published name stands for.
+    """Return the configuration of a published name.
 
     Args:
         name: `arch` or `arch.tag`; or `vit` or `swin` for the defaults of `--model-arg`.
@@ -116,7 +115,7 @@ def native_config(name: str) -> ViTConfig | SwinConfig:
 
 
 def native_data_config(name: str) -> DataConfig:
-    """Return what images must look like for the weights `name`, `arch.tag` or `arch` (its first).
+    """Return the data config of the weights `name`, `arch.tag` or `arch` (its first).
 
     Raises:
         ModelError: If the name is none of `native_names()`, or the tag none of its tags.
@@ -170,23 +169,23 @@ def build_native(
 
 
 def _closest(word: str, words: Mapping[str, Any]) -> str | None:
-    """Return the word most like `word`, or None if none is."""
+    """Return the closest of some words, or None."""
     return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.75)), None)
 
 
 def _instead(arch: str) -> str:
-    """Return what to type instead of a name that is not known here."""
+    """Return a hint for a name that is not known here."""
     close = next(iter(suggest_names(arch, native_names(), limit=1)), None)
     return "--impl timm" + (f", or did you mean {close}?" if close else "")
 
 
 def suggest_names(word: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
-    """Names that a word may stand for: those that begin with it, those of its parts, similar ones.
+    """Return the names that a word may mean: by prefix, by its parts, or by similarity.
 
     Args:
-        word: What was typed.
+        word: The user's input.
         known: All names.
-        limit: How many to return at most, the default network first, then shorter ones.
+        limit: Largest number of names, the default network first, then shorter ones.
 
     >>> suggest_names("Swin-T", ["swin_s3_tiny_224", "swin_tiny_patch4_window7_224"], limit=1)
     ['swin_tiny_patch4_window7_224']

@@ -1,4 +1,4 @@
-"""Where a token is: relative position biases, and fixed embeddings of sines and cosines.
+"""Position embeddings: relative position biases, and fixed ones of sines and cosines.
 
 Shape letters: h x w patches, T tokens, C channels, A heads, M the side of a window.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def relative_position_index(window: tuple[int, int]) -> Tensor:
-    """Return which row of the bias table holds for each pair of tokens of a window, (T, T).
+    """Return the row of the bias table for each pair of tokens of a window, (T, T).
 
     Entry (i, j) counts the offsets from token j to token i row by row, from (1 - M, 1 - M).
     M is `window` down and across.
@@ -35,8 +35,8 @@ def gather_bias(table: Tensor, index: Tensor) -> Tensor:
 class RelativePosition(nn.Module):
     """A learned bias for each head and each offset between two patches.
 
-    Tokens before the patches have no position; three more entries are for them: to, from and among
-    them.
+    Tokens before the patches have no position; three more entries are for attention to, from and
+    among them.
 
     Source: Swin Transformer, Liu et al. 2021, sec. 3.2; the three entries as in BEiT, Bao et al.
     2022.
@@ -57,7 +57,7 @@ class RelativePosition(nn.Module):
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self) -> Tensor:
-        """Return what to add to each head's scores, (A, T, T)."""
+        """Return the bias of each head's scores, (A, T, T)."""
         return gather_bias(self.relative_position_bias_table, self.relative_position_index)
 
 

@@ -1,4 +1,4 @@
-"""model.safetensors: weights and model card in one file, and the way back to a network."""
+"""model.safetensors: weights and model card in one file, written and loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from swinclf.card import ModelCard, check_sizes
 from swinclf.config import Impl
 from swinclf.errors import WeightsError
 from swinclf.models.build import Architecture, create_network
-from swinclf.models.meta_init import blank_parameters
+from swinclf.models.meta_init import meta_parameters
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
 
 def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
-    """Writes a network's weights with its card.
+    """Write a network's weights and its card.
 
     Raises:
         RunError: If the file cannot be written.
@@ -26,33 +26,33 @@ def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card alone, without reading the weights.
+    """Return the card without reading the weights.
 
     Raises:
-        RunError, WeightsError: If the file is none of swinclf's.
+        RunError, WeightsError: If the file was not written by swinclf.
     """
     return ModelCard.from_metadata(read_metadata(path), where=str(path))
 
 
 def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, ModelCard]:
-    """Builds the network that a file describes and fills it with the file's weights.
+    """Build the network that a file describes and load its weights.
 
     Args:
         path: A model.safetensors.
-        impl: Who builds it, if not the one that the card names.
+        impl: Backend that builds it; None for that of the card.
 
     Returns:
         The network, in evaluation mode on the CPU in float32, and the card.
 
     Raises:
-        RunError, WeightsError, ModelError: If the file is none of swinclf's, damaged, or the
-            network of its name has other tensors.
+        RunError, WeightsError, ModelError: If the file was not written by swinclf, is damaged, or
+            the network of its name has other tensors.
     """
-    card = read_card(path)  # first: a file of another program is named as what it is
+    card = read_card(path)  # first, so that files of other programs get their own error
     tensors, _ = read_tensors(path, signed=True)
     architecture = architecture_of(card, impl=impl)
-    # timm's networks may take more from a parameter than its shape: Swin's masks go to its device.
-    with blank_parameters() if architecture.impl is Impl.NATIVE else nullcontext():
+    # timm's networks may use more of a parameter than its shape: Swin's masks use its device.
+    with meta_parameters() if architecture.impl is Impl.NATIVE else nullcontext():
         network = create_network(architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -79,7 +79,7 @@ def _check_head(
     wanted: Mapping[str, tuple[int, ...]],
     found: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Name it as such where a file differs from its card in the number of classes alone."""
+    """Raise a specific error if a file differs from its card only in the number of classes."""
     odd = [name for name in wanted if wanted[name] != found.get(name)]
     heads = {found[name][0] for name in odd if found.get(name)}
     same_but_rows = all(wanted[name][1:] == found.get(name, (0, 0, 0, 0))[1:] for name in odd)
@@ -88,7 +88,7 @@ def _check_head(
 
 
 def architecture_of(card: ModelCard, *, impl: Impl | None = None) -> Architecture:
-    """The architecture that a card describes."""
+    """Return the architecture that a card describes."""
     return Architecture(
         name=card.model,
         impl=impl or card.impl,

@@ -1,12 +1,12 @@
 """Swin Transformer, in the order of its paper: the network, its stages, blocks, windows, attention.
 
-Knows nothing of names, weight files or data, nor of the processor: how to compute the same faster
-is in `models/accelerated`. Parameters are named as timm names them, so state dicts go both ways.
+A plain reference implementation; `models/accelerated` computes the same faster. Parameters are
+named as in timm, so state dicts are interchangeable.
 
 Shape letters: N images, H and W tokens down and across (H x W pixels on the way in), C channels,
 B windows of an image, T = M * M tokens of a window, A heads, E channels of a head, K classes.
 
-Where the paper's equations and figures are:
+Equations and figures of the paper:
 
     fig. 1 (a)  hierarchical feature maps             Swin.forward_features
     fig. 2      windows, regular and shifted          to_windows, SwinBlock.shifted
@@ -42,8 +42,8 @@ from swinclf.models.layers import (
 )
 from swinclf.models.positions import gather_bias, relative_position_index
 
-# Added to the score of two tokens that only the cyclic shift made neighbours; 0 after the softmax.
-# The published code's -100 leaves 1e-44, a denormal number, with which a CPU computes slowly.
+# Added to the score of tokens that are neighbours only by the cyclic shift; 0 after the softmax.
+# The -100 of the published code leaves 1e-44, a denormal number, with which a CPU computes slowly.
 MASKED = -1000.0
 
 
@@ -66,7 +66,7 @@ class SwinConfig:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     """Heads of each stage's attention."""
     window_size: int | tuple[int, ...] = 7
-    """Side M of a window, tokens: one for all stages, or one a stage."""
+    """Side M of a window, tokens: one for all stages, or one per stage."""
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer over that of its input."""
     qkv_bias: bool = True
@@ -87,7 +87,7 @@ class SwinConfig:
 
 
 class Swin(nn.Module):
-    """The Swin Transformer image classifier of a shape: sec. 3.1, fig. 3 (a)."""
+    """Swin Transformer image classifier: sec. 3.1, fig. 3 (a)."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -135,11 +135,11 @@ class Swin(nn.Module):
             self.head.fc = nn.Linear(self.num_features, num_classes).to(self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the parameters that weight decay must leave alone: the bias tables."""
+        """Return the parameters excluded from weight decay: the bias tables."""
         return {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns that put parameters in order of depth: stem, blocks (or stages), head."""
+        """Return patterns that group parameters by depth: stem, blocks (or stages), head."""
         fine = [
             (r"^layers\.(\d+).downsample", (0,)),
             (r"^layers\.(\d+)\.\w+\.(\d+)", None),
@@ -169,7 +169,7 @@ class SwinHead(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Patch merging (but for the first stage), then blocks with and without shift in turns.
+    """Patch merging (except in the first stage), then blocks, alternately without and with shift.
 
     Source: sec. 3.1, fig. 3 (a).
     """
@@ -216,7 +216,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention inside windows, then an MLP, each behind a norm and with a residual connection.
+    """Attention inside windows, then an MLP, each after a norm and with a residual connection.
 
     Args:
         width: Channels C.
@@ -290,16 +290,16 @@ def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def from_windows(x: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Join windows to a grid again, (N, B, T, C) -> (N, H, W, C)."""
+    """Join windows to a grid, (N, B, T, C) -> (N, H, W, C)."""
     rows, columns = grid[0] // window[0], grid[1] // window[1]
     x = x.view(x.shape[0], rows, columns, window[0], window[1], x.shape[-1]).transpose(2, 3)
     return x.reshape(x.shape[0], grid[0], grid[1], x.shape[-1])
 
 
 def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """Return what to add to the scores of a shifted grid, (B, T, T): 0 or MASKED.
+    """Return the mask for the scores of a shifted grid, (B, T, T): 0 or MASKED.
 
-    The cyclic shift brings the first rows and columns behind the last ones. Tokens that are
+    The cyclic shift moves the first rows and columns behind the last ones. Tokens that are
     neighbours only by that must not attend to each other: they are numbered by region, and pairs
     from two regions are masked.
 
@@ -363,5 +363,5 @@ class WindowAttention(nn.Module):
         return merged
 
     def position_bias(self) -> Tensor:
-        """Return what each head adds to the score of each pair of tokens, (A, T, T)."""
+        """Return the bias of each head for each pair of tokens, (A, T, T)."""
         return gather_bias(self.relative_position_bias_table, self.relative_position_index)

@@ -1,10 +1,10 @@
-"""Tensors on disk: safetensors with a checksum, written whole or not at all.
+"""Tensor files: safetensors with a checksum, written atomically.
 
-safetensors itself takes a file whose data bits have flipped for good; the checksum in the metadata
-does not. Its own writer copies all tensors before any is on the disk (401 MiB more memory for
-400 MiB of tensors with safetensors 0.6.2 and 0.7.0, none with 0.8.0, by `ru_maxrss` before and
-after `safetensors.torch.save_file({str(i): torch.rand(1024, 1024) for i in range(100)}, path)`),
-and writes to a path, not to a `FileReplacement`; here tensors go there from where they are.
+safetensors itself accepts a file with corrupted data; the checksum in the metadata detects it. Its
+own writer copies all tensors before any is on the disk (401 MiB more memory for 400 MiB of tensors
+with safetensors 0.6.2 and 0.7.0, none with 0.8.0, by `ru_maxrss` before and after
+`safetensors.torch.save_file({str(i): torch.rand(1024, 1024) for i in range(100)}, path)`), and
+writes to a path, not to a `FileReplacement`; here tensors are written without a copy.
 
 Source: the documented layout of safetensors: 8 bytes of length, a header in JSON, the data.
 """
@@ -45,16 +45,16 @@ def write_tensors(
     *,
     previous: Path | None = None,
 ) -> None:
-    """Writes tensors and metadata, with a checksum over both.
+    """Write tensors and metadata with a checksum of both.
 
     Args:
         path: The file.
         tensors: By name, of the types in `DTYPES`.
         metadata: By name.
-        previous: Where the file that stands at `path` now is kept.
+        previous: Backup path for the present file at `path`.
 
     Raises:
-        RunError: If the file cannot be written; what stood there before is kept.
+        RunError: If the file cannot be written; the present one is then preserved.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     signed = {**metadata, CHECKSUM: tensors_digest(whole, metadata)}
@@ -64,7 +64,7 @@ def write_tensors(
 def _pieces(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """The content of a safetensors file, in the order that the library gives it."""
+    """Yield the content of a safetensors file, in the order of the library's writer."""
     order = list(DTYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -84,7 +84,7 @@ def _pieces(
 
 
 def _bytes_of(tensor: torch.Tensor) -> bytes | memoryview:
-    """What a tensor's memory holds, without a copy where it lies in one piece."""
+    """Return a tensor's memory, without a copy if it is contiguous."""
     if not tensor.numel():
         return b""
     raw: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
@@ -92,58 +92,58 @@ def _bytes_of(tensor: torch.Tensor) -> bytes | memoryview:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone, from the file's header.
+    """Return the metadata, from the file's header.
 
     Raises:
-        WeightsError: If it is no safetensors file.
+        WeightsError: If it is not a safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise not_safetensors(path, error) from error
+        raise safetensors_error(path, error) from error
 
 
 def read_tensors(
     path: Path, *, signed: bool = False
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata; where the metadata holds a checksum, it is verified.
+    """Return tensors and metadata, after verifying the checksum if there is one.
 
     Args:
         path: The file.
-        signed: Whether there has to be a checksum, as in every file that `write_tensors` wrote.
+        signed: Whether a checksum is required, as in every file of `write_tensors`.
 
     Raises:
-        WeightsError: If it is no safetensors file, or its content is not what was written.
+        WeightsError: If it is not a safetensors file, or its content has changed.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            # Copies: what the library returns is the mapped file itself, which Windows lets nobody
-            # replace or delete as long as one of the tensors is in use.
+            # Copies: the library's tensors map the file, which on Windows cannot be replaced or
+            # deleted while one of them is in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise not_safetensors(path, error) from error
+        raise safetensors_error(path, error) from error
     wanted = metadata.pop(CHECKSUM, None)
     if wanted is None and signed:
         raise WeightsError(
             f"the checksum that '{path}' was written with",
             found="none: the file is damaged",
-            hint="take the file from where it was copied from, or train again",
+            hint="copy the file again from its source, or train again",
         )
     if wanted is not None and (found := tensors_digest(tensors, metadata)) != wanted:
         raise WeightsError(
             f"the content that was written to '{path}' (sha256 {wanted[:12]})",
             found=f"another content (sha256 {found[:12]}): the file is damaged",
-            hint="take the file from where it was copied from, or train again",
+            hint="copy the file again from its source, or train again",
         )
     return tensors, metadata
 
 
-def not_safetensors(path: Path, error: Exception) -> WeightsError:
-    """The error for a file that is no safetensors file, or a damaged one."""
+def safetensors_error(path: Path, error: Exception) -> WeightsError:
+    """Return the error for a file that is damaged or not a safetensors file."""
     try:
-        with path.open("rb") as file:  # its own reader does not say why it could not open one
+        with path.open("rb") as file:  # the library does not report why it cannot open a file
             found = f"{error} ({os.fstat(file.fileno()).st_size:,} bytes)"
     except FileNotFoundError:
         found = "no such file"
@@ -158,7 +158,7 @@ def not_safetensors(path: Path, error: Exception) -> WeightsError:
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256, hexadecimal, over the metadata and every tensor's name, type, shape and bytes."""
+    """Return the hexadecimal sha256 of the metadata and every tensor's name, type, shape, bytes."""
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""timm's half of building a network: the only file besides the catalogue that imports timm."""
+"""The timm backend: the only module besides the catalogue that imports timm."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from swinclf.models.catalogue import check_name
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 
 
-def create_network(
+def create_timm_network(
     name: str, *, num_classes: int, img_size: int | None, drop_path: float, **loading: Any
 ) -> nn.Module:
-    """A network by timm's name for it.
+    """Build a network by timm's name.
 
     Args:
         name: ARCH or ARCH.TAG.
         num_classes: Logits, K.
-        img_size: Side of the picture it sees, px; None for its own.
-        drop_path: Chance to skip the deepest block in training.
-        loading: What timm is to load; nothing by default.
+        img_size: Side of the input, px; None for the network's own.
+        drop_path: Drop rate of the deepest block in training.
+        loading: Options for loading weights; none are loaded by default.
 
     Raises:
-        ModelError: If there is no such network, or it cannot be built so.
+        ModelError: If there is no such network, or it does not support the options.
     """
     import timm
 
@@ -34,10 +34,10 @@ def create_network(
         options["drop_path_rate"] = drop_path
     config = timm.get_pretrained_cfg(check_name(name))
     if img_size and (config is None or config.fixed_input_size):
-        options["img_size"] = img_size  # the others take any size as they are
+        options["img_size"] = img_size  # the others accept any size
     try:
         network: nn.Module = timm.create_model(name, **options)
-    except Exception as error:  # whatever a constructor makes of a size it cannot have
+    except Exception as error:  # whatever a constructor raises for an unsupported size
         if loading:
             raise
         raise ModelError(
@@ -49,13 +49,13 @@ def create_network(
 
 
 def create_published(name: str, path: Path, *, img_size: int | None, drop_path: float) -> nn.Module:
-    """A network with its published weights and its published head, loaded by timm's own code.
+    """Build a network with its published weights and head, loaded by timm's own code.
 
     Args:
         name: ARCH or ARCH.TAG.
         path: The weights file.
-        img_size: Side of the picture it sees, px; position tables are resized. None for its own.
-        drop_path: Chance to skip the deepest block in training.
+        img_size: Side of the input, px; position tables are resized. None for the network's own.
+        drop_path: Drop rate of the deepest block in training.
 
     Raises:
         WeightsError: If the file does not fit, tensor by tensor.
@@ -63,7 +63,7 @@ def create_published(name: str, path: Path, *, img_size: int | None, drop_path: 
     overlay = {"file": str(path), "source": "file"}
     classes = published_config(name).num_classes
     try:
-        return create_network(
+        return create_timm_network(
             name,
             num_classes=classes,
             img_size=img_size,
@@ -71,16 +71,16 @@ def create_published(name: str, path: Path, *, img_size: int | None, drop_path: 
             pretrained=True,
             pretrained_cfg_overlay=overlay,
         )
-    except Exception as error:  # timm tells of a misfit by whatever exception comes first
+    except Exception as error:  # timm reports a mismatch by various exceptions
         raise WeightsError(
             f"the published weights of '{name}' in '{path}'",
             found=_short(error),
-            hint="delete the file and fetch it again; or --weights FILE, or --no-pretrained",
+            hint="delete the file and download it again; or --weights FILE, or --no-pretrained",
         ) from error
 
 
 def published_config(name: str) -> Any:
-    """How timm describes the published weights of a name.
+    """Return timm's description of the published weights of a name.
 
     Raises:
         ModelError: If timm does not know the name.
@@ -98,8 +98,8 @@ def published_config(name: str) -> Any:
     return config
 
 
-def published_classes(name: str) -> int:
-    """Return the classes of a name's published head; ImageNet-1k's where none was published.
+def timm_head_classes(name: str) -> int:
+    """Return the number of classes of a published head; ImageNet-1k's if none was published.
 
     Raises:
         ModelError: If timm does not know the name.
@@ -110,8 +110,8 @@ def published_classes(name: str) -> int:
     return int(config.num_classes) if config is not None else 1000
 
 
-def preprocess_of(name: str) -> Preprocess:
-    """The preprocessing that a network's published weights were scored with."""
+def timm_preprocess(name: str) -> Preprocess:
+    """Return the evaluation preprocessing of a network's published weights."""
     import timm.data
 
     config = timm.get_pretrained_cfg(check_name(name))

@@ -1,14 +1,14 @@
 """Vision Transformer, in the order of its paper: embeddings, encoder, blocks, attention.
 
-Knows nothing of names, weight files or data, nor of the processor: how to compute the same faster
-is in `models/accelerated`. Parameters are named as timm names them, so state dicts go both ways.
+A plain reference implementation; `models/accelerated` computes the same faster. Parameters are
+named as in timm, so state dicts are interchangeable.
 
 Shape letters: N images, H x W pixels, h x w patches, P tokens before the patches (class,
 distillation, registers), T = P + h * w tokens, C channels, A heads, E channels of a head, K
 classes.
 
-Where the paper's equations are: eq. 1 ViT.embed, eqs. 2 and 3 Block.forward, eq. 4
-ViT.forward_head, eqs. 5 to 8 Attention.forward.
+Equations of the paper: eq. 1 ViT.embed, eqs. 2 and 3 Block.forward, eq. 4 ViT.forward_head, eqs. 5
+to 8 Attention.forward.
 
 Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021.
 """
@@ -67,28 +67,28 @@ class ViTConfig:
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
     qk_norm: bool = False
-    """Whether queries and keys pass a layer norm in each head."""
+    """Whether queries and keys are layer-normalised in each head."""
     layer_scale: float | None = None
-    """First value of the factors on each residual branch; None: no factors."""
+    """Initial value of the factors on each residual branch; None: no factors."""
     class_token: bool = True
-    """Whether a learned token stands before the patches."""
+    """Whether a learned token precedes the patches."""
     distilled: bool = False
     """Whether a second such token has its own head (DeiT); the logits are the mean of the two."""
     reg_tokens: int = 0
-    """Register tokens, which take part and are then ignored."""
+    """Register tokens, whose outputs are ignored."""
     position: PositionKind = "learned"
     """Position embedding: a table for all tokens (learned), one for rows and one for columns
     (learned_2d), fixed sine and cosine (sincos), a bias in attention (relative), none."""
     no_embed_class: bool = False
-    """Whether the learned table is for the patches only, not for the tokens before them."""
+    """Whether the learned table is only for the patches, not for the tokens before them."""
     pre_norm: bool = False
-    """Whether tokens pass a layer norm before the blocks (CLIP); the patch map then has no bias."""
+    """Whether tokens are layer-normalised before the blocks (CLIP), without a patch bias."""
     final_norm: bool = True
-    """Whether tokens pass a layer norm after the blocks."""
+    """Whether tokens are layer-normalised after the blocks."""
     fc_norm: bool | None = None
-    """Whether that norm comes after the pooling; None: where the pooling is the mean."""
+    """Whether that norm comes after the pooling; None: if the pooling is the mean."""
     pool: PoolKind = "token"
-    """What the head sees: the class token, the mean of the patches (avg), all patches (flatten)."""
+    """Input of the head: the class token, the mean of the patches (avg), all patches (flatten)."""
     head: HeadKind = "linear"
     """linear; dense + tanh + linear (tanh); hidden layers with GELU + linear (mlp)."""
     head_hidden: tuple[int, ...] = ()
@@ -104,12 +104,12 @@ class ViTConfig:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens that stand before the patches, P."""
+        """Number of tokens before the patches, P."""
         return int(self.class_token) + int(self.distilled) + self.reg_tokens
 
 
 class ViT(nn.Module):
-    """The Vision Transformer image classifier of a shape: sec. 3.1, fig. 1."""
+    """Vision Transformer image classifier: sec. 3.1, fig. 1."""
 
     pos_embed: Tensor | None
     pos_embed_fixed: Tensor
@@ -198,7 +198,7 @@ class ViT(nn.Module):
         return F.dropout(x, self.config.dropout, self.training)
 
     def _patch_positions(self) -> Tensor | None:
-        """Return what is added to the patches' tokens alone, (1, h * w, C), or None."""
+        """Return the position embeddings of the patches only, (1, h * w, C), or None."""
         if self.config.position == "learned_2d":
             rows, columns = self.patch_embed.grid_size
             y = self.pos_embed_y.expand(-1, -1, columns, -1)
@@ -218,7 +218,7 @@ class ViT(nn.Module):
         return out
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify, (N, T, C) -> (N, K), or what the last layer sees with `pre_logits`.
+        """Pool and classify, (N, T, C) -> (N, K), or return the last layer's input.
 
         Source: sec. 3.1, eq. 4; the distillation token's head: Training data-efficient image
         transformers, Touvron et al. 2021, sec. 4.
@@ -259,13 +259,13 @@ class ViT(nn.Module):
             setattr(self, name, layer.to(self.patch_embed.proj.weight))
 
     def no_weight_decay(self) -> set[str]:
-        """Return the parameters that weight decay must leave alone: tokens and positions."""
+        """Return the parameters excluded from weight decay: tokens and positions."""
         tables = {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
         names = {"pos_embed", "pos_embed_y", "pos_embed_x", "cls_token", "reg_token", "dist_token"}
         return names | tables
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one way only
-        """Return patterns that put parameters in order of depth: stem, blocks, head."""
+        """Return patterns that group parameters by depth: stem, blocks, head."""
         stem = r"^cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
         return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
@@ -294,7 +294,7 @@ class HeadHidden(nn.Module):
 
 
 class Block(nn.Module):
-    """An encoder block, sec. 3.1: attention and MLP, each behind a norm and with a residual."""
+    """An encoder block, sec. 3.1: attention and MLP, each after a norm and with a residual."""
 
     def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
         super().__init__()
@@ -333,6 +333,6 @@ class Attention(nn.Module):
         """Let every token attend to every token, (N, T, C) -> (N, T, C)."""
         q, k, v = split_heads(self.qkv(x), self.heads)  # (N, A, T, E) each
         bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
-        # No dropout on the attention itself: it would rule out PyTorch's fused attention.
+        # No dropout of the attention weights: it would rule out PyTorch's fused attention.
         x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
         return F.dropout(self.proj(merge_heads(x)), self.dropout, self.training)

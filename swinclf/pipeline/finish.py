@@ -28,7 +28,7 @@ from swinclf.inference.reference_features import save_training_sample
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
-from swinclf.models.compute import has_linear_head, logits_of
+from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
 from swinclf.pipeline.distill import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
@@ -170,7 +170,7 @@ def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Ou
 
     def outputs(images: Sequence[ImageFile]) -> Outputs:
         features = look.plain_features(images)
-        return Outputs(logits_of(network, features, device).numpy(), features.numpy())
+        return Outputs(head_logits(network, features, device).numpy(), features.numpy())
 
     return outputs
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from swinclf.config import Settings
 from swinclf.models.build import Architecture, default_preprocess
-from swinclf.models.weights.preprocessing import KnownPreprocess
+from swinclf.models.weights.known_preprocess import KnownPreprocess
 from swinclf.preprocess import Preprocess, read_colours, write_colours
 
 COLOURS = ("mean", "std")

@@ -21,16 +21,16 @@ from swinclf.models.build import (
 from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.freeze import freeze_stages
-from swinclf.models.hub import can_be_had
+from swinclf.models.hub import is_available
 from swinclf.models.names import is_native, native_data_config
 from swinclf.models.weights.find import StartingWeights, find_weights
-from swinclf.models.weights.preprocessing import (
+from swinclf.models.weights.known_preprocess import (
     KnownPreprocess,
-    preprocess_beside,
     preprocess_of_layout,
     preprocess_of_run,
+    read_preprocess,
 )
-from swinclf.models.weights.report import WeightsReport
+from swinclf.models.weights.load_report import WeightsReport
 from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
@@ -175,14 +175,14 @@ def _known_preprocess(weights: StartingWeights | None) -> list[KnownPreprocess]:
         return []
     if weights.card is not None:
         return [preprocess_of_run(weights.card.preprocess)]
-    beside = preprocess_beside(weights.path)
+    beside = read_preprocess(weights.path)
     return [] if beside is None else [beside]
 
 
 def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
     """Take the embedded backbone where the default's published weights cannot be had."""
     default = settings.config.model
-    if settings.is_given("model") or can_be_had(native_data_config(default).hub_id or ""):
+    if settings.is_given("model") or is_available(native_data_config(default).hub_id or ""):
         return settings
     report.note(
         f"the weights of {default} are not in the cache and the Hub does not answer: using the "

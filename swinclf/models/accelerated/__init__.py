@@ -1,10 +1,10 @@
-"""The networks of this package computed faster on a CPU: same parameters, same results.
+"""Faster CPU versions of the package's networks, with the same parameters and results.
 
-`accelerate` replaces the classes of a network's parts in place. Each replacement overrides one
-method of its reference in `swin.py`, `vit.py` or `layers.py` and falls back to it where it would
-bring nothing: on a GPU, in graphs of torch.compile and torch.export, and in other precisions. State
-dicts, hooks, freezing, copying and pickling work as they do with the reference. Its results are
-those of the reference but for rounding.
+`accelerate` replaces the classes of a network's modules in-place. Each replacement overrides one
+method of its reference in `swin.py`, `vit.py` or `layers.py` and falls back to it where it has no
+advantage: on a GPU, in graphs of torch.compile and torch.export, and in other precisions. State
+dicts, hooks, freezing, copying and pickling work as in the reference. Results are equal up to
+rounding.
 
 What is faster, and where:
 
@@ -44,10 +44,10 @@ _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def accelerate(network: nn.Module) -> None:
-    """Replace the parts of a network that can be computed faster, in place.
+    """Replace the modules of a network by faster ones, in-place.
 
     Args:
-        network: A ViT or Swin of this package, in any state. Its head stays as it is.
+        network: A ViT or Swin of this package, in any state. Its head is not changed.
     """
     if not isinstance(network, ViT | Swin):
         return

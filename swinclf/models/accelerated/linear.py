@@ -1,6 +1,6 @@
-"""Linear layers in bfloat16 on a CPU: bias and GELU inside oneDNN's product.
+"""Linear layers in bfloat16 on a CPU: bias and GELU fused into oneDNN's product.
 
-PyTorch's own linear layer writes the bias into the result before the product and reads it back.
+PyTorch's own linear layer writes the bias into the result before the product and reads it again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Tokens from which training a fused layer pays; with fewer autograd's own derivative is faster.
+# Tokens from which training a fused layer pays; with fewer, autograd's own derivative is faster.
 # As measured on two cores of a Xeon with AMX, 2026-11-21; `python benchmarks/networks.py
 # --constants` measures it.
 TRAINED_TOKENS = 512
 
 
 class FastLinear(nn.Linear):
-    """A linear layer, fused where no gradients are computed."""
+    """A linear layer, fused if no gradients are computed."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x weight' + bias, (..., C) -> (..., D)."""
@@ -29,7 +29,7 @@ class FastLinear(nn.Linear):
 
 
 class TrainedLinear(FastLinear):
-    """The same, and fused in training, too."""
+    """A linear layer that is fused in training as well."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x weight' + bias, (..., C) -> (..., D)."""
@@ -47,7 +47,7 @@ class TrainedLinear(FastLinear):
 
 
 class _Linear(torch.autograd.Function):
-    """The linear layer and its derivative."""
+    """The fused linear layer and its derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +68,7 @@ class _Linear(torch.autograd.Function):
 
 
 def is_eager_cpu(x: Tensor) -> bool:
-    """Return whether `x` is computed at once, on a CPU.
+    """Return whether `x` is computed eagerly on a CPU.
 
     Compiled and exported graphs get the reference, which their compilers optimise themselves.
     """
@@ -76,7 +76,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def is_fused(x: Tensor, weight: Tensor) -> bool:
-    """Return whether `x` and `weight` are multiplied in bfloat16 on a CPU that has `product`."""
+    """Return whether `x` and `weight` are multiplied in bfloat16 on a CPU with `product`."""
     if not is_eager_cpu(x) or not has_fused_linear():
         return False
     if torch.is_autocast_enabled("cpu"):
@@ -86,7 +86,7 @@ def is_fused(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def has_fused_linear() -> bool:
-    """Return whether this PyTorch has oneDNN's fused linear layer, and the CPU its bfloat16."""
+    """Return whether PyTorch has oneDNN's fused linear layer and the CPU supports bfloat16."""
     ops = torch.ops.mkldnn
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
@@ -106,7 +106,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
         activation: none or gelu.
     """
     x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
-    # The kernel takes the bias to be contiguous, without checking.
+    # The kernel assumes without checking that the bias is contiguous.
     bias = None if bias is None else bias.to(torch.bfloat16).contiguous()
     algorithm = "none" if activation == "gelu" else ""  # of GELU: none is the exact one
     fused = torch.ops.mkldnn._linear_pointwise
@@ -115,14 +115,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
 
 
 def is_plain(*layers: nn.Module) -> bool:
-    """Return whether linear layers are nothing but their weights: no other class, no hooks."""
+    """Return whether modules are plain accelerated linear layers without hooks."""
     return all(type(layer) in (FastLinear, TrainedLinear) for layer in layers) and not is_hooked(
         *layers
     )
 
 
 def is_hooked(*modules: nn.Module) -> bool:
-    """Return whether one of the modules has hooks, forward or backward ones; its own alone."""
+    """Return whether one of the modules itself has forward or backward hooks."""
     return any(
         module._forward_hooks
         or module._forward_pre_hooks

@@ -1,4 +1,4 @@
-"""The two-layer MLP with GELU on a CPU: fused in bfloat16, and in portions in training.
+"""The two-layer MLP with GELU on a CPU: fused in bfloat16, and in chunks in training.
 
 Shape letters: T tokens, C channels in and out, D the hidden layer's width.
 """
@@ -14,7 +14,7 @@ from swinclf.models.accelerated.linear import is_eager_cpu, is_fused, is_plain, 
 from swinclf.models.layers import Mlp
 
 # A hidden layer above 32 MiB is memory that the C library requests from the system on every call,
-# at more than the product costs. In portions it stays in the caches, in a buffer that is reused.
+# which costs more than the product. In portions it stays in the caches, in a reused buffer.
 # The three values were the fastest of those tried on two cores of a Xeon with AMX, 2026-11-22;
 # `python benchmarks/networks.py --constants` measures them.
 PORTION_BYTES = 6 << 20  # of the hidden layer
@@ -23,7 +23,7 @@ PORTIONED_WIDTH = 2048  # D above which reading the weights again for each porti
 
 
 class FastMlp(Mlp):
-    """The MLP, with bias and GELU inside oneDNN's product where no gradients are computed."""
+    """The MLP, with bias and GELU fused into oneDNN's product if no gradients are computed."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token by itself, (..., C) -> (..., C)."""
@@ -40,7 +40,7 @@ class FastMlp(Mlp):
 
 
 class PortionedMlp(FastMlp):
-    """The same; in training some thousand tokens at a time, without storing the hidden layer."""
+    """The MLP in portions of some thousand tokens in training, without storing the hidden layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token by itself, (..., C) -> (..., C)."""
@@ -72,9 +72,9 @@ def _portion(x: Tensor, hidden: int) -> int:
 
 
 class _MlpInPortions(torch.autograd.Function):
-    """GELU(x w1' + b1) w2' + b2 and its derivative, which computes the hidden layer again.
+    """GELU(x w1' + b1) w2' + b2 and its derivative, which recomputes the hidden layer.
 
-    That product costs less than writing D channels to memory and reading them back.
+    That product costs less than writing D channels to memory and reading them again.
     """
 
     @staticmethod

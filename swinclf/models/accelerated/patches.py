@@ -1,4 +1,4 @@
-"""A Swin's map of patches to tokens, with channels last from the start."""
+"""A Swin's patch embedding in channels-last format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from swinclf.models.layers import PatchEmbed
 
 
 class FastPatchEmbed(PatchEmbed):
-    """Patches to tokens, laid out in memory as the norm and the blocks read them."""
+    """Patch embedding with the memory layout that the norm and the blocks read."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to their grids of tokens, (N, 3, H, W) -> (N, h, w, C)."""

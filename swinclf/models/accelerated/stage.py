@@ -1,4 +1,4 @@
-"""A Swin stage on a CPU: tokens stay in windows from block to block, in portions that fit a cache.
+"""A Swin stage on a CPU: tokens stay in windows between blocks, in portions that fit a cache.
 
 Shape letters: N images, H and W tokens down and across, L = H * W, B windows, T tokens of a window,
 C channels.
@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from swinclf.models.accelerated.linear import is_eager_cpu, is_hooked
 from swinclf.models.swin import SwinBlock, SwinStage, to_windows
 
-# Without gradients a stage takes as many images at a time as have this many tokens: what one block
-# writes is then still in the caches for the next. The fastest of the values tried on two cores of a
+# Without gradients a stage takes as many images at a time as have this many tokens: the output of a
+# block is then still in the caches for the next. The fastest of the values tried on two cores of a
 # Xeon with AMX, 2026-11-22; `python benchmarks/networks.py --constants` measures it.
 PORTION_TOKENS = 12544
 
@@ -25,16 +25,16 @@ PORTION_TOKENS = 12544
 class FastSwinStage(SwinStage):
     """Patch merging, then blocks, with one copy from each block's windows to the next one's.
 
-    The reference copies up to four times a block: shift, cut, join, shift back. All but the
-    attention works token by token, so that the order of the tokens does not matter to it.
+    The reference copies up to four times per block: shift, cut, join, shift back. All but the
+    attention works token by token, independently of the order of the tokens.
     """
 
     orders: list[tuple[Tensor, Tensor]]
-    """To the first block's windows, from each to the next one's, and back to the grid: from where
-    each token is taken and the inverse, (L,) each. Empty where windows hold more than the grid."""
+    """Permutations to the first block's windows, from each block's to the next one's, and back to
+    the grid, each with its inverse, (L,). Empty where windows hold more than the grid."""
 
     def prepare(self) -> None:
-        """Compute the orders."""
+        """Compute the permutations."""
         self.orders = []
         blocks = _blocks(self)
         (height, width), padded = blocks[0].grid, any(any(block.padding) for block in blocks)
@@ -50,7 +50,7 @@ class FastSwinStage(SwinStage):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the stage, (N, H, W, C) -> (N, H/2, W/2, 2C); the first one keeps the shape."""
-        # A hook gets what it gets in the reference.
+        # Hooks must get the same tensors as in the reference.
         parts = (*self.downsample.modules(), *self.blocks.modules())
         if not is_eager_cpu(x) or is_hooked(*parts):
             return super().forward(x)
@@ -86,13 +86,13 @@ def _run_block(block: SwinBlock, x: Tensor) -> Tensor:
 
 
 def _order(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the permutation that brings tokens from one order into another, and its inverse."""
+    """Return the permutation from one order of tokens to another, and its inverse."""
     order = before.argsort()[after]
     return order, order.argsort()
 
 
 class _Reorder(torch.autograd.Function):
-    """A permutation of each image's tokens; its derivative is a permutation too, not a sum."""
+    """A permutation of each image's tokens; its derivative is a permutation, not a sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class _Reorder(torch.autograd.Function):
 
 
 def _permuted(x: Tensor, order: Tensor) -> Tensor:
-    """Take each image's tokens in this order, (N, ..., C) and (L,) -> (N, ..., C)."""
-    if x.shape[0] > 1:  # one index for all images: along the first axis it takes half as long
+    """Permute each image's tokens, (N, ..., C) and (L,) -> (N, ..., C)."""
+    if x.shape[0] > 1:  # one index for all images: twice as fast along the first axis
         images = torch.arange(x.shape[0], device="cpu") * order.shape[0]
         order = (images[:, None] + order).view(-1)
     return x.reshape(-1, x.shape[-1]).index_select(0, order).view(x.shape)

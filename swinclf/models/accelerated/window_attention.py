@@ -1,7 +1,7 @@
 """Attention inside windows on a CPU in training: softmax and scores share one tensor.
 
-Shape letters: N images, B windows of an image, T tokens of a window, P those filled up, C channels,
-A heads, E channels of a head.
+Shape letters: N images, B windows of an image, T tokens of a window, P those after padding, C
+channels, A heads, E channels of a head.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from swinclf.models.accelerated.linear import is_eager_cpu
 from swinclf.models.swin import WindowAttention
 
-# A row of scores is filled up to a multiple of this: the bfloat16 values of a 512-bit vector. A
+# A row of scores is padded to a multiple of this: the bfloat16 values of a 512-bit vector. A
 # softmax of 49 values took nearly twice the time of one of 64 on a Xeon with AMX, 2026-11-22;
 # `python benchmarks/networks.py --constants` measures it.
 VECTOR_VALUES = 32
 
 
 class FastWindowAttention(WindowAttention):
-    """The attention of a Swin block, with a derivative written out for training."""
+    """The attention of a Swin block, with a hand-written derivative for training."""
 
     def attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """Return softmax(q k' / sqrt(E) + bias) v, (N, B, T, 3C) -> (N, B, T, C)."""
@@ -35,7 +35,7 @@ class FastWindowAttention(WindowAttention):
 
 
 def _spare(area: int) -> int:
-    """Return how many values fill up a row of scores: to whole vectors, but never to twice."""
+    """Return the padding of a row of scores: to whole vectors, but never to twice its length."""
     spare = -area % VECTOR_VALUES
     return spare if spare < area else 0
 
@@ -43,9 +43,9 @@ def _spare(area: int) -> int:
 class _WindowAttention(torch.autograd.Function):
     """Eq. 4 and its derivative.
 
-    PyTorch's fused attention has no derivative for the bias, and its other form, like this one left
-    to autograd, copies every score matrix several times. Here scores and their softmax share one
-    tensor, whose rows are filled up to P values.
+    PyTorch's fused attention has no derivative for the bias, and its other form, like this one with
+    autograd, copies every score matrix several times. Here scores and their softmax share one
+    tensor, whose rows are padded to P values.
     """
 
     @staticmethod

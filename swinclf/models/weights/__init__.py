@@ -1,1 +1,1 @@
-"""Weight files: found, identified, read, and fitted to a network."""
+"""Weight files: located, identified, read, and adapted to a network."""

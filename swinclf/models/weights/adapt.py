@@ -1,7 +1,6 @@
-"""The tensors of a file, fitted to what a network's own state dict holds.
+"""Adaptation of a file's tensors to a network's state dict.
 
-Knows nothing of where files come from or of runs. The networks may be this package's or timm's;
-both call their parameters alike.
+The networks may be this package's or timm's, which use the same parameter names.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.differences import refusal
+from swinclf.models.weights.differences import mismatch_error
 from swinclf.models.weights.head import classifier_names, is_classifier_name
 from swinclf.models.weights.layouts.google import GOOGLE
-from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import Match, best_match, is_training_only
 from swinclf.models.weights.resize import resize_bias_table, resize_positions
 from swinclf.models.weights.unused import unused_groups
 
-# Hidden layers of a head: loaded where the file has them, else as fresh as the classifier.
+# Hidden layers of a head: loaded if the file has them, otherwise new like the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
 
 
@@ -34,23 +33,23 @@ class AdaptedWeights:
     state: State
     """Every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds."""
     head_loaded: bool
-    """Whether the head is the file's; otherwise it is the network's as it was."""
+    """Whether the head is the file's; otherwise it is the network's own."""
     resized: list[str] = field(default_factory=list)
     """Position tables that were resized to the network's image size or window."""
     match: Match | None = None
-    """Where in the file the tensors were, and in which layout."""
+    """The part of the file that the tensors are from, and its layout."""
     loaded: int = 0
-    """Tensors of the file that the network has got."""
+    """Number of the file's tensors that were loaded."""
     left_out: tuple[str, ...] = ()
     """Tensors of the file that only its training needs, or of a pooling that the network lacks."""
     file_head: Mapping[str, Tensor] = field(default_factory=dict)
-    """The classifier of the file, left out where `head_loaded` is false."""
+    """The classifier of the file, left out if `head_loaded` is false."""
     fresh: tuple[str, ...] = ()
-    """Hidden layers of the network's head that the file has not."""
+    """Hidden layers of the network's head that the file lacks."""
     unused: Mapping[str, int] = field(default_factory=dict)
-    """Parts of the file that its layout's conversion left out, with their numbers of tensors."""
+    """Groups of tensors that the conversion of the layout ignored, with their numbers."""
     old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
-    """Shapes of the tables in `resized` before it."""
+    """Original shapes of the tables in `resized`."""
 
 
 def adapt(
@@ -60,14 +59,14 @@ def adapt(
     allow_other_head: bool,
     grid: tuple[int, int] | None = None,
 ) -> AdaptedWeights:
-    """Fit the tensors of a file to a network, or say what does not fit.
+    """Adapt the tensors of a file to a network, or report what does not fit.
 
     Args:
-        state: What read_state_dict returned, in any of the layouts, under any prefix.
+        state: Result of read_state_dict, in any of the layouts, under any prefix.
         model: A network of this package or of timm.
-        allow_other_head: Whether a head of other classes, or none, is left out instead of refused.
-        grid: Patches down and across that the file's position table is for; None: the network's
-            where the count agrees, otherwise as many down as across.
+        allow_other_head: Whether to leave out a head of other classes instead of refusing it.
+        grid: Grid of patches of the file's position table; None: the network's if the count
+            agrees, otherwise a square.
 
     Raises:
         WeightsError: If a tensor is missing, left over, of another shape, quantised or not finite;
@@ -84,19 +83,19 @@ def adapt_first(
     allow_other_head: bool,
     grid: tuple[int, int] | None = None,
 ) -> tuple[AdaptedWeights, int]:
-    """Fit the first of several state dicts that has all of a network's body, else the closest.
+    """Adapt the first of several state dicts that has all of a network's body, else the closest.
 
     Args:
         states: The state dicts of one file, the preferred first.
         model: A network of this package or of timm.
-        allow_other_head: As for `adapt`.
-        grid: As for `adapt`.
+        allow_other_head: As in `adapt`.
+        grid: As in `adapt`.
 
     Returns:
-        The weights, and which of the state dicts they are from.
+        The weights, and the index of their state dict.
 
     Raises:
-        WeightsError: As `adapt`, of the closest.
+        WeightsError: As `adapt`, for the closest one.
     """
     wanted = dict(model.state_dict())
     head = classifier_names(model) & wanted.keys()
@@ -122,7 +121,7 @@ def _fit(
     allow_other_head: bool,
     grid: tuple[int, int] | None,
 ) -> AdaptedWeights:
-    """Fit one part of a file to a network; every tensor of either side has to be accounted for."""
+    """Adapt one part of a file to a network, accounting for every tensor of both."""
     found = _with_head_named(match.state, wanted, head)
     file_head = {n: v for n, v in found.items() if n in head or _is_surplus_head(n, wanted)}
     head_loaded = {n: v.shape for n, v in file_head.items()} == {n: wanted[n].shape for n in head}
@@ -144,14 +143,16 @@ def _fit(
             smooth = match.layout is not GOOGLE
             value = _resized(name, found[name], wanted[name], model, grid, smooth=smooth)
         except (ValueError, IndexError, RuntimeError) as error:
-            raise refusal(match, found, {**wanted}, own, reason=f"{name}: {error}") from error
+            raise mismatch_error(
+                match, found, {**wanted}, own, reason=f"{name}: {error}"
+            ) from error
         if value is not found[name]:
             resized.append(name)
         found[name] = value
     loaded = len(found)
     found |= own
     if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in wanted.items()}:
-        raise refusal(match, found, wanted, own)
+        raise mismatch_error(match, found, wanted, own)
     for name in found.keys() - own.keys():
         _check_finite(name, found[name])
     return AdaptedWeights(
@@ -170,7 +171,7 @@ def _fit(
 def _with_head_named(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], head: set[str]
 ) -> State:
-    """Name the last layer of a file's head as the network does, where either has just one."""
+    """Rename the last layer of a file's head to the network's name, if each has only one."""
     weights = [name for name in head if name.endswith(".weight")]
     theirs = [
         name
@@ -187,14 +188,14 @@ def _with_head_named(
 
 
 def _is_surplus_head(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor that the network has not is part of a classifier."""
+    """Return whether a tensor that the network lacks is part of a classifier."""
     return name not in wanted and is_classifier_name(name)
 
 
 def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether a network gives the same features without a tensor that it has not.
+    """Return whether a tensor that the network lacks does not affect its features.
 
-    Attention pooling is what a network of another pooling is published without.
+    Attention pooling is absent from published networks with another pooling.
     """
     if name.startswith("attn_pool."):
         return not any(one.startswith("attn_pool.") for one in wanted)
@@ -202,10 +203,10 @@ def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
-    """Refuse integers where the network computes with fractions: they are quantised.
+    """Refuse integer tensors for floating-point parameters: they are quantised.
 
     Raises:
-        WeightsError: If so.
+        WeightsError: If the tensor is quantised.
     """
     if wanted.is_floating_point() and not value.is_floating_point():
         kind = str(value.dtype).removeprefix("torch.")
@@ -246,7 +247,7 @@ def _resized(
     *,
     smooth: bool,
 ) -> Tensor:
-    """Return a position table in the network's size; every other tensor as it is."""
+    """Return a position table resized to the network; any other tensor unchanged."""
     if name == "pos_embed":
         embed: Any = model.get_submodule("patch_embed")
         own = tuple(getattr(embed, "grid_size", None) or ())
@@ -266,5 +267,5 @@ def _resized(
 
 
 def _prefix_tokens(model: nn.Module) -> int:
-    """Return how many tokens the network has before the patches."""
+    """Return the number of tokens before the patches."""
     return int(getattr(model, "num_prefix_tokens", 0))

@@ -1,7 +1,7 @@
-"""Weight files and folders of every container, read into state dicts: by content, not by suffix.
+"""Readers of weight files and folders, chosen by content rather than suffix.
 
-Nothing in a file is ever executed: safetensors, PyTorch files whose other objects stay inert,
-NumPy archives without objects.
+Nothing in a file is ever executed: safetensors, PyTorch files whose other objects stay inert, NumPy
+archives without objects.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
+from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import strip_common_prefix
-from swinclf.models.weights.select import Checkpoint, class_names, select, settings_in
-from swinclf.models.weights.shards import shards_beside, shards_of_index
-from swinclf.models.weights.sniff import READABLE, Kind, sniff
+from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
+from swinclf.models.weights.shards import find_sibling_shards, read_shard_index
 from swinclf.models.weights.torch_files import read_torch
-from swinclf.models.weights.unreadable import no_such_file, unreadable
+from swinclf.models.weights.unreadable import missing_file_error, unreadable_error
 
 
 def read_state_dict(path: str | Path) -> State:
-    """Read the tensors of a weights file, of several state dicts in it the preferred ones.
+    """Read the tensors of a weights file; the preferred state dict if there are several.
 
     Args:
         path: As for `read_checkpoints`.
@@ -38,26 +38,27 @@ def read_state_dict(path: str | Path) -> State:
     return strip_common_prefix(read_checkpoints(path)[0].tensors)
 
 
-def read_checkpoints(path: str | Path) -> list[Checkpoint]:
+def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     """Read all state dicts of a weights file, the preferred first (`select.select`).
 
     Args:
-        path: A safetensors or .npz file, one that torch.save or torch.jit.save wrote, an index of
+        path: A safetensors or .npz file, a file of torch.save or torch.jit.save, an index of
             shards or one of the shards.
 
     Raises:
-        WeightsError: If it cannot be read, or has no tensors; what kind of file it is instead is
-            named.
+        WeightsError: If it cannot be read, or has no tensors; the message names the kind of file.
     """
     path = Path(path)
     try:
-        kind = sniff(path)
+        kind = detect_kind(path)
         if kind not in READABLE:
-            raise unreadable(path, kind)
-        files = shards_of_index(path) if kind is Kind.INDEX else shards_beside(path)
+            raise unreadable_error(path, kind)
+        files = (
+            read_shard_index(path) if kind is WeightsFileKind.INDEX else find_sibling_shards(path)
+        )
         content = _read(files[0]) if len(files) == 1 else _read_shards(files)
     except FileNotFoundError:
-        raise no_such_file(path) from None
+        raise missing_file_error(path) from None
     except OSError as error:
         raise WeightsError(
             f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
@@ -65,8 +66,8 @@ def read_checkpoints(path: str | Path) -> list[Checkpoint]:
     states = select(content)
     if not states:
         raise _no_tensors(path, content)
-    config = _config_beside(path) or settings_in(content)
-    return [Checkpoint(state, path, config, notes, tuple(files)) for state, notes in states]
+    config = _config_next_to(path) or settings_in(content)
+    return [WeightsCheckpoint(state, path, config, notes, tuple(files)) for state, notes in states]
 
 
 def _read_shards(files: list[Path]) -> State:
@@ -84,13 +85,13 @@ def _read(path: Path) -> Any:
     Raises:
         WeightsError: If it is damaged.
     """
-    kind = sniff(path)
+    kind = detect_kind(path)
     try:
-        if kind is Kind.SAFETENSORS:
+        if kind is WeightsFileKind.SAFETENSORS:
             return load_file(path)
-        if kind is Kind.NUMPY:
+        if kind is WeightsFileKind.NUMPY:
             return _read_npz(path)
-        if kind is Kind.TORCH:
+        if kind is WeightsFileKind.TORCH:
             return read_torch(path)
     except Exception as error:  # the readers raise anything on a damaged file
         first = str(error).strip().partition("\n")[0][:200]
@@ -102,24 +103,24 @@ def _read(path: Path) -> Any:
         raise WeightsError(
             f"whole tensors in '{path.name}' ({kind})", found=reason, hint=hint
         ) from error
-    raise unreadable(path, kind)
+    raise unreadable_error(path, kind)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     """Read a NumPy archive without objects."""
-    # Opened here, since NumPy leaves a broken archive open.
+    # Opened here, since NumPy does not close a broken archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: _from_numpy(np.array(archive[name])) for name in archive.files}
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
-    """Return an array as a tensor; NumPy has no bfloat16 and stores JAX's as two raw bytes."""
+    """Convert an array to a tensor; NumPy has no bfloat16 and stores JAX's as two raw bytes."""
     if array.dtype == np.dtype("V2"):
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _config_beside(path: Path) -> dict[str, Any] | None:
+def _config_next_to(path: Path) -> dict[str, Any] | None:
     """Return config.json of a weights file's folder, unless it is another program's or a run's."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.with_name("config.json").read_bytes())
@@ -129,7 +130,7 @@ def _config_beside(path: Path) -> dict[str, Any] | None:
 
 
 def _no_tensors(path: Path, content: Any) -> WeightsError:
-    """Return the error for a file without a state dict, which names what it holds instead."""
+    """Return the error for a file without a state dict, with what it contains instead."""
     names = class_names(content)
     of = f"; it holds objects of {', '.join(names[:3])}" if names else ""
     return WeightsError(

@@ -1,4 +1,4 @@
-"""What a file and a network do not share: the error that names it, with the reason if one shows."""
+"""Errors for weights that do not fit a network, with a likely explanation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from swinclf.errors import WeightsMismatchError
 from swinclf.models.weights.match import Match
 
-_SHOWN = 4  # differences that an error names one by one
+_SHOWN = 4  # differences that an error lists
 _HINT = "the model, image size and classes that the file was made for"
 
 
-def refusal(
+def mismatch_error(
     match: Match,
     found: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
@@ -22,14 +22,14 @@ def refusal(
     *,
     reason: str | None = None,
 ) -> WeightsMismatchError:
-    """Return the error that names the first differences and counts the others.
+    """Return the error with the first differences and the number of the others.
 
     Args:
         match: The part of the file.
-        found: Its tensors, with the network's own where the file's were left out.
+        found: Its tensors, with the network's own for those left out of the file.
         wanted: The network's tensors.
-        own: Those that the network keeps.
-        reason: What went wrong at one tensor, before all were compared.
+        own: The network's tensors that are not loaded.
+        reason: What failed at one tensor, before all were compared.
     """
     lines = [reason] if reason else _differences(found, wanted)
     why, hint = _explanation({n: v for n, v in found.items() if n not in own}, wanted)
@@ -45,18 +45,18 @@ def refusal(
 
 
 def _origin(match: Match, wanted: Mapping[str, Tensor]) -> str:
-    """Say which tool a file is from; where none is known, the first of its names."""
+    """Return the tool that wrote a file or, if unknown, the first tensor names."""
     if match.layout is not None:
-        return f"this looks like a {match.layout.name} checkpoint: "
+        return f"this is probably a {match.layout.name} checkpoint: "
     if match.named > len(wanted) // 4:
         return ""
     names = [*match.outside, *(match.prefix + name for name in match.state)]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"a file of no known tool with {', '.join(names[:_SHOWN])}{more}: " if names else ""
+    return f"a file of an unknown tool with {', '.join(names[:_SHOWN])}{more}: " if names else ""
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Say of each tensor that differs what either side has."""
+    """Return a line for each tensor that differs, with both sides."""
     lines = []
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         if name not in found:
@@ -70,14 +70,14 @@ def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> l
 
 
 def _shape(value: Tensor) -> str:
-    """Write a shape as 3 x 4."""
+    """Format a shape as 3 x 4."""
     return " x ".join(map(str, value.shape)) or "a single number"
 
 
 def _explanation(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> tuple[str | None, str | None]:
-    """Return the reason for a difference, where the names show it, and what to type."""
+    """Return a likely reason for the mismatch, and a hint."""
     registers = next((n for n in ("reg_token", "register_tokens") if n in found), None)
     if "dist_token" in found and "dist_token" not in wanted:
         return (
@@ -111,7 +111,7 @@ def _explanation(
 def _positions_explained(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> tuple[str | None, str | None]:
-    """Return the reason where a table of positions counts its tokens otherwise."""
+    """Return the reason if the position tables count their tokens differently."""
     theirs, ours = found.get("pos_embed"), wanted.get("pos_embed")
     if theirs is None or ours is None or theirs.dim() != 3 or "cls_token" not in wanted:
         return None, None

@@ -1,4 +1,4 @@
-"""What --weights means: a file, a folder of one, a run, or a name that is meant for --model."""
+"""Resolution of --weights: a file, a folder, a run, or a name that is meant for --model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from swinclf.errors import WeightsError
 from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
-from swinclf.models.weights.sniff import READABLE, Kind, sniff
-from swinclf.models.weights.unreadable import is_weights_name, unreadable
+from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
+from swinclf.models.weights.unreadable import is_weights_name, unreadable_error
 from swinclf.run_folder import MODEL_SUFFIXES, RunFolder
 
-# What other programs call the weights in a folder, the first that is there is meant.
+# Names that other programs use for weights in a folder, in order of preference.
 _NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -25,23 +25,23 @@ _NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-# Files of a training that have the suffix of weights and are none.
+# Files of a training that have the suffix of weights but are not.
 _NO_WEIGHTS = re.compile(
     r"training_args\.bin|optimizer.*|scheduler.*|scaler.*|rng_state.*|random_states.*|"
     r"last\.ckpt|previous\.ckpt|neighbours\.safetensors|.*_optim_states\.pt"
 )
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.[^.]+")
 _EXPORTED = set(MODEL_SUFFIXES) - {".safetensors"}
-_SHOWN = 4  # files that an error names one by one
+_SHOWN = 4  # files that an error lists
 
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """A file to start from.
+    """Weights to start a training from.
 
     Attributes:
         path: The weights file, or the index of its shards.
-        card: The model card, where the file is a run's.
+        card: The model card, if the file is a run's.
     """
 
     path: Path
@@ -49,14 +49,14 @@ class StartingWeights:
 
 
 def find_weights(where: Path) -> StartingWeights:
-    """Return the file that --weights means; asks no network.
+    """Return the file that --weights refers to, without network access.
 
     Args:
         where: A weights file, a run folder, a file in one, or a folder with weights of another
-            program; as timm names it, too, with `local-dir:` before it.
+            program; also with timm's prefix `local-dir:`.
 
     Raises:
-        WeightsError: If there is none, or it is of a kind that cannot be read.
+        WeightsError: If there is none, or it is of an unsupported kind.
     """
     where = follow_latest(Path(str(where).removeprefix("local-dir:")))
     path = _in_folder(where) if where.is_dir() else where
@@ -66,18 +66,18 @@ def find_weights(where: Path) -> StartingWeights:
     if path.suffix.lower() in _EXPORTED:
         raise WeightsError(
             f"a weights file or a run at '{where}'",
-            found="an exported file, which holds no network to go on with",
+            found="an exported file, which cannot be trained",
             hint="the run it was exported from",
         )
     try:
-        kind = sniff(path)
+        kind = detect_kind(path)
     except OSError as error:
         raise WeightsError(
             f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
         ) from error
     if kind not in READABLE:
-        raise unreadable(path, kind)
-    if kind is not Kind.SAFETENSORS:
+        raise unreadable_error(path, kind)
+    if kind is not WeightsFileKind.SAFETENSORS:
         return StartingWeights(path, None)
     try:
         metadata = read_metadata(path)
@@ -93,7 +93,7 @@ def _in_folder(folder: Path) -> Path:
     """Return the weights file of a folder.
 
     Raises:
-        WeightsError: If there is none, or more than one that could be meant.
+        WeightsError: If there is none, or more than one.
     """
     folder = _snapshot(folder) or folder
     for name in _NAMES:
@@ -114,15 +114,17 @@ def _in_folder(folder: Path) -> Path:
     inside = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
     for path in inside:
         if path.suffix.lower() in (".h5", ".keras", ".msgpack", ".onnx", ".zip", ".tar", ".gz"):
-            raise unreadable(path, sniff(path))
+            raise unreadable_error(path, detect_kind(path))
     below = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _holds(entry)]
     hint = f"--weights '{below[0]}'" if below else "the path of a weights file or of a run folder"
-    found = f"a folder without one ({_listed(inside)})" if inside else "a folder without one"
+    found = (
+        f"a folder without weights ({_listed(inside)})" if inside else "a folder without weights"
+    )
     raise WeightsError(f"weights at '{folder}'", found=found, hint=hint)
 
 
 def _snapshot(folder: Path) -> Path | None:
-    """Return the snapshot in a repository's folder of the Hub's cache, or None if it is none."""
+    """Return the snapshot in a repository's folder of the Hub's cache; None for other folders."""
     snapshots = folder / "snapshots"
     if not snapshots.is_dir():
         return None
@@ -135,7 +137,7 @@ def _snapshot(folder: Path) -> Path | None:
 
 
 def _weights_in(folder: Path) -> list[Path]:
-    """Return the weights files of a folder by their names, all shards of one as the first."""
+    """Return the weights files of a folder by name, with only the first of several shards."""
     files = [
         path
         for path in sorted(folder.iterdir())
@@ -146,7 +148,7 @@ def _weights_in(folder: Path) -> list[Path]:
 
 
 def _holds(entry: Path) -> bool:
-    """Whether an entry of a folder is weights, or a folder with them, by its name."""
+    """Return whether an entry of a folder is named like weights, or is a folder with them."""
     try:
         if entry.is_dir():
             return any((entry / name).is_file() for name in _NAMES) or bool(_weights_in(entry))
@@ -156,10 +158,10 @@ def _holds(entry: Path) -> bool:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Refuse what a training of this package goes on from.
+    """Refuse the checkpoints of unfinished runs of this package.
 
     Raises:
-        WeightsError: If it is that.
+        WeightsError: If it is one.
     """
     run = RunFolder(path.parent)
     if path not in (run.checkpoint, run.previous_checkpoint) or not path.is_file():
@@ -175,7 +177,7 @@ def _refuse_checkpoint(path: Path) -> None:
 
 
 def _refuse_distributed(folder: Path) -> None:
-    """Refuse the folders in which sharded trainings save, with the command that joins the parts.
+    """Refuse distributed checkpoints, with the command that joins their parts.
 
     Raises:
         WeightsError: If it is one.
@@ -206,7 +208,7 @@ def _refuse_distributed(folder: Path) -> None:
 
 
 def _not_found(where: Path) -> WeightsError:
-    """Return the error for a path that is not there: a name meant for --model, or a misspelling."""
+    """Return the error for a missing path, which may be a name meant for --model, or misspelt."""
     text = str(where).replace("\\", "/")
     expected = f"weights at '{where}'"
     if re.match(r"(https?|s3|gs|ftp|hf):/", text):
@@ -245,11 +247,11 @@ def _not_found(where: Path) -> WeightsError:
 
 
 def _is_architecture(name: str) -> bool:
-    """Whether it is the name of a network, with or without a tag."""
+    """Return whether a name is that of a network, with or without a tag."""
     return name.partition(".")[0] in registry()
 
 
 def _listed(files: list[Path]) -> str:
-    """Name the first of some files."""
+    """Return the names of the first files."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(path.name for path in files[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Which parameters of a network are its classifier: those that `reset_classifier` replaces."""
+"""Parameters of the classifier: those that `reset_classifier` replaces."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Names under which a file may have a classifier where the network has none of that name; a norm
-# among them belongs to the body.
+# Names of classifiers in files of other tools; a norm among them belongs to the body.
 _CLASSIFIER = re.compile(
     r"(head|heads|head_dist|fc|classifier|cls_head|cls_classifier|distillation_classifier|"
     r"linear_head|last_layer|logits|pre_logits)(\.(?!.*norm).*)?"
@@ -18,13 +17,13 @@ _CLASSIFIER = re.compile(
 
 
 def classifier_names(network: nn.Module) -> set[str]:
-    """Return the names of the parameters that a new classifier replaces, found out by replacing it.
+    """Return the names of the parameters that a new classifier replaces.
 
-    A pooling with weights, or a norm within the head, is not among them: it stays as it is when
-    the classes change.
+    A pooling with weights, or a norm within the head, is not among them: it stays when the classes
+    change.
 
     Args:
-        network: A network of this package or of timm; left as it is, without or with a classifier.
+        network: A network of this package or of timm, with or without a classifier; not changed.
     """
     memo: dict[int, Any] = {
         id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
@@ -33,7 +32,7 @@ def classifier_names(network: nn.Module) -> set[str]:
     memo |= {id(value): value.detach().to("meta") for value in network.buffers()}
     blank: Any = copy.deepcopy(network, memo)
     before: dict[str, nn.Parameter] = {}
-    # The random numbers that a new classifier draws are not those of the training.
+    # The random numbers of the new classifier must not affect those of the training.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         for classes in (3, 5):  # one of them differs from the network's own
             before = dict(blank.named_parameters())
@@ -43,5 +42,5 @@ def classifier_names(network: nn.Module) -> set[str]:
 
 
 def is_classifier_name(name: str) -> bool:
-    """Whether a tensor of a file is, by its name, part of a classifier."""
+    """Return whether a tensor of a file is named like part of a classifier."""
     return _CLASSIFIER.fullmatch(name) is not None

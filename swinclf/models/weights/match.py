@@ -1,4 +1,4 @@
-"""The prefix and the layout under which the names of a file are those of a network."""
+"""Search for the prefix and layout under which the names of a file match those of a network."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from swinclf.models.weights.layouts import LAYOUTS
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
-# Computed from the window, stored by some: never read.
+# Computed from the window, stored by some tools: never read.
 _COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")
 _TABLES = re.compile(r"(.*\.)?(pos_embed\w*|relative_position_bias_table)")
 _TWO_NAMES = ((r"\.gamma_(\d)$", r".ls\1.gamma"), (r"^head\.(weight|bias)$", r"head.fc.\1"))
-# Of two networks in a file the averaged one is meant: the EMA, as timm takes it, else the teacher.
+# Of two networks in a file the averaged one is preferred: the EMA, as in timm, else the teacher.
 _RANKS = (
     ("ema", re.compile(r"(^|[._])(ema|swa|averaged?)($|[._])|shadow")),
     ("teacher", re.compile(r"(^|[._])teacher($|[._])")),
 )
 _LAST = re.compile(r"(^|[._])(student|momentum\w*|discriminator)($|[._])")
 PLAIN_RANK = len(_RANKS)
-# What only pretraining needs, at the first component of a name; never part of a forward pass.
+# Tensors only needed for pretraining, by the first component of the name.
 _TRAINING_ONLY = re.compile(
     r"mask_token|masked_embed|decoder\w*|projector|predictor|projection_head|momentum\w*|queue\w*|"
     r"n_averaged|crit|criterion|loss\w*|\w*_loss|metrics?|(train|val|test)_\w+|logit_(scale|bias)|"
@@ -33,30 +33,30 @@ _TRAINING_ONLY = re.compile(
 
 @dataclass(frozen=True)
 class Match:
-    """A part of a file as a network's state dict would name it."""
+    """A part of a file under the names of a network's state dict."""
 
     state: State
-    """The tensors, converted and renamed; with those that the network has not."""
+    """The tensors, converted and renamed, including those that the network lacks."""
     prefix: str
-    """What was taken off the names; with a dot at its end unless it is empty."""
-    layout: Layout | None
-    """The layout that they were in; None for timm's own naming."""
+    """The prefix removed from the names; ends with a dot unless empty."""
+    layout: WeightLayout | None
+    """The original layout; None for timm's own naming."""
     outside: tuple[str, ...]
-    """Names of the file that do not begin with the prefix."""
+    """Names of the file without the prefix."""
     stored: int
     """Tensors under the prefix, without those that a network computes itself."""
     fitting: int
-    """Tensors that the network has by name and shape, tables of positions in any size."""
+    """Tensors that match the network by name and shape, position tables in any size."""
     named: int
-    """Tensors that the network has by name."""
+    """Tensors that match the network by name."""
 
     def is_whole(self, body: Mapping[str, Tensor]) -> bool:
-        """Whether every tensor of a network's body is there and fits."""
+        """Return whether every tensor of a network's body is present and fits."""
         return self.fitting == len(body)
 
 
 def rank_of(path: str) -> int:
-    """Return how much the network at a key or prefix is preferred: 0 most, the EMA's."""
+    """Return the preference of a network by its key or prefix: 0 is most preferred, the EMA."""
     for rank, (_, pattern) in enumerate(_RANKS):
         if pattern.search(path.lower()):
             return rank
@@ -64,13 +64,13 @@ def rank_of(path: str) -> int:
 
 
 def rank_name(path: str) -> str | None:
-    """Return what the network at a key or prefix is, "EMA" or "teacher"; None for any other."""
+    """Return "EMA" or "teacher" for such a network by its key or prefix; None for any other."""
     rank = rank_of(path)
     return ("EMA", "teacher")[rank] if rank < PLAIN_RANK else None
 
 
 def is_training_only(name: str) -> bool:
-    """Whether a tensor is, by its name, of no use outside the training that wrote it."""
+    """Return whether a tensor, by its name, is only needed for training."""
     return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
 
 
@@ -82,11 +82,11 @@ def best_match(
     Args:
         tensors: A state dict under the names of the file.
         wanted: The network's state dict.
-        body: The part of it that a file has to have.
+        body: The part of it that a file must have.
 
     Returns:
-        Of all that fit whole the most preferred (`rank_of`), with the shortest prefix; where none
-        does, the one with the most fitting tensors.
+        Of all parts that fit completely the most preferred (`rank_of`), with the shortest prefix;
+        if none does, the one with the most fitting tensors.
     """
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_COMPUTED)}
     best: tuple[tuple[int, ...], Match] | None = None
@@ -120,7 +120,7 @@ def strip_common_prefix(tensors: Mapping[str, Tensor]) -> State:
 
 
 def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
-    """Return the dotted prefixes, the empty one first, that at least so many names begin with."""
+    """Yield the dotted prefixes, the empty one first, of at least `least` names."""
     yield ""
     counts: Counter[str] = Counter()
     for name in tensors:
@@ -131,8 +131,8 @@ def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
 
 def _conversions(
     part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> Iterator[tuple[Layout | None, State]]:
-    """Return a state dict as it is and in every layout that it may be in, in timm's naming."""
+) -> Iterator[tuple[WeightLayout | None, State]]:
+    """Yield a state dict unchanged and converted from every layout that it may be in."""
     yield None, _named_as(wanted, part)
     for layout in LAYOUTS:
         try:
@@ -143,7 +143,7 @@ def _conversions(
 
 
 def _named_as(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> State:
-    """Rename what timm itself names in two ways: layer scale, and the last layer of the head."""
+    """Rename tensors that timm itself names in two ways: layer scale, and the last layer."""
     found = {}
     for name, value in state.items():
         for pattern, other in _TWO_NAMES:

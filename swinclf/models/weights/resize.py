@@ -1,7 +1,4 @@
-"""Tables of positions, resized to another grid of patches or another window.
-
-Knows nothing of networks or files. The numbers are those that timm's loading gives.
-"""
+"""Resizing of position tables to another grid of patches or another window, as timm does it."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ def resize_positions(
 
     Args:
         table: Positions, (1, P + h * w, C).
-        grid: Patches down and across to resize to.
-        prefix: Positions P of tokens that are no patches; they stay as they are.
-        old_grid: Patches down and across of `table`; None: as many down as across.
+        grid: New grid of patches (rows, columns).
+        prefix: Number P of positions of tokens that are not patches; they are not changed.
+        old_grid: Present grid of patches; None: a square.
         smooth: Bicubic with anti-aliasing; otherwise bilinear without, as for Google's files.
 
     Returns:
         Positions, (1, P + new h * new w, C).
 
     Raises:
-        ValueError: If old_grid is None and the patches make no square.
+        ValueError: If old_grid is None and the patches do not form a square.
 
     Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021, sec. 3.2.
     """
@@ -52,8 +49,8 @@ def resize_bias_table(table: Tensor, window: tuple[int, int], entries: int) -> T
     """Resize a table of relative position biases to another window.
 
     A trained table changes quickly near offset 0 and slowly far from it. So the old entries are
-    laid out at distances that grow geometrically until they span the new window, and the new
-    entries are read off between them.
+    spread at geometrically growing distances over the new window, and the new entries are
+    interpolated between them.
 
     Args:
         table: Biases, (offsets + extra, heads), of a square window.
@@ -64,7 +61,7 @@ def resize_bias_table(table: Tensor, window: tuple[int, int], entries: int) -> T
         Biases, (entries, heads).
 
     Raises:
-        ValueError: If the offsets of `table` make no square.
+        ValueError: If the offsets of `table` do not form a square.
 
     Source: BEiT, Bao et al. 2022, the published fine-tuning code (geometric interpolation).
     """
@@ -83,14 +80,14 @@ def resize_bias_table(table: Tensor, window: tuple[int, int], entries: int) -> T
 
 
 def _between(old: int, new: int) -> np.ndarray:
-    """Return the weights of `old` geometrically placed entries in `new` even ones, (new, old)."""
+    """Return (new, old) interpolation weights from geometric to uniform positions."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2
         reach = (1 - ratio ** (old // 2)) / (1 - ratio)
         low, high = (low, ratio) if reach > new // 2 else (ratio, high)
     reached = np.cumsum([ratio**step for step in range(old // 2)])
-    places = np.concatenate((-reached[::-1], [0.0], reached))
+    positions = np.concatenate((-reached[::-1], [0.0], reached))
     targets = np.arange(new) - new // 2
-    weights = [np.interp(targets, places, unit) for unit in np.eye(old)]
+    weights = [np.interp(targets, positions, unit) for unit in np.eye(old)]
     return np.stack(weights, axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The state dicts in what a file holds, the preferred first: out of wrappers and of modules."""
+"""Selection of state dicts from the content of a file: in wrappers and modules, best first."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import rank_name, rank_of
 from swinclf.models.weights.torch_files import module_state
 from swinclf.models.weights.unpickle import Placeholder, array_of
 
-_DEPTH = 8  # wrappers within one another
-# Tensors of a training that are no network's.
+_DEPTH = 8  # of nested wrappers
+# Tensors of a training that do not belong to a network.
 _NOT_WEIGHTS = re.compile(
     r"optim\w*|\w*optimizer\w*|lr_schedulers?|schedulers?|scaler|amp|rng\w*|callbacks|loops|hooks|"
     r"buffers_names|param_shapes|criterion|\w*loss"
@@ -26,29 +26,29 @@ _SETTINGS = ("args", "arch", "config", "cfg", "hyper_parameters", "hparams", "mo
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One state dict of a weights file, and what is known of it."""
+class WeightsCheckpoint:
+    """One state dict of a weights file, with its metadata."""
 
     tensors: Mapping[str, Tensor]
     """By their names in the file."""
     source: Path
     """The file, or the index of shards."""
     config: Mapping[str, Any] | None = None
-    """config.json beside the file, or what the checkpoint says of its network (`args`, `arch`)."""
+    """config.json next to the file, or the checkpoint's own settings (`args`, `arch`)."""
     notes: tuple[str, ...] = ()
-    """What was selected, a phrase each, for the report: "EMA"."""
+    """Phrases on the selection for the report: "EMA"."""
     files: tuple[Path, ...] = ()
-    """All files that the tensors are in."""
+    """All files of the tensors."""
 
 
 def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
-    """Return all state dicts in what a file holds, each with notes on which one it is.
+    """Return all state dicts in the content of a file, each with notes on its selection.
 
-    The averaged weights (EMA) come first, as timm takes them, then a teacher's, then those that
-    nothing is said of, then a student's; of equals the one with more tensors.
+    The averaged weights (EMA) come first, as in timm, then a teacher's, then unmarked ones, then a
+    student's; among equals those with more tensors.
 
     Args:
-        content: Nested dicts with tensors at the bottom, arrays, or placeholders of modules.
+        content: Nested dicts with tensors as leaves, arrays, or placeholders of modules.
     """
     found = list(_state_dicts(content, (), _DEPTH, set()))
     most = max((len(state) for _, state in found), default=0)
@@ -58,15 +58,15 @@ def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
 
 
 def settings_in(content: Any) -> dict[str, Any] | None:
-    """Return what a checkpoint says of its network, `args`, `arch` and so on, as plain values."""
+    """Return a checkpoint's settings of its network, `args`, `arch` and so on, as plain values."""
     if not isinstance(content, Mapping):
         return None
-    found = {key: plain(content[key]) for key in _SETTINGS if key in content}
+    found = {key: to_plain(content[key]) for key in _SETTINGS if key in content}
     return {key: value for key, value in found.items() if value is not None} or None
 
 
-def plain(value: Any, depth: int = 4) -> Any:
-    """Return numbers, texts, lists and dicts as they are, attributes as a dict, others as None."""
+def to_plain(value: Any, depth: int = 4) -> Any:
+    """Convert to numbers, texts, lists and dicts, attributes to a dict, other objects to None."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth == 0:
@@ -76,14 +76,14 @@ def plain(value: Any, depth: int = 4) -> Any:
     elif hasattr(value, "__dict__") and not isinstance(value, Tensor):  # argparse.Namespace
         value = vars(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(one, depth - 1) for key, one in value.items()}
+        return {str(key): to_plain(one, depth - 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one, depth - 1) for one in value]
+        return [to_plain(one, depth - 1) for one in value]
     return None
 
 
 def class_names(content: Any) -> list[str]:
-    """Return the classes of the objects in a file that hold no tensors that can be read."""
+    """Return the class names of the objects in a file that hold no readable tensors."""
     names: dict[str, None] = {}
     waiting: list[Any] = [content]
     seen: set[int] = set()
@@ -110,7 +110,7 @@ def _notes(path: tuple[str, ...]) -> tuple[str, ...]:
 def _state_dicts(
     content: Any, path: tuple[str, ...], depth: int, seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], State]]:
-    """Walk through wrappers; whatever holds tensors by name is a state dict."""
+    """Yield the state dicts, any dicts with tensors, inside wrappers."""
     if depth == 0 or id(content) in seen:
         return
     seen.add(id(content))
@@ -136,7 +136,7 @@ def _state_dicts(
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return a tensor, or an array as one; None for anything else."""
+    """Return a tensor, also for an array; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach()
     array = array_of(value) if isinstance(value, Placeholder) else None

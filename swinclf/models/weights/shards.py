@@ -1,4 +1,4 @@
-"""Weights in several files: which files belong together, by their index or by their names."""
+"""Sharded weights: the files that belong together, by their index or by their names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from swinclf.errors import WeightsError
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[^.]+)")
 
 
-def shards_of_index(path: Path) -> list[Path]:
-    """Return the files that an index names (`model.safetensors.index.json`), all of them there.
+def read_shard_index(path: Path) -> list[Path]:
+    """Return the files listed in an index (`model.safetensors.index.json`).
 
     Raises:
         WeightsError: If one is missing, or outside the folder of the index.
@@ -27,7 +27,7 @@ def shards_of_index(path: Path) -> list[Path]:
     return _all_there([path.with_name(name) for name in names], path.name)
 
 
-def shards_beside(path: Path) -> list[Path]:
+def find_sibling_shards(path: Path) -> list[Path]:
     """Return all shards of a file that is one (`model-00001-of-00003.safetensors`), else it alone.
 
     Raises:
@@ -45,7 +45,7 @@ def shards_beside(path: Path) -> list[Path]:
 
 
 def _all_there(shards: list[Path], name: str) -> list[Path]:
-    """Return the shards.
+    """Return the shards after checking that they exist.
 
     Raises:
         WeightsError: If one is missing.
@@ -55,6 +55,6 @@ def _all_there(shards: list[Path], name: str) -> list[Path]:
         raise WeightsError(
             f"the {len(shards)} shards that '{name}' belongs to, in one folder",
             found=f"no {missing[0]}" if missing else "none",
-            hint="the missing files, copied beside the others",
+            hint="the missing files, copied next to the others",
         )
     return shards

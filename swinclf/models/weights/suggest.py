@@ -1,4 +1,4 @@
-"""Which model a weights file is of: by what it says of itself or by its shapes, always proved."""
+"""Suggestion of the model that a weights file fits, by its settings or its shapes, verified."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import SwinclfError, WeightsMismatchError
-from swinclf.models.catalogue import blank_network
+from swinclf.models.catalogue import meta_network
 from swinclf.models.names import build_native, is_native, registry
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.head import is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
-from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.select import WeightsCheckpoint
 
-_NEAR = 0.02  # tables of positions for other image sizes are within this share of the parameters
-_TRIED = 8  # networks that are built to compare, the nearest in size
+_NEAR = 0.02  # position tables for other image sizes are within this share of the parameters
+_TRIED = 8  # networks that are built for comparison, the nearest in size
 _SHOWN = 4
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)")
-_SAYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
+_NAME_KEYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
 
 
-def with_suggestion(
-    error: WeightsMismatchError, checkpoints: Sequence[Checkpoint], model: str
+def add_suggestion(
+    error: WeightsMismatchError, checkpoints: Sequence[WeightsCheckpoint], model: str
 ) -> WeightsMismatchError:
-    """Return the error with the model that the file fits, or as it is where none is sure.
+    """Return the error with the model that the file fits, or unchanged if none is certain.
 
     Args:
-        error: Of the model that was tried.
+        error: Error of the model that was tried.
         checkpoints: The state dicts of the file.
         model: Its name.
     """
@@ -46,17 +46,17 @@ def with_suggestion(
     )
 
 
-def fitting_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Return the names of the models that a file fits whole, the most likely first.
+def fitting_models(checkpoints: Sequence[WeightsCheckpoint]) -> list[str]:
+    """Return the names of the models that a file fits completely, the most likely first.
 
-    Where the file or its name says which one it is, and that one fits, it is the only one.
+    If the settings or the name of the file name a model that fits, only this one is returned.
     """
     sizes = {arch: entry.parameters for arch, entry in registry().items()}
     for checkpoint in checkpoints[:2]:
         tensors = {name: value.to("meta") for name, value in checkpoint.tensors.items()}
-        said = _said(checkpoint, sizes)
-        tried = {name: _fits(name, tensors) for name in said}
-        sure = [name for name in said if tried[name] is not None]
+        named = _named(checkpoint, sizes)
+        tried = {name: _fits(name, tensors) for name in named}
+        sure = [name for name in named if tried[name] is not None]
         if sure:
             return sure[:1]
         for name in _near(tensors, sizes):
@@ -69,8 +69,8 @@ def fitting_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return []
 
 
-def _said(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> list[str]:
-    """Return the models that the settings of a file, or its name, name."""
+def _named(checkpoint: WeightsCheckpoint, sizes: Mapping[str, int]) -> list[str]:
+    """Return the models named by the settings of a file, or by its own name."""
     words = [*_texts(checkpoint.config), checkpoint.source.name, checkpoint.source.parent.name]
     found: dict[str, None] = {}
     for word in words:
@@ -84,10 +84,10 @@ def _said(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _texts(settings: Any, depth: int = 3) -> Iterator[str]:
-    """Return the texts in settings that may name a network."""
+    """Yield the texts in settings that may name a network."""
     if isinstance(settings, Mapping) and depth:
         for key, value in settings.items():
-            if isinstance(value, str) and key in _SAYS:
+            if isinstance(value, str) and key in _NAME_KEYS:
                 yield value
             yield from _texts(value, depth - 1)
     elif isinstance(settings, str):
@@ -95,7 +95,7 @@ def _texts(settings: Any, depth: int = 3) -> Iterator[str]:
 
 
 def _near(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> list[str]:
-    """Return the models whose number of parameters is about that of a part of a file."""
+    """Return the models whose number of parameters is close to that of a part of a file."""
     distances: dict[str, float] = {}
     for prefix in prefixes(tensors, len(tensors) // 4):
         count = sum(
@@ -111,13 +111,13 @@ def _near(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> list[str]:
 
 
 def _is_no_body(name: str) -> bool:
-    """Whether a tensor of a file does not count among the parameters of a network without head."""
+    """Return whether a tensor is not a parameter of a network without its head."""
     is_statistic = _STATISTICS.fullmatch(name) is not None
     return is_classifier_name(name) or is_training_only(name) or is_statistic
 
 
 def _fits(arch: str, tensors: Mapping[str, Tensor]) -> bool | None:
-    """Return whether a file fits a model as it is; False: with tables resized, None: not at all."""
+    """Return whether a file fits a model; False: with resized tables, None: not at all."""
     try:
         network = _blank(arch)
         adapted = adapt(tensors, network, allow_other_head=True)
@@ -129,15 +129,15 @@ def _fits(arch: str, tensors: Mapping[str, Tensor]) -> bool | None:
 
 
 def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
-    """Return the sizes of windows, which Swin V2 shows in a table that is computed."""
+    """Return the window sizes, which Swin V2 stores in a computed table."""
     return {
         value.shape for name, value in tensors.items() if name.endswith("relative_position_index")
     }
 
 
 def _blank(arch: str) -> nn.Module:
-    """Build a model whose tensors have shapes and no content."""
+    """Build a model on the meta device."""
     if is_native(arch):
         with torch.device("meta"):
             return build_native(arch, num_classes=2)
-    return blank_network(arch, num_classes=2)
+    return meta_network(arch, num_classes=2)

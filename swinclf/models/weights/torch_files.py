@@ -1,4 +1,4 @@
-"""What torch.save and torch.jit.save write, read without running anything that is in it."""
+"""Reader of torch.save and torch.jit.save files that executes nothing in them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from swinclf.models.weights.unpickle import (
 )
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's format before zip archives
-_CERTAIN = 50  # opcodes one after the other that no text is by chance
-_INFLATION = 200  # torch stores without compression; a file that grows more is made to fill memory
+_CERTAIN = 50  # consecutive opcodes that cannot be text by chance
+_INFLATION = 200  # torch does not compress; a file that inflates more is a decompression bomb
 
 
 def read_torch(path: Path) -> Any:
-    """Read a checkpoint: by torch where it holds tensors only, else with inert placeholders.
+    """Read a checkpoint: with torch if it holds only tensors, else with inert placeholders.
 
     Raises:
         UnreadablePickleError: If it is damaged or cut off.
@@ -39,7 +39,7 @@ def read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises anything: whether the file is damaged shows in what follows
+    except Exception:  # torch raises anything: `read_inert` detects damaged files
         return read_inert(path)
 
 
@@ -61,7 +61,7 @@ def read_inert(path: Path) -> Any:
 
 
 def _read_zip(archive: zipfile.ZipFile) -> Any:
-    """Read the pickle of an archive; its storages are members of their own."""
+    """Read the pickle of an archive, whose storages are separate members."""
     names = archive.namelist()
     pickled = next((name for name in names if name.endswith("data.pkl")), None)
     if pickled is None:
@@ -76,7 +76,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
         if key not in loaded:
             member = archive.getinfo(f"{root}data/{key}")
             if member.file_size > _INFLATION * member.compress_size + 1024:
-                raise ValueError(f"{member.filename} is compressed beyond what weights can be")
+                raise ValueError(f"{member.filename} is compressed more than weights can be")
             if member.file_size < size:
                 raise ValueError(f"{member.filename} is cut off")
             loaded[key] = _bytes(bytearray(archive.read(member)))
@@ -87,7 +87,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
 
 
 def _storages(load: Loader) -> Any:
-    """Return the resolver of persistent ids that hands out a storage once and the same again."""
+    """Return a resolver of persistent ids that returns the same storage for the same id."""
     known: dict[tuple[str, str], Storage] = {}
 
     def resolve(persistent_id: Any) -> Any:
@@ -103,7 +103,7 @@ def _storages(load: Loader) -> Any:
 
 
 def _read_legacy(file: IO[bytes], file_size: int) -> Any:
-    """Read torch's format before zip archives, or any pickle that does not refer outside itself."""
+    """Read torch's format before zip archives, or any pickle without external references."""
     first = interpret(file, _nothing)
     if first != _MAGIC:
         return first
@@ -116,12 +116,12 @@ def _read_legacy(file: IO[bytes], file_size: int) -> Any:
     def load(key: str, size: int) -> Tensor:
         if key not in raw and size + sum(map(len, raw.values())) > file_size:
             raise ValueError("the file is cut off")
-        raw.setdefault(key, bytearray(size))  # its content comes after the pickle
+        raw.setdefault(key, bytearray(size))  # its content follows the pickle
         return _bytes(raw[key])
 
     content = interpret(file, _storages(load))
     for key in interpret(file, _nothing):
-        file.read(8)  # the number of values, which the pickle has said
+        file.read(8)  # the number of values, which is known from the pickle
         into = raw.get(str(key))
         if into is None or file.readinto(into) != len(into):  # type: ignore[attr-defined]
             raise UnreadablePickleError("it is cut off")
@@ -129,7 +129,7 @@ def _read_legacy(file: IO[bytes], file_size: int) -> Any:
 
 
 def _nothing(_: Any) -> Any:
-    raise ValueError("a persistent id where there is none")
+    raise ValueError("an unexpected persistent id")
 
 
 def _bytes(raw: bytearray) -> Tensor:
@@ -138,10 +138,10 @@ def _bytes(raw: bytearray) -> Tensor:
 
 
 def begins_as_pickle(head: bytes) -> bool:
-    """Whether the first bytes of a file are opcodes of a pickle."""
+    """Return whether the first bytes of a file are opcodes of a pickle."""
     if head[:1] == b"\x80":
         return len(head) > 1 and head[1] <= 5
-    try:  # protocols 0 and 1 have no mark of their own
+    try:  # protocols 0 and 1 have no magic number
         for count, _ in enumerate(pickletools.genops(io.BytesIO(head))):
             if count >= _CERTAIN:
                 return True
@@ -151,7 +151,7 @@ def begins_as_pickle(head: bytes) -> bool:
 
 
 def module_state(module: Placeholder) -> dict[str, Tensor] | None:
-    """Return the state dict of a network that was pickled whole, or None if it is no network.
+    """Return the state dict of a pickled network, or None if it is not a network.
 
     Args:
         module: An object with torch.nn.Module's attributes, or one of TorchScript's classes.

@@ -1,8 +1,8 @@
-"""Pickles read without running anything: an interpreter of their opcodes that imports no name.
+"""Safe unpickler: an interpreter of pickle opcodes that imports and executes nothing.
 
-A pickle is a program; `pickle` itself would import and call whatever it names. Here a name stays a
-name: tensors, containers and NumPy values are rebuilt by functions of this file, from a fixed
-table, and every object of another class becomes an inert `Placeholder`.
+A pickle is a program; `pickle` would import and call whatever it names. Here tensors, containers
+and NumPy values are rebuilt by functions of this file, from a fixed table, and every object of
+another class becomes an inert `Placeholder`.
 
 Source: the opcodes as documented in Python's `pickletools`.
 """
@@ -23,29 +23,29 @@ Loader = Callable[[str, int], Tensor]  # (key of a storage, bytes of it) -> its 
 
 
 class UnreadablePickleError(Exception):
-    """A pickle that is damaged, cut off, or no pickle."""
+    """A pickle that is damaged or truncated, or not a pickle."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A class or function that a pickle names: never imported."""
+    """The name of a class or function in a pickle, which is never imported."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Placeholder:
-    """An object whose class is not rebuilt: what it was made from, and nothing that acts."""
+    """An inert object of a class that is not rebuilt, with its arguments and state."""
 
     name: str
     """Module and class, `yacs.config.CfgNode`."""
     args: tuple[Any, ...] = ()
     state: Any = None
-    """What the pickle would have set on the object, mostly a dict of its attributes."""
+    """The state that the pickle sets, mostly a dict of attributes."""
     entries: dict[Any, Any] = field(default_factory=dict)
-    """Items of a class that is a dict."""
+    """Items of a dict subclass."""
     elements: list[Any] = field(default_factory=list)
-    """Items of a class that is a list."""
+    """Items of a list subclass."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def interpret(stream: IO[bytes], persistent: Callable[[Any], Any]) -> Any:
     """Read one pickle from a stream, up to and including its end.
 
     Args:
-        stream: Where the pickle begins.
-        persistent: Gives the object for a persistent id, which is how torch refers to storages.
+        stream: Positioned at the start of the pickle.
+        persistent: Resolves persistent ids, which torch uses to refer to storages.
 
     Raises:
-        UnreadablePickleError: If it is none, or damaged.
+        UnreadablePickleError: If it is not a pickle, or damaged.
     """
     machine = _Machine(persistent)
     try:
@@ -79,18 +79,18 @@ def interpret(stream: IO[bytes], persistent: Callable[[Any], Any]) -> Any:
 
 
 def storage_of(persistent_id: Any, load: Loader) -> Storage:
-    """Return the storage that one of torch's persistent ids names.
+    """Return the storage of one of torch's persistent ids.
 
     Args:
         persistent_id: ("storage", its class, key, device, number of values, ...).
         load: Reads its bytes.
 
     Raises:
-        ValueError: If it is another id, or another number of bytes.
+        ValueError: If the id is not torch's, or the number of bytes is wrong.
     """
     kind, storage_class, key, _, count, *_ = persistent_id
     if kind != "storage" or not isinstance(storage_class, Reference) or type(count) is not int:
-        raise ValueError("a persistent id that is none of torch's")
+        raise ValueError("a persistent id that is not torch's")
     name = storage_class.name.rpartition(".")[2].removesuffix("Storage")
     dtype = _STORAGES.get(name)
     if dtype is None or count < 0:
@@ -121,7 +121,7 @@ _MARK = object()
 
 
 class _Machine:
-    """The state of the interpreter: a stack, and a memo of what is referred to again."""
+    """State of the interpreter: a stack, and a memo of objects."""
 
     def __init__(self, persistent: Callable[[Any], Any]) -> None:
         self.stack: list[Any] = []
@@ -129,7 +129,7 @@ class _Machine:
         self._persistent = persistent
 
     def step(self, name: str, argument: Any) -> None:
-        """Execute one opcode; those without an effect here are ignored."""
+        """Execute one opcode; those without an effect are ignored."""
         if name in _CONSTANTS:
             self.stack.append(argument)
         elif name in _VALUES:
@@ -147,7 +147,7 @@ class _Machine:
             method(argument)
 
     def _marked(self) -> list[Any]:
-        """Take what is above the topmost mark."""
+        """Pop the values above the topmost mark."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:
             at -= 1
@@ -271,7 +271,7 @@ _VALUES: dict[str, Callable[[], Any]] = {
 
 
 def _set_items(container: Any, pairs: list[Any]) -> None:
-    """Put alternating keys and values into a dict or a placeholder of one."""
+    """Put alternating keys and values into a dict or a placeholder of a dict."""
     if isinstance(container, Placeholder):
         container = container.entries
     if isinstance(container, dict):
@@ -279,7 +279,7 @@ def _set_items(container: Any, pairs: list[Any]) -> None:
 
 
 def _extend(container: Any, values: list[Any]) -> None:
-    """Put values at the end of a list or a placeholder of one."""
+    """Append values to a list or a placeholder of a list."""
     if isinstance(container, Placeholder):
         container = container.elements
     if isinstance(container, list):
@@ -287,7 +287,7 @@ def _extend(container: Any, values: list[Any]) -> None:
 
 
 def _rebuild(made: Any, args: Any) -> Any:
-    """Return what a call in a pickle is rebuilt as: by the table of this file, or inert."""
+    """Return the result of a call in a pickle: by the table of this file, or inert."""
     name = made.name if isinstance(made, Reference) else "an object"
     args = args if isinstance(args, tuple) else ()
     rebuild = _REBUILDERS.get(name)
@@ -300,22 +300,21 @@ def _rebuild(made: Any, args: Any) -> Any:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """Return a tensor over a part of a storage; torch checks that it lies within."""
+    """Return a tensor over a part of a storage; torch checks the bounds."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
     numbers = (*size, *stride, offset)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise TypeError("sizes that are no counts")
+        raise TypeError("sizes that are not counts")
     return torch.as_strided(storage.flat, tuple(size), tuple(stride), offset)
 
 
 def _parameter(value: Any, *_: Any) -> Any:
-    """Return the tensor of a parameter."""
     return value
 
 
 def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
-    """Return a tensor of a subclass as a tensor."""
+    """Return a tensor of a subclass as a plain tensor."""
     return _rebuild(function, args)
 
 
@@ -332,14 +331,14 @@ def _listed(values: Any = (), *_: Any) -> list[Any]:
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    """Return bytes as protocol 2 writes them."""
+    """Return bytes encoded as in protocol 2."""
     if encoding not in ("latin1", "latin-1"):
         raise ValueError(encoding)
     return text.encode("latin1")
 
 
 def _reconstructed(made: Any, _base: Any = None, state: Any = None) -> Placeholder:
-    """Return an object of protocols 0 and 1."""
+    """Return an object as encoded in protocols 0 and 1."""
     name = made.name if isinstance(made, Reference) else "an object"
     placeholder = Placeholder(name)
     if isinstance(state, dict):
@@ -348,27 +347,27 @@ def _reconstructed(made: Any, _base: Any = None, state: Any = None) -> Placehold
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    """Return a NumPy scalar as Python's number."""
+    """Convert a NumPy scalar to a Python number."""
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     return np.frombuffer(raw, numpy_type(dtype))[0].item()
 
 
 def numpy_type(dtype: Any) -> np.dtype[Any]:
-    """Return the plain numeric type that a pickled `numpy.dtype` describes.
+    """Return the plain numeric type of a pickled `numpy.dtype`.
 
     Raises:
-        ValueError: If it is another, such as one of objects.
+        ValueError: If it is not numeric.
     """
     code = dtype.args[0] if isinstance(dtype, Placeholder) and dtype.args else None
     if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
-        raise ValueError("an array of another type than numbers")
+        raise ValueError("an array that is not numeric")
     state = dtype.state
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
     return np.dtype((">" if order == ">" else "<") + code)
 
 
 def array_of(placeholder: Placeholder) -> np.ndarray | None:
-    """Return the NumPy array of numbers that a placeholder stands for, or None if it is none."""
+    """Return the numeric NumPy array of a placeholder, or None if it is not one."""
     state = placeholder.state
     is_array = placeholder.name.endswith("multiarray._reconstruct")
     if not is_array or not isinstance(state, tuple) or len(state) != 5:

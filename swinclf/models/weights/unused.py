@@ -1,4 +1,4 @@
-"""What a layout's conversion made no use of, so that the report can name it."""
+"""Detection of tensors that a layout's conversion ignored, for the report."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 from swinclf.models.weights.match import Match
 
 _DEPTH = 3  # leading components of a name that are distinguished
-_TRIES = 60  # conversions, without content
+_TRIES = 60  # conversions on the meta device
 
 
 def unused_groups(
     match: Match, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Return the parts of a file without which its conversion gives the same tensors.
+    """Return the groups of a file's tensors without which its conversion gives the same result.
 
     Args:
-        match: The part that was converted.
-        tensors: The file's.
-        wanted: The network's.
+        match: The converted part.
+        tensors: The file's tensors.
+        wanted: The network's tensors.
 
     Returns:
-        What the names of each part begin with (of a single tensor its whole name), and how many
-        they are; nothing where the names were timm's own.
+        Number of tensors by common start of their names (the whole name for a single tensor);
+        empty for timm's own names.
     """
     if match.layout is None:
         return {}
@@ -49,7 +49,7 @@ def unused_groups(
 
 
 def _begins(part: Mapping[str, Tensor], prefix: str, depth: int) -> list[str]:
-    """Return the different beginnings of the names under a prefix, in their order."""
+    """Return the distinct starts of the names under a prefix, in their order."""
     names = (name for name in part if name.startswith(prefix))
     return list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in names))
 
@@ -57,7 +57,7 @@ def _begins(part: Mapping[str, Tensor], prefix: str, depth: int) -> list[str]:
 def _shapes(
     match: Match, part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]] | None:
-    """Return what a conversion gives, or None if it fails."""
+    """Return the shapes that a conversion gives, or None if it fails."""
     assert match.layout is not None
     try:
         if not match.layout.recognises(part):

@@ -1,4 +1,4 @@
-"""The layouts that other tools write weights in, one file a tool; the first that fits is used."""
+"""Weight layouts of other tools, one file per tool; the first that fits is used."""
 
 from swinclf.models.weights.layouts import (
     clip,
@@ -11,9 +11,9 @@ from swinclf.models.weights.layouts import (
     transformers_vit,
 )
 from swinclf.models.weights.layouts.google import GOOGLE
-from swinclf.models.weights.layouts.layout import Layout
+from swinclf.models.weights.layouts.weight_layout import WeightLayout
 
-LAYOUTS: tuple[Layout, ...] = (
+LAYOUTS: tuple[WeightLayout, ...] = (
     *transformers_swin.LAYOUTS,
     *transformers_vit.LAYOUTS,
     *torchvision.LAYOUTS,

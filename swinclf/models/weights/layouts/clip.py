@@ -1,8 +1,8 @@
 """Image towers of CLIP and SigLIP: transformers, OpenAI's own code and OpenCLIP.
 
-The text tower, and the temperature and bias of the contrastive loss, are left out. Whether a CLIP
-was trained with GELU or with its quick approximation stands in no tensor: OpenAI's and all that
-were started from it are `_clip_quickgelu_` in timm's names.
+The text tower, and the temperature and bias of the contrastive loss, are left out. No tensor tells
+whether a CLIP was trained with GELU or with its quick approximation: OpenAI's, and all that were
+started from it, are `_clip_quickgelu_` in timm's names.
 
 Source: the model files of transformers 4 and 5, CLIP (clip/model.py) and open_clip 2 and 3.
 """
@@ -14,17 +14,17 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     join_qkv,
     prefix_of,
     rename,
-    siblings,
-    without,
+    rename_siblings,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES, _CLASS = "embeddings.patch_embedding.weight", "embeddings.class_embedding"
 _RULES: Rules = (
@@ -75,8 +75,8 @@ def _is_transformers(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]
 def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _prefix(state)
     assert prefix is not None
-    body = without(
-        beneath(state, prefix),
+    body = drop_names(
+        under_prefix(state, prefix),
         r"embeddings\.position_ids$",
         *(() if prefix else (r"classifier\.", r"visual_projection\.", r"text_", r"logit_")),
     )
@@ -84,15 +84,15 @@ def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tens
     found = _with_batch(found)
     _split_pool(found)
     if "cls_token" in found:
-        found |= siblings(state, prefix, {"visual_projection.": "head."})
-    elif "attn_pool.latent" not in wanted:  # its classifier is over the mean of all patches
-        found = without(found, r"attn_pool\.")
-        found |= siblings(state, prefix, {"classifier.": "head."})
+        found |= rename_siblings(state, prefix, {"visual_projection.": "head."})
+    elif "attn_pool.latent" not in wanted:  # its classifier uses the mean of all patches
+        found = drop_names(found, r"attn_pool\.")
+        found |= rename_siblings(state, prefix, {"classifier.": "head."})
     return fit_names(found, wanted)
 
 
 def _with_batch(found: State) -> State:
-    """Give class token and positions the axis of images that timm's have, (1, T, C)."""
+    """Add timm's batch axis to class token and positions, (1, T, C)."""
     for name, rank in (("cls_token", 3), ("pos_embed", 3)):
         while name in found and found[name].dim() < rank:
             found[name] = found[name].unsqueeze(0)
@@ -100,7 +100,7 @@ def _with_batch(found: State) -> State:
 
 
 def _split_pool(found: State) -> None:
-    """Split what the attention pooling computes in one product: queries, and keys with values."""
+    """Split the joint projection of the attention pooling into queries, and keys with values."""
     for kind in ("weight", "bias"):
         whole = found.pop(f"attn_pool.in_proj.{kind}", None)
         if whole is not None:
@@ -121,7 +121,7 @@ def _open_prefix(state: Mapping[str, Tensor]) -> str | None:
 def _convert_open(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _open_prefix(state)
     assert prefix is not None
-    body = beneath(state, prefix)
+    body = under_prefix(state, prefix)
     projection = body.pop("proj", None)
     found = _with_batch(rename(body, _OPEN_RULES))
     if projection is not None:
@@ -143,25 +143,25 @@ def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
 def _convert_trunk(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _trunk_prefix(state)
     assert prefix is not None
-    found = beneath(state, prefix)
-    head = beneath(state, re.sub(r"trunk\.$", "head.proj.", prefix))
+    found = under_prefix(state, prefix)
+    head = under_prefix(state, re.sub(r"trunk\.$", "head.proj.", prefix))
     if "head.weight" not in found:
         found |= {f"head.{name}": value for name, value in head.items()}
     return fit_names(found, wanted)
 
 
 LAYOUTS = (
-    Layout(
+    WeightLayout(
         "transformers CLIP", _is_transformers(has_class_token=True), _convert_transformers, "clip"
     ),
-    Layout(
+    WeightLayout(
         "transformers SigLIP",
         _is_transformers(has_class_token=False),
         _convert_transformers,
         "half",
     ),
-    Layout("OpenCLIP", lambda state: _open_prefix(state) is not None, _convert_open, "clip"),
-    Layout(
+    WeightLayout("OpenCLIP", lambda state: _open_prefix(state) is not None, _convert_open, "clip"),
+    WeightLayout(
         "OpenCLIP with a timm network",
         lambda state: _trunk_prefix(state) is not None,
         _convert_trunk,

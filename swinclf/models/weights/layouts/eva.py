@@ -1,4 +1,4 @@
-"""BEiT and EVA-02 as their own code stores them, before and after fine-tuning.
+"""BEiT and EVA-02 in their own code's layout, before and after fine-tuning.
 
 Source: microsoft/unilm, beit/modeling_finetune.py and modeling_pretrain.py; baaivision/EVA,
 EVA-02/asuka.
@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names, share_position_bias
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names, share_position_bias
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     join_qkv,
     prefix_of,
     rename,
-    without,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
 _RULES: Rules = (
@@ -53,7 +53,7 @@ def _is_beit(state: Mapping[str, Tensor]) -> bool:
 
 
 def _has(state: Mapping[str, Tensor], endings: tuple[str, ...]) -> bool:
-    """Whether a ViT has a name with one of these endings."""
+    """Return whether a ViT has a name with one of these endings."""
     is_vit = prefix_of(state, _PATCHES) is not None
     return is_vit and any(name.endswith(endings) for name in state)
 
@@ -61,10 +61,10 @@ def _has(state: Mapping[str, Tensor], endings: tuple[str, ...]) -> bool:
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = prefix_of(state, _PATCHES)
     assert prefix is not None
-    found = rename(without(beneath(state, prefix), *_UNUSED), _RULES)
+    found = rename(drop_names(under_prefix(state, prefix), *_UNUSED), _RULES)
     for name in [name for name in found if re.search(r"\.attn\.q\.bias$", name)]:
         joined = name.replace(".q.bias", ".qkv.weight")
-        if joined in found:  # one product with two biases: taken apart, to be joined below
+        if joined in found:  # one product with two biases: split here, joined below
             parts = found.pop(joined).chunk(3)
             base = joined.removesuffix("qkv.weight")
             found |= {f"{base}{part}.weight": one for part, one in zip("qkv", parts, strict=True)}
@@ -77,6 +77,6 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
 
 
 LAYOUTS = (
-    Layout("EVA-02", _is_eva, _convert, "clip"),
-    Layout("BEiT", _is_beit, _convert),
+    WeightLayout("EVA-02", _is_eva, _convert, "clip"),
+    WeightLayout("BEiT", _is_beit, _convert),
 )

@@ -1,7 +1,7 @@
-"""ViT as Google's JAX code stores it: kernels are (in, out), heads are an axis of their own.
+"""ViT in the layout of Google's JAX code: kernels are (in, out), heads are a separate axis.
 
-vit_jax and big_vision. Their GELU is the approximation by tanh where timm's is exact for most
-names; `--model vit --model-arg activation=gelu_tanh` computes as they do.
+vit_jax and big_vision. They approximate GELU by tanh, whereas timm is exact for most names;
+`--model vit --model-arg activation=gelu_tanh` computes it in the same way.
 
 Source: google-research/vision_transformer and google-research/big_vision, models/vit.py.
 """
@@ -14,14 +14,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
-from swinclf.models.weights.layouts.naming import beneath
+from swinclf.models.weights.layouts.fit_names import fit_names
+from swinclf.models.weights.layouts.naming import under_prefix
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "embedding/kernel"
 _ATTENTION = r"MultiHeadDotProductAttention_\d/"
-# Google's name to ours. A block's parts are numbered in the order of a list that has grown, so the
-# numbers differ between releases: the attention is 0 or 1, the second norm 1 or 2, the MLP 0 or 3.
+# Google's name to ours. A block's parts are numbered in the order of a growing list, so the numbers
+# differ between releases: the attention is 0 or 1, the second norm 1 or 2, the MLP 0 or 3.
 _GOOGLE = (
     (r"embedding/", "patch_embed.proj."),
     (r"cls$", "cls_token"),
@@ -49,10 +49,10 @@ def _recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Rename and transpose what JAX stores."""
+    """Rename and transpose the tensors."""
     prefix = min((n.removesuffix(_PATCHES) for n in state if n.endswith(_PATCHES)), key=_is_average)
     found: State = {}
-    for name, value in _unstacked(beneath(state, prefix)).items():
+    for name, value in _unstacked(under_prefix(state, prefix)).items():
         for theirs, ours in _GOOGLE:
             name, done = re.subn(f"^{theirs}", ours, name)
             if done:
@@ -74,12 +74,12 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
 
 
 def _is_average(prefix: str) -> bool:
-    """Whether a prefix is of the optimizer's averages, not of the weights."""
+    """Return whether a prefix is of the optimizer's averages rather than the weights."""
     return "state" in prefix
 
 
 def _unstacked(state: State) -> State:
-    """Return blocks that are stored as one array each, depth first, one by one."""
+    """Split blocks that are stacked in one array each."""
     found: State = {}
     for name, value in state.items():
         if "/encoderblock/" in name:
@@ -91,7 +91,7 @@ def _unstacked(state: State) -> State:
 
 
 def _torch_layout(name: str, value: Tensor) -> Tensor:
-    """Return a kernel as PyTorch lays it out, and a bias with its heads side by side."""
+    """Transpose a kernel to PyTorch's layout; join the heads of a bias."""
     if name == "patch_embed.proj.weight" and value.dim() == 4:
         return value.permute(3, 2, 0, 1)  # (H, W, 3, C) -> (C, 3, H, W)
     if name.endswith(".bias"):
@@ -101,4 +101,4 @@ def _torch_layout(name: str, value: Tensor) -> Tensor:
     return value.flatten(1).t()  # (C, D) or (C, A, E) -> (D, C) or (A * E, C)
 
 
-GOOGLE = Layout("Google JAX", _recognises, _convert)
+GOOGLE = WeightLayout("Google JAX", _recognises, _convert)

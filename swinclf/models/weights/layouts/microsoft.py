@@ -1,4 +1,4 @@
-"""Swin as Microsoft's own code stores it: patch merging belongs to the stage before it.
+"""Swin in the layout of Microsoft's own code: patch merging belongs to the previous stage.
 
 SimMIM, Microsoft's masked pretraining, has the same encoder below `encoder.`, with a mask token and
 a decoder that are left out.
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
-from swinclf.models.weights.layouts.naming import beneath, prefix_of, without
+from swinclf.models.weights.layouts.fit_names import fit_names
+from swinclf.models.weights.layouts.naming import drop_names, prefix_of, under_prefix
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _MERGING = "layers.0.downsample.reduction.weight"
 _COMPUTED = (r".*\.relative_(position_index|coords_table)$", r".*\.attn_mask$")
@@ -27,10 +27,10 @@ def _is_simmim(state: Mapping[str, Tensor]) -> bool:
 
 
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Count patch merging to the stage after it, and name the head as timm does."""
+    """Move patch merging to the next stage, and rename the head as in timm."""
     prefix = prefix_of(state, _MERGING)
     assert prefix is not None
-    body = without(beneath(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
+    body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
     found = {
         re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name): value
         for name, value in body.items()
@@ -39,11 +39,11 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
 
 
 def _next_stage(match: re.Match[str]) -> str:
-    """Return the name of patch merging as part of the stage after it."""
+    """Return the name of patch merging as part of the next stage."""
     return f"layers.{int(match[1]) + 1}.downsample"
 
 
 LAYOUTS = (
-    Layout("SimMIM", _is_simmim, _convert, "imagenet"),
-    Layout("Microsoft Swin", lambda state: prefix_of(state, _MERGING) is not None, _convert),
+    WeightLayout("SimMIM", _is_simmim, _convert, "imagenet"),
+    WeightLayout("Microsoft Swin", lambda state: prefix_of(state, _MERGING) is not None, _convert),
 )

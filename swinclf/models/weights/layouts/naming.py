@@ -1,7 +1,4 @@
-"""Helpers of the layouts: tensors renamed, joined, split and taken out of larger networks.
-
-Knows no tool.
-"""
+"""Helpers of the layouts: renaming, joining, splitting and selecting tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.layout import State
+from swinclf.models.weights.layouts.weight_layout import State
 
 Rules = tuple[tuple[str, str], ...]
-"""Pairs of a regular expression and its replacement, applied one after the other."""
+"""Pairs of a regular expression and its replacement, applied in order."""
 
 
 def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
-    """Return the tensors under new names: every rule is applied to every name, in order."""
+    """Rename tensors: every rule is applied to every name, in order."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
     renamed = {}
     for name, value in state.items():
@@ -29,29 +26,29 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
     return renamed
 
 
-def without(state: Mapping[str, Tensor], *patterns: str) -> State:
-    """Return the tensors of which no pattern matches the start of the name."""
+def drop_names(state: Mapping[str, Tensor], *patterns: str) -> State:
+    """Return the tensors whose name no pattern matches at its start."""
     dropped = re.compile("|".join(patterns))
     return {name: value for name, value in state.items() if not dropped.match(name)}
 
 
 def prefix_of(names: Iterable[str], anchor: str) -> str | None:
-    """Return what stands before `anchor` in the first name that ends with it, or None."""
+    """Return the part before `anchor` of the first name that ends with it, or None."""
     for name in names:
         if name == anchor or name.endswith("." + anchor):
             return name.removesuffix(anchor)
     return None
 
 
-def beneath(state: Mapping[str, Tensor], prefix: str) -> State:
-    """Return the tensors whose names begin with a prefix, without it."""
+def under_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Return the tensors under a prefix, with the prefix removed."""
     return {
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
 
 
-def siblings(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> State:
-    """Return what stands beside a part of a larger network, under new names.
+def rename_siblings(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> State:
+    """Return the siblings of a part of a larger network, under new names.
 
     Args:
         state: All tensors.
@@ -70,7 +67,7 @@ def siblings(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str])
 
 
 def join_qkv(state: Mapping[str, Tensor]) -> State:
-    """Join `attn.q`, `attn.k` and `attn.v` into `attn.qkv`; a bias that is missing is zero."""
+    """Join `attn.q`, `attn.k` and `attn.v` into `attn.qkv`; a missing bias is zero."""
     joined = dict(state)
     for name in [name for name in state if re.search(r"\battn\.q\.weight$", name)]:
         base = name.removesuffix("q.weight")
@@ -90,11 +87,11 @@ def join_qkv(state: Mapping[str, Tensor]) -> State:
 
 
 def fold_class_position(state: State) -> None:
-    """Add the class token's position to the token, in networks whose table is of patches alone."""
+    """Add the class token's position to the token, for networks whose table has only patches."""
     state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
     state["pos_embed"] = state["pos_embed"][:, 1:]
 
 
 def is_square(count: int) -> bool:
-    """Whether so many patches make a square."""
+    """Return whether a number of patches is a square."""
     return count > 0 and math.isqrt(count) ** 2 == count

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     prefix_of,
     rename,
-    siblings,
-    without,
+    rename_siblings,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _VIT, _SWIN = "layers.0.ffn.layers.0.0.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"
 
@@ -54,31 +54,31 @@ _HEADS = {
 def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = prefix_of(state, _VIT)
     assert prefix is not None
-    body = without(beneath(state, prefix), r"head\.")
-    return fit_names(rename(body, _RULES) | siblings(state, prefix, _HEADS), wanted)
+    body = drop_names(under_prefix(state, prefix), r"head\.")
+    return fit_names(rename(body, _RULES) | rename_siblings(state, prefix, _HEADS), wanted)
 
 
 def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = prefix_of(state, _SWIN)
     assert prefix is not None
-    body = rename(without(beneath(state, prefix), r"head\.", *_COMPUTED), _SWIN_RULES)
-    # Swin V2 merges patches at the beginning of a stage, as timm does; Swin at the end of the last.
+    body = rename(drop_names(under_prefix(state, prefix), r"head\.", *_COMPUTED), _SWIN_RULES)
+    # Swin V2 merges patches at the start of a stage, as timm does; Swin at the end of the previous.
     later = any(name.startswith("stages.0.downsample.") for name in body)
     found = {}
     for name, value in body.items():
         merging = re.match(r"stages\.(\d+)\.downsample\.(.*)", name)
         if merging:
-            # The norm of Swin V2 is over the merged channels, whose order is the network's own.
+            # The norm of Swin V2 is over the merged channels, in the network's own order.
             before = later or not merging[2].startswith("norm.")
             stage = int(merging[1]) + later
             found[f"layers.{stage}.downsample.{merging[2]}"] = _in_order(value) if before else value
         else:
             found[re.sub(r"^stages\.", "layers.", name)] = value
-    return fit_names(found | siblings(state, prefix, _HEADS), wanted)
+    return fit_names(found | rename_siblings(state, prefix, _HEADS), wanted)
 
 
 def _in_order(value: Tensor) -> Tensor:
-    """Return a tensor of patch merging with the channels of the four patches as timm has them.
+    """Reorder the channels of patch merging to timm's order of the four patches.
 
     OpenMMLab's come from torch's unfold: channel by channel, rows before columns. timm's are patch
     by patch, columns before rows.
@@ -88,11 +88,11 @@ def _in_order(value: Tensor) -> Tensor:
 
 
 LAYOUTS = (
-    Layout(
+    WeightLayout(
         "OpenMMLab Swin",
         lambda state: prefix_of(state, _SWIN) is not None,
         _convert_swin,
         "imagenet",
     ),
-    Layout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT) is not None, _convert_vit),
+    WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT) is not None, _convert_vit),
 )

@@ -1,8 +1,8 @@
 """ViTs of self-supervised training: DINO, iBOT, DINOv2, DINOv3, MAE and MoCo v3.
 
-The encoder is named as in timm but for a few tensors; what only the training uses (the other
-encoder, mask tokens, decoders, projection heads) is left out. That MoCo v3's ViT-S has 12 heads
-where timm's has 6 stands in no tensor.
+The encoder is named as in timm except for a few tensors; parts only for training (the other
+encoder, mask tokens, decoders, projection heads) are left out. No tensor tells that MoCo v3's
+ViT-S has 12 heads where timm's has 6.
 
 Source: the published code of each (facebookresearch/dino, dinov2, dinov3, mae, moco-v3 and
 bytedance/ibot).
@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     fold_class_position,
     rename,
-    without,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
-# Where a file holds several encoders, the one to take: the average that DINO evaluates, the encoder
-# that MoCo evaluates.
+# Preferred encoder if a file holds several: the average that DINO evaluates, the encoder that MoCo
+# evaluates.
 _ENCODERS = ("teacher.", "base_encoder.", "student.", "")
 
 _RULES: Rules = (
@@ -52,7 +52,7 @@ _UNUSED = (
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of the encoder to take, or None if there is no ViT."""
+    """Return the prefix of the preferred encoder, or None if there is no ViT."""
     found = [name.removesuffix(_PATCHES) for name in state if name.endswith(_PATCHES)]
     found = [prefix for prefix in found if prefix + "cls_token" in state]
     order = [next(n for n, word in enumerate(_ENCODERS) if word in prefix) for prefix in found]
@@ -60,7 +60,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _has(pattern: str) -> Callable[[Mapping[str, Tensor]], bool]:
-    """Return a recogniser of a ViT with a name that the pattern matches in full."""
+    """Return a recogniser of a ViT with a name that the pattern matches completely."""
     compiled = re.compile(r"(.*\.)?" + pattern)
 
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -70,25 +70,25 @@ def _has(pattern: str) -> Callable[[Mapping[str, Tensor]], bool]:
 
 
 def _is_moco(state: Mapping[str, Tensor]) -> bool:
-    """Whether there is an encoder that is trained and what only MoCo's training has beside it."""
+    """Return whether there is a base encoder and a part that only MoCo's training has."""
     return _has(r"base_encoder\..*")(state) and _has(r"(momentum_encoder|predictor)\..*")(state)
 
 
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _prefix(state)
     assert prefix is not None
-    body = beneath(state, prefix)
+    body = under_prefix(state, prefix)
     if prefix + "storage_tokens" in state:
         body = _without_key_bias(body)
         _check_periods(body.get("rope_embed.periods"))
-    found = rename(without(body, *_UNUSED), _RULES)
+    found = rename(drop_names(body, *_UNUSED), _RULES)
     if "reg_token" in found and "pos_embed" in found:
         fold_class_position(found)
     return fit_names(found, wanted)
 
 
 def _without_key_bias(state: State) -> State:
-    """Return DINOv3's tensors with the bias of the keys at zero, where its mask holds it."""
+    """Set DINOv3's bias of the keys to zero, as its mask does."""
     masked = dict(state)
     for name in state:
         if name.endswith(".attn.qkv.bias") and name + "_mask" in state:
@@ -98,10 +98,10 @@ def _without_key_bias(state: State) -> State:
 
 
 def _check_periods(periods: Tensor | None) -> None:
-    """Refuse rotations other than those that timm computes, of base 100.
+    """Refuse rotary positions of another base than 100, which timm does not compute.
 
     Raises:
-        WeightsError: If they differ by more than rounding to bfloat16 makes.
+        WeightsError: If they differ by more than the rounding of bfloat16.
     """
     if periods is None or periods.is_meta:
         return
@@ -109,22 +109,22 @@ def _check_periods(periods: Tensor | None) -> None:
     if not torch.allclose(periods.float(), 100**steps, rtol=1e-2):
         raise WeightsError(
             "DINOv3 with rotary positions of base 100",
-            found=f"this looks like a Meta DINOv3 checkpoint: its longest period is {periods[-1]}",
-            hint="weights as Meta published them",
+            found=f"probably a Meta DINOv3 checkpoint, but of longest period {periods[-1]}",
+            hint="weights published by Meta",
         )
 
 
 LAYOUTS = (
-    Layout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
-    Layout("MoCo v3", _is_moco, _convert, "imagenet"),
-    Layout("iBOT", _has("masked_embed"), _convert, "imagenet"),
-    Layout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
-    Layout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
-    Layout(
+    WeightLayout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
+    WeightLayout("MoCo v3", _is_moco, _convert, "imagenet"),
+    WeightLayout("iBOT", _has("masked_embed"), _convert, "imagenet"),
+    WeightLayout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
+    WeightLayout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
+    WeightLayout(
         "Meta DINO",
         _has(r"(head\.last_layer|dino_head)\..*"),
         _convert,
         "imagenet",
     ),
-    Layout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
+    WeightLayout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
 )

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     prefix_of,
     rename,
-    without,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _SWIN, _VIT = "features.0.0.weight", "encoder.layers.encoder_layer_0.ln_1.weight"
 
@@ -59,7 +59,7 @@ def _is_second(state: Mapping[str, Tensor]) -> bool:
 def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _swin_prefix(state)
     assert prefix is not None
-    body = rename(without(beneath(state, prefix), *_COMPUTED), _SWIN_RULES)
+    body = rename(drop_names(under_prefix(state, prefix), *_COMPUTED), _SWIN_RULES)
     found = {re.sub(r"^features\.(\d+)\.", _stage, name): value for name, value in body.items()}
     for name in [name for name in found if name.endswith(".attn.qkv.bias")]:
         if name.replace("qkv.bias", "logit_scale") in found:  # Swin V2 ignores the bias of keys
@@ -77,23 +77,23 @@ def _stage(match: re.Match[str]) -> str:
 def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = prefix_of(state, _VIT)
     assert prefix is not None
-    return fit_names(rename(beneath(state, prefix), _VIT_RULES), wanted)
+    return fit_names(rename(under_prefix(state, prefix), _VIT_RULES), wanted)
 
 
 LAYOUTS = (
-    Layout(
+    WeightLayout(
         "torchvision Swin V2",
         lambda state: _swin_prefix(state) is not None and _is_second(state),
         _convert_swin,
         "imagenet",
     ),
-    Layout(
+    WeightLayout(
         "torchvision Swin",
         lambda state: _swin_prefix(state) is not None and not _is_second(state),
         _convert_swin,
         "imagenet",
     ),
-    Layout(
+    WeightLayout(
         "torchvision ViT",
         lambda state: prefix_of(state, _VIT) is not None,
         _convert_vit,

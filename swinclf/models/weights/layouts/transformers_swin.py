@@ -10,17 +10,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     join_qkv,
     prefix_of,
     rename,
-    siblings,
-    without,
+    rename_siblings,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
 _BLOCK = r"^(layers\.\d+\.blocks\.\d+\.)"
@@ -45,7 +45,7 @@ _UNUSED = (r"embeddings\.mask_token$", r".*\.relative_(position_index|coords_tab
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of the backbone, or None if there is none of these networks."""
+    """Return the prefix of the backbone, or None if it is not one of these networks."""
     prefix = prefix_of(state, _PATCHES)
     if prefix is None or not any(
         name.startswith(f"{prefix}encoder.layers.0.blocks.0.") for name in state
@@ -61,29 +61,29 @@ def _is_second(state: Mapping[str, Tensor]) -> bool:
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _prefix(state)
     assert prefix is not None
-    body = without(beneath(state, prefix), *_UNUSED, r"classifier\.", r"decoder\.")
+    body = drop_names(under_prefix(state, prefix), *_UNUSED, r"classifier\.", r"decoder\.")
     found = join_qkv(rename(body, _RULES))
     found = {
         re.sub(r"^layers\.(\d+)\.downsample\.", _next_stage, name): value
         for name, value in found.items()
     }
-    found |= siblings(state, prefix, {"classifier.": "head."})
+    found |= rename_siblings(state, prefix, {"classifier.": "head."})
     return fit_names(found, wanted)
 
 
 def _next_stage(match: re.Match[str]) -> str:
-    """Return the name of patch merging as part of the stage after it."""
+    """Return the name of patch merging as part of the next stage."""
     return f"layers.{int(match[1]) + 1}.downsample."
 
 
 LAYOUTS = (
-    Layout(
+    WeightLayout(
         "transformers Swin V2",
         lambda state: _prefix(state) is not None and _is_second(state),
         _convert,
         "imagenet",
     ),
-    Layout(
+    WeightLayout(
         "transformers Swin",
         lambda state: _prefix(state) is not None and not _is_second(state),
         _convert,

@@ -1,7 +1,7 @@
 """Hugging Face transformers: ViT, DeiT, ViTMAE, BEiT, DINOv2 and DINOv3.
 
-Each in the names that its files have had since 2020 and in those that a network of transformers 5
-has in memory. Source: the model files of transformers 4 and 5.
+Each under the names of its files since 2020 and those of a network of transformers 5 in memory.
+Source: the model files of transformers 4 and 5.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.dialect import fit_names, share_position_bias
-from swinclf.models.weights.layouts.layout import Layout, State
+from swinclf.models.weights.layouts.fit_names import fit_names, share_position_bias
 from swinclf.models.weights.layouts.naming import (
     Rules,
-    beneath,
+    drop_names,
     fold_class_position,
     join_qkv,
     prefix_of,
     rename,
-    siblings,
-    without,
+    rename_siblings,
+    under_prefix,
 )
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
 _PATCHES_V3 = "embeddings.patch_embeddings.weight"
@@ -50,7 +50,7 @@ _RULES: Rules = (
     (r"^layernorm\.", "norm."),
     (r"^pooler\.layernorm\.", "fc_norm."),
 )
-# For training, or computed: never part of the network's answer.
+# For training, or computed: never used for inference.
 _UNUSED = (r"embeddings\.mask_token$", r"pooler\.dense\.", r".*relative_position_index$")
 _HEADS = {
     "classifier.": "head.",
@@ -60,7 +60,7 @@ _HEADS = {
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of the backbone, or None if there is none of these networks."""
+    """Return the prefix of the backbone, or None if it is not one of these networks."""
     prefix = prefix_of(state, _PATCHES)
     if prefix is None:
         prefix = prefix_of(state, _PATCHES_V3)
@@ -77,7 +77,7 @@ def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], b
 
     Args:
         parts: Parts of names.
-        plain: Whether a backbone without them is meant instead.
+        plain: Whether to recognise a backbone without them instead.
     """
 
     def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -90,13 +90,13 @@ def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], b
 def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
     prefix = _prefix(state)
     assert prefix is not None
-    body = beneath(state, prefix)
+    body = under_prefix(state, prefix)
     body = {name: value for name, value in body.items() if not name.startswith(tuple(_HEADS))}
     if not prefix:
-        body = without(body, r"decoder\.")
-    found = join_qkv(rename(without(body, *_UNUSED), _RULES))
+        body = drop_names(body, r"decoder\.")
+    found = join_qkv(rename(drop_names(body, *_UNUSED), _RULES))
     found = _ungated(found)
-    found |= siblings(state, prefix, _HEADS)
+    found |= rename_siblings(state, prefix, _HEADS)
     if "reg_token" in found and "pos_embed" in found:
         fold_class_position(found)
     share_position_bias(found, wanted)
@@ -104,21 +104,21 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
 
 
 def _ungated(state: State) -> State:
-    """Name the first layer of an MLP `fc1`, or `fc1_x` where it has a gate."""
+    """Name the first layer of an MLP `fc1`, or `fc1_x` if it has a gate."""
     gated = any(".mlp.fc1_g." in name for name in state)
     return rename(state, ((r"\.mlp\.up_proj\.", ".mlp.fc1_x." if gated else ".mlp.fc1."),))
 
 
 LAYOUTS = (
-    Layout("transformers BEiT", _has(".lambda_1"), _convert),
-    Layout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
-    Layout(
+    WeightLayout("transformers BEiT", _has(".lambda_1"), _convert),
+    WeightLayout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
+    WeightLayout(
         "transformers DINOv3",
         lambda state: _prefix(state) is not None and prefix_of(state, _PATCHES_V3) is not None,
         _convert,
         "imagenet",
     ),
-    Layout("transformers DINOv2", _has(".layer_scale1."), _convert, "imagenet"),
-    Layout("transformers ViTMAE", _has("decoder.decoder_embed."), _convert, "imagenet"),
-    Layout("transformers ViT", _has(".lambda", plain=True), _convert),
+    WeightLayout("transformers DINOv2", _has(".layer_scale1."), _convert, "imagenet"),
+    WeightLayout("transformers ViTMAE", _has("decoder.decoder_embed."), _convert, "imagenet"),
+    WeightLayout("transformers ViT", _has(".lambda", plain=True), _convert),
 )

@@ -1,7 +1,7 @@
-"""The same network under other names: what timm's and this package's networks call differently.
+"""Renaming and splitting of tensors for equivalent networks: timm's ViT, EVA and BEiT, and ours.
 
-timm's ViT, EVA and BEiT compute alike in part but name and split their tensors in different ways.
-Knows nothing of tools: layouts convert to one form, and this fits the form to the network.
+These compute alike in part but name and split their tensors differently. Layouts convert to one
+form, which is fitted here to the network.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.layout import State
 from swinclf.models.weights.layouts.naming import is_square
+from swinclf.models.weights.layouts.weight_layout import State
 
 _QKV_BIAS = re.compile(r"(.*\battn\.)qkv\.bias$")
 
 
 def fit_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Return the tensors as the network names and splits them.
+    """Rename and split tensors as in the network.
 
-    Every change is one that leaves the network's answers as they are, and is made only where the
-    network has the new name and not the old one.
+    A change preserves the network's function, and is made only if the network has the new name and
+    not the old one.
 
     Args:
         state: Tensors under timm's names: `attn.qkv`, `ls1.gamma`, `mlp.fc1_g`, `head`.
@@ -64,11 +64,11 @@ def _fit(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
 
 
 def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
-    """Return the bias of queries, keys and values as the network splits it.
+    """Split the bias of queries, keys and values as in the network.
 
     A bias of the keys adds the same number to all of a query's scores, which softmax ignores; so
-    BEiT and EVA have none. Where positions rotate or normalise the keys this is not so, but there
-    the tools hold it at zero, as is checked.
+    BEiT and EVA have none. This does not hold if positions rotate or normalise the keys, but there
+    the tools fix it at zero, which is checked.
     """
     query, key, own = value.chunk(3)
     if base + "q_bias" in wanted:
@@ -76,7 +76,7 @@ def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
         if base + "k_bias" in wanted:
             parts[base + "k_bias"] = key
         elif _is_used(key) and base + "relative_position_bias_table" not in wanted:
-            return {base + "qkv.bias": value}  # refused as a tensor that the network has none of
+            return {base + "qkv.bias": value}  # refused as a surplus tensor
         return parts
     if base + "q_proj.bias" in wanted:
         parts = {base + "q_proj.bias": query, base + "v_proj.bias": own}
@@ -87,12 +87,12 @@ def _fit_bias(base: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
 
 
 def _is_used(value: Tensor) -> bool:
-    """Whether a bias is not zero; one without content, of which shapes alone are compared, is."""
+    """Return whether a bias is not zero; False on the meta device, where only shapes matter."""
     return not value.is_meta and bool(value.any())
 
 
 def _join_gates(found: State, wanted: Mapping[str, Tensor]) -> None:
-    """Join the two halves of a gated MLP where the network computes them in one product."""
+    """Join the two halves of a gated MLP if the network computes them in one product."""
     for gate in [name for name in found if ".mlp.fc1_g." in name and name not in wanted]:
         inner, whole = gate.replace("fc1_g", "fc1_x"), gate.replace("fc1_g", "fc1")
         if whole in wanted and inner in found:
@@ -100,7 +100,7 @@ def _join_gates(found: State, wanted: Mapping[str, Tensor]) -> None:
 
 
 def _fit_class_position(found: State, wanted: Mapping[str, Tensor]) -> None:
-    """Give the class token a position of zero where only the network has one for it."""
+    """Add a zero position of the class token if only the network has one."""
     table, own = found.get("pos_embed"), wanted.get("pos_embed")
     if table is None or own is None or table.dim() != 3 or own.dim() != 3:
         return
@@ -111,7 +111,7 @@ def _fit_class_position(found: State, wanted: Mapping[str, Tensor]) -> None:
 
 
 def _fill_biases(found: State, wanted: Mapping[str, Tensor]) -> None:
-    """Add the zero biases of a network that has them to weights that were made without."""
+    """Add zero biases if only the network has them."""
     for name, own in wanted.items():
         is_attention = re.search(r"\battn\.(qkv\.bias|[qkv]_bias|[qkv]_proj\.bias)$", name)
         base = re.sub(r"(qkv\.bias|[qkv]_bias|[qkv]_proj\.bias)$", "", name)
@@ -123,7 +123,7 @@ def _fill_biases(found: State, wanted: Mapping[str, Tensor]) -> None:
 
 
 def share_position_bias(found: State, wanted: Mapping[str, Tensor]) -> None:
-    """Give each block the table of relative positions that BEiT's pretraining shares among them."""
+    """Copy the table of relative positions that BEiT's pretraining shares to each block."""
     shared, own = "rel_pos_bias.relative_position_bias_table", ".attn.relative_position_bias_table"
     if shared in found and shared not in wanted:
         table = found.pop(shared)

@@ -1,4 +1,4 @@
-"""What was loaded of a weights file, in one line and as values for config.json."""
+"""Report of loading a weights file, as one line and as values for config.json."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from torch import Tensor
 
 from swinclf.models.weights.adapt import AdaptedWeights
 from swinclf.models.weights.match import Match, rank_name
-from swinclf.models.weights.select import Checkpoint
+from swinclf.models.weights.select import WeightsCheckpoint
 
-_SHOWN = 4  # groups of tensors that are named one by one
+_SHOWN = 4  # groups of tensors that are listed
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What a network got from a weights file."""
+    """Result of loading a weights file into a network."""
 
-    checkpoint: Checkpoint
-    """The state dict that was selected, with its settings and its file."""
+    checkpoint: WeightsCheckpoint
+    """The selected state dict, with its settings and its file."""
     layout: str | None
-    """The tool in whose layout it was, None for timm's own."""
+    """The tool of its layout, None for timm's own."""
     selected: tuple[str, ...]
     """Which of several networks in the file: EMA, teacher."""
     loaded: int
-    """Tensors of the network that are the file's."""
+    """Tensors of the network that are from the file."""
     tensors: int
     """Tensors of the network, its classifier included."""
     head_classes: int | None
-    """Classes of the file's classifier; None where it has none."""
+    """Classes of the file's classifier; None without one."""
     num_classes: int
     """Classes of the network's classifier."""
     head_loaded: bool
-    """Whether the network's classifier is the file's; otherwise it is new."""
+    """Whether the network's classifier is from the file; otherwise it is new."""
     left_out: tuple[str, ...]
     """Groups of tensors in the file that the network does not need, with their numbers."""
     resized: tuple[str, ...]
-    """Tables that were resized, grouped by size: "12 tables resized 12x12 -> 7x7"."""
+    """Resized tables, grouped by size: "12 tables resized 12x12 -> 7x7"."""
     fresh: int
-    """Tensors in hidden layers of the head that the file has not."""
+    """Tensors in hidden layers of the head that the file lacks."""
     sha256: str
-    """Of the file, or of all shards one after the other; hexadecimal."""
+    """Of the file, or of all shards concatenated; hexadecimal."""
 
     def line(self, name: str) -> str:
-        """Return all of it in one line.
+        """Return the report in one line.
 
         Args:
-            name: The file or folder as the user named it.
+            name: The file or folder as the user gave it.
         """
         what = ", ".join(one for one in (self.layout, *self.selected) if one)
         parts = [f"weights {name}: {self.loaded:,} of {self.tensors:,} tensors"]
@@ -73,7 +73,7 @@ class WeightsReport:
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what config.json holds of it."""
+        """Return the values for config.json."""
         return {
             "file": str(self.checkpoint.source),
             "sha256": self.sha256,
@@ -88,27 +88,27 @@ class WeightsReport:
 
 
 def make_report(
-    checkpoint: Checkpoint,
+    checkpoint: WeightsCheckpoint,
     adapted: AdaptedWeights,
     wanted: Mapping[str, Tensor],
     *,
     num_classes: int,
     head_loaded: bool,
 ) -> WeightsReport:
-    """Return the report of one load.
+    """Return the report of a load.
 
     Args:
-        checkpoint: The state dict that was loaded.
-        adapted: As it was fitted.
+        checkpoint: The loaded state dict.
+        adapted: The adapted weights.
         wanted: The network's state dict.
         num_classes: Classes of the network's head.
-        head_loaded: Whether the network keeps the head of the file.
+        head_loaded: Whether the network uses the head of the file.
     """
     match = adapted.match
     assert match is not None
     prefix_name = rank_name(match.prefix)
     weights = [value for value in adapted.file_head.values() if value.dim() == 2]
-    is_dropped = adapted.head_loaded and not head_loaded  # the same classes, still a new head
+    is_dropped = adapted.head_loaded and not head_loaded  # same classes, but a new head
     head_count = len(adapted.file_head) if is_dropped else 0
     return WeightsReport(
         checkpoint=checkpoint,
@@ -122,12 +122,12 @@ def make_report(
         left_out=(*_groups(adapted.left_out, match), *_counted(adapted.unused)),
         resized=_resizes(adapted, wanted),
         fresh=len(adapted.fresh),
-        sha256=digest_of(checkpoint.files or (checkpoint.source,)),
+        sha256=hash_files(checkpoint.files or (checkpoint.source,)),
     )
 
 
-def digest_of(files: tuple[Path, ...]) -> str:
-    """Return the SHA-256 of files one after the other, hexadecimal."""
+def hash_files(files: tuple[Path, ...]) -> str:
+    """Return the hexadecimal SHA-256 of concatenated files."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -137,7 +137,7 @@ def digest_of(files: tuple[Path, ...]) -> str:
 
 
 def _groups(names: tuple[str, ...], match: Match) -> tuple[str, ...]:
-    """Name tensors by what their names begin with, as deep as the prefix, and count them."""
+    """Group tensors by the start of their names, as deep as the prefix, and count them."""
     depth = {name: max(match.prefix.count("."), 1) for name in match.outside}
     begins = {name: ".".join(name.split(".")[: depth.get(name, 1)]) for name in names}
     counts = Counter(begins.values())
@@ -146,14 +146,14 @@ def _groups(names: tuple[str, ...], match: Match) -> tuple[str, ...]:
 
 
 def _counted(groups: Mapping[str, int]) -> tuple[str, ...]:
-    """Write groups of tensors with their numbers, single ones without."""
+    """Format groups of tensors with their numbers."""
     return tuple(
         group if count == 1 else f"{group} ({count} tensors)" for group, count in groups.items()
     )
 
 
 def _resizes(adapted: AdaptedWeights, wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Say how many tables were resized from and to what."""
+    """Return how many tables were resized, by old and new size."""
     steps = Counter(
         f"{_size(name, adapted.old_shapes[name])} -> {_size(name, wanted[name].shape)}"
         for name in adapted.resized
@@ -164,7 +164,7 @@ def _resizes(adapted: AdaptedWeights, wanted: Mapping[str, Tensor]) -> tuple[str
 
 
 def _size(name: str, shape: tuple[int, ...]) -> str:
-    """Write the grid or window of a table as 7x7, or its entries where it is no square."""
+    """Format the grid or window of a table as 7x7, or its number of entries if it is not square."""
     if name == "pos_embed":
         side = math.isqrt(shape[1])  # tokens before the patches are few
         return f"{side}x{side}" if shape[1] - side * side < 6 else f"{shape[1]} positions"

@@ -1,8 +1,7 @@
-"""How images were prepared for the weights in a file, as the files beside it or its layout say.
+"""Preprocessing of pretrained weights, from the configuration files next to them or their layout.
 
-Knows nothing of the settings of a training. Read are timm's config.json, transformers'
-preprocessor_config.json (processor_config.json where text is processed too) and OpenCLIP's
-open_clip_config.json; what is damaged or missing in them is left open.
+Reads timm's config.json, transformers' preprocessor_config.json (processor_config.json if text is
+processed too) and OpenCLIP's open_clip_config.json; damaged or missing values are ignored.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _NORMALISATIONS = {"imagenet": IMAGENET, "clip": CLIP, "half": HALF}
-# Pillow's numbers, which transformers writes.
+# Pillow's numbers, as written by transformers.
 _RESAMPLE = {
     0: Interpolation.NEAREST,
     1: Interpolation.LANCZOS,
     2: Interpolation.BILINEAR,
     3: Interpolation.BICUBIC,
 }
-# Sides, px, that torchvision scales to before it cuts out 224 (Swin V2: 256), by width and number
-# of blocks in the deepest stage. Source: the transforms of its *_Weights.IMAGENET1K_V1.
+# Resize and crop sides of torchvision, px (crop first), by width and number of blocks in the
+# deepest stage. Source: the transforms of its *_Weights.IMAGENET1K_V1.
 _TORCHVISION_SWIN = {
     ("torchvision Swin", 96, 6): (224, 232),
     ("torchvision Swin", 96, 18): (224, 246),
@@ -44,16 +43,16 @@ _TORCHVISION_SWIN = {
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPreprocess:
-    """What is known of the preprocessing of some weights; None where nothing is.
+    """Known preprocessing of weights; None where unknown.
 
     Attributes:
-        reason: Where it is from, as in "(from config.json)".
+        reason: Its origin, as in "(from config.json)".
         mean: Red, green, blue, in [0, 1].
         std: Red, green, blue.
-        interpolation: How pixels are resampled.
-        crop_pct: Part of the scaled side that is kept, in (0, 1].
-        fit: What is done with other proportions.
-        img_size: Side of the image, px, where it is a square.
+        interpolation: Filter of the resize.
+        crop_pct: Fraction of the resized side that the crop covers, in (0, 1].
+        fit: How other aspect ratios are handled.
+        img_size: Side of the image, px, if it is square.
     """
 
     reason: str
@@ -65,8 +64,8 @@ class KnownPreprocess:
     img_size: int | None = None
 
 
-def preprocess_beside(weights: Path) -> KnownPreprocess | None:
-    """Return what the configuration files in the folder of some weights say; None if nothing.
+def read_preprocess(weights: Path) -> KnownPreprocess | None:
+    """Read the configuration files in the folder of some weights; None if there are none.
 
     Args:
         weights: The weights file.
@@ -89,7 +88,7 @@ def preprocess_beside(weights: Path) -> KnownPreprocess | None:
 
 
 def preprocess_of_run(preprocess: Preprocess) -> KnownPreprocess:
-    """Return the preprocessing of an earlier run, all of it."""
+    """Return the whole preprocessing of an earlier run."""
     return KnownPreprocess(
         reason="as the run that --weights names",
         mean=preprocess.mean,
@@ -104,7 +103,7 @@ def preprocess_of_run(preprocess: Preprocess) -> KnownPreprocess:
 def preprocess_of_layout(
     layout: str | None, tensors: Mapping[str, Tensor]
 ) -> KnownPreprocess | None:
-    """Return what every published file of a layout was trained with; None where files differ.
+    """Return the preprocessing common to all published files of a layout; None if they differ.
 
     Args:
         layout: Name of the layout, None for timm's own.
@@ -153,7 +152,7 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a preprocessor_config.json: of a resize to a square, or of a resize and a crop."""
+    """Read a preprocessor_config.json with a resize to a square, or a resize and a crop."""
     size, crop = config.get("size"), config.get("crop_size")
     scaled, cut = _edge(size), _edge(crop)
     crops = bool(config.get("do_center_crop")) and cut is not None
@@ -184,7 +183,7 @@ def _from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read an open_clip_config.json: resized by the shorter side, and cut without a margin."""
+    """Read an open_clip_config.json: resized by the shorter side, and cropped without a margin."""
     own = config.get("preprocess_cfg") or {}
     vision = (config.get("model_cfg") or {}).get("vision_cfg") or {}
     fits = {"shortest": Fit.CROP, "longest": Fit.PAD, "squash": Fit.SQUASH}
@@ -200,7 +199,7 @@ def _from_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _colours(value: Any, *, low: float | None = None, over: float = 1.0) -> Colours | None:
-    """Return three numbers, divided by `over`; None if they are none that make sense."""
+    """Return three numbers, divided by `over`; None if they are not plausible."""
     if not isinstance(value, list | tuple) or len(value) != 3:
         return None
     red, green, blue = (float(one) / over for one in value)
@@ -222,7 +221,7 @@ def _fraction(value: Any) -> float | None:
 
 
 def _edge(size: Any) -> int | None:
-    """Return the side of a square, px, or the shorter side that is scaled to."""
+    """Return the side of a square, or the shorter side of a resize, px."""
     if isinstance(size, Mapping):
         if "shortest_edge" in size:
             return _edge(size["shortest_edge"])
@@ -238,5 +237,5 @@ def _side(size: Any) -> int | None:
 
 
 def _crop_of(cut: int, scaled: int) -> float:
-    """Return the fraction that leaves `cut` of `scaled` px, rounded so that it gives `scaled`."""
+    """Return the fraction that crops `scaled` to `cut` px, rounded so that it gives `scaled`."""
     return math.floor(1e4 * cut / scaled + 1e-9) / 1e4

@@ -1,4 +1,4 @@
-"""What kind of file it is, by its content; its name counts only where the content says nothing."""
+"""Detection of a weights file's format by its content; its name decides only in doubt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HEAD_BYTES = 4096
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the library's own limit
 
 
-class Kind(StrEnum):
-    """Kinds of files; the first ones are read, each other is refused with its own next step."""
+class WeightsFileKind(StrEnum):
+    """Kinds of files; the first ones are supported, each other is refused with its own hint."""
 
     SAFETENSORS = "safetensors"
     TORCH = "a PyTorch file"
@@ -45,30 +45,35 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
-READABLE = (Kind.SAFETENSORS, Kind.TORCH, Kind.NUMPY, Kind.INDEX)
+READABLE = (
+    WeightsFileKind.SAFETENSORS,
+    WeightsFileKind.TORCH,
+    WeightsFileKind.NUMPY,
+    WeightsFileKind.INDEX,
+)
 _MAGICS = (
-    (b"\x89HDF\r\n\x1a\n", Kind.HDF5),
-    (b"version https://git-lfs", Kind.GIT_LFS),
-    (b"\x93NUMPY", Kind.ARRAY),
-    (b"GGUF", Kind.GGUF),
-    (b"\x1f\x8b", Kind.COMPRESSED),
-    (b"BZh", Kind.COMPRESSED),
-    (b"\xfd7zXZ\x00", Kind.COMPRESSED),
-    (b"\x28\xb5\x2f\xfd", Kind.COMPRESSED),
-    (b"7z\xbc\xaf\x27\x1c", Kind.COMPRESSED),
-    (b"Rar!", Kind.COMPRESSED),
+    (b"\x89HDF\r\n\x1a\n", WeightsFileKind.HDF5),
+    (b"version https://git-lfs", WeightsFileKind.GIT_LFS),
+    (b"\x93NUMPY", WeightsFileKind.ARRAY),
+    (b"GGUF", WeightsFileKind.GGUF),
+    (b"\x1f\x8b", WeightsFileKind.COMPRESSED),
+    (b"BZh", WeightsFileKind.COMPRESSED),
+    (b"\xfd7zXZ\x00", WeightsFileKind.COMPRESSED),
+    (b"\x28\xb5\x2f\xfd", WeightsFileKind.COMPRESSED),
+    (b"7z\xbc\xaf\x27\x1c", WeightsFileKind.COMPRESSED),
+    (b"Rar!", WeightsFileKind.COMPRESSED),
 )
 _SUFFIXES = {
-    ".onnx": Kind.ONNX,
-    ".msgpack": Kind.FLAX,
-    ".index": Kind.TENSORFLOW,
-    ".pb": Kind.TENSORFLOW,
-    ".distcp": Kind.DISTRIBUTED,
+    ".onnx": WeightsFileKind.ONNX,
+    ".msgpack": WeightsFileKind.FLAX,
+    ".index": WeightsFileKind.TENSORFLOW,
+    ".pb": WeightsFileKind.TENSORFLOW,
+    ".distcp": WeightsFileKind.DISTRIBUTED,
 }
 
 
-def sniff(path: Path) -> Kind:
-    """Return what kind of file it is.
+def detect_kind(path: Path) -> WeightsFileKind:
+    """Return the kind of a file.
 
     Raises:
         OSError: If it cannot be read.
@@ -77,10 +82,10 @@ def sniff(path: Path) -> Kind:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
-        return Kind.EMPTY
+        return WeightsFileKind.EMPTY
     suffix = path.suffix.lower()
-    if suffix == ".distcp":  # archives one after the other: it would pass for its last one
-        return Kind.DISTRIBUTED
+    if suffix == ".distcp":  # concatenated archives, which appear as the last of them
+        return WeightsFileKind.DISTRIBUTED
     for magic, kind in _MAGICS:
         if head.startswith(magic):
             return kind
@@ -90,51 +95,51 @@ def sniff(path: Path) -> Kind:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip(path)
     if head[4:8] == b"TFL3":
-        return Kind.TFLITE
+        return WeightsFileKind.TFLITE
     if head[257:262] == b"ustar":
-        return Kind.TAR
+        return WeightsFileKind.TAR
     if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
-        return Kind.HTML
+        return WeightsFileKind.HTML
     if head.lstrip()[:1] in (b"{", b"["):
         with suppress(ValueError, OSError, RecursionError):
             content = json.loads(path.read_bytes())
             is_index = isinstance(content, dict) and "weight_map" in content
-            return Kind.INDEX if is_index else Kind.CONFIG
+            return WeightsFileKind.INDEX if is_index else WeightsFileKind.CONFIG
     if suffix in _SUFFIXES or re.search(r"\.ckpt(-\d+)?\.(data|index)", path.name):
-        return _SUFFIXES.get(suffix, Kind.TENSORFLOW)
+        return _SUFFIXES.get(suffix, WeightsFileKind.TENSORFLOW)
     if begins_as_pickle(head):
-        return Kind.TORCH
+        return WeightsFileKind.TORCH
     with suppress(UnicodeDecodeError):
         head[: len(head) // 2].decode("utf-8")
         if b"\x00" not in head:
-            return Kind.TEXT
-    return Kind.UNKNOWN
+            return WeightsFileKind.TEXT
+    return WeightsFileKind.UNKNOWN
 
 
-def _safetensors(path: Path, length: int, size: int) -> Kind:
-    """Return whether a safetensors file has all the bytes that its header counts."""
+def _safetensors(path: Path, length: int, size: int) -> WeightsFileKind:
+    """Return whether a safetensors file has all the bytes that its header declares."""
     if 8 + length > size:
-        return Kind.CUT_SAFETENSORS
+        return WeightsFileKind.CUT_SAFETENSORS
     with path.open("rb") as file, suppress(ValueError, KeyError, TypeError, AttributeError):
         file.seek(8)
         header = json.loads(file.read(length))
         ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
         if 8 + length + max(ends, default=0) > size:
-            return Kind.CUT_SAFETENSORS
-    return Kind.SAFETENSORS
+            return WeightsFileKind.CUT_SAFETENSORS
+    return WeightsFileKind.SAFETENSORS
 
 
-def _zip(path: Path) -> Kind:
-    """Tell the archives of torch, NumPy and Keras from those that files were packed into."""
+def _zip(path: Path) -> WeightsFileKind:
+    """Distinguish the archives of torch, NumPy and Keras from archives of other files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # zipfile raises anything on a damaged archive
-        return Kind.CUT_ZIP
+        return WeightsFileKind.CUT_ZIP
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
-        return Kind.TORCH
+        return WeightsFileKind.TORCH
     if names and all(name.endswith(".npy") for name in names):
-        return Kind.NUMPY
+        return WeightsFileKind.NUMPY
     if any(name.endswith(".weights.h5") for name in names) and "config.json" in names:
-        return Kind.KERAS
-    return Kind.ZIP
+        return WeightsFileKind.KERAS
+    return WeightsFileKind.ZIP
