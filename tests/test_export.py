@@ -13,7 +13,7 @@ from conftest import SMALL_SETTINGS, error_lines, read_rows
 
 import swinclf
 from swinclf.exporting import onnx as onnx_export
-from swinclf.exporting.parity import compare
+from swinclf.exporting.parity import compare_probabilities
 from swinclf.inference.predictor import open_predictor
 
 onnx = pytest.importorskip("onnx")
@@ -270,18 +270,18 @@ def test_a_network_that_cannot_be_written_is_an_error(trained, cli, monkeypatch)
 
 def test_parity_counts_flips_and_the_largest_difference():
     ours = np.array([[0.6, 0.4], [0.5, 0.5], [0.1, 0.9]], np.float32)
-    same = compare(ours, ours, tolerance=0)
+    same = compare_probabilities(ours, ours, tolerance=0)
     assert (same.images, same.largest, same.flips, same.agrees) == (3, 0, 0, True)
-    near = compare(ours, ours + np.float32(0.01), tolerance=0.02)
+    near = compare_probabilities(ours, ours + np.float32(0.01), tolerance=0.02)
     assert near.agrees
     assert near.largest == pytest.approx(0.01, abs=1e-6)
-    flipped = compare(ours, ours[:, ::-1], tolerance=1)
+    flipped = compare_probabilities(ours, ours[:, ::-1], tolerance=1)
     assert flipped.flips == 2
     assert not flipped.agrees
 
 
 def test_no_number_is_the_largest_difference():
     ours = np.array([[0.6, 0.4]], np.float32)
-    broken = compare(ours, np.array([[np.nan, 0.4]], np.float32), tolerance=0.5)
+    broken = compare_probabilities(ours, np.array([[np.nan, 0.4]], np.float32), tolerance=0.5)
     assert broken.largest == 1
     assert not broken.agrees

@@ -12,7 +12,7 @@ from PIL import Image
 
 from swinclf.data.thumbnails import thumbnail, thumbnails
 from swinclf.device import Hardware, Precision
-from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer, lay_over
+from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer, overlay_evidence
 
 FP32 = Hardware("cpu", Precision.FP32, "for the test")
 
@@ -43,7 +43,7 @@ def test_orange_speaks_for_and_purple_against():
     cells = np.zeros((2, 4), np.float32)
     cells[:, 0], cells[:, 3] = 1, -1
     pixels = np.full((32, 64, 3), 128, np.uint8)
-    laid = np.asarray(lay_over(pixels, cells)).astype(int)
+    laid = np.asarray(overlay_evidence(pixels, cells)).astype(int)
     assert laid.shape == (SIDE_PX // 2, SIDE_PX, 3)
     left, middle, right = laid[40, 5], laid[40, SIDE_PX // 2], laid[40, -5]
     assert left[0] > left[1] > left[2]

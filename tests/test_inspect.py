@@ -139,7 +139,7 @@ def test_table_and_json_say_the_same(cli):
 
 
 def test_rows_of_attention_sum_to_one(small):
-    for one in looking.attentions(small, images(small, 1)):
+    for one in looking.compute_attention(small, images(small, 1)):
         assert torch.allclose(one.weights.sum(-1), torch.ones(()), atol=1e-5)
         assert (one.weights >= 0).all()
         assert (one.distance_px >= 0).all()
@@ -149,8 +149,8 @@ def test_attention_written_out_gives_the_blocks_own_output(small):
     with torch.no_grad():
         for _, block, x in looking._block_inputs(small, images(small, 1)):
             tokens = looking.block_tokens(block, x)
-            values = looking.project(block.attn, tokens)[2]
-            mixed = looking.attention_of(block, x) @ values
+            values = looking.project_qkv(block.attn, tokens)[2]
+            mixed = looking.attention_weights(block, x) @ values
             out = block.attn.proj(mixed.transpose(-3, -2).flatten(-2))
             if out.dim() == 2:
                 expected = block.attn(block.norm1(x))[0]
@@ -165,14 +165,14 @@ def test_attention_written_out_gives_the_blocks_own_output(small):
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SWINS])
 def test_rollout_is_the_product_of_all_matrices(case):
     network = network_of(case)
-    found = looking.attentions(network, images(network, 1))
+    found = looking.compute_attention(network, images(network, 1))
     product = torch.eye(found[0].weights.shape[-1])
     for one in found:  # Abnar & Zuidema 2020, eq. 1, forwards
         product = (0.5 * one.weights.mean(0) + 0.5 * torch.eye(len(product))) @ product
     prefix = network.num_prefix_tokens
     row = {"vit": product[0], "distilled": product[:2].mean(0)}
     expected = row.get(case, product[prefix:].mean(0))[prefix:]
-    got = looking.rollout(network, found)
+    got = looking.attention_rollout(network, found)
     assert got.shape == network.patch_embed.grid_size
     assert torch.allclose(got.flatten(), expected / expected.sum(), atol=1e-6)
 
@@ -191,7 +191,7 @@ def swin_matrix(block, weights):
 @pytest.mark.parametrize("case", SWINS)
 def test_rollout_of_a_swin_is_the_product_of_all_matrices(case):
     network = network_of(case)
-    found = looking.attentions(network, images(network, 1))
+    found = looking.compute_attention(network, images(network, 1))
     blocks = [block for stage in network.layers for block in looking._blocks(stage)]
     product = None
     for one, block in zip(found, blocks, strict=True):
@@ -207,20 +207,20 @@ def test_rollout_of_a_swin_is_the_product_of_all_matrices(case):
         matrix = swin_matrix(block, one.weights)
         product = (0.5 * matrix + 0.5 * torch.eye(tokens)) @ product
     expected = product.mean(0)
-    got = looking.rollout(network, found).flatten()
+    got = looking.attention_rollout(network, found).flatten()
     assert torch.allclose(got, expected / expected.sum(), atol=1e-6)
 
 
 def test_what_windows_give_is_an_even_share_on_average():
     network = network_of("swin")
-    for one in looking.attentions(network, images(network, 1)):
+    for one in looking.compute_attention(network, images(network, 1)):
         assert one.received.mean() == pytest.approx(1, abs=1e-5)
         assert one.is_shifted is (one.name.endswith("1"))
 
 
 def test_evidence_of_a_swin_adds_up_to_its_score():
     network, image = network_of("swin"), images(network_of("swin"), 1)
-    found = looking.evidence(network, image, target=2)
+    found = looking.compute_evidence(network, image, target=2)
     bias = network.head.fc.bias.detach()
     score = found.logits[2] - found.logits.mean()
     assert found.cells.shape == (6, 6)
@@ -229,13 +229,13 @@ def test_evidence_of_a_swin_adds_up_to_its_score():
 
 def test_evidence_is_for_the_predicted_class_and_leaves_no_trace(small):
     image = images(small, 1)
-    found = looking.evidence(small, image)
+    found = looking.compute_evidence(small, image)
     assert found.target == int(small(image)[0].argmax())
     assert found.pixels.shape == image.shape[-2:]
     assert found.cells.abs().sum() > 0
     assert all(value.grad is None for value in small.parameters())
     assert not any(module._forward_hooks for module in small.modules())
-    again = looking.evidence(small, image)
+    again = looking.compute_evidence(small, image)
     assert torch.equal(found.pixels, again.pixels)
 
 
@@ -243,7 +243,7 @@ def test_evidence_of_several_images_is_that_of_each(small):
     batch = images(small, 3)
     targets, logits, cells = looking.token_evidence(small, batch)
     for image, target, one, cell in zip(batch, targets, logits, cells, strict=True):
-        alone = looking.evidence(small, image[None], target)
+        alone = looking.compute_evidence(small, image[None], target)
         torch.testing.assert_close(one, alone.logits)
         torch.testing.assert_close(cell, alone.cells)
 
@@ -252,8 +252,8 @@ def test_evidence_of_tokens_in_bfloat16_differs_by_rounding(small):
     batch = images(small, 12)
     trunk = Computer(small, Hardware("cpu", Precision.BF16, "for the test")).trunk
     with torch.no_grad():
-        exact = looking._tokens_looked_at(small, batch)
-        assert difference(looking._tokens_looked_at(trunk, batch), exact) < 2**-5
+        exact = looking._attributed_tokens(small, batch)
+        assert difference(looking._attributed_tokens(trunk, batch), exact) < 2**-5
     targets, _, cells = looking.token_evidence(small, batch)
     _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
     assert rounded.dtype == torch.float32

@@ -15,7 +15,7 @@ from torch import nn
 import swinclf
 from swinclf.commands.inspect import inspect
 from swinclf.device import Hardware, Precision
-from swinclf.explain.attention import evidence, has_feature_map
+from swinclf.explain.attention import compute_evidence, has_feature_map
 from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer
 from swinclf.models import embedded
 from swinclf.models.store import load_model
@@ -113,7 +113,7 @@ def test_a_run_of_it_is_opened_and_drawn(cli, run, tmp_path):
 def test_evidence_adds_up_to_the_score(run):
     network, _ = load_model(run / "model.safetensors")
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = evidence(network, image, target=1)
+    found = compute_evidence(network, image, target=1)
     bias = network.get_classifier().bias.detach()
     score = found.logits[1] - found.logits.mean()
     assert has_feature_map(network)

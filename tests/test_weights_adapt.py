@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from swinclf.config import Impl, read_settings_file
 from swinclf.errors import WeightsError, WeightsMismatchError
-from swinclf.explain.target import find_subject
+from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
 from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
@@ -449,7 +449,7 @@ def test_inspect_says_what_it_shows(tmp_path: Path) -> None:
     notes: list[str] = []
     network = build_native("deit_tiny_patch16_224", num_classes=5)
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    subject = find_subject("deit_tiny_patch16_224", None, {})
+    subject = find_target("deit_tiny_patch16_224", None, {})
     shown, _ = subject.open(tmp_path / "w.pth", pretrained=False, report=Recorder())
     assert torch.equal(shown.blocks[3].attn.qkv.weight, network.blocks[3].attn.qkv.weight)
     line = f"weights {tmp_path / 'w.pth'}: 150 of 152 tensors; head of 5 classes left out"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.predict import Prediction
     from swinclf.confidence.selective import Rejection
-    from swinclf.explain.table import Costs
+    from swinclf.explain.network_costs import Costs
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part

@@ -13,7 +13,7 @@ from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
 from swinclf.exporting.onnx import export_onnx
-from swinclf.exporting.parity import Parity, compare
+from swinclf.exporting.parity import Parity, compare_probabilities
 from swinclf.inference.predictor import Asked, Predictor, TorchPredictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
 from swinclf.inference.stream import answer_all
@@ -87,7 +87,9 @@ def export(
     reference = _answers(ours, images, batch_size=32)
     parity = max(
         (
-            compare(reference, _answers(theirs, images, batch_size=size), tolerance=tolerance)
+            compare_probabilities(
+                reference, _answers(theirs, images, batch_size=size), tolerance=tolerance
+            )
             for size in BATCHES
         ),
         key=lambda one: (one.flips, one.largest),
@@ -101,7 +103,9 @@ def export(
     own = open_predictor(model, asked)
     drift = None
     if isinstance(own, TorchPredictor) and own.hardware.precision is not Precision.FP32:
-        drift = compare(reference, _answers(own, images, batch_size=32), tolerance=1.0)
+        drift = compare_probabilities(
+            reference, _answers(own, images, batch_size=32), tolerance=1.0
+        )
     return Export(path, parity, drift, own.card.precision)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from swinclf.device import command_line
 from swinclf.errors import ConfigError
-from swinclf.explain.table import Costs, measure
-from swinclf.explain.target import Subject, find_subject
+from swinclf.explain.network_costs import Costs, measure_costs
+from swinclf.explain.target import InspectionTarget, find_target
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder, next_free_folder
 
@@ -89,16 +89,16 @@ def inspect(
         DataError: If the image cannot be read.
     """
     look = look or Look()
-    what = find_subject(subject, img_size, dict(model_args or {}))
+    what = find_target(subject, img_size, dict(model_args or {}))
     _check_options(what, look, img_size, model_args)
     with torch.device("meta"):  # shapes are enough to count, and take neither time nor memory
-        costs = measure(what.build(), what.image_px)
+        costs = measure_costs(what.build(), what.image_px)
     done = Inspection(what.architecture.name, costs, what.file)
     return _draw(done, what, look, report) if look.is_wanted else done
 
 
 def _check_options(
-    what: Subject, look: Look, img_size: int | None, model_args: Mapping[str, str] | None
+    what: InspectionTarget, look: Look, img_size: int | None, model_args: Mapping[str, str] | None
 ) -> None:
     """Refuse what makes no sense together."""
     given = {
@@ -129,9 +129,9 @@ def _check_options(
         )
 
 
-def _draw(done: Inspection, what: Subject, look: Look, report: Reporter) -> Inspection:
+def _draw(done: Inspection, what: InspectionTarget, look: Look, report: Reporter) -> Inspection:
     """Draw all pictures that the network has."""
-    from swinclf.explain.figures import Scene, draw_all
+    from swinclf.explain.figures import InspectionInput, draw_all
     from swinclf.explain.saliency_overlay import has_evidence
 
     if done.costs.colours != 3:
@@ -154,7 +154,7 @@ def _draw(done: Inspection, what: Subject, look: Look, report: Reporter) -> Insp
     folder = make_folder(look.output) if look.output else next_free_folder(Path(), stem)
     classes = what.card.classes if what.card else ()
     temperature = what.card.confidence.temperature if what.card else 1.0
-    scene = Scene(network, preprocess, pixels, image, whose, classes, temperature)
+    scene = InspectionInput(network, preprocess, pixels, image, whose, classes, temperature)
     gallery = draw_all(scene, folder, report)
     return replace(
         done,

@@ -1,1 +1,1 @@
-"""Looking into a network: what it costs, where it looks, and pictures of both."""
+"""Explanation of a network: complexity, attention, saliency, and figures of them."""

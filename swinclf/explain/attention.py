@@ -1,8 +1,7 @@
-"""Where a network looks: each block's attention written out, rollout, and evidence by gradient.
+"""Attention and saliency: attention weights of every block, rollout, and gradient attribution.
 
-The networks use PyTorch's fused attention, which never holds the attention itself. Here it is
-computed again from a block's own weights and what came into the block, so the networks stay as fast
-as they are. Knows nothing of pictures or class names.
+PyTorch's fused attention never returns its weights. Here they are recomputed from a block's
+parameters and its input, so the networks stay fast.
 
 Shape letters: T tokens, P tokens before the patches, h x w patches or tokens of a stage,
 C channels, A heads, E channels of a head, B windows, K classes.
@@ -28,16 +27,16 @@ SMOOTHING_NOISE = 0.15  # of the image's range
 
 @dataclass(frozen=True)
 class BlockAttention:
-    """One block's attention for one image.
+    """Attention weights of one block for one image.
 
     Attributes:
         name: Of the block in the state dict, e.g. layers.0.blocks.1.
-        stage: From 0; 0 throughout in a ViT.
+        stage: From 0; always 0 in a ViT.
         is_shifted: Whether its windows are shifted.
         weights: (A, T, T), or (B, A, T, T) in windows; each row sums to 1.
-        received: What each head gives each token, over an even share, (A, h, w); the mean over a
-            window's queries, in a ViT over the tokens that are read out.
-        distance_px: Mean distance between query and key for each head, pixels, (A,).
+        received: Attention that each token receives per head, relative to a uniform share,
+            (A, h, w); mean over a window's queries, in a ViT over the tokens that are pooled.
+        distance_px: Mean attention distance of each head, pixels, (A,).
     """
 
     name: str
@@ -50,19 +49,19 @@ class BlockAttention:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for a class.
+    """Attribution of a class score to tokens and pixels.
 
-    The score that is taken apart is the class's logit less the mean logit: what is added to all
-    logits alike changes no probability.
+    The score is the class's logit minus the mean logit, since a constant added to all logits
+    changes no probability.
 
     Attributes:
         target: Index of the class.
         logits: Of all classes, (K,).
-        cells: Gradient times activation, summed over channels, for each token that is looked at,
-            (h, w); above 0 speaks for the class, below against it.
-        pixels: Size of the score's gradient at each pixel, (H, W), averaged over noisy copies.
-        where: What is looked at, in words.
-        units: What a cell is: tokens, or positions in a feature map.
+        cells: Gradient times activation, summed over channels, of each token, (h, w); positive
+            values support the class, negative ones oppose it.
+        pixels: Magnitude of the score's gradient at each pixel, (H, W), averaged over noisy copies.
+        where: The attributed layer, in words.
+        units: Meaning of a cell: tokens, or positions in a feature map.
     """
 
     target: int
@@ -73,12 +72,12 @@ class Evidence:
     units: str = "tokens"
 
 
-def project(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values as a block's attention makes them.
+def project_qkv(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the queries, keys and values of a block's attention.
 
     Args:
         attention: `Attention` of a ViT or `WindowAttention` of a Swin.
-        x: Normed tokens, (..., T, C).
+        x: Normalised tokens, (..., T, C).
 
     Returns:
         q, k and v, (..., A, T, E) each.
@@ -93,11 +92,11 @@ def project(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
-    """Return the tokens that attend to each other: normed, and in a Swin shifted, padded, cut.
+    """Return the tokens that attend to each other: normalised, and in a Swin cut into windows.
 
     Args:
         block: A block of either network.
-        x: What comes into the block for one image, (1, T, C) or (1, h, w, C).
+        x: The block's input for one image, (1, T, C) or (1, h, w, C).
 
     Returns:
         (T, C), or in windows (B, T, C).
@@ -109,12 +108,12 @@ def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
     return to_windows(block.shifted(x), block.window)[0]
 
 
-def attention_of(block: nn.Module, x: Tensor) -> Tensor:
-    """Return how much each query attends to each key.
+def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
+    """Return the attention weights of a block.
 
     Args:
         block: A block of either network.
-        x: What comes into the block for one image, (1, T, C) or (1, h, w, C).
+        x: The block's input for one image, (1, T, C) or (1, h, w, C).
 
     Returns:
         (A, T, T), or in windows (B, A, T, T); rows sum to 1.
@@ -123,7 +122,7 @@ def attention_of(block: nn.Module, x: Tensor) -> Tensor:
     2021, eq. 4.
     """
     assert isinstance(block, Block | SwinBlock)
-    q, k, _ = project(block.attn, block_tokens(block, x))
+    q, k, _ = project_qkv(block.attn, block_tokens(block, x))
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if isinstance(block, SwinBlock):
         scores = scores + block.attn.position_bias()
@@ -136,7 +135,7 @@ def attention_of(block: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def attentions(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
+def compute_attention(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
     """Return the attention of every block, in order.
 
     Args:
@@ -145,11 +144,11 @@ def attentions(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
     """
     found = []
     for name, block, x in _block_inputs(network, image):
-        weights = attention_of(block, x)
+        weights = attention_weights(block, x)
         if isinstance(block, SwinBlock):
             stage = int(name.split(".")[1])
             token_px = network.patch_embed.patch_size[0] * 2**stage
-            given = weights.mean(2) * weights.shape[-1]  # (B, A, T): 1 is an even share
+            given = weights.mean(2) * weights.shape[-1]  # (B, A, T): 1 is a uniform share
             received = torch.stack([_unshifted(block, head) for head in given.unbind(1)])
             distance = _distance(weights, block.window).mean(0) * token_px
             is_shifted = any(block.shift)
@@ -157,7 +156,7 @@ def attentions(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
             assert isinstance(network, ViT)
             stage, is_shifted, prefix = 0, False, network.num_prefix_tokens
             grid = network.patch_embed.grid_size
-            given = read_out(network) @ weights * weights.shape[-1]  # (A, T)
+            given = pooling_weights(network) @ weights * weights.shape[-1]  # (A, T)
             received = given[:, prefix:].reshape(-1, *grid)
             among = weights[:, prefix:, prefix:]
             among = among / among.sum(-1, keepdim=True)
@@ -167,10 +166,10 @@ def attentions(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
     return found
 
 
-def read_out(network: ViT) -> Tensor:
-    """Return the share of each token in what the head sees, (T,).
+def pooling_weights(network: ViT) -> Tensor:
+    """Return the weight of each token in the head's input, (T,).
 
-    One for the class token, a half each with distillation, else the same for all patches.
+    One for the class token, a half each with distillation, otherwise uniform over the patches.
     """
     config, patches = network.config, network.patch_embed.num_patches
     shares = torch.zeros(config.prefix_tokens + patches)
@@ -183,25 +182,25 @@ def read_out(network: ViT) -> Tensor:
     return shares
 
 
-def rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tensor:
-    """Return how much of what the head sees comes from each patch, attention followed to the image.
+def attention_rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tensor:
+    """Return the contribution of each patch to the head's input by attention rollout.
 
-    Half of a token goes by the residual connection, half by the attention, heads averaged. In a
-    Swin the shares are followed through windows and shifts, and a merged token's share goes to its
-    four parts alike.
+    Half of a token passes through the residual connection, half through the attention, heads
+    averaged. In a Swin the shares are traced through windows and shifts, and a merged token's share
+    is divided equally among its four parts.
 
     Args:
         network: A network of this package.
-        found: Its attention for one image, as `attentions` returns it.
+        found: Result of `compute_attention` for one image.
 
     Returns:
         (h, w) shares of the patches, which sum to 1.
 
     Source: Quantifying Attention Flow in Transformers, Abnar & Zuidema 2020, sec. 3, "Attention
-    rollout"; from the head backwards, which multiplies a vector instead of matrices.
+    rollout"; computed backwards from the head, with vectors instead of matrices.
     """
     if isinstance(network, ViT):
-        shares = read_out(network)
+        shares = pooling_weights(network)
         for one in reversed(found):
             shares = (shares + shares @ one.weights.mean(0)) / 2
         shares = shares[network.num_prefix_tokens :].view(network.patch_embed.grid_size)
@@ -210,7 +209,7 @@ def rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tensor:
 
 
 def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
-    """Follow shares from the last stage's mean to the patches, (h, w)."""
+    """Trace shares from the mean of the last stage to the patches, (h, w)."""
     waiting = list(found)
     grids = [_blocks(stage)[0].grid for stage in network.layers]
     shares = torch.ones(grids[-1])
@@ -227,14 +226,13 @@ def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
     return shares / shares.sum()
 
 
-def evidence(network: nn.Module, image: Tensor, target: int | None = None) -> Evidence:
-    """Return what in an image speaks for a class.
+def compute_evidence(network: nn.Module, image: Tensor, target: int | None = None) -> Evidence:
+    """Return the attribution of a class score to the parts of an image.
 
-    In a Swin, and in a ViT that takes the mean of its patches, the last tokens are looked at; in a
-    convolutional network, the last feature map. In a Swin, and in a convolutional network of timm
-    whose head is a mean and a linear layer, all is linear from there on: the cells and the biases
-    sum up to the score. A class token is the only one that is read, so with one it is the tokens
-    that go into the last block.
+    Attributed are the last tokens of a Swin or of a ViT with mean pooling, the last feature map of
+    a convolutional network, and the input of the last block of a ViT that pools only its class
+    token. In a Swin, and in a convolutional network of timm with mean pooling and
+    a linear head, everything after that is linear: the cells and the biases sum up to the score.
 
     Args:
         network: A ViT, a Swin or a convolutional network, in evaluation mode.
@@ -250,8 +248,8 @@ def evidence(network: nn.Module, image: Tensor, target: int | None = None) -> Ev
     pixels = _smooth_gradient(network, image, target)
     if has_feature_map(network):
         return Evidence(target, logits, cells, pixels, "last feature map", "positions")
-    one = _reads_one_token(network)
-    where = "tokens into the last block" if one else "tokens of the last stage"
+    one = _pools_class_token(network)
+    where = "input tokens of the last block" if one else "tokens of the last stage"
     return Evidence(target, logits, cells, pixels, where)
 
 
@@ -262,23 +260,23 @@ def token_evidence(
     *,
     trunk: nn.Module | None = None,
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Return the part of `evidence` that one look at each image gives.
+    """Return the part of `compute_evidence` that needs a single pass for each image.
 
     Args:
         network: In evaluation mode.
         images: (N, 3, H, W) float32, preprocessed, on the network's device.
-        targets: N indices of classes; None for those with the largest logits.
-        trunk: A copy of the network in another precision, which makes the tokens.
+        targets: N class indices; None for those with the largest logits.
+        trunk: A copy of the network in another precision, which computes the tokens.
 
     Returns:
         `Evidence.target`, `.logits` and `.cells` of each image.
     """
     with torch.no_grad():
-        tokens = _tokens_looked_at(trunk or network, images)
-    with torch.enable_grad():  # from those tokens on: all before them needs no derivative
+        tokens = _attributed_tokens(trunk or network, images)
+    with torch.enable_grad():  # from those tokens on: earlier layers need no gradient
         tokens.requires_grad_()
         last = tokens
-        if _reads_one_token(network):
+        if _pools_class_token(network):
             last = network.norm(network.blocks[-1](tokens))
         logits: Tensor = network.forward_head(last)  # type: ignore[operator]
         chosen = logits.argmax(1).tolist() if targets is None else list(targets)
@@ -297,26 +295,26 @@ def has_feature_map(network: nn.Module) -> bool:
     return not isinstance(network, ViT | Swin) and is_convolutional(network)
 
 
-def _reads_one_token(network: nn.Module) -> TypeGuard[ViT]:
-    """Return whether the class token alone is read."""
+def _pools_class_token(network: nn.Module) -> TypeGuard[ViT]:
+    """Return whether the head reads only the class token."""
     return isinstance(network, ViT) and network.config.pool == "token"
 
 
-def _tokens_looked_at(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the tokens or the feature map whose part in the score is asked for."""
+def _attributed_tokens(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the tokens or the feature map that the score is attributed to."""
     images = images.to(next(network.parameters()).dtype)
-    if not _reads_one_token(network):
+    if not _pools_class_token(network):
         tokens: Tensor = network.forward_features(images)  # type: ignore[operator]
         return tokens.float()
     last = network.blocks[-1]
     assert isinstance(last, Block)
-    with _kept_inputs({"last": last}) as inputs:
+    with _recorded_inputs({"last": last}) as inputs:
         network.forward_features(images)
     return inputs["last"].float()
 
 
 def _smooth_gradient(network: nn.Module, image: Tensor, target: int) -> Tensor:
-    """Return the mean size of the score's gradient at each pixel over noisy copies, (H, W)."""
+    """Return the mean magnitude of the score's gradient over noisy copies, (H, W)."""
     generator = torch.Generator().manual_seed(0)
     scale = SMOOTHING_NOISE * float(image.max() - image.min())
     total = torch.zeros(image.shape[-2:])
@@ -333,19 +331,19 @@ def _smooth_gradient(network: nn.Module, image: Tensor, target: int) -> Tensor:
 def _block_inputs(
     network: ViT | Swin, image: Tensor
 ) -> Iterator[tuple[str, Block | SwinBlock, Tensor]]:
-    """Run the network and yield each block's name, the block, and what comes into it."""
+    """Run the network and yield each block's name, the block, and its input."""
     if isinstance(network, Swin):
         yield from _swin_block_inputs(network, image)
         return
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
-    with _kept_inputs(blocks) as inputs:
+    with _recorded_inputs(blocks) as inputs:
         network(image)
     for name, block in blocks.items():
         yield name, block, inputs[name]
 
 
 def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, SwinBlock, Tensor]]:
-    """Do so block by block: a whole stage would not bring the tokens back to the grid between."""
+    """Run block by block, since an accelerated stage does not restore the grid in between."""
     x = network.patch_embed(image)
     for index, stage in enumerate(network.layers):
         assert isinstance(stage, SwinStage)
@@ -356,17 +354,17 @@ def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, Swin
 
 
 @contextmanager
-def _kept_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
-    """Keep what comes into modules while they run."""
+def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
+    """Record the inputs of modules while they run."""
     inputs: dict[str, Tensor] = {}
 
-    def keeper(name: str) -> Any:
-        def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def recorder(name: str) -> Any:
+        def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             inputs[name] = args[0]
 
-        return keep
+        return record
 
-    handles = [one.register_forward_pre_hook(keeper(name)) for name, one in modules.items()]
+    handles = [one.register_forward_pre_hook(recorder(name)) for name, one in modules.items()]
     try:
         yield inputs
     finally:
@@ -375,22 +373,21 @@ def _kept_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
 
 
 def _blocks(stage: nn.Module) -> list[SwinBlock]:
-    """Return a stage's blocks."""
     return [block for block in stage.modules() if isinstance(block, SwinBlock)]
 
 
 def _unshifted(block: SwinBlock, windows: Tensor) -> Tensor:
-    """Put one number a token back into its place, (B, T) -> (h, w)."""
+    """Move one value per token from windows back to the grid, (B, T) -> (h, w)."""
     (height, width), (down, across) = block.grid, block.padding
     grid = from_windows(windows[None, :, :, None], block.window, (height + down, width + across))
     return grid[0, :height, :width, 0].roll(block.shift, (0, 1))
 
 
 def _distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the mean distance between query and key, tokens, (..., T, T) -> (...).
+    """Return the mean distance between query and key, in tokens, (..., T, T) -> (...).
 
     Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021, sec. 4.5 and fig. 7.
     """
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    places = torch.stack((y.flatten(), x.flatten()), 1).float()
-    return (weights * torch.cdist(places, places)).sum(-1).mean(-1)
+    positions = torch.stack((y.flatten(), x.flatten()), 1).float()
+    return (weights * torch.cdist(positions, positions)).sum(-1).mean(-1)

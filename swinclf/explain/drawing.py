@@ -1,7 +1,6 @@
-"""What all pictures of a network share: the figure, its title, an image under a map, the file.
+"""Drawing helpers shared by all figures: layout, titles, heat maps over an image, files.
 
-Knows matplotlib; knows nothing about networks. Every figure is an object of its own, so that a
-caller's pyplot state is neither used nor changed.
+Every figure is a separate object, so that a caller's pyplot state is neither used nor changed.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Map = npt.NDArray[np.float64]
 
 DPI = 110
 HEAT = "inferno"  # dark to light for every kind of colour vision
-SIGNED = "PuOr_r"  # purple to orange, told apart by every kind of colour vision
+SIGNED = "PuOr_r"  # purple to orange, distinguishable by every kind of colour vision
 TITLE_INCHES = 0.75
 
 
@@ -47,7 +46,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
     Args:
         width: Inches.
         height: Inches, without the title.
-        title: What the picture shows.
+        title: What the figure shows.
         subtitle: How to read it.
     """
     lines = subtitle.count("\n") + 1
@@ -65,8 +64,8 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
     return figure
 
 
-def bare(axes: Axes, label: str = "") -> None:
-    """Take ticks and frame from axes that hold an image, and label them."""
+def strip_axes(axes: Axes, label: str = "") -> None:
+    """Remove the ticks and fade the frame of axes with an image, and label them."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -75,29 +74,29 @@ def bare(axes: Axes, label: str = "") -> None:
 
 
 def show_image(axes: Axes, pixels: Pixels, label: str) -> None:
-    """Show an image as the network sees it.
+    """Show the network's input image.
 
     Args:
-        axes: Where.
+        axes: The axes.
         pixels: (H, W, 3).
-        label: Above it.
+        label: Text above it.
     """
     axes.imshow(pixels, interpolation="antialiased")
-    bare(axes, label)
+    strip_axes(axes, label)
 
 
 def show_map(axes: Axes, pixels: Pixels, values: Map, label: str, norm: Normalize) -> AxesImage:
-    """Lay a map over a grey copy of the image, a square for each token.
+    """Draw a map over a grey copy of the image, with a square for each token.
 
     Args:
-        axes: Where.
+        axes: The axes.
         pixels: (H, W, 3).
         values: (h, w).
-        label: Above it.
-        norm: Values to colours: dark to light, or of two signs where its middle means something.
+        label: Text above it.
+        norm: Normalisation of the values; diverging colours if it has a centre.
 
     Returns:
-        What a colour bar can be made from.
+        The mappable for a colour bar.
     """
     height, width, _ = pixels.shape
     grey = pixels.astype(np.float64) @ (0.299, 0.587, 0.114)
@@ -107,47 +106,47 @@ def show_map(axes: Axes, pixels: Pixels, values: Map, label: str, norm: Normaliz
     image = axes.imshow(
         values, cmap=colours, norm=norm, extent=extent, alpha=0.62, interpolation="nearest"
     )
-    bare(axes, label)
+    strip_axes(axes, label)
     return image
 
 
 def ratio_norm(values: Sequence[Map]) -> LogNorm:
-    """Return a scale of ratios that all maps have in common, 1 in the middle, ends clipped."""
+    """Return a common logarithmic scale of ratios, centred at 1 and clipped."""
     ratios = np.abs(np.log2(np.concatenate([one.ravel() for one in values]).clip(1e-6)))
     top = 2.0 ** float(np.clip(np.percentile(ratios, 99), 1, 4))
     return LogNorm(1 / top, top, clip=True)
 
 
 def heat_norm(values: Map) -> Normalize:
-    """Return a scale from 0; the top hundredth is clipped."""
+    """Return a scale from 0, clipped at the 99th percentile."""
     return Normalize(0, max(float(np.percentile(values, 99)), 1e-12), clip=True)
 
 
 def signed_norm(values: Map) -> TwoSlopeNorm:
-    """Return a scale as wide below 0 as above."""
+    """Return a scale symmetric about 0."""
     top = max(float(np.abs(values).max()), 1e-12)
     return TwoSlopeNorm(0, -top, top)
 
 
 def colour_bar(figure: Figure, image: ScalarMappable, axes: Sequence[Axes], label: str) -> None:
-    """Put a scale to the right of axes."""
+    """Add a colour bar to the right of axes."""
     bar = figure.colorbar(image, ax=list(axes), fraction=0.046, pad=0.02, aspect=24)
     _quiet(bar, label)
 
 
 def colour_bar_below(figure: Figure, image: ScalarMappable, axes: Axes) -> None:
-    """Put a scale under axes, which keep their size."""
+    """Add a colour bar below axes, which keep their size."""
     room = axes.inset_axes((0, -0.075, 1, 0.035))
     _quiet(figure.colorbar(image, cax=room, orientation="horizontal"), "")
 
 
 def colour_bar_in(figure: Figure, image: ScalarMappable, axes: Axes, label: str) -> None:
-    """Make axes a scale."""
+    """Draw a colour bar into axes."""
     _quiet(figure.colorbar(image, cax=axes), label)
 
 
 def _quiet(bar: Colorbar, label: str) -> None:
-    """Take from a scale what draws the eye; ratios are written as ratios."""
+    """Style a colour bar; ratios are written as ratios."""
     bar.outline.set_visible(False)
     bar.solids.set_alpha(1)  # type: ignore[union-attr]
     if isinstance(bar.norm, LogNorm):
@@ -157,24 +156,24 @@ def _quiet(bar: Colorbar, label: str) -> None:
         bar.minorticks_off()
     else:
         bar.locator = MaxNLocator(5)
-        bar.formatter = FuncFormatter(lambda value, _place: f"{value:.3g}")
+        bar.formatter = FuncFormatter(lambda value, _position: f"{value:.3g}")
         bar.update_ticks()
     bar.ax.tick_params(labelsize=8, colors=MUTED, length=2)
     bar.set_label(label, color=MUTED, fontsize=9)
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Return up to `most` of the numbers below `count`, evenly, first and last among them."""
+    """Return up to `most` numbers below `count`, evenly spaced, including the first and last."""
     return sorted({round(one) for one in np.linspace(0, count - 1, min(count, most))})
 
 
 def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
-    """Return how a class is written, and in which fonts.
+    """Return the text for a class and its fonts.
 
     Args:
         name: The class.
-        index: Its place in class_indices.json, named where no font can draw it.
-        width: Columns it may take.
+        index: Its index in class_indices.json, used if no font can draw the name.
+        width: Largest number of columns.
     """
     text = shortened(composed(name), width)
     (families,) = families_for([text])
@@ -184,7 +183,7 @@ def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, whole or not at all.
+    """Write the figure as PNG, atomically.
 
     Raises:
         RunError: If it cannot be written.

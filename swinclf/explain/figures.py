@@ -1,4 +1,4 @@
-"""All pictures of one network and one image, in one folder."""
+"""All figures of one network and one image, in one folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from swinclf.data.transforms import to_torch_input
-from swinclf.explain.attention import attentions, evidence, rollout
+from swinclf.explain.attention import attention_rollout, compute_attention, compute_evidence
 from swinclf.explain.geometry import draw_patches, draw_positions, draw_windows
 from swinclf.explain.views import draw_evidence, draw_swin_attention, draw_vit_attention
 from swinclf.models.swin import Swin
@@ -23,16 +23,16 @@ from swinclf.reporting.display_names import printable
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A network looking at an image.
+class InspectionInput:
+    """A network and an image to draw figures of.
 
     Attributes:
         network: A ViT, a Swin or a convolutional network, in evaluation mode, on the CPU.
-        preprocess: How pixels become its input.
-        pixels: (H, W, 3) uint8, as it sees the image.
-        image: Which image, in words.
-        weights: Whose weights, in words.
-        classes: Names of the classes; none where the network answers nothing that has a name.
+        preprocess: Preprocessing of the pixels.
+        pixels: (H, W, 3) uint8, at the network's input size.
+        image: Description of the image.
+        weights: Description of the weights.
+        classes: Names of the classes; empty if the outputs have no names.
         temperature: Logits are divided by this before the softmax, > 0.
     """
 
@@ -46,12 +46,12 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Gallery:
-    """What was drawn.
+class FigureSet:
+    """The figures that were drawn.
 
     Attributes:
-        pictures: The files, in the order in which to look at them.
-        label: The predicted class; empty where classes have no names.
+        pictures: The files, in reading order.
+        label: The predicted class; empty if classes have no names.
         probability: Its probability, in [0, 1].
     """
 
@@ -60,18 +60,18 @@ class Gallery:
     probability: float = 0.0
 
 
-def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
+def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSet:
     """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
 
-    Of a convolutional network there is evidence alone.
+    For a convolutional network, only evidence is drawn.
 
     Args:
-        scene: What looks at what.
-        folder: Where the PNG files go; files of the same names are replaced.
-        report: Hears what there was nothing to draw of.
+        scene: The network and the image.
+        folder: Folder for the PNG files; files of the same names are overwritten.
+        report: Receives notes on figures that do not apply.
 
     Raises:
-        RunError: If a picture cannot be written.
+        RunError: If a figure cannot be written.
     """
     image, weights = printable(scene.image), printable(scene.weights)
     about = f"Shown: {image}; {weights}."
@@ -81,18 +81,18 @@ def draw_all(scene: Scene, folder: Path, report: Reporter) -> Gallery:
         pictures.append(folder / "attention.png")
         _draw_attention(scene, scene.network, pictures[-1], about)
     else:
-        report.note("evidence.png alone: a convolutional network has no patches and no attention")
+        report.note("only evidence.png: a convolutional network has no patches and no attention")
     if not scene.classes:
-        return Gallery(tuple(pictures))
+        return FigureSet(tuple(pictures))
     pictures.append(folder / "evidence.png")
     label, probability = _draw_evidence(scene, pictures[-1], about)
-    return Gallery(tuple(pictures), label, probability)
+    return FigureSet(tuple(pictures), label, probability)
 
 
 def _draw_structure(
-    scene: Scene, network: ViT | Swin, folder: Path, report: Reporter
+    scene: InspectionInput, network: ViT | Swin, folder: Path, report: Reporter
 ) -> list[Path]:
-    """Draw patches, positions and windows, which no image changes; return the files."""
+    """Draw patches, positions and windows, which do not depend on the image; return the files."""
     pixels, pictures = scene.pixels, [folder / "patches.png"]
     image, weights = printable(scene.image), printable(scene.weights)
     draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
@@ -106,11 +106,11 @@ def _draw_structure(
     return pictures
 
 
-def _draw_attention(scene: Scene, network: ViT | Swin, path: Path, about: str) -> None:
+def _draw_attention(scene: InspectionInput, network: ViT | Swin, path: Path, about: str) -> None:
     """Compute and draw the attention of every block."""
     pixels = scene.pixels
-    found = attentions(network, _network_input(scene))
-    followed = rollout(network, found)
+    found = compute_attention(network, _network_input(scene))
+    followed = attention_rollout(network, found)
     if isinstance(network, Swin):
         draw_swin_attention(found, followed, pixels, path, about=about)
         return
@@ -120,15 +120,15 @@ def _draw_attention(scene: Scene, network: ViT | Swin, path: Path, about: str) -
     draw_vit_attention(found, followed, pixels, path, reader=reader, about=about)
 
 
-def _draw_evidence(scene: Scene, path: Path, about: str) -> tuple[str, float]:
-    """Compute and draw what speaks for the predicted class; return its name and probability."""
-    found = evidence(scene.network, _network_input(scene))
-    logits = found.logits.cpu().numpy().astype(np.float64)  # no device has to have float64
+def _draw_evidence(scene: InspectionInput, path: Path, about: str) -> tuple[str, float]:
+    """Compute and draw the evidence for the predicted class; return its name and probability."""
+    found = compute_evidence(scene.network, _network_input(scene))
+    logits = found.logits.cpu().numpy().astype(np.float64)  # devices may lack float64
     probabilities: npt.NDArray[np.float32] = softmax(logits / scene.temperature).astype(np.float32)
     draw_evidence(found, probabilities, scene.classes, scene.pixels, path, about=about)
     return scene.classes[found.target], float(probabilities[found.target])
 
 
-def _network_input(scene: Scene) -> Tensor:
-    """Return the image as the network takes it, (1, 3, H, W)."""
+def _network_input(scene: InspectionInput) -> Tensor:
+    """Return the preprocessed image, (1, 3, H, W)."""
     return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")

@@ -1,7 +1,4 @@
-"""Pictures of what a network is before it sees anything: patches, positions, windows, masks.
-
-Knows the networks and matplotlib; knows nothing of attention or classes.
-"""
+"""Figures of a network's structure: patches, position embeddings, windows, masks."""
 
 from __future__ import annotations
 
@@ -24,23 +21,23 @@ from swinclf.models.swin import Swin, SwinBlock, WindowAttention, from_windows
 from swinclf.models.vit import Block, ViT
 from swinclf.reporting.charts import GRID, INK, MUTED
 
-APART_UP_TO = 16  # patches a side that are drawn apart; of more, the middle ones
-SMALL_MAPS = 7  # a side of the maps of similarity
+APART_UP_TO = 16  # patches per side that are drawn separately; of more, the central ones
+SMALL_MAPS = 7  # similarity maps per side
 HEADS_SHOWN = 8
 BLOCKS_SHOWN = 4
-# Of tokens that the cyclic shift moves: rows, columns, both. Okabe & Ito's colours.
+# Tokens that the cyclic shift moves: rows, columns, both. Okabe & Ito's colours.
 TINTS = ("#e69f00", "#56b4e9", "#009e73")
 Labels = npt.NDArray[np.int64]
 
 
 def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str) -> None:
-    """Draw the image with its grid of patches, and the patches apart.
+    """Draw the image with its grid of patches, and the patches separately.
 
     Args:
-        network: Tells the patches.
-        pixels: (H, W, 3), as the network sees the image.
+        network: The network, for the size of its patches.
+        pixels: (H, W, 3), at the network's input size.
         path: The PNG file.
-        about: Which image.
+        about: Description of the image.
     """
     embed, step = network.patch_embed, _stride(network)
     (rows, columns), side = embed.grid_size, embed.patch_size[0]
@@ -66,7 +63,7 @@ def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str)
     all_shown = shown == (rows, columns)
     overlap = f"; a step of {step} px, so they overlap" if step < side else ""
     label = "apart" if all_shown else f"the middle {shown[0]} x {shown[1]} apart"
-    drawing.bare(right, label + overlap)
+    drawing.strip_axes(right, label + overlap)
     if not all_shown:
         corner = (first[1] * step - 0.5, first[0] * step - 0.5)
         box = (shown[1] * step + side - step, shown[0] * step + side - step)
@@ -91,15 +88,15 @@ def _draw_apart(
 
 
 def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
-    """Draw how alike the position embeddings are, or the tables of relative position bias.
+    """Draw the similarity of the position embeddings, or the relative position bias tables.
 
     Args:
-        network: With weights worth looking at.
+        network: With trained weights.
         path: The PNG file.
-        about: Whose weights.
+        about: Description of the weights.
 
     Returns:
-        Whether there was anything to draw: a ViT may have no positions.
+        Whether a figure was drawn: a ViT may have no position embeddings.
 
     Source: Dosovitskiy et al. 2021, fig. 7 (centre); Liu et al. 2021, sec. 3.2.
     """
@@ -109,7 +106,7 @@ def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
         return True
     assert isinstance(network, ViT)
     rows, columns = network.patch_embed.grid_size
-    with torch.no_grad():  # what is added to empty patches is the position
+    with torch.no_grad():  # the result for empty patches is the position embedding
         empty = network.patch_embed.proj.weight.new_zeros(1, rows, columns, network.num_features)
         positions = network.embed(empty)[0, network.num_prefix_tokens :]
     if not positions.any():
@@ -120,15 +117,15 @@ def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
 
 
 def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
-    """Draw for some patches how alike their positions are to all others', (h, w, h, w)."""
+    """Draw, for some patches, the similarity of their positions to all others', (h, w, h, w)."""
     rows, columns = alike.shape[:2]
     at_rows, at_columns = drawing.spread(rows, SMALL_MAPS), drawing.spread(columns, SMALL_MAPS)
     figure = drawing.new_figure(
         7.6,
         6.6,
-        "How alike the position embeddings are",
-        "A map for each of some patches, which the ring marks: the cosine of its position's\n"
-        f"embedding with that of every other patch ({rows} x {columns}).\n{about}",
+        "Similarity of the position embeddings",
+        "One map for each of some patches, marked by the ring: the cosine similarity of its\n"
+        f"position embedding with that of every other patch ({rows} x {columns}).\n{about}",
     )
     grid = figure.subplots(len(at_rows), len(at_columns), squeeze=False)
     lowest = float(alike.min())
@@ -141,7 +138,7 @@ def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
             image = axes.imshow(values, cmap=colours, norm=norm)
             for colour, size in (("white", 8.5), (INK, 6.5)):
                 axes.plot(column, row, "o", mfc="none", mec=colour, ms=size, mew=1.2, clip_on=False)
-            drawing.bare(axes)
+            drawing.strip_axes(axes)
         axes_row[0].set_ylabel(f"row {row + 1}", color=MUTED, fontsize=9)
     for axes, column in zip(grid[-1], at_columns, strict=True):
         axes.set_xlabel(f"column {column + 1}", color=MUTED, fontsize=9)
@@ -164,21 +161,21 @@ def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
     tables = []
     for label, bias in biases:
         down, across = (2 * side - 1 for side in bias.window_size)
-        # What comes after the offsets is for the tokens before the patches, which have no place.
+        # Entries after the offsets are for the tokens before the patches, which have no position.
         table = bias.relative_position_bias_table.detach()[: down * across]
         tables.append((label, table.t().reshape(-1, down, across)))
     return tables
 
 
 def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) -> None:
-    """Draw the tables of some heads, a row a stage."""
+    """Draw the tables of some heads, one row per stage."""
     columns = min(HEADS_SHOWN, max(len(table) for _, table in tables))
     figure = drawing.new_figure(
         max(1.3 + 1.25 * columns, 6.5),
         1.45 * len(tables),
         "Relative position bias",
-        "What each head adds to the score of a query in the middle and a key at that offset, in\n"
-        f"each stage's last block (ViT: in some blocks); up to {HEADS_SHOWN} heads.\n{about}",
+        "Bias that each head adds to the score of a query in the centre and a key at that offset,\n"
+        f"in each stage's last block (ViT: in some blocks); up to {HEADS_SHOWN} heads.\n{about}",
     )
     grid = figure.subplots(len(tables), columns, squeeze=False)
     for axes_row, (label, table) in zip(grid, tables, strict=True):
@@ -192,7 +189,7 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
             image = axes.imshow(table[head].numpy(), cmap=drawing.SIGNED, norm=norm)
             middle = ((table.shape[2] - 1) / 2, (table.shape[1] - 1) / 2)
             axes.plot(*middle, "o", mfc="none", mec=INK, ms=4, mew=0.9)
-            drawing.bare(axes, f"head {head + 1}")
+            drawing.strip_axes(axes, f"head {head + 1}")
         offsets = f"{table.shape[1]} x {table.shape[2]} offsets"
         axes_row[0].set_ylabel(f"{label}\n{heads} heads\n{offsets}", color=INK, fontsize=9)
         assert image is not None
@@ -201,13 +198,13 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
 
 
 def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> None:
-    """Draw each stage's windows, how they are shifted, and which pairs the masks keep apart.
+    """Draw each stage's windows, how they are shifted, and which pairs the masks separate.
 
     Args:
-        network: Tells grids, windows and shifts.
-        pixels: (H, W, 3), as the network sees the image.
+        network: The network, for its grids, windows and shifts.
+        pixels: (H, W, 3), at the network's input size.
         path: The PNG file.
-        about: Which image.
+        about: Description of the image.
 
     Source: Liu et al. 2021, figs. 2 and 4.
     """
@@ -215,7 +212,7 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
     padded = any(any(block.padding) for blocks in stages for block in blocks)
     padding = (
         "\nHatched: padding to whole windows. It is added after the shift, so the mask falls on "
-        "it, and tokens that come round are not parted from their new neighbours."
+        "it, and tokens that are shifted around are not separated from their new neighbours."
         if padded
         else ""
     )
@@ -224,13 +221,14 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
         2.95 * len(stages),
         "Windows, shifted windows, and masks",
         "Attention stays inside the boxes. Every other block shifts the grid; the tinted tokens "
-        "come round to the other side, and a mask parts\nwindows along the dashed lines. In a mask "
-        f"a dark cell says: this query (row) does not see this key (column).{padding}\n{about}",
+        "move around to the other side, and a mask separates\nwindows along the dashed lines. A "
+        "dark cell of a mask means that this query (row) cannot attend to this key (column)."
+        f"{padding}\n{about}",
     )
     grid = figure.subplots(len(stages), 4, squeeze=False)
     for number, (axes_row, blocks) in enumerate(zip(grid, stages, strict=True), start=1):
         rows, columns = blocks[0].grid
-        _draw_in_place(axes_row[0], blocks[0], pixels)
+        _draw_unshifted(axes_row[0], blocks[0], pixels)
         label = f"stage {number}: {rows} x {columns} tokens"
         axes_row[0].set_ylabel(label, color=INK, fontsize=10)
         shifted = next((block for block in blocks if any(block.shift)), None)
@@ -241,7 +239,7 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
     drawing.save(figure, path)
 
 
-def _draw_in_place(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:
+def _draw_unshifted(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:
     """Draw windows that are not shifted."""
     ids = _window_ids(block)
     _draw_image(axes, pixels, block.grid)
@@ -249,11 +247,11 @@ def _draw_in_place(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:
     _draw_borders(axes, ids)
     count = int(ids.max()) + 1
     windows = f"{count} windows" if count > 1 else "1 window"
-    drawing.bare(axes, f"{windows} of {block.window[0]} x {block.window[1]} tokens")
+    drawing.strip_axes(axes, f"{windows} of {block.window[0]} x {block.window[1]} tokens")
 
 
 def _say_unshifted(axes_row: npt.NDArray[np.object_], block: SwinBlock) -> None:
-    """Say why a stage has no shifted windows."""
+    """Write why a stage has no shifted windows."""
     one = block.grid == block.window
     why = "the grid is one window:\nnothing to shift or mask" if one else "no block is shifted"
     for axes in axes_row:
@@ -264,15 +262,15 @@ def _say_unshifted(axes_row: npt.NDArray[np.object_], block: SwinBlock) -> None:
 
 
 def _draw_shifted(axes_row: npt.NDArray[np.object_], block: SwinBlock, pixels: Pixels) -> None:
-    """Draw shifted windows where they lie, the same as they are computed, and the masks."""
-    lying, turned, masks = axes_row
+    """Draw shifted windows in the image, as they are computed, and the masks."""
+    in_image, turned, masks = axes_row
     (rows, columns), (down, across) = block.grid, block.shift
     ids = _window_ids(block)
     moved = (np.arange(rows) < down)[:, None] + 2 * (np.arange(columns) < across)[None, :]
-    _draw_image(lying, pixels, block.grid)
-    _draw_tints(lying, moved)
-    _draw_borders(lying, np.roll(ids[:rows, :columns], block.shift, (0, 1)))
-    drawing.bare(lying, f"shifted by {down}, {across} tokens")
+    _draw_image(in_image, pixels, block.grid)
+    _draw_tints(in_image, moved)
+    _draw_borders(in_image, np.roll(ids[:rows, :columns], block.shift, (0, 1)))
+    drawing.strip_axes(in_image, f"shifted by {down}, {across} tokens")
     step = pixels.shape[0] / rows, pixels.shape[1] / columns
     back = (-round(down * step[0]), -round(across * step[1]))
     _draw_image(turned, np.roll(pixels, back, (0, 1)), block.grid)
@@ -286,17 +284,16 @@ def _draw_shifted(axes_row: npt.NDArray[np.object_], block: SwinBlock, pixels: P
         if offset:
             draw(size - offset, color="white", lw=2.4)
             draw(size - offset, color=INK, lw=1.3, ls=(0, (2, 1.5)))
-    drawing.bare(turned, "as computed: shifted round")
+    drawing.strip_axes(turned, "as computed: cyclically shifted")
     _draw_masks(masks, block)
 
 
 def _blocks(stage: nn.Module) -> list[SwinBlock]:
-    """Return a stage's blocks."""
     return [one for one in stage.modules() if isinstance(one, SwinBlock)]
 
 
 def _window_ids(block: SwinBlock) -> Labels:
-    """Return the window of each token of the padded grid, as it is computed: (rows, columns)."""
+    """Return the window of each token of the padded grid as computed, (rows, columns)."""
     sizes = [size + more for size, more in zip(block.grid, block.padding, strict=True)]
     down, across = (size // side for size, side in zip(sizes, block.window, strict=True))
     each = torch.arange(down * across)[None, :, None, None]
@@ -306,7 +303,7 @@ def _window_ids(block: SwinBlock) -> Labels:
 
 
 def _draw_image(axes: Axes, pixels: Pixels, grid: tuple[int, int]) -> None:
-    """Draw the image, paler, so that a token is one unit."""
+    """Draw the image in pale colours, with a token as the unit of length."""
     pale = 255 - (255 - pixels.astype(np.float64)) * 0.75
     extent = (0.0, float(grid[1]), float(grid[0]), 0.0)
     axes.imshow(pale.astype(np.uint8), extent=extent, interpolation="antialiased")
@@ -331,7 +328,7 @@ def _draw_borders(axes: Axes, ids: Labels) -> None:
 
 
 def _draw_padding(axes: Axes, block: SwinBlock) -> None:
-    """Hatch what is added to make whole windows."""
+    """Hatch the padding to whole windows."""
     (rows, columns), (down, across) = block.grid, block.padding
     for x, y, width, height in ((0, rows, columns + across, down), (columns, 0, across, rows)):
         if width and height:
@@ -350,8 +347,8 @@ def _draw_masks(axes: Axes, block: SwinBlock) -> None:
     area = block.attn_mask.shape[-1]
     gap = max(1, area // 12)
     sheet = np.full((2 * area + 2 * gap, 2 * area + gap), np.nan)
-    for place, (name, window) in enumerate(chosen.items()):
-        y, x = (place // 2) * (area + 2 * gap), (place % 2) * (area + gap)
+    for position, (name, window) in enumerate(chosen.items()):
+        y, x = (position // 2) * (area + 2 * gap), (position % 2) * (area + gap)
         sheet[y : y + area, x : x + area] = block.attn_mask[window].numpy() < 0
         axes.text(x, y - gap * 0.3, name, fontsize=8, color=MUTED, va="bottom")
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), area, area, fill=False, ec=MUTED, lw=0.6))

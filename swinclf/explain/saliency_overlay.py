@@ -1,4 +1,4 @@
-"""What speaks for an answer, laid over the image: one small picture for a page."""
+"""Saliency overlays: evidence for a class over an image, as small JPEGs for HTML reports."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
 
 SIDE_PX = 160
-FOR, AGAINST = (230, 97, 1), (94, 60, 153)  # orange and purple, as in the pictures of `inspect`
-STRONGEST = 0.65  # opacity of what speaks most
+FOR, AGAINST = (230, 97, 1), (94, 60, 153)  # orange and purple, as in the figures of `inspect`
+STRONGEST = 0.65  # opacity of the largest value
 
 
 class EvidenceDrawer:
-    """Draws what in images spoke for a class.
+    """Draws the evidence for a class in images.
 
     Args:
-        network: One that `has_evidence`. It is moved to the device and set to evaluation mode.
+        network: Must satisfy `has_evidence`. Moved to the device and set to evaluation mode.
         card: Its card.
         root: The folder that the images' paths are relative to.
-        hardware: Where it runs, and in which precision up to its last tokens.
+        hardware: Device, and precision up to the last tokens.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class EvidenceDrawer:
 
     @classmethod
     def open(cls, path: Path, *, root: Path, hardware: Hardware) -> EvidenceDrawer | None:
-        """Open a model.safetensors; None where the network has no evidence to draw.
+        """Open a model.safetensors; None if evidence is not supported for the network.
 
         Args:
             path: The file.
             root: The folder that the images' paths are relative to.
-            hardware: Where it runs.
+            hardware: Device and precision.
         """
         for impl in (Impl.NATIVE, None):
             try:
@@ -65,13 +65,13 @@ class EvidenceDrawer:
         return None
 
     def draw(self, answers: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        """Draws what spoke for some answers, all in one look.
+        """Draw the evidence for several predictions in one batch.
 
         Args:
             answers: (path, label).
 
         Returns:
-            A JPEG of each image as the network sees it; None where it cannot be read any more.
+            A JPEG of each image at the network's input size; None if it cannot be read any more.
         """
         loaded = [load_for_prediction(self._root / path, self._preprocess) for path, _ in answers]
         shown = [one.pixels for one in loaded if one.pixels is not None]
@@ -84,21 +84,21 @@ class EvidenceDrawer:
         ]
         images = to_torch_input(np.stack(shown), self._preprocess, self._device)
         _, _, cells = token_evidence(self._network, images, wanted, trunk=self._trunk)
-        pictures = map(lay_over, shown, cells.cpu().numpy())
+        pictures = map(overlay_evidence, shown, cells.cpu().numpy())
         return [encode_jpeg(next(pictures)) if one.pixels is not None else None for one in loaded]
 
 
 def has_evidence(network: nn.Module) -> bool:
-    """Return whether evidence can be drawn: of a ViT, a Swin or a convolutional network."""
+    """Return whether evidence can be drawn: for a ViT, a Swin or a convolutional network."""
     return isinstance(network, ViT | Swin) or has_feature_map(network)
 
 
-def lay_over(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:
-    """The image in grey, orange where a cell is above 0, purple where it is below.
+def overlay_evidence(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:
+    """Return the image in grey with positive cells in orange and negative ones in purple.
 
     Args:
         pixels: (H, W, 3).
-        cells: (h, w), on a scale of its own.
+        cells: (h, w), on any scale.
 
     Returns:
         RGB, its longer side `SIDE_PX`.

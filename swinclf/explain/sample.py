@@ -1,4 +1,4 @@
-"""A picture to look at where there is none: a flower on a lawn, drawn by formula."""
+"""A synthetic sample image: a flower on a lawn, drawn by formula."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def synthetic_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a picture with a large shape, edges and a texture, the same every time.
+    """Return a deterministic image with a large shape, edges and a texture.
 
     Args:
         height: Pixels down.

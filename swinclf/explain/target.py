@@ -1,4 +1,4 @@
-"""What is looked into: a network by its name, or a run's; built, filled, and given a picture."""
+"""Target of an inspection: a network by its name or of a run, with its weights and an image."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from swinclf.run_folder import MODEL_SUFFIXES, RunFolder, find_model
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network to look into.
+class InspectionTarget:
+    """A network to inspect.
 
     Attributes:
-        architecture: What it is.
-        file: The weights of the run that it is of; None for a name.
+        architecture: The network.
+        file: The weights of its run; None for a name.
         card: Their card.
     """
 
@@ -50,17 +50,17 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """What it is called: its name, or its run's folder."""
+        """Name of the network, or of its run's folder."""
         return self.file.resolve().parent.name if self.file else self.architecture.name
 
     @property
     def is_native(self) -> bool:
-        """Whether this package builds it."""
+        """Whether this package builds the network."""
         return self.architecture.impl is Impl.NATIVE
 
     @property
     def image_px(self) -> tuple[int, int] | None:
-        """Height and width of its images, pixels; None where the network itself has them."""
+        """Height and width of its images, pixels; None if the network itself defines them."""
         if self.is_native:
             return None
         like = self.architecture
@@ -70,21 +70,21 @@ class Subject:
         return own.height, own.width
 
     def build(self) -> nn.Module:
-        """The network with random weights, in evaluation mode."""
+        """Build the network with random weights, in evaluation mode."""
         return create_network(self.architecture).eval()
 
     def open(
         self, weights: Path | None, *, pretrained: bool, report: Reporter = SILENT
     ) -> tuple[nn.Module, str]:
-        """The network with its weights, in evaluation mode, and whose weights they are.
+        """Build the network with its weights, in evaluation mode, and describe the weights.
 
         Args:
-            weights: Of a name: a weights file or run to take them from.
-            pretrained: Of a name: whether it gets its published ones.
-            report: Hears what of a weights file was loaded.
+            weights: For a name: a weights file or run.
+            pretrained: For a name: whether to load its published weights.
+            report: Receives a note on what was loaded of a weights file.
 
         Raises:
-            WeightsError: If weights cannot be had, or do not fit.
+            WeightsError: If weights are not available, or do not fit.
         """
         if self.file is not None:
             return load_model(self.file, impl=self.architecture.impl)[
@@ -97,7 +97,7 @@ class Subject:
         elif weights is not None:
             file, whose = find_weights(weights).path, f"the weights in {weights.name}"
         else:
-            return self.build(), "random weights: nothing is learned yet"
+            return self.build(), "random weights, untrained"
         network = self.build()
         loaded = load_with_head(network, file, name, self.architecture.num_classes)
         if weights is not None:
@@ -105,22 +105,22 @@ class Subject:
         return network, whose
 
     def preprocess(self, network: nn.Module) -> Preprocess:
-        """What makes a picture the network's input."""
+        """Return the preprocessing of the network's images."""
         if self.card is not None:
             return self.card.preprocess
         like = self.architecture
-        if like.name in OWN_SHAPES:  # colours and cropping as published; the size is the network's
+        if like.name in OWN_SHAPES:  # colours and crop as published; the size is the network's
             like = replace(like, name="swin_tiny_patch4_window7_224", model_args={})
         assert isinstance(network, ViT | Swin)
         height, width = network.patch_embed.img_size
         return replace(default_preprocess(like), height=height, width=width)
 
     def picture(self, path: Path | None, preprocess: Preprocess) -> tuple[np.ndarray, str]:
-        """A picture as the network sees it, (H, W, 3) uint8, and which it is in words.
+        """Return an image at the network's input size, (H, W, 3) uint8, and a description.
 
         Args:
-            path: Its file; None for one of the run's samples, else a drawn one.
-            preprocess: How it becomes the network's input.
+            path: Its file; None for one of the run's samples, or else a synthetic one.
+            preprocess: The network's preprocessing.
 
         Raises:
             DataError: If it cannot be read.
@@ -140,17 +140,19 @@ class Subject:
         return loaded.pixels, words
 
 
-def find_subject(name: str | None, img_size: int | None, args: Mapping[str, str]) -> Subject:
-    """Tells a run from a name: what is no known name and looks like a path is a run.
+def find_target(
+    name: str | None, img_size: int | None, args: Mapping[str, str]
+) -> InspectionTarget:
+    """Resolve the name of a network or the path of a run; an unknown name may be a path.
 
     Args:
         name: A network's name, a run folder or a weights file of one; None for the newest run.
         img_size: Side of a named network's image, pixels; None for its own.
-        args: What differs from a named network's shape, each as text.
+        args: Changes to a named network's shape, as text.
 
     Raises:
         ModelError: If neither this package nor timm knows the name.
-        ConfigError: If the shape of one of timm's networks is to be changed.
+        ConfigError: If the shape of one of timm's networks is changed.
         RunError: If there is no such run, or it is an exported file.
     """
     known = name is not None and (_is_own(name) or name == EMBEDDED)
@@ -164,21 +166,21 @@ def find_subject(name: str | None, img_size: int | None, args: Mapping[str, str]
                 found=f"--model-arg for '{name}', which timm builds",
                 hint=f"swinclf inspect {name}; or a name from: swinclf models --impl native",
             )
-        return Subject(Architecture(name, impl, classes, img_size, model_args=args))
+        return InspectionTarget(Architecture(name, impl, classes, img_size, model_args=args))
     file = find_model(path)
     if file.suffix.lower() != ".safetensors":
         raise RunError(
             f"a run folder or its model.safetensors at '{file}'",
-            found="an exported file, which holds no network to look into",
+            found="an exported file, which cannot be inspected",
             hint="the run it was exported from",
         )
     card = read_card(file)
     architecture = architecture_of(card, impl=_builder(card.model))
-    return Subject(architecture, file, card)
+    return InspectionTarget(architecture, file, card)
 
 
 def _is_model_file(path: Path) -> bool:
-    """Tell a file of a model from a name with a tag by its ending."""
+    """Return whether a path has the suffix of a model file, not of a name with a tag."""
     return path.suffix.lower() in MODEL_SUFFIXES
 
 
@@ -188,12 +190,12 @@ def _is_own(name: str) -> bool:
 
 
 def _builder(name: str) -> Impl:
-    """Return who builds the network of a name."""
+    """Return the backend of a name."""
     return Impl.NATIVE if _is_own(name) else Impl.TIMM
 
 
 def _published_classes(name: str) -> int:
-    """Return the classes of a name's published head.
+    """Return the number of classes of a name's published head.
 
     Raises:
         ModelError: If neither this package nor timm knows the name.

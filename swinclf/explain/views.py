@@ -1,6 +1,6 @@
-"""Pictures of a network looking at an image: its attention, and what speaks for its answer.
+"""Figures of a network's attention and of the evidence for its prediction.
 
-Knows matplotlib and what `attention` found; computes nothing of the network itself.
+Draws results of `attention`; computes nothing of the network itself.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
 from swinclf.reporting.charts import EMPTY_CELL, GRID, INK, MUTED, TRAIN_COLOUR, VAL_COLOUR
 
-VIT_MAPS = 4  # blocks and heads that are shown
-BARS = 5  # classes that are shown
+VIT_MAPS = 4  # blocks and heads shown
+BARS = 5  # classes shown
 
 
 def draw_vit_attention(
@@ -33,22 +33,22 @@ def draw_vit_attention(
     reader: str,
     about: str,
 ) -> None:
-    """Draw a ViT's rollout, the attention of blocks and heads, and how far each head looks.
+    """Draw a ViT's rollout, the attention of blocks and heads, and attention distances.
 
     Args:
-        found: Of every block.
+        found: Attention of every block.
         followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), as the network sees the image.
+        pixels: (H, W, 3), at the network's input size.
         path: The PNG file.
-        reader: What the head reads, whose attention is shown, in words.
-        about: Which image, whose weights.
+        reader: The pooled token, whose attention is shown, in words.
+        about: Description of the image and the weights.
     """
     figure = drawing.new_figure(
         11,
         8.6,
-        f"Where the {reader} looks",
-        "In units of an even share, 1 where all tokens would get the same: orange gets more, "
-        f"purple less. A square is a patch.\n{about}",
+        f"Attention of the {reader}",
+        "Relative to a uniform share, which is 1: orange tokens receive more, purple ones less. "
+        f"A square is a patch.\n{about}",
     )
     grid = _grid(figure, VIT_MAPS)
     _draw_overview(figure, grid, pixels, followed)
@@ -66,36 +66,36 @@ def draw_vit_attention(
 def draw_swin_attention(
     found: Sequence[BlockAttention], followed: Tensor, pixels: Pixels, path: Path, *, about: str
 ) -> None:
-    """Draw a Swin's rollout, its windows put together stage by stage, and how far each head looks.
+    """Draw a Swin's rollout, the attention in windows by stage, and attention distances.
 
     Args:
-        found: Of every block.
+        found: Attention of every block.
         followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), as the network sees the image.
+        pixels: (H, W, 3), at the network's input size.
         path: The PNG file.
-        about: Which image, whose weights.
+        about: Description of the image and the weights.
     """
     stages = sorted({one.stage for one in found})
     columns = max(4, len(stages))
     figure = drawing.new_figure(
         2.75 * columns,
         8.6,
-        "Where the windows look",
-        "In units of an even share, 1 where all tokens of a window would get the same: orange "
-        "gets more, purple less. A square is a token.\nRows: the last block of each stage with "
-        f"windows in place, and the last with shifted windows.\n{about}",
+        "Attention inside the windows",
+        "Relative to a uniform share in a window, which is 1: orange tokens receive more, purple "
+        "ones less. A square is a token.\nRows: the last block of each stage with regular windows, "
+        f"and the last one with shifted windows.\n{about}",
     )
     grid = _grid(figure, columns)
     _draw_overview(figure, grid, pixels, followed)
     _draw_distances(figure.add_subplot(grid[0, 2:-1]), found)
     for row, is_shifted in enumerate((False, True), start=1):
         chosen = {one.stage: one for one in found if one.is_shifted is is_shifted}
-        places = [*[grid[row, stage] for stage in chosen], grid[row, -1]]
-        word = "shifted" if is_shifted else "in place"
+        cells = [*[grid[row, stage] for stage in chosen], grid[row, -1]]
+        word = "shifted" if is_shifted else "regular"
         names = [f"stage {stage + 1}, {word}" for stage in chosen]
         maps = [_array(one.received.mean(0)) for one in chosen.values()]
         if maps:
-            _draw_row(figure, places, pixels, maps, names)
+            _draw_row(figure, cells, pixels, maps, names)
         for stage in set(stages) - set(chosen):
             axes = figure.add_subplot(grid[row, stage])
             axes.set_axis_off()
@@ -105,41 +105,41 @@ def draw_swin_attention(
 
 
 def _grid(figure: Figure, columns: int) -> GridSpec:
-    """Return three rows of places for maps, and one for a scale at the end of each."""
+    """Return a grid of three rows of maps, each with a colour bar at its end."""
     return GridSpec(3, columns + 1, figure=figure, width_ratios=[1] * columns + [0.045])
 
 
 def _draw_overview(figure: Figure, grid: GridSpec, pixels: Pixels, followed: Tensor) -> None:
-    """Draw the image, and beside it the rollout."""
+    """Draw the image and the rollout."""
     image, over = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     drawing.show_image(image, pixels, "the image")
     shares = _array(followed) * followed.numel()
     norm = drawing.ratio_norm([shares])
-    shown = drawing.show_map(over, pixels, shares, "rollout of all blocks, x even share", norm)
+    shown = drawing.show_map(over, pixels, shares, "rollout of all blocks, x uniform share", norm)
     drawing.colour_bar_below(figure, shown, over)
 
 
 def _draw_row(
     figure: Figure,
-    places: Sequence[SubplotSpec],
+    cells: Sequence[SubplotSpec],
     pixels: Pixels,
     maps: Sequence[Map],
     labels: Sequence[str],
 ) -> None:
-    """Draw maps side by side on one scale, for which there is the last place."""
+    """Draw maps in a row with a common scale, whose colour bar is in the last cell."""
     norm = drawing.ratio_norm(maps)
-    *drawn, scale = (figure.add_subplot(place) for place in places)
+    *drawn, scale = (figure.add_subplot(cell) for cell in cells)
     for axes, values, label in zip(drawn, maps, labels, strict=True):
         image = drawing.show_map(axes, pixels, values, label, norm)
-    drawing.colour_bar_in(figure, image, scale, "x even share")
+    drawing.colour_bar_in(figure, image, scale, "x uniform share")
 
 
 def _draw_distances(axes: Axes, found: Sequence[BlockAttention]) -> None:
-    """Draw how far each head of each block looks, a point a head."""
+    """Draw the mean attention distance of each head of each block, as points."""
     for number, one in enumerate(found, start=1):
         distances = one.distance_px.numpy()
         colour, mark = (VAL_COLOUR, "^") if one.is_shifted else (TRAIN_COLOUR, "o")
-        label = "shifted" if one.is_shifted else "in place"
+        label = "shifted" if one.is_shifted else "regular"
         first = all(other.is_shifted != one.is_shifted for other in found[: number - 1])
         axes.scatter(np.full(len(distances), number), distances, s=16, color=colour, marker=mark,
                      alpha=0.7, lw=0, label=label if first else None)  # fmt: skip
@@ -148,7 +148,8 @@ def _draw_distances(axes: Axes, found: Sequence[BlockAttention]) -> None:
     axes.set_xticks(range(1, len(found) + 1, max(1, len(found) // 12)))
     axes.set_xlabel("block", color=MUTED, fontsize=9)
     axes.set_ylabel("pixels", color=MUTED, fontsize=9)
-    axes.set_title("how far each head looks, on average", color=INK, fontsize=10, loc="left", pad=4)
+    axes.set_title("mean attention distance of each head", color=INK, fontsize=10, loc="left",
+                   pad=4)  # fmt: skip
     if any(one.is_shifted for one in found):
         axes.legend(frameon=False, fontsize=9, labelcolor=MUTED)
 
@@ -162,24 +163,24 @@ def draw_evidence(
     *,
     about: str,
 ) -> None:
-    """Draw what speaks for the predicted class: by cell, by pixel; and the likeliest classes.
+    """Draw the evidence for the predicted class by cell and by pixel, and the top classes.
 
     Args:
         found: The evidence.
         probabilities: Of all classes, (K,), summing to 1.
         classes: Their names.
-        pixels: (H, W, 3), as the network sees the image.
+        pixels: (H, W, 3), at the network's input size.
         path: The PNG file.
-        about: Which image, whose weights.
+        about: Description of the image and the weights.
     """
     name, families = drawing.class_text(classes[found.target], found.target)
     figure = drawing.new_figure(
         12,
         3.6,
-        f"What speaks for {name} ({probabilities[found.target]:.0%})",
-        f"By {found.units}: gradient x activation of the {found.where}; orange speaks for the "
-        "class, purple against it. By pixels: where a small change would\nchange the score most "
-        "(gradient, averaged over noisy copies). The score: the class's logit less the mean logit."
+        f"Evidence for {name} ({probabilities[found.target]:.0%})",
+        f"By {found.units}: gradient x activation of the {found.where}; orange supports the "
+        "class, purple opposes it. By pixels: where a small change would\nchange the score most "
+        "(gradient, averaged over noisy copies). The score: the class's logit minus the mean logit."
         f"\n{about}",
     )
     figure.texts[0].set_fontfamily(families)
@@ -201,25 +202,25 @@ def draw_evidence(
 
 
 def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
-    """Draw the likeliest classes, named above their bars."""
+    """Draw the most probable classes, named above their bars."""
     order = np.argsort(-probabilities, kind="stable")[:BARS].tolist()
-    for place, index in enumerate(order):
+    for row, index in enumerate(order):
         share = float(probabilities[index])
-        colour = VAL_COLOUR if place == 0 else TRAIN_COLOUR
-        axes.barh(place, 1, height=0.32, color=EMPTY_CELL)
-        axes.barh(place, share, height=0.32, color=colour)
+        colour = VAL_COLOUR if row == 0 else TRAIN_COLOUR
+        axes.barh(row, 1, height=0.32, color=EMPTY_CELL)
+        axes.barh(row, share, height=0.32, color=colour)
         text, families = drawing.class_text(classes[index], index, 20)
-        axes.text(0, place - 0.22, text, fontsize=9, color=INK, va="bottom", parse_math=False,
+        axes.text(0, row - 0.22, text, fontsize=9, color=INK, va="bottom", parse_math=False,
                   fontfamily=families)  # fmt: skip
-        axes.text(1, place - 0.22, f"{share:.1%}", fontsize=9, color=INK, va="bottom", ha="right")
+        axes.text(1, row - 0.22, f"{share:.1%}", fontsize=9, color=INK, va="bottom", ha="right")
     axes.set_ylim(len(order) - 0.5, -0.75)
     axes.set_xlim(0, 1)
     axes.set_axis_off()
-    axes.set_title("likeliest classes", color=INK, fontsize=10, loc="left", pad=4)
+    axes.set_title("most probable classes", color=INK, fontsize=10, loc="left", pad=4)
 
 
 def _plain(axes: Axes) -> None:
-    """Give a plot quiet axes."""
+    """Style the axes of a plot."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(labelsize=8, colors=MUTED, length=2)
@@ -228,6 +229,6 @@ def _plain(axes: Axes) -> None:
 
 
 def _array(values: Tensor) -> Map:
-    """Return a tensor as matplotlib takes it."""
+    """Convert a tensor for matplotlib."""
     array: Map = values.detach().numpy().astype(np.float64)
     return array

@@ -1,1 +1,1 @@
-"""Deployable files: one format a file, and the proof that they answer as the run does."""
+"""Export to deployable files, and the check that their predictions equal those of the run."""

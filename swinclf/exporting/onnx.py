@@ -1,4 +1,4 @@
-"""ONNX: one file with a free batch size, class names and preprocessing in its metadata."""
+"""ONNX export: one file with a free batch size, class names and preprocessing in its metadata."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ INPUT, OUTPUTS = "pixels", ("logits", "features")
 
 
 def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
-    """Writes a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits`, `features`.
+    """Write a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits`, `features`.
 
-    The logits, (N, K) float32, are divided by the temperature already, so that their softmax is
-    what the run answers whoever computes it. The features, (N, D) float32, are what the classifier
-    sees, for telling what is strange.
+    The logits, (N, K) float32, are already divided by the temperature, so that their softmax gives
+    the run's probabilities. The features, (N, D) float32, are the classifier's input, for
+    out-of-distribution detection.
 
     Args:
         network: In evaluation mode, on the CPU, in float32.
-        card: Goes into the file's metadata.
-        path: The file, replaced if it is there.
+        card: Written to the file's metadata.
+        path: The file; overwritten.
 
     Raises:
         ExportError: If the extra is not installed or the network cannot be exported.
         RunError: If the file cannot be written.
     """
-    onnx, _ = import_onnx_extra("onnx", "onnxscript")  # torch's exporter wants the other half
-    # Two pictures and not one: an exporter takes a size of 1 for a constant.
+    onnx, _ = import_onnx_extra("onnx", "onnxscript")  # onnxscript is needed by torch's exporter
+    # Two images, since the exporter treats a size of 1 as a constant.
     example = torch.zeros(2, 3, card.preprocess.height, card.preprocess.width)
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Answering(network, card.confidence.temperature).eval(),
+                _LogitsAndFeatures(network, card.confidence.temperature).eval(),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
@@ -53,9 +53,9 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-    except Exception as error:  # the exporter fails in as many ways as networks can be written
+    except Exception as error:  # the exporter raises anything
         raise ExportError(
-            f"a network that can be written as ONNX: '{card.model}'",
+            f"a network that can be exported to ONNX: '{card.model}'",
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
                 :240
             ],
@@ -68,18 +68,18 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
     write_bytes(path, model.SerializeToString())
 
 
-class _Answering(nn.Module):
-    """The network with both its answers."""
+class _LogitsAndFeatures(nn.Module):
+    """The network with logits and features as outputs."""
 
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
         self.network, self.temperature = network, temperature
-        for module in network.modules():  # in place, the exporter takes ReLU6 apart: seconds more
+        for module in network.modules():  # the exporter decomposes in-place ReLU6: seconds more
             if hasattr(module, "inplace"):
                 module.inplace = False  # type: ignore[assignment]
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, H, W) -> (N, K), (N, D)."""
+        """Compute (N, 3, H, W) -> (N, K), (N, D)."""
         tokens = self.network.forward_features(pixels)  # type: ignore[operator]
         logits = self.network.forward_head(tokens)  # type: ignore[operator]
         features: torch.Tensor = self.network.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
@@ -88,7 +88,7 @@ class _Answering(nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter, which prints and warns about its own affairs."""
+    """Silence the exporter's prints and warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""The proof: an exported file's answers beside its run's, picture by picture. Knows no format."""
+"""Parity of an exported file: its probabilities compared with those of its run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two sets of answers lie apart.
+    """Difference between two sets of predictions.
 
     Attributes:
-        images: Pictures compared.
+        images: Number of images compared.
         largest: Largest difference of any probability, in [0, 1].
-        flips: Pictures whose label differs.
+        flips: Number of images whose predicted label differs.
         tolerance: The largest difference allowed.
     """
 
@@ -29,8 +29,8 @@ class Parity:
         return self.largest <= self.tolerance and self.flips == 0
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray, *, tolerance: float) -> Parity:
-    """Compares probabilities.
+def compare_probabilities(ours: np.ndarray, theirs: np.ndarray, *, tolerance: float) -> Parity:
+    """Compare the probabilities of a run and of an exported file.
 
     Args:
         ours: (N, K), the run's.
@@ -38,7 +38,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, *, tolerance: float) -> Parity
         tolerance: The largest difference allowed.
     """
     differences = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    # NaN compares as false everywhere: say it is the largest difference there can be.
+    # NaN compares as false: treat it as the largest possible difference.
     largest = float(np.nan_to_num(differences, nan=1.0).max())
     flips = int((ours.argmax(axis=1) != theirs.argmax(axis=1)).sum())
     return Parity(len(ours), largest, flips, tolerance)

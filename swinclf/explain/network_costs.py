@@ -1,7 +1,4 @@
-"""What a network costs as one value: its parts, its stages, the sums, and torch's own count.
-
-Knows nothing of weights, images or printing.
-"""
+"""Costs of a network: its parts, stages and totals, and torch's own count."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ WINDOW_FORMULA = "4hwC^2 + 2M^2hwC"
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How a network of this package cuts an image into patches.
+    """Grid of patches of a network of this package.
 
     Attributes:
         patch_px: Height and width of a patch, pixels.
         grid: Patches down and across.
-        prefix_tokens: Tokens that stand before the patches.
+        prefix_tokens: Number of tokens before the patches.
     """
 
     patch_px: tuple[int, int]
@@ -36,25 +33,25 @@ class PatchGrid:
 
     @property
     def count(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one image.
+    """Costs of one image.
 
     Attributes:
         image_px: Height and width of the image, pixels.
-        colours: Of the image.
-        parts: The network's parts in the order in which they run.
-        stages: The same summed up.
-        parameters: Numbers that the network learns.
+        colours: Colour channels of the image.
+        parts: The network's parts in execution order.
+        stages: The same summed by stage.
+        parameters: Number of learned parameters.
         macs: Multiply-adds: by the papers' formulas for the networks of this package, half of
             `torch_flops` for others.
-        torch_flops: Operations that torch counts while it runs the network; two a multiply-add.
-        patches: Of a network of this package; None for others.
-        formula: Of the attention, in the paper's letters; empty for networks of others.
+        torch_flops: Operations that torch counts while it runs the network; two per multiply-add.
+        patches: For a network of this package; None for others.
+        formula: Of the attention, in the paper's letters; empty for other networks.
         is_convolutional: Whether most weights are in convolutions.
     """
 
@@ -71,7 +68,7 @@ class Costs:
 
     @property
     def patch_numbers(self) -> int:
-        """Numbers in a patch: its pixels in all colours; 0 without patches."""
+        """Number of values in a patch: its pixels in all colours; 0 without patches."""
         return (
             self.patches.patch_px[0] * self.patches.patch_px[1] * self.colours
             if self.patches
@@ -79,15 +76,12 @@ class Costs:
         )
 
 
-def measure(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
-    """Count a network's costs, and let torch count them too.
+def measure_costs(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
+    """Return the costs of one image, by formula and by torch's own counter.
 
     Args:
-        network: On any device; on `meta` nothing is computed and no memory taken.
+        network: On any device; on `meta` nothing is computed and no memory allocated.
         image_px: Height and width of its images, pixels; not needed for a network of this package.
-
-    Returns:
-        The costs of one image.
     """
     if not isinstance(network, ViT | Swin):
         assert image_px is not None
@@ -109,7 +103,7 @@ def measure(network: nn.Module, image_px: tuple[int, int] | None = None) -> Cost
 
 
 def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
-    """Count the costs of a network that this package has no formula for."""
+    """Count the costs of a network without formulas, module by module."""
     image = next(network.parameters()).new_zeros(1, 3, *image_px)
     was_training = network.training
     leaves = module_parts(network.eval(), image)
@@ -129,7 +123,7 @@ def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
 
 @torch.no_grad()
 def _torch_flops(network: ViT | Swin) -> int:
-    """Run the network on one image under torch's own counter."""
+    """Count the operations of one image with torch's own counter."""
     like = network.patch_embed.proj.weight
     image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
     was_training = network.training
