@@ -15,7 +15,7 @@ from PIL import Image
 from swinclf.data import image_detector
 from swinclf.data.class_names import match_unicode_forms, quote_names, similar_names
 from swinclf.data.dataset import assign_splits
-from swinclf.data.folder import VAL, FolderIndex, Skipped, check_trainable, scan_folder
+from swinclf.data.folder import VAL, FolderIndex, SkippedFile, check_trainable, scan_folder
 from swinclf.data.image_detector import (
     HEAD_BYTES,
     FileUse,
@@ -190,8 +190,8 @@ HEIC = "HEIC images need: pip install 'swinclf[heic]'"
 
 def test_nothing_readable_names_the_commonest_reason_and_its_remedy(tmp_path):
     skipped = (
-        *(Skipped(f"a/{n}.heic", HEIC, "a") for n in range(9)),
-        Skipped("b/1.jpg", "the file is empty", "b"),
+        *(SkippedFile(f"a/{n}.heic", HEIC, "a") for n in range(9)),
+        SkippedFile("b/1.jpg", "the file is empty", "b"),
     )
     with pytest.raises(DataError) as caught:
         check_trainable(index_of(tmp_path, skipped=skipped))

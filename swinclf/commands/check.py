@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, Skipped, scan_folder
+from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, SkippedFile, scan_folder
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.data_quality.duplicate_groups import connected_components, group_identical
 from swinclf.data_quality.findings import (
@@ -221,7 +221,7 @@ def _findings(
 ) -> Iterator[Finding]:
     """What should be mended first, and the more harmful first of these."""
     broken = [
-        Skipped(image.path, error, image.label)
+        SkippedFile(image.path, error, image.label)
         for image, error in zip(index.images, facts.errors, strict=True)
         if error
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from swinclf.confidence.selective import Judged, Rejection, measure_rejection, threshold_for
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
-from swinclf.data.folder import FolderIndex, Skipped
+from swinclf.data.folder import FolderIndex, SkippedFile
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.inference.predictor import (
@@ -48,7 +48,7 @@ class Evaluation:
 
     folder: Path
     metrics: Metrics
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     rejection: Rejection | None = None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import Settings, TrainConfig
-from swinclf.data.folder import FolderIndex, Skipped, scan_folder
+from swinclf.data.folder import FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
 from swinclf.files import check_room
@@ -53,7 +53,7 @@ class Run:
 
     folder: RunFolder
     metrics: Metrics
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     epochs: int
     config: TrainConfig
 

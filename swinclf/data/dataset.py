@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swinclf.data.class_names import quote_names, similar_names
 from swinclf.data.dataset_layout import list_some
-from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, Skipped, check_trainable
+from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
 from swinclf.data.split import hold_out
 
@@ -34,7 +34,7 @@ class Dataset:
     root: Path
     classes: tuple[str, ...]
     images: tuple[ImageFile, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     lost: Mapping[str, str] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
     notes: ScanNotes = field(default_factory=ScanNotes)
@@ -106,7 +106,7 @@ def assign_splits(
     """
     readable = [image for image in index.images if image.path not in errors]
     broken = [
-        Skipped(image.path, errors[image.path], image.label)
+        SkippedFile(image.path, errors[image.path], image.label)
         for image in index.images
         if image.path in errors
     ]

@@ -50,7 +50,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedFile:
     """A file that cannot be used, the reason, and its class if known."""
 
     path: str
@@ -76,7 +76,7 @@ class FolderIndex:
     root: Path
     classes: tuple[str, ...]
     images: tuple[ImageFile, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     has_val: bool
     folders: tuple[str, ...] = ()
     notes: ScanNotes = field(default_factory=ScanNotes)
@@ -107,12 +107,13 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
     walk = FolderWalk(root, [folder.path for folder in layout.class_folders])
     images: list[ImageFile] = []
     skipped = [
-        Skipped(_relative(path, root), reason, Path(path).name) for path, reason in layout.skipped
+        SkippedFile(_relative(path, root), reason, Path(path).name)
+        for path, reason in layout.skipped
     ]
     for folder in layout.class_folders:
         for path, reason in walk.walk(folder.path):
             if reason:
-                skipped.append(Skipped(_relative(path, root), reason, folder.label))
+                skipped.append(SkippedFile(_relative(path, root), reason, folder.label))
             else:
                 images.append(ImageFile(_relative(path, root), folder.label, folder.split))
     images.sort(key=lambda image: image.path)
@@ -296,7 +297,7 @@ def _parents(folders: Iterable[str]) -> set[str]:
     return {str(parent) for folder in folders for parent in Path(folder).parents}
 
 
-def _no_classes(root: Path, scanned: Path, skipped: Sequence[Skipped]) -> DataError:
+def _no_classes(root: Path, scanned: Path, skipped: Sequence[SkippedFile]) -> DataError:
     """Return the error for a folder without classes, with what it contains instead."""
     entries = [entry for entry in list_folder(scanned) if not is_junk(entry.name)]
     folders = sorted(entry.name for entry in entries if os.path.isdir(entry.path))  # noqa: PTH112

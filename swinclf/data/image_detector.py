@@ -179,7 +179,7 @@ def read_signature(path: str) -> bytes:
 
 
 class ImageDetector:
-    """Classifies files; opens only those whose extension is inconclusive.
+    """Classifier of files, which opens only those whose extension is inconclusive.
 
     After `SNIFFS_PER_EXTENSION` files of an extension, further ones are not opened: if any of the
     opened ones was an image, they are used as images (and listed if they are not).

@@ -245,7 +245,7 @@ def measure_values(data: bytes) -> ValueRange | None:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _OpenedImage:
     """An image to convert to RGB: of Pillow, or with samples that Pillow has no mode for."""
 
     picture: Image.Image
@@ -255,7 +255,7 @@ class _Opened:
 
 
 @contextmanager
-def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
+def _opened(data: bytes, decode_px: int | None) -> Iterator[_OpenedImage]:
     """Open an image, decoded or to be decoded band by band, with memory reserved for it."""
     if reason := limits.why_not_open(data):
         raise UnreadableImage(reason)
@@ -275,7 +275,7 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
         if reason := limits.why_not_size(raster.size, ""):
             raise UnreadableImage(reason)
         with limits.MEMORY.reserve(limits.bytes_of_raster(raster.size, raster.band_bytes)):
-            yield _Opened(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
+            yield _OpenedImage(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
         return
     with _identify(data) as picture:
         is_jpeg2000 = picture.format == "JPEG2000"
@@ -296,9 +296,9 @@ def _opened(data: bytes, decode_px: int | None) -> Iterator[_Opened]:
             turn = turn if turn in _TURNS else UPRIGHT
             if is_jpeg2000:
                 fixed = correct_jpeg2000(picture, data)
-                yield _Opened(fixed, correct_jpeg2000_raster(fixed, data), size, turn)
+                yield _OpenedImage(fixed, correct_jpeg2000_raster(fixed, data), size, turn)
             else:
-                yield _Opened(_without_false_alpha(picture, data), raster, size, turn)
+                yield _OpenedImage(_without_false_alpha(picture, data), raster, size, turn)
 
 
 def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
@@ -323,7 +323,7 @@ def _named_reasons(data: bytes) -> Iterator[None]:
 
 
 def _to_rgb_of_size(
-    image: _Opened, ranges: tuple[ValueRange, ...], decode_px: int | None
+    image: _OpenedImage, ranges: tuple[ValueRange, ...], decode_px: int | None
 ) -> Image.Image:
     """Convert to RGB; a large image strip by strip, reduced towards the required size."""
     picture = image.picture

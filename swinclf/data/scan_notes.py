@@ -10,8 +10,8 @@ from typing import Protocol
 NOTED = 5  # kinds of files that are listed
 
 
-class SkippedFile(Protocol):
-    """A file that cannot be used."""
+class SkipReason(Protocol):
+    """Anything with the reason for which a file is skipped."""
 
     @property
     def reason(self) -> str:
@@ -83,7 +83,7 @@ def counts_by_extension(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (f" and {more:,} others" if more else "")
 
 
-def most_frequent_reason(skipped: Iterable[SkippedFile]) -> tuple[str, int]:
+def most_frequent_reason(skipped: Iterable[SkipReason]) -> tuple[str, int]:
     """Return the most frequent reason for skipping a file, and the number of files."""
     counts = Counter(one.reason for one in skipped)
     return counts.most_common(1)[0] if counts else ("", 0)

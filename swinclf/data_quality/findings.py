@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from swinclf.data.folder import TRAIN, ImageFile, Skipped
+from swinclf.data.folder import TRAIN, ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
 
@@ -81,7 +81,7 @@ class Finding:
         return len(self.examples)
 
 
-def find_unreadable(skipped: Iterable[Skipped]) -> Iterator[Finding]:
+def find_unreadable(skipped: Iterable[SkippedFile]) -> Iterator[Finding]:
     """Yield the image files that cannot be read."""
     skipped = list(skipped)
     examples = tuple(Example((one.path,), one.reason) for one in skipped)

@@ -61,7 +61,7 @@ class ImageStats:
 
 
 @dataclass(frozen=True, slots=True)
-class _One:
+class _ImageRecord:
     digest: bytes
     size: tuple[int, int]
     orientation: int
@@ -116,14 +116,14 @@ def read_image_stats(
     return stats
 
 
-def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _One | str:
+def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _ImageRecord | str:
     """Return the statistics of one file, or why it cannot be read."""
 
-    def note(picture: Image.Image, header: Header) -> _One:
+    def note(picture: Image.Image, header: Header) -> _ImageRecord:
         grey = small_grey(picture)
         spread = float(grey.std())
         digest = content_digest(data)
-        return _One(digest, header.size, header.orientation, spread, fingerprints(grey))
+        return _ImageRecord(digest, header.size, header.orientation, spread, fingerprints(grey))
 
     try:
         with read_slot(path):

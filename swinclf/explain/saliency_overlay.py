@@ -29,7 +29,7 @@ STRONGEST = 0.65  # opacity of the largest value
 
 
 class EvidenceDrawer:
-    """Draws the evidence for a class in images.
+    """Renderer of the evidence for a class in images.
 
     Args:
         network: Must satisfy `has_evidence`. Moved to the device and set to evaluation mode.

@@ -11,7 +11,7 @@ import numpy as np
 
 from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.selective import Judged
-from swinclf.data.folder import ImageFile, Skipped
+from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.device import whole_batch
 from swinclf.errors import DataError
@@ -44,7 +44,7 @@ class Scored:
     metrics: Metrics
     rows: list[ScoredImage]
     judged: Judged
-    skipped: list[Skipped]
+    skipped: list[SkippedFile]
 
 
 def score_images(
@@ -109,11 +109,11 @@ def score_answers(
     tally = Tally(classes)
     rows: list[ScoredImage] = []
     judged: list[tuple[float, float]] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     with report.track(f"scoring {split}", len(images)) as advance:
         for image, answer in zip(images, answers, strict=True):
             if answer.probabilities is None:
-                skipped.append(Skipped(image.path, answer.error, image.label))
+                skipped.append(SkippedFile(image.path, answer.error, image.label))
             else:
                 best = int(answer.probabilities.argmax())
                 tally.update(answer.probabilities[None], np.array([index[image.label]]))

@@ -17,7 +17,7 @@ from swinclf.data.folder import (
     VAL,
     FolderIndex,
     ImageFile,
-    Skipped,
+    SkippedFile,
     dataset_digest,
     scan_folder,
 )
@@ -165,7 +165,7 @@ def _has(images: Sequence[ImageFile], split: str) -> bool:
 
 def with_known_labels(
     index: FolderIndex, card: ModelCard, report: Reporter = SILENT
-) -> tuple[list[ImageFile], list[Skipped]]:
+) -> tuple[list[ImageFile], list[SkippedFile]]:
     """Matches classes by name; images of classes that the model does not know cannot be scored.
 
     A name that differs from a class in its Unicode form alone is that class, which is said.
@@ -206,4 +206,4 @@ def with_known_labels(
         )
         for name in {image.label for image in unknown}
     }
-    return known, [Skipped(image.path, reasons[image.label], image.label) for image in unknown]
+    return known, [SkippedFile(image.path, reasons[image.label], image.label) for image in unknown]

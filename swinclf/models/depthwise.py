@@ -40,7 +40,7 @@ def _is_slow(weight: Tensor, stride: Sequence[int] | int) -> bool:
 
 
 class _Float32Derivatives(TorchFunctionMode):
-    """Replaces the calls of `conv2d` whose backward pass is slow."""
+    """A mode that replaces the calls of `conv2d` whose backward pass is slow."""
 
     def __torch_function__(
         self,
@@ -102,7 +102,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
         dilation: list[int],
         groups: int,
     ) -> Tensor:
-        """(N, C, H, W), (D, 1, h, w) -> (N, D, H', W')."""
+        """Convolve, (N, C, H, W), (D, 1, h, w) -> (N, D, H', W')."""
         ctx.save_for_backward(x, weight)
         ctx.options = stride, padding, dilation, groups
         return torch.conv2d(x, weight, None, stride, padding, dilation, groups)

@@ -16,7 +16,7 @@ from swinclf.errors import ModelError
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into patches and map each linearly to a token: one strided convolution.
+    """Linear map of each patch of an image to a token: one strided convolution.
 
     Args:
         img_size: Height and width of the images, pixels.
@@ -130,7 +130,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for a random part of the images, in training only.
+    """Stochastic depth: a residual branch is dropped for random images, in training only.
 
     Args:
         rate: Fraction of the images whose branch is dropped, in [0, 1).
@@ -161,7 +161,7 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
 
 
 class LayerScale(nn.Module):
-    """Multiply each channel by a learned factor: CaiT, Touvron et al. 2021, sec. 2.1."""
+    """Learned factor of each channel: CaiT, Touvron et al. 2021, sec. 2.1."""
 
     def __init__(self, width: int, init: float) -> None:
         super().__init__()

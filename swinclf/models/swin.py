@@ -197,7 +197,7 @@ class SwinStage(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Concatenate every 2 x 2 tokens and map them linearly to half the channels: sec. 3.1."""
+    """Linear map of every 2 x 2 concatenated tokens to half the channels: sec. 3.1."""
 
     def __init__(self, width: int, config: SwinConfig) -> None:
         super().__init__()

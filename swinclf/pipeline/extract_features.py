@@ -7,7 +7,7 @@ from contextlib import closing
 
 from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset, assign_splits
-from swinclf.data.folder import TRAIN, FolderIndex, Skipped
+from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
 from swinclf.data_quality.quick_check import format_finding, quick_findings, to_report_finding
 from swinclf.device import command_line, out_of_memory_named, whole_batch
 from swinclf.errors import DataError, ExitCode, Interrupted
@@ -107,7 +107,7 @@ def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Findin
     return [to_report_finding(fault) for fault in faults]
 
 
-def refuse_skipped(skipped: Sequence[Skipped]) -> None:
+def refuse_skipped(skipped: Sequence[SkippedFile]) -> None:
     """What --strict says to files that cannot be read.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from swinclf.data.folder import TRAIN, Skipped
+from swinclf.data.folder import TRAIN, SkippedFile
 from swinclf.device import seed_everything
 from swinclf.models.build import reset_head
 from swinclf.pipeline.distill import objective_of
@@ -160,7 +160,7 @@ def _bad_file_teller(report: Reporter, *, strict: bool) -> Callable[[Path, str],
 
     def tell(path: Path, reason: str) -> None:
         if strict:
-            refuse_skipped([Skipped(str(path), reason)])
+            refuse_skipped([SkippedFile(str(path), reason)])
         if path not in told:
             told.add(path)
             report.warn(f"{path} could be read before and cannot any more ({reason}): left out")

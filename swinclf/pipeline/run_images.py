@@ -8,7 +8,7 @@ from pathlib import Path
 from swinclf.config import Settings, command_of
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_folder
-from swinclf.data.folder import FolderIndex, ImageFile, Skipped
+from swinclf.data.folder import FolderIndex, ImageFile, SkippedFile
 from swinclf.data.relocate import (
     FROM_RUN,
     find_by_content,
@@ -129,7 +129,7 @@ def _found(
         root=root,
         classes=tuple(map(str, read_json(run.class_indices).values())),
         images=images,
-        skipped=tuple(Skipped(row["path"], row["reason"]) for row in skipped),
+        skipped=tuple(SkippedFile(row["path"], row["reason"]) for row in skipped),
         has_val=True,
     )
     return replace(settings, config=replace(settings.config, data=str(root))), index

@@ -12,7 +12,7 @@ from torch import nn
 
 from swinclf.config import Settings, TeacherViews, TrainConfig
 from swinclf.data.dataset import Dataset
-from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, Skipped
+from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.device import out_of_memory_named, whole_batch
 from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfError
@@ -256,7 +256,7 @@ def _unlabelled(
     seen: Look,
     context: Context,
     resumed: RunFolder | None,
-) -> tuple[UnlabelledImages | None, list[Skipped]]:
+) -> tuple[UnlabelledImages | None, list[SkippedFile]]:
     """The unlabelled images to train on, and those that cannot be read.
 
     An image that the run is scored on is none to train on, under whatever name it lies there.
@@ -270,7 +270,7 @@ def _unlabelled(
                 raise _gone(file, seen.errors.get(str(file)), resumed)
         return listed, []
     skipped = [
-        Skipped(str(file), seen.errors.get(str(file), "not read"))
+        SkippedFile(str(file), seen.errors.get(str(file), "not read"))
         for file, digest in zip(listed.files, digests, strict=True)
         if digest is None
     ]
