@@ -31,6 +31,7 @@ LEVELS = [
         "run_folder",
         "setting_values",
         "setting_rules",
+        "settings",
         "train_options",
     },
     {"confidence"},

@@ -16,7 +16,6 @@ from torch import nn
 import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.commands.check import check
-from swinclf.config import gather_settings
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
 from swinclf.data.split import held_out_position
@@ -29,6 +28,7 @@ from swinclf.pipeline.ranges import settle_ranges
 from swinclf.pipeline.start import Start
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, ranges_from
 from swinclf.reporter import SILENT
+from swinclf.settings import gather_settings
 from swinclf.training import loop
 from swinclf.training.defaults import Regime
 

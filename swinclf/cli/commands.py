@@ -26,9 +26,10 @@ from swinclf.cli.options import (
 from swinclf.cli.program import app, guarded
 from swinclf.cli.streams import standard_input, write_data
 from swinclf.cli.tables import PredictFormat, ResultFormat
-from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
+from swinclf.config import MOVABLE, ExportFormat, Impl
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.run_folder import RunFolder, data_folder_of, find_model, find_run
+from swinclf.settings import Settings, gather_settings, key_values
 from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.config import Settings, TrainConfig
+from swinclf.config import TrainConfig
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
@@ -34,6 +34,7 @@ from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.pipeline.teacher import find_teacher, teach
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import Claim, RunFolder, claim_new_run, claim_run
+from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
 from swinclf.training.setup import feature_batches
@@ -78,7 +79,7 @@ def train(
     """Trains a classifier on a folder of class folders.
 
     Args:
-        settings: What was asked for (`config.gather_settings`); of an interrupted run, its own
+        settings: What was asked for (`settings.gather_settings`); of an interrupted run, its own
             (`resume.resume_settings`).
         report: Told of progress, choices and their reasons.
         resume: The interrupted run to go on with.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.config import TrainConfig, gather_settings
+from swinclf.config import TrainConfig
 from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.feature_neighbours import Seen
 from swinclf.device import StopFlag, choose_hardware, out_of_memory_named, whole_batch
@@ -19,6 +19,7 @@ from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
+from swinclf.settings import gather_settings
 from swinclf.training.feature_extraction import MIRROR, PLAIN, Looker
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from torch.nn import Module
 
 from swinclf.card import ModelCard
-from swinclf.config import SETTINGS, Settings, command_of
+from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import suspect_labels, worth_of_images
 from swinclf.device import on_one_thread
@@ -35,6 +35,7 @@ from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
 from swinclf.reporting.report_data import Finding, LearningCurve, Sections, Suspect
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings, command_of
 from swinclf.training.defaults import Regime
 
 

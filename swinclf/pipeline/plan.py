@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import Settings, TrainConfig, key_values
+from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
@@ -21,6 +21,7 @@ from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
+from swinclf.settings import Settings, key_values
 from swinclf.training.defaults import Facts, Regime, choose_schedule
 from swinclf.training.feature_extraction import FeatureTable, Look
 from swinclf.training.logistic_regression import fits_all

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swinclf.config import SETTINGS, Settings, Source, command_of, gather_settings
+from swinclf.config import SETTINGS
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex
 from swinclf.data.moved import FROM_RUN, path_from_run
@@ -31,6 +31,7 @@ from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import Finding
 from swinclf.run_folder import Claim, RunFolder
+from swinclf.settings import Settings, Source, command_of, gather_settings
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.feature_extraction import Look
 from swinclf.training.logistic_regression import Baseline

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import Impl, Settings, TrainConfig, key_values
+from swinclf.config import Impl, TrainConfig
 from swinclf.device import Hardware, default_workers, seed_everything, use_threads
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -35,6 +35,7 @@ from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
+from swinclf.settings import Settings, key_values
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime, choose_mirror, choose_regime
 from swinclf.training.resume_guard import check_network, frozen_digest

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.config import Settings, TeacherViews, TrainConfig
+from swinclf.config import TeacherViews, TrainConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, Skipped
 from swinclf.data.unlabelled import Unlabelled, read_unlabelled, scan_unlabelled
@@ -21,6 +21,7 @@ from swinclf.pipeline.extract_features import known_features
 from swinclf.pipeline.plan import Context, Teaching
 from swinclf.pipeline.start import Start
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime, choose_distillation

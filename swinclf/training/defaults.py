@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swinclf.config import Augment, ClassWeights, Settings, TeacherViews
+from swinclf.config import Augment, ClassWeights, TeacherViews
 from swinclf.errors import ConfigError
+from swinclf.settings import Settings
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
