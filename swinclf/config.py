@@ -1,15 +1,16 @@
 """Every setting of a training, in one table: its type, default, meaning, unit and bounds.
 
 The table drives the command line's options and help, configuration files, checking and
-config.json, so nothing of this is written a second time. A default of None means: chosen from the
-data (training/defaults.py and pipeline/), printed with its reason, recorded.
+config.json, so nothing of this is written a second time. A setting of type `T | Open` that is not
+given is chosen from the data (training/defaults.py and pipeline/), printed with its reason,
+recorded: the `TrainConfig` that was asked for becomes a `ResolvedConfig`, in which nothing is open.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, Generic, Never, TypeVar, get_type_hints
 
 from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
@@ -85,10 +86,18 @@ def _setting(
 
 _AS_TRAINED = "as the weights were trained, else the model's own"
 
+# The type of a setting that is still open: None in a TrainConfig, no value at all, so that it drops
+# out of `T | Open`, in a ResolvedConfig.
+Open = TypeVar("Open", bound=None, covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The settings of one training: options of `swinclf train` and keys of its files."""
+class Config(Generic[Open]):
+    """The table of settings: options of `swinclf train` and keys of its files.
+
+    `T | Open` is always chosen in the end. `T | None` stays None where there is no such thing:
+    neither weights nor a teacher, no part that is frozen, the folders that DATA implies.
+    """
 
     data: str = field(default="", metadata={"text": "A folder of class folders."})
 
@@ -98,7 +107,7 @@ class TrainConfig:
         "the trained weights that come with the package. Not given, it is embedded where the "
         "default's published weights are not in the cache and the Hub does not answer.",
     )
-    impl: Impl | None = _setting(
+    impl: Impl | Open = _setting(
         None,
         "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
         auto="native where it knows the model, as it is quicker; else timm",
@@ -113,7 +122,7 @@ class TrainConfig:
         "Start from this weights file or earlier run instead.",
         auto="none",
     )
-    freeze_layers: bool | None = _setting(
+    freeze_layers: bool | Open = _setting(
         None,
         "Train the head only, or everything.",
         auto="head only when starting from trained weights",
@@ -124,13 +133,13 @@ class TrainConfig:
         low=0,
         auto="none",
     )
-    img_size: int | None = _setting(
+    img_size: int | Open = _setting(
         None,
         "Side of the picture the network sees, px.",
         low=8,
         auto="the model's own",
     )
-    train_size: int | None = _setting(
+    train_size: int | Open = _setting(
         None,
         "Side of the picture that a convolutional network sees while it is trained, px.",
         low=8,
@@ -148,36 +157,36 @@ class TrainConfig:
         "A folder of class folders to hold out.",
         auto="DATA/val, else --val-split",
     )
-    fit: Fit | None = _setting(
+    fit: Fit | Open = _setting(
         None,
         "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
         auto="the model's own, mostly crop",
     )
-    mean: str | None = _setting(
+    mean: str | Open = _setting(
         None,
         "Red, green, blue to subtract, of values from 0 to 1, as 0.485,0.456,0.406.",
         auto=_AS_TRAINED,
         colours=(0, 1),
     )
-    std: str | None = _setting(
+    std: str | Open = _setting(
         None,
         "Red, green, blue to divide by after that, as 0.229,0.224,0.225.",
         auto=_AS_TRAINED,
         colours=(0.001, 10),
     )
-    interpolation: Interpolation | None = _setting(
+    interpolation: Interpolation | Open = _setting(
         None,
         "How pictures are resampled.",
         auto=_AS_TRAINED,
     )
-    crop_pct: float | None = _setting(
+    crop_pct: float | Open = _setting(
         None,
         "With --fit crop, the part of the scaled picture's side that is used.",
         low=0.1,
         high=1,
         auto=_AS_TRAINED,
     )
-    augment: Augment | None = _setting(
+    augment: Augment | Open = _setting(
         None,
         "Variation of training images: none, random crops, or crops and TrivialAugment.",
         auto="trivial; crop where mirroring is off or a trained convolutional network is tuned",
@@ -188,25 +197,25 @@ class TrainConfig:
         low=0.01,
         high=1,
     )
-    mirror: bool | None = _setting(
+    mirror: bool | Open = _setting(
         None,
         "Also train on mirror images.",
         auto="on, unless class names say left/right or are digits",
     )
 
-    epochs: int | None = _setting(
+    epochs: int | Open = _setting(
         None,
         "Passes over the training images.",
         low=1,
         auto="by regime and dataset size",
     )
-    batch_size: int | None = _setting(
+    batch_size: int | Open = _setting(
         None,
         "Images a step; where memory runs out, fewer at once and as many a step.",
         low=1,
         auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
     )
-    lr: float | None = _setting(
+    lr: float | Open = _setting(
         None, "Peak learning rate, more than 0.", above=0, auto="by regime and batch size"
     )
     lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
@@ -216,7 +225,7 @@ class TrainConfig:
         low=0,
         high=0.9,
     )
-    patience: int | None = _setting(
+    patience: int | Open = _setting(
         None,
         "Stop after this many epochs without a better one; 0 never stops.",
         low=0,
@@ -224,21 +233,21 @@ class TrainConfig:
     )
 
     weight_decay: float = _setting(0.05, "AdamW's weight decay.", low=0)
-    layer_decay: float | None = _setting(
+    layer_decay: float | Open = _setting(
         None,
         "Each layer's rate is this times the rate of the layer above it.",
         low=0.1,
         high=1,
         auto="0.9 Swin and convolutional, 0.75 ViT; 1 from random weights",
     )
-    label_smoothing: float | None = _setting(
+    label_smoothing: float | Open = _setting(
         None,
         "Part of the target spread over all classes.",
         low=0,
         high=0.9,
         auto="0.1 for the network, 0 for the head",
     )
-    drop_path: float | None = _setting(
+    drop_path: float | Open = _setting(
         None,
         "Chance to skip the deepest block, falling to 0 at the first.",
         low=0,
@@ -246,7 +255,7 @@ class TrainConfig:
         auto="0.1 where the network trains",
     )
     clip_norm: float = _setting(1.0, "Longest gradient; 0 clips nothing.", low=0)
-    class_weights: ClassWeights | None = _setting(
+    class_weights: ClassWeights | Open = _setting(
         None,
         "How much an image of a small class counts in the loss.",
         auto="sqrt where the largest class is 10 times the smallest",
@@ -298,14 +307,14 @@ class TrainConfig:
         "Compile the network with torch.compile to train it: a minute or more at the start, on a "
         "GPU often faster from then on, on a CPU not.",
     )
-    threads: int | None = _setting(
+    threads: int | Open = _setting(
         None,
         "Threads that compute on the CPU; another number gives other roundings.",
         low=1,
         high=1024,
         auto="as torch chooses",
     )
-    workers: int | None = _setting(
+    workers: int | Open = _setting(
         None, "Threads that read images.", low=0, high=256, auto="one a core"
     )
     strict: bool = _setting(False, "Stop, with exit code 1, at any file that cannot be read.")
@@ -318,8 +327,35 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config[None]):
+    """The settings of a training as they were asked for; some may still be open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(Config[Never]):
+    """The settings of a training, all of them given or chosen.
+
+    Raises:
+        TypeError: If one is still open, which is a defect of the program.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse what type checkers cannot see: the table's defaults are those of both types."""
+        still_open = [name for name in ALWAYS_CHOSEN if getattr(self, name) is None]
+        if still_open:
+            raise TypeError(f"settings that nothing has chosen: {', '.join(still_open)}")
+
+
 # What may differ when a run is resumed: where things are, and how many threads read.
 MOVABLE = ("data", "val", "weights", "workers", "teacher", "unlabelled")
-SETTINGS = {one.name: one for one in fields(TrainConfig)}
-SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
+SETTINGS = {one.name: one for one in fields(Config)}
+_HINTS: dict[str, Any] = get_type_hints(Config)
+ALWAYS_CHOSEN = [
+    name for name, hint in _HINTS.items() if Open in getattr(hint, "__parameters__", ())
+]
+# As they are asked for.
+SETTING_TYPES = {
+    name: hint[None] if name in ALWAYS_CHOSEN else hint for name, hint in _HINTS.items()
+}
 PATHS = ("data", "weights", "val", "out", "teacher", "unlabelled")

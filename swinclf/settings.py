@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, TrainConfig
+from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
 from swinclf.device import command_line
 from swinclf.errors import ConfigError
 from swinclf.files import expand_home
 from swinclf.setting_rules import contradictions, read_settings_file
 from swinclf.setting_values import OutOfRange, check_value
+
+_Value = TypeVar("_Value")
 
 
 class Source(StrEnum):
@@ -46,6 +48,20 @@ class Settings:
             return self
         return self.replaced(name, value, reason)
 
+    def choose_value(self, name: str, value: _Value, reason: str) -> tuple[Settings, _Value]:
+        """The same as `choose`, with the value that the setting then has, given or chosen."""
+        settings = self.choose(name, value, reason)
+        settled: _Value = getattr(settings.config, name)
+        return settings, settled
+
+    def resolved(self) -> ResolvedConfig:
+        """Return the values as a configuration in which nothing is open.
+
+        Raises:
+            TypeError: If something is.
+        """
+        return ResolvedConfig(**self._values())
+
     def replaced(self, name: str, value: object, reason: str) -> Settings:
         """The same with another value, which the user did not ask for."""
         changes: dict[str, Any] = {name: value}
@@ -61,8 +77,10 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: every value by name, then `sources` and `reasons`."""
-        values = {name: getattr(self.config, name) for name in SETTINGS}
-        return {**values, "sources": dict(self.sources), "reasons": dict(self.reasons)}
+        return {**self._values(), "sources": dict(self.sources), "reasons": dict(self.reasons)}
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self.config, name) for name in SETTINGS}
 
 
 def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:

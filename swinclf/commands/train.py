@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.config import TrainConfig
+from swinclf.config import ResolvedConfig
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
@@ -56,7 +56,7 @@ class Run:
     metrics: Metrics
     skipped: tuple[Skipped, ...]
     epochs: int
-    config: TrainConfig
+    config: ResolvedConfig
 
     @property
     def path(self) -> Path:
@@ -116,13 +116,13 @@ def train(
             check_room(claim.run.path.parent, start.bytes_on_disk, large)
 
             ranges = saved.origin.ranges if saved else None
-            start = settle_ranges(settings.config, index, start, context, ranges)
+            start = settle_ranges(index, start, context, ranges)
             if resumed:
                 look, dataset, changes = look_at_run_images(
                     claim.run, settings, resumed, start, context
                 )
             else:
-                look, dataset = look_at_images(settings.config, index, start, context)
+                look, dataset = look_at_images(index, start, context)
                 changes = []
             settings, dataset, teaching = teach(
                 settings, teacher, start, dataset, look, context, resume

@@ -62,7 +62,7 @@ def finish(
         RunError: If a file cannot be written.
     """
     config, dataset, network, report = plan.config, plan.dataset, plan.start.network, context.report
-    asked, workers = Asked(device=context.hardware.device), config.workers or 0
+    asked, workers = Asked(device=context.hardware.device), config.workers
     card = plan.card(context.hardware)
     kept = _kept_outputs(plan, asked.device)
     hardware = hardware_for(card, asked)
@@ -154,7 +154,7 @@ def _score(
             dataset.root,
             images,
             split=split,
-            workers=plan.config.workers or 0,
+            workers=plan.config.workers,
             report=report,
         )
     return replace(scored, skipped=[*dataset.skipped, *scored.skipped])

@@ -206,10 +206,10 @@ def look_at_run_images(
         Interrupted: If a signal asked to stop.
     """
     origin, index = resumed.saved.origin, resumed.index
-    look, dataset = look_at_images(settings.config, index, start, context, is_resumed=True)
+    look, dataset = look_at_images(index, start, context, is_resumed=True)
     now = images_by_content(settings, index, origin, look)
     if now is not index:
-        look, dataset = look_at_images(settings.config, now, start, context, is_resumed=True)
+        look, dataset = look_at_images(now, start, context, is_resumed=True)
     renamed = renamed_in_words(read_split(run.split), dataset.images)
     others = check_images(origin, dataset, look.digests, look.errors, run)
     record_folder(run, settings)
