@@ -17,7 +17,7 @@ import pytest
 import typer
 from conftest import COLOURS, write_dataset, write_image
 
-from swinclf.cli import commands  # noqa: F401 - commands register themselves
+from swinclf.cli import commands  # noqa: F401 - registers the commands
 from swinclf.cli.legacy import modernise
 from swinclf.cli.program import app
 from swinclf.cli.usage import UsageError, usage_error
