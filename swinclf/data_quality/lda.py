@@ -5,8 +5,6 @@ Letters: N images, D features, R directions.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
@@ -37,7 +35,9 @@ def fit_discriminant(directions: Floats, labels: Labels) -> LinearDiscriminantAn
 
     Source: Fisher 1936; covariances shrunk as in Ledoit & Wolf 2004.
     """
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a class of one image
-        return model.fit(directions, labels)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=counts / len(labels))
+    twice = counts[classes] == 1  # of one image scikit-learn warns, which no thread can catch alone
+    return model.fit(
+        np.concatenate([directions, directions[twice]]), np.concatenate([labels, labels[twice]])
+    )
