@@ -12,6 +12,7 @@ from swinclf.config import ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
 from swinclf.data.layout import some
+from swinclf.data.moved import content_sample
 from swinclf.data.unlabelled import Unlabelled
 from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
@@ -107,6 +108,7 @@ class Plan:
                 "seed": config.seed,
                 "val_split": config.val_split,
                 "dataset": dataset_digest(self.dataset.root),
+                "content": content_sample(self.dataset.images, self.look.digests),
             },
             versions=versions(),
         )
