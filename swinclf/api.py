@@ -20,7 +20,7 @@ from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
 from swinclf.confidence.selective import threshold_for
-from swinclf.config import ExportFormat, Impl, gather_settings
+from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import expand_home
@@ -31,6 +31,7 @@ from swinclf.metrics import Metrics
 from swinclf.models.create import create_model
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
+from swinclf.settings import gather_settings
 from swinclf.train_options import TrainOptions
 
 if TYPE_CHECKING:

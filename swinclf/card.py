@@ -34,8 +34,8 @@ class ModelCard:
         model_args: What differs from the shape that the name stands for.
         precision: What the run was computed in: the default for prediction.
         confidence: What its probabilities are worth, and when not to answer.
-        split: How images were held out: `seed`, `val_split`, and `dataset`, a digest of the
-            folder's path.
+        split: How images were held out: `seed`, `val_split`, `dataset`, a digest of the folder's
+            path, and `content`, the first digits of the content digests of some images.
         versions: Of everything that can change an answer.
     """
 
@@ -172,6 +172,9 @@ def _split(text: str) -> dict[str, Any]:
         raise ValueError(f"a seed and a val_split in [0, 1). Received: {text[:80]}")
     if "dataset" in values and not values.keys() >= {"seed", "val_split"}:
         raise ValueError(f"a seed and a val_split. Received: {text[:80]}")
+    content = values.get("content", [])
+    if not isinstance(content, list) or not all(isinstance(one, str) for one in content):
+        raise ValueError(f"a list of digests as content. Received: {text[:80]}")
     return values
 
 

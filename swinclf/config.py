@@ -1,26 +1,19 @@
 """Every setting of a training, in one table: its type, default, meaning, unit and bounds.
 
 The table drives the command line's options and help, configuration files, checking and
-config.json, so nothing of this is written a second time. A default of None means: chosen from the
-data (training/recipe.py), printed with its reason, recorded.
+config.json, so nothing of this is written a second time. A setting of type `T | Open` that is not
+given is chosen from the data (training/defaults.py and pipeline/), printed with its reason,
+recorded: the `TrainConfig` that was asked for becomes a `ResolvedConfig`, in which nothing is open.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Generic, Never, TypeVar, get_type_hints
 
-from swinclf.device import Precision, command_line
-from swinclf.errors import ConfigError
-from swinclf.files import expand_home
+from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
-from swinclf.setting_rules import contradictions
-from swinclf.setting_rules import read_settings_file as read_settings_file
-from swinclf.setting_values import OutOfRange, check_value
 
 
 class Impl(StrEnum):
@@ -59,15 +52,6 @@ class ExportFormat(StrEnum):
     ONNX = "onnx"
 
 
-class Source(StrEnum):
-    """Where a setting came from."""
-
-    DEFAULT = "default"
-    AUTO = "auto"
-    FILE = "file"
-    FLAG = "flag"
-
-
 def _setting(
     default: Any,
     text: str,
@@ -102,10 +86,18 @@ def _setting(
 
 _AS_TRAINED = "as the weights were trained, else the model's own"
 
+# The type of a setting that is still open: None in a TrainConfig, no value at all, so that it drops
+# out of `T | Open`, in a ResolvedConfig.
+Open = TypeVar("Open", bound=None, covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The settings of one training: options of `swinclf train` and keys of its files."""
+class Config(Generic[Open]):
+    """The table of settings: options of `swinclf train` and keys of its files.
+
+    `T | Open` is always chosen in the end. `T | None` stays None where there is no such thing:
+    neither weights nor a teacher, no part that is frozen, the folders that DATA implies.
+    """
 
     data: str = field(default="", metadata={"text": "A folder of class folders."})
 
@@ -115,7 +107,7 @@ class TrainConfig:
         "the trained weights that come with the package. Not given, it is embedded where the "
         "default's published weights are not in the cache and the Hub does not answer.",
     )
-    impl: Impl | None = _setting(
+    impl: Impl | Open = _setting(
         None,
         "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
         auto="native where it knows the model, as it is quicker; else timm",
@@ -130,7 +122,7 @@ class TrainConfig:
         "Start from this weights file or earlier run instead.",
         auto="none",
     )
-    freeze_layers: bool | None = _setting(
+    freeze_layers: bool | Open = _setting(
         None,
         "Train the head only, or everything.",
         auto="head only when starting from trained weights",
@@ -141,13 +133,13 @@ class TrainConfig:
         low=0,
         auto="none",
     )
-    img_size: int | None = _setting(
+    img_size: int | Open = _setting(
         None,
         "Side of the picture the network sees, px.",
         low=8,
         auto="the model's own",
     )
-    train_size: int | None = _setting(
+    train_size: int | Open = _setting(
         None,
         "Side of the picture that a convolutional network sees while it is trained, px.",
         low=8,
@@ -165,36 +157,36 @@ class TrainConfig:
         "A folder of class folders to hold out.",
         auto="DATA/val, else --val-split",
     )
-    fit: Fit | None = _setting(
+    fit: Fit | Open = _setting(
         None,
         "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
         auto="the model's own, mostly crop",
     )
-    mean: str | None = _setting(
+    mean: str | Open = _setting(
         None,
         "Red, green, blue to subtract, of values from 0 to 1, as 0.485,0.456,0.406.",
         auto=_AS_TRAINED,
         colours=(0, 1),
     )
-    std: str | None = _setting(
+    std: str | Open = _setting(
         None,
         "Red, green, blue to divide by after that, as 0.229,0.224,0.225.",
         auto=_AS_TRAINED,
         colours=(0.001, 10),
     )
-    interpolation: Interpolation | None = _setting(
+    interpolation: Interpolation | Open = _setting(
         None,
         "How pictures are resampled.",
         auto=_AS_TRAINED,
     )
-    crop_pct: float | None = _setting(
+    crop_pct: float | Open = _setting(
         None,
         "With --fit crop, the part of the scaled picture's side that is used.",
         low=0.1,
         high=1,
         auto=_AS_TRAINED,
     )
-    augment: Augment | None = _setting(
+    augment: Augment | Open = _setting(
         None,
         "Variation of training images: none, random crops, or crops and TrivialAugment.",
         auto="trivial; crop where mirroring is off or a trained convolutional network is tuned",
@@ -205,25 +197,25 @@ class TrainConfig:
         low=0.01,
         high=1,
     )
-    mirror: bool | None = _setting(
+    mirror: bool | Open = _setting(
         None,
         "Also train on mirror images.",
         auto="on, unless class names say left/right or are digits",
     )
 
-    epochs: int | None = _setting(
+    epochs: int | Open = _setting(
         None,
         "Passes over the training images.",
         low=1,
         auto="by regime and dataset size",
     )
-    batch_size: int | None = _setting(
+    batch_size: int | Open = _setting(
         None,
         "Images a step; where memory runs out, fewer at once and as many a step.",
         low=1,
         auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
     )
-    lr: float | None = _setting(
+    lr: float | Open = _setting(
         None, "Peak learning rate, more than 0.", above=0, auto="by regime and batch size"
     )
     lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
@@ -233,7 +225,7 @@ class TrainConfig:
         low=0,
         high=0.9,
     )
-    patience: int | None = _setting(
+    patience: int | Open = _setting(
         None,
         "Stop after this many epochs without a better one; 0 never stops.",
         low=0,
@@ -241,21 +233,21 @@ class TrainConfig:
     )
 
     weight_decay: float = _setting(0.05, "AdamW's weight decay.", low=0)
-    layer_decay: float | None = _setting(
+    layer_decay: float | Open = _setting(
         None,
         "Each layer's rate is this times the rate of the layer above it.",
         low=0.1,
         high=1,
         auto="0.9 Swin and convolutional, 0.75 ViT; 1 from random weights",
     )
-    label_smoothing: float | None = _setting(
+    label_smoothing: float | Open = _setting(
         None,
         "Part of the target spread over all classes.",
         low=0,
         high=0.9,
         auto="0.1 for the network, 0 for the head",
     )
-    drop_path: float | None = _setting(
+    drop_path: float | Open = _setting(
         None,
         "Chance to skip the deepest block, falling to 0 at the first.",
         low=0,
@@ -263,7 +255,7 @@ class TrainConfig:
         auto="0.1 where the network trains",
     )
     clip_norm: float = _setting(1.0, "Longest gradient; 0 clips nothing.", low=0)
-    class_weights: ClassWeights | None = _setting(
+    class_weights: ClassWeights | Open = _setting(
         None,
         "How much an image of a small class counts in the loss.",
         auto="sqrt where the largest class is 10 times the smallest",
@@ -315,14 +307,14 @@ class TrainConfig:
         "Compile the network with torch.compile to train it: a minute or more at the start, on a "
         "GPU often faster from then on, on a CPU not.",
     )
-    threads: int | None = _setting(
+    threads: int | Open = _setting(
         None,
         "Threads that compute on the CPU; another number gives other roundings.",
         low=1,
         high=1024,
         auto="as torch chooses",
     )
-    workers: int | None = _setting(
+    workers: int | Open = _setting(
         None, "Threads that read images.", low=0, high=256, auto="one a core"
     )
     strict: bool = _setting(False, "Stop, with exit code 1, at any file that cannot be read.")
@@ -335,134 +327,35 @@ class TrainConfig:
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
-# What may differ when a run is resumed: where things are, and how many threads read.
-MOVABLE = ("data", "val", "weights", "workers", "teacher", "unlabelled")
-SETTINGS = {one.name: one for one in fields(TrainConfig)}
-SETTING_TYPES: dict[str, Any] = get_type_hints(TrainConfig)
-PATHS = ("data", "weights", "val", "out", "teacher", "unlabelled")
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config[None]):
+    """The settings of a training as they were asked for; some may still be open."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A configuration with, for each setting, where it came from and why it is what it is.
-
-    Attributes:
-        config: The values.
-        sources: Where each came from.
-        reasons: Why a value was chosen, for those that were.
-    """
-
-    config: TrainConfig
-    sources: Mapping[str, Source]
-    reasons: Mapping[str, str]
-
-    def choose(self, name: str, value: object, reason: str) -> Settings:
-        """The same with one open setting filled in; a settled one is left exactly as it is."""
-        if self.sources[name] is not Source.DEFAULT:
-            return self
-        return self.replaced(name, value, reason)
-
-    def replaced(self, name: str, value: object, reason: str) -> Settings:
-        """The same with another value, which the user did not ask for."""
-        changes: dict[str, Any] = {name: value}
-        return Settings(
-            replace(self.config, **changes),
-            {**self.sources, name: Source.AUTO},
-            {**self.reasons, name: reason},
-        )
-
-    def is_given(self, name: str) -> bool:
-        """Whether the user said it, by flag or file."""
-        return self.sources[name] in (Source.FLAG, Source.FILE)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What config.json holds: every value by name, then `sources` and `reasons`."""
-        values = {name: getattr(self.config, name) for name in SETTINGS}
-        return {**values, "sources": dict(self.sources), "reasons": dict(self.reasons)}
-
-
-def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
-    """Settings from defaults, overridden by a file, overridden by flags.
-
-    Args:
-        flags: Values by name; those that are None were not given.
-        file: A .json or .toml file of settings; a run's config.json is one.
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(Config[Never]):
+    """The settings of a training, all of them given or chosen.
 
     Raises:
-        ConfigError: Naming everything that is wrong at once.
+        TypeError: If one is still open, which is a defect of the program.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    from_file = read_settings_file(file) if file else {}
-    problems: list[str | OutOfRange] = [*_unknown_names([*given, *from_file])]
-    values: dict[str, Any] = {}
-    for name, value in {**from_file, **given}.items():
-        if name in SETTINGS:
-            try:
-                values[name] = checked = _checked(name, value)
-                if name in PATHS and isinstance(checked, str):
-                    values[name] = expand_home(checked)
-            except OutOfRange as error:
-                problems.append(error)
-    if values.get("weights") == "":  # as in the old scripts: random weights
-        del values["weights"]
-        values.setdefault("pretrained", False)
-        from_file.pop("weights", None)
-        given.pop("weights", None)
-        if "pretrained" not in from_file:
-            given.setdefault("pretrained", False)
-    problems += contradictions(values)
-    if problems:
-        raise _refusal(problems)
-    sources = {
-        name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
-        for name in SETTINGS
-    }
-    return Settings(TrainConfig(**values), sources, {})
+
+    def __post_init__(self) -> None:
+        """Refuse what type checkers cannot see: the table's defaults are those of both types."""
+        still_open = [name for name in ALWAYS_CHOSEN if getattr(self, name) is None]
+        if still_open:
+            raise TypeError(f"settings that nothing has chosen: {', '.join(still_open)}")
 
 
-def _refusal(problems: Sequence[str | OutOfRange]) -> ConfigError:
-    """The error for everything that is wrong with settings."""
-    only = problems[0]
-    if len(problems) == 1 and isinstance(only, OutOfRange):
-        return ConfigError(
-            f"{only.wanted} for {only.name}", found=repr(only.value), hint="swinclf train --help"
-        )
-    found = "; ".join(map(str, problems))
-    return ConfigError("settings to train with", found=found, hint="swinclf train --help")
-
-
-def command_of(settings: Settings) -> str:
-    """The command that asks for the same again: what was given, and nothing that was chosen."""
-    words = ["swinclf", "train", settings.config.data]
-    for name in SETTINGS:
-        if name == "data" or not settings.is_given(name):
-            continue
-        value, flag = getattr(settings.config, name), name.replace("_", "-")
-        if isinstance(value, tuple):
-            words += [word for one in value for word in (f"--{flag}", one)]
-        elif isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
-    return command_line(words)
-
-
-def key_values(words: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE words by key."""
-    pairs = (word.partition("=") for word in words)
-    return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
-
-
-def _unknown_names(names: list[str]) -> list[str]:
-    problems = []
-    for name in names:
-        if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1)
-            problems.append(
-                f"no setting '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
-            )
-    return problems
-
-
-def _checked(name: str, value: object) -> object:
-    return check_value(name, value, SETTING_TYPES[name], SETTINGS[name].metadata)
+# What may differ when a run is resumed: where things are, and how many threads read.
+MOVABLE = ("data", "val", "weights", "workers", "teacher", "unlabelled")
+SETTINGS = {one.name: one for one in fields(Config)}
+_HINTS: dict[str, Any] = get_type_hints(Config)
+ALWAYS_CHOSEN = [
+    name for name, hint in _HINTS.items() if Open in getattr(hint, "__parameters__", ())
+]
+# As they are asked for.
+SETTING_TYPES = {
+    name: hint[None] if name in ALWAYS_CHOSEN else hint for name, hint in _HINTS.items()
+}
+PATHS = ("data", "weights", "val", "out", "teacher", "unlabelled")

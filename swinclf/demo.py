@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from swinclf.api import Classifier, load, train
-from swinclf.config import command_of, gather_settings
 from swinclf.errors import ExportError, RunError
 from swinclf.metrics import Metrics
 from swinclf.reporter import Reporter
 from swinclf.run_folder import next_free_folder
+from swinclf.settings import command_of, gather_settings
 from swinclf.train_options import TrainOptions
 
 DIGIT_PX = 32  # the digits are 8 x 8 px: enlarged, for they are to be seen in a report

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from swinclf.cli import commands  # noqa: F401 - commands register themselves
+from swinclf.cli import commands  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 
 COLUMNS = 80

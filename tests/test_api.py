@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import swinclf
-from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, TrainConfig
+from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
 from swinclf.models.embedded import HEAD, WEIGHTS
 from swinclf.reporter import LoggingReporter
@@ -200,7 +200,7 @@ def test_a_run_has_its_path_metrics_and_settings(run):
     assert (run.path / "model.safetensors").is_file()
     held_out = [row for row in read_rows(run.folder.split) if row["split"] == "val"]
     assert run.metrics.images == len(held_out) > 0
-    assert isinstance(run.config, TrainConfig)
+    assert isinstance(run.config, ResolvedConfig)
     assert run.config.epochs == 2
     assert run.config.lr is not None  # was left open, and is settled
 

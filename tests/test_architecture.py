@@ -31,6 +31,7 @@ LEVELS = [
         "run_folder",
         "setting_values",
         "setting_rules",
+        "settings",
         "train_options",
     },
     {"confidence"},
@@ -295,6 +296,15 @@ def test_only_one_module_writes_the_files_of_users():
                 opens = [mode for mode in modes if re.fullmatch("[rwaxbt+]{1,3}", mode)]
                 writes = [mode for mode in opens if set(mode) & set("wax+")]
                 assert path in WRITERS or not writes, f"{path}: {ast.unparse(node)}"
+
+
+def test_no_function_and_no_file_is_too_long():
+    for path, tree in TREES.items():
+        assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 450, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1  # decorators not counted
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
 PAPERS = [Path("models/swin.py"), Path("models/vit.py"), Path("models/layers.py")]

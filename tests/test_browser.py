@@ -18,6 +18,7 @@ from swinclf.commands.check import check
 from swinclf.data.thumbnails import thumbnail, thumbnails
 from swinclf.data_quality.findings import FindingKind
 from swinclf.reporting.report import write_report
+from swinclf.reporting.report_data import Provenance
 
 pytestmark = pytest.mark.skipif(
     browser.EXECUTABLE is None, reason="needs chromium (Debian: apt-get install chromium)"
@@ -58,15 +59,16 @@ def page(tmp_path_factory):
     path = root / "report.html"
     write_report(
         path,
-        title=NAMES[0],
+        Provenance(
+            title=NAMES[0],
+            data="data",
+            command="swinclf eval",
+            history=[{"epoch": epoch, "train_loss": 1 / epoch, "lr": 0.1} for epoch in (1, 2, 3)],
+        ),
         metrics=metrics,
-        settings={},
-        history=[{"epoch": epoch, "train_loss": 1 / epoch, "lr": 0.1} for epoch in (1, 2, 3)],
         matrix=None,
         skipped=[(name, name) for name in HOSTILE],
         answers=answers,
-        command="swinclf eval",
-        data="data",
         sections=replace(extra, evidence={"tall <b>&amp;.png": picture}),
         thumbnails=lambda files: thumbnails(root, files, workers=0),
     )

@@ -106,6 +106,7 @@ def test_a_graph_of_open_sizes_is_taken(tmp_path):
         ("split", "[1, 2]", "an object"),
         ("split", '{"dataset": "x"}', "a seed and a val_split"),
         ("split", '{"seed": "x", "val_split": 0.2}', "a seed and a val_split"),
+        ("split", '{"content": [1]}', "a list of digests as content"),
         ("versions", '{"torch": 2}', "words by name"),
         ("model_args", '["depth=3"]', "words by name"),
         ("impl", "keras", "'keras' is not a valid Impl"),

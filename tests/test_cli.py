@@ -19,7 +19,7 @@ from typer.main import get_command
 
 import swinclf
 from swinclf import terminal
-from swinclf.cli import commands
+from swinclf.cli import commands, model_commands  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
@@ -542,7 +542,7 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     def fail(_):
         raise ZeroDivisionError("once\nand again")
 
-    monkeypatch.setattr(commands, "find_model", fail)
+    monkeypatch.setattr(model_commands, "find_model", fail)
     done = cli("predict", "x.png")
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -564,7 +564,7 @@ def test_every_ending_has_its_exit_code(cli, monkeypatch, ending, code, said):
     def end(_):
         raise ending
 
-    monkeypatch.setattr(commands, "find_model", end)
+    monkeypatch.setattr(model_commands, "find_model", end)
     done = cli("predict", "x.png")
     assert done.code == code
     assert said in done.err

@@ -122,6 +122,23 @@ def test_a_broken_image_is_listed_and_the_rest_scored(trained, score, tmp_path):
     assert [row["path"] for row in read_rows(folder / "skipped.csv")] == ["red/002.png"]
 
 
+def test_other_images_under_the_same_names_are_another_dataset(trained, score, tmp_path):
+    other = shutil.copytree(trained.data, tmp_path / "other")
+    for number, file in enumerate(sorted(other.rglob("*.png"))):
+        write_image(file, COLOURS[file.parent.name], seed=1000 + number)
+    metrics, rows, _ = score(other, "--run", trained.path)
+    assert metrics["split"] == "all"
+    assert len(rows) == len(list(other.rglob("*.png")))
+
+
+def test_a_moved_dataset_is_recognised_though_an_image_was_edited(trained, score, tmp_path):
+    moved = shutil.copytree(trained.data, tmp_path / "moved")
+    write_image(moved / "red" / "000.png", COLOURS["red"], seed=1000)
+    metrics, rows, _ = score(moved, "--run", trained.path)
+    assert metrics["split"] == "val"
+    assert _paths(rows) == _held_out(trained.path)
+
+
 def test_no_class_in_common_is_an_error(trained, cli, tmp_path):
     data = write_dataset(tmp_path / "others", colours={"cat": (1, 2, 3), "dog": (200, 2, 3)})
     done = cli("eval", data, "--run", trained.path)

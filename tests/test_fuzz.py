@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swinclf.config import SETTINGS, gather_settings
+from swinclf.config import SETTINGS
 from swinclf.files import csv_text, read_csv, to_json, write_csv, write_json
+from swinclf.settings import gather_settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from tortures import fuzz  # noqa: E402

@@ -9,8 +9,8 @@ from conftest import SMALL_FLAGS
 
 import swinclf
 from swinclf.cli.legacy import modernise
-from swinclf.config import gather_settings
 from swinclf.device import choose_hardware
+from swinclf.settings import gather_settings
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from timm.models import save_for_hf
 from torchvision import models
 
 from swinclf.card import ModelCard
-from swinclf.config import Impl, Settings, Source, gather_settings
+from swinclf.config import Impl
 from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.models.build import Architecture, create_network
@@ -36,6 +36,7 @@ from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, Reporter
+from swinclf.settings import Settings, Source, gather_settings
 
 NAME = "vit_tiny_patch16_224"  # .5, bicubic, 0.9
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from swinclf.reporting.report_data import (
     LearningCurve,
     LearningPoint,
     Neighbour,
+    Provenance,
+    ReportedSetting,
     Sections,
     Suspect,
 )
@@ -44,13 +46,6 @@ HOSTILE = (
 )
 VOID = {"meta", "img", "input", "link", "br", "hr", "rect"}
 JPEG = b"\xff\xd8 a small picture"
-
-
-@dataclass
-class Setting:
-    value: object
-    source: str = "auto"
-    reason: str = "because"
 
 
 class Answer(NamedTuple):
@@ -130,18 +125,24 @@ def written(tmp_path):
 
     def write(**changes):
         values = {
-            "title": "a run",
             "metrics": metrics_of(["cat", "dog", "fox"]),
-            "settings": {"epochs": Setting(5), "lr": Setting(1e-4, "flag", None)},
-            "history": [{"epoch": 1, "train_loss": 0.5, "val_loss": None}],
             "matrix": picture,
             "skipped": [("cat/broken.jpg", "truncated")],
             "answers": [Answer("cat/1.jpg", "cat", "dog", 0.987)],
-            "command": "swinclf train data --epochs 5",
-            "data": "data",
         }
+        origin = {
+            "title": "a run",
+            "data": "data",
+            "command": "swinclf train data --epochs 5",
+            "settings": {
+                "epochs": ReportedSetting(5, "auto", "because"),
+                "lr": ReportedSetting(1e-4, "flag", None),
+            },
+            "history": [{"epoch": 1, "train_loss": 0.5, "val_loss": None}],
+        }
+        given = {name: changes.pop(name) for name in origin if name in changes}
         path = tmp_path / "report.html"
-        write_report(path, **values | changes)
+        write_report(path, Provenance(**origin | given), **values | changes)
         return path.read_text(encoding="utf-8")
 
     return write
@@ -227,7 +228,7 @@ def test_hostile_names_are_shown_as_they_are(written):
         written(
             title=names[0],
             metrics=metrics_of(names),
-            settings={name: Setting(name, name, name) for name in names},
+            settings={name: ReportedSetting(name, name, name) for name in names},
             skipped=[(name, name) for name in names],
             answers=[Answer(name, name, names[0], 0.5) for name in names],
             sections=everything(names[1], names[0]),

@@ -241,7 +241,16 @@ def left_in(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.fixture
+def interruptible():
+    """Child processes obey Ctrl-C even where a shell has started the tests in the background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such signals on Windows")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_prediction_leaves_the_file_before_it(far, exported, tmp_path, number, code):
     output = tmp_path / "answers.csv"

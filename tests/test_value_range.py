@@ -16,7 +16,6 @@ from torch import nn
 import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.commands.check import check
-from swinclf.config import gather_settings
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
 from swinclf.data.split import split_position
@@ -26,7 +25,7 @@ from swinclf.errors import ExitCode, Interrupted
 from swinclf.inference.stream import _load
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.ranges import settle_ranges
-from swinclf.pipeline.start import Start
+from swinclf.pipeline.start import ExtractionOptions, Start
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, ranges_from
 from swinclf.reporter import SILENT
 from swinclf.training import loop
@@ -381,10 +380,10 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
 
 def settled(data, notes, *, saved=None, seed=0):
     """The value ranges of a training on a folder."""
-    config = gather_settings({"data": str(data), "seed": seed, "workers": 0}).config
-    start = Start(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "")
+    options = ExtractionOptions("", 0, False, 0.2, seed, False, 0)
+    start = Start(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "", options)
     context = Context(Hardware("cpu", Precision.FP32, ""), notes, StopFlag())
-    return settle_ranges(config, scan_folder(data), start, context, saved).preprocess.ranges
+    return settle_ranges(scan_folder(data), start, context, saved).preprocess.ranges
 
 
 def test_only_training_images_are_measured(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from conftest import Outcome, TrainedRun, write_dataset
 from torch import Tensor, nn
 
-from swinclf.config import Impl, read_settings_file
+from swinclf.config import Impl
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
@@ -26,6 +26,7 @@ from swinclf.models.weights.head import classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
+from swinclf.setting_rules import read_settings_file
 
 State = dict[str, Tensor]
 PUBLISHED = {name.partition(".")[0] for name in timm.list_models(list(FAMILIES), pretrained=True)}

@@ -22,12 +22,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from swinclf.config import SETTINGS, gather_settings
+from swinclf.config import SETTINGS
 from swinclf.data.images import FORMATS, UnreadableImage, decode_image
 from swinclf.errors import SwinclfError
 from swinclf.files import read_csv, read_json
 from swinclf.models.store import read_card
 from swinclf.models.weights.containers import read_state_dict
+from swinclf.settings import gather_settings
 
 NASTY = (b"\x00", b"\xff", b"\x1b[31m", b"\xff\xd9", b"{", b"}", b'"', b"-1", b"1e999", b"NaN")
 WORDS = ("", "nan", "-1", "1e999", "0x10", "auto", "True", "\x00", "../..", "9" * 400, "é", "=1+1")

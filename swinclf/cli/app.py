@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from swinclf.cli import commands, console, program  # noqa: F401 - commands register themselves
+from swinclf.cli import commands, console, program  # noqa: F401 - registers the commands
 from swinclf.cli.legacy import expand_home_in, modernise
 from swinclf.cli.streams import prepare_streams, restart_in_utf8
 from swinclf.device import keep_freed_memory

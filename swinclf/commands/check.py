@@ -153,21 +153,25 @@ def check(
     if output is not None:
         write_json(make_folder(output.parent) / output.name, audit.to_dict())
     if page is not None:
-        from swinclf.data_quality.check_page import (
-            write_page,  # its fonts and templates take a second to load
-        )
-
-        make_folder(page.parent)
-        write_page(
-            page,
-            root=audit.root,
-            images=len(audit.images),
-            classes=len(audit.classes),
-            fit=f"--fit {audit.fit}: {audit.fit_reason}" if audit.fit else "",
-            findings=audit.findings,
-            ranges=ranges,
-        )
+        _write_page(page, audit)
     return audit
+
+
+def _write_page(page: Path, audit: Audit) -> None:
+    from swinclf.data_quality.check_page import (
+        write_page,  # its fonts and templates take a second to load
+    )
+
+    make_folder(page.parent)
+    write_page(
+        page,
+        root=audit.root,
+        images=len(audit.images),
+        classes=len(audit.classes),
+        fit=f"--fit {audit.fit}: {audit.fit_reason}" if audit.fit else "",
+        findings=audit.findings,
+        ranges=audit.ranges,
+    )
 
 
 def _viewer(

@@ -28,7 +28,7 @@ from swinclf.inference.selection import choose_images, home_of, trained_on, with
 from swinclf.inference.stream import answer_all
 from swinclf.metrics import Metrics
 from swinclf.reporter import SILENT, Reporter
-from swinclf.reporting.report_data import Neighbour, Sections
+from swinclf.reporting.report_data import Neighbour, Provenance, Sections
 from swinclf.run_folder import RunFolder, make_folder, next_free_folder, run_beside
 
 if TYPE_CHECKING:
@@ -162,11 +162,11 @@ def evaluate(
     write_results(
         folder,
         scored,
-        title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
-        data=str(root),
-        command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
-        settings={},
-        history=[],
+        Provenance(
+            title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
+            data=str(root),
+            command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
+        ),
         illustrations=Illustrations(
             root,
             workers,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from swinclf.data.walk import walk_images
 from swinclf.files import read_json
 from swinclf.run_folder import RunFolder
 
+SAMPLED = 200  # images by whose content a dataset is recognised under another path
 FROM_RUN = "data_from_run"  # in config.json: the dataset's folder, relative to the run's
 
 
@@ -41,6 +42,21 @@ def recorded_folders(run: RunFolder) -> list[Path]:
         moved = Path(os.path.normpath(run.path.resolve() / from_run))
         found += [moved] if moved not in found else []
     return found
+
+
+def sampled(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
+    """Return about 200 images, at equal distances in the list."""
+    return images[:: max(1, len(images) // SAMPLED)]
+
+
+def content_sample(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> list[str]:
+    """Return the first digits of the content digests of the images that `sampled` selects.
+
+    Args:
+        images: The dataset, in the order of split.csv.
+        digests: The content digest of each, by path.
+    """
+    return [digests[image.path].hex()[:8] for image in sampled(images)]
 
 
 def missing_paths(root: Path, images: Iterable[ImageFile]) -> list[ImageFile]:

@@ -5,8 +5,6 @@ Shapes: N images, D features, R components.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
@@ -34,7 +32,9 @@ def fit_lda(components: Floats, labels: Labels) -> LinearDiscriminantAnalysis:
 
     Source: Fisher 1936; covariances shrunk as in Ledoit & Wolf 2004.
     """
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a class of one image
-        return model.fit(components, labels)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=counts / len(labels))
+    twice = counts[classes] == 1  # of one image scikit-learn warns, which no thread can catch alone
+    return model.fit(
+        np.concatenate([components, components[twice]]), np.concatenate([labels, labels[twice]])
+    )

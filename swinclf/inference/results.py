@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
@@ -17,7 +16,7 @@ from swinclf.preprocess import ValueRange
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 from swinclf.reporting.report import worst_mistakes, write_report
-from swinclf.reporting.report_data import Neighbour, Sections
+from swinclf.reporting.report_data import Neighbour, Provenance, Sections
 
 EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
 EVIDENCE_TOGETHER = 4  # in one look
@@ -45,25 +44,13 @@ class Illustrations:
     neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
 
 
-class ReportedSetting(NamedTuple):
-    """A setting as the report shows it."""
-
-    value: object
-    source: object
-    reason: str | None
-
-
 def write_results(
     folder: Path,
     scored: Scored,
+    provenance: Provenance,
     *,
-    title: str,
-    data: str,
-    command: str,
-    settings: Mapping[str, ReportedSetting],
-    history: Sequence[Mapping[str, Any]],
     illustrations: Illustrations,
-    sections: Sections | None = None,
+    sections: Sections,
     others: Future[None] | None = None,
 ) -> None:
     """Writes predictions, matrix, pictures and report, and last the metrics.
@@ -71,11 +58,7 @@ def write_results(
     Args:
         folder: Where to.
         scored: What to write.
-        title: The report's heading.
-        data: The folder that was scored.
-        command: What to type for the same result.
-        settings: For the report.
-        history: A mapping an epoch; empty where nothing was trained.
+        provenance: Where it comes from.
         illustrations: Makes the report's pictures.
         sections: What else the report shows; evidence and neighbours are added here.
         others: What is written elsewhere at the same time: waited for before the metrics, whose
@@ -90,24 +73,20 @@ def write_results(
     if scored.skipped:
         write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in scored.skipped])
     write_confusion_csv(folder / "confusion_matrix.csv", scored.metrics)
-    if sections and sections.suspects:
+    if sections.suspects:
         write_csv(folder / "suspects.csv", SUSPECT_COLUMNS, map(astuple, sections.suspects))
     matrix = folder / "confusion_matrix.png"
     draw_confusion_matrix(scored.metrics, matrix)
-    if history:
-        draw_curves(history, folder / "curves.png")
+    if provenance.history:
+        draw_curves(provenance.history, folder / "curves.png")
     write_report(
         folder / "report.html",
-        title=title,
+        provenance,
         metrics=scored.metrics,
-        settings=settings,
-        history=history,
+        answers=scored.rows,
         matrix=matrix,
         skipped=[(one.path, one.reason) for one in scored.skipped],
-        answers=scored.rows,
-        command=command,
-        data=data,
-        sections=_illustrated(sections or Sections(), scored, illustrations),
+        sections=_illustrated(sections, scored, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
             files,
@@ -121,7 +100,7 @@ def write_results(
         folder / "metrics.json",
         scored.metrics,
         skipped=len(scored.skipped),
-        teacher=sections.teacher if sections else None,
+        teacher=sections.teacher,
     )
 
 

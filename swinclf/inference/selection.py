@@ -21,7 +21,7 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.data.relocate import recorded_folders
+from swinclf.data.relocate import recorded_folders, sampled
 from swinclf.data.split import hold_out
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
@@ -109,23 +109,29 @@ def choose_images(
 
 
 def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
-    """Whether a folder is what a run was trained on: the same path, or, moved, the same files."""
+    """Whether a folder is what a run was trained on: the same path, or, moved, the same images.
+
+    Two datasets may number their files alike (001.jpg), so the content of a sample has to be equal
+    too, of most of it, since an image may have been edited. Cards of older versions record none.
+    """
     if card.split.get("dataset") == dataset_digest(root):
         return True
-    return all(_sampled_files(run, root))
+    paths = [image.path for image in sampled(read_split(run.split))]
+    if not all((root / path).is_file() for path in paths):
+        return False
+    recorded = card.split.get("content")
+    if recorded is None:
+        return True
+    digests, _ = digest_files(root, paths)
+    found = [digests.get(path, b"").hex()[:8] for path in paths]
+    same: int = sum(now == then for now, then in zip(found, recorded, strict=False))
+    return 2 * same > len(paths)
 
 
 def _are_renamed(run: RunFolder, root: Path) -> bool:
     """Whether most of a run's images are not under the paths that they had."""
-    found = _sampled_files(run, root)
+    found = [(root / image.path).is_file() for image in sampled(read_split(run.split))]
     return sum(found) < len(found) / 2
-
-
-def _sampled_files(run: RunFolder, root: Path) -> list[bool]:
-    """Of some of a run's images, whether each is a file under its path."""
-    listed = [image.path for image in read_split(run.split)]
-    step = max(1, len(listed) // 200)
-    return [(root / path).is_file() for path in listed[::step]]
 
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from swinclf.config import Impl, Settings, key_values
+from swinclf.config import Impl
 from swinclf.models.build import OWN_SHAPES
 from swinclf.models.names import is_native, native_config
 from swinclf.models.vit import ViTConfig
 from swinclf.reporter import Reporter
+from swinclf.settings import Settings, key_values
 
 # Names in a config.json of transformers to this package's.
 _NAMES = {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.config import TrainConfig, gather_settings
 from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.feature_neighbours import MirroredFeatures
 from swinclf.device import StopFlag, choose_hardware, out_of_memory_named, whole_batch
@@ -19,6 +18,7 @@ from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start, build_start, settle_machine
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
+from swinclf.settings import gather_settings
 from swinclf.training.feature_extraction import MIRROR, PLAIN, Looker
 
 
@@ -27,12 +27,10 @@ class Viewer:
     """A network that is to look at images, as a training of its head alone would have it look.
 
     Attributes:
-        config: Settings of that training: what it has kept of the images is used again.
-        start: The network.
+        start: The network, as that training would start: cached features are used again.
         context: Where it runs.
     """
 
-    config: TrainConfig
     start: Start
     context: Context
 
@@ -56,10 +54,10 @@ class Viewer:
             self.start.preprocess,
             Computer(self.start.network, hardware),
             hardware,
-            workers=self.config.workers or 0,
+            workers=self.start.extraction.workers,
             report=self.context.report,
             stop=self.context.stop,
-            known=known_features(self.config, self.start, self.context),
+            known=known_features(self.start, self.context),
         )
         with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
             looker.look(paths, lambda *_: (PLAIN, MIRROR))
@@ -100,9 +98,8 @@ def open_viewer(
     settings = settle_machine(gather_settings(asked), hardware, index.root)
     settings, start = build_start(settings, index.classes, None, report)
     start = replace(start, preprocess=replace(start.preprocess, ranges=ranges))
-    config = settings.config
     report.note(
-        f"{config.model} on {hardware.device} in {hardware.precision} looks for near copies, too "
-        f"(weights '{weights}')"
+        f"{settings.config.model} on {hardware.device} in {hardware.precision} looks for near "
+        f"copies, too (weights '{weights}')"
     )
-    return Viewer(config, start, Context(hardware, report, StopFlag()))
+    return Viewer(start, Context(hardware, report, StopFlag()))

@@ -11,7 +11,7 @@ from swinclf.inference.score import ScoredImage
 from swinclf.pipeline.plan import Plan, Teaching
 from swinclf.reporting.compare import Pair
 from swinclf.reporting.teacher import TeacherScores
-from swinclf.training.distillation import Distillation, DistillationTerms, TeacherFeatures
+from swinclf.training.distillation import Distillation, TeacherFeatures
 from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.teacher_features import CachedFeatures
@@ -21,21 +21,17 @@ STANDARDISED_ON = 20_000  # images: more would tell mean and deviation no better
 
 def objective_of(teaching: Teaching, plan: Plan, device: str) -> Distillation:
     """Return the loss of a distillation, on the device that trains."""
-    config, table = plan.config, teaching.table
-    assert config.teacher_temperature is not None
+    table, terms = teaching.table, teaching.terms
     labelled = [plan.look.digests[one.path] for one in plan.dataset.of(TRAIN)]
     digests = [*labelled, *(teaching.unlabelled.digests if teaching.unlabelled else ())]
     teacher: TeacherFeatures
     if teaching.online is not None:
         teacher = teaching.online
     else:
-        views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
+        views = (PLAIN, MIRROR) if plan.config.mirror else (PLAIN,)
         rows = table.rows([digest + view for view in views for digest in digests])
         teacher = CachedFeatures(table.whole, rows)
     sample = labelled[:: 1 + len(labelled) // STANDARDISED_ON]
-    terms = DistillationTerms(
-        config.teacher_temperature, config.teacher_weight or 0.0, config.teacher_features or 0.0
-    )
     return Distillation(
         teacher,
         teaching.head,

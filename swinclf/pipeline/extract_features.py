@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
 from swinclf.data_quality.quick_check import format_finding, quick_findings, to_report_finding
@@ -29,7 +28,6 @@ from swinclf.training.feature_extraction import (
 
 
 def look_at_images(
-    config: TrainConfig,
     index: FolderIndex,
     start: Start,
     context: Context,
@@ -42,9 +40,8 @@ def look_at_images(
     are then looked at once more.
 
     Args:
-        config: Settings, with what was chosen by machine and network.
         index: The images.
-        start: The network that looks.
+        start: The network, and how images are read.
         context: Where it runs.
         is_resumed: Whether the images are those of a run, each in its split.
 
@@ -52,19 +49,19 @@ def look_at_images(
         DataError: If what can be read cannot be trained on.
         Interrupted: If a signal asked to stop; what is known so far is kept.
     """
-    hardware, stop = context.hardware, context.stop
+    hardware, stop, options = context.hardware, context.stop, start.extraction
     looker = Looker(
         index.root,
         start.preprocess,
         Computer(start.network, hardware) if start.keeps_features else None,
         hardware,
-        workers=config.workers or 0,
+        workers=options.workers,
         report=context.report,
         stop=stop,
-        known=known_features(config, start, context) if config.cache else Known(),
+        known=known_features(start, context),
     )
     views_of = views_by_split(
-        index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
+        index, mirror=options.mirror, val_split=options.val_split, seed=options.seed
     )
     with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
         look = looker.seen
@@ -74,10 +71,10 @@ def look_at_images(
                 Dataset(index.root, index.classes, index.images, index.skipped)
                 if is_resumed
                 else assign_splits(
-                    index, look.digests, look.errors, val_split=config.val_split, seed=config.seed
+                    index, look.digests, look.errors, val_split=options.val_split, seed=options.seed
                 )
             )
-        if not stop and config.mirror:
+        if not stop and options.mirror:
             trained_on = [image.path for image in dataset.of(TRAIN)]
             looker.look(views_missing(look, trained_on), lambda *_: (PLAIN, MIRROR))
         if stop:
@@ -85,14 +82,17 @@ def look_at_images(
     return look, dataset
 
 
-def known_features(config: TrainConfig, start: Start, context: Context) -> Known:
-    """What the user's cache holds for this network."""
+def known_features(start: Start, context: Context) -> Known:
+    """What the user's cache holds for this network; nothing where it is not to be used."""
+    options = start.extraction
+    if not options.is_cached:
+        return Known()
     return open_known(
         start.network if start.keeps_features else None,
-        f"{config.model} {config.model_arg}",
+        options.described,
         start.preprocess,
         context.hardware,
-        limit_bytes=int(config.cache_gib * 1024**3),
+        limit_bytes=options.cache_bytes,
         say=context.report.note,
     )
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 
 from torch.nn import Module
 
 from swinclf.card import ModelCard
-from swinclf.config import SETTINGS, Settings, command_of
+from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
-from swinclf.device import on_one_thread
+from swinclf.device import Hardware, on_one_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
 from swinclf.inference.fit_confidence import Measured, measure_confidence
 from swinclf.inference.nearest_images import most_alike
@@ -25,7 +25,7 @@ from swinclf.inference.predictor import (
     open_predictor,
 )
 from swinclf.inference.reference_features import save_training_sample
-from swinclf.inference.results import Illustrations, ReportedSetting, write_results
+from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
 from swinclf.models.compute import has_linear_head, head_logits
@@ -33,8 +33,16 @@ from swinclf.models.store import save_model
 from swinclf.pipeline.distill import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
-from swinclf.reporting.report_data import Finding, LearningCurve, Sections, Suspect
+from swinclf.reporting.report_data import (
+    Finding,
+    LearningCurve,
+    Provenance,
+    ReportedSetting,
+    Sections,
+    Suspect,
+)
 from swinclf.run_folder import RunFolder
+from swinclf.settings import command_of
 from swinclf.training.defaults import Regime
 
 
@@ -60,8 +68,8 @@ def finish(
     Raises:
         RunError: If a file cannot be written.
     """
-    config, dataset, network, report = plan.config, plan.dataset, plan.start.network, context.report
-    asked, workers = Asked(device=context.hardware.device), config.workers or 0
+    dataset, network, report = plan.dataset, plan.start.network, context.report
+    asked = Asked(device=context.hardware.device)
     card = plan.card(context.hardware)
     kept = _kept_outputs(plan, asked.device)
     hardware = hardware_for(card, asked)
@@ -70,15 +78,12 @@ def finish(
         dataset.root,
         dataset.of(VAL),
         dataset.of(TRAIN),
-        seed=config.seed,
-        workers=workers,
+        seed=plan.config.seed,
+        workers=plan.config.workers,
         report=report,
         kept=kept,
     )
-    # A core each; on one thread around both, for each would undo the setting of the other.
-    with ThreadPoolExecutor(1) as other, on_one_thread():
-        learning = other.submit(_learning, plan, report)
-        suspects = _suspects(plan, report)
+    sections = _sections(plan, measured, faults, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
         saving = writer.submit(_save, run, network, card, measured)
@@ -86,42 +91,62 @@ def finish(
             saving.result()
         scored = _score(plan, run, card, kept, asked, report)
         save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
-        drawer: EvidenceDrawer | None
-        if has_evidence(network):
-            drawer = EvidenceDrawer(network, card, root=dataset.root, hardware=hardware)
-        else:
-            saving.result()
-            drawer = EvidenceDrawer.open(run.model, root=dataset.root, hardware=hardware)
+        illustrations = _illustrations(plan, run, card, measured, hardware, saving)
         taught = teacher_scores(plan, scored.rows)
         if taught is not None:
             report.note(taught.line())
         write_results(
             run.path,
             scored,
-            title=run.path.name,
-            data=str(dataset.root),
-            command=command_of(plan.settings),
-            settings=_reported(plan.settings),
-            history=[asdict(row) for row in history],
-            illustrations=Illustrations(
-                dataset.root,
-                workers,
-                plan.start.preprocess.ranges,
-                drawer.draw if drawer else None,
-                partial(most_alike, measured),
-            ),
-            sections=Sections(
-                calibration=measured.calibration,
-                confidence=measured.confidence,
-                suspects=suspects,
-                learning=learning.result(),
-                audit=faults,
-                is_untrained=not plan.start.trained_weights,
-                teacher=taught,
-            ),
+            _provenance(plan, history, run),
+            illustrations=illustrations,
+            sections=replace(sections, teacher=taught),
             others=saving,
         )
     return scored
+
+
+def _sections(
+    plan: Plan, measured: Measured, faults: Sequence[Finding], report: Reporter
+) -> Sections:
+    """What the report shows besides the scores, as far as it is known before any scoring."""
+    # A core each; on one thread around both, for each would undo the setting of the other.
+    with ThreadPoolExecutor(1) as other, on_one_thread():
+        learning = other.submit(_learning, plan, report)
+        suspects = _suspects(plan, report)
+    return Sections(
+        calibration=measured.calibration,
+        confidence=measured.confidence,
+        suspects=suspects,
+        learning=learning.result(),
+        audit=faults,
+        is_untrained=not plan.start.trained_weights,
+    )
+
+
+def _illustrations(
+    plan: Plan,
+    run: RunFolder,
+    card: ModelCard,
+    measured: Measured,
+    hardware: Hardware,
+    saving: Future[None],
+) -> Illustrations:
+    """What makes the report's pictures: evidence by the network, or by its file once written."""
+    network, root = plan.start.network, plan.dataset.root
+    drawer: EvidenceDrawer | None
+    if has_evidence(network):
+        drawer = EvidenceDrawer(network, card, root=root, hardware=hardware)
+    else:
+        saving.result()
+        drawer = EvidenceDrawer.open(run.model, root=root, hardware=hardware)
+    return Illustrations(
+        root,
+        plan.config.workers,
+        plan.start.preprocess.ranges,
+        drawer.draw if drawer else None,
+        partial(most_alike, measured),
+    )
 
 
 def _save(run: RunFolder, network: Module, card: ModelCard, measured: Measured) -> None:
@@ -153,7 +178,7 @@ def _score(
             dataset.root,
             images,
             split=split,
-            workers=plan.config.workers or 0,
+            workers=plan.config.workers,
             report=report,
         )
     return replace(scored, skipped=[*dataset.skipped, *scored.skipped])
@@ -197,10 +222,18 @@ def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:
     )
 
 
-def _reported(settings: Settings) -> dict[str, ReportedSetting]:
-    return {
-        name: ReportedSetting(
-            getattr(settings.config, name), str(settings.sources[name]), settings.reasons.get(name)
-        )
-        for name in SETTINGS
-    }
+def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Provenance:
+    """Where the scores come from, for the report."""
+    settings = plan.settings
+    return Provenance(
+        title=run.path.name,
+        data=str(plan.dataset.root),
+        command=command_of(settings),
+        settings={
+            name: ReportedSetting(
+                getattr(plan.config, name), str(settings.sources[name]), settings.reasons.get(name)
+            )
+            for name in SETTINGS
+        },
+        history=[asdict(row) for row in history],
+    )

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import Settings, TrainConfig, key_values
+from swinclf.config import ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.data.relocate import content_sample
 from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
@@ -21,7 +22,9 @@ from swinclf.pipeline.preprocessing import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.preprocessing import preprocess_line
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
+from swinclf.settings import Settings, key_values
 from swinclf.training.defaults import Facts, Regime, choose_schedule
+from swinclf.training.distillation import DistillationTerms
 from swinclf.training.feature_extraction import FeatureTable, Look
 from swinclf.training.logistic_regression import fits_all
 from swinclf.training.teacher_features import CompactTable, OnlineFeatures
@@ -58,6 +61,7 @@ class Teaching:
         online: Computes its features of each batch; None where they are cached.
         unlabelled: Images to train on without a label; None for none.
         student: What a frozen student sees in these; None where it is not frozen.
+        terms: How much each part of the loss counts.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Teaching:
     online: OnlineFeatures | None
     unlabelled: UnlabelledImages | None
     student: FeatureTable | None
+    terms: DistillationTerms
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Plan:
     """A training of which all is settled.
 
     Attributes:
-        settings: Every one, given or chosen.
+        settings: Where the value of each setting came from, and why it is what it is.
+        config: The values, each given or chosen.
         start: The network.
         dataset: The images that can be read, each in its split.
         look: What became of every file, and what the network saw in it.
@@ -82,20 +88,15 @@ class Plan:
     """
 
     settings: Settings
+    config: ResolvedConfig
     start: Start
     dataset: Dataset
     look: Look
     teaching: Teaching | None = None
 
-    @property
-    def config(self) -> TrainConfig:
-        """The settings' values."""
-        return self.settings.config
-
     def card(self, hardware: Hardware) -> ModelCard:
         """What the weights are stored with."""
         config = self.config
-        assert config.impl is not None
         return ModelCard(
             model=architecture_name(config.model),
             impl=config.impl,
@@ -107,6 +108,7 @@ class Plan:
                 "seed": config.seed,
                 "val_split": config.val_split,
                 "dataset": dataset_digest(self.dataset.root),
+                "content": content_sample(self.dataset.images, self.look.digests),
             },
             versions=versions(),
         )
@@ -121,20 +123,21 @@ def settle_plan(
         trained_weights=start.trained_weights,
         train_count=len(dataset.rows(TRAIN)) + (len(more.paths) if more is not None else 0),
         class_counts=dataset.counts(TRAIN),
+        img_size=start.preprocess.height,
         is_vit=hasattr(start.network, "pos_embed"),
         is_convolutional=is_convolutional(start.network),
-        is_probe_exact=teaching is None and _is_probe_exact(settings.config, dataset, look),
+        is_probe_exact=teaching is None and _is_probe_exact(start.extraction.mirror, dataset, look),
     )
     settings = choose_schedule(settings, start.regime, facts)
-    return Plan(settings, start, dataset, look, teaching)
+    return Plan(settings, settings.resolved(), start, dataset, look, teaching)
 
 
-def _is_probe_exact(config: TrainConfig, dataset: Dataset, look: Look) -> bool:
+def _is_probe_exact(mirror: bool, dataset: Dataset, look: Look) -> bool:
     """Whether L-BFGS can fit a head on the features of all training images."""
     if look.features is None:
         return False
     width = look.features.gather([]).shape[1]
-    views, classes = 2 if config.mirror else 1, len(dataset.classes)
+    views, classes = 2 if mirror else 1, len(dataset.classes)
     return fits_all(len(dataset.rows(TRAIN)), views=views, width=width, classes=classes)
 
 
@@ -180,7 +183,7 @@ def tell_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         )
     tunes = start.trained_weights and start.regime is not Regime.HEAD
     risky = tunes and not is_convolutional(start.network)
-    if risky and config.lr is not None and config.lr > RISKY_LR:
+    if risky and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy trained weights; 1e-4 is a usual rate")
     if start.regime is Regime.HEAD and not start.trained_weights:
         report.warn("only the head trains, on a network of random weights: expect little of it")

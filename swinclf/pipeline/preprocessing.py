@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from swinclf.config import Settings
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.weights.known_preprocess import KnownPreprocess
 from swinclf.preprocess import Preprocess, read_colours, write_colours
+from swinclf.settings import Settings
 
 COLOURS = ("mean", "std")
 NAMES = (*COLOURS, "interpolation", "crop_pct")

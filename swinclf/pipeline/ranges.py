@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from swinclf.config import TrainConfig
 from swinclf.data.folder import TEST, VAL, FolderIndex
 from swinclf.data.images import content_digest
 from swinclf.data.split import split_position
@@ -17,7 +16,6 @@ from swinclf.preprocess import ranges_from
 
 
 def settle_ranges(
-    config: TrainConfig,
     index: FolderIndex,
     start: Start,
     context: Context,
@@ -26,7 +24,6 @@ def settle_ranges(
     """Return the start with the value ranges of the training images; says them.
 
     Args:
-        config: Settings, for the split.
         index: The images. Held-out ones are not measured.
         start: Of the training.
         context: Where it runs.
@@ -38,14 +35,15 @@ def settle_ranges(
     if saved is not None:
         ranges = ranges_from(saved)
     else:
+        options = start.extraction
 
         def takes(data: bytes) -> bool:
             if index.has_val:
                 return True
-            return split_position(content_digest(data), config.seed) >= config.val_split
+            return split_position(content_digest(data), options.seed) >= options.val_split
 
         files = [index.root / one.path for one in index.images if one.split not in (VAL, TEST)]
-        ranges = measure_ranges(files, workers=config.workers or 0, takes=takes)
+        ranges = measure_ranges(files, workers=options.workers, takes=takes)
     for one in ranges:
         context.report.note(describe_range(one))
     return replace(start, preprocess=replace(start.preprocess, ranges=ranges))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swinclf.config import SETTINGS, Settings, Source, command_of, gather_settings
+from swinclf.config import SETTINGS
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex
 from swinclf.data.relocate import FROM_RUN, path_from_run
@@ -31,6 +31,7 @@ from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import Finding
 from swinclf.run_folder import Claim, RunFolder
+from swinclf.settings import Settings, Source, command_of, gather_settings
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.feature_extraction import Look
 from swinclf.training.logistic_regression import Baseline
@@ -205,10 +206,10 @@ def look_at_run_images(
         Interrupted: If a signal asked to stop.
     """
     origin, index = resumed.saved.origin, resumed.index
-    look, dataset = look_at_images(settings.config, index, start, context, is_resumed=True)
+    look, dataset = look_at_images(index, start, context, is_resumed=True)
     now = images_by_content(settings, index, origin, look)
     if now is not index:
-        look, dataset = look_at_images(settings.config, now, start, context, is_resumed=True)
+        look, dataset = look_at_images(now, start, context, is_resumed=True)
     renamed = renamed_in_words(read_split(run.split), dataset.images)
     others = check_images(origin, dataset, look.digests, look.errors, run)
     record_folder(run, settings)

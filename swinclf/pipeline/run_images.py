@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from swinclf.config import Settings, command_of
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_folder
 from swinclf.data.folder import FolderIndex, ImageFile, SkippedFile
@@ -20,6 +19,7 @@ from swinclf.data.split_file import read_split
 from swinclf.errors import RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings, command_of
 from swinclf.training.feature_extraction import Look
 from swinclf.training.resume_guard import Origin, image_digests
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import Impl, Settings, TrainConfig, key_values
+from swinclf.config import Impl, TrainConfig
 from swinclf.device import Hardware, default_workers, seed_everything, use_threads
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -35,9 +35,33 @@ from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.preprocessing import choose_preprocess
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
+from swinclf.settings import Settings, key_values
 from swinclf.training.checkpoint import Checkpoint
-from swinclf.training.defaults import Regime, choose_mirror, choose_regime
+from swinclf.training.defaults import Regime, choose_drop_path, choose_mirror, choose_regime
 from swinclf.training.resume_guard import check_network, frozen_digest
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How images are read and features extracted, which is before all of a training is settled.
+
+    Attributes:
+        described: Name and arguments of the network, for cached features to be found by.
+        workers: Threads that read images.
+        mirror: Whether mirror images are trained on, too.
+        val_split: Part of each class that is held out, where no val folder says.
+        seed: Of the split.
+        is_cached: Whether features are read from the user's cache folder, and stored there.
+        cache_bytes: Most that the cache takes on disk.
+    """
+
+    described: str
+    workers: int
+    mirror: bool
+    val_split: float
+    seed: int
+    is_cached: bool
+    cache_bytes: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class Start:
         keeps_features: Whether what it sees is worth keeping: only the head trains, or its weights
             are trained ones and here, not still to come out of a checkpoint.
         frozen_digest: Of what never trains; empty where the whole network is in a checkpoint.
+        extraction: How images are read and features extracted.
         loaded: What of the file of `--weights` the network has got; None without one.
     """
 
@@ -61,6 +86,7 @@ class Start:
     trained_weights: bool
     keeps_features: bool
     frozen_digest: str
+    extraction: ExtractionOptions
     loaded: WeightsReport | None = None
 
     @property
@@ -115,40 +141,75 @@ def build_start(
     known = _known_preprocess(weights)
     if weights is None and saved is None and settings.config.pretrained:
         settings = _choose_embedded(settings, report)
-    settings = _choose_model(settings, weights.card if weights else None)
-    if weights is not None and weights.card is None:
-        settings = choose_activation(settings, weights.path, report)
-    for one in known:
-        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
-            settings = settings.choose("img_size", one.img_size, one.reason)
+    settings, impl = _choose_network(settings, weights, known, report)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
-    config = settings.config
-    assert config.impl is not None
-    architecture = Architecture(
-        name=config.model,
-        impl=config.impl,
-        num_classes=len(classes),
-        img_size=config.img_size,
-        drop_path=config.drop_path or 0.0,
-        model_args=key_values(config.model_arg),
-    )
-    network, loaded = _build(config, architecture, weights, is_saved, report)
+    settings, architecture = _choose_architecture(settings, impl, regime, len(classes))
+    network, loaded = _build(settings.config, architecture, weights, is_saved, report)
     if loaded is not None:
         implied = preprocess_of_layout(loaded.layout, network.state_dict())
         known += [] if implied is None else [implied]
     frozen = frozen_digest(network) if regime is Regime.HEAD else ""
     if saved is not None:
         check_network(saved.origin, frozen, saved.path.parent)
-    if config.freeze_stages is not None:
-        freeze_stages(network, config.freeze_stages)  # asks for too many: better known now
+    if settings.config.freeze_stages is not None:  # asks for too many: better known now
+        freeze_stages(network, settings.config.freeze_stages)
     settings, preprocess = choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
-    settings = choose_mirror(settings, classes, tunes_convolutions=tunes_convolutions)
+    settings, extraction = _choose_extraction(settings, classes, tunes_convolutions)
     keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
-    return (
-        settings.choose("workers", default_workers(), "one a core"),
-        Start(network, preprocess, regime, trained_weights, keeps_features, frozen, loaded),
+    return settings, Start(
+        network, preprocess, regime, trained_weights, keeps_features, frozen, extraction, loaded
+    )
+
+
+def _choose_network(
+    settings: Settings,
+    weights: StartingWeights | None,
+    known: Sequence[KnownPreprocess],
+    report: Reporter,
+) -> tuple[Settings, Impl]:
+    """Settle which network it is, for images of which size, and who builds it."""
+    settings, impl = _choose_model(settings, weights.card if weights else None)
+    if weights is not None and weights.card is None:
+        settings = choose_activation(settings, weights.path, report)
+    for one in known:
+        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
+            settings = settings.choose("img_size", one.img_size, one.reason)
+    return settings, impl
+
+
+def _choose_architecture(
+    settings: Settings, impl: Impl, regime: Regime, num_classes: int
+) -> tuple[Settings, Architecture]:
+    """Settle all that the network is built by."""
+    settings, drop_path = choose_drop_path(settings, regime)
+    config = settings.config
+    return settings, Architecture(
+        name=config.model,
+        impl=impl,
+        num_classes=num_classes,
+        img_size=config.img_size,
+        drop_path=drop_path,
+        model_args=key_values(config.model_arg),
+    )
+
+
+def _choose_extraction(
+    settings: Settings, classes: Sequence[str], tunes_convolutions: bool
+) -> tuple[Settings, ExtractionOptions]:
+    """Settle how images are varied and read."""
+    settings, mirror = choose_mirror(settings, classes, tunes_convolutions=tunes_convolutions)
+    settings, workers = settings.choose_value("workers", default_workers(), "one a core")
+    config = settings.config
+    return settings, ExtractionOptions(
+        described=f"{config.model} {config.model_arg}",
+        workers=workers,
+        mirror=mirror,
+        val_split=config.val_split,
+        seed=config.seed,
+        is_cached=config.cache,
+        cache_bytes=int(config.cache_gib * 1024**3),
     )
 
 
@@ -160,9 +221,9 @@ def _build(
     report: Reporter,
 ) -> tuple[nn.Module, WeightsReport | None]:
     """The network with its weights, and what of a file it has got."""
-    if weights:
+    if weights and config.weights:
         network, loaded = load_network(architecture, weights.path)
-        report.note(loaded.line(config.weights or ""))
+        report.note(loaded.line(config.weights))
         return network, loaded
     if config.pretrained and not is_saved:
         return build_pretrained(architecture, report=report), None
@@ -192,7 +253,7 @@ def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
     return settings.choose("model", EMBEDDED, f"{default} cannot be had here")
 
 
-def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:
+def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings, Impl]:
     """Settles which network it is, by the run that weights come from, and who builds it."""
     if card is not None:
         reason = "as the run that --weights names"
@@ -202,7 +263,7 @@ def _choose_model(settings: Settings, card: ModelCard | None) -> Settings:
         arguments = tuple(f"{key}={value}" for key, value in card.model_args.items())
         settings = settings.choose("model_arg", arguments, reason)
     if settings.config.model in OWN_SHAPES:
-        return settings.choose("impl", Impl.NATIVE, "a shape of your own")
+        return settings.choose_value("impl", Impl.NATIVE, "a shape of your own")
     if is_native(settings.config.model):
-        return settings.choose("impl", Impl.NATIVE, "quicker, with the same answers")
-    return settings.choose("impl", Impl.TIMM, "the only one that knows the model")
+        return settings.choose_value("impl", Impl.NATIVE, "quicker, with the same answers")
+    return settings.choose_value("impl", Impl.TIMM, "the only one that knows the model")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.config import Settings, TeacherViews, TrainConfig
+from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
@@ -19,8 +19,9 @@ from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfEr
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
 from swinclf.pipeline.plan import Context, Teaching
-from swinclf.pipeline.start import Start
+from swinclf.pipeline.start import ExtractionOptions, Start
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime, choose_distillation
@@ -126,21 +127,22 @@ def teach(
     if teacher is None:
         return settings, dataset, None
     check_classes(teacher, dataset.classes)
-    settings = choose_distillation(settings, start.regime)
-    config = settings.config
-    listed = _listed(config, resumed)
+    settings, terms, teacher_views = choose_distillation(settings, start.regime)
+    listed = _listed(settings.config.unlabelled, resumed)
     if teacher.classes is None:
         ranges = start.preprocess.ranges
         teacher = replace(teacher, preprocess=replace(teacher.preprocess, ranges=ranges))
     computer = Computer(teacher.network, context.hardware)
-    seen, table = _look_as_teacher(config, teacher, computer, dataset, listed, context)
+    online = teacher_views is TeacherViews.ONLINE
+    seen, table = _look_as_teacher(
+        start.extraction, teacher, computer, dataset, listed, context, is_cached=not online
+    )
     unlabelled, skipped = _unlabelled(listed, dataset, look, seen, context, resumed)
     _check_seen(dataset, look, seen, table)
-    head = _head(teacher, dataset, look, table, config, context)
-    online = config.teacher_views is TeacherViews.ONLINE
+    head = _head(teacher, dataset, look, table, settings.config.seed, context)
     student: Look | None = None
     if unlabelled is not None and start.regime is Regime.HEAD:
-        student = _look_as_student(config, start, unlabelled, context)
+        student = _look_as_student(start, unlabelled, context)
     teaching = Teaching(
         name=teacher.name,
         digest=teacher.digest,
@@ -149,31 +151,33 @@ def teach(
         online=OnlineFeatures(computer, start.preprocess, teacher.preprocess) if online else None,
         unlabelled=unlabelled,
         student=student.features if student else None,
+        terms=terms,
     )
     return settings, replace(dataset, skipped=(*dataset.skipped, *skipped)), teaching
 
 
-def _listed(config: TrainConfig, resumed: RunFolder | None) -> UnlabelledImages | None:
+def _listed(folder: str | None, resumed: RunFolder | None) -> UnlabelledImages | None:
     """The unlabelled images, of a new run without their digests."""
-    if config.unlabelled is None:
+    if folder is None:
         return None
-    root = Path(config.unlabelled)
+    root = Path(folder)
     if resumed is not None:
         return read_unlabelled(resumed.unlabelled, root)
     return UnlabelledImages(root, tuple(scan_unlabelled(root)), ())
 
 
 def _look_as_teacher(
-    config: TrainConfig,
+    options: ExtractionOptions,
     teacher: Teacher,
     computer: Computer,
     dataset: Dataset,
     listed: UnlabelledImages | None,
     context: Context,
+    *,
+    is_cached: bool,
 ) -> tuple[Look, CompactTable]:
     """Computes the teacher's features of every image that is scored or learned from them."""
-    is_cached = config.teacher_views is TeacherViews.CACHED
-    both = (PLAIN, MIRROR) if is_cached and config.mirror else (PLAIN,)
+    both = (PLAIN, MIRROR) if is_cached and options.mirror else (PLAIN,)
     views: dict[str, tuple[bytes, ...]] = {
         one.path: both if one.split == TRAIN else (PLAIN,)
         for one in dataset.images
@@ -187,7 +191,7 @@ def _look_as_teacher(
         teacher.described,
         teacher.preprocess,
         context.hardware,
-        limit_bytes=int(config.cache_gib * 1024**3),
+        limit_bytes=options.cache_bytes,
         say=context.report.note,
         dtype=torch.float16,
     )
@@ -199,10 +203,10 @@ def _look_as_teacher(
             teacher.preprocess,
             computer,
             context.hardware,
-            workers=config.workers or 0,
+            workers=options.workers,
             report=context.report,
             stop=context.stop,
-            known=known if config.cache else Known(),
+            known=known if options.is_cached else Known(),
             table=table,
         ),
         context,
@@ -211,20 +215,19 @@ def _look_as_teacher(
     return seen, table
 
 
-def _look_as_student(
-    config: TrainConfig, start: Start, images: UnlabelledImages, context: Context
-) -> Look:
+def _look_as_student(start: Start, images: UnlabelledImages, context: Context) -> Look:
     """Computes what the frozen student sees in the unlabelled images."""
-    views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
+    options = start.extraction
+    views = (PLAIN, MIRROR) if options.mirror else (PLAIN,)
     looker = Looker(
         images.root,
         start.preprocess,
         Computer(start.network, context.hardware),
         context.hardware,
-        workers=config.workers or 0,
+        workers=options.workers,
         report=context.report,
         stop=context.stop,
-        known=known_features(config, start, context) if config.cache else Known(),
+        known=known_features(start, context),
     )
     task = "features of unlabelled images"
     seen = _looked(images.paths, lambda *_: views, looker, context, task)
@@ -309,7 +312,7 @@ def _head(
     dataset: Dataset,
     look: Look,
     table: CompactTable,
-    config: TrainConfig,
+    seed: int,
     context: Context,
 ) -> nn.Linear:
     """The teacher's head: its own, or a linear probe on its features of the training images."""
@@ -327,9 +330,9 @@ def _head(
         val_features=seen(dataset.of(VAL)),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64),
         batch_size=1,
-        seed=config.seed,
+        seed=seed,
     )
-    fitted = fit_baseline(features, count, PLAIN_LOSS, seed=config.seed, stop=context.stop)
+    fitted = fit_baseline(features, count, PLAIN_LOSS, seed=seed, stop=context.stop)
     right = f", {fitted.accuracy:.1%} of held-out images right" if features.val_count else ""
     report.note(f"teacher: {teacher.name}, with a linear probe as its head{right}")
     probe = fitted.probe

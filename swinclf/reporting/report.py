@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from swinclf import __version__
 from swinclf.files import write_text
@@ -29,7 +29,7 @@ from swinclf.reporting.confusion import Pair, grid_of, pairs_of
 from swinclf.reporting.display_names import printable, shortened
 from swinclf.reporting.embedded_images import Thumbnails, embed
 from swinclf.reporting.html import data_uri, page_template
-from swinclf.reporting.report_data import EXAMPLES, Answer, Sections
+from swinclf.reporting.report_data import EXAMPLES, Answer, Provenance, Sections
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # that are shown with their pictures
@@ -37,22 +37,6 @@ ROOMY_CLASSES = 12  # up to so many, the matrix has room for large cells and lon
 DIAGRAMS_FROM = 10  # images; with fewer, a diagram of confidence would say nothing
 
 Row = TypeVar("Row")
-
-
-class SettingLike(Protocol):
-    """A setting as resolved: its value, where it came from and why."""
-
-    @property
-    def value(self) -> object:
-        """What the run used."""
-
-    @property
-    def source(self) -> object:
-        """Where it came from: default, auto, file or flag."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it was chosen; empty or None where nobody had to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +92,12 @@ def no_thumbnails(paths: Sequence[str]) -> Iterator[bytes | None]:
 
 def write_report(
     path: Path,
+    provenance: Provenance,
     *,
-    title: str,
     metrics: Metrics,
-    settings: Mapping[str, SettingLike],
-    history: Sequence[Mapping[str, Any]],
+    answers: Sequence[Answer],
     matrix: Path | None,
     skipped: Sequence[tuple[str, str]],
-    answers: Sequence[Answer],
-    command: str,
-    data: str,
     sections: Sections | None = None,
     thumbnails: Thumbnails = no_thumbnails,
 ) -> None:
@@ -128,16 +108,12 @@ def write_report(
 
     Args:
         path: The file, replaced if it is there.
-        title: Its heading, such as the run's name.
-        metrics: What was scored.
-        settings: Name -> value, source and reason, in the order to be shown; may be empty.
-        history: A row an epoch with the keys of history.csv; empty where nothing was trained.
+        provenance: What was scored, and how it was trained.
+        metrics: The scores.
+        answers: All answers that `metrics` sums up; may be empty where they were not kept.
         matrix: A PNG file of the whole confusion matrix, embedded where it is too large for a
             grid; None for none.
         skipped: (path, reason) of the files that could not be read.
-        answers: All answers that `metrics` sums up; may be empty where they were not kept.
-        command: What to type for the same result.
-        data: The folder that was scored.
         sections: What else there is to show.
         thumbnails: Makes small JPEGs of images.
 
@@ -146,35 +122,19 @@ def write_report(
     """
     extra = sections or Sections()
     mistakes = worst_mistakes(answers)
-    grid, confused = grid_of(metrics), _confused(metrics)
-    pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
-    is_fine = len(grid.classes) > ROOMY_CLASSES
-    uses = _uses(mistakes, extra, pairs)
-    epochs = [row for row in history if row["epoch"]]  # none of a linear probe
     wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
+    confusion = _confusion(metrics, answers, matrix)
+    uses = _uses(mistakes, extra, confusion["pairs"])
     page = page_template("reporting", "report.html.jinja").render(
+        **confusion,
+        **_training(provenance.history, metrics.split),
         box=svg_charts,
         short_count=short_count,
-        title=title,
+        provenance=provenance,
         metrics=metrics,
-        selection=(SELECTION_NOTE, UNBIASED_NOTE) if epochs and metrics.split == "val" else None,
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         right=metrics.images - wrong_count,
         class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
-        grid=grid,
-        is_fine=is_fine,
-        short_names=[
-            shortened(printable(metrics.classes[index]), 16 if is_fine else 24)
-            for index in grid.classes
-        ],
-        confused=confused,
-        pairs=pairs,
-        linked={(pair.true, pair.predicted) for pair in pairs},
-        settings=settings,
-        curves=svg_charts.curves(epochs) if epochs else [],
-        probe=PROBE_NOTE if history and not epochs else None,
-        epochs=Bounded.of(history, EPOCH_ROWS),
-        matrix=data_uri(matrix.read_bytes(), "png") if matrix and not grid.is_whole else None,
         confidence=_confidence(answers),
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
         skipped=Bounded.of(skipped, SKIPPED_ROWS),
@@ -184,11 +144,39 @@ def write_report(
         extra=extra,
         pictures=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
-        command=command,
-        data=data,
         version=__version__,
     )
     write_text(path, page)
+
+
+def _confusion(metrics: Metrics, answers: Sequence[Answer], matrix: Path | None) -> dict[str, Any]:
+    """The confusion matrix as a grid or a picture, and the images behind its cells."""
+    grid, confused = grid_of(metrics), _confused(metrics)
+    pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
+    is_fine = len(grid.classes) > ROOMY_CLASSES
+    return {
+        "grid": grid,
+        "is_fine": is_fine,
+        "short_names": [
+            shortened(printable(metrics.classes[index]), 16 if is_fine else 24)
+            for index in grid.classes
+        ],
+        "confused": confused,
+        "pairs": pairs,
+        "linked": {(pair.true, pair.predicted) for pair in pairs},
+        "matrix": data_uri(matrix.read_bytes(), "png") if matrix and not grid.is_whole else None,
+    }
+
+
+def _training(history: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """The epochs as curves and as a table, and what was selected by the split that is scored."""
+    epochs = [row for row in history if row["epoch"]]  # none of a linear probe
+    return {
+        "selection": (SELECTION_NOTE, UNBIASED_NOTE) if epochs and split == "val" else None,
+        "curves": svg_charts.curves(epochs) if epochs else [],
+        "probe": PROBE_NOTE if history and not epochs else None,
+        "epochs": Bounded.of(history, EPOCH_ROWS),
+    }
 
 
 def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:

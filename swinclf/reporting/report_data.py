@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.temperature import Calibration
@@ -78,6 +78,39 @@ class Rejection(Protocol):
     @property
     def tells_unknown(self) -> bool:
         """Whether it was seen to answer fewer of the unknown."""
+
+
+class ReportedSetting(NamedTuple):
+    """A setting as resolved.
+
+    Attributes:
+        value: What the run used.
+        source: Where it came from: default, auto, file or flag.
+        reason: Why it was chosen; None where nobody had to choose.
+    """
+
+    value: object
+    source: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where scores come from.
+
+    Attributes:
+        title: The heading, such as the run's name.
+        data: The folder that was scored.
+        command: What to type for the same result.
+        settings: Of the training, by name, in the order to be shown; may be empty.
+        history: A row an epoch with the keys of history.csv; empty where nothing was trained.
+    """
+
+    title: str
+    data: str
+    command: str
+    settings: Mapping[str, ReportedSetting] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

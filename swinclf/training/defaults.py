@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swinclf.config import Augment, ClassWeights, Settings, TeacherViews
+from swinclf.config import Augment, ClassWeights, TeacherViews
 from swinclf.errors import ConfigError
+from swinclf.settings import Settings
+from swinclf.training.distillation import DistillationTerms
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3
@@ -40,6 +42,7 @@ class Facts:
         trained_weights: Whether the network starts from weights that were trained.
         train_count: Training images, with and without a label.
         class_counts: Training images of each class.
+        img_size: Side of the picture that the network sees, px.
         is_vit: Whether the network is a plain ViT and not a Swin.
         is_probe_exact: Whether L-BFGS can fit a head on the features of all training images.
         is_convolutional: Whether it is a convolutional network, neither of them.
@@ -48,27 +51,31 @@ class Facts:
     trained_weights: bool
     train_count: int
     class_counts: Mapping[str, int]
+    img_size: int
     is_vit: bool
     is_convolutional: bool
     is_probe_exact: bool = False
 
 
 def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
-    """Settles what trains, and what has to be known to build the network."""
+    """Settle what trains."""
     if settings.config.freeze_stages is not None:
-        settings, regime = settings.choose("freeze_layers", False, "--freeze-stages"), Regime.PART
-    else:
-        why = "starting from trained weights" if trained_weights else "starting from random weights"
-        settings = settings.choose("freeze_layers", trained_weights, why)
-        regime = Regime.HEAD if settings.config.freeze_layers else Regime.FULL
+        return settings.choose("freeze_layers", False, "--freeze-stages"), Regime.PART
+    why = "starting from trained weights" if trained_weights else "starting from random weights"
+    settings, is_head = settings.choose_value("freeze_layers", trained_weights, why)
+    return settings, Regime.HEAD if is_head else Regime.FULL
+
+
+def choose_drop_path(settings: Settings, regime: Regime) -> tuple[Settings, float]:
+    """Settle the drop path, which has to be known to build the network."""
     if regime is Regime.HEAD:
-        return settings.choose("drop_path", 0.0, "the network does not train"), regime
-    return settings.choose("drop_path", 0.1, "the network trains"), regime
+        return settings.choose_value("drop_path", 0.0, "the network does not train")
+    return settings.choose_value("drop_path", 0.1, "the network trains")
 
 
 def choose_mirror(
     settings: Settings, classes: Sequence[str], *, tunes_convolutions: bool
-) -> Settings:
+) -> tuple[Settings, bool]:
     """Settle mirroring, which is off where a mirror image would be another class, and variation.
 
     Args:
@@ -76,20 +83,29 @@ def choose_mirror(
         classes: Class names.
         tunes_convolutions: Whether a trained convolutional network is fine-tuned: in so few epochs
             stronger variation leaves it worse calibrated, and no more accurate (docs/recipe.md).
+
+    Returns:
+        The settings, and whether mirror images are trained on.
     """
     sided = [name for name in classes if is_sided(name)]
     reason = f"the class name {sided[0]!r} has a side" if sided else "no class name has a side"
-    settings = settings.choose("mirror", not sided, reason)
-    if not settings.config.mirror:
-        why = "rotation could change a class that has a side"
-        return settings.choose("augment", Augment.CROP, why)
-    if tunes_convolutions:
-        return settings.choose("augment", Augment.CROP, "a trained convolutional network")
-    return settings.choose("augment", Augment.TRIVIAL, "mirroring is on")
+    settings, mirror = settings.choose_value("mirror", not sided, reason)
+    if not mirror:
+        augment, why = Augment.CROP, "rotation could change a class that has a side"
+    elif tunes_convolutions:
+        augment, why = Augment.CROP, "a trained convolutional network"
+    else:
+        augment, why = Augment.TRIVIAL, "mirroring is on"
+    return settings.choose("augment", augment, why), mirror
 
 
-def choose_distillation(settings: Settings, regime: Regime) -> Settings:
-    """Settles how a teacher is learned from.
+def choose_distillation(
+    settings: Settings, regime: Regime
+) -> tuple[Settings, DistillationTerms, TeacherViews]:
+    """Settle how a teacher is learned from.
+
+    Returns:
+        The settings, how much each part of the loss counts, and what the teacher sees.
 
     Raises:
         ConfigError: If what was asked for cannot be done where the head alone trains or the network
@@ -114,14 +130,17 @@ def choose_distillation(settings: Settings, regime: Regime) -> Settings:
             hint="--teacher-views cached, or --no-freeze-layers",
         )
     usual = "as in Hinton et al. 2015"
-    settings = settings.choose("teacher_temperature", SOFT_TEMPERATURE, usual)
-    settings = settings.choose("teacher_weight", SOFT_WEIGHT, f"as much as the labels, {usual}")
-    weight, reason = (0.0, why_not) if why_not else (FEATURE_WEIGHT, "the network's features train")
-    settings = settings.choose("teacher_features", weight, reason)
+    settings, temperature = settings.choose_value("teacher_temperature", SOFT_TEMPERATURE, usual)
+    reason = f"as much as the labels, {usual}"
+    settings, weight = settings.choose_value("teacher_weight", SOFT_WEIGHT, reason)
+    usual_features = 0.0 if why_not else FEATURE_WEIGHT
+    reason = why_not or "the network's features train"
+    settings, features = settings.choose_value("teacher_features", usual_features, reason)
     views, reason = TeacherViews.ONLINE, "random crops: the teacher sees each of them"
     if is_head or config.augment is Augment.NONE:
         views, reason = TeacherViews.CACHED, "no random crop is made"
-    return settings.choose("teacher_views", views, reason)
+    settings, views = settings.choose_value("teacher_views", views, reason)
+    return settings, DistillationTerms(temperature, weight, features), views
 
 
 def is_sided(name: str) -> bool:
@@ -142,21 +161,22 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
     settings = _choose_train_size(settings, regime, facts)
     if regime is Regime.HEAD:
         settings = _choose_head_epochs(settings, facts)
-        settings = settings.choose("batch_size", 64, "for the head")
+        settings, batch_size = settings.choose_value("batch_size", 64, "for the head")
         settings = settings.choose("patience", 0, "for the head")
         settings = settings.choose("label_smoothing", 0.0, "for the head")
         settings = settings.choose("layer_decay", 1.0, "the network does not train")
     else:
         epochs = _epochs_for(facts) * (1 if facts.trained_weights else 3)
-        settings = settings.choose("epochs", epochs, f"{facts.train_count:,} training images")
-        size, reason = batch_for(settings.config.device, facts.train_count)
-        settings = settings.choose("batch_size", size, reason)
-        patience = 0 if given_epochs else max(3, (settings.config.epochs or 0) // 3)
+        reason = f"{facts.train_count:,} training images"
+        settings, epochs = settings.choose_value("epochs", epochs, reason)
+        batch_size, reason = batch_for(settings.config.device, facts.train_count)
+        settings, batch_size = settings.choose_value("batch_size", batch_size, reason)
+        patience = 0 if given_epochs else max(3, epochs // 3)
         reason = "--epochs is given" if given_epochs else "a third of the epochs"
         settings = settings.choose("patience", patience, reason)
         settings = settings.choose("label_smoothing", 0.1, "for the network")
         settings = _choose_layer_decay(settings, facts)
-    settings = _choose_lr(settings, regime, facts)
+    settings = _choose_lr(settings, regime, facts, batch_size)
     return _choose_class_weights(settings, facts)
 
 
@@ -224,7 +244,7 @@ def _choose_train_size(settings: Settings, regime: Regime, facts: Facts) -> Sett
     Raises:
         ConfigError: If another size than in prediction is asked of a transformer.
     """
-    size = settings.config.img_size or 224
+    size = facts.img_size
     if facts.is_convolutional:
         if regime is Regime.HEAD:
             return settings.choose("train_size", size, "the network does not train")
@@ -248,13 +268,13 @@ def _choose_layer_decay(settings: Settings, facts: Facts) -> Settings:
     return settings.choose("layer_decay", 0.75 if facts.is_vit else 0.9, kind)
 
 
-def _choose_lr(settings: Settings, regime: Regime, facts: Facts) -> Settings:
+def _choose_lr(settings: Settings, regime: Regime, facts: Facts, batch_size: int) -> Settings:
     """Rates grow with the root of the batch, as suits AdamW (Malladi et al. 2022)."""
     at_64 = HEAD_LR_AT_64
     if regime is not Regime.HEAD:
         tuned = CONVOLUTIONAL_LR_AT_64 if facts.is_convolutional else NETWORK_LR_AT_64
         at_64 = tuned if facts.trained_weights else SCRATCH_LR_AT_64
-    rate = at_64 * ((settings.config.batch_size or 64) / 64) ** 0.5
+    rate = at_64 * (batch_size / 64) ** 0.5
     reason = f"{at_64:g} at batch 64, and by the root of the batch"
     return settings.choose("lr", float(f"{rate:.2g}"), reason)  # as printed, so as recorded
 

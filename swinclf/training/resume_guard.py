@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swinclf.config import MOVABLE, SETTINGS, Settings
+from swinclf.config import MOVABLE, SETTINGS
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import scan_folder
 from swinclf.device import versions
@@ -25,6 +25,7 @@ from swinclf.models.tensorfile import tensors_digest
 from swinclf.preprocess import Preprocess
 from swinclf.reporting.report_data import Finding
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings
 from swinclf.training.linear_probe import linear_classifiers
 
 DIGEST_BYTES = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.config import ClassWeights, TrainConfig
+from swinclf.config import ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.image_cache import ImageCache, image_cache_bytes
@@ -32,7 +32,7 @@ from swinclf.training.optim import build_optimizer
 
 
 def feature_batches(
-    dataset: Dataset, look: Look, config: TrainConfig, device: str
+    dataset: Dataset, look: Look, config: ResolvedConfig, device: str
 ) -> FeatureBatches | None:
     """Kept features as batches.
 
@@ -56,7 +56,7 @@ def feature_batches(
         train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
         val_features=look.plain_features(dataset.of(VAL)).to(device),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
-        batch_size=config.batch_size or 64,
+        batch_size=config.batch_size,
         seed=config.seed,
     )
 
@@ -64,22 +64,21 @@ def feature_batches(
 def image_batches(
     dataset: Dataset,
     preprocess: Preprocess,
-    config: TrainConfig,
+    config: ResolvedConfig,
     device: str,
     on_bad_file: Callable[[Path, str], None],
 ) -> ImageBatches:
     """Image files as batches, varied as the settings say."""
-    assert config.augment is not None
     return ImageBatches(
         train_files=dataset.paths(TRAIN),
         train_targets=dataset.targets(TRAIN),
         val_files=dataset.paths(VAL),
         val_targets=dataset.targets(VAL),
         preprocess=preprocess,
-        augmentation=Augmentation(config.augment, config.min_crop, bool(config.mirror)),
-        batch_size=config.batch_size or 1,
+        augmentation=Augmentation(config.augment, config.min_crop, config.mirror),
+        batch_size=config.batch_size,
         seed=config.seed,
-        workers=config.workers or 0,
+        workers=config.workers,
         device=device,
         on_bad_file=on_bad_file,
         kept=ImageCache(image_cache_bytes() if config.epochs != 1 else 0),
@@ -88,19 +87,19 @@ def image_batches(
 
 
 def head_state(
-    network: nn.Module, batches: FeatureBatches, config: TrainConfig, hardware: Hardware
+    network: nn.Module, batches: FeatureBatches, config: ResolvedConfig, hardware: Hardware
 ) -> TrainState:
     """A fresh linear head to train on features."""
     classes = linear_classifiers(network)[0].out_features
     probe = Probe(batches.train_features.flatten(0, 1), classes).to(hardware.device)
     optimizer = build_optimizer(
-        probe.named_parameters(), lr=config.lr or 0.0, weight_decay=config.weight_decay
+        probe.named_parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     return new_state(probe, optimizer, hardware)
 
 
 def network_state(
-    network: nn.Module, config: TrainConfig, hardware: Hardware, *, trained_weights: bool
+    network: nn.Module, config: ResolvedConfig, hardware: Hardware, *, trained_weights: bool
 ) -> TrainState:
     """The network, or its upper part, to train on images.
 
@@ -121,45 +120,41 @@ def network_state(
         compile_network(network)
     optimizer = build_optimizer(
         network.named_parameters(),
-        lr=config.lr or 0.0,
+        lr=config.lr,
         weight_decay=config.weight_decay,
         layers=layer_numbers(network, coarse=False),
-        layer_decay=config.layer_decay or 1.0,
+        layer_decay=config.layer_decay,
         no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
     )
     state = new_state(network, optimizer, hardware)
-    state.micro_batch = micro_batch_for(
-        hardware.device, config.batch_size or 1, config.train_size or config.img_size or 1
-    )
+    state.micro_batch = micro_batch_for(hardware.device, config.batch_size, config.train_size)
     state.frozen_statistics = trained_weights
     return state
 
 
-def learn_from(state: TrainState, objective: Distillation, config: TrainConfig) -> None:
+def learn_from(state: TrainState, objective: Distillation, config: ResolvedConfig) -> None:
     """Makes a distillation the objective of a training; what it learns trains at the full rate."""
     state.objective = objective
     learned = list(objective.named_parameters())
     if not learned:
         return
-    optimizer = build_optimizer(learned, lr=config.lr or 0.0, weight_decay=config.weight_decay)
+    optimizer = build_optimizer(learned, lr=config.lr, weight_decay=config.weight_decay)
     for group in optimizer.param_groups:
         state.optimizer.add_param_group(group)
 
 
-def schedule_of(config: TrainConfig, dataset: Dataset, device: str) -> Schedule:
+def schedule_of(config: ResolvedConfig, dataset: Dataset, device: str) -> Schedule:
     """The loop's numbers from resolved settings."""
     counts = dataset.counts(TRAIN)
-    weights = class_weights(
-        config.class_weights or ClassWeights.NONE, [counts[name] for name in dataset.classes]
-    )
+    weights = class_weights(config.class_weights, [counts[name] for name in dataset.classes])
     return Schedule(
-        epochs=1 if config.epochs is None else config.epochs,
+        epochs=config.epochs,
         lrf=config.lrf,
         warmup=config.warmup,
         clip_norm=config.clip_norm,
-        label_smoothing=config.label_smoothing or 0.0,
+        label_smoothing=config.label_smoothing,
         class_weights=torch.tensor(weights, device=device) if weights else None,
-        patience=config.patience or 0,
+        patience=config.patience,
     )
 
 

@@ -1,0 +1,97 @@
+"""train and demo: a run is made.
+
+A command is imported when it is called: torch takes seconds to import, and --help should not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from swinclf.cli import console, tables
+from swinclf.cli.options import takes_settings
+from swinclf.cli.streams import write_data
+from swinclf.config import MOVABLE
+from swinclf.errors import ConfigError, ExitCode
+from swinclf.run_folder import RunFolder, find_run
+from swinclf.settings import Settings, gather_settings
+from swinclf.terminal import ConsoleReporter
+
+
+@takes_settings
+def train_command(
+    flags: dict[str, Any],
+    *,
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--resume",
+            help="Go on with this interrupted run; with DATA where its images have moved. "
+            "Default: none.",
+        ),
+    ] = None,
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--config",
+            help="Settings from a .json or .toml file, such as a run's config.json; flags win. "
+            "Default: none.",
+        ),
+    ] = None,
+    num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
+) -> ExitCode:
+    """Train a classifier on a folder of class folders."""
+    from swinclf.commands.train import train
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings, run = _settings_to_train_with(given, config, resume)
+    done = train(settings, report=ConsoleReporter(), resume=run, num_classes=num_classes)
+    write_data(f"{done.folder.path}\n")
+    console.box(
+        *tables.training_box(done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs)
+    )
+    if done.skipped:
+        return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
+    return ExitCode.OK
+
+
+def demo_command(
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for the sample dataset and the run.")
+    ] = Path("swinclf-demo"),
+) -> None:
+    """Run the whole loop on sample data, offline."""
+    from swinclf.demo import demo
+
+    demo(output, report=ConsoleReporter(), say=console.say)
+
+
+def _settings_to_train_with(
+    given: Mapping[str, Any], config: Path | None, resume: Path | None
+) -> tuple[Settings, RunFolder | None]:
+    """The settings of a training; of one that is to be gone on with its own, and its folder."""
+    if resume is None:
+        settings = gather_settings(given, config)
+        if not settings.config.data:
+            raise ConfigError(
+                "a folder of class folders to train on",
+                found="none",
+                hint="swinclf train DATA, or to see how it goes: swinclf demo",
+            )
+        return settings, None
+    from swinclf.pipeline.resume import resume_settings
+
+    hint = f"swinclf train --resume '{resume}'"
+    changed = [name for name in given if name not in MOVABLE]
+    if changed or config is not None:
+        raise ConfigError(
+            "--resume alone (or with DATA, --val, --weights, --workers, --teacher, --unlabelled): "
+            "a run goes on with the settings it began with",
+            found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
+            hint=hint,
+        )
+    run = find_run(resume)
+    return resume_settings(run, {name: given[name] for name in MOVABLE if name in given}), run
