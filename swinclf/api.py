@@ -24,9 +24,9 @@ from swinclf.config import ExportFormat, Impl, gather_settings
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import expand_home
-from swinclf.inference.predictor import Asked, TorchPredictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
 from swinclf.inference.sources import Source, list_sources
-from swinclf.inference.stream import answer_all
+from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.models.create import create_model
 from swinclf.reporter import LoggingReporter, Reporter
@@ -101,8 +101,8 @@ def load(
             found=str(error),
             hint="both left out, for those of the run",
         ) from error
-    asked = Asked(builder, device, number)
-    return Classifier(find_model(Path(run) if run is not None else None), asked)
+    options = InferenceOptions(builder, device, number)
+    return Classifier(find_model(Path(run) if run is not None else None), options)
 
 
 class Classifier:
@@ -116,10 +116,10 @@ class Classifier:
         path: That file.
     """
 
-    def __init__(self, model: Path, asked: Asked) -> None:
+    def __init__(self, model: Path, options: InferenceOptions) -> None:
         self.path = model
-        self._asked = asked
-        self._predictor = open_predictor(model, asked)
+        self._options = options
+        self._predictor = open_predictor(model, options)
         if self._predictor.note:
             warnings.warn(self._predictor.note, stacklevel=3)
 
@@ -208,7 +208,7 @@ class Classifier:
             threshold_for(self._predictor.card.confidence, reject)
         sources = list_sources(inputs)
         return predict_with(
-            self._predictor, sources, top_k=top_k, as_they_come=low_latency, reject=reject
+            self._predictor, sources, top_k=top_k, low_latency=low_latency, reject=reject
         )
 
     def embed(self, images: Source | Iterable[Source]) -> np.ndarray:
@@ -226,7 +226,7 @@ class Classifier:
             RunError: If it is an exported file that gives no features.
         """
         sources, rows = list_sources(images), []
-        answers = answer_all(self._predictor, sources, workers=default_workers())
+        answers = stream_outputs(self._predictor, sources, workers=default_workers())
         for number, (source, answer) in enumerate(answers):
             if answer.error:
                 name = (
@@ -270,13 +270,13 @@ class Classifier:
         folder = _path(data)
         if output is None:
             done = score(self._predictor, self.path, folder, split=split, report=reporter)
-            return done.scored.metrics
+            return done.result.metrics
         return evaluate_model(
             self.path,
             folder,
             split=split,
             output=_path(output),
-            asked=self._asked,
+            options=self._options,
             report=reporter,
         ).metrics
 
@@ -308,7 +308,7 @@ class Classifier:
             _path(output),
             tolerance=tolerance,
             data=_path(data),
-            asked=self._asked,
+            options=self._options,
             report=_reporter(report, verbose),
         )
 

@@ -250,7 +250,7 @@ def give_back_memory() -> None:
         return
 
 
-def whole_batch(device: str) -> int:
+def fixed_batch_size(device: str) -> int:
     """Images that go through a network together wherever two computations have to agree to the bit.
 
     With another number a network rounds otherwise. On a CPU larger ones are no faster.

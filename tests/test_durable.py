@@ -231,7 +231,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
         (finish, "save_samples"),
         (finish, "write_results"),
         (finish, "save_model"),
-        (finish, "save_training_sample"),
+        (finish, "save_reference_features"),
         (train_verb, "mark_latest"),
     ],
 )

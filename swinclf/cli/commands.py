@@ -102,14 +102,14 @@ def eval_command(
 ) -> ExitCode:
     """Score a run on held-out images or another folder."""
     from swinclf.commands.evaluate import evaluate
-    from swinclf.inference.predictor import Asked
+    from swinclf.inference.predictor import InferenceOptions
 
     done = evaluate(
         find_model(run),
         data,
         split=str(split) if split else None,
         output=output,
-        asked=Asked(impl, device, precision),
+        options=InferenceOptions(impl, device, precision),
         reject=reject,
         workers=workers,
         report=ConsoleReporter(),
@@ -159,10 +159,10 @@ def predict_command(
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict
     from swinclf.data.scan_notes import by_extension
-    from swinclf.inference.predictor import Asked, open_predictor
+    from swinclf.inference.predictor import InferenceOptions, open_predictor
 
     model = find_model(run)
-    predictor = open_predictor(model, Asked(impl, device, precision))
+    predictor = open_predictor(model, InferenceOptions(impl, device, precision))
     if predictor.note:
         ConsoleReporter().warn(predictor.note)
     ignored: Counter[str] = Counter()
@@ -177,7 +177,7 @@ def predict_command(
             paths,
             top_k=top_k,
             workers=workers,
-            as_they_come="-" in inputs,
+            low_latency="-" in inputs,
             reject=reject,
         ):
             writer.write(prediction)
@@ -221,7 +221,7 @@ def export_command(
 ) -> None:
     """Write a deployable file, proved equal to the run."""
     from swinclf.commands.export import export
-    from swinclf.inference.predictor import Asked
+    from swinclf.inference.predictor import InferenceOptions
 
     done = export(
         find_model(run),
@@ -229,7 +229,7 @@ def export_command(
         output,
         tolerance=tolerance,
         data=data,
-        asked=Asked(impl, device, precision),
+        options=InferenceOptions(impl, device, precision),
         report=ConsoleReporter(),
     )
     write_data(f"{done.path}\n")

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from swinclf.data.folder import ImageFile
 from swinclf.data_quality.duplicate_groups import same_bytes
 from swinclf.data_quality.findings import Finding, find_class_faults, find_copies
-from swinclf.reporting.report_data import EXAMPLES
-from swinclf.reporting.report_data import Finding as ReportedFinding
+from swinclf.reporting.report_data import EXAMPLES, FindingSummary
 
 
 def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -29,8 +28,8 @@ def in_one_line(finding: Finding) -> str:
     return f"{finding.says}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
 
 
-def for_report(finding: Finding) -> ReportedFinding:
+def for_report(finding: Finding) -> FindingSummary:
     """What a run's report shows of a finding: images where it is about images, else its notes."""
     paths = [path for example in finding.examples for path in example.paths]
     notes = [example.note for example in finding.examples if not example.paths]
-    return ReportedFinding(finding.says, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])
+    return FindingSummary(finding.says, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])

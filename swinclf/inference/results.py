@@ -1,4 +1,4 @@
-"""What a scoring leaves in a folder: numbers for programs, pictures and a page for people."""
+"""The results of a scoring in a folder: tables for programs, plots and a report for people."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any, NamedTuple
 from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
 from swinclf.files import write_csv
-from swinclf.inference.score import Scored
+from swinclf.inference.score import ScoringResult
 from swinclf.preprocess import ValueRange
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 from swinclf.reporting.report import worst_mistakes, write_report
-from swinclf.reporting.report_data import Neighbour, Sections
+from swinclf.reporting.report_data import Neighbour, ReportSections
 
-EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
-EVIDENCE_TOGETHER = 4  # in one look
+MAX_EVIDENCE, MAX_EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the time limit for it
+EVIDENCE_BATCH = 4
 
 SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
 
 @dataclass(frozen=True)
 class Illustrations:
-    """What makes a report's pictures.
+    """The sources of a report's pictures.
 
     Attributes:
         root: The folder that the images' paths are relative to.
         workers: Threads that read images.
-        ranges: Which values of more than 8 bits are black and white.
-        evidence: Paths and their wrong labels -> a JPEG each of what spoke for it, or None where
-            it cannot be had.
-        neighbours: Paths -> the nearest training images of each, as far as they are known.
+        ranges: Value ranges of images with more than 8 bits.
+        evidence: Draws saliency maps: (path, predicted label) pairs -> a JPEG each, or None where
+            there is none.
+        neighbours: Finds the nearest training images of paths, for those with features.
     """
 
     root: Path
@@ -55,7 +55,7 @@ class ReportedSetting(NamedTuple):
 
 def write_results(
     folder: Path,
-    scored: Scored,
+    scored: ScoringResult,
     *,
     title: str,
     data: str,
@@ -63,23 +63,23 @@ def write_results(
     settings: Mapping[str, ReportedSetting],
     history: Sequence[Mapping[str, Any]],
     illustrations: Illustrations,
-    sections: Sections | None = None,
+    sections: ReportSections | None = None,
     others: Future[None] | None = None,
 ) -> None:
-    """Writes predictions, matrix, pictures and report, and last the metrics.
+    """Write predictions, confusion matrix, plots, report and, last, the metrics.
 
     Args:
-        folder: Where to.
-        scored: What to write.
+        folder: The output folder.
+        scored: The results.
         title: The report's heading.
         data: The folder that was scored.
-        command: What to type for the same result.
+        command: The command that reproduces the result.
         settings: For the report.
-        history: A mapping an epoch; empty where nothing was trained.
-        illustrations: Makes the report's pictures.
-        sections: What else the report shows; evidence and neighbours are added here.
-        others: What is written elsewhere at the same time: waited for before the metrics, whose
-            being there says that all of it is.
+        history: A row an epoch; empty where nothing was trained.
+        illustrations: The sources of the report's pictures.
+        sections: Other contents of the report; evidence and neighbours are added here.
+        others: A write that runs at the same time; finished before the metrics are written, as
+            metrics.json marks the folder as complete.
 
     Raises:
         RunError: If the folder cannot be written to.
@@ -104,10 +104,10 @@ def write_results(
         history=history,
         matrix=matrix,
         skipped=[(one.path, one.reason) for one in scored.skipped],
-        answers=scored.rows,
+        rows=scored.rows,
         command=command,
         data=data,
-        sections=_illustrated(sections or Sections(), scored, illustrations),
+        sections=_illustrated(sections or ReportSections(), scored, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
             files,
@@ -125,15 +125,17 @@ def write_results(
     )
 
 
-def _illustrated(sections: Sections, scored: Scored, illustrations: Illustrations) -> Sections:
-    """Adds what can be shown beside the worst mistakes."""
+def _illustrated(
+    sections: ReportSections, scored: ScoringResult, illustrations: Illustrations
+) -> ReportSections:
+    """Return the sections with evidence and neighbours of the worst mistakes."""
     mistakes = worst_mistakes(scored.rows)
     if illustrations.evidence is not None:
         evidence: dict[str, bytes] = {}
         begun = time.monotonic()
-        for few in batched(mistakes[:EVIDENCE_MOST], EVIDENCE_TOGETHER):
-            if time.monotonic() - begun > EVIDENCE_S:
-                break  # a large network on a small machine: the worst mistakes have theirs
+        for few in batched(mistakes[:MAX_EVIDENCE], EVIDENCE_BATCH):
+            if time.monotonic() - begun > MAX_EVIDENCE_S:
+                break  # a large network on a small machine: only the first mistakes get theirs
             drawn = illustrations.evidence([(one.path, one.predicted) for one in few])
             evidence |= {one.path: jpeg for one, jpeg in zip(few, drawn, strict=True) if jpeg}
         sections = replace(sections, evidence=evidence)
@@ -144,5 +146,5 @@ def _illustrated(sections: Sections, scored: Scored, illustrations: Illustration
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """Writes skipped.csv."""
+    """Write skipped.csv."""
     write_csv(path, ["path", "reason"], rows)

@@ -15,25 +15,30 @@ from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import suspect_labels, worth_of_images
 from swinclf.device import on_one_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
-from swinclf.inference.fit_confidence import Measured, measure_confidence
-from swinclf.inference.nearest_images import most_alike
+from swinclf.inference.fit_confidence import ConfidenceFit, fit_confidence
 from swinclf.inference.predictor import (
-    Asked,
+    InferenceOptions,
     Outputs,
     TorchPredictor,
-    hardware_for,
+    choose_model_hardware,
     open_predictor,
 )
-from swinclf.inference.reference_features import save_training_sample
+from swinclf.inference.reference_features import save_reference_features
+from swinclf.inference.report_neighbours import find_held_out_neighbours
 from swinclf.inference.results import Illustrations, ReportedSetting, write_results
 from swinclf.inference.samples import save_samples
-from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
+from swinclf.inference.score import (
+    ScoringResult,
+    score_images,
+    score_outputs,
+    to_image_outputs_in_batches,
+)
 from swinclf.models.compute import has_linear_head, logits_of
 from swinclf.models.store import save_model
 from swinclf.pipeline.distill import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
-from swinclf.reporting.report_data import Finding, LearningCurve, Sections, Suspect
+from swinclf.reporting.report_data import FindingSummary, LearningCurve, ReportSections, Suspect
 from swinclf.run_folder import RunFolder
 from swinclf.training.defaults import Regime
 
@@ -43,8 +48,8 @@ def finish(
     context: Context,
     history: Sequence[EpochRow],
     run: RunFolder,
-    faults: Sequence[Finding],
-) -> Scored:
+    faults: Sequence[FindingSummary],
+) -> ScoringResult:
     """Writes the weights, then scores the file that was written, as any later use will see it.
 
     Args:
@@ -61,11 +66,11 @@ def finish(
         RunError: If a file cannot be written.
     """
     config, dataset, network, report = plan.config, plan.dataset, plan.start.network, context.report
-    asked, workers = Asked(device=context.hardware.device), config.workers or 0
+    options, workers = InferenceOptions(device=context.hardware.device), config.workers or 0
     card = plan.card(context.hardware)
-    kept = _kept_outputs(plan, asked.device)
-    hardware = hardware_for(card, asked)
-    measured = measure_confidence(
+    kept = _kept_outputs(plan, options.device)
+    hardware = choose_model_hardware(card, options)
+    measured = fit_confidence(
         TorchPredictor(network, card, hardware),
         dataset.root,
         dataset.of(VAL),
@@ -73,7 +78,7 @@ def finish(
         seed=config.seed,
         workers=workers,
         report=report,
-        kept=kept,
+        cached_outputs=kept,
     )
     # A core each; on one thread around both, for each would undo the setting of the other.
     with ThreadPoolExecutor(1) as other, on_one_thread():
@@ -84,7 +89,7 @@ def finish(
         saving = writer.submit(_save, run, network, card, measured)
         if kept is None:
             saving.result()
-        scored = _score(plan, run, card, kept, asked, report)
+        scored = _score(plan, run, card, kept, options, report)
         save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
         drawer: EvidenceDrawer | None
         if has_evidence(network):
@@ -108,9 +113,9 @@ def finish(
                 workers,
                 plan.start.preprocess.ranges,
                 drawer.draw if drawer else None,
-                partial(most_alike, measured),
+                partial(find_held_out_neighbours, measured),
             ),
-            sections=Sections(
+            sections=ReportSections(
                 calibration=measured.calibration,
                 confidence=measured.confidence,
                 suspects=suspects,
@@ -124,10 +129,10 @@ def finish(
     return scored
 
 
-def _save(run: RunFolder, network: Module, card: ModelCard, measured: Measured) -> None:
+def _save(run: RunFolder, network: Module, card: ModelCard, measured: ConfidenceFit) -> None:
     """Writes the weights, and what they make of some training images."""
     save_model(run.model, network, card)
-    save_training_sample(run, measured.known)
+    save_reference_features(run, measured.training)
 
 
 def _score(
@@ -135,21 +140,21 @@ def _score(
     run: RunFolder,
     card: ModelCard,
     kept: Callable[[Sequence[ImageFile]], Outputs] | None,
-    asked: Asked,
+    options: InferenceOptions,
     report: Reporter,
-) -> Scored:
+) -> ScoringResult:
     """Scores what was held out, or what was trained on where nothing was."""
     dataset = plan.dataset
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
     if kept is not None:
-        answers = answers_in_whole_batches(kept(images), card.confidence, asked.device)
-        scored = score_answers(
+        answers = to_image_outputs_in_batches(kept(images), card.confidence, options.device)
+        scored = score_outputs(
             card.classes, dataset.root, images, answers, split=split, report=report
         )
     else:
         scored = score_images(
-            open_predictor(run.model, asked),
+            open_predictor(run.model, options),
             dataset.root,
             images,
             split=split,

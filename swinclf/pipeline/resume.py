@@ -29,7 +29,7 @@ from swinclf.pipeline.run_images import (
 )
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
-from swinclf.reporting.report_data import Finding
+from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import Claim, RunFolder
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.feature_extraction import Look
@@ -43,7 +43,7 @@ def begin_run(
     claim: Claim,
     baseline: Baseline | None,
     state: TrainState,
-    faults: Sequence[Finding],
+    faults: Sequence[FindingSummary],
 ) -> Origin:
     """Writes all that is known before training and the state to begin with: now it is a run.
 

@@ -23,7 +23,7 @@ from swinclf.errors import DataError, RunError
 from swinclf.files import digest_of
 from swinclf.models.tensorfile import tensors_digest
 from swinclf.preprocess import Preprocess
-from swinclf.reporting.report_data import Finding
+from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunFolder
 from swinclf.training.linear_probe import linear_classifiers
 
@@ -58,7 +58,7 @@ class Origin:
     files: Mapping[str, str]
     network: str
     images: torch.Tensor
-    faults: Sequence[Finding] = ()
+    faults: Sequence[FindingSummary] = ()
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
     teacher: str = ""
 
@@ -82,7 +82,7 @@ class Origin:
         Raises:
             KeyError, TypeError: If something is missing.
         """
-        faults = [Finding(**fault) for fault in facts.get("faults", ())]
+        faults = [FindingSummary(**fault) for fault in facts.get("faults", ())]
         return cls(images=images, **{**facts, "faults": faults})
 
 
@@ -93,7 +93,7 @@ def origin_of(
     digests: Mapping[str, bytes],
     *,
     network: str,
-    faults: Sequence[Finding],
+    faults: Sequence[FindingSummary],
     preprocess: Preprocess,
     teacher: str = "",
 ) -> Origin:
