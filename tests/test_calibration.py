@@ -1,4 +1,4 @@
-"""Temperatures, thresholds and strangeness on numbers whose truth is known."""
+"""Temperatures, thresholds and out-of-distribution scores on numbers whose truth is known."""
 
 from __future__ import annotations
 

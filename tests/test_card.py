@@ -84,17 +84,17 @@ def test_a_graph_of_open_sizes_is_taken(tmp_path):
         ("classes", '"abc"', "a list of class names"),
         ("classes", "[1, 2, 3]", "a list of class names"),
         ("classes", "[]", "a list of class names"),
-        ("classes", '["a", "b", "a"]', "class names that differ. Received twice: 'a'"),
+        ("classes", '["a", "b", "a"]', "unique class names. Received twice: 'a'"),
         ("classes", "red, green, blue", "'classes': Expecting value"),
         ("classes", '{"0": "a", "1": "b", "2": "c"}', "a list of class names"),
-        ("preprocessing", preprocessing(mean=[0.5, 0.5]), "mean is three numbers"),
-        ("preprocessing", preprocessing(mean=0.5), "mean is three numbers"),
-        ("preprocessing", preprocessing(std=[0.5, 0.0, 0.5]), "std is three numbers above 0"),
+        ("preprocessing", preprocessing(mean=[0.5, 0.5]), "mean must be three numbers"),
+        ("preprocessing", preprocessing(mean=0.5), "mean must be three numbers"),
+        ("preprocessing", preprocessing(std=[0.5, 0.0, 0.5]), "std must be three numbers above 0"),
         ("preprocessing", preprocessing(std=[0.5, float("nan"), 1]), "three finite numbers"),
-        ("preprocessing", preprocessing(height=-32), "height is a whole number from 1"),
-        ("preprocessing", preprocessing(width="32"), "width is a whole number from 1"),
-        ("preprocessing", preprocessing(width=10**9), "width is a whole number from 1"),
-        ("preprocessing", preprocessing(crop_pct=0), "crop_pct is above 0"),
+        ("preprocessing", preprocessing(height=-32), "height must be an integer from 1"),
+        ("preprocessing", preprocessing(width="32"), "width must be an integer from 1"),
+        ("preprocessing", preprocessing(width=10**9), "width must be an integer from 1"),
+        ("preprocessing", preprocessing(crop_pct=0), "crop_pct must be above 0"),
         ("preprocessing", preprocessing(interpolation="cubic"), "'cubic' is not a valid"),
         ("preprocessing", "[1]", "'preprocessing': "),
         ("preprocessing", "{}", "no 'mean' in 'preprocessing'"),
@@ -106,8 +106,8 @@ def test_a_graph_of_open_sizes_is_taken(tmp_path):
         ("split", "[1, 2]", "an object"),
         ("split", '{"dataset": "x"}', "a seed and a val_split"),
         ("split", '{"seed": "x", "val_split": 0.2}', "a seed and a val_split"),
-        ("versions", '{"torch": 2}', "words by name"),
-        ("model_args", '["depth=3"]', "words by name"),
+        ("versions", '{"torch": 2}', "an object of strings"),
+        ("model_args", '["depth=3"]', "an object of strings"),
         ("impl", "keras", "'keras' is not a valid Impl"),
         ("precision", "int4", "'int4' is not a valid Precision"),
         ("model", "", "the name of a network"),
@@ -169,5 +169,5 @@ def test_a_weights_file_whose_card_is_of_another_head(trained, tmp_path):
     sizes = {**known.preprocess.to_dict(), "height": 64, "width": 64}
     with pytest.raises(WeightsError, match="pos_embed"):
         load_model(written(preprocessing=json.dumps(sizes)))
-    with pytest.raises(RunError, match="mean is three numbers"):
+    with pytest.raises(RunError, match="mean must be three numbers"):
         load_model(written(preprocessing=json.dumps({**sizes, "mean": [1]})))

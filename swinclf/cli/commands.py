@@ -28,7 +28,7 @@ from swinclf.cli.streams import standard_input, write_data
 from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import MOVABLE, ExportFormat, Impl, Settings, gather_settings, key_values
 from swinclf.errors import ConfigError, ExitCode
-from swinclf.run_folder import RunFolder, data_folder_of, find_model, find_run
+from swinclf.run_folder import RunFolder, find_data_folder, find_model, find_run
 from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
@@ -384,13 +384,13 @@ def inspect_command(
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show a network's shapes, costs and attention."""
-    from swinclf.commands.inspect import Look, inspect
+    from swinclf.commands.inspect import FigureOptions, inspect
 
     done = inspect(
         subject,
         img_size=img_size,
         model_args=key_values(model_arg or ()),
-        look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
+        figures=FigureOptions(image=image, output=output, weights=weights, pretrained=pretrained),
         report=ConsoleReporter(),
     )
     write_data(tables.inspection_text(done, result_format))
@@ -463,7 +463,7 @@ def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
         if given != "-":
             yield given
             continue
-        base = data_folder_of(model)
+        base = find_data_folder(model)
         yield from read_path_list(standard_input(), base=base, note=console.say)
 
 

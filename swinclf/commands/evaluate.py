@@ -39,7 +39,7 @@ from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.report_data import Neighbour, ReportSections
-from swinclf.run_folder import RunFolder, make_folder, next_free_folder, run_beside
+from swinclf.run_folder import RunFolder, find_enclosing_run, make_folder, next_free_folder
 
 if TYPE_CHECKING:
     from swinclf.explain.saliency_overlay import EvidenceDrawer
@@ -105,7 +105,7 @@ def score(
     """
     if reject is not None:
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
-    run = run_beside(model)
+    run = find_enclosing_run(model)
     root = data or find_training_dataset(model, run)
     index, split = select_images(root, split, run, predictor.card, report)
     for note in index.notes.notes():
@@ -167,7 +167,7 @@ def evaluate(
     result, root = done.result, done.index.root
     workers = default_workers() if workers is None else workers
     drawer = _drawer(model, root, predictor)
-    neighbours = _neighbours(model, run_beside(model), predictor, root, workers, report)
+    neighbours = _neighbours(model, find_enclosing_run(model), predictor, root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     write_results(
         folder,

@@ -30,7 +30,7 @@ class Prediction:
         probability: Of the most likely class, in [0, 1].
         top: The most likely classes with their probabilities, best first.
         error: Why the input could not be read; empty if it could.
-        strangeness: Out-of-distribution score, about 1 for an image like the training images; None
+        ood_score: Out-of-distribution score, about 1 for an image like the training images; None
             from a model without a feature space.
     """
 
@@ -39,7 +39,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
-    strangeness: float | None = None
+    ood_score: float | None = None
 
     def __repr__(self) -> str:
         """Return one line: the label and its probability, or the error; then the path.
@@ -103,7 +103,7 @@ def predict(
             scores = SelectiveScores.from_rows([output.selective_scores])
             if reject is not None and is_rejected(card.confidence, reject, scores)[0]:
                 label = UNKNOWN
-            yield Prediction(path, label, probability, top, strangeness=output.ood_score)
+            yield Prediction(path, label, probability, top, ood_score=output.ood_score)
 
 
 def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from swinclf.config import Settings, TrainConfig
 from swinclf.data.folder import FolderIndex, Skipped, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
-from swinclf.files import check_room
+from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
 from swinclf.pipeline.extract_features import find_faults, look_at_images, refuse_skipped
@@ -33,7 +33,7 @@ from swinclf.pipeline.resume import (
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.pipeline.teacher import find_teacher, teach
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import Claim, RunFolder, claim_new_run, claim_run
+from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
 from swinclf.training.setup import feature_batches
@@ -93,7 +93,7 @@ def train(
         Interrupted: If a signal asked to stop; everything has been saved.
     """
     stop = StopFlag()
-    with stop.listening():
+    with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
         if hardware.note:
             report.warn(hardware.note)
@@ -112,7 +112,7 @@ def train(
             settings, start = build_start(settings, index.classes, saved, report)
             settings, teacher = find_teacher(settings, index.classes, saved, context)
             large = "the weights and what --resume needs"
-            check_room(claim.run.path.parent, start.bytes_on_disk, large)
+            check_free_space(claim.run.path.parent, start.bytes_on_disk, large)
 
             ranges = saved.origin.ranges if saved else None
             start = settle_ranges(settings.config, index, start, context, ranges)
@@ -140,7 +140,7 @@ def train(
             origin = saved.origin if saved else begin_run(plan, claim, baseline, state, faults)
 
             with how_to_go_on(claim.run):
-                with stop.patiently():
+                with stop.deferring_signals():
                     fit_best(plan, context, state, batches, claim.run, origin)
                 scored = finish(plan, context, state.history, claim.run, origin.faults)
                 mark_latest(claim.run.path)
@@ -165,7 +165,7 @@ def _list_images(settings: Settings) -> FolderIndex:
 
 def _claim(
     settings: Settings, index: FolderIndex | None, resume: RunFolder | None
-) -> AbstractContextManager[Claim]:
+) -> AbstractContextManager[RunClaim]:
     """The run's folder, for this process alone."""
     if index is None:
         assert resume is not None

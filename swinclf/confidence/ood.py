@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ class FeatureSpace:
         return space
 
 
-@on_one_thread()
+@one_blas_thread()
 def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
     """Fit a feature space to training features.
 

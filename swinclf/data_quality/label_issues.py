@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
 from swinclf.data_quality.lda import Floats, Labels, fit_discriminant, main_directions
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 
 FOLDS = 5  # classes of fewer images are not judged
 
@@ -41,7 +41,7 @@ def judgeable(targets: Labels) -> npt.NDArray[np.intp]:
     return rows if len(np.unique(targets[rows])) > 1 else rows[:0]
 
 
-@on_one_thread()
+@one_blas_thread()
 def judge_by_features(features: npt.NDArray[np.floating], labels: Labels, *, seed: int) -> Floats:
     """Judges every image by a linear discriminant fitted on four fifths, of which it is none.
 

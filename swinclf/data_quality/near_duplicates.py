@@ -24,7 +24,7 @@ from swinclf.data_quality.hash_search import near_prints
 from swinclf.data_quality.image_stats import Facts
 from swinclf.data_quality.registration import DETAIL_SIDE, Place, detail_agreement
 from swinclf.data_quality.template_match import GLANCE_SIDE, Glance, glance, likely_place
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 from swinclf.reporter import Reporter
 
 # On 4,317 photographs of flowers of 128 px with 30 copies planted (`benchmarks/audit.py find`)
@@ -130,7 +130,7 @@ class _Pictures:
     ) -> list[NearPair]:
         """The candidates that are one picture, each pair once, at its best agreement."""
         found: dict[tuple[int, int], NearPair] = {}
-        with on_one_thread(), report.track("comparing", len(candidates), "pairs") as advance:
+        with one_blas_thread(), report.track("comparing", len(candidates), "pairs") as advance:
             for pair in map_ahead(self._compare, candidates, workers=workers, ahead=64):
                 advance(1)
                 smallest = self._facts.sizes[[pair.first, pair.second]].min()

@@ -26,10 +26,10 @@ from swinclf.files import write_bytes
 from swinclf.reporting.charts import GRID, INK, MUTED
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
-    composed,
     families_for,
-    shortened,
-    spelled_out,
+    shorten,
+    spell_out,
+    to_composed,
 )
 
 Pixels = npt.NDArray[np.uint8]
@@ -176,10 +176,10 @@ def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
         index: Its place in class_indices.json, named where no font can draw it.
         width: Columns it may take.
     """
-    text = shortened(composed(name), width)
+    text = shorten(to_composed(name), width)
     (families,) = families_for([text])
     if families is None:
-        return f"#{index} {shortened(spelled_out(name), width)}", [DEFAULT_FAMILY]
+        return f"#{index} {shorten(spell_out(name), width)}", [DEFAULT_FAMILY]
     return text, list(families)
 
 

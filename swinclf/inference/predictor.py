@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from swinclf.card import ModelCard, check_sizes, disagreement
+from swinclf.card import ModelCard, check_sizes, mismatch_error
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
 from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
+    has_native_bf16,
     import_onnx_extra,
-    multiplies_bf16,
-    out_of_memory_named,
     require_precision,
+    translate_out_of_memory,
 )
 from swinclf.errors import DeviceError, RunError
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches, choose_parallel_batches
@@ -118,7 +118,7 @@ class TorchPredictor:
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        with out_of_memory_named(len(pixels)):
+        with translate_out_of_memory(len(pixels)):
             inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
             logits, features = self._computer.outputs(inputs)
             return Outputs(logits.cpu().numpy(), features.cpu().numpy())
@@ -151,7 +151,7 @@ class OnnxPredictor:
         ) as error:  # ONNX Runtime's exceptions have no common base that it documents
             raise RunError(
                 f"an ONNX file at '{path}'",
-                found=first_line(error),
+                found=first_error_line(error),
                 hint="swinclf export --format onnx",
             ) from error
         self._path = path
@@ -166,7 +166,7 @@ class OnnxPredictor:
         except Exception as error:  # no common base either
             raise RunError(
                 f"the network in '{self._path}' to compute {len(pixels)} images",
-                found=first_line(error),
+                found=first_error_line(error),
                 hint="swinclf export --format onnx",
             ) from error
         return Outputs(logits, features[0] if features else None)
@@ -180,7 +180,7 @@ class OnnxPredictor:
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
         if inputs.keys() != {ONNX_INPUT}:
-            raise disagreement(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
+            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
         shape, kind = inputs[ONNX_INPUT].shape, inputs[ONNX_INPUT].type
         expected = (None, 3, wanted.height, wanted.width)
         fits = len(shape) == 4 and all(
@@ -188,7 +188,7 @@ class OnnxPredictor:
             for side, one in zip(shape, expected, strict=True)
         )
         if kind != "tensor(float)" or not fits:
-            raise disagreement(
+            raise mismatch_error(
                 where,
                 f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
                 f"{tuple(shape)} ({kind})",
@@ -212,7 +212,7 @@ class OnnxPredictor:
         return shape[1] if isinstance(shape[1], int) else None
 
 
-def first_line(error: Exception) -> str:
+def first_error_line(error: Exception) -> str:
     """Return the first line of an exception's text, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -227,11 +227,11 @@ def choose_model_hardware(card: ModelCard, options: InferenceOptions) -> Hardwar
     if precision is Precision.AUTO:
         return choose_hardware(options.device, precision)
     if options.precision is None and precision is not Precision.FP32:
-        able, reason = multiplies_bf16(hardware.device)
+        able, reason = has_native_bf16(hardware.device)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
     require_precision(hardware.device, precision)
-    reason = "as asked" if options.precision else "as the run"
+    reason = "as requested" if options.precision else "as in the run"
     return replace(hardware, precision=precision, reason=reason)
 
 

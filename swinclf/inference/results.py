@@ -55,7 +55,7 @@ class ReportedSetting(NamedTuple):
 
 def write_results(
     folder: Path,
-    scored: ScoringResult,
+    result: ScoringResult,
     *,
     title: str,
     data: str,
@@ -70,7 +70,7 @@ def write_results(
 
     Args:
         folder: The output folder.
-        scored: The results.
+        result: Metrics and predictions.
         title: The report's heading.
         data: The folder that was scored.
         command: The command that reproduces the result.
@@ -85,29 +85,29 @@ def write_results(
         RunError: If the folder cannot be written to.
     """
     write_csv(
-        folder / "predictions.csv", ["path", "label", "predicted", "probability"], scored.rows
+        folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
     )
-    if scored.skipped:
-        write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in scored.skipped])
-    write_confusion_csv(folder / "confusion_matrix.csv", scored.metrics)
+    if result.skipped:
+        write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in result.skipped])
+    write_confusion_csv(folder / "confusion_matrix.csv", result.metrics)
     if sections and sections.suspects:
         write_csv(folder / "suspects.csv", SUSPECT_COLUMNS, map(astuple, sections.suspects))
     matrix = folder / "confusion_matrix.png"
-    draw_confusion_matrix(scored.metrics, matrix)
+    draw_confusion_matrix(result.metrics, matrix)
     if history:
         draw_curves(history, folder / "curves.png")
     write_report(
         folder / "report.html",
         title=title,
-        metrics=scored.metrics,
+        metrics=result.metrics,
         settings=settings,
         history=history,
         matrix=matrix,
-        skipped=[(one.path, one.reason) for one in scored.skipped],
-        rows=scored.rows,
+        skipped=[(one.path, one.reason) for one in result.skipped],
+        rows=result.rows,
         command=command,
         data=data,
-        sections=_illustrated(sections or ReportSections(), scored, illustrations),
+        sections=_add_images(sections or ReportSections(), result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
             files,
@@ -119,17 +119,17 @@ def write_results(
         others.result()
     write_metrics_json(
         folder / "metrics.json",
-        scored.metrics,
-        skipped=len(scored.skipped),
+        result.metrics,
+        skipped=len(result.skipped),
         teacher=sections.teacher if sections else None,
     )
 
 
-def _illustrated(
-    sections: ReportSections, scored: ScoringResult, illustrations: Illustrations
+def _add_images(
+    sections: ReportSections, result: ScoringResult, illustrations: Illustrations
 ) -> ReportSections:
     """Return the sections with evidence and neighbours of the worst mistakes."""
-    mistakes = worst_mistakes(scored.rows)
+    mistakes = worst_mistakes(result.rows)
     if illustrations.evidence is not None:
         evidence: dict[str, bytes] = {}
         begun = time.monotonic()

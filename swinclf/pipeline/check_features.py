@@ -12,7 +12,7 @@ import numpy as np
 from swinclf.config import TrainConfig, gather_settings
 from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.feature_neighbours import Seen
-from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, out_of_memory_named
+from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, translate_out_of_memory
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
 from swinclf.pipeline.plan import Context
@@ -61,7 +61,7 @@ class Viewer:
             stop=self.context.stop,
             known=known_features(self.config, self.start, self.context),
         )
-        with closing(looker), out_of_memory_named(fixed_batch_size(hardware.device)):
+        with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
             looker.look(paths, lambda *_: (PLAIN, MIRROR))
         digests, table = looker.seen.digests, looker.seen.features
         assert table is not None

@@ -9,7 +9,7 @@ from swinclf.config import TrainConfig
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, Skipped
 from swinclf.data_quality.quick_check import for_report, in_one_line, quick_findings
-from swinclf.device import command_line, fixed_batch_size, out_of_memory_named
+from swinclf.device import command_line, fixed_batch_size, translate_out_of_memory
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
@@ -66,7 +66,7 @@ def look_at_images(
     views_of = views_by_split(
         index, mirror=bool(config.mirror), val_split=config.val_split, seed=config.seed
     )
-    with closing(looker), out_of_memory_named(fixed_batch_size(hardware.device)):
+    with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
         look = looker.seen
         looker.look([image.path for image in index.images], views_of)
         if not stop:

@@ -13,7 +13,7 @@ from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, Settings, command_of
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import suspect_labels, worth_of_images
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
 from swinclf.inference.fit_confidence import ConfidenceFit, fit_confidence
 from swinclf.inference.predictor import (
@@ -81,7 +81,7 @@ def finish(
         cached_outputs=kept,
     )
     # A core each; on one thread around both, for each would undo the setting of the other.
-    with ThreadPoolExecutor(1) as other, on_one_thread():
+    with ThreadPoolExecutor(1) as other, one_blas_thread():
         learning = other.submit(_learning, plan, report)
         suspects = _suspects(plan, report)
     card = replace(card, confidence=measured.confidence)

@@ -13,7 +13,7 @@ from swinclf.data.split import held_out_position
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
-from swinclf.preprocess import ranges_from
+from swinclf.preprocess import parse_ranges
 
 
 def settle_ranges(
@@ -36,7 +36,7 @@ def settle_ranges(
         DataError: If the disk is gone.
     """
     if saved is not None:
-        ranges = ranges_from(saved)
+        ranges = parse_ranges(saved)
     else:
 
         def takes(data: bytes) -> bool:

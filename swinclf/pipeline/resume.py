@@ -30,7 +30,7 @@ from swinclf.pipeline.run_images import (
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import FindingSummary
-from swinclf.run_folder import Claim, RunFolder
+from swinclf.run_folder import RunClaim, RunFolder
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.feature_extraction import Look
 from swinclf.training.logistic_regression import Baseline
@@ -40,7 +40,7 @@ from swinclf.training.resume_guard import Origin, check_images, check_settings, 
 
 def begin_run(
     plan: Plan,
-    claim: Claim,
+    claim: RunClaim,
     baseline: Baseline | None,
     state: TrainState,
     faults: Sequence[FindingSummary],

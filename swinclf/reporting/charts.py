@@ -28,11 +28,11 @@ from swinclf.files import write_bytes
 from swinclf.metrics import PROBE_NOTE, Metrics
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
-    composed,
     families_for,
-    printable,
-    shortened,
-    spelled_out,
+    shorten,
+    spell_out,
+    to_composed,
+    to_printable,
 )
 
 INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
@@ -215,12 +215,12 @@ def _class_labels(
         A text with its fonts for each class in `shown`; index -> spelled-out name for each that
         no installed font can draw.
     """
-    texts = {index: shortened(composed(classes[index]), columns) for index in shown}
+    texts = {index: shorten(to_composed(classes[index]), columns) for index in shown}
     seen = list(texts.values())
     labels, key = [], {}
     for (index, text), families in zip(texts.items(), families_for(seen), strict=True):
         if families is None:
-            key[index] = shortened(spelled_out(classes[index]), 2 * columns)
+            key[index] = shorten(spell_out(classes[index]), 2 * columns)
             text, families = f"#{index}", (DEFAULT_FAMILY,)
         elif seen.count(text) > 1:  # names that differ only in the middle
             text = f"{text} #{index}"
@@ -268,7 +268,7 @@ def _write_title(axes: Axes, metrics: Metrics, block: int, *, has_empty_rows: bo
     """Write the title above the matrix, with the accuracy and remarks on unusual cells."""
     low, high = metrics.accuracy_ci95
     lines = [
-        f"Confusion matrix: {printable(metrics.split)}",
+        f"Confusion matrix: {to_printable(metrics.split)}",
         f"{metrics.images:,} images, {100 * metrics.accuracy:.1f} % right "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)",
     ]

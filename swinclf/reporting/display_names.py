@@ -47,13 +47,13 @@ BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 SHAPES_TEXT = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 joins and reorders letters
 
 
-def printable(name: str) -> str:
+def to_printable(name: str) -> str:
     r"""Return a name on one line, in logical order, encodable as UTF-8.
 
     Control characters, line separators, bidirectional overrides and the bytes of a name that is
     not UTF-8 become backslash escapes; everything else is left as it is.
 
-    >>> printable("two\nlines")
+    >>> to_printable("two\nlines")
     'two\\nlines'
     """
     escaped = "".join(map(_escape, name))
@@ -61,9 +61,9 @@ def printable(name: str) -> str:
     return repr(escaped) if is_blank else escaped
 
 
-def composed(name: str) -> str:
-    """Return `printable` in Unicode form NFC: fonts have composed letters, macOS splits them."""
-    return unicodedata.normalize("NFC", printable(name))
+def to_composed(name: str) -> str:
+    """Return `to_printable` in Unicode form NFC: fonts have composed letters, macOS splits them."""
+    return unicodedata.normalize("NFC", to_printable(name))
 
 
 def _escape(char: str) -> str:
@@ -75,13 +75,13 @@ def _escape(char: str) -> str:
     return char
 
 
-def spelled_out(name: str) -> str:
+def spell_out(name: str) -> str:
     """Return a name in characters of the default font, for characters that cannot be drawn.
 
-    >>> spelled_out("🌹 rose 玫瑰")
+    >>> spell_out("🌹 rose 玫瑰")
     '[rose] rose [U+73AB U+7470]'
     """
-    visible = (char for char in composed(name) if not _is_invisible(char))
+    visible = (char for char in to_composed(name) if not _is_invisible(char))
     pieces = []
     for is_known, group in groupby(visible, key=lambda char: _is_drawable(DEFAULT_FAMILY, char)):
         chars = list(group)
@@ -96,14 +96,14 @@ def _describe(char: str) -> str:
     return described.lower() or f"U+{ord(char):04X}"
 
 
-def shortened(name: str, width: int) -> str:
+def shorten(name: str, width: int) -> str:
     """Return a name with an ellipsis in its middle if it is wider than `width`.
 
     Args:
-        name: One line, from `printable`.
+        name: One line, from `to_printable`.
         width: Largest width in columns, at least 3; Chinese, Japanese and Korean letters take two.
 
-    >>> shortened("a_very_long_class_name", 11)
+    >>> shorten("a_very_long_class_name", 11)
     'a_ver…_name'
     """
     if _columns(name) <= width:
@@ -156,7 +156,7 @@ def families_for(names: Sequence[str]) -> list[tuple[str, ...] | None]:
     All names at once: for a character that no font has, every font has to be opened.
 
     Args:
-        names: Each one line, from `printable`.
+        names: Each one line, from `to_printable`.
 
     Returns:
         For each name: families for a text's `fontfamily`, the default one first; None if a

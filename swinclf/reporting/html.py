@@ -11,7 +11,7 @@ from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
-from swinclf.reporting.display_names import printable
+from swinclf.reporting.display_names import to_printable
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -51,7 +51,7 @@ def page_template(folder: str, name: str) -> Template:
 
 def _name(value: object) -> str:
     """Return a text from outside on one line and as valid UTF-8; the page escapes it."""
-    return printable(str(value))
+    return to_printable(str(value))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -26,7 +26,7 @@ from swinclf.metrics import (
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
 from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
-from swinclf.reporting.display_names import printable, shortened
+from swinclf.reporting.display_names import shorten, to_printable
 from swinclf.reporting.embedded_images import Thumbnails, embed
 from swinclf.reporting.html import data_uri, page_template
 from swinclf.reporting.report_data import EXAMPLES, PredictionRow, ReportSections
@@ -164,7 +164,7 @@ def write_report(
         grid=grid,
         is_fine=is_fine,
         short_names=[
-            shortened(printable(metrics.classes[index]), 16 if is_fine else 24)
+            shorten(to_printable(metrics.classes[index]), 16 if is_fine else 24)
             for index in grid.classes
         ],
         confused=confused,
@@ -182,7 +182,7 @@ def write_report(
         suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
         examples=EXAMPLES,
         extra=extra,
-        pictures=embed(uses, thumbnails),
+        thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
         command=command,
         data=data,
@@ -220,7 +220,7 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     """Return the diagrams and tables of confidence; None if there are too few predictions."""
     if len(rows) < MIN_DIAGRAM_IMAGES:
         return None
-    confidence, is_right = svg_charts.confidences(rows)
+    confidence, is_right = svg_charts.collect_confidences(rows)
     bins = svg_charts.reliability_bins(confidence, is_right)
     curve = svg_charts.coverage_curve(confidence, is_right)
     return {

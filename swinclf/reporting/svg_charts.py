@@ -129,11 +129,11 @@ def draw(title: str, summary: str, x: Axis, y: Axis, lines: Iterable[Line]) -> D
         x_label=x.label,
         x_ticks=[Tick(at_x(value), x.write(value)) for value in x.ticks()],
         y_ticks=[Tick(at_y(value), y.write(value)) for value in y.ticks()],
-        lines=[_drawn(line, at_x, at_y) for line in lines],
+        lines=[_to_svg(line, at_x, at_y) for line in lines],
     )
 
 
-def _drawn(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> SvgLine:
+def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> SvgLine:
     """Return a line in SVG coordinates; a long one is thinned out, with its ends."""
     count = len(line.points)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
@@ -324,7 +324,7 @@ def coverage_rows(curve: Sequence[CoveragePoint]) -> list[CoveragePoint]:
     return list(dict.fromkeys(rows))
 
 
-def confidences(
+def collect_confidences(
     rows: Sequence[PredictionRow],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return the confidence of each prediction and whether it is correct, (N,) each."""

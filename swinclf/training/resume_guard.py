@@ -20,7 +20,7 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import scan_folder
 from swinclf.device import versions
 from swinclf.errors import DataError, RunError
-from swinclf.files import digest_of
+from swinclf.files import file_digest
 from swinclf.models.tensorfile import tensors_digest
 from swinclf.preprocess import Preprocess
 from swinclf.reporting.report_data import FindingSummary
@@ -114,7 +114,7 @@ def origin_of(
         settings=settings_facts(settings),
         versions=versions(),
         machine=machine_facts(settings.config.device),
-        files={path.name: digest_of(path) for path in files},
+        files={path.name: file_digest(path) for path in files},
         network=network,
         images=image_digests(dataset, digests),
         faults=faults,
@@ -175,7 +175,7 @@ def check_settings(origin: Origin, settings: Settings, run: RunFolder) -> list[s
     if bad:
         raise _falsified(run.path, f"the settings of '{run.config}' as it was begun with", bad)
     for name, digest in origin.files.items():
-        found = digest_of(run.path / name)
+        found = file_digest(run.path / name)
         if found != digest:
             raise _falsified(
                 run.path,
