@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from swinclf.config import Impl
-from swinclf.device import Hardware, Precision, keep_freed_memory
+from swinclf.device import Hardware, Precision, retain_freed_memory
 from swinclf.models.build import Architecture, build_pretrained
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.depthwise import differentiate_depthwise_in_float32
@@ -109,7 +109,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    keep_freed_memory()
+    retain_freed_memory()
     report = timing.Report("convolutions")
     network = build_pretrained(Architecture("embedded", Impl.TIMM, 5)).eval()
     for px in options.px:

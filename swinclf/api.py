@@ -1,4 +1,4 @@
-"""The Python API: train, load, and a classifier with the commands as methods."""
+"""The Python API: train, load, and a classifier whose methods are the commands."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import expand_home
-from swinclf.inference.predictor import Asked, TorchPredictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
 from swinclf.inference.sources import Source, list_sources
-from swinclf.inference.stream import answer_all
+from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.models.create import create_model
 from swinclf.reporter import LoggingReporter, Reporter
@@ -70,7 +70,7 @@ def train(
         The finished run.
 
     Raises:
-        SwinclfError: If it cannot be done; the text says why, and what to do.
+        SwinclfError: If it fails; the text has the reason and a hint.
     """
     settings = gather_settings({"data": os.fspath(data), **options})
     return train_settings(settings, report=_reporter(report, verbose))
@@ -87,9 +87,9 @@ def load(
 
     Args:
         run: Its path; None for the newest finished run under `runs/`.
-        impl: Who builds the network, `timm` or `native`; None as in the run.
+        impl: Backend that builds the network, `timm` or `native`; None for the run's.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: fp32, bf16, fp16 or auto; None as in the run.
+        precision: fp32, bf16, fp16 or auto; None for the run's.
 
     Raises:
         SwinclfError: If there is none, or it cannot be opened.
@@ -100,10 +100,10 @@ def load(
         raise ConfigError(
             f"impl {' or '.join(Impl)}, precision {' or '.join(Precision)}",
             found=str(error),
-            hint="both left out, for those of the run",
+            hint="omit both to use those of the run",
         ) from error
-    asked = Asked(builder, device, number)
-    return Classifier(find_model(Path(run) if run is not None else None), asked)
+    options = InferenceOptions(builder, device, number)
+    return Classifier(find_model(Path(run) if run is not None else None), options)
 
 
 class Classifier:
@@ -111,16 +111,16 @@ class Classifier:
 
     Args:
         model: A model.safetensors or an exported file.
-        asked: How it is run.
+        options: Device, precision and backend.
 
     Attributes:
         path: That file.
     """
 
-    def __init__(self, model: Path, asked: Asked) -> None:
+    def __init__(self, model: Path, options: InferenceOptions) -> None:
         self.path = model
-        self._asked = asked
-        self._predictor = open_predictor(model, asked)
+        self._options = options
+        self._predictor = open_predictor(model, options)
         if self._predictor.note:
             warnings.warn(self._predictor.note, stacklevel=3)
 
@@ -140,7 +140,7 @@ class Classifier:
         """The network, an `nn.Module` in evaluation mode and float32, on the classifier's device.
 
         It takes preprocessed images (N, 3, H, W) and returns logits (N, K). In bf16 or fp16 the
-        classifier answers from a copy of its weights.
+        classifier predicts with a copy of its weights.
 
         Raises:
             RunError: If the classifier is an exported file.
@@ -150,7 +150,7 @@ class Classifier:
         raise RunError(
             f"a run, whose network is a torch module, at '{self.path}'",
             found="an exported file",
-            hint='swinclf.load("runs/...").model, of the run that it was exported from',
+            hint='swinclf.load("runs/...").model, with the run that it was exported from',
         )
 
     def predict(
@@ -165,16 +165,16 @@ class Classifier:
         Args:
             inputs: Paths, bytes of image files, PIL images or (H, W, 3) uint8 arrays, any number
                 of them, or one of them; or an (N, H, W, 3) array.
-            top_k: Classes to give for each.
-            reject: Fraction of the answers that has to be right, in (0, 1): the label is `unknown`
-                where that asks for it. None answers always.
+            top_k: Classes of each prediction.
+            reject: Target fraction of correct predictions, in (0, 1): predictions that are too
+                uncertain for it get the label `unknown`. None rejects nothing.
 
         Returns:
             One prediction for each input, in order; one that cannot be read has an `error`.
 
         Raises:
-            ConfigError: If `inputs` is no such thing; what is wrong with one of many is its error.
-            RunError: If the model cannot keep that precision, or was not calibrated.
+            ConfigError: If `inputs` is of another type; an invalid input of many has an `error`.
+            RunError: If the model has no threshold for that precision, or was not calibrated.
         """
         return list(self.stream(inputs, top_k=top_k, reject=reject))
 
@@ -189,7 +189,7 @@ class Classifier:
         """Predict the classes of any number of images, one after another, in bounded memory.
 
         Args:
-            inputs: As for `predict`; an endless iterator will do. A few batches are read ahead.
+            inputs: As for `predict`; may be an endless iterator. A few batches are read ahead.
             top_k: As for `predict`.
             reject: As for `predict`.
             low_latency: Do not wait for a full batch: for a source that is slower than the
@@ -199,7 +199,7 @@ class Classifier:
             An iterator over one prediction for each input, in order.
 
         Raises:
-            ConfigError, RunError: As `predict`, at once and not at the first image.
+            ConfigError, RunError: As `predict`, in this call and not at the first image.
         """
         if type(top_k) is not int or top_k < 1:
             raise ConfigError("top_k of at least 1", found=repr(top_k), hint="top_k=5")
@@ -209,11 +209,11 @@ class Classifier:
             threshold_for(self._predictor.card.confidence, reject)
         sources = list_sources(inputs)
         return predict_with(
-            self._predictor, sources, top_k=top_k, as_they_come=low_latency, reject=reject
+            self._predictor, sources, top_k=top_k, low_latency=low_latency, reject=reject
         )
 
     def embed(self, images: Source | Iterable[Source]) -> np.ndarray:
-        """Compute the features of images: what the network's last layer sees.
+        """Compute the features of images: the input of the network's head.
 
         Args:
             images: As `inputs` of `predict`.
@@ -222,23 +222,23 @@ class Classifier:
             (N, D) float32, a row for each image, in order.
 
         Raises:
-            ConfigError: If `images` is no such thing.
+            ConfigError: If `images` is of another type.
             DataError: If one of them cannot be read.
-            RunError: If it is an exported file that gives no features.
+            RunError: If the classifier is an exported file without features.
         """
         sources, rows = list_sources(images), []
-        answers = answer_all(self._predictor, sources, workers=default_workers())
-        for number, (source, answer) in enumerate(answers):
-            if answer.error:
+        outputs = stream_outputs(self._predictor, sources, workers=default_workers())
+        for number, (source, output) in enumerate(outputs):
+            if output.error:
                 name = (
                     os.fspath(source) if isinstance(source, str | PathLike) else f"images[{number}]"
                 )
                 raise DataError(
                     f"an image that can be read: {name}",
-                    found=answer.error,
+                    found=output.error,
                     hint="leave it out; classifier.predict(...) lists all such images",
                 )
-            rows.append(self._features(answer.features))
+            rows.append(self._features(output.features))
         if rows:
             return np.stack(rows)
         preprocess = self._predictor.card.preprocess
@@ -258,26 +258,26 @@ class Classifier:
 
         Args:
             data: A folder of class folders; None for the one the run was trained on.
-            split: Which images; None for the held-out ones of the training's folder, and for all
-                of any other folder.
+            split: The split; None for the held-out images of the training's folder, and for all
+                images of any other folder.
             output: A folder for the report, plots and tables; None writes nothing.
             report: As for `swinclf.train`.
             verbose: As for `swinclf.train`.
 
         Raises:
-            SwinclfError: If it cannot be done.
+            SwinclfError: If it fails.
         """
         reporter = _reporter(report, verbose)
         folder = _path(data)
         if output is None:
             done = score(self._predictor, self.path, folder, split=split, report=reporter)
-            return done.scored.metrics
+            return done.result.metrics
         return evaluate_model(
             self.path,
             folder,
             split=split,
             output=_path(output),
-            asked=self._asked,
+            options=self._options,
             report=reporter,
         ).metrics
 
@@ -300,8 +300,8 @@ class Classifier:
             verbose: As for `swinclf.train`.
 
         Raises:
-            MismatchError: If the answers differ by more than the tolerance.
-            SwinclfError: If it cannot be done.
+            MismatchError: If a probability differs by more than the tolerance.
+            SwinclfError: If it fails.
         """
         return export_model(
             self.path,
@@ -309,15 +309,15 @@ class Classifier:
             _path(output),
             tolerance=tolerance,
             data=_path(data),
-            asked=self._asked,
+            options=self._options,
             report=_reporter(report, verbose),
         )
 
     def _features(self, features: np.ndarray | None) -> np.ndarray:
         if features is None:
             raise RunError(
-                f"a model that gives features at '{self.path}'",
-                found="an exported file with logits alone",
+                f"a model with features at '{self.path}'",
+                found="an exported file with logits only",
                 hint="the run that it was exported from, or export it again: swinclf export",
             )
         return features
@@ -328,9 +328,9 @@ def _path(path: str | PathLike[str] | None) -> Path | None:
 
 
 def _reporter(report: Reporter | None, verbose: bool) -> Reporter:
-    """Return a reporter to the logger and, beyond that, to whoever was asked for."""
+    """Return a reporter that logs and passes everything on to `report` or the console."""
     if report is not None and verbose:
-        raise ConfigError("report or verbose, not both", found="both", hint="verbose=True alone")
+        raise ConfigError("report or verbose, not both", found="both", hint="verbose=True only")
     if verbose:
         from swinclf.terminal import ConsoleReporter
 

@@ -1,8 +1,7 @@
-"""The model card: all that prediction needs besides the weights, stored in the same file.
+"""The model card: everything that prediction needs besides the weights, stored in the same file.
 
-What must agree travels together: class names in the order of the logits, preprocessing and
-weights. The card is kept as strings, which is what the metadata of safetensors and of ONNX files
-holds.
+Class names, preprocessing and weights have to match. The card is stored as strings, as the metadata
+of safetensors and ONNX files requires.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ FORMAT = "swinclf-1"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What stands beside the weights.
+    """The metadata of a model file.
 
     Attributes:
         model: The network's name, ARCH or ARCH.TAG.
-        impl: Who built it.
+        impl: Backend that built the network.
         classes: Class names in the order of the logits.
-        preprocess: How a picture becomes the network's input.
-        model_args: What differs from the shape that the name stands for.
-        precision: What the run was computed in: the default for prediction.
-        confidence: What its probabilities are worth, and when not to answer.
+        preprocess: The preprocessing of the input.
+        model_args: Differences from the architecture of that name.
+        precision: Number format of the run, the default for prediction.
+        confidence: Calibration and rejection parameters.
         split: How images were held out: `seed`, `val_split`, `dataset`, a digest of the folder's
             path, and `content`, the first digits of the content digests of some images.
-        versions: Of everything that can change an answer.
+        versions: Versions of the packages that can change a prediction.
     """
 
     model: str
@@ -50,7 +49,7 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """One string a field; structured ones as JSON in plain ASCII, which carries any name."""
+        """Return a string for each field; structured ones as JSON in ASCII."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -66,21 +65,21 @@ class ModelCard:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelCard:
-        """The inverse of `to_metadata`.
+        """Return the inverse of `to_metadata`.
 
         Args:
-            metadata: What the file holds, other keys allowed.
+            metadata: The file's metadata; other keys are ignored.
             where: The file, for the error.
 
         Raises:
-            RunError: If the file was not written by swinclf, or its card is damaged.
+            RunError: If the file was not written by swinclf, or its card is invalid.
         """
         if metadata.get("format") != FORMAT:
             raise RunError(
                 f"a model of swinclf (format {FORMAT}) in '{where}'",
-                found=f"metadata of {_kind(metadata)}",
+                found=_describe(metadata),
                 hint="a run folder, its model.safetensors or an export; "
-                "to start from foreign weights: swinclf train DATA --weights FILE",
+                "to start from other weights: swinclf train DATA --weights FILE",
             )
         fields = {
             name: _read(key, parse, metadata, where) for name, (key, parse) in _FIELDS.items()
@@ -91,16 +90,16 @@ class ModelCard:
 def check_sizes(
     card: ModelCard, *, where: str, logits: int | None, features: int | None = None
 ) -> None:
-    """Refuse a model file whose card and network do not belong together.
+    """Check that a card and a network have the same numbers of classes and features.
 
     Args:
-        card: Of the file.
+        card: The card.
         where: The file, for the error.
         logits: K of the network; None if unknown.
         features: D of the network; None if unknown.
 
     Raises:
-        RunError: If the card is about another number of classes or of features.
+        RunError: If they differ.
     """
     count, found = len(card.classes), ""
     if logits is not None and logits != count:
@@ -109,16 +108,16 @@ def check_sizes(
     if features is not None and space is not None and len(space.mean) != features:
         found = f"a calibration for {len(space.mean)} features and a network with {features}"
     if found:
-        raise disagreement(where, found)
+        raise mismatch_error(where, found)
 
 
-def disagreement(where: str, found: str) -> RunError:
-    """The error for a model file whose parts do not belong together."""
+def mismatch_error(where: str, found: str) -> RunError:
+    """Return the error for a model file whose card does not match its network."""
     return RunError(
         f"a model card that agrees with the network in '{where}'",
         found=found,
         hint="export the run again, or take the file from its run again; "
-        "the metadata of a model file is not to be edited",
+        "do not edit the metadata of a model file",
     )
 
 
@@ -128,7 +127,6 @@ def _read(
     metadata: Mapping[str, str],
     where: str,
 ) -> Any:
-    """One field of a card."""
     try:
         return parse(metadata[key])
     except KeyError as error:
@@ -138,7 +136,7 @@ def _read(
     except (RecursionError, MemoryError) as error:
         found = f"'{key}': {type(error).__name__}"
     raise RunError(
-        f"a whole model card in '{where}'",
+        f"a complete model card in '{where}'",
         found=found[:300],
         hint="take the file from its run again, or train again",
     )
@@ -150,15 +148,14 @@ def _classes(text: str) -> tuple[str, ...]:
     if not is_list or not names:
         raise ValueError(f"a list of class names. Received: {text[:80]}")
     if doubles := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"class names that differ. Received twice: {doubles[0]!r}")
+        raise ValueError(f"unique class names. Received twice: {doubles[0]!r}")
     return tuple(names)
 
 
-def _words(text: str) -> dict[str, str]:
+def _texts(text: str) -> dict[str, str]:
     values = json.loads(text)
-    is_words = isinstance(values, dict) and all(isinstance(one, str) for one in values.values())
-    if not is_words:
-        raise ValueError(f"words by name. Received: {text[:80]}")
+    if not isinstance(values, dict) or not all(isinstance(one, str) for one in values.values()):
+        raise ValueError(f"an object of strings. Received: {text[:80]}")
     return dict(values)
 
 
@@ -180,26 +177,24 @@ def _split(text: str) -> dict[str, Any]:
 
 def _model(text: str) -> str:
     if not text:
-        raise ValueError("the name of a network. Received: nothing")
+        raise ValueError("the name of a network. Received: an empty text")
     return text
 
 
-_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {  # field -> key and how it is read
+_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {  # field -> key and parser
     "model": ("model", _model),
     "impl": ("impl", Impl),
     "classes": ("classes", _classes),
     "preprocess": ("preprocessing", lambda text: Preprocess.from_dict(json.loads(text))),
-    "model_args": ("model_args", _words),
+    "model_args": ("model_args", _texts),
     "precision": ("precision", Precision),
     "confidence": ("calibration", lambda text: Confidence.from_dict(json.loads(text))),
     "split": ("split", _split),
-    "versions": ("versions", _words),
+    "versions": ("versions", _texts),
 }
 
 
-def _kind(metadata: Mapping[str, str]) -> str:
-    return (
-        f"another program ({', '.join(sorted(metadata)[:5])})"
-        if metadata
-        else "no program: there is none"
-    )
+def _describe(metadata: Mapping[str, str]) -> str:
+    if not metadata:
+        return "no metadata"
+    return f"metadata of another program ({', '.join(sorted(metadata)[:5])})"

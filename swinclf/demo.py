@@ -1,7 +1,7 @@
-"""demo: the whole loop on digits and photographs, offline, through the public API alone.
+"""demo: train, evaluate, predict and export on digits and photographs, offline, by the public API.
 
-The pictures come with packages that are installed anyway: handwritten digits and two photographs
-with scikit-learn, one photograph with matplotlib. NOTICE has their authors and licences.
+The images come with dependencies: handwritten digits and two photographs with scikit-learn, one
+photograph with matplotlib. NOTICE has their authors and licences.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from swinclf.run_folder import next_free_folder
 from swinclf.settings import command_of, gather_settings
 from swinclf.train_options import TrainOptions
 
-DIGIT_PX = 32  # the digits are 8 x 8 px: enlarged, for they are to be seen in a report
+DIGIT_PX = 32  # the digits are 8 x 8 px, enlarged for the report
 DIGITS_PER_CLASS = 60  # of about 180
-NEW_DIGITS = (2, 5, 8)  # the next picture of each is left out of the dataset, to be predicted
+NEW_DIGITS = (2, 5, 8)  # the next image of each is not in the dataset, but predicted
 TILES = {"palace": (8, 5), "flower": (8, 5), "portrait": (5, 8)}  # columns, rows
-TILES_PER_CLASS = 24  # of 40: those of least contrast are sky or background, of any photograph
+TILES_PER_CLASS = 24  # of 40: those of low contrast are sky or background
 SETTINGS: TrainOptions = {
     "model": "embedded",
     "img_size": 96,
-    "crop_pct": 1.0,  # a digit reaches to the edges of its picture
-    "epochs": 20,  # the linear probe before them does most of it
+    "crop_pct": 1.0,  # a digit reaches the edges of its image
+    "epochs": 20,  # most of the accuracy comes from the linear probe before them
 }
 
 
 def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
-    """Make a dataset, train, evaluate, predict and export, and say what was done.
+    """Create a dataset, train, evaluate, predict and export, and explain each step.
 
     Args:
         parent: Folder for the dataset and the run.
-        report: Told of progress.
+        report: Receives progress.
         say: Prints a line.
 
     Raises:
-        SwinclfError: If it cannot be done.
+        SwinclfError: If it fails.
     """
     data, new = write_samples(parent)
     _say_data(data, say)
     say("")
-    say("2. Training: the network that comes with this package has learned from photographs and")
-    say("   stays as it is; a linear classifier on its features is trained. The command is")
+    say("2. Training: the network that comes with this package is pretrained on photographs and")
+    say("   frozen; a linear classifier on its features is trained. The command is")
     options: TrainOptions = {"out": str(parent / "runs"), **SETTINGS}
     say(f"   {command_of(gather_settings({'data': str(data), **options}))}")
     run = train(data, report=report, **options)
@@ -62,9 +62,9 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("")
     say("4. Predicted pictures that are not in the dataset, as `swinclf predict` does (a name says")
     say("   what a picture shows):")
-    for answer in classifier.predict(sorted(new.iterdir())):
-        say(f"   {answer.path}: {answer.label} ({answer.probability:.1%})")
-    say("   (The photographs are whole here. The dataset has tiles of the same three.)")
+    for prediction in classifier.predict(sorted(new.iterdir())):
+        say(f"   {prediction.path}: {prediction.label} ({prediction.probability:.1%})")
+    say("   (These are the whole photographs. The dataset has tiles of the same three.)")
     say("")
     _export(classifier, folder / "model.onnx", say)
     say("")
@@ -88,10 +88,10 @@ def accuracy_text(metrics: Metrics) -> str:
 
 
 def write_samples(parent: Path) -> tuple[Path, Path]:
-    """Write a dataset of digits and tiles of photographs, and a few pictures to predict.
+    """Write a dataset of digits and tiles of photographs, and a few images to predict.
 
     Args:
-        parent: Gets the folder `pictures`, with 13 class folders, and the folder `new`.
+        parent: Parent of the folder `pictures`, with 13 class folders, and of the folder `new`.
 
     Returns:
         Both folders, the dataset first.
@@ -106,7 +106,7 @@ def write_samples(parent: Path) -> tuple[Path, Path]:
             picture.save(path, quality=92)
     except OSError as error:
         raise RunError(
-            f"to write the sample pictures into '{parent}'",
+            f"to write the sample images into '{parent}'",
             found=str(error),
             hint="swinclf demo --output DIR",
         ) from error
@@ -114,7 +114,7 @@ def write_samples(parent: Path) -> tuple[Path, Path]:
 
 
 def _digits(data: Path, new: Path) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield the first digits of each class, and the next one of some: where to, and what."""
+    """Yield paths and images of the first digits of each class, and of the next one of some."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -131,7 +131,7 @@ def _digits(data: Path, new: Path) -> Iterator[tuple[Path, Image.Image]]:
 
 
 def _photographs(data: Path, new: Path) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield the tiles of most contrast of each photograph, and the whole photograph."""
+    """Yield paths and images of each photograph's tiles of high contrast, and of the whole."""
     from matplotlib.cbook import get_sample_data
     from sklearn.datasets import load_sample_image
 
@@ -155,21 +155,21 @@ def _photographs(data: Path, new: Path) -> Iterator[tuple[Path, Image.Image]]:
 
 
 def _say_data(data: Path, say: Callable[[str], None]) -> None:
-    """Say what the dataset is, and what it is not."""
+    """Describe the dataset and its limits."""
     tiles = TILES_PER_CLASS * len(TILES)
     say(f"1. Wrote a dataset, one folder for each class: {data}")
     say(f"   0 to 9: {DIGITS_PER_CLASS} handwritten digits each, 8 x 8 px, from scikit-learn")
     say(f"   {', '.join(TILES)}: {tiles} tiles cut from three photographs that come with")
     say("   scikit-learn and matplotlib. They are easy: tiles of the same photographs are")
-    say("   trained on. That a digit is read correctly says more.")
+    say("   trained on. The accuracy on the digits is more meaningful.")
 
 
 def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> None:
-    """Export to ONNX where the extra is installed, and say how much the outputs differ."""
+    """Export to ONNX if the extra is installed, and print how much the outputs differ."""
     try:
         export = classifier.export(path)
     except ExportError as error:
-        say(f"5. No export to ONNX: {error.found}. To have it: {error.hint}")
+        say(f"5. No export to ONNX: {error.found}. To enable it: {error.hint}")
     else:
         parity = export.parity
         say(f"5. Exported to {path}. On {parity.images} pictures its probabilities differ")

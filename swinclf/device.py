@@ -1,7 +1,6 @@
-"""The machine at hand: device, precision, threads, signals, versions.
+"""The machine: device, precision, threads, memory, signals and versions.
 
-Imports torch only inside the functions that ask it something, so that naming a device costs
-nothing.
+Imports torch inside functions only, so that importing this module is fast.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
     import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
-_KEPT_BYTES = 1024**3
+_RETAINED_BYTES = 1024**3
 _IS_WINDOWS = os.name == "nt"
 
 
 class Precision(StrEnum):
-    """The number format that networks are computed in."""
+    """The number format of a network's computation."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -44,14 +43,13 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What networks run on, and why.
+    """The device and precision that networks are computed with.
 
     Attributes:
         device: A torch device name: cpu, cuda, cuda:N or mps.
         precision: fp32, bf16 or fp16, never auto.
         reason: Why this precision, a few words.
-        note: What the user should know of the device, such as that it is not the one asked for;
-            empty for nothing.
+        note: A remark for the user, such as that the requested device is missing; may be empty.
     """
 
     device: str
@@ -61,33 +59,31 @@ class Hardware:
 
 
 def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Settles device and precision.
+    """Choose device and precision.
 
-    A CUDA device that this machine lacks is replaced by what `auto` takes, with a note: commands
-    with `--device cuda:0` are carried from machine to machine. Any other name is obeyed or refused.
+    A CUDA device that this machine lacks is replaced by `auto`, with a note: the same command is
+    used on several machines.
 
     Args:
-        device: auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is
-            there.
-        precision: auto, fp32, bf16 or fp16. auto takes bf16 where the hardware multiplies it
-            natively.
+        device: auto, cpu, cuda, cuda:N or mps. auto is the first available of cuda, mps, cpu.
+        precision: auto, fp32, bf16 or fp16. auto is bf16 if the hardware multiplies it natively.
 
     Raises:
-        DeviceError: If this machine lacks the device, or that the precision.
+        DeviceError: If the machine lacks the device, or the device the precision.
     """
     chosen, note = _choose_device(device)
     if precision != Precision.AUTO:
         require_precision(chosen, Precision(precision))
-        return Hardware(chosen, Precision(precision), "as asked", note)
-    native, reason = multiplies_bf16(chosen)
+        return Hardware(chosen, Precision(precision), "as requested", note)
+    native, reason = has_native_bf16(chosen)
     return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason, note)
 
 
 def require_precision(device: str, precision: Precision) -> None:
-    """Refuse a number format that the device does not have at all.
+    """Check that the device supports a number format.
 
     Raises:
-        DeviceError: Then.
+        DeviceError: If it does not.
     """
     import torch
 
@@ -102,7 +98,7 @@ def require_precision(device: str, precision: Precision) -> None:
 
 
 def _choose_device(name: str) -> tuple[str, str]:
-    """The device, and a note where it is not the one of that name."""
+    """Return the device, and a note if it is not the one of that name."""
     import torch
 
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -117,16 +113,16 @@ def _choose_device(name: str) -> tuple[str, str]:
         count = torch.cuda.device_count()
         found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
         return auto, f"--device {name}: this machine has {found}; using {auto} instead"
-    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     raise DeviceError(
         f"the device '{name}' of --device",
-        found=f"this machine has {', '.join(there + ['mps'] * has_mps)}",
+        found=f"this machine has {', '.join(available + ['mps'] * has_mps)}",
         hint="--device auto",
     )
 
 
-def multiplies_bf16(device: str) -> tuple[bool, str]:
-    """Whether the device multiplies bf16 natively, asked of the hardware, and how that is known."""
+def has_native_bf16(device: str) -> tuple[bool, str]:
+    """Return whether the device multiplies bf16 natively, and the reason in words."""
     import torch
 
     if device.startswith("cuda"):
@@ -152,12 +148,12 @@ def cpu_features() -> Mapping[str, bool]:
 
     if hasattr(torch.cpu, "get_capabilities"):
         return dict(torch.cpu.get_capabilities())
-    # Before torch 2.12 only x86 can be asked, and by this name. On Arm the answer is fp32.
+    # Before torch 2.12 only x86 can be queried, by this name. Arm uses fp32 there.
     return {"avx512_bf16": bool(torch.cpu._is_avx512_bf16_supported())}
 
 
-def use_threads(count: int | None) -> int:
-    """Sets how many threads compute on the CPU, where a number is given; returns how many do."""
+def set_threads(count: int | None) -> int:
+    """Set the number of CPU threads of torch unless it is None; return the number in use."""
     import torch
 
     if count is not None:
@@ -166,11 +162,11 @@ def use_threads(count: int | None) -> int:
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Inside it, numpy and scipy do their linear algebra on one thread.
+def one_blas_thread() -> Iterator[None]:
+    """Limit the linear algebra of numpy and scipy to one thread inside the `with` block.
 
-    Of small matrices, threads wait for each other longer than they compute; and as they wait
-    spinning, a program that takes one of the cores makes it many times as long.
+    With small matrices threads wait for each other longer than they compute, and as they spin, a
+    program that takes one of the cores slows them down many times.
     """
     from threadpoolctl import threadpool_limits
 
@@ -179,11 +175,10 @@ def on_one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def torch_on_one_thread() -> Iterator[None]:
-    """Inside it, torch computes on one thread, in the whole process; for steps of milliseconds.
+def one_torch_thread() -> Iterator[None]:
+    """Limit torch to one thread inside the `with` block, for steps of milliseconds.
 
-    Threads that wait spinning for each other cost such steps many times what they bring as soon as
-    another program takes one of the cores.
+    Spinning threads slow such steps down many times once another program takes one of the cores.
     """
     import torch
 
@@ -196,15 +191,15 @@ def torch_on_one_thread() -> Iterator[None]:
 
 
 def default_workers() -> int:
-    """Threads that read and decode images: one for each core this process may use, at most 16."""
+    """Return the number of threads that decode images: one a core, at most 16."""
     return min(16, available_cores())
 
 
-def keep_freed_memory() -> None:
-    """Keeps what is freed for the next batch, where the C library can be told so (glibc).
+def retain_freed_memory() -> None:
+    """Make the C library (glibc) retain freed memory for the next batch.
 
-    By default every large tensor is fresh memory, which the system first fills with zeros page by
-    page: for Swin-T in bf16 more than a quarter of the time. For a process that is ours alone.
+    By default every large tensor is new memory, which the system clears page by page: for Swin-T in
+    bf16 more than a quarter of the time. Affects the whole process.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -214,14 +209,14 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    for limit in (_KEPT_BYTES, 32 * 1024**2):  # older ones refuse the first
+    for limit in (_RETAINED_BYTES, 32 * 1024**2):  # older versions refuse the first
         if mallopt(_M_MMAP_THRESHOLD, limit):
-            mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, _RETAINED_BYTES)
             return
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free now; within a container (cgroup v2) those that it is left."""
+    """Return the bytes of free memory, within the limit of a container (cgroup v2)."""
     group = Path("/sys/fs/cgroup")
     found = []
     with suppress(OSError, ValueError, StopIteration):
@@ -234,14 +229,14 @@ def free_memory() -> int:
             for name in ("memory.max", "memory.current")
         )
         found.append(max(0, limit - used))
-    if not found and hasattr(os, "sysconf"):  # nobody says: half of all there is
+    if not found and hasattr(os, "sysconf"):  # unknown: half of the physical memory
         with suppress(OSError, ValueError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(found, default=2 * 1024**3)
 
 
-def give_back_memory() -> None:
-    """Gives the system all freed memory back, for a moment that needs much of it (glibc)."""
+def trim_heap() -> None:
+    """Return all freed memory to the system (glibc), before an allocation of much memory."""
     import ctypes
 
     try:
@@ -250,28 +245,28 @@ def give_back_memory() -> None:
         return
 
 
-def whole_batch(device: str) -> int:
-    """Images that go through a network together wherever two computations have to agree to the bit.
+def fixed_batch_size(device: str) -> int:
+    """Return the batch size of computations whose results have to agree bit for bit.
 
-    With another number a network rounds otherwise. On a CPU larger ones are no faster.
+    The rounding of a network depends on the batch size. On a CPU larger ones are no faster.
     """
     return {"cpu": 16, "cuda": 128}.get(device.partition(":")[0], 32)
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_everything(seed: int) -> torch.Generator:
-    """Seeds torch's global generator (dropout, drop path, new weights) and returns it."""
+    """Seed torch's global generator (dropout, drop path, new weights) and return it."""
     import torch
 
     return torch.manual_seed(seed)
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change an answer."""
+    """Return the versions of all packages that can change a prediction."""
     found = {"swinclf": _package_version("swinclf"), "python": platform.python_version()}
     for name in ("torch", "torchvision", "timm", "pillow", "safetensors", "numpy"):
         found[name] = _package_version(name)
@@ -286,7 +281,7 @@ def _package_version(name: str) -> str:
 
 
 def import_onnx_extra(*names: str) -> list[Any]:
-    """The modules of the optional extra `onnx`, in the order of their names.
+    """Import modules of the optional extra `onnx`; return them in the given order.
 
     Args:
         names: The modules.
@@ -305,24 +300,24 @@ def import_onnx_extra(*names: str) -> list[Any]:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Return words as a command to type into the system's own shell."""
+    """Return words as a command for the system's shell."""
     if not _IS_WINDOWS:
         return shlex.join(words)
-    # cmd.exe and PowerShell both take double quotes; single ones are letters to cmd.exe
+    # cmd.exe and PowerShell both accept double quotes; cmd.exe does not accept single ones
     plain = re.compile(r"[\w@+=:,./\\-]+")
     doubled = (word.replace('"', '""') for word in words)
     return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is one of torch's many ways to say that memory ran out."""
-    said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+    """Return whether an exception is one of torch's many out-of-memory errors."""
+    phrases = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
 @contextmanager
-def out_of_memory_named(batch_size: int) -> Iterator[None]:
-    """Turns all the ways in which torch runs out of memory into one error.
+def translate_out_of_memory(batch_size: int) -> Iterator[None]:
+    """Raise torch's out-of-memory errors as a DeviceError.
 
     Args:
         batch_size: The batch size in use, named in the error.
@@ -342,41 +337,41 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
 
 
 class StopFlag:
-    """Set by the first Ctrl-C or SIGTERM, which ends what is being done.
+    """A flag that the first Ctrl-C or SIGTERM sets, which stops the work.
 
-    Work that has something to save does so `patiently`: the flag is then only set, and the work
-    looks at it between two steps, saves and leaves. Any other work is left at once, by an
-    `Interrupted` out of nowhere. A second signal ends the process, whatever it is doing.
+    Work that has something to save runs in `deferring_signals`: the signal only sets the flag, and
+    the work checks it between two steps, saves and ends. Elsewhere the signal raises `Interrupted`
+    immediately. A second signal ends the process.
 
-    Outside the main thread no handler can be installed, and none is.
+    Outside the main thread signals are not handled.
     """
 
     def __init__(self) -> None:
         self.exit_code: ExitCode | None = None
-        self._is_patient = False
+        self._is_deferring = False
 
     def __bool__(self) -> bool:
         """Whether the work should stop."""
         return self.exit_code is not None
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
-        """Work that looks at the flag itself.
+    def deferring_signals(self) -> Iterator[None]:
+        """Only set the flag on a signal inside the `with` block, which checks it.
 
         Raises:
-            Interrupted: At its end, if it has not obeyed a signal by itself.
+            Interrupted: At the end of the block, if the flag is set.
         """
-        self._is_patient = True
+        self._is_deferring = True
         try:
             yield
         finally:
-            self._is_patient = False
+            self._is_deferring = False
         if self.exit_code is not None:
             raise Interrupted(self.exit_code)
 
     @contextmanager
-    def listening(self) -> Iterator[StopFlag]:
-        """Listens for signals inside the `with` block and puts the old handlers back after it."""
+    def handling_signals(self) -> Iterator[StopFlag]:
+        """Handle signals inside the `with` block; restore the old handlers after it."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -396,16 +391,16 @@ class StopFlag:
                 sys.stderr.flush()
             os._exit(code)
         self.exit_code = code
-        if not self._is_patient:
+        if not self._is_deferring:
             raise Interrupted(code)
 
 
 @contextmanager
-def termination_raised() -> Iterator[None]:
-    """SIGTERM inside the `with` block is an exception, as Ctrl-C is, and not a sudden death.
+def sigterm_as_exception() -> Iterator[None]:
+    """Raise an exception on SIGTERM inside the `with` block, as Ctrl-C does.
 
     Raises:
-        Interrupted: Then.
+        Interrupted: On SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

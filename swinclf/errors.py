@@ -1,7 +1,6 @@
-"""What can go wrong, and how it is said: the exit codes, and errors that end in what to type next.
+"""Exit codes, and errors whose message ends in what to type next.
 
-Knows nothing about terminals: the command line decides how an error looks, this module what it
-says.
+Knows nothing about terminals: the command line formats the errors.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ class ExitCode(IntEnum):
     """The exit statuses of every command."""
 
     OK = 0
-    FAILED = 1  # it could not be done, for the reason said
-    USAGE = 2  # wrong usage: the command line itself makes no sense
+    FAILED = 1  # the error message has the reason
+    USAGE = 2  # invalid options or arguments
     SOME_FAILED = 3  # done, but some inputs failed and are listed
     MISMATCH = 4  # an export that does not agree with its run
-    INTERRUPTED = 130  # Ctrl-C, with everything saved
-    TERMINATED = 143  # SIGTERM, with everything saved
+    INTERRUPTED = 130  # Ctrl-C, everything is saved
+    TERMINATED = 143  # SIGTERM, everything is saved
 
 
 class SwinclfError(Exception):
-    """An error that is told to the user in three lines, without a traceback.
+    """An error that the command line prints in three lines, without a traceback.
 
     Args:
-        expected: What was expected, naming the thing at fault.
+        expected: What was expected, naming the file or option at fault.
         found: What was found instead.
         hint: What to type or to do next.
     """
@@ -37,14 +36,14 @@ class SwinclfError(Exception):
         self.expected, self.found, self.hint = expected, found, hint
 
     def __str__(self) -> str:
-        """The three lines: what was expected, what was found, what to do."""
+        """Return three lines: what was expected, what was found, what to do."""
         parts = (f"expected {self.expected}", f"found: {self.found}", f"try: {self.hint}")
-        # A file's name may hold line ends of any kind: three lines are three lines.
+        # File names may contain line breaks of any kind.
         return "\n".join("\\n".join(part.splitlines()) for part in parts)
 
 
 class ConfigError(SwinclfError):
-    """Options that contradict each other or lie out of range."""
+    """Options that contradict each other or are out of range."""
 
     exit_code = ExitCode.USAGE
 
@@ -54,15 +53,15 @@ class DataError(SwinclfError):
 
 
 class ModelError(SwinclfError):
-    """A network that cannot be named, built or used as an image classifier."""
+    """A network that is unknown, or cannot be built or used as an image classifier."""
 
 
 class WeightsError(SwinclfError):
-    """Weights that cannot be found, read or fitted to the network."""
+    """Weights that cannot be found, read or adapted to the network."""
 
 
 class WeightsMismatchError(WeightsError):
-    """Weights that were read but are not those of the network."""
+    """Weights that were read but do not match the network."""
 
 
 class RunError(SwinclfError):
@@ -70,17 +69,17 @@ class RunError(SwinclfError):
 
 
 class ExportError(SwinclfError):
-    """An export that cannot be made or read."""
+    """An export that cannot be written or read."""
 
 
 class MismatchError(ExportError):
-    """An export whose answers differ from its run's by more than the tolerance."""
+    """An export whose probabilities differ from its run's by more than the tolerance."""
 
     exit_code = ExitCode.MISMATCH
 
 
 class DivergedError(SwinclfError):
-    """A training whose loss is no number any more."""
+    """A training that diverged: its loss is NaN or infinite."""
 
 
 class DeviceError(SwinclfError):
@@ -92,13 +91,13 @@ class OutputError(SwinclfError):
 
 
 class Interrupted(BaseException):
-    """A signal asked the work to stop, and everything has been saved.
+    """The stop of a command by a signal, after everything has been saved.
 
-    As with KeyboardInterrupt, nothing that deals with errors of every kind deals with this one.
+    Like KeyboardInterrupt it is not an Exception, so that general error handlers ignore it.
 
     Args:
         exit_code: 130 for SIGINT, 143 for SIGTERM.
-        resume: The command that goes on from here; empty where there is none.
+        resume: The command that resumes the work; empty if there is none.
     """
 
     def __init__(self, exit_code: ExitCode, resume: str = "") -> None:

@@ -1,8 +1,7 @@
-"""Small files, written whole or not at all: JSON and CSV in the one dialect of every run.
+"""Atomic writes of small files, and the JSON and CSV dialects of a run.
 
-Knows nothing about what is in them. File and class names are bytes to the operating system and may
-be no valid UTF-8; Python carries such bytes as lone surrogates, and both dialects here bring them
-through unharmed.
+Knows nothing about the contents. File and class names may be invalid UTF-8, which Python represents
+by lone surrogates; both dialects preserve them.
 """
 
 from __future__ import annotations
@@ -25,32 +24,32 @@ from typing import Any, cast
 
 from swinclf.errors import RunError
 
-TEMPORARY = ".tmp"  # how the names of files end that are being written
-LONG_NAME = 200  # bytes; beyond it the name of a temporary file is a digest
+TEMPORARY = ".tmp"  # suffix of files that are being written
+LONG_NAME = 200  # bytes; longer names are hashed in the name of the temporary file
 AS_BYTES = "swinclf-bytes"  # the error handler of `to_utf8`, for streams too
-NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _RENAME_TRIES, _RENAME_WAIT_S = 20, 0.05
 _IS_WINDOWS = os.name == "nt"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`; see `write_pieces`."""
+    """Write `data` to `path`; see `write_pieces`."""
     write_pieces(path, [data])
 
 
 def write_pieces(
     path: Path, pieces: Iterable[bytes | memoryview], *, previous: Path | None = None
 ) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part.
+    """Write a file atomically: a reader sees the old one or the new one, never a part.
 
     Args:
         path: The file.
-        pieces: Its content, one after the other.
-        previous: Where what stands at `path` now is kept, in the same folder.
+        pieces: Its content.
+        previous: Path that the old file is moved to, in the same folder.
 
     Raises:
-        RunError: If the folder is read-only, full or gone; nothing that stood there before is lost.
+        RunError: If the folder is read-only, full or gone; the old file is not lost.
     """
     with FileReplacement(path, previous=previous) as file:
         for piece in pieces:
@@ -58,14 +57,14 @@ def write_pieces(
 
 
 class FileReplacement:
-    """A file that takes its name once it is complete, at the end of a `with` block.
+    """A file that replaces another one at the end of a `with` block.
 
-    Until then, and if the block ends with an error or an interrupt, the file that had the name
-    before is untouched. A link is followed; a device or a pipe is written to as it is.
+    Until then, and if the block ends with an error or an interrupt, the old file is untouched. A
+    link is followed; a device or a pipe is written to directly.
 
     Args:
         path: The file.
-        previous: Where the file at `path` is kept, in the same folder; None for nowhere.
+        previous: Path that the old file is moved to, in the same folder; None to replace it.
 
     Raises:
         RunError: From any method, if the file cannot be written.
@@ -86,7 +85,7 @@ class FileReplacement:
         return self
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write some more."""
+        """Append data."""
         try:
             self._file.write(data)
         except OSError as error:
@@ -98,7 +97,7 @@ class FileReplacement:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the file its name, or remove it after an error."""
+        """Rename the temporary file, or remove it after an error."""
         try:
             if kind is None:
                 self._finish()
@@ -120,21 +119,21 @@ class FileReplacement:
             self._temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
         self._file.close()  # Windows renames no open file
         if self._previous is not None and self._target.exists():
-            _keep(self._target, self._previous)
+            _back_up(self._target, self._previous)
         replace_path(self._temporary, self._target)
         sync_folder(self._target.parent)
 
 
 def _temporary_of(path: Path) -> Path:
-    """The name of a file while it is written; short enough for any file system."""
+    """Return the path of a file while it is written; short enough for any file system."""
     name = path.name
     if len(os.fsencode(name)) > LONG_NAME:
         name = name[:20] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return path.with_name(f".{name}.{os.getpid()}{TEMPORARY}")
 
 
-def _keep(path: Path, previous: Path) -> None:
-    """Makes `previous` the file at `path`, which stays where it is, if the disk knows links."""
+def _back_up(path: Path, previous: Path) -> None:
+    """Make `previous` a hard link to `path`, or move it there on a file system without links."""
     link = previous.with_name(f".{previous.name}.{os.getpid()}{TEMPORARY}")
     try:
         link.unlink(missing_ok=True)
@@ -146,13 +145,13 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def replace_path(source: Path, target: Path) -> None:
-    """Rename a file or folder; a file that is at `target` is replaced.
+    """Rename a file or folder; a file at `target` is replaced.
 
     Windows refuses that while another program (a virus scanner, an indexer, a viewer) has one of
-    them open, which it mostly has for a moment only: there it is tried again for a second.
+    them open, usually for a moment only: there it is retried for a second.
 
     Raises:
-        OSError: If it cannot be done.
+        OSError: If it fails.
     """
     for left in reversed(range(_RENAME_TRIES if _IS_WINDOWS else 1)):
         try:
@@ -166,27 +165,27 @@ def replace_path(source: Path, target: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """The error for a file that could not be written, by the reason that the system gives."""
+    """Return the error for a file that could not be written, with a hint by the cause."""
     expected, found = f"to write {path.name} into '{path.parent}'", error.strerror or str(error)
     hint = "another folder by --out or --output"
-    if error.errno in NO_ROOM:
+    if error.errno in DISK_FULL:
         free = _free_bytes(path.parent)
-        expected = f"room for {path.name} in '{path.parent}'"
+        expected = f"enough disk space for {path.name} in '{path.parent}'"
         found += "" if free is None else f", {free:,} bytes free"
-        hint = f"make room there, or {hint}"
+        hint = f"free some disk space, or {hint}"
     elif error.errno in NOT_ALLOWED:
-        hint = f"leave to write there, or {hint}"
+        hint = f"write permission, or {hint}"
     elif error.errno == errno.ENOENT and not path.parent.is_dir():
         expected = f"the folder '{path.parent}', to write {path.name} into it"
-        found = "it is gone: deleted, moved, or its disk is not there any more"
-    return RunError(expected, found=f"{found} (nothing saved before is lost)", hint=hint)
+        found = "it is gone: deleted, moved, or on a disk that was removed"
+    return RunError(expected, found=f"{found} (earlier files are not lost)", hint=hint)
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuses work that a disk has no room for.
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Raise if a disk has less free space than needed.
 
     Args:
-        folder: Where the files will lie; must be there.
+        folder: An existing folder on the disk.
         needed: Bytes.
         what: The files, for the error.
 
@@ -198,7 +197,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         raise RunError(
             f"{needed / 1e6:,.1f} MB free in '{folder}' for {what}",
             found=f"{free / 1e6:,.1f} MB free on that disk",
-            hint="make room there, another folder by --out, or a smaller --model",
+            hint="free some disk space, another folder by --out, or a smaller --model",
         )
 
 
@@ -209,28 +208,28 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def digest_of(path: Path) -> str:
-    """sha256 of a small file, hexadecimal; empty where there is none."""
+def file_digest(path: Path) -> str:
+    """Return the hexadecimal sha256 of a small file; an empty text if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left in a folder; nobody may be writing there now."""
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files of killed processes; no other process may write to the folder."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
             path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, lone surrogates as the bytes they stand for; see `write_bytes`."""
+    """Write `text` as by `to_utf8`; see `write_bytes`."""
     write_bytes(path, to_utf8(text))
 
 
 def to_utf8(text: str) -> bytes:
-    r"""Text as UTF-8; lone surrogates as the bytes that they stand for, other ones as escapes.
+    r"""Encode text as UTF-8; lone surrogates become the bytes they represent, others escapes.
 
     >>> to_utf8("caf\udce9 \ud800")
     b'caf\xe9 \\ud800'
@@ -254,7 +253,7 @@ codecs.register_error(AS_BYTES, _as_bytes)
 
 
 def to_json(value: Any) -> str:
-    """JSON that people can read in their own script, and that is valid whatever the names hold."""
+    """Return indented JSON without escapes, unless a lone surrogate requires them."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     if any("\ud800" <= character <= "\udfff" for character in text):
         text = json.dumps(value, indent=2)
@@ -262,44 +261,44 @@ def to_json(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON; see `write_bytes`."""
+    """Write `value` as indented JSON; see `write_bytes`."""
     write_text(path, to_json(value))
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV text, quoted where a field needs it, one line feed after each."""
+    """Return rows as CSV text, quoted where necessary, with line feeds."""
     buffer = io.StringIO(newline="")
     plain = csv.writer(buffer, lineterminator="\n")
     quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in rows:  # a carriage return ends a row for a reader, and is not quoted by default
+    for row in rows:  # a carriage return ends a row when read, but is not quoted by default
         has_return = any(isinstance(field, str) and "\r" in field for field in row)
         (quoted if has_return else plain).writerow(row)
     return buffer.getvalue()
 
 
 def spreadsheet_safe(name: str) -> str:
-    """A name that no spreadsheet takes for a formula: an apostrophe stands before what may be one.
+    """Return a name with an apostrophe in front if a spreadsheet would take it for a formula.
 
     For tables that people open. Those that programs read (split.csv, skipped.csv, predictions.csv,
-    the output of predict) hold every name byte for byte.
+    the output of predict) have the unchanged names.
     """
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file with a header line; see `write_bytes`."""
+    """Write a CSV file with a header line; see `write_bytes`."""
     write_text(path, csv_text([header]) + csv_text(rows))
 
 
 def read_csv(path: Path, columns: Sequence[str] = ()) -> list[Mapping[str, str]]:
-    """The rows of a CSV file written by `write_csv`, each by column name.
+    """Read the rows of a CSV file written by `write_csv`, each by column name.
 
     Args:
         path: The file.
-        columns: What every row has to have.
+        columns: Required columns.
 
     Raises:
-        RunError: If it cannot be read, or is no such table.
+        RunError: If it cannot be read, or is not such a table.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -309,17 +308,17 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> list[Mapping[str, str]]
             if lacking:
                 raise ValueError(f"no column {', '.join(lacking)}")
         if any(None in row or None in row.values() for row in rows):
-            raise ValueError("rows of other lengths")
+            raise ValueError("rows of different lengths")
     except (OSError, ValueError, csv.Error) as error:
         raise _unreadable(f"a table at '{path}'", error) from error
     return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file written by `write_json`.
+    """Read the object in a JSON file written by `write_json`.
 
     Raises:
-        RunError: If it cannot be read, or is no JSON, or no object.
+        RunError: If it cannot be read, or is not a JSON object.
     """
     try:
         value = json.loads(decode_text(path.read_bytes()))
@@ -339,9 +338,9 @@ def _unreadable(expected: str, error: Exception) -> RunError:
 
 
 def expand_home(path: str) -> str:
-    """A path with `~` for the home folder, which only an unquoted word has from the shell.
+    """Return a path with `~` expanded, unless there is a file or folder of that name.
 
-    A file or folder that is really named so wins.
+    The shell expands it in unquoted words only.
     """
     if not path.startswith("~") or os.path.lexists(path.replace("\\", "/").split("/")[0]):
         return path
@@ -349,7 +348,7 @@ def expand_home(path: str) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """The text of a file by its byte order mark: UTF-8 with or without one, or UTF-16.
+    """Decode a file as UTF-8 or, by its byte order mark, as UTF-16.
 
     Raises:
         UnicodeDecodeError: If it is neither.
@@ -359,7 +358,7 @@ def decode_text(data: bytes) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename durable; not every file system or operating system can, and then it is not."""
+    """Make a rename durable, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""runs/latest: what stands for the newest finished run, a link wherever there are links.
+"""runs/latest: a symbolic link to the newest finished run.
 
-On Windows links are a privilege; there it is a small file that holds the run's name. Knows nothing
-of what is in a run.
+On Windows links need a privilege; there it is a small file with the run's name. Knows nothing about
+the contents of a run.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from swinclf.files import TEMPORARY, replace_path
 
 LATEST = "latest"
-_LEFT_BEHIND_S = 60.0  # no process takes a minute for a link
+_STALE_S = 60.0  # creating a link takes no minute
 
 
 def mark_latest(run: Path) -> None:
-    """Point `latest` at a run folder; where it cannot be written, runs are found by date."""
+    """Point `latest` at a run folder; if it cannot be written, runs are found by date."""
     link = run.parent / LATEST
     temporary = run.parent / f".{LATEST}.{os.getpid()}{TEMPORARY}"
     with suppress(OSError):
@@ -31,10 +31,10 @@ def mark_latest(run: Path) -> None:
 
 
 def follow_latest(where: Path) -> Path:
-    """Return a path, with its part `latest`, where that is a file, replaced by the run it names.
+    """Return a path with `latest`, if it is a file, replaced by the run that it names.
 
     Args:
-        where: A path that somebody gave, such as runs/latest or runs/latest/model.safetensors.
+        where: A path such as runs/latest or runs/latest/model.safetensors.
     """
     for link in (where, where.parent):
         if link.name == LATEST and link.is_file():
@@ -45,9 +45,9 @@ def follow_latest(where: Path) -> Path:
     return where
 
 
-def sweep_latest(out: Path) -> None:
-    """Remove the links that killed processes were making."""
+def remove_stale_links(out: Path) -> None:
+    """Remove unfinished links of killed processes."""
     for link in out.glob(f".{LATEST}.*{TEMPORARY}"):
         with suppress(OSError):
-            if time.time() - link.lstat().st_mtime > _LEFT_BEHIND_S:
+            if time.time() - link.lstat().st_mtime > _STALE_S:
                 link.unlink()

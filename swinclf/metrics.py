@@ -1,4 +1,4 @@
-"""The measures of a classifier on one split: gathered batch by batch, computed once at the end.
+"""The metrics of a classifier on one split, accumulated batch by batch.
 
 Knows numpy and class names; knows nothing about networks, images or files.
 
@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 ECE_BINS = 15
 TOP = 5
-MATRIX_CLASSES = 1000  # a matrix of 10,000 classes would be a file of 300 MB, nearly all zeros
+MATRIX_CLASSES = 1000  # a dense matrix of 10,000 classes would be a file of 300 MB
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
-TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is no number
-SELECTION_NOTE = "these images also selected the epoch and the head: new images may do less well"
-UNBIASED_NOTE = "an unbiased score, on a folder kept out of the training"
+TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is infinite
+SELECTION_NOTE = (
+    "these images also selected the epoch and the head: accuracy on new images may be lower"
+)
+UNBIASED_NOTE = "for an unbiased score, use images that were not used in training"
 PROBE_NOTE = "linear probe (L-BFGS), no epochs"
 UNTRAINED_NOTE = (
     "The network started from random weights: confidence, suspect labels and evidence need trained "
@@ -31,13 +33,13 @@ UNTRAINED_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """How one class fared. A ratio whose denominator is 0 is 0.
+    """The scores of one class. A ratio whose denominator is 0 is 0.
 
     Attributes:
-        precision: Share of the images called this class that are of it, in [0, 1].
-        recall: Share of the images of this class that were called it, in [0, 1].
+        precision: Share of the predictions of this class that are correct, in [0, 1].
+        recall: Share of the images of this class that are predicted correctly, in [0, 1].
         f1: Harmonic mean of precision and recall, in [0, 1].
-        support: Images of this class.
+        support: Number of images of this class.
     """
 
     precision: float
@@ -48,11 +50,11 @@ class ClassMetrics:
 
 @dataclass(frozen=True, repr=False)
 class Metrics:
-    """What a classifier scored on one split. Fractions are in [0, 1].
+    """The scores of a classifier on one split. Fractions are in [0, 1].
 
     Attributes:
-        split: Which images were scored: train, val, test or all.
-        images: How many there were, at least 1.
+        split: The split that was scored: train, val, test or all.
+        images: Number of images, at least 1.
         classes: Class names in the network's order.
         accuracy: Share of the images whose most probable class is the true one.
         accuracy_ci95: The accuracy's 95 % Wilson interval, low and high.
@@ -60,10 +62,10 @@ class Metrics:
         balanced_accuracy: Mean recall of the classes that have images.
         macro_f1: Mean F1 of the classes that have images or were predicted.
         loss: Mean cross-entropy in nats.
-        ece: Expected calibration error: confidence of the predicted class, 15 bins of equal width.
-        per_class: Class name -> its own measures, in the order of `classes`.
-        confusions: (true index, predicted index, count) of each pair that occurred, sorted.
-            Kept sparse: ten thousand classes would make a matrix of 800 MB.
+        ece: Expected calibration error of the predicted class, with 15 bins of equal width.
+        per_class: Class name -> its scores, in the order of `classes`.
+        confusions: (true index, predicted index, count) of each pair that occurred, sorted: a
+            sparse confusion matrix, as a dense one of ten thousand classes would take 800 MB.
     """
 
     split: str
@@ -100,27 +102,27 @@ class Metrics:
         return matrix
 
     def most_confused(self, n: int) -> list[tuple[str, str, int]]:
-        """The pairs of different classes mistaken most often.
+        """Return the most frequent mistakes.
 
         Args:
-            n: At most so many pairs.
+            n: Largest number of pairs.
 
         Returns:
             (true label, predicted label, count), most frequent first, ties in class order.
         """
         wrong = [pair for pair in self.confusions if pair[0] != pair[1]]
-        wrong.sort(key=lambda pair: -pair[2])  # stable, and the pairs come in class order
+        wrong.sort(key=lambda pair: -pair[2])  # stable, and the pairs are in class order
         return [(self.classes[true], self.classes[pred], count) for true, pred, count in wrong[:n]]
 
     @property
     def has_matrix(self) -> bool:
-        """Whether there are few enough classes to write the matrix out, zeros and all."""
+        """Whether there are few enough classes for a dense confusion matrix."""
         return len(self.classes) <= MATRIX_CLASSES
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of metrics.json in their order, of plain Python values.
+        """Return the keys of metrics.json in their order, with plain Python values.
 
-        Beyond `MATRIX_CLASSES` classes, `confusions` takes the place of `confusion_matrix`.
+        Beyond `MATRIX_CLASSES` classes, `confusions` replaces `confusion_matrix`.
         """
         counts: dict[str, Any] = (
             {"confusion_matrix": self.confusion_matrix.tolist()}
@@ -144,7 +146,7 @@ class Metrics:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
-        """The inverse of `to_dict`; keys it does not know are ignored.
+        """Return the inverse of `to_dict`; unknown keys are ignored.
 
         Raises:
             KeyError: If a key is missing.
@@ -153,8 +155,8 @@ class Metrics:
             pairs = [(int(true), int(pred), int(n)) for true, pred, n in values["confusions"]]
         else:
             matrix = np.asarray(values["confusion_matrix"], dtype=np.int64)
-            places = np.argwhere(matrix).tolist()
-            pairs = [(true, pred, int(matrix[true, pred])) for true, pred in places]
+            indices = np.argwhere(matrix).tolist()
+            pairs = [(true, pred, int(matrix[true, pred])) for true, pred in indices]
         low, high = values["accuracy_ci95"]
         return cls(
             split=str(values["split"]),
@@ -173,9 +175,9 @@ class Metrics:
 
 
 class Tally:
-    """Gathers what the metrics need of each prediction, batch by batch.
+    """An accumulator of predictions that computes the metrics.
 
-    Five numbers an image are stored, not its K probabilities.
+    It stores five numbers an image, not its K probabilities.
 
     Args:
         classes: Class names in the network's order, each once.
@@ -198,11 +200,11 @@ class Tally:
             targets: (B,) class indices, 0 <= target < K.
 
         Raises:
-            ValueError: If the shapes do not fit, a target is no class, or `probs` holds a value
-                that is no probability (logits, NaN).
+            ValueError: If the shapes do not match, a target is not a class index, or `probs` has a
+                value that is not a probability (logits, NaN).
         """
         _check_batch(probs, targets, len(self.classes))
-        # Of equal probabilities the lower index leads, as it does for argmax.
+        # Of equal probabilities the lower index is first, as in argmax.
         top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP]
         columns = (
             targets,
@@ -214,13 +216,13 @@ class Tally:
         self._batches.append(np.column_stack(columns).astype(np.float64))
 
     def result(self, split: str) -> Metrics:
-        """Return the metrics of all batches together.
+        """Return the metrics of all batches.
 
         Args:
-            split: Name of the split they came from.
+            split: Name of the split.
 
         Raises:
-            ValueError: If there were no images: no ratio of nothing is a number.
+            ValueError: If there were no images.
         """
         if not sum(map(len, self._batches)):
             raise ValueError(f"no images to score. Received: split={split!r} with 0 images")
@@ -271,11 +273,11 @@ def calibration_bins(confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.int
 def expected_calibration_error(
     confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """Return how far confidence and accuracy lie apart in a bin, averaged over the images.
+    """Return the gap between confidence and accuracy of a bin, averaged over the images.
 
     Args:
-        confidence: (N,) probability of each image's answer, N >= 1.
-        correct: (N,) whether the answer is right.
+        confidence: (N,) probability of each image's predicted class, N >= 1.
+        correct: (N,) whether the prediction is correct.
 
     Returns:
         In [0, 1].
@@ -302,7 +304,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
     Source: Wilson 1927; recommended by Brown, Cai & DasGupta 2001, sec. 3.1.1.
     """
-    if not 0 <= successes <= trials or trials < 1:  # of which some releases of scipy make nan
+    if not 0 <= successes <= trials or trials < 1:  # for which some versions of scipy return nan
         raise ValueError(f"need 0 <= successes <= trials >= 1. Received: {successes}, {trials}")
     from scipy.stats import binomtest  # not at the top: predicting starts sooner without
 
@@ -313,7 +315,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def difference_interval(
     first: int, first_trials: int, second: int, second_trials: int
 ) -> tuple[float, float]:
-    """The 95 % interval of the first share less the second, of different images.
+    """Return the 95 % interval of the difference of two shares of different images.
 
     Args:
         first: Successes, 0 <= first <= first_trials.
@@ -344,16 +346,16 @@ def _check_batch(
     """Refuse a batch that cannot be added, before any sum has changed."""
     if probs.shape != (*targets.shape, class_count) or targets.ndim != 1:
         raise ValueError(
-            f"probs must be (B, {class_count}) beside targets (B,). "
+            f"probs must be (B, {class_count}) and targets (B,). "
             f"Received: probs {probs.shape}, targets {targets.shape}"
         )
     if not len(targets):
         return
     low, high = float(probs.min()), float(probs.max())
-    if not (low >= 0 and high <= 1.001):  # so written that NaN fails; bf16 rounds a little above 1
-        raise ValueError(f"probs must lie in [0, 1]. Received: from {low} to {high}")
+    if not (low >= 0 and high <= 1.001):  # NaN fails; bf16 rounds a little above 1
+        raise ValueError(f"probs must be in [0, 1]. Received: from {low} to {high}")
     if targets.min() < 0 or targets.max() >= class_count:
         raise ValueError(
-            f"targets must lie in [0, {class_count}). "
+            f"targets must be in [0, {class_count}). "
             f"Received: from {targets.min()} to {targets.max()}"
         )

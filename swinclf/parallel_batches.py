@@ -1,7 +1,7 @@
-"""How many batches a network computes side by side.
+"""How many batches a network computes in parallel.
 
-On a CPU, a network on one thread a core beats one on all cores: its threads wait for each other
-after every layer, and for the threads that decode.
+On a CPU, one thread a batch and a batch a core are faster than all threads on one batch: threads of
+one batch wait for each other after every layer, and for the threads that decode.
 """
 
 from __future__ import annotations
@@ -10,56 +10,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-LANES_MAX = 8
+MAX_PARALLEL = 8
 
 
 @dataclass(frozen=True)
-class Lanes:
-    """How a network is kept busy.
+class ParallelBatches:
+    """The number and the size of batches computed at the same time.
 
     Attributes:
-        count: Batches computed side by side, each in a thread of its own.
-        first: Pictures of the first batch.
-        most: Pictures that a batch may come to have.
+        count: Batches at a time, each in its own thread.
+        first_size: Images of the first batch.
+        max_size: Largest number of images that a batch may grow to.
     """
 
     count: int
-    first: int
-    most: int
+    first_size: int
+    max_size: int
 
 
-OWN_THREADS = Lanes(1, first=32, most=32)  # it uses its own, or nothing is known of it
+ONE_BATCH = ParallelBatches(1, first_size=32, max_size=32)
 
 
-def lanes_on(device: str, pixels: int) -> Lanes:
-    """For a network of torch.
+def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
+    """Return the parallelism for a torch network.
 
-    On a CPU small batches stay in the caches. Their size is no matter of clocks, as it is on a GPU:
-    it moves the last digits, and the same pictures are to give the same ones.
+    On a CPU small batches stay in the caches. Their size is fixed, not tuned by timing as on a GPU:
+    it changes the last digits of the outputs, which have to be reproducible.
 
     Args:
-        device: Where it runs.
-        pixels: Of one picture as the network sees it; a CPU's batch has as many as eight of
-            224 x 224, and from 8 to 32 pictures.
+        device: The device of the network.
+        pixels: Pixels of one input image. A CPU batch has as many as 8 images of 224 x 224, with a
+            minimum of 8 images and a maximum of 32.
     """
     if device == "cpu":
         import torch
 
         size = min(max(8 * 224 * 224 // pixels, 8), 32)
-        return Lanes(min(torch.get_num_threads(), LANES_MAX), first=size, most=size)
-    return Lanes(1, first=32, most=512) if device.startswith("cuda") else OWN_THREADS
+        threads = min(torch.get_num_threads(), MAX_PARALLEL)
+        return ParallelBatches(threads, first_size=size, max_size=size)
+    if device.startswith("cuda"):
+        return ParallelBatches(1, first_size=32, max_size=512)
+    return ONE_BATCH
 
 
 @contextmanager
-def threads_shared(lanes: Lanes) -> Iterator[None]:
-    """Inside it, new threads compute with their part of torch's threads, not with all of them."""
-    if lanes.count == 1:
+def divide_threads(parallel: ParallelBatches) -> Iterator[None]:
+    """Divide torch's threads among the parallel batches inside the `with` block."""
+    if parallel.count == 1:
         yield
         return
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // lanes.count))
+    torch.set_num_threads(max(1, before // parallel.count))
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""How long work reports its progress: a reporter that commands call.
+"""Reporters, which receive the progress of a command.
 
-The reporters here print nothing, as a library should: one is silent, one writes to the logger
-`swinclf`. The one that prints is `swinclf.terminal.ConsoleReporter`.
+The reporters here print nothing: one is silent, one writes to the logger `swinclf`. The one that
+prints is `swinclf.terminal.ConsoleReporter`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 
 LOGGER = logging.getLogger("swinclf")
-LOGGER.addHandler(logging.NullHandler())  # silent until a program asks for it
+LOGGER.addHandler(logging.NullHandler())  # silent unless configured
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class EpochRow:
 
     Attributes:
         epoch: Counted from 1; 0 for a linear probe, which is fitted at once.
-        train_loss: Mean over the epoch's training images, as they were shown (augmented, smoothed).
-        train_accuracy: Fraction in [0, 1], likewise.
+        train_loss: Mean over the epoch's training images, with augmentation and label smoothing.
+        train_accuracy: Fraction in [0, 1], with augmentation.
         val_loss: Mean cross-entropy over the validation images; None without any.
         val_accuracy: Fraction in [0, 1]; None without any.
         lr: Learning rate of the epoch's last step; 0 of a linear probe.
@@ -41,22 +41,22 @@ class EpochRow:
 
     @classmethod
     def header(cls) -> list[str]:
-        """The column names of history.csv."""
+        """Return the column names of history.csv."""
         return [field.name for field in fields(cls)]
 
     def values(self) -> tuple[object, ...]:
-        """The columns, in the header's order."""
+        """Return the values in the order of the header."""
         return astuple(self)
 
 
 class Reporter:
-    """Receive progress, notes and warnings; does nothing. Override the methods of interest.
+    """A receiver of progress, notes and warnings that ignores them. Override methods of interest.
 
     Pass an instance as `swinclf.train(..., report=...)`.
     """
 
     def note(self, text: str) -> None:
-        """Receive a fact worth knowing: a choice and its reason."""
+        """Receive a note, such as a default that was chosen and the reason."""
 
     def warn(self, text: str) -> None:
         """Receive a warning."""
@@ -65,12 +65,12 @@ class Reporter:
     def track(
         self, task: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
-        """Follow one long task.
+        """Receive the progress of one long task.
 
         Args:
-            task: What is being done, a few words.
-            total: Units to do; None where nobody knows.
-            unit: What is counted.
+            task: A short description.
+            total: Units to do; None if unknown.
+            unit: Name of the unit.
 
         Yields:
             A function to call with the number of units just done.
@@ -83,8 +83,8 @@ class Reporter:
 
         Args:
             row: Its line of history.csv.
-            total: Epochs that are planned.
-            best: Whether this is the best one so far.
+            total: Planned number of epochs.
+            best: Whether it is the best so far.
         """
 
 
@@ -92,7 +92,7 @@ SILENT = Reporter()
 
 
 def terminal_safe(text: str) -> str:
-    r"""Return a text with all that is no visible character escaped: a file's name is no command.
+    r"""Return a text with invisible characters escaped: a file name must not control a terminal.
 
     >>> terminal_safe("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -104,17 +104,17 @@ def terminal_safe(text: str) -> str:
 
 
 class LoggingReporter(Reporter):
-    """Write notes, epochs (INFO) and warnings (WARNING) to the logger `swinclf`; pass all of it on.
+    """A reporter that writes notes and epochs (INFO) and warnings to the logger `swinclf`.
 
     Args:
-        reporter: Receives the same.
+        reporter: Receives the same and the progress.
     """
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
         self._reporter = reporter
 
     def note(self, text: str) -> None:
-        """Log a fact worth knowing."""
+        """Log a note."""
         LOGGER.info("%s", terminal_safe(text))
         self._reporter.note(text)
 
@@ -127,7 +127,7 @@ class LoggingReporter(Reporter):
     def track(
         self, task: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
-        """Pass a long task on; nothing of it is logged."""
+        """Pass the progress on; it is not logged."""
         with self._reporter.track(task, total, unit) as advance:
             yield advance
 

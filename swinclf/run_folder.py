@@ -1,4 +1,4 @@
-"""The run folder: what its files are called, how one is made, and how one is found again."""
+"""The run folder: its file names, how it is created and how it is found."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
-from swinclf.files import cannot_write, expand_home, read_json, replace_path, sweep, sync_folder
-from swinclf.latest_run import LATEST, follow_latest, sweep_latest
-from swinclf.lock import FolderLock, Held, sweep_locks, whoami
+from swinclf.files import (
+    cannot_write,
+    expand_home,
+    read_json,
+    remove_temporary_files,
+    replace_path,
+    sync_folder,
+)
+from swinclf.latest_run import LATEST, follow_latest, remove_stale_links
+from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_stale_locks
 
 DRAFT = ".{}.draft"
 MODEL_SUFFIXES = (".safetensors", ".onnx")
@@ -33,7 +40,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Every setting, and where it came from."""
+        """Every setting and its source."""
         return self.path / "config.json"
 
     @property
@@ -48,12 +55,12 @@ class RunFolder:
 
     @property
     def unlabelled(self) -> Path:
-        """Every image without a label that a teacher's answers are learned on."""
+        """Every unlabelled image used for distillation."""
         return self.path / "unlabelled.csv"
 
     @property
     def skipped(self) -> Path:
-        """Every image not used, and why."""
+        """Every image not used, with the reason."""
         return self.path / "skipped.csv"
 
     @property
@@ -63,58 +70,58 @@ class RunFolder:
 
     @property
     def baseline(self) -> Path:
-        """What a linear head does on the network as it was before the training."""
+        """The scores of a linear probe on the starting weights."""
         return self.path / "baseline.json"
 
     @property
     def model(self) -> Path:
-        """The best weights with all that prediction needs."""
+        """The best weights with the model card."""
         return self.path / "model.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """What an interrupted training goes on from."""
+        """The checkpoint that an interrupted training resumes from."""
         return self.path / "last.ckpt"
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The checkpoint before that one, for when it is damaged."""
+        """The checkpoint before, in case that one is damaged."""
         return self.path / "previous.ckpt"
 
     @property
     def metrics(self) -> Path:
-        """The scores; written last, so its presence says that the run is finished."""
+        """The scores; written last, so that its presence marks a finished run."""
         return self.path / "metrics.json"
 
     @property
     def samples(self) -> Path:
-        """A few small copies of validation images, which exports are compared on."""
+        """Small copies of a few validation images, for comparing exports."""
         return self.path / "samples"
 
     @property
     def neighbours(self) -> Path:
-        """What the network sees in a sample of the training images, for a report's neighbours."""
+        """Features of a sample of the training images, for the neighbours in a report."""
         return self.path / "neighbours.safetensors"
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training came to its end."""
+        """Whether the run is finished."""
         return self.metrics.is_file()
 
 
-class Claim:
-    """A run's folder, which this process alone writes into.
+class RunClaim:
+    """A run folder that is locked for this process.
 
-    A new one is a draft, in a hidden folder, until it holds all that a resume needs: so there is no
-    moment at which a run can be seen and cannot be resumed.
+    A new one is a draft in a hidden folder until it has everything a resume needs, so that every
+    visible run can be resumed.
 
     Args:
-        lock: On the run's name.
+        lock: The lock on the run's name.
         folder: The run's folder, or its draft.
-        final: Where a draft will lie; None for a run that is there.
+        final: Final path of a draft; None for an existing run.
 
     Attributes:
-        run: The folder's files, wherever they lie now.
+        run: The folder's files, at their current path.
     """
 
     def __init__(self, lock: FolderLock, folder: Path, final: Path | None = None) -> None:
@@ -123,19 +130,19 @@ class Claim:
 
     @property
     def is_draft(self) -> bool:
-        """Whether nobody can see it yet."""
+        """Whether it has not been published."""
         return self._final is not None
 
     @property
     def name(self) -> str:
-        """What the folder is, or will be called."""
+        """The final name of the folder."""
         return (self._final or self.run.path).name
 
     def publish(self) -> None:
-        """Makes a draft the run that it was written to be.
+        """Rename a draft to its final path.
 
         Raises:
-            ConfigError: If there is one of this name now.
+            ConfigError: If there is a run of this name now.
             RunError: If the folder cannot be renamed.
         """
         if self._final is None:
@@ -151,24 +158,24 @@ class Claim:
         self.run, self._final = RunFolder(self._final), None
 
     def release(self) -> None:
-        """Lets the folder go; a draft goes for good."""
+        """Release the lock; remove the folder if it is a draft."""
         if self._final is not None:
             shutil.rmtree(self.run.path, ignore_errors=True)
         self._lock.release()
 
 
 @contextmanager
-def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Claim]:
-    """Makes a draft of a run, which is removed if it is not published inside the `with` block.
+def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[RunClaim]:
+    """Create a draft of a run, which is removed unless published inside the `with` block.
 
     Args:
-        out: The folder that runs go into; made if it is not there.
+        out: The folder of the runs; created if missing.
         name: The run's folder; None for the dataset's name and the next free number.
         dataset: The dataset's folder, which must not contain `out`.
 
     Raises:
-        ConfigError: If the run would lie in the dataset, or there is one of this name.
-        RunError: If the folder cannot be made, or another process is making it.
+        ConfigError: If `out` is in the dataset, or there is a run of this name.
+        RunError: If the folder cannot be created, or another process is creating it.
     """
     if out.resolve().is_relative_to(dataset.resolve()):
         raise ConfigError(
@@ -196,44 +203,44 @@ def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Cla
 
 
 @contextmanager
-def claim_run(run: RunFolder) -> Iterator[Claim]:
-    """Takes a run that is there, to go on with it, and removes what a killed process left in it.
+def claim_run(run: RunFolder) -> Iterator[RunClaim]:
+    """Lock an existing run to resume it, and remove temporary files of a killed process.
 
     Raises:
-        RunError: If another process holds it.
+        RunError: If another process holds the lock.
     """
     try:
-        claim = Claim(FolderLock(run.path), run.path)
-    except Held as held:
+        claim = RunClaim(FolderLock(run.path), run.path)
+    except LockHeldError as held:
         raise _held(run.path, str(held)) from held
     except OSError as error:
         raise cannot_write(run.checkpoint, error) from error
     try:
-        sweep(run.path)
+        remove_temporary_files(run.path)
         yield claim
     finally:
         claim.release()
 
 
-def _first_free(out: Path, stem: str) -> Claim:
+def _first_free(out: Path, stem: str) -> RunClaim:
     for number in itertools.count(1):
         final = out / f"{stem}-{number}"
         if not final.exists():
-            with suppress(ConfigError, RunError):  # another process is as quick
+            with suppress(ConfigError, RunError):  # another process took it
                 return _draft(final, tries=1)
     raise AssertionError("there is no last number")
 
 
-def _draft(final: Path, *, tries: int = 10) -> Claim:
-    """Claims a name and an empty hidden folder for it.
+def _draft(final: Path, *, tries: int = 10) -> RunClaim:
+    """Lock a name and create an empty hidden folder for it.
 
     Args:
-        final: What will be made.
-        tries: How often it is tried, as somebody may be just looking whether it is free.
+        final: Final path of the run.
+        tries: Number of tries, as another process may be checking whether the name is free.
 
     Raises:
         ConfigError: If there is a run of this name.
-        RunError: If another process is about to make one.
+        RunError: If another process is creating one.
     """
     if final.exists():
         raise _name_taken(final)
@@ -241,12 +248,12 @@ def _draft(final: Path, *, tries: int = 10) -> Claim:
         try:
             lock = FolderLock(final)
             break
-        except Held as error:
+        except LockHeldError as error:
             if not left:
                 raise _held(final, str(error)) from error
             time.sleep(0.05)
     folder = final.with_name(DRAFT.format(final.name))
-    claim = Claim(lock, folder, final)
+    claim = RunClaim(lock, folder, final)
     try:
         if final.exists():
             raise _name_taken(final)
@@ -259,18 +266,18 @@ def _draft(final: Path, *, tries: int = 10) -> Claim:
 
 
 def _sweep_drafts(out: Path) -> None:
-    """Removes the drafts of processes that were killed, and the links that they were making."""
+    """Remove drafts, locks and unfinished links of killed processes."""
     prefix, suffix = DRAFT.split("{}")
     for folder in out.glob(DRAFT.format("*")):
         final = out / folder.name.removeprefix(prefix).removesuffix(suffix)
-        with suppress(Held, OSError):
+        with suppress(LockHeldError, OSError):
             lock = FolderLock(final)
             if lock.is_certain:
-                Claim(lock, folder, final).release()
+                RunClaim(lock, folder, final).release()
             else:
                 lock.release()
-    sweep_locks(out)
-    sweep_latest(out)
+    remove_stale_locks(out)
+    remove_stale_links(out)
 
 
 def _name_taken(final: Path) -> ConfigError:
@@ -278,29 +285,29 @@ def _name_taken(final: Path) -> ConfigError:
     with suppress(OSError):
         try:
             FolderLock(final).release()
-        except Held as held:
-            busy = f", and {held} is training it (this is {whoami()})"
+        except LockHeldError as held:
+            busy = f", and {held} is training it (this is {describe_process()})"
     return ConfigError(
         f"a --name that is free in '{final.parent}'",
-        found=f"'{final.name}' is there already{busy}",
-        hint=f"another --name, or to go on with it: swinclf train --resume '{final}'",
+        found=f"'{final.name}' already exists{busy}",
+        hint=f"another --name, or to resume it: swinclf train --resume '{final}'",
     )
 
 
 def _held(path: Path, owner: str) -> RunError:
     return RunError(
-        f"nobody else to be training '{path}' (this is {whoami()})",
+        f"no other process to be training '{path}' (this is {describe_process()})",
         found=f"{owner} is training it",
         hint="wait for it, stop it with Ctrl-C, or train under another --name",
     )
 
 
 def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
-    """The run folder that is meant.
+    """Return the run folder at a path.
 
     Args:
         where: A run folder or a file in one; None for the newest finished run.
-        out: The folder that runs go into.
+        out: The folder of the runs.
 
     Raises:
         RunError: If there is none.
@@ -316,11 +323,11 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
 
 
 def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
-    """The model file that is meant: a run's model.safetensors, or the file itself.
+    """Return the model file at a path: a run's model.safetensors, or the file itself.
 
     Args:
         where: A run folder, a weights file or an exported file; None for the newest finished run.
-        out: The folder that runs go into.
+        out: The folder of the runs.
 
     Raises:
         RunError: If there is none.
@@ -332,8 +339,8 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
         if where.suffix.lower() not in MODEL_SUFFIXES:
             raise RunError(
                 f"a run folder, a model.safetensors or an exported .onnx file at '{where}'",
-                found=f"a file of another kind ({where.suffix or 'no ending'})",
-                hint="--run RUN, the folder that `swinclf train` named at its end",
+                found=f"a file of another type ({where.suffix or 'no extension'})",
+                hint="--run RUN, the folder that `swinclf train` printed at its end",
             )
         return where
     if where.is_dir() and RunFolder(where).model.is_file():
@@ -341,15 +348,15 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
     raise _no_run(where)
 
 
-def run_beside(model: Path) -> RunFolder | None:
-    """The run folder that a model file lies in, if it lies in one."""
+def find_enclosing_run(model: Path) -> RunFolder | None:
+    """Return the run folder that a model file is in; None if it is not in one."""
     run = RunFolder(model.resolve().parent)
     return run if run.config.is_file() and run.split.is_file() else None
 
 
-def data_folder_of(model: Path) -> Path | None:
-    """The dataset that a model's run was trained on; None where there is no run that says."""
-    run = run_beside(model)
+def find_data_folder(model: Path) -> Path | None:
+    """Return the dataset that a model's run was trained on; None if it is not recorded."""
+    run = find_enclosing_run(model)
     if run is None:
         return None
     with suppress(RunError):
@@ -359,10 +366,10 @@ def data_folder_of(model: Path) -> Path | None:
 
 
 def make_folder(path: Path) -> Path:
-    """Makes a folder, if it is not there, and returns it.
+    """Create a folder if it is missing, and return it.
 
     Raises:
-        RunError: If it cannot be made.
+        RunError: If it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -372,10 +379,10 @@ def make_folder(path: Path) -> Path:
 
 
 def next_free_folder(parent: Path, stem: str) -> Path:
-    """Makes and returns the first of `stem-1`, `stem-2`, ... in `parent` that is not there yet.
+    """Create and return the first of `stem-1`, `stem-2`, ... in `parent` that does not exist.
 
     Raises:
-        RunError: If none can be made.
+        RunError: If none can be created.
     """
     number = 1
     while True:
@@ -391,7 +398,7 @@ def next_free_folder(parent: Path, stem: str) -> Path:
 
 
 def _stem_of(dataset: Path) -> str:
-    """A dataset's name as a plain folder name."""
+    """Return a dataset's name as a portable folder name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", dataset.resolve().name).strip("-.")[:40] or "run"
 
 
@@ -404,7 +411,7 @@ def _newest_finished(out: Path) -> Path:
         raise RunError(
             f"a finished run under '{out}'",
             found="none" if out.is_dir() else f"no folder '{out}' here ({Path.cwd()})",
-            hint="swinclf train DATA, or name one: --run RUN",
+            hint="swinclf train DATA, or --run RUN",
         )
     return max(finished, key=lambda run: run.metrics.stat().st_mtime).path
 
@@ -420,7 +427,7 @@ def _runs(out: Path) -> list[RunFolder]:
 
 
 def _no_run(where: Path) -> RunError:
-    found = "nothing of that name"
+    found = "no such file or folder"
     if where.exists():
         inside = sorted(entry.name for entry in where.iterdir())[:5] if where.is_dir() else []
         found = (
@@ -429,19 +436,19 @@ def _no_run(where: Path) -> RunError:
             else "a file"
         )
         if (where / "config.json").is_file():
-            found = "a run that was not finished"
+            found = "an unfinished run"
     near = difflib.get_close_matches(
         where.name, [run.path.name for run in _runs(where.parent)], n=1
     )
     hint = (
         f"did you mean '{where.parent / near[0]}'?" if near else "swinclf train DATA, or --run RUN"
     )
-    if found == "a run that was not finished":
+    if found == "an unfinished run":
         hint = f"swinclf train --resume '{where}'"
     return RunError(f"a run at '{where}'", found=found, hint=hint)
 
 
 def _cannot_write(out: Path, why: str) -> RunError:
     return RunError(
-        f"to make a folder in '{out}'", found=why, hint="another folder, by --out or --output"
+        f"to create a folder in '{out}'", found=why, hint="another folder, by --out or --output"
     )

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from swinclf.preprocess import read_colours, write_colours
+from swinclf.preprocess import format_colours, parse_colours
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -74,14 +74,14 @@ def _colours(name: str, value: object, low: float, high: float) -> str:
     """Return the text of three numbers; one stands for all, a list (of a file) is joined."""
     text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     try:
-        colours = read_colours(text)
+        colours = parse_colours(text)
     except ValueError:
         example = "three numbers with commas between, as 0.485,0.456,0.406"
         raise OutOfRange(name, example, value) from None
     if not all(low <= colour <= high for colour in colours):
         scale = " (of pixel values from 0 to 1, not to 255)" if max(colours) > high else ""
         raise OutOfRange(name, f"three numbers from {low:g} to {high:g}{scale}", value)
-    return write_colours(colours)
+    return format_colours(colours)
 
 
 def _words(name: str, value: object) -> tuple[str, ...]:

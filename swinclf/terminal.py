@@ -1,6 +1,6 @@
-"""Progress on a terminal, in a notebook or on a pipe: the reporter that prints, to standard error.
+"""The reporter that prints progress to standard error: on a terminal, in a notebook or on a pipe.
 
-The command line uses it, and `swinclf.train(..., verbose=True)`. Knows no command.
+The command line and `swinclf.train(..., verbose=True)` use it. Knows no command.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rich.text import Text
 
 from swinclf.reporter import EpochRow, Reporter, epoch_line, terminal_safe
 
-BAR_AFTER_S = 0.5  # shorter work shows no bar
-LINE_EVERY_S = 15.0  # how often long work says on a pipe that it goes on
+BAR_AFTER_S = 0.5  # shorter tasks show no bar
+LINE_EVERY_S = 15.0  # interval of progress lines on a pipe
 
 
 def one_line(text: str) -> str:
-    r"""`terminal_safe` for a name in a row of a table: line feeds are written out too.
+    r"""Return `terminal_safe` of a name for a table row: line feeds are escaped too.
 
     >>> one_line("a\nb")
     'a\\nb'
@@ -41,9 +41,9 @@ def one_line(text: str) -> str:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what is still buffered for a failed stream, and all that follows, nowhere.
+    """Redirect a failed stream to the null device.
 
-    Python would try to write it once more as it ends, and report that failure in its own way.
+    Otherwise Python would try to flush its buffer at exit and print an error of its own.
     """
     with suppress(OSError, ValueError):
         sink = os.open(os.devnull, os.O_WRONLY)
@@ -54,11 +54,11 @@ def discard(stream: IO[str]) -> None:
 
 
 @contextmanager
-def talking() -> Iterator[None]:
-    """Around what is said to the user: a full disk under a log file stops no work.
+def ignoring_full_disk() -> Iterator[None]:
+    """Ignore write errors of standard error, such as of a log file on a full disk.
 
     Raises:
-        BrokenPipeError: If the reader has gone.
+        BrokenPipeError: If the reader of a pipe has gone.
     """
     try:
         yield
@@ -69,25 +69,25 @@ def talking() -> Iterator[None]:
 
 
 def print_styled(what: Text | Panel, console: Console | None = None) -> None:
-    """Print text or a box, on standard error where no console is given."""
-    with talking():
+    """Print text or a box, by default on standard error."""
+    with ignoring_full_disk():
         (console or error_console()).print(what, soft_wrap=isinstance(what, Text))
 
 
 def error_console() -> Console:
-    """Return Rich's console on standard error; it honours NO_COLOR and notices pipes by itself."""
+    """Return a Rich console on standard error, which handles NO_COLOR and pipes."""
     return Console(stderr=True, highlight=False)
 
 
 class ConsoleReporter(Reporter):
-    """Print progress on standard error: bars on a terminal, lines in a notebook, a pipe or CI."""
+    """A reporter on standard error: bars on a terminal, lines in a notebook, on a pipe or in CI."""
 
     def __init__(self) -> None:
         self._console = error_console()
         self._has_bars = self._console.is_terminal and not os.environ.get("CI")
 
     def note(self, text: str) -> None:
-        """Print a fact worth knowing."""
+        """Print a note."""
         print_styled(Text(terminal_safe(text), style="dim"), self._console)
 
     def warn(self, text: str) -> None:
@@ -106,7 +106,9 @@ class ConsoleReporter(Reporter):
     ) -> Iterator[Callable[[int], None]]:
         """Show a bar with the rate and the time left, or print a line every 15 s."""
         follower = (
-            _Bar(self._console, task, total, unit) if self._has_bars else _Lines(task, total, unit)
+            _ProgressBar(self._console, task, total, unit)
+            if self._has_bars
+            else _ProgressLines(task, total, unit)
         )
         try:
             yield follower.advance
@@ -115,7 +117,7 @@ class ConsoleReporter(Reporter):
 
 
 class _RateColumn(ProgressColumn):
-    """Units a second."""
+    """A column of units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -125,8 +127,8 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
 
 
-class _Bar:
-    """A bar that shows itself once the work has turned out to be long."""
+class _ProgressBar:
+    """A progress bar that appears once a task takes long."""
 
     def __init__(self, console: Console, task: str, total: int | None, unit: str) -> None:
         self._progress = Progress(
@@ -153,8 +155,8 @@ class _Bar:
             self._progress.stop()
 
 
-class _Lines:
-    """A line now and then: how far, how fast, how much longer."""
+class _ProgressLines:
+    """Occasional lines with the progress, the rate and the time left."""
 
     def __init__(self, task: str, total: int | None, unit: str) -> None:
         self._task, self._total, self._unit = task, total, unit
@@ -172,7 +174,7 @@ class _Lines:
         if self._total is not None:
             of = f"/{self._total:,} {self._unit}"
             left = f", {(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
-        with talking():
+        with ignoring_full_disk():
             line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s{left}\n"
             sys.stderr.write(line)
             sys.stderr.flush()

@@ -230,7 +230,7 @@ def test_the_program_finds_a_mirrored_part_by_the_features_of_a_run(program, tra
     assert done.code == 3, done.err
     assert f"{SMALL_MODEL} on " in done.err
     assert "looks for near copies, too" in done.err
-    assert "features added 1 of 1 pairs of near copies" in done.err
+    assert "features added 1 of 1 pairs of near duplicates" in done.err
     assert "heath/004.jpg  =  moor/part.jpg  (heath, moor)" in done.out
     found = json.loads((land.parent / "c.json").read_text("utf-8"))
     assert [set(one["paths"]) for one in found["near_pairs"]] == [PAIR]

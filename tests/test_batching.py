@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from swinclf.inference.batching import BatchSize
-from swinclf.inference.predictor import Asked, open_predictor
-from swinclf.inference.stream import answer_all
-from swinclf.parallel_batches import Lanes, lanes_on, threads_shared
+from swinclf.inference.predictor import InferenceOptions, open_predictor
+from swinclf.inference.stream import stream_outputs
+from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches, divide_threads
 
 
 def settled(seconds_of, *, first=8, most=64):
     """The sizes that a network sees whose batches take so long."""
-    sizes = BatchSize(Lanes(1, first, most))
+    sizes = BatchSize(ParallelBatches(1, first, most))
     seen = []
     for batch in sizes.batches(range(2000)):
         seen.append(batch)
-        sizes.took(len(batch), seconds_of(len(batch)))
+        sizes.record(len(batch), seconds_of(len(batch)))
     assert [item for batch in seen for item in batch] == list(range(2000))
     return [len(batch) for batch in seen]
 
@@ -41,7 +41,7 @@ def test_the_batch_grows_for_as_long_as_that_pays(seconds_of, settles):
     assert max(sizes) <= max(2 * settles, 8)
 
 
-def test_a_size_that_was_asked_for_is_kept():
+def test_a_given_size_is_not_changed():
     assert set(settled(lambda _: 10, first=7, most=7)[:-1]) == {7}
 
 
@@ -55,21 +55,21 @@ def three_threads():
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_threads_are_shared_and_given_back():
-    lanes = lanes_on("cpu", 224 * 224)
-    assert lanes.count == 3
-    with threads_shared(lanes):
+def test_threads_are_divided_and_restored():
+    parallel = choose_parallel_batches("cpu", 224 * 224)
+    assert parallel.count == 3
+    with divide_threads(parallel):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
-    with pytest.raises(KeyError), threads_shared(replace(lanes, count=2)):
+    with pytest.raises(KeyError), divide_threads(replace(parallel, count=2)):
         raise KeyError
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_lanes_compute_at_the_same_time_and_answer_as_one_does(trained):
-    predictor = open_predictor(trained.path / "model.safetensors", Asked(device="cpu"))
-    assert predictor.lanes.count == 3
+def test_parallel_batches_give_the_same_outputs_as_one_at_a_time(trained):
+    predictor = open_predictor(trained.path / "model.safetensors", InferenceOptions(device="cpu"))
+    assert predictor.parallel.count == 3
     pictures = sorted(trained.data.rglob("*.png"))
     together, outputs = threading.Barrier(3), predictor.outputs
     threads, alone = set(), predictor.outputs
@@ -80,12 +80,12 @@ def test_lanes_compute_at_the_same_time_and_answer_as_one_does(trained):
         return outputs(pixels)
 
     predictor.outputs = meet
-    predictor.lanes = replace(predictor.lanes, first=4, most=4)
+    predictor.parallel = replace(predictor.parallel, first_size=4, max_size=4)
     assert len(pictures) == 36, "nine batches: three times three"
-    found = list(answer_all(predictor, pictures, workers=2))
-    predictor.outputs, predictor.lanes = alone, replace(predictor.lanes, count=1)
+    found = list(stream_outputs(predictor, pictures, workers=2))
+    predictor.outputs, predictor.parallel = alone, replace(predictor.parallel, count=1)
     torch.set_num_threads(1)
-    expected = list(answer_all(predictor, pictures, workers=2))
+    expected = list(stream_outputs(predictor, pictures, workers=2))
     assert len(threads) == 3
     assert [path for path, _ in found] == [path for path, _ in expected] == pictures
     for (_, one), (_, other) in zip(found, expected, strict=True):
@@ -94,7 +94,7 @@ def test_lanes_compute_at_the_same_time_and_answer_as_one_does(trained):
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_an_error_in_one_lane_ends_the_work_and_gives_the_threads_back(trained, monkeypatch):
+def test_an_error_in_one_batch_ends_the_work_and_restores_the_threads(trained, monkeypatch):
     predictor = open_predictor(trained.path / "model.safetensors")
 
     def fail(_pixels):
@@ -102,11 +102,11 @@ def test_an_error_in_one_lane_ends_the_work_and_gives_the_threads_back(trained, 
 
     monkeypatch.setattr(predictor, "outputs", fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        list(answer_all(predictor, sorted(trained.data.rglob("*.png")), workers=1))
+        list(stream_outputs(predictor, sorted(trained.data.rglob("*.png")), workers=1))
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize(("side", "size"), [(224, 8), (384, 8), (112, 32), (32, 32)])
 def test_a_batch_on_a_cpu_depends_on_no_clock(side, size):
-    lanes = lanes_on("cpu", side * side)
-    assert (lanes.first, lanes.most) == (size, size)
+    parallel = choose_parallel_batches("cpu", side * side)
+    assert (parallel.first_size, parallel.max_size) == (size, size)

@@ -12,7 +12,7 @@ import pytest
 from conftest import write_image
 from PIL import Image
 from test_check import scene, write_scenes
-from test_report import HOSTILE, Answer, everything, metrics_of
+from test_report import HOSTILE, PredictionRow, everything, metrics_of
 
 from swinclf.commands.check import check
 from swinclf.data.thumbnails import thumbnail, thumbnails
@@ -49,7 +49,7 @@ def page(tmp_path_factory):
     write_image(root / "image.png", (200, 50, 40), seed=0)
     (root / "tall <b>&amp;.png").write_bytes((root / "image.png").read_bytes())
     answers = [
-        Answer("tall <b>&amp;.png", metrics.classes[true], metrics.classes[predicted], 0.5)
+        PredictionRow("tall <b>&amp;.png", metrics.classes[true], metrics.classes[predicted], 0.5)
         for true, predicted, count in metrics.confusions
         for _ in range(count)
     ]
@@ -68,7 +68,7 @@ def page(tmp_path_factory):
         metrics=metrics,
         matrix=None,
         skipped=[(name, name) for name in HOSTILE],
-        answers=answers,
+        rows=answers,
         sections=replace(extra, evidence={"tall <b>&amp;.png": picture}),
         thumbnails=lambda files: thumbnails(root, files, workers=0),
     )

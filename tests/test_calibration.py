@@ -1,4 +1,4 @@
-"""Temperatures, thresholds and strangeness on numbers whose truth is known."""
+"""Temperatures, thresholds and out-of-distribution scores on numbers whose truth is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, roc_auc_score
 
 from swinclf.confidence.ood import FeatureSpace, fit_feature_space
-from swinclf.confidence.temperature import calibrate, fit_temperature, thresholds
+from swinclf.confidence.temperature import calibrate, fit_temperature, fit_thresholds
 from swinclf.metrics import Tally, expected_calibration_error
 
 
@@ -76,7 +76,7 @@ def test_calibration_error_is_the_tallys() -> None:
 def test_thresholds_keep_their_promise_on_new_images() -> None:
     logits, targets = drawn(3000, 5, 1.0, seed=6)
     probs = np.exp(log_softmax(logits, axis=1))
-    rows = thresholds(probs.max(axis=1), probs.argmax(axis=1) == targets)
+    rows = fit_thresholds(probs.max(axis=1), probs.argmax(axis=1) == targets)
     fresh, truth = drawn(20000, 5, 1.0, seed=7)
     chances = softmax(fresh, axis=1)
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == truth
@@ -90,14 +90,14 @@ def test_thresholds_keep_their_promise_on_new_images() -> None:
 
 @pytest.mark.parametrize(("right", "reached"), [(18, False), (19, True)])
 def test_few_images_promise_little(right: int, reached: bool) -> None:
-    rows = thresholds(np.full(right, 0.9), np.ones(right, dtype=bool), [0.95])
+    rows = fit_thresholds(np.full(right, 0.9), np.ones(right, dtype=bool), [0.95])
     assert bool(rows) is reached
 
 
 def test_equal_probabilities_are_answered_together() -> None:
     confidence = np.array([0.9] * 10 + [0.6] * 10)
     right = np.array([True] * 10 + [True] * 5 + [False] * 5)
-    (row,) = thresholds(confidence, right, [0.9])
+    (row,) = fit_thresholds(confidence, right, [0.9])
     assert (row.probability, row.coverage) == (0.9, 0.5)
 
 
@@ -120,14 +120,14 @@ def clusters(
 def test_the_strange_are_told_from_the_known() -> None:
     space = fit_feature_space(*clusters(600, 1))
     assert space is not None
-    known = space.strangeness(clusters(400, 2)[0])
-    strange = space.strangeness(clusters(400, 3, strange=True)[0])
+    known = space.ood_scores(clusters(400, 2)[0])
+    strange = space.ood_scores(clusters(400, 3, strange=True)[0])
     truth = [0] * 400 + [1] * 400
     assert roc_auc_score(truth, np.concatenate([known, strange])) > 0.93
     assert np.median(known) == pytest.approx(1.0, abs=0.25)
     # and those that leave the space of the classes altogether
     outside = clusters(400, 4)[0] + np.random.default_rng(5).normal(0, 1, (400, 40))
-    far = space.strangeness(outside.astype(np.float32))
+    far = space.ood_scores(outside.astype(np.float32))
     assert roc_auc_score(truth, np.concatenate([known, far])) > 0.97
 
 
@@ -145,7 +145,7 @@ def test_strangeness_is_a_distance_by_the_covariance_within_classes() -> None:
     squares = np.stack(
         [np.einsum("ni,ij,nj->n", points - c, inverse, points - c) for c in centres]
     ).min(axis=0)
-    np.testing.assert_allclose(space.strangeness(points), np.sqrt(squares / 2), rtol=0.06)
+    np.testing.assert_allclose(space.ood_scores(points), np.sqrt(squares / 2), rtol=0.06)
 
 
 def test_what_is_read_back_says_the_same() -> None:
@@ -153,7 +153,7 @@ def test_what_is_read_back_says_the_same() -> None:
     assert space is not None
     again = FeatureSpace.from_dict(space.to_dict())
     points = clusters(50, 2)[0]
-    np.testing.assert_allclose(space.strangeness(points), again.strangeness(points), rtol=2e-3)
+    np.testing.assert_allclose(space.ood_scores(points), again.ood_scores(points), rtol=2e-3)
 
 
 def test_too_few_images_have_no_space() -> None:

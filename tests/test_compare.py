@@ -15,7 +15,12 @@ from scipy.optimize import minimize_scalar
 from swinclf.commands.compare import compare
 from swinclf.errors import DataError, RunError
 from swinclf.files import write_csv, write_json
-from swinclf.reporting.compare import Pair, Paired, mcnemar, score_interval
+from swinclf.reporting.paired_comparison import (
+    PairedCounts,
+    PredictionPair,
+    mcnemar,
+    score_interval,
+)
 
 COUNTS = [(0, 0), (1, 0), (3, 3), (2, 12), (12, 2), (40, 61), (500, 560)]
 
@@ -97,8 +102,8 @@ def test_intervals_cover_the_truth_at_their_nominal_rate(images, gained, lost):
 
 def test_counts_of_pairs():
     answers = [("a", "a", "a"), ("a", "a", "b"), ("a", "b", "a"), ("a", "b", "a"), ("a", "b", "c")]
-    paired = Paired.of([Pair("p", *answer, 0.9, 0.8) for answer in answers])
-    assert paired == Paired(5, 1, 1, 2)
+    paired = PairedCounts.from_pairs([PredictionPair("p", *answer, 0.9, 0.8) for answer in answers])
+    assert paired == PairedCounts(5, 1, 1, 2)
     assert (paired.first_accuracy, paired.second_accuracy) == (0.4, 0.6)
     assert paired.difference == pytest.approx(0.2)
 
@@ -192,9 +197,9 @@ def test_other_files_of_the_same_names_are_refused(tmp_path):
         write_json(folders[-1] / "config.json", {"data": str(tmp_path / name)})
     with pytest.raises(DataError) as caught:
         compare(*folders)
-    assert "1 files of the same name that are not the same" in caught.value.found
+    assert "1 files that differ between" in caught.value.found
     (tmp_path / "two" / "rose" / "0.jpg").write_bytes(b"1")  # the dataset has only been copied
-    assert compare(*folders).paired == Paired(1, 1, 0, 0)
+    assert compare(*folders).overall == PairedCounts(1, 1, 0, 0)
 
 
 HEADER = "path,label,predicted,probability\n"
@@ -206,7 +211,7 @@ HEADER = "path,label,predicted,probability\n"
         (None, "no predictions.csv in it"),
         ("path,label\na,b\n", "no column predicted, probability"),
         (HEADER, "no image"),
-        (HEADER + "a,b,c,much\n", "a probability that is no number"),
+        (HEADER + "a,b,c,much\n", "a probability that is not a number"),
     ],
 )
 def test_a_folder_without_answers(tmp_path, two, content, found):
@@ -219,7 +224,7 @@ def test_a_folder_without_answers(tmp_path, two, content, found):
     assert caught.value.found == found
     with pytest.raises(RunError) as caught:
         compare(tmp_path / "nowhere", two[0])
-    assert caught.value.found == "no folder of that name"
+    assert caught.value.found == "no such folder"
     assert "swinclf eval DATA" in caught.value.hint
 
 
@@ -227,4 +232,4 @@ def test_a_run_and_its_evaluation_agree(cli, trained, tmp_path):
     assert cli("eval", "--run", trained.path, "--output", tmp_path / "e").code == 0
     done = compare(trained.path, tmp_path / "e")
     assert done.differing == ()
-    assert done.paired.p_value == 1.0
+    assert done.overall.p_value == 1.0

@@ -66,7 +66,7 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     found = json.loads(cli("doctor", "--format", "json").out)
     assert "pip install 'swinclf[onnx]'" in found["onnx extra"]
-    assert "not there yet" in found["weight cache"]
+    assert "not created yet" in found["weight cache"]
     assert "offline" in found["weight cache"]
 
 

@@ -34,7 +34,7 @@ from swinclf import lock as lock_module
 from swinclf.commands import train as train_verb
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
-from swinclf.lock import FolderLock, Held
+from swinclf.lock import FolderLock, LockHeldError
 from swinclf.models.store import load_model
 from swinclf.pipeline import finish, fit, resume, start
 from swinclf.run_folder import RunFolder
@@ -145,7 +145,7 @@ def test_the_lock_and_the_draft_of_a_dead_process_are_free(data, whole, tmp_path
 
 def test_a_lock_is_held_by_one(tmp_path):
     lock = FolderLock(tmp_path / "run")
-    with pytest.raises(Held, match=f"process {os.getpid()} on "):
+    with pytest.raises(LockHeldError, match=f"process {os.getpid()} on "):
         FolderLock(tmp_path / "run")
     FolderLock(tmp_path / "other").release()
     lock.release()
@@ -157,7 +157,7 @@ def test_a_lock_is_of_the_folder_that_a_link_leads_to(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "latest").symlink_to("run")
     lock = FolderLock(tmp_path / "run")
-    with pytest.raises(Held):
+    with pytest.raises(LockHeldError):
         FolderLock(tmp_path / "latest")
     lock.release()
 
@@ -174,7 +174,7 @@ def test_a_lock_of_a_folder_whose_parent_is_read_only(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     lock = FolderLock(tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", ".owner"}
-    with pytest.raises(Held, match="process "):
+    with pytest.raises(LockHeldError, match="process "):
         FolderLock(tmp_path / "run")
     lock.release()
     assert list((tmp_path / "run").iterdir()) == []
@@ -231,7 +231,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
         (finish, "save_samples"),
         (finish, "write_results"),
         (finish, "save_model"),
-        (finish, "save_training_sample"),
+        (finish, "save_reference_features"),
         (train_verb, "mark_latest"),
     ],
 )
@@ -260,7 +260,7 @@ def test_a_second_signal_leaves_at_once():
     code = (
         "import os, signal, time; from swinclf.device import StopFlag\n"
         "stop = StopFlag()\n"
-        "with stop.listening(), stop.patiently():\n"
+        "with stop.handling_signals(), stop.deferring_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); assert stop\n"
         "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     )
@@ -269,7 +269,7 @@ def test_a_second_signal_leaves_at_once():
 
 def test_patience_ends_with_the_signal_that_was_not_obeyed():
     stop = StopFlag()
-    with pytest.raises(Interrupted), stop.listening(), stop.patiently():
+    with pytest.raises(Interrupted), stop.handling_signals(), stop.deferring_signals():
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -314,7 +314,7 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(
     expected, found, hint = error_lines(done)
     assert "runs" in expected
     assert os.strerror(number) in found
-    assert "nothing saved before is lost" in found
+    assert "earlier files are not lost" in found
     run = tmp_path / "runs" / "colours-1"
     if run.exists():
         assert hint == "mend that, then: swinclf train --resume runs/colours-1"

@@ -150,7 +150,7 @@ def test_a_name_that_is_taken(cli, dataset, tmp_path):
     _, found, hint = failure(
         cli("train", dataset, *QUICK, "--epochs", 1, "--name", "mine"), ExitCode.USAGE
     )
-    assert found == "'mine' is there already"
+    assert found == "'mine' already exists"
     assert "another --name" in hint
 
 
@@ -316,7 +316,7 @@ def test_a_run_that_is_not_found(cli, trained, tmp_path):
     shutil.copytree(trained.path, tmp_path / "runs" / "flowers-1")
     expected, found, hint = failure(cli("predict", "x.png", "--run", "runs/flowers-2"))
     assert expected == "a run at 'runs/flowers-2'"
-    assert found == "nothing of that name"
+    assert found == "no such file or folder"
     assert hint == "did you mean 'runs/flowers-1'?"
 
 
@@ -342,7 +342,7 @@ def test_a_damaged_model(cli, trained, tmp_path):
 
 def test_resume_of_what_cannot_be_resumed(cli, trained):
     assert failure(cli("train", "--resume", trained.path))[1] == "a finished one"
-    assert "nothing of that name" in failure(cli("train", "--resume", "gone"))[1]
+    assert "no such file or folder" in failure(cli("train", "--resume", "gone"))[1]
     words = ("train", "--resume", trained.path, "--epochs", 3)
     assert failure(cli(*words), ExitCode.USAGE)[1] == "--epochs"
 

@@ -24,7 +24,7 @@ from conftest import (
 
 import swinclf
 from swinclf.data import loader
-from swinclf.device import choose_hardware, whole_batch
+from swinclf.device import choose_hardware, fixed_batch_size
 from swinclf.models.compute import Computer
 from swinclf.training import feature_cache
 from swinclf.training.feature_cache import (
@@ -39,7 +39,7 @@ from swinclf.training.feature_cache import (
 
 def in_whole_batches(images: int) -> int:
     """Return how many images a network computes for so many: the last batch is filled up."""
-    batch = whole_batch(choose_hardware().device)
+    batch = fixed_batch_size(choose_hardware().device)
     return -(-images // batch) * batch
 
 

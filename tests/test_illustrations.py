@@ -70,11 +70,11 @@ def test_a_report_shows_its_mistakes_and_what_spoke_for_them(native_run, dataset
     text = (native_run / "report.html").read_text()
     mistakes = text.count('<div class="mistake">')
     assert mistakes  # it has learned nothing
-    assert text.count('alt="What spoke for the answer"') == mistakes
+    assert text.count('alt="Saliency map of the prediction"') == mistakes
     shown = re.search(r'<div class="views shot">\n<img src="data:image/jpeg;base64,', text)
     assert shown
     assert "no picture" not in text
-    assert text.count("Most alike in training:") == mistakes
+    assert text.count("Nearest training images:") == mistakes
     split = read_rows(native_run / "split.csv")
     trained_on = [row["path"] for row in split if row["split"] == "train"]
     near = re.findall(r'<figure class="shot">\n<img src="data:[^"]*" alt="([^"]+)" ', text)

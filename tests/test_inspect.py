@@ -13,10 +13,10 @@ from network_cases import difference, images, randomise
 from PIL import Image
 
 from swinclf.card import ModelCard
-from swinclf.commands.inspect import Look, inspect
+from swinclf.commands.inspect import FigureOptions, inspect
 from swinclf.confidence.parameters import Confidence
 from swinclf.config import Impl
-from swinclf.device import Hardware, Precision, multiplies_bf16
+from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
 from swinclf.explain.sample import synthetic_picture
@@ -258,7 +258,7 @@ def test_evidence_of_tokens_in_bfloat16_differs_by_rounding(small):
     _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
     assert rounded.dtype == torch.float32
     # AVX512-BF16 rounds otherwise than AMX: 0.76 was measured there for the distilled network.
-    least = 0.8 if "AMX" in multiplies_bf16("cpu")[1] else 0.7
+    least = 0.8 if "AMX" in has_native_bf16("cpu")[1] else 0.7
     assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > least
 
 
@@ -282,7 +282,7 @@ def test_pictures_of_a_vit_run(case, tmp_path):
     run, _ = run_of(case, tmp_path / "run", samples=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        done = inspect(str(run), look=Look(output=tmp_path / "pictures"))
+        done = inspect(str(run), figures=FigureOptions(output=tmp_path / "pictures"))
     check_pictures(done, ["patches", "positions", "attention", "evidence"])
     assert done.image == "a sample of the run, 00.jpg"
 
@@ -291,7 +291,9 @@ def test_pictures_of_a_swin_run(tmp_path):
     run, network = run_of("padded swin", tmp_path / "run")
     picture = tmp_path / "red.png"
     write_image(picture, (200, 50, 40), seed=1)
-    done = inspect(str(run / "model.safetensors"), look=Look(image=picture, output=tmp_path / "p"))
+    done = inspect(
+        str(run / "model.safetensors"), figures=FigureOptions(image=picture, output=tmp_path / "p")
+    )
     check_pictures(done, ["patches", "positions", "windows", "attention", "evidence"])
     assert done.image == "the image red.png"
     from swinclf.commands.predict import predict
@@ -304,15 +306,15 @@ def test_pictures_of_a_swin_run(tmp_path):
 
 def test_weights_of_a_run_for_a_name(tmp_path):
     run, _ = run_of("swin", tmp_path / "run")
-    look = Look(weights=run, output=tmp_path / "p")
-    done = inspect("swin", img_size=48, model_args=SWIN, look=look)
+    figures = FigureOptions(weights=run, output=tmp_path / "p")
+    done = inspect("swin", img_size=48, model_args=SWIN, figures=figures)
     check_pictures(done, ["patches", "positions", "windows", "attention"])
     assert done.label == ""
 
 
 def test_without_positions_there_is_no_picture_of_them(tmp_path):
-    look = Look(output=tmp_path / "p")
-    done = inspect("vit", img_size=32, model_args=VIT | {"position": "none"}, look=look)
+    figures = FigureOptions(output=tmp_path / "p")
+    done = inspect("vit", img_size=32, model_args=VIT | {"position": "none"}, figures=figures)
     check_pictures(done, ["patches", "attention"])
 
 
@@ -375,7 +377,12 @@ def test_errors_have_three_lines(cli, words, code, line, part):
 def test_a_run_takes_no_shape(tmp_path):
     run, _ = run_of("vit", tmp_path / "run")
     with pytest.raises(ConfigError, match="--img-size, --model-arg, --weights, --pretrained"):
-        inspect(str(run), img_size=8, model_args=VIT, look=Look(weights=tmp_path, pretrained=True))
+        inspect(
+            str(run),
+            img_size=8,
+            model_args=VIT,
+            figures=FigureOptions(weights=tmp_path, pretrained=True),
+        )
 
 
 def test_an_export_is_refused(tmp_path):

@@ -169,7 +169,7 @@ def test_no_pictures_of_a_transformer_that_is_not_of_this_package(cli, trained):
     assert cli("inspect", trained.path).code == 0
     done = cli("inspect", trained.path, "--output", "p")
     assert done.code == 2
-    assert "the table alone: swinclf inspect" in error_lines(done)[2]
+    assert "only the table: swinclf inspect" in error_lines(done)[2]
 
 
 def test_an_export_computes_nothing_in_place(run, tmp_path, monkeypatch):

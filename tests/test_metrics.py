@@ -151,8 +151,8 @@ def test_most_confused_pairs():
         (np.ones((2, 3)), [[0, 1]], "Received"),
         (np.full((1, 3), np.nan), [0], "nan"),
         (np.array([[3.0, -1.0, 0.0]]), [0], r"\[0, 1\]"),
-        (np.array([[1.0, 0.0, 0.0]]), [3], r"targets must lie in \[0, 3\)"),
-        (np.array([[1.0, 0.0, 0.0]]), [-1], "targets must lie in"),
+        (np.array([[1.0, 0.0, 0.0]]), [3], r"targets must be in \[0, 3\)"),
+        (np.array([[1.0, 0.0, 0.0]]), [-1], "targets must be in"),
     ],
 )
 def test_a_batch_that_makes_no_sense_is_refused_whole(probs, targets, message):

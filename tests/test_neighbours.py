@@ -19,10 +19,10 @@ from swinclf.data.folder import ImageFile
 from swinclf.data.thumbnails import thumbnail
 from swinclf.errors import WeightsError
 from swinclf.inference import fit_confidence
-from swinclf.inference.fit_confidence import Seen
+from swinclf.inference.fit_confidence import LabelledOutputs
 from swinclf.inference.predictor import open_predictor
-from swinclf.inference.reference_features import read_training_sample, save_training_sample
-from swinclf.inference.stream import answer_all
+from swinclf.inference.reference_features import load_reference_features, save_reference_features
+from swinclf.inference.stream import stream_outputs
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.run_folder import RunFolder
 
@@ -114,7 +114,7 @@ def test_they_are_those_whose_features_point_the_same_way(greys, cli, tmp_path):
     predictor = open_predictor(run / "model.safetensors")
 
     def directions(paths):
-        answers = answer_all(predictor, [data / path for path in paths], workers=0)
+        answers = stream_outputs(predictor, [data / path for path in paths], workers=0)
         rows = np.stack([answer.features for _, answer in answers]).astype(np.float64)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -205,7 +205,7 @@ def test_without_the_file_a_report_goes_without_and_nothing_is_said(moved, cli, 
     mistakes = mistakes_in(tmp_path / "without")
     assert mistakes.keys() == mistakes_in(tmp_path / "with").keys()
     assert not any(mistakes.values())
-    assert "Most alike in training" not in (tmp_path / "without" / "report.html").read_text()
+    assert "Nearest training images" not in (tmp_path / "without" / "report.html").read_text()
 
 
 def test_the_model_alone_has_no_neighbours(greys, cli, tmp_path):
@@ -242,7 +242,7 @@ def test_a_damaged_file_is_said_and_all_else_done(moved, trained, cli, tmp_path,
     path.write_bytes(damaged[damage])
     done = cli("eval", "--run", run, "--output", tmp_path / "scores")
     assert done.code == 0
-    assert done.err.count("no training images beside the mistakes") == 1
+    assert done.err.count("the report has no nearest training images") == 1
     assert str(path) in done.err
     mistakes = mistakes_in(tmp_path / "scores")
     assert mistakes
@@ -270,9 +270,9 @@ def test_a_run_is_no_more_than_its_model_to_predict(moved, cli):
 
 
 def test_the_file_holds_a_sample_in_half_precision(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_confidence, "TRAINING_MOST", 5)
+    monkeypatch.setattr(fit_confidence, "MAX_TRAINING", 5)
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder
-    sample = read_training_sample(run.neighbours, run.model)
+    sample = load_reference_features(run.neighbours, run.model)
     assert sample.features.shape == (5, 64)
     assert len(sample.images) == 5
     assert run.neighbours.stat().st_size < 5 * 64 * 2 + 2000
@@ -284,8 +284,8 @@ def test_any_name_comes_back_and_damage_does_not(trained, tmp_path):
     names = [("a\udcff/1\n.png", 'b"\\'), ("ملف/é.png", " ")]
     features = np.array([[3e5, 4e5], [0, -1e-9]], np.float32)
     images = [ImageFile(*name) for name in names]
-    save_training_sample(run, Seen(np.zeros((2, 2)), features, np.zeros(2), images))
-    sample = read_training_sample(run.neighbours, run.model)
+    save_reference_features(run, LabelledOutputs(np.zeros((2, 2)), features, np.zeros(2), images))
+    sample = load_reference_features(run.neighbours, run.model)
     assert sample.images == names
     assert sample.features == pytest.approx(np.array([[0.6, 0.8], [0, -1]]), abs=1e-3)
     whole = run.neighbours.read_bytes()
@@ -294,4 +294,4 @@ def test_any_name_comes_back_and_damage_does_not(trained, tmp_path):
             damaged = whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
             run.neighbours.write_bytes(damaged)
             with pytest.raises(WeightsError):
-                read_training_sample(run.neighbours, run.model)
+                load_reference_features(run.neighbours, run.model)

@@ -201,7 +201,7 @@ def test_placeholder_fonts_are_never_taken():
     ],
 )
 def test_long_names_lose_their_middle(name, width, short):
-    assert naming.shortened(name, width) == short
+    assert naming.shorten(name, width) == short
 
 
 def history(epochs, **changes):

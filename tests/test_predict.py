@@ -21,7 +21,7 @@ import swinclf
 from swinclf.commands.predict import expand_inputs
 from swinclf.commands.predict import predict as predict_with
 from swinclf.inference.predictor import open_predictor
-from swinclf.inference.stream import Answer
+from swinclf.inference.stream import ImageOutput
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def test_inputs_are_taken_as_they_are_needed(trained, pictures):
     answers = predict_with(predictor, endless())
     for count, answer in zip(range(1, 200), answers, strict=False):
         assert answer.label == "red"
-        assert len(taken) - count <= (predictor.lanes.count + 4) * predictor.lanes.most
+        assert len(taken) - count <= (predictor.parallel.count + 4) * predictor.parallel.max_size
     answers.close()
 
 
@@ -351,17 +351,17 @@ def test_thousands_of_files_are_answered_in_order_and_in_bounded_memory(trained,
         (folder / f"{number % 10}" / f"{number:05d}.png").hardlink_to(sources[number % 3])
     predictor = open_predictor(trained.path / "model.safetensors")
     gc.collect()
-    before = sum(type(one) is Answer for one in gc.get_objects())  # of other tests
+    before = sum(type(one) is ImageOutput for one in gc.get_objects())  # of other tests
     labels, alive = {}, 0
     for answer in predict_with(predictor, expand_inputs([str(folder)]), top_k=1):
         labels[answer.path] = answer.label
         if len(labels) % 250 == 0:
-            alive = max(alive, sum(type(one) is Answer for one in gc.get_objects()))
+            alive = max(alive, sum(type(one) is ImageOutput for one in gc.get_objects()))
     assert len(labels) == 2000
     assert list(labels) == sorted(labels)
     names = [source.parent.name for source in sources]
     assert all(label == names[int(Path(path).stem) % 3] for path, label in labels.items())
-    assert 0 < alive - before <= 8 * predictor.lanes.most, "what was answered is not kept"
+    assert 0 < alive - before <= 8 * predictor.parallel.max_size, "what was answered is not kept"
 
 
 def test_workers_change_no_answer(cli, trained, pictures):

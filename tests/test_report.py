@@ -15,21 +15,21 @@ import pytest
 from PIL import Image
 
 from swinclf.confidence.parameters import Confidence, Threshold
-from swinclf.confidence.selective import Rejection
+from swinclf.confidence.selective import RejectionScores
 from swinclf.confidence.temperature import Calibration
-from swinclf.inference.nearest import nearest
+from swinclf.inference.neighbour_search import find_nearest
 from swinclf.metrics import Tally
 from swinclf.reporting import confusion, svg_charts
 from swinclf.reporting.embedded_images import embed
 from swinclf.reporting.report import write_report
 from swinclf.reporting.report_data import (
-    Finding,
+    FindingSummary,
     LearningCurve,
     LearningPoint,
     Neighbour,
     Provenance,
     ReportedSetting,
-    Sections,
+    ReportSections,
     Suspect,
 )
 
@@ -48,7 +48,7 @@ VOID = {"meta", "img", "input", "link", "br", "hr", "rect"}
 JPEG = b"\xff\xd8 a small picture"
 
 
-class Answer(NamedTuple):
+class PredictionRow(NamedTuple):
     path: str
     label: str
     predicted: str
@@ -101,17 +101,20 @@ def thumbnails(paths):
 
 def everything(path="cat/1.jpg", name="dog"):
     """Every optional section, about one image and one name."""
-    return Sections(
+    return ReportSections(
         calibration=Calibration(1.25, 430, ece_before=0.061, ece_after=0.02),
         confidence=Confidence(thresholds=(Threshold(0.95, 0.77, 0.71),)),
-        rejection=Rejection(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, (0.45, 0.7)),
+        rejection=RejectionScores(0.95, 100, 0.7, 0.97, 50, 0.1, 0.8, 0.931, (0.45, 0.7)),
         suspects=[Suspect(path, name, name, 0.91)],
         learning=LearningCurve(
             [LearningPoint(0.5, 60, 0.7, 0.6, 0.8), LearningPoint(1, 120, 0.8, 0.75, 0.85)],
             [LearningPoint(2, 240, 0.85, 0.78, 0.9)],
             [name],
         ),
-        audit=[Finding(name, name, [path]), Finding("a tiny class", "add images", (), [name])],
+        audit=[
+            FindingSummary(name, name, [path]),
+            FindingSummary("a tiny class", "add images", (), [name]),
+        ],
         evidence={path: JPEG},
         neighbours={path: [Neighbour("fox/9.jpg", name, 0.9, "fox/9.jpg")]},
     )
@@ -128,7 +131,7 @@ def written(tmp_path):
             "metrics": metrics_of(["cat", "dog", "fox"]),
             "matrix": picture,
             "skipped": [("cat/broken.jpg", "truncated")],
-            "answers": [Answer("cat/1.jpg", "cat", "dog", 0.987)],
+            "rows": [PredictionRow("cat/1.jpg", "cat", "dog", 0.987)],
         }
         origin = {
             "title": "a run",
@@ -152,12 +155,12 @@ def written(tmp_path):
     ("temperature", "after", "said"),
     [
         (1.25, 0.02, "the calibration error is 2.0\xa0% with it and 6.1\xa0% without"),
-        (1.0, 0.07, "error is 6.1\xa0%, and on images that it was not fitted on, a temperature"),
+        (1.0, 0.07, "is 6.1\xa0%; with a temperature, by cross-validation, it would be 7.0\xa0%"),
     ],
 )
 def test_it_says_whether_calibrating_was_of_use(written, temperature, after, said):
     calibration = Calibration(temperature, 430, ece_before=0.061, ece_after=after)
-    page = Page(written(sections=Sections(calibration=calibration)))
+    page = Page(written(sections=ReportSections(calibration=calibration)))
     assert said in page.text
     assert ("Not calibrated" in page.text) == (temperature == 1.0)
 
@@ -178,7 +181,7 @@ def test_it_says_what_matters(written):
     page = Page(written())
     right = round(metrics.accuracy * 120)
     assert f"{100 * metrics.accuracy:.1f}\xa0%" in page.text
-    assert f"{right} of 120 images right" in page.text
+    assert f"{right} of 120 images correct" in page.text
     low, high = (f"{100 * end:.1f}\xa0%" for end in metrics.accuracy_ci95)
     assert f"95 % interval {low} to {high}" in page.text
     for text in (
@@ -230,7 +233,7 @@ def test_hostile_names_are_shown_as_they_are(written):
             metrics=metrics_of(names),
             settings={name: ReportedSetting(name, name, name) for name in names},
             skipped=[(name, name) for name in names],
-            answers=[Answer(name, name, names[0], 0.5) for name in names],
+            rows=[PredictionRow(name, name, names[0], 0.5) for name in names],
             sections=everything(names[1], names[0]),
             thumbnails=thumbnails,
             command=names[1],
@@ -256,12 +259,12 @@ def test_classes_without_images_have_no_recall(written):
 
 def test_long_lists_are_cut_and_say_so(written):
     skipped = [(f"{index}.jpg", "truncated") for index in range(1500)]
-    answers = [Answer(f"wrong-{index}.jpg", "a", "b", 0.5) for index in range(51)]
+    answers = [PredictionRow(f"wrong-{index}.jpg", "a", "b", 0.5) for index in range(51)]
     metrics = metrics_of([f"class {index}" for index in range(1003)])
     text = written(
         metrics=metrics,
         skipped=skipped,
-        answers=answers,
+        rows=answers,
         history=[{"epoch": epoch} for epoch in range(1, 701)],
     )
     page = Page(text)
@@ -285,16 +288,16 @@ def test_what_is_not_there_leaves_no_empty_section(written):
     total = Tally(["a", "b"])
     total.update(np.eye(2), np.arange(2))
     text = written(
-        metrics=total.result("all"), settings={}, history=[], matrix=None, skipped=[], answers=[]
+        metrics=total.result("all"), settings={}, history=[], matrix=None, skipped=[], rows=[]
     )
     assert sections_of(text) == ["confusion", "classes", "command"]
     assert "img" not in Page(text).tags
 
 
 def test_all_sections(written):
-    sure = [Answer(f"{index}.jpg", "cat", "cat", 0.9) for index in range(20)]
-    wrong = Answer("cat/1.jpg", "cat", "dog", 0.987)
-    text = written(answers=[wrong, *sure], sections=everything(), thumbnails=thumbnails)
+    sure = [PredictionRow(f"{index}.jpg", "cat", "cat", 0.9) for index in range(20)]
+    wrong = PredictionRow("cat/1.jpg", "cat", "dog", 0.987)
+    text = written(rows=[wrong, *sure], sections=everything(), thumbnails=thumbnails)
     assert sections_of(text) == [
         *("mistakes", "confusion", "classes", "confidence", "suspects", "learning", "audit"),
         *("curves", "skipped", "settings", "command"),
@@ -303,13 +306,14 @@ def test_all_sections(written):
     for words in (
         "a temperature of 1.25, fitted on 430 images",
         "is 2.0\xa0% with it and 6.1\xa0% without",
-        "answered 70.0\xa0% of 100 images of its classes; 97.0\xa0% of these answers were right",
-        "it answered 10.0\xa0%",
-        "a low probability 0.8, by strangeness 0.931",
+        "70.0\xa0% of the predictions for 100 images of known classes were accepted",
+        "97.0\xa0% of these were correct",
+        "10.0\xa0% were accepted",
+        "0.8 by a low probability, 0.931 by the out-of-distribution score",
         "85.0\xa0%, forecast",
         "a tiny class",
         "add images",
-        "Most alike in training:",
+        "Nearest training images:",
     ):
         assert words in page.text
     wanted = base64.b64encode(JPEG).decode()
@@ -328,12 +332,12 @@ def test_every_cell_leads_to_its_images(written):
     metrics = metrics_of(["cat", "dog", "fox"])
     index = {name: number for number, name in enumerate(metrics.classes)}
     answers = [
-        Answer(f"{true}-{predicted}-{number}.jpg", true, predicted, number / 100)
+        PredictionRow(f"{true}-{predicted}-{number}.jpg", true, predicted, number / 100)
         for true in index
         for predicted in index
         for number in range(20)
     ]
-    text = written(metrics=metrics, answers=answers)
+    text = written(metrics=metrics, rows=answers)
     for true, predicted, count in metrics.confusions:
         pair = f"pair-{true}-{predicted}"
         assert f'<a href="#{pair}" data-pair="{pair}">{count}</a>' in text
@@ -353,7 +357,7 @@ def test_of_many_classes_those_mixed_up_most_are_shown():
     predicted[(targets == 7).nonzero()[0][:4]] = 99
     total = Tally(names)
     total.update(np.eye(100)[predicted], targets)
-    grid = confusion.grid_of(total.result("val"))
+    grid = confusion.build_grid(total.result("val"))
     assert (grid.classes, grid.is_whole) == ([7, 70, 99], False)
     counts = [[cell.count for cell in row] for row in grid.rows]
     assert counts == [[6, 0, 4], [10, 0, 0], [0, 0, 10]]
@@ -371,7 +375,9 @@ def test_a_thousand_classes_and_fifty_thousand_images_stay_small(tmp_path, writt
         here = slice(part, part + 1000)
         total.update(np.eye(1000, dtype=np.float32)[predicted[here]], targets[here])
     answers = [
-        Answer(f"{names[t]}/a file with a name of a common length {i}.jpg", names[t], names[p], c)
+        PredictionRow(
+            f"{names[t]}/a file with a name of a common length {i}.jpg", names[t], names[p], c
+        )
         for i, (t, p, c) in enumerate(
             zip(targets.tolist(), predicted.tolist(), rng.random(50_000).tolist(), strict=True)
         )
@@ -380,7 +386,7 @@ def test_a_thousand_classes_and_fifty_thousand_images_stay_small(tmp_path, writt
     worst.write_bytes(rng.bytes(2_000_000))  # what the largest matrix takes
     text = written(
         metrics=total.result("val"),
-        answers=answers,
+        rows=answers,
         matrix=worst,
         thumbnails=lambda paths: (rng.bytes(30_000) for _ in paths),  # ten times the usual
     )
@@ -447,6 +453,6 @@ def test_curves_leave_gaps_and_stay_in_their_box():
 def test_nearest_training_images():
     features = np.array([[1, 0], [0, 2], [-1, 0], [0, 0]], dtype=np.float32)
     images = [(f"{index}.jpg", "abcd"[index]) for index in range(4)]
-    (found,) = nearest(np.array([[3, 1]], dtype=np.float32), features, images, count=2)
+    (found,) = find_nearest(np.array([[3, 1]], dtype=np.float32), features, images, count=2)
     assert [(one.path, one.label) for one in found] == [("0.jpg", "a"), ("1.jpg", "b")]
     assert found[0].similarity == pytest.approx(3 / np.sqrt(10))

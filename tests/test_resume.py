@@ -381,7 +381,7 @@ def test_an_interrupted_run_cannot_be_used_yet(interrupted, cli, command):
     done = cli(*command, "--run", interrupted)
     assert done.code == 1
     _, found, hint = error_lines(done)
-    assert found == "a run that was not finished"
+    assert found == "an unfinished run"
     assert hint == f"swinclf train --resume '{interrupted}'"
 
 

@@ -80,12 +80,12 @@ ARRAY = "expected an array (height, width, 3) of uint8; "
         (b"no image", "not an image"),
         (np.zeros((3, 8, 9), np.uint8), "channels come last: array.transpose(1, 2, 0)"),
         (torch.zeros((3, 8, 9)), "found shape (3, 8, 9) of float32 from 0 to 0; channels come"),
-        (np.zeros((8, 9), np.uint8), "of a grey image: numpy.stack([array] * 3, axis=-1)"),
+        (np.zeros((8, 9), np.uint8), "for a greyscale image: numpy.stack([array] * 3, axis=-1)"),
         (np.zeros((8, 9, 4), np.uint8), "without the alpha channel: array[..., :3]"),
         (RED / 255, "for values from 0 to 1: (255 * array).round().astype('uint8')"),
         (RED * 1.0, "for values from 0 to 255: array.round().astype('uint8')"),
-        (RED - 300.5, "give the image as it was before it was normalised"),
-        (RED * np.float32(np.nan), "give the image as it was before it was normalised"),
+        (RED - 300.5, "pass the image before normalisation"),
+        (RED * np.float32(np.nan), "pass the image before normalisation"),
         (RED.astype(np.int64), "array.astype('uint8')"),
         (RED.astype(np.uint16) * 257, "found shape (40, 40, 3) of uint16 from 10280 to 51400"),
         (np.zeros((2, 8, 9, 3, 1), np.uint8), ARRAY + "found shape (2, 8, 9, 3, 1) of uint8"),
@@ -106,10 +106,10 @@ def test_paths_that_are_no_images(classifier, tmp_path, cli):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(data / "red" / "000.png")
     reasons = {
-        str(data): "this is a folder, not an image: give its files, one input each",
-        str(tmp_path / "empty"): "the folder holds no images",
+        str(data): "this is a folder, not an image: pass its files as inputs",
+        str(tmp_path / "empty"): "the folder contains no images",
         str(tmp_path / "photos.zip"): "this is an archive, not an image: unpack it first",
-        "https://example.org/a.jpg": "this is an address, not a file: download it first",
+        "https://example.org/a.jpg": "this is a URL, not a file: download it first",
         "gone.jpg": "No such file or directory",
     }
     answers = classifier.predict(list(reasons))

@@ -229,7 +229,7 @@ def test_a_damaged_card_is_named(stored, key, value):
     )
     with pytest.raises(RunError) as error:
         load_model(path)
-    assert "a whole model card" in error.value.expected
+    assert "a complete model card" in error.value.expected
 
 
 def test_the_metadata_is_plain_text_that_any_program_can_parse():

@@ -416,7 +416,7 @@ def test_a_teacher_of_other_classes_is_refused_by_name(trained, cli, tmp_path):
             "a teacher: a run, its model.safetensors, or the name of a model",
             "nothing at the path 'no_such_network', and no model of this name",
         ),
-        (("--teacher", "runs/none"), "a run at '", "nothing of that name"),
+        (("--teacher", "runs/none"), "a run at '", "no such file or folder"),
         (("--teacher", "vit"), "a teacher: a run", "a shape of your own without weights"),
         (("--teacher", "embedded", "--unlabelled", "empty"), "images in '", "none"),
     ],

@@ -278,7 +278,7 @@ def test_runs_are_numbered_and_a_name_is_used_once(cli, dataset):
     assert cli("train", dataset, *SMALL_FLAGS, "--name", "mine").out == "runs/mine\n"
     again = cli("train", dataset, *SMALL_FLAGS, "--name", "mine")
     assert again.code == 2
-    assert "'mine' is there already" in error_lines(again)[1]
+    assert "'mine' already exists" in error_lines(again)[1]
 
 
 def test_nothing_is_written_into_the_dataset(dataset, cli):

@@ -26,7 +26,7 @@ from swinclf.inference.stream import _load
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.ranges import settle_ranges
 from swinclf.pipeline.start import ExtractionOptions, Start
-from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, ranges_from
+from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, parse_ranges
 from swinclf.reporter import SILENT
 from swinclf.training import loop
 from swinclf.training.defaults import Regime
@@ -108,7 +108,7 @@ def test_ranges_travel_as_json_and_may_be_absent():
     assert Preprocess.from_dict(PREPROCESS.to_dict()) == PREPROCESS
     for bad in ({"uint16": [5, 5]}, {"uint16": [0, float("nan")]}, {"float32": [0, float("inf")]}):
         with pytest.raises(ValueError, match="value range"):
-            ranges_from(bad)
+            parse_ranges(bad)
 
 
 # One image

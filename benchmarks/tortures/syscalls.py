@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from swinclf.errors import SwinclfError
-from swinclf.files import sweep
+from swinclf.files import remove_temporary_files
 from swinclf.run_folder import RunFolder
 from swinclf.training import checkpoint
 from tortures._small import interrupted_run
@@ -64,7 +64,7 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
                 except SwinclfError as error:
                     print(call, number, error)
                     counts["wrong"] += 1
-                sweep(run.path)
+                remove_temporary_files(run.path)
                 counts["wrong"] += any(path.suffix == ".tmp" for path in run.path.iterdir())
     return {"calls": dict(made), "wrong": 0, **counts}
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from swinclf.cli import commands, console, program  # noqa: F401 - registers the commands
 from swinclf.cli.legacy import expand_home_in, modernise
 from swinclf.cli.streams import prepare_streams, restart_in_utf8
-from swinclf.device import keep_freed_memory
+from swinclf.device import retain_freed_memory
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     # OpenMP's threads wait for one another by spinning, which makes a network many times slower
     # where another program wants a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    keep_freed_memory()
+    retain_freed_memory()
     # Importing torch makes a million objects that stay: looking among them for garbage every few
     # hundred takes a tenth of a short run.
     gc.set_threshold(100_000, 20, 20)

@@ -10,7 +10,7 @@ from swinclf.reporter import terminal_safe
 
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison
-    from swinclf.reporting.compare import Pair
+    from swinclf.reporting.paired_comparison import PredictionPair
 
 CLASSES, IMAGES, WIDTH = 20, 10, 40
 
@@ -19,16 +19,16 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
     """All of it as JSON, or the most changed classes and the surest changed images."""
     if result_format is ResultFormat.JSON:
         return to_json(done.to_dict())
-    paired = done.paired
-    low, high = paired.difference_ci95
+    overall = done.overall
+    low, high = overall.difference_ci95
     lines = [
-        f"first       {paired.first_accuracy:.1%}  {_safe(str(done.first))}",
-        f"second      {paired.second_accuracy:.1%}  {_safe(str(done.second))}",
-        f"difference  {_points(paired.difference)} "
+        f"first       {overall.first_accuracy:.1%}  {_safe(str(done.first))}",
+        f"second      {overall.second_accuracy:.1%}  {_safe(str(done.second))}",
+        f"difference  {_points(overall.difference)} "
         f"(95 % interval {_points(low)} to {_points(high)})",
-        f"McNemar     p = {paired.p_value:.3g}: {_verdict(done)}",
-        f"images      {paired.images:,}: both right {paired.both:,}, only the first "
-        f"{paired.only_first:,}, only the second {paired.only_second:,}",
+        f"McNemar     p = {overall.p_value:.3g}: {_verdict(done)}",
+        f"images      {overall.images:,}: both right {overall.both:,}, only the first "
+        f"{overall.only_first:,}, only the second {overall.only_second:,}",
     ]
     changed = {name: one for name, one in done.classes.items() if one.only_first or one.only_second}
     if changed:
@@ -52,12 +52,12 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
 
 
 def _verdict(done: Comparison) -> str:
-    if done.paired.p_value >= 0.05:
+    if done.overall.p_value >= 0.05:
         return "may be chance"
-    return f"the {'second' if done.paired.difference > 0 else 'first'} is better"
+    return f"the {'second' if done.overall.difference > 0 else 'first'} is better"
 
 
-def _image_line(one: Pair) -> str:
+def _image_line(one: PredictionPair) -> str:
     right = {one.first: "first right", one.second: "second right"}.get(one.label, "both wrong")
     return (
         f"  {_safe(one.path)}: {_safe(one.first)} {one.first_probability:.1%} -> "

@@ -149,13 +149,13 @@ def inspect_command(
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show a network's shapes, costs and attention."""
-    from swinclf.commands.inspect import Look, inspect
+    from swinclf.commands.inspect import FigureOptions, inspect
 
     done = inspect(
         subject,
         img_size=img_size,
         model_args=key_values(model_arg or ()),
-        look=Look(image=image, output=output, weights=weights, pretrained=pretrained),
+        figures=FigureOptions(image=image, output=output, weights=weights, pretrained=pretrained),
         report=ConsoleReporter(),
     )
     write_data(tables.inspection_text(done, result_format))

@@ -26,7 +26,7 @@ from swinclf.cli.streams import standard_input, write_data
 from swinclf.cli.tables import PredictFormat, ResultFormat
 from swinclf.config import ExportFormat
 from swinclf.errors import ExitCode
-from swinclf.run_folder import data_folder_of, find_model
+from swinclf.run_folder import find_data_folder, find_model
 from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
@@ -65,14 +65,14 @@ def eval_command(
 ) -> ExitCode:
     """Score a run on held-out images or another folder."""
     from swinclf.commands.evaluate import evaluate
-    from swinclf.inference.predictor import Asked
+    from swinclf.inference.predictor import InferenceOptions
 
     done = evaluate(
         find_model(run),
         data,
         split=str(split) if split else None,
         output=output,
-        asked=Asked(impl, device, precision),
+        options=InferenceOptions(impl, device, precision),
         reject=reject,
         workers=workers,
         report=ConsoleReporter(),
@@ -115,10 +115,10 @@ def predict_command(
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict
     from swinclf.data.scan_notes import counts_by_extension
-    from swinclf.inference.predictor import Asked, open_predictor
+    from swinclf.inference.predictor import InferenceOptions, open_predictor
 
     model = find_model(run)
-    predictor = open_predictor(model, Asked(impl, device, precision))
+    predictor = open_predictor(model, InferenceOptions(impl, device, precision))
     if predictor.note:
         ConsoleReporter().warn(predictor.note)
     ignored: Counter[str] = Counter()
@@ -133,7 +133,7 @@ def predict_command(
             paths,
             top_k=top_k,
             workers=workers,
-            as_they_come="-" in inputs,
+            low_latency="-" in inputs,
             reject=reject,
         ):
             writer.write(prediction)
@@ -175,7 +175,7 @@ def export_command(
 ) -> None:
     """Write a deployable file, proved equal to the run."""
     from swinclf.commands.export import export
-    from swinclf.inference.predictor import Asked
+    from swinclf.inference.predictor import InferenceOptions
 
     done = export(
         find_model(run),
@@ -183,7 +183,7 @@ def export_command(
         output,
         tolerance=tolerance,
         data=data,
-        asked=Asked(impl, device, precision),
+        options=InferenceOptions(impl, device, precision),
         report=ConsoleReporter(),
     )
     write_data(f"{done.path}\n")
@@ -220,5 +220,5 @@ def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
         if given != "-":
             yield given
             continue
-        base = data_folder_of(model)
+        base = find_data_folder(model)
         yield from read_path_list(standard_input(), base=base, note=console.say)

@@ -14,7 +14,7 @@ from swinclf import __version__
 from swinclf.cli import console
 from swinclf.cli.streams import flush_data, output_failure, write_data
 from swinclf.cli.usage import UsageError, usage_error
-from swinclf.device import termination_raised
+from swinclf.device import sigterm_as_exception
 from swinclf.errors import ExitCode, Interrupted, SwinclfError
 from swinclf.terminal import discard
 
@@ -66,7 +66,7 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with termination_raised():
+            with sigterm_as_exception():
                 code = command(*args, **kwargs) or ExitCode.OK
                 flush_data()
         except SwinclfError as error:

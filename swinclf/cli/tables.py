@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swinclf.commands.export import Export
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.predict import Prediction
-    from swinclf.confidence.selective import Rejection
+    from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
@@ -121,25 +121,25 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rejection_text(done: Rejection) -> str:
+def rejection_text(done: RejectionScores) -> str:
     """What withholding answers did."""
     lines = [
         f"with --reject {done.precision:g}",
-        f"  known classes    {done.known_answered:.1%} of {done.known:,} images answered, "
+        f"  known classes    {done.known_accepted:.1%} of {done.known:,} images answered, "
         f"{done.right:.1%} of the answers right",
     ]
     if done.unknown:
         lines += [
-            f"  unknown classes  {done.unknown_answered:.1%} of {done.unknown:,} images answered",
+            f"  unknown classes  {done.unknown_accepted:.1%} of {done.unknown:,} images answered",
             "  telling unknown from known: AUROC "
             f"{done.auroc_probability:.3f} by probability, "
-            f"{done.auroc_strangeness:.3f} by strangeness",
+            f"{done.auroc_ood:.3f} by strangeness",
         ]
     if done.unknown and done.known:
-        low, high = done.fewer
+        low, high = done.difference
         lines += [
             f"  the unknown are answered less: by {low:.1%} to {high:.1%} (95 % interval)"
-            if done.tells_unknown
+            if done.detects_unknown
             else "  the unknown were not seen to be answered less (known less unknown, 95 % "
             f"interval: {low:+.1%} to {high:+.1%}): do not count on --reject to keep them out"
         ]

@@ -1,4 +1,4 @@
-"""check: what is wrong with a dataset, before training on it. Writes nothing into it."""
+"""check: find the problems of a dataset before training on it. Writes nothing into it."""
 
 from __future__ import annotations
 
@@ -37,18 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Audit:
-    """What a check has found.
+    """The result of a check.
 
     Attributes:
         root: The dataset.
-        images: Readable ones, in order of path.
+        images: Readable images, in order of path.
         classes: Names of the class folders, sorted.
-        fit: The --fit that suits the pictures' proportions; None without pictures.
-        fit_reason: Why.
-        findings: What should be mended or is good to know.
-        near: Pairs of paths that show one picture in different files, and how well their details
-            agree, in [-1, 1].
-        ranges: Which values the images use of each sample type of more than 8 bits.
+        fit: The recommended --fit for the images' aspect ratios; None without images.
+        fit_reason: The reason.
+        findings: Problems to fix, and remarks.
+        near: Near duplicates: two paths and their agreement after registration, in [-1, 1].
+        ranges: Value ranges of the images for each sample type of more than 8 bits.
     """
 
     root: Path
@@ -62,7 +61,7 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing should be mended."""
+        """Whether there is nothing to fix."""
         return not any(finding.needs_fix for finding in self.findings)
 
     @property
@@ -71,7 +70,7 @@ class Audit:
         return any(finding.kind is FindingKind.UNREADABLE for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON; every place of every finding."""
+        """Return plain values for JSON, with all examples of each finding."""
         counts = dict.fromkeys(self.classes, 0)
         for image in self.images:
             counts[image.label] = counts.get(image.label, 0) + 1
@@ -114,21 +113,21 @@ def check(
     workers: int | None = None,
     report: Reporter = SILENT,
 ) -> Audit:
-    """Looks for what is wrong with a dataset.
+    """Find the problems of a dataset.
 
     Args:
         data: A folder of class folders.
-        val: A folder that is held out instead of what `data` says, as in a training.
-        output: A JSON file for everything found.
-        page: An HTML file for it, with thumbnails.
-        weights: A run or a weights file whose network looks for near copies, too.
-        model: What network a bare weights file is of.
-        workers: Threads that read; None for one a core.
-        report: Told of progress.
+        val: A folder of validation images that overrides a split in `data`, as in training.
+        output: A JSON file for all findings.
+        page: An HTML file for them, with thumbnails.
+        weights: A run or a weights file whose features are also used to find near duplicates.
+        model: The network of a weights file without a model card.
+        workers: Threads that decode; None for one a core.
+        report: Receives progress.
 
     Raises:
-        SwinclfError: If there is no dataset, a file is to be written into it, or the weights are
-            not to be had.
+        SwinclfError: If there is no dataset, an output file is inside it, or the weights are not
+            available.
     """
     for path in (output, page):
         _refuse_inside(path, data)
@@ -148,7 +147,7 @@ def check(
     near = find_near_pairs(index.root, facts, workers=threads, report=report, features=seen)
     if viewer:
         added = sum(pair.by_features for pair in near)
-        report.note(f"features added {added:,} of {len(near):,} pairs of near copies")
+        report.note(f"features added {added:,} of {len(near):,} pairs of near duplicates")
     audit = _conclude(index, facts, near)
     if output is not None:
         write_json(make_folder(output.parent) / output.name, audit.to_dict())
@@ -182,16 +181,16 @@ def _viewer(
     report: Reporter,
     ranges: tuple[ValueRange, ...],
 ) -> Viewer | None:
-    """The network that looks for copies, if one was given."""
+    """Return the network that computes features for near duplicates; None if none is given."""
     if weights is None and model is None:
         return None
     if weights is None:
         raise ConfigError(
             "weights for the network of --model",
             found="no --weights",
-            hint="--weights FILE, or a run, which knows its model",
+            hint="--weights FILE, or --weights RUN without --model",
         )
-    from swinclf.pipeline.check_features import open_viewer  # torch takes seconds to load
+    from swinclf.pipeline.check_features import open_viewer  # torch takes seconds to import
 
     return open_viewer(weights, model, index, workers=workers, report=report, ranges=ranges)
 
@@ -223,7 +222,7 @@ def _findings(
     images: Sequence[ImageFile],
     rows: np.ndarray,
 ) -> Iterator[Finding]:
-    """What should be mended first, and the more harmful first of these."""
+    """Yield the findings, problems to fix first and in order of severity."""
     broken = [
         SkippedFile(image.path, error, image.label)
         for image, error in zip(index.images, facts.errors, strict=True)

@@ -1,4 +1,4 @@
-"""compare: two runs, or two evaluations, on the same images."""
+"""compare: compare two runs or evaluations on the same images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from swinclf.errors import DataError, RunError
 from swinclf.files import read_csv, write_json
 from swinclf.latest_run import follow_latest
-from swinclf.reporting.compare import Pair, Paired
+from swinclf.reporting.paired_comparison import PairedCounts, PredictionPair
 from swinclf.run_folder import make_folder
 
 PREDICTIONS = "predictions.csv"
@@ -21,61 +21,61 @@ COLUMNS = ("path", "label", "predicted", "probability")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two classifiers on the same images.
+    """The comparison of two classifiers on the same images.
 
     Attributes:
         first: The folder of the first one's predictions.
         second: The folder of the second one's.
-        paired: On all images.
-        classes: On the images of each class, most changed first.
-        differing: The images that the two call differently, in order of path.
+        overall: Counts over all images.
+        classes: Counts over the images of each class, largest difference first.
+        differing: Images with different predictions, in order of path.
     """
 
     first: Path
     second: Path
-    paired: Paired
-    classes: Mapping[str, Paired]
-    differing: tuple[Pair, ...]
+    overall: PairedCounts
+    classes: Mapping[str, PairedCounts]
+    differing: tuple[PredictionPair, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON. The difference is the second accuracy less the first."""
+        """Return plain values for JSON. The difference is the second accuracy less the first."""
         return {
             "first": str(self.first),
             "second": str(self.second),
-            **_record(self.paired),
-            "difference_ci95": list(self.paired.difference_ci95),
-            "mcnemar_p": self.paired.p_value,
-            "classes": {name: _record(paired) for name, paired in self.classes.items()},
+            **_record(self.overall),
+            "difference_ci95": list(self.overall.difference_ci95),
+            "mcnemar_p": self.overall.p_value,
+            "classes": {name: _record(counts) for name, counts in self.classes.items()},
             "differing": [asdict(pair) for pair in self.differing],
         }
 
 
 def compare(first: Path, second: Path, *, output: Path | None = None) -> Comparison:
-    """Compares the answers that two runs or evaluations have left.
+    """Compare the predictions of two runs or evaluations.
 
     Args:
-        first: A folder with a predictions.csv: a run, or what `eval` has written.
+        first: A folder with a predictions.csv: a run, or the output of `eval`.
         second: Another one, on the same images.
-        output: A JSON file for all of it.
+        output: A JSON file for the comparison.
 
     Raises:
         RunError: If one of them has no predictions.
-        DataError: If they are of different images, or the images have different labels.
+        DataError: If the images or their labels differ.
     """
     first, second = follow_latest(first), follow_latest(second)
-    answers, others = _predictions(first), _predictions(second)
-    _check_same_images(first, second, answers, others)
-    _check_same_data(first, second, list(answers))
-    pairs = [_pair(answers[path], others[path]) for path in sorted(answers)]
-    by_class: dict[str, list[Pair]] = defaultdict(list)
+    rows, others = _predictions(first), _predictions(second)
+    _check_same_images(first, second, rows, others)
+    _check_same_data(first, second, list(rows))
+    pairs = [_pair(rows[path], others[path]) for path in sorted(rows)]
+    by_class: dict[str, list[PredictionPair]] = defaultdict(list)
     for pair in pairs:
         by_class[pair.label].append(pair)
-    classes = {name: Paired.of(own) for name, own in sorted(by_class.items())}
+    classes = {name: PairedCounts.from_pairs(own) for name, own in sorted(by_class.items())}
     changed = sorted(classes, key=lambda name: -abs(classes[name].difference))
     comparison = Comparison(
         first=first,
         second=second,
-        paired=Paired.of(pairs),
+        overall=PairedCounts.from_pairs(pairs),
         classes={name: classes[name] for name in changed},
         differing=tuple(pair for pair in pairs if pair.first != pair.second),
     )
@@ -85,12 +85,12 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
 
 
 def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
-    """The rows of a predictions.csv by path."""
+    """Return the rows of a predictions.csv by path."""
     file = folder / PREDICTIONS
     if not file.is_file():
         raise RunError(
             f"a finished run or the output of an evaluation at '{folder}'",
-            found=f"no {PREDICTIONS} in it" if folder.is_dir() else "no folder of that name",
+            found=f"no {PREDICTIONS} in it" if folder.is_dir() else "no such folder",
             hint=f"swinclf eval DATA --run RUN --output '{folder}'",
         )
     rows = {row["path"]: row for row in read_csv(file, COLUMNS)}
@@ -101,7 +101,7 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
     if not numbers:
         raise RunError(
             f"images with their probabilities in '{file}'",
-            found="a probability that is no number" if rows else "no image",
+            found="a probability that is not a number" if rows else "no image",
             hint=f"swinclf eval DATA --run RUN --output '{folder}'",
         )
     return rows
@@ -110,42 +110,42 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
 def _check_same_images(
     first: Path,
     second: Path,
-    answers: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Mapping[str, str]],
     others: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Refuses what cannot be paired, and says what each side has that the other lacks."""
-    lone = (
-        (first, sorted(answers.keys() - others.keys())),
-        (second, sorted(others.keys() - answers.keys())),
+    """Raise if the images or labels differ, and list the differences."""
+    unpaired = (
+        (first, sorted(rows.keys() - others.keys())),
+        (second, sorted(others.keys() - rows.keys())),
     )
     found = [
         f"{len(paths):,} images only in '{folder}', e.g. {paths[0]!r}"
-        for folder, paths in lone
+        for folder, paths in unpaired
         if paths
     ]
     relabelled = [
         path
-        for path in sorted(answers.keys() & others.keys())
-        if answers[path]["label"] != others[path]["label"]
+        for path in sorted(rows.keys() & others.keys())
+        if rows[path]["label"] != others[path]["label"]
     ]
     if relabelled and not found:
         path = relabelled[0]
         found.append(
             f"{len(relabelled):,} images with another label, e.g. {path!r}: "
-            f"{answers[path]['label']!r} in '{first}', {others[path]['label']!r} in '{second}'"
+            f"{rows[path]['label']!r} in '{first}', {others[path]['label']!r} in '{second}'"
         )
     if found:
         raise DataError(
-            f"answers for the same images in '{first}' and '{second}'",
+            f"predictions for the same images in '{first}' and '{second}'",
             found="; ".join(found),
-            hint=_scoring(first, second),
+            hint=_hint(first, second),
         )
 
 
 def _check_same_data(first: Path, second: Path, paths: Sequence[str]) -> None:
-    """Refuses two datasets whose files have the same names and are not the same files.
+    """Raise if two datasets have different files under the same names.
 
-    Only runs say where their images are; where the folders are two, and both there, sizes tell.
+    Only runs record their dataset. Files are compared by size, if both folders still exist.
     """
     roots = [_data_of(folder) for folder in (first, second)]
     one, other = roots
@@ -160,22 +160,22 @@ def _check_same_data(first: Path, second: Path, paths: Sequence[str]) -> None:
     ]
     if different:
         raise DataError(
-            f"answers for the same images in '{first}' and '{second}'",
-            found=f"{len(different):,} files of the same name that are not the same in '{one}' and "
-            f"'{other}', e.g. {different[0]!r}",
-            hint=_scoring(first, second),
+            f"predictions for the same images in '{first}' and '{second}'",
+            found=f"{len(different):,} files that differ between '{one}' and '{other}', "
+            f"e.g. {different[0]!r}",
+            hint=_hint(first, second),
         )
 
 
 def _data_of(folder: Path) -> Path | None:
-    """The dataset that a run was trained on; None for a folder that does not say."""
+    """Return the dataset that a run was trained on; None if it is not recorded."""
     try:
         return Path(json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _scoring(first: Path, second: Path) -> str:
+def _hint(first: Path, second: Path) -> str:
     outputs = [f"{folder.resolve().name or 'run'}-scored" for folder in (first, second)]
     return (
         f"score both on one folder: swinclf eval DATA --split all --run '{first}' --output "
@@ -183,8 +183,8 @@ def _scoring(first: Path, second: Path) -> str:
     )
 
 
-def _pair(one: Mapping[str, str], other: Mapping[str, str]) -> Pair:
-    return Pair(
+def _pair(one: Mapping[str, str], other: Mapping[str, str]) -> PredictionPair:
+    return PredictionPair(
         one["path"],
         one["label"],
         one["predicted"],
@@ -194,13 +194,13 @@ def _pair(one: Mapping[str, str], other: Mapping[str, str]) -> Pair:
     )
 
 
-def _record(paired: Paired) -> dict[str, Any]:
+def _record(counts: PairedCounts) -> dict[str, Any]:
     return {
-        "images": paired.images,
-        "first_accuracy": paired.first_accuracy,
-        "second_accuracy": paired.second_accuracy,
-        "difference": paired.difference,
-        "both_right": paired.both,
-        "only_first_right": paired.only_first,
-        "only_second_right": paired.only_second,
+        "images": counts.images,
+        "first_accuracy": counts.first_accuracy,
+        "second_accuracy": counts.second_accuracy,
+        "difference": counts.difference,
+        "both_right": counts.both,
+        "only_first_right": counts.only_first,
+        "only_second_right": counts.only_second,
     }

@@ -1,4 +1,4 @@
-"""doctor: versions, device, precision, caches and decoding speed of this machine."""
+"""doctor: report versions, device, precision, caches and decoding speed of this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DECODE_COUNT = 5
 
 
 def examine() -> Mapping[str, str]:
-    """Findings by name, for people."""
+    """Return the properties of the machine by name, as text."""
     hardware = choose_hardware()
     return {
         **versions(),
@@ -55,21 +55,21 @@ def _weight_cache() -> str:
     folder = Path(constants.HF_HUB_CACHE)
     offline = ", offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
     if not folder.is_dir():
-        return f"{folder} (not there yet){offline}"
+        return f"{folder} (not created yet){offline}"
     models = sum(name.startswith("models--") for name in os.listdir(folder))  # noqa: PTH208
     return f"{folder} ({models} models){offline}"
 
 
 def _hub() -> str:
-    """Say whether the default's published weights can be had, and what `train` does otherwise."""
+    """Return whether the default's published weights are available, and the fallback otherwise."""
     default = TrainConfig().model
     if is_available(native_data_config(default).hub_id or ""):
-        return f"the weights of {default} can be had"
+        return f"the weights of {default} are available"
     return f"not reachable: `swinclf train DATA` uses {EMBEDDED} weights instead of {default}"
 
 
 def _decode_speed() -> str:
-    """Times the reader on a photograph-like picture of 12 megapixels."""
+    """Measure how long decoding a noisy image of 12 megapixels takes."""
     noise = np.random.default_rng(0).normal(128, 40, (DECODE_SIZE[1] // 8, DECODE_SIZE[0] // 8, 3))
     picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8)).resize(DECODE_SIZE)
     buffer = io.BytesIO()

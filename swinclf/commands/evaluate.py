@@ -1,4 +1,4 @@
-"""eval: metrics of a model on its own held-out images, or on another folder."""
+"""eval: score a model on its own held-out images, or on another folder."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swinclf.confidence.selective import Judged, Rejection, measure_rejection, threshold_for
+from swinclf.confidence.selective import (
+    RejectionScores,
+    SelectiveScores,
+    score_rejection,
+    threshold_for,
+)
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import FolderIndex, SkippedFile
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.inference.predictor import (
-    AS_THE_RUN,
-    Asked,
+    RUN_OPTIONS,
+    InferenceOptions,
     Predictor,
     TorchPredictor,
     open_predictor,
 )
 from swinclf.inference.results import Illustrations, write_results
-from swinclf.inference.score import Scored, score_images
-from swinclf.inference.selection import choose_images, home_of, trained_on, with_known_labels
-from swinclf.inference.stream import answer_all
+from swinclf.inference.score import ScoringResult, score_images
+from swinclf.inference.selection import (
+    find_training_dataset,
+    find_training_root,
+    match_labels,
+    select_images,
+)
+from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.reporter import SILENT, Reporter
-from swinclf.reporting.report_data import Neighbour, Provenance, Sections
-from swinclf.run_folder import RunFolder, make_folder, next_free_folder, run_beside
+from swinclf.reporting.report_data import Neighbour, Provenance, ReportSections
+from swinclf.run_folder import RunFolder, find_enclosing_run, make_folder, next_free_folder
 
 if TYPE_CHECKING:
     from swinclf.explain.saliency_overlay import EvidenceDrawer
@@ -40,33 +50,33 @@ class Evaluation:
     """A finished evaluation.
 
     Attributes:
-        folder: Where its files are.
+        folder: The folder of its files.
         metrics: The scores.
         skipped: Images that were not scored, and why.
-        rejection: What withholding answers would do, where that was asked.
+        rejection: The effect of rejection; None if not requested.
     """
 
     folder: Path
     metrics: Metrics
     skipped: tuple[SkippedFile, ...]
-    rejection: Rejection | None = None
+    rejection: RejectionScores | None = None
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The result of a scoring, nothing of it written.
+class SplitScores:
+    """The result of a scoring that has not been written.
 
     Attributes:
         index: The images.
         split: Which of them were scored: val, test, train or all.
-        scored: Metrics and a row for each image.
-        rejection: The effect of rejecting answers, where that was asked for.
+        result: Metrics and a row for each image.
+        rejection: The effect of rejection; None if not requested.
     """
 
     index: FolderIndex
     split: str
-    scored: Scored
-    rejection: Rejection | None
+    result: ScoringResult
+    rejection: RejectionScores | None
 
 
 def score(
@@ -78,7 +88,7 @@ def score(
     reject: float | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
-) -> Scores:
+) -> SplitScores:
     """Score a model and write nothing; the arguments are those of `evaluate`.
 
     Args:
@@ -94,17 +104,17 @@ def score(
         SwinclfError: If it cannot be done.
     """
     if reject is not None:
-        threshold_for(predictor.card.confidence, reject)  # before any image is looked at
-    run = run_beside(model)
-    root = data or trained_on(model, run)
-    index, split = choose_images(root, split, run, predictor.card, report)
+        threshold_for(predictor.card.confidence, reject)  # raises before any image is read
+    run = find_enclosing_run(model)
+    root = data or find_training_dataset(model, run)
+    index, split = select_images(root, split, run, predictor.card, report)
     for note in index.notes.notes():
         report.note(note)
     for warning in index.notes.warnings():
         report.warn(warning)
-    images, unknown = with_known_labels(index, predictor.card, report)
+    images, unknown = match_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
-    scored = score_images(
+    result = score_images(
         predictor,
         index.root,
         images,
@@ -115,11 +125,11 @@ def score(
     rejection = None
     if reject is not None:
         others = [index.root / skipped.path for skipped in unknown]
-        rejection = _rejection(predictor, reject, scored, others, workers, report)
-    for loss in describe_lost_classes(_lost(scored, index)):
+        rejection = _rejection(predictor, reject, result, others, workers, report)
+    for loss in describe_lost_classes(_lost(result, index)):
         report.warn(loss)
-    scored = replace(scored, skipped=[*index.skipped, *unknown, *scored.skipped])
-    return Scores(index, split, scored, rejection)
+    result = replace(result, skipped=[*index.skipped, *unknown, *result.skipped])
+    return SplitScores(index, split, result, rejection)
 
 
 def evaluate(
@@ -128,7 +138,7 @@ def evaluate(
     *,
     split: str | None = None,
     output: Path | None = None,
-    asked: Asked = AS_THE_RUN,
+    options: InferenceOptions = RUN_OPTIONS,
     reject: float | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
@@ -140,28 +150,28 @@ def evaluate(
         data: A folder of class folders; None for the one the run was trained on.
         split: val, test, train or all. None for the held-out images where `data` is what the run
             was trained on, and for all images of any other folder.
-        output: Where the results go; None for the next free `eval-N` beside the model.
-        asked: How the model is run.
-        reject: Also measure what withholding answers for this share of right ones does, in (0, 1);
-            on images of classes that the model does not know, too.
+        output: The output folder; None for the next free `eval-N` next to the model.
+        options: Device, precision and backend.
+        reject: Also measure rejection for this target precision, in (0, 1), on images of unknown
+            classes too.
         workers: Threads that decode; None for one a core.
-        report: Told of progress.
+        report: Receives progress.
 
     Raises:
         SwinclfError: If it cannot be done.
     """
-    predictor = open_predictor(model, asked)
+    predictor = open_predictor(model, options)
     if predictor.note:
         report.warn(predictor.note)
     done = score(predictor, model, data, split=split, reject=reject, workers=workers, report=report)
-    scored, root = done.scored, done.index.root
+    result, root = done.result, done.index.root
     workers = default_workers() if workers is None else workers
     drawer = _drawer(model, root, predictor)
-    neighbours = _neighbours(model, run_beside(model), predictor, root, workers, report)
+    neighbours = _neighbours(model, find_enclosing_run(model), predictor, root, workers, report)
     folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
     write_results(
         folder,
-        scored,
+        result,
         Provenance(
             title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
             data=str(root),
@@ -174,20 +184,20 @@ def evaluate(
             drawer.draw if drawer else None,
             neighbours,
         ),
-        sections=Sections(confidence=predictor.card.confidence, rejection=done.rejection),
+        sections=ReportSections(confidence=predictor.card.confidence, rejection=done.rejection),
     )
-    return Evaluation(folder, scored.metrics, tuple(scored.skipped), done.rejection)
+    return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
 
 
-def _lost(scored: Scored, index: FolderIndex) -> Mapping[str, str]:
-    """The class folders of which no image can be read, each with the commonest reason."""
-    there = tuple({row.label for row in scored.rows})
-    skipped = (*index.skipped, *scored.skipped)
+def _lost(result: ScoringResult, index: FolderIndex) -> Mapping[str, str]:
+    """Return the classes without a readable image, each with the most common reason."""
+    there = tuple({row.label for row in result.rows})
+    skipped = (*index.skipped, *result.skipped)
     return classes_without_images(replace(index, classes=there, skipped=skipped))[0]
 
 
 def _drawer(model: Path, root: Path, predictor: Predictor) -> EvidenceDrawer | None:
-    """Draws what spoke for mistakes; an export is scored without torch, and has none."""
+    """Return a drawer of saliency maps; None for an export, which is scored without torch."""
     if not isinstance(predictor, TorchPredictor):
         return None
     from swinclf.explain.saliency_overlay import EvidenceDrawer
@@ -203,47 +213,54 @@ def _neighbours(
     workers: int,
     report: Reporter,
 ) -> Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None:
-    """Finds the training images most alike to mistakes; None where none are kept beside the model.
+    """Return a search for the nearest training images; None without stored features.
 
-    An export is scored without torch, and may answer a little otherwise: it has none.
+    Exports have none: they are scored without torch, and their features may differ a little.
     """
     path = RunFolder(model.resolve().parent).neighbours
     if model.suffix != ".safetensors" or not path.is_file():
         return None
-    from swinclf.inference.nearest_images import most_alike_in
-    from swinclf.inference.reference_features import read_training_sample
+    from swinclf.inference.reference_features import load_reference_features
+    from swinclf.inference.report_neighbours import find_reference_neighbours
 
     try:
-        sample = read_training_sample(path, model)
+        reference = load_reference_features(path, model)
     except WeightsError as error:
         report.warn(
-            f"no training images beside the mistakes: expected {error.expected}, "
+            f"the report has no nearest training images: expected {error.expected}, "
             f"found {error.found}"
         )
         return None
-    home = home_of(model, run, root, predictor.card)
-    return partial(most_alike_in, sample, predictor, root=root, home=home, workers=workers)
+    training_root = find_training_root(model, run, root, predictor.card)
+    return partial(
+        find_reference_neighbours,
+        reference,
+        predictor,
+        root=root,
+        training_root=training_root,
+        workers=workers,
+    )
 
 
 def _rejection(
     predictor: Predictor,
     precision: float,
-    scored: Scored,
+    result: ScoringResult,
     others: Sequence[Path],
     workers: int,
     report: Reporter,
-) -> Rejection:
-    """Measures withholding on the scored images and on those of unknown classes."""
-    judged = []
+) -> RejectionScores:
+    """Measure rejection on the scored images and on those of unknown classes."""
+    unknown = []
     with report.track("scoring unknown classes", len(others)) as advance:
-        for _, answer in answer_all(predictor, others, workers=workers):
-            if answer.probabilities is not None:
-                judged.append(answer.judged)
+        for _, output in stream_outputs(predictor, others, workers=workers):
+            if output.probabilities is not None:
+                unknown.append(output.selective_scores)
             advance(1)
-    return measure_rejection(
+    return score_rejection(
         predictor.card.confidence,
         precision,
-        scored.judged,
-        np.array([row.label == row.predicted for row in scored.rows]),
-        Judged.of(judged),
+        result.selective,
+        np.array([row.label == row.predicted for row in result.rows]),
+        SelectiveScores.from_rows(unknown),
     )

@@ -1,4 +1,4 @@
-"""export: a deployable file, proved equal to the run on real images."""
+"""export: write a deployable file and verify it against the run on real images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
 from swinclf.exporting.onnx import export_onnx
 from swinclf.exporting.parity import Parity, compare_probabilities
-from swinclf.inference.predictor import Asked, Predictor, TorchPredictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
-from swinclf.inference.stream import answer_all
+from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder
 
 DEFAULT_TOLERANCE = 1e-3
-BATCHES = (1, 2, 7)  # a batch size that was baked into the file shows at one of these
+BATCHES = (1, 2, 7)  # a batch size that is fixed in the file fails with one of these
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Export:
 
     Attributes:
         path: The file.
-        parity: Its answers beside the run's, both in float32.
-        drift: The run's answers in its own precision beside those in float32, where that is
-            another.
+        parity: Comparison of its probabilities with the run's, both in float32.
+        drift: Comparison of the run's own precision with float32; None if it is float32.
         run_precision: The run's own precision.
     """
 
@@ -50,23 +49,22 @@ def export(
     *,
     tolerance: float = DEFAULT_TOLERANCE,
     data: Path | None = None,
-    asked: Asked = Asked(),  # noqa: B008 - a frozen value
+    options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
     report: Reporter = SILENT,
 ) -> Export:
-    """Writes a run as another format and compares the two on real images.
+    """Export a run and compare its probabilities with the file's on real images.
 
     Args:
         model: A model.safetensors.
-        export_format: What to write.
-        output: The file; None for `model.FORMAT` beside the model.
-        tolerance: The largest difference of a probability that is allowed, in float32 on both
-            sides.
-        data: A folder of images to compare on; None for those kept in the run.
-        asked: How the run's side is computed.
-        report: Told of progress.
+        export_format: Format of the file.
+        output: The file; None for `model.FORMAT` next to the model.
+        tolerance: Largest allowed difference of a probability, both in float32.
+        data: A folder of images to compare on; None for those stored in the run.
+        options: Device, precision and backend of the run.
+        report: Receives progress.
 
     Raises:
-        MismatchError: If the answers differ by more; the file is left, for looking into it.
+        MismatchError: If they differ by more; the file is not deleted.
         SwinclfError: If it cannot be done.
     """
     if model.suffix != ".safetensors":
@@ -77,18 +75,18 @@ def export(
         )
     path = output or model.with_suffix(f".{export_format}")
     images = _images(model, data)
-    network, card = load_model(model, impl=asked.impl)
+    network, card = load_model(model, impl=options.impl)
     report.note(f"writing {card.model} as {export_format}")
     export_onnx(network, card, path)
-    ours = open_predictor(model, Asked(asked.impl, asked.device, Precision.FP32))
+    ours = open_predictor(model, InferenceOptions(options.impl, options.device, Precision.FP32))
     if ours.note:
         report.warn(ours.note)
     theirs = open_predictor(path)
-    reference = _answers(ours, images, batch_size=32)
+    reference = _probabilities(ours, images, batch_size=32)
     parity = max(
         (
             compare_probabilities(
-                reference, _answers(theirs, images, batch_size=size), tolerance=tolerance
+                reference, _probabilities(theirs, images, batch_size=size), tolerance=tolerance
             )
             for size in BATCHES
         ),
@@ -96,28 +94,27 @@ def export(
     )
     if not parity.agrees:
         raise MismatchError(
-            f"'{path}' to answer as its run on {parity.images} images, within {tolerance:g}",
+            f"'{path}' to agree with its run on {parity.images} images, within {tolerance:g}",
             found=f"a largest difference of {parity.largest:.2g}, {parity.flips} labels differ",
-            hint="--tolerance if you can live with it, or tell us: it should not happen",
+            hint="a larger --tolerance if that is acceptable; otherwise please report this bug",
         )
-    own = open_predictor(model, asked)
+    own = open_predictor(model, options)
     drift = None
     if isinstance(own, TorchPredictor) and own.hardware.precision is not Precision.FP32:
         drift = compare_probabilities(
-            reference, _answers(own, images, batch_size=32), tolerance=1.0
+            reference, _probabilities(own, images, batch_size=32), tolerance=1.0
         )
     return Export(path, parity, drift, own.card.precision)
 
 
 def _images(model: Path, data: Path | None) -> list[str]:
-    """The images to compare on."""
     if data is not None:
         images = list(walk_images(str(data)))
         step = max(1, len(images) // 256)
         found, images = f"none in '{data}'", images[::step]
     else:
         images = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
-        found = f"none kept beside '{model}'"
+        found = f"none stored next to '{model}'"
     if not images:
         raise ExportError(
             "real images to compare the export with the run on",
@@ -127,10 +124,10 @@ def _images(model: Path, data: Path | None) -> list[str]:
     return images
 
 
-def _answers(predictor: Predictor, images: Sequence[str], *, batch_size: int) -> np.ndarray:
-    """(N, K) probabilities; images that cannot be read are left out of the comparison."""
-    answers = answer_all(predictor, images, workers=default_workers(), batch_size=batch_size)
-    rows = [answer.probabilities for _, answer in answers if answer.probabilities is not None]
+def _probabilities(predictor: Predictor, images: Sequence[str], *, batch_size: int) -> np.ndarray:
+    """Return the (N, K) probabilities of the readable images."""
+    outputs = stream_outputs(predictor, images, workers=default_workers(), batch_size=batch_size)
+    rows = [output.probabilities for _, output in outputs if output.probabilities is not None]
     if not rows:
         raise ExportError(
             "readable images to compare on",

@@ -1,4 +1,4 @@
-"""inspect: what a network costs, and pictures of how it looks at an image."""
+"""inspect: the costs of a network, and figures of its attention and features for an image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from swinclf.run_folder import make_folder, next_free_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What is to be drawn, and of which weights. Nothing given: nothing is drawn.
+class FigureOptions:
+    """Options of the figures. By default none are drawn.
 
     Attributes:
-        image: A picture to look at; None for one of the run's samples, else a drawn one.
-        output: Folder for the pictures; None for the next free inspect-NAME-N here.
-        weights: A weights file or run whose weights a named network gets.
-        pretrained: Whether it gets its published weights.
+        image: An image file; None for one of the run's samples, else a synthetic image.
+        output: Folder of the figures; None for the next free inspect-NAME-N here.
+        weights: A weights file or run with weights for a named network.
+        pretrained: Whether a named network gets its published weights.
     """
 
     image: Path | None = None
@@ -34,21 +34,21 @@ class Look:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether pictures are drawn."""
+        """Whether figures are drawn."""
         return self.pretrained or any((self.image, self.output, self.weights))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The result of an inspection.
 
     Attributes:
         name: The network's name.
-        costs: Part by part.
-        run: The model file, where a run was inspected.
-        folder: Where the pictures are; None where none were asked for.
-        pictures: Their paths, in the order in which to look at them.
-        image: Which image they show, in words.
+        costs: Parameters and operations of each part.
+        run: The model file; None for a named network.
+        folder: The folder of the figures; None if none were drawn.
+        pictures: Paths of the figures, in reading order.
+        image: A description of the image that they show.
         label: The class that a run's network predicts for it; empty for a named network.
         probability: That class's, in [0, 1].
     """
@@ -68,90 +68,95 @@ def inspect(
     *,
     img_size: int | None = None,
     model_args: Mapping[str, str] | None = None,
-    look: Look | None = None,
+    figures: FigureOptions | None = None,
     report: Reporter = SILENT,
 ) -> Inspection:
-    """Count what a network costs, part by part, and draw how it looks at an image if asked to.
+    """Count the parameters and operations of a network, and optionally draw figures for an image.
 
     Args:
         subject: The name of a network, a run folder or a model.safetensors; None for the newest
             finished run.
-        img_size: Side of a named network's image, pixels; None for its own.
-        model_args: What differs from a named network's shape, each as text.
-        look: What to draw; None for nothing.
-        report: Hears what was chosen.
+        img_size: Input size of a named network, px; None for its default.
+        model_args: Options of a named network's architecture, each as text.
+        figures: Options of the figures; None draws none.
+        report: Receives notes.
 
     Raises:
         ModelError: If there is no network of that name.
-        ConfigError: If options do not fit each other or the network.
-        RunError: If there is no such run, or the pictures cannot be written.
-        WeightsError: If weights cannot be read or do not fit.
+        ConfigError: If options contradict each other or do not apply to the network.
+        RunError: If there is no such run, or the figures cannot be written.
+        WeightsError: If weights cannot be read or do not match.
         DataError: If the image cannot be read.
     """
-    look = look or Look()
+    figures = figures or FigureOptions()
     what = find_target(subject, img_size, dict(model_args or {}))
-    _check_options(what, look, img_size, model_args)
-    with torch.device("meta"):  # shapes are enough to count, and take neither time nor memory
+    _check_options(what, figures, img_size, model_args)
+    with torch.device("meta"):  # counting needs only shapes
         costs = measure_costs(what.build(), what.image_px)
     done = Inspection(what.architecture.name, costs, what.file)
-    return _draw(done, what, look, report) if look.is_wanted else done
+    return _draw(done, what, figures, report) if figures.is_wanted else done
 
 
 def _check_options(
-    what: InspectionTarget, look: Look, img_size: int | None, model_args: Mapping[str, str] | None
+    what: InspectionTarget,
+    figures: FigureOptions,
+    img_size: int | None,
+    model_args: Mapping[str, str] | None,
 ) -> None:
-    """Refuse what makes no sense together."""
+    """Raise on options that contradict each other."""
     given = {
         "--img-size": img_size is not None,
         "--model-arg": bool(model_args),
-        "--weights": look.weights is not None,
-        "--pretrained": look.pretrained,
+        "--weights": figures.weights is not None,
+        "--pretrained": figures.pretrained,
     }
     flags = [flag for flag, is_given in given.items() if is_given]
     if what.file is not None and flags:
         raise ConfigError(
-            f"'{what.file}' alone: a run has its own shape and weights",
+            f"'{what.file}' without these options: a run has its own architecture and weights",
             found=", ".join(flags),
             hint=f"swinclf inspect '{what.file.parent}', or a name: {what.architecture.name}",
         )
-    if what.file is None and not what.is_native and look.is_wanted:
+    if what.file is None and not what.is_native and figures.is_wanted:
         raise ConfigError(
-            "a run, or a name of this package's own networks, to draw pictures",
+            "a run, or a network built by swinclf, for figures",
             found=f"'{what.architecture.name}', which timm builds",
-            hint=f"the table alone: swinclf inspect {what.architecture.name}; "
-            "or of a run: swinclf inspect RUN --image FILE",
+            hint=f"only the table: swinclf inspect {what.architecture.name}; "
+            "or a run: swinclf inspect RUN --image FILE",
         )
-    if look.pretrained and look.weights is not None:
+    if figures.pretrained and figures.weights is not None:
         raise ConfigError(
-            "weights from one place",
+            "weights from one source",
             found="--weights and --pretrained",
             hint="one of the two",
         )
 
 
-def _draw(done: Inspection, what: InspectionTarget, look: Look, report: Reporter) -> Inspection:
-    """Draw all pictures that the network has."""
+def _draw(
+    done: Inspection, what: InspectionTarget, figures: FigureOptions, report: Reporter
+) -> Inspection:
+    """Draw all figures that are available for the network."""
     from swinclf.explain.figures import InspectionInput, draw_all
     from swinclf.explain.saliency_overlay import has_evidence
 
     if done.costs.colours != 3:
         raise ConfigError(
-            "a network for images of 3 colours, to draw pictures",
+            "a network for images of 3 channels, for figures",
             found=f"in_chans={done.costs.colours}",
-            hint="the table alone, without --image, --output, --weights and --pretrained",
+            hint="only the table, without --image, --output, --weights and --pretrained",
         )
-    network, whose = what.open(look.weights, pretrained=look.pretrained, report=report)
+    network, whose = what.open(figures.weights, pretrained=figures.pretrained, report=report)
     if not has_evidence(network):
         raise ConfigError(
-            "a network to draw pictures of: one of this package, or a convolutional one",
+            "a network built by swinclf, or a convolutional one, for figures",
             found=f"'{what.architecture.name}'",
-            hint=f"the table alone: swinclf inspect {command_line([str(what.file)])}",
+            hint=f"only the table: swinclf inspect {command_line([str(what.file)])}",
         )
     preprocess = what.preprocess(network)
-    pixels, image = what.picture(look.image, preprocess)
-    report.note(f"pictures show {image} and {whose}")
+    pixels, image = what.picture(figures.image, preprocess)
+    report.note(f"the figures show {image} and {whose}")
     stem = f"inspect-{what.title}"
-    folder = make_folder(look.output) if look.output else next_free_folder(Path(), stem)
+    folder = make_folder(figures.output) if figures.output else next_free_folder(Path(), stem)
     classes = what.card.classes if what.card else ()
     temperature = what.card.confidence.temperature if what.card else 1.0
     scene = InspectionInput(network, preprocess, pixels, image, whose, classes, temperature)

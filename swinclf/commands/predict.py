@@ -1,4 +1,4 @@
-"""predict: labels for files, folders, globs, pictures and arrays; a stream in, a stream out."""
+"""predict: classify a stream of files, images in memory and arrays."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swinclf.confidence.selective import UNKNOWN, Judged, is_withheld, threshold_for
+from swinclf.confidence.selective import UNKNOWN, SelectiveScores, is_rejected, threshold_for
 from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
-from swinclf.inference.stream import answer_all
+from swinclf.inference.stream import stream_outputs
 
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """The answer for one input.
+    """The prediction for one input.
 
     Attributes:
-        path: The input as it was given; empty for a picture in memory.
-        label: The most likely class, or `unknown` where the model should rather not answer; empty
-            where the input could not be read.
-        probability: Its probability, in [0, 1].
+        path: The input as it was given; empty for an image in memory.
+        label: The most likely class, or `unknown` if the prediction is rejected; empty if the
+            input could not be read.
+        probability: Of the most likely class, in [0, 1].
         top: The most likely classes with their probabilities, best first.
-        error: Why the input could not be read; empty where it could.
-        strangeness: How far the picture lies from the training images, about 1 for one like them;
-            None where the model cannot tell.
+        error: Why the input could not be read; empty if it could.
+        ood_score: Out-of-distribution score, about 1 for an image like the training images; None
+            from a model without a feature space.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
-    strangeness: float | None = None
+    ood_score: float | None = None
 
     def __repr__(self) -> str:
         """Return one line: the label and its probability, or the error; then the path.
@@ -61,24 +61,24 @@ def predict(
     top_k: int = 5,
     workers: int | None = None,
     batch_size: int | None = None,
-    as_they_come: bool = False,
+    low_latency: bool = False,
     reject: float | None = None,
 ) -> Iterator[Prediction]:
-    """Answers for inputs, in their order, as they are done.
+    """Yield predictions for inputs, in their order.
 
     Args:
-        predictor: What answers (`inference.predictor.open_predictor`).
-        inputs: Paths, PIL pictures or (H, W, 3) uint8 arrays; any number, taken as they are needed.
-        top_k: Classes to give for each, best first.
+        predictor: The model (`inference.predictor.open_predictor`).
+        inputs: Paths, encoded images, PIL images or (H, W, 3) uint8 arrays; an iterator of any
+            length, read lazily.
+        top_k: Classes of each prediction.
         workers: Threads that decode; None for one a core.
-        batch_size: Pictures that go through the network together; None for what turns out to be
-            quickest on the first of them.
-        as_they_come: Answers what there is rather than wait for a full batch.
-        reject: Share of the answers that shall be right, in (0, 1): says `unknown` rather than
-            guess where that, or the picture's strangeness, asks for it. None answers always.
+        batch_size: Images in a batch; None for the predictor's default.
+        low_latency: Compute the images that are available instead of waiting for a full batch.
+        reject: Target share of correct predictions, in (0, 1): predictions that are too uncertain
+            for it, or out of distribution, become `unknown`. None rejects nothing.
 
     Raises:
-        RunError: If the model cannot keep that precision, or does not know.
+        RunError: If the model has no threshold for that precision.
 
     Yields:
         One prediction for each input. An input that cannot be read has an error and no label.
@@ -86,36 +86,36 @@ def predict(
     count = default_workers() if workers is None else workers
     card = predictor.card
     if reject is not None:
-        threshold_for(card.confidence, reject)  # before any image is looked at
-    for source, answer in answer_all(
+        threshold_for(card.confidence, reject)  # raises before any image is read
+    for source, output in stream_outputs(
         predictor,
         inputs,
         workers=count,
         batch_size=batch_size,
-        as_they_come=as_they_come,
+        low_latency=low_latency,
     ):
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-        if answer.probabilities is None:
-            yield Prediction(path, "", 0.0, (), answer.error)
+        if output.probabilities is None:
+            yield Prediction(path, "", 0.0, (), output.error)
         else:
-            top = _top(answer.probabilities, card.classes, top_k)
+            top = _top(output.probabilities, card.classes, top_k)
             label, probability = top[0]
-            judged = Judged.of([answer.judged])
-            if reject is not None and is_withheld(card.confidence, reject, judged)[0]:
+            scores = SelectiveScores.from_rows([output.selective_scores])
+            if reject is not None and is_rejected(card.confidence, reject, scores)[0]:
                 label = UNKNOWN
-            yield Prediction(path, label, probability, top, strangeness=answer.strangeness)
+            yield Prediction(path, label, probability, top, ood_score=output.ood_score)
 
 
 def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) -> Iterator[str]:
-    """Files as they are, folders as the images below them, patterns as what they match.
+    """Expand folders to the images in them and patterns to what they match.
 
     Args:
-        inputs: Paths, patterns with * ? [ ], in any mixture.
-        ignored: Counts the files in folders that are no images, by extension; None for nobody.
+        inputs: Paths and patterns with * ? [ ].
+        ignored: Counts the files in folders that are not images, by extension; None does not.
 
     Yields:
-        Paths of files, in order; of a pattern or folder that gives none, the input itself, so that
-        it ends as an error and not in silence.
+        Paths of files, in order; a pattern or folder without any itself, so that it is reported
+        as an error.
     """
     for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as

@@ -14,7 +14,7 @@ from swinclf.config import ResolvedConfig
 from swinclf.data.folder import FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
-from swinclf.files import check_room
+from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
 from swinclf.pipeline.extract_features import find_faults, look_at_images, refuse_skipped
@@ -33,8 +33,8 @@ from swinclf.pipeline.resume import (
 from swinclf.pipeline.start import build_start, settle_machine
 from swinclf.pipeline.teacher import find_teacher, teach
 from swinclf.reporter import SILENT, Reporter
-from swinclf.reporting.report_data import Finding
-from swinclf.run_folder import Claim, RunFolder, claim_new_run, claim_run
+from swinclf.reporting.report_data import FindingSummary
+from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
 from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
@@ -95,7 +95,7 @@ def train(
         Interrupted: If a signal asked to stop; everything has been saved.
     """
     stop = StopFlag()
-    with stop.listening():
+    with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
         if hardware.note:
             report.warn(hardware.note)
@@ -116,7 +116,7 @@ def _train(
     settings: Settings,
     index: FolderIndex,
     resumed: Resumed | None,
-    claim: Claim,
+    claim: RunClaim,
     context: Context,
     num_classes: int | None,
 ) -> Run:
@@ -129,7 +129,7 @@ def _train(
     origin = saved.origin if saved else begin_run(plan, claim, baseline, state, faults)
 
     with how_to_go_on(claim.run):
-        with context.stop.patiently():
+        with context.stop.deferring_signals():
             fit_best(plan, context, state, batches, claim.run, origin)
         scored = finish(plan, context, state.history, claim.run, origin.faults)
         mark_latest(claim.run.path)
@@ -146,7 +146,7 @@ def _plan(
     run: RunFolder,
     context: Context,
     num_classes: int | None,
-) -> tuple[Plan, list[Finding]]:
+) -> tuple[Plan, list[FindingSummary]]:
     """Build the network, read the images, and settle what was left open.
 
     Returns:
@@ -156,7 +156,7 @@ def _plan(
     settings = settle_machine(settings, context.hardware, index.root)
     settings, start = build_start(settings, index.classes, saved, report)
     settings, teacher = find_teacher(settings, index.classes, saved, context)
-    check_room(run.path.parent, start.bytes_on_disk, "the weights and what --resume needs")
+    check_free_space(run.path.parent, start.bytes_on_disk, "the weights and what --resume needs")
 
     start = settle_ranges(index, start, context, saved.origin.ranges if saved else None)
     if resumed:

@@ -1,1 +1,1 @@
-"""How far an answer can be trusted: temperature, rejection and out-of-distribution scores."""
+"""The confidence of predictions: calibration, rejection and out-of-distribution scores."""

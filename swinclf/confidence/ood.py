@@ -1,9 +1,9 @@
 """Out-of-distribution detection: the Mahalanobis distance of features to those of training images.
 
-The description of the training features (`FeatureSpace`), how it is fitted (`fit_feature_space`)
-and how it is stored. Knows arrays; knows nothing about networks, images or files.
+A Gaussian model of the training features (`FeatureSpace`), its fit (`fit_feature_space`) and its
+serialisation. Knows arrays; knows nothing about networks, images or files.
 
-Letters: N images, D features, R directions kept, K classes.
+Letters: N images, D features, R principal directions, K classes.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-KEPT = "<f2"  # numbers as they are kept
+STORED_DTYPE = "<f2"
 _ARRAYS = ("mean", "basis", "whiten", "centres")
 
-EXACT_MOST = 600  # rows or columns, of which all directions are found
+MAX_EXACT = 600  # rows or columns up to which the SVD is exact
 TINY = 1e-12
-DIRECTIONS = 64  # R, at most
-FEWEST = 8  # images from which a spread can be estimated at all
+MAX_DIRECTIONS = 64  # R
+MIN_FREEDOM = 8  # degrees of freedom that a covariance needs
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Where the training images lie.
+    """A Gaussian model of the training features with one covariance for all classes.
 
     Attributes:
-        mean: (D,) of all training features.
-        basis: (D, R) orthonormal main directions.
-        whiten: (R, R) map under which every class has the unit spread.
-        centres: (K, R) of the classes, whitened.
-        leftover: Inverse variance along a direction that is not among the main ones; 0 where all
-            directions are kept.
+        mean: (D,) mean of all training features.
+        basis: (D, R) orthonormal principal directions.
+        whiten: (R, R) whitening of the within-class covariance.
+        centres: (K, R) class means, whitened.
+        leftover: Inverse variance along each of the other directions; 0 if there are none.
     """
 
     mean: Floats
@@ -48,8 +47,8 @@ class FeatureSpace:
     centres: Floats
     leftover: float
 
-    def strangeness(self, features: Floats) -> Floats:
-        """Distance to the nearest class, in deviations of a typical direction.
+    def ood_scores(self, features: Floats) -> Floats:
+        """Return the Mahalanobis distance to the nearest class, divided by sqrt(D).
 
         Args:
             features: (N, D).
@@ -58,7 +57,7 @@ class FeatureSpace:
             (N,) >= 0; about 1 for an image like the training images.
 
         Source: A Simple Unified Framework for Detecting Out-of-Distribution Samples, Lee et al.
-        2018, eq. 2; the directions left out as in Tipping & Bishop 1999, sec. 3.2.
+        2018, eq. 2; the other directions as in Tipping & Bishop 1999, sec. 3.2.
         """
         centred = features - self.mean
         along = centred @ self.basis  # (N, D) -> (N, R)
@@ -72,18 +71,18 @@ class FeatureSpace:
         return distance.astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """The arrays in 16-bit floats, which is more than the description is worth."""
-        kept = {name: packed(getattr(self, name)) for name in _ARRAYS}
-        return {**kept, "leftover": self.leftover}
+        """Return plain values for JSON, the arrays in 16-bit floats."""
+        arrays = {name: pack_array(getattr(self, name)) for name in _ARRAYS}
+        return {**arrays, "leftover": self.leftover}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpace:
-        """The inverse of `to_dict`, but for rounding.
+        """Return the inverse of `to_dict`, but for rounding.
 
         Raises:
-            KeyError, TypeError, ValueError: If it is none.
+            KeyError, TypeError, ValueError: If a value is missing or invalid.
         """
-        arrays = {name: unpacked(values[name]) for name in _ARRAYS}
+        arrays = {name: unpack_array(values[name]) for name in _ARRAYS}
         space = cls(**arrays, leftover=float(values["leftover"]))
         if space.basis.ndim != 2 or space.centres.ndim != 2 or not len(space.centres):
             raise ValueError(f"tables of numbers. Received: {space.basis.shape}")
@@ -94,28 +93,28 @@ class FeatureSpace:
         return space
 
 
-@on_one_thread()
+@one_blas_thread()
 def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
-    """Fit the description of training features.
+    """Fit a feature space to training features.
 
     Args:
         features: (N, D) float32.
-        targets: (N,) class indices; classes that have no image have no centre.
+        targets: (N,) class indices; classes without images have no centre.
 
     Returns:
-        The description; None where there are too few images to tell a spread from.
+        The feature space; None if there are too few images to estimate a covariance.
     """
     from sklearn.covariance import ledoit_wolf  # not at the top: predicting starts sooner without
 
     classes = np.unique(targets)
-    free = len(features) - len(classes)  # what the centres leave of the images
-    if free < FEWEST:
+    free = len(features) - len(classes)  # degrees of freedom within the classes
+    if free < MIN_FREEDOM:
         return None
     mean = features.mean(axis=0)
     centred = (features - mean).astype(np.float64)
-    lengths, rows = _main_directions(centred, DIRECTIONS)
-    least = lengths[0] * 1e-6  # of a direction, lest it be rounding
-    count = int(min(DIRECTIONS, free // 2, (lengths > least).sum()))
+    lengths, rows = _principal_directions(centred, MAX_DIRECTIONS)
+    shortest = lengths[0] * 1e-6  # shorter directions are rounding errors
+    count = int(min(MAX_DIRECTIONS, free // 2, (lengths > shortest).sum()))
     if count == 0:
         return None
     basis = rows[:count].T  # (D, R)
@@ -125,31 +124,32 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
     covariance, _ = ledoit_wolf(within, assume_centered=True)
     values, vectors = np.linalg.eigh(covariance * len(features) / free)
     whiten = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
-    spare = centred.shape[1] - count
-    left = (centred**2).sum() - (lengths[:count] ** 2).sum()
-    variance = max(0.0, left) / len(features) / max(1, spare)
-    # Few images may leave nothing over, and new ones will: a tenth of the kept ones' deviation.
+    other_count = centred.shape[1] - count
+    other_sum = (centred**2).sum() - (lengths[:count] ** 2).sum()
+    variance = max(0.0, other_sum) / len(features) / max(1, other_count)
+    # Few images may have no variance in the other directions, but new ones have: at least a tenth
+    # of the principal directions' standard deviation.
     variance = max(variance, 0.01 * values.clip(min=0).mean())
     space = FeatureSpace(
         mean=mean.astype(np.float32),
         basis=basis.astype(np.float32),
         whiten=whiten.astype(np.float32),
         centres=(centres @ whiten).astype(np.float32),
-        leftover=1 / float(variance) if spare else 0.0,
+        leftover=1 / float(variance) if other_count else 0.0,
     )
-    # As it will be read back: a limit chosen on one side of a rounding must hold on the other.
+    # Rounded as it will be read back, so that a threshold fitted now is valid then.
     return FeatureSpace.from_dict(space.to_dict())
 
 
-def _main_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
-    """The longest singular values and their right singular vectors, longest first.
+def _principal_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
+    """Return the largest singular values and their right singular vectors, in descending order.
 
-    (N, D) -> (R,), (R, D); at least `count` of them where there are as many.
+    (N, D) -> (R,), (R, D); at least `count` of them if there are as many.
     """
-    if min(centred.shape) > max(EXACT_MOST, 2 * count):
+    if min(centred.shape) > max(MAX_EXACT, 2 * count):
         from sklearn.utils.extmath import randomized_svd
 
-        # Halko, Martinsson & Tropp 2011: far quicker where few of many are needed.
+        # Halko, Martinsson & Tropp 2011: far faster where few of many are needed.
         _, lengths, rows = randomized_svd(centred, count, n_iter=4, random_state=0)
         return lengths, rows
     is_wide = len(centred) < centred.shape[1]
@@ -159,19 +159,19 @@ def _main_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
     return lengths, rows @ centred / np.maximum(lengths, TINY)[:, None] if is_wide else rows
 
 
-def packed(array: Floats) -> dict[str, Any]:
-    """An array of any shape as plain values for JSON: 16-bit floats as base64, and their scale."""
+def pack_array(array: Floats) -> dict[str, Any]:
+    """Return an array of any shape as JSON values: base64 of 16-bit floats, and a scale."""
     scale = float(np.abs(array).max(initial=0)) or 1.0
-    data = base64.b64encode((array / scale).astype(KEPT).tobytes()).decode("ascii")
+    data = base64.b64encode((array / scale).astype(STORED_DTYPE).tobytes()).decode("ascii")
     return {"shape": list(array.shape), "scale": scale, "data": data}
 
 
-def unpacked(values: Mapping[str, Any]) -> Floats:
-    """The inverse of `packed`, but for rounding.
+def unpack_array(values: Mapping[str, Any]) -> Floats:
+    """Return the inverse of `pack_array`, but for rounding.
 
     Raises:
-        KeyError, TypeError, ValueError: If it is none.
+        KeyError, TypeError, ValueError: If a value is missing or invalid.
     """
-    data = np.frombuffer(base64.b64decode(values["data"], validate=True), dtype=KEPT)
+    data = np.frombuffer(base64.b64decode(values["data"], validate=True), dtype=STORED_DTYPE)
     array: Floats = data.astype(np.float32).reshape(values["shape"]) * np.float32(values["scale"])
     return array

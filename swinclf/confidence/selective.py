@@ -1,4 +1,4 @@
-"""Rather no answer than a wrong one: when a prediction is withheld."""
+"""Selective classification: rejecting predictions that are uncertain or out of distribution."""
 
 from __future__ import annotations
 
@@ -17,113 +17,117 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """What withholding answers did on labelled images. Shares are in [0, 1].
+class RejectionScores:
+    """The effect of rejection on images of known and of unknown classes. Shares are in [0, 1].
 
     Attributes:
-        precision: Share of the answers that was asked to be right.
-        known: Images of the model's classes.
-        known_answered: Share of them that were answered.
-        right: Share of those answers that were right; nan without any.
-        unknown: Images of other classes, which nobody can answer rightly.
-        unknown_answered: Share of them that were answered all the same; nan without any.
-        auroc_probability: How well a low probability tells unknown from known; 0.5 is chance,
-            nan without unknown images.
-        auroc_strangeness: The same of strangeness; nan where the model cannot tell.
-        fewer: By how much a smaller share of the unknown was answered, low and high end of the 95 %
-            interval, in [-1, 1]; nan without images on both sides.
+        precision: Target share of correct predictions among the accepted ones.
+        known: Number of images of the model's classes.
+        known_accepted: Share of them that were accepted.
+        right: Share of the accepted ones that are correct; nan without any.
+        unknown: Number of images of other classes.
+        unknown_accepted: Share of them that were accepted; nan without any.
+        auroc_probability: AUROC of detecting unknown classes by a low probability; nan without
+            unknown images.
+        auroc_ood: AUROC of detecting them by the out-of-distribution score; nan without a score.
+        difference: 95 % interval of the accepted share of the known less that of the unknown, in
+            [-1, 1]; nan without images of both.
     """
 
     precision: float
     known: int
-    known_answered: float
+    known_accepted: float
     right: float
     unknown: int
-    unknown_answered: float
+    unknown_accepted: float
     auroc_probability: float
-    auroc_strangeness: float
-    fewer: tuple[float, float]
+    auroc_ood: float
+    difference: tuple[float, float]
 
     @property
-    def tells_unknown(self) -> bool:
-        """Whether it was seen to answer fewer of the unknown."""
-        return self.fewer[0] > 0
+    def detects_unknown(self) -> bool:
+        """Whether a significantly smaller share of the unknown was accepted."""
+        return self.difference[0] > 0
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Answers as far as withholding goes, (N,) each.
+class SelectiveScores:
+    """The scores that rejection depends on, (N,) each.
 
     Attributes:
-        probability: Of the most likely class.
-        strangeness: nan where the model cannot tell.
+        probability: Of the predicted class.
+        ood_score: Out-of-distribution score; nan from a model without a feature space.
     """
 
     probability: np.ndarray
-    strangeness: np.ndarray
+    ood_score: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[float, float]]) -> Self:
-        """From `Answer.judged` of each."""
+    def from_rows(cls, rows: Sequence[tuple[float, float]]) -> Self:
+        """Return the scores of images by `ImageOutput.selective_scores` of each."""
         return cls(*np.asarray(rows, np.float64).reshape(-1, 2).T)
 
 
-def is_withheld(confidence: Confidence, precision: float, judged: Judged) -> np.ndarray:
-    """Which answers are withheld, (N,) booleans.
+def is_rejected(confidence: Confidence, precision: float, scores: SelectiveScores) -> np.ndarray:
+    """Return which predictions are rejected, (N,) booleans.
 
     Raises:
         RunError: As `threshold_for`.
     """
-    sure = judged.probability >= threshold_for(confidence, precision).probability
-    strange: np.ndarray = np.nan_to_num(judged.strangeness) > confidence.strangest
-    withheld: np.ndarray = ~sure | strange
-    return withheld
+    is_sure = scores.probability >= threshold_for(confidence, precision).probability
+    is_ood: np.ndarray = np.nan_to_num(scores.ood_score) > confidence.ood_threshold
+    rejected: np.ndarray = ~is_sure | is_ood
+    return rejected
 
 
-def measure_rejection(
-    confidence: Confidence, precision: float, known: Judged, right: np.ndarray, unknown: Judged
-) -> Rejection:
-    """Compares what is withheld of known and of unknown classes.
+def score_rejection(
+    confidence: Confidence,
+    precision: float,
+    known: SelectiveScores,
+    right: np.ndarray,
+    unknown: SelectiveScores,
+) -> RejectionScores:
+    """Measure the effect of rejection on images of known and of unknown classes.
 
     Args:
         confidence: Of the model.
-        precision: As asked for.
-        known: Answers on images of the model's classes.
-        right: (N,) whether they were right.
-        unknown: Answers on images of other classes.
+        precision: Target precision.
+        known: Scores of images of the model's classes.
+        right: (N,) whether their predictions are correct.
+        unknown: Scores of images of other classes.
 
     Raises:
         RunError: As `threshold_for`.
     """
-    kept = ~is_withheld(confidence, precision, known)
-    kept_unknown = ~is_withheld(confidence, precision, unknown)
-    fewer = (math.nan, math.nan)
-    if len(kept) and len(kept_unknown):
-        fewer = difference_interval(
-            int(kept.sum()), len(kept), int(kept_unknown.sum()), len(kept_unknown)
+    accepted = ~is_rejected(confidence, precision, known)
+    accepted_unknown = ~is_rejected(confidence, precision, unknown)
+    difference = (math.nan, math.nan)
+    if len(accepted) and len(accepted_unknown):
+        difference = difference_interval(
+            int(accepted.sum()), len(accepted), int(accepted_unknown.sum()), len(accepted_unknown)
         )
-    return Rejection(
+    return RejectionScores(
         precision=precision,
-        known=len(kept),
-        known_answered=_mean(kept),
-        right=_mean(right[kept]),
-        unknown=len(kept_unknown),
-        unknown_answered=_mean(kept_unknown),
+        known=len(accepted),
+        known_accepted=_mean(accepted),
+        right=_mean(right[accepted]),
+        unknown=len(accepted_unknown),
+        unknown_accepted=_mean(accepted_unknown),
         auroc_probability=auroc(-known.probability, -unknown.probability),
-        auroc_strangeness=auroc(known.strangeness, unknown.strangeness),
-        fewer=fewer,
+        auroc_ood=auroc(known.ood_score, unknown.ood_score),
+        difference=difference,
     )
 
 
 def auroc(low: np.ndarray, high: np.ndarray) -> float:
-    """How often a value of `high` is above one of `low`, equal ones counting half.
+    """Return the area under the ROC curve of telling `high` from `low` by value.
 
     Args:
-        low: (N,) values.
-        high: (M,) values.
+        low: (N,) scores of the negatives.
+        high: (M,) scores of the positives.
 
     Returns:
-        In [0, 1]; nan where one side is empty or not a number.
+        In [0, 1]; nan if one side is empty or has a nan.
     """
     if not len(low) or not len(high) or np.isnan(low).any() or np.isnan(high).any():
         return math.nan
@@ -138,14 +142,14 @@ def _mean(values: np.ndarray) -> float:
 
 
 def threshold_for(confidence: Confidence, precision: float) -> Threshold:
-    """The threshold that keeps a precision.
+    """Return the threshold that reaches a precision.
 
     Args:
         confidence: Of the model.
-        precision: Share of the answers that shall be right, in (0, 1).
+        precision: Target share of correct predictions among the accepted ones, in (0, 1).
 
     Raises:
-        RunError: If the held-out images reached no such precision, or none were held out.
+        RunError: If the held-out images did not reach that precision, or none were held out.
     """
     rows = confidence.thresholds
     threshold = confidence.threshold(precision)
@@ -153,11 +157,10 @@ def threshold_for(confidence: Confidence, precision: float) -> Threshold:
         return threshold
     if not rows:
         raise RunError(
-            f"a model that knows when {precision:.1%} of its answers are right",
-            found="none: too few images were held out from its training, or the file is of an "
+            f"a model with a rejection threshold for {precision:.1%} correct predictions",
+            found="none: too few images were held out from its training, or the file is from an "
             "earlier version",
-            hint="leave --reject out, or train again, with more images held out if they were few "
-            "(--val-split, --val)",
+            hint="no --reject, or train again with more held-out images (--val-split, --val)",
         )
     raise RunError(
         f"a precision that held-out images reached, for --reject {precision:g}",

@@ -1,4 +1,4 @@
-"""Confidence that means something: a temperature, and thresholds below which not to answer.
+"""Temperature scaling, and rejection thresholds for target precisions.
 
 Knows logits and targets; knows nothing about networks, images or files.
 
@@ -19,22 +19,22 @@ from swinclf.confidence.parameters import Threshold
 from swinclf.metrics import expected_calibration_error
 
 FOLDS = 5
-LOWEST, HIGHEST = 0.05, 20.0  # temperatures beyond say that the logits, not their scale, are wrong
-PRIOR_DEVIATION = 0.5  # of log T around 0: what a handful of images can say does not reach further
+LOWEST, HIGHEST = 0.05, 20.0  # beyond, the logits are wrong and not their scale
+PRIOR_DEVIATION = 0.5  # of log T around 0: a few images must not move T further
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and what it is worth.
+    """A fitted temperature and its effect on the calibration error.
 
     Attributes:
-        temperature: Logits are divided by this before the softmax, > 0. It is 1 where no
-            temperature would lower the error.
+        temperature: Logits are divided by this before the softmax, > 0. It is 1 if scaling would
+            not lower the error.
         images: Held-out images it was fitted on.
         ece_before: Expected calibration error with temperature 1, in [0, 1].
-        ece_after: The same with temperatures fitted on other images than those they are judged
-            on (five folds), in [0, 1]: what to expect of a fitted one on new images.
+        ece_after: The same with a temperature, by cross-validation (five folds), in [0, 1]: an
+            estimate for new images.
     """
 
     temperature: float
@@ -46,25 +46,23 @@ class Calibration:
 def calibrate(
     logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], *, seed: int
 ) -> Calibration:
-    """Fits a temperature and judges it by cross-fitting.
+    """Fit a temperature and estimate its effect by cross-validation.
 
     Args:
         logits: (N, K), N >= 1.
         targets: (N,) class indices.
-        seed: Of the folds.
+        seed: Seed of the folds.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
-    plain = _confidence(logits, 1.0)
-    crossed = plain.copy()
+    unscaled = _confidence(logits, 1.0)
+    scaled = unscaled.copy()
     folds = min(FOLDS, len(targets))
     for fold in range(folds):
-        judged, fitted = order[fold::folds], np.delete(order, np.s_[fold::folds])
-        if len(fitted):
-            crossed[judged] = _confidence(
-                logits[judged], fit_temperature(logits[fitted], targets[fitted])
-            )
+        test, train = order[fold::folds], np.delete(order, np.s_[fold::folds])
+        if len(train):
+            scaled[test] = _confidence(logits[test], fit_temperature(logits[train], targets[train]))
     right = logits.argmax(axis=1) == targets
-    before, after = (expected_calibration_error(one, right) for one in (plain, crossed))
+    before, after = (expected_calibration_error(one, right) for one in (unscaled, scaled))
     return Calibration(
         temperature=fit_temperature(logits, targets) if after < before else 1.0,
         images=len(targets),
@@ -74,7 +72,7 @@ def calibrate(
 
 
 def fit_temperature(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer]) -> float:
-    """The temperature that makes the targets most likely, held near 1 where images are few.
+    """Return the maximum a posteriori temperature, close to 1 if there are few images.
 
     Args:
         logits: (N, K).
@@ -84,7 +82,7 @@ def fit_temperature(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.in
         T in [0.05, 20].
 
     Source: On Calibration of Modern Neural Networks, Guo et al. 2017, sec. 4.2; a normal prior on
-    log T added, without which a classifier that makes no mistake would be sharpened for ever.
+    log T added, without which a classifier that makes no mistake would get T = 0.
     """
     logits = logits.astype(np.float64)
     rows = np.arange(len(targets))
@@ -97,46 +95,45 @@ def fit_temperature(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.in
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def thresholds(
+def fit_thresholds(
     confidence: npt.NDArray[np.floating],
     right: npt.NDArray[np.bool_],
     precisions: Sequence[float] = PRECISIONS,
 ) -> list[Threshold]:
-    """For each wished precision the least probability at which held-out images reach it.
+    """Return the lowest probability at which held-out images reach each target precision.
 
-    One more answer than there were is counted as wrong, so that few images promise little: a
-    precision of 0.95 needs nineteen right answers in a row.
+    One additional wrong prediction is counted, so that few images do not promise much: a precision
+    of 0.95 needs at least nineteen correct predictions.
 
     Args:
-        confidence: (N,) the probability of each image's answer.
-        right: (N,) whether the answer was right.
-        precisions: Wished shares of right answers.
+        confidence: (N,) probability of each image's predicted class.
+        right: (N,) whether the prediction is correct.
+        precisions: Target shares of correct predictions.
 
     Returns:
-        A threshold for each precision that is reached; those that are not are left out.
+        A threshold for each precision that is reached; the others are left out.
 
     Source: the correction of Conformal Risk Control, Angelopoulos et al. 2022, eq. 4, applied to
-    the answers given.
+    the accepted predictions.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, hits = confidence[order], np.cumsum(right[order])
-    answered = np.arange(1, len(order) + 1)
-    reached = hits / (answered + 1)
-    # Images of equal probability are answered together or not at all.
+    accepted = np.arange(1, len(order) + 1)
+    reached = hits / (accepted + 1)
+    # Images of equal probability are accepted together or not at all.
     is_last = np.append(ranked[1:] != ranked[:-1], True)
     rows = []
     for precision in precisions:
         fits = np.flatnonzero((reached >= precision) & is_last)
         if len(fits):
             last = int(fits[-1])
-            rows.append(
-                Threshold(precision, float(ranked[last]), float(answered[last] / len(order)))
-            )
+            coverage = float(accepted[last] / len(order))
+            rows.append(Threshold(precision, float(ranked[last]), coverage))
     return rows
 
 
 def _confidence(logits: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.float64]:
-    """Probability of each image's answer, (N, K) -> (N,)."""
+    """Return the probability of each image's predicted class, (N, K) -> (N,)."""
     scaled: npt.NDArray[np.float64] = log_softmax(logits.astype(np.float64) / temperature, axis=1)
     confidence: npt.NDArray[np.float64] = np.exp(scaled.max(axis=1))
     return confidence

@@ -15,7 +15,7 @@ from threading import Condition, Lock
 from PIL import Image, ImageFile
 
 from swinclf.data.thread_pool import deadline_paused
-from swinclf.device import give_back_memory
+from swinclf.device import trim_heap
 
 MAX_FILE_BYTES = 256 * 1024**2
 LARGE_FILE_BYTES = 32 * 1024**2  # larger ones are read one at a time
@@ -169,7 +169,7 @@ class MemoryBudget:
                 self._changed.wait_for(lambda: self._free >= part)
             self._free -= part
         if part > MUCH_BYTES:
-            give_back_memory()  # otherwise memory freed by earlier images adds to the peak
+            trim_heap()  # otherwise memory freed by earlier images adds to the peak
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
 from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 
 FOLDS = 5  # classes of fewer images are not scored
 
@@ -39,7 +39,7 @@ def scorable_rows(targets: Labels) -> npt.NDArray[np.intp]:
     return rows if len(np.unique(targets[rows])) > 1 else rows[:0]
 
 
-@on_one_thread()
+@one_blas_thread()
 def out_of_fold_probabilities(
     features: npt.NDArray[np.floating], labels: Labels, *, seed: int
 ) -> Floats:

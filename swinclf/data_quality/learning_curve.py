@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 from swinclf.metrics import wilson_interval
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
 
@@ -20,7 +20,7 @@ FEWEST = 40  # held-out images below which a curve is noise
 RESAMPLED = 300  # bootstrap samples
 
 
-@on_one_thread()
+@one_blas_thread()
 def learning_curve(
     train: npt.NDArray[np.floating],
     train_targets: Labels,

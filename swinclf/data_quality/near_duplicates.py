@@ -28,7 +28,7 @@ from swinclf.data_quality.template_match import (
     locate_crop,
     match_spectra,
 )
-from swinclf.device import on_one_thread
+from swinclf.device import one_blas_thread
 from swinclf.reporter import Reporter
 
 # On 4,317 photographs of flowers of 128 px with 30 copies planted (`benchmarks/audit.py find`)
@@ -88,7 +88,7 @@ def find_near_pairs(
 ) -> list[NearPair]:
     """Return near duplicates that are not exact ones, the best agreement first.
 
-    Of exact duplicates only the first is compared; nearly empty images are left out.
+    Of exact duplicates only the first is compared; find_similar_name empty images are left out.
 
     Args:
         root: Folder that the paths are relative to.
@@ -137,7 +137,7 @@ class _ImageComparer:
     ) -> list[NearPair]:
         """Return the candidates that are duplicates, each pair once, at its best agreement."""
         found: dict[tuple[int, int], NearPair] = {}
-        with on_one_thread(), report.track("comparing", len(candidates), "pairs") as advance:
+        with one_blas_thread(), report.track("comparing", len(candidates), "pairs") as advance:
             for pair in map_ahead(self._compare, candidates, workers=workers, ahead=64):
                 advance(1)
                 smallest = self._stats.sizes[[pair.first, pair.second]].min()

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from swinclf.data.folder import ImageFile
 from swinclf.data_quality.duplicate_groups import group_identical
 from swinclf.data_quality.findings import Finding, find_class_faults, find_duplicates
-from swinclf.reporting.report_data import EXAMPLES
-from swinclf.reporting.report_data import Finding as ReportedFinding
+from swinclf.reporting.report_data import EXAMPLES, FindingSummary
 
 
 def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -29,8 +28,8 @@ def format_finding(finding: Finding) -> str:
     return f"{finding.message}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
 
 
-def to_report_finding(finding: Finding) -> ReportedFinding:
+def to_report_finding(finding: Finding) -> FindingSummary:
     """Return a finding as a run's report shows it, with its first few images and notes."""
     paths = [path for example in finding.examples for path in example.paths]
     notes = [example.note for example in finding.examples if not example.paths]
-    return ReportedFinding(finding.message, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])
+    return FindingSummary(finding.message, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])

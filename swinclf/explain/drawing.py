@@ -25,10 +25,10 @@ from swinclf.files import write_bytes
 from swinclf.reporting.charts import GRID, INK, MUTED
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
-    composed,
     families_for,
-    shortened,
-    spelled_out,
+    shorten,
+    spell_out,
+    to_composed,
 )
 
 Pixels = npt.NDArray[np.uint8]
@@ -175,10 +175,10 @@ def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
         index: Its index in class_indices.json, used if no font can draw the name.
         width: Largest number of columns.
     """
-    text = shortened(composed(name), width)
+    text = shorten(to_composed(name), width)
     (families,) = families_for([text])
     if families is None:
-        return f"#{index} {shortened(spelled_out(name), width)}", [DEFAULT_FAMILY]
+        return f"#{index} {shorten(spell_out(name), width)}", [DEFAULT_FAMILY]
     return text, list(families)
 
 

@@ -19,7 +19,7 @@ from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
-from swinclf.reporting.display_names import printable
+from swinclf.reporting.display_names import to_printable
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSe
     Raises:
         RunError: If a figure cannot be written.
     """
-    image, weights = printable(scene.image), printable(scene.weights)
+    image, weights = to_printable(scene.image), to_printable(scene.weights)
     about = f"Shown: {image}; {weights}."
     pictures: list[Path] = []
     if isinstance(scene.network, ViT | Swin):
@@ -94,7 +94,7 @@ def _draw_structure(
 ) -> list[Path]:
     """Draw patches, positions and windows, which do not depend on the image; return the files."""
     pixels, pictures = scene.pixels, [folder / "patches.png"]
-    image, weights = printable(scene.image), printable(scene.weights)
+    image, weights = to_printable(scene.image), to_printable(scene.weights)
     draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
     if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
         pictures.append(folder / "positions.png")

@@ -1,1 +1,1 @@
-"""Answers: from a run or an exported file, for a stream of images, in order, in bounded memory."""
+"""Inference: a run or an exported file computes a stream of images, in order, in bounded memory."""

@@ -1,4 +1,4 @@
-"""How many pictures go through a network together."""
+"""The batch size on a GPU, tuned while images are computed."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from itertools import islice
 from threading import Lock
 from typing import TypeVar
 
-from swinclf.parallel_batches import Lanes
+from swinclf.parallel_batches import ParallelBatches
 
 Item = TypeVar("Item")
 
-WORTH_IT = 1.05  # a batch twice as large has to be so much faster to be kept
+MIN_SPEEDUP = 1.05  # a doubled batch size is adopted only if it is faster by this factor
 
 
 class BatchSize:
-    """The size of the next batch: doubled for as long as that makes the pictures go faster.
+    """The size of the next batch, doubled for as long as that raises the throughput.
 
     Args:
-        lanes: Between which bounds.
+        parallel: The first and the largest size.
     """
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.size = lanes.first
-        self._before, self._most = lanes.first, lanes.most
-        self._settled = lanes.first == lanes.most
+    def __init__(self, parallel: ParallelBatches) -> None:
+        self.size = parallel.first_size
+        self._previous, self._max = parallel.first_size, parallel.max_size
+        self._settled = parallel.first_size == parallel.max_size
         self._best_rate = 0.0
         self._rates: list[float] = []
         self._lock = Lock()
 
-    def took(self, count: int, seconds: float) -> None:
-        """Tells how long a batch took; of each size the first one, which warms up, is not judged.
+    def record(self, count: int, seconds: float) -> None:
+        """Record how long a batch took; the first batch of each size is a warm-up.
 
         Args:
-            count: Pictures in it.
-            seconds: Of the network alone.
+            count: Images in it.
+            seconds: Time of the network alone.
         """
         with self._lock:
-            if self._settled or count != self.size:  # or it is one of the size before
+            if self._settled or count != self.size:  # or it is of the previous size
                 return
             self._rates.append(count / seconds)
             if len(self._rates) < 3:
                 return
             rate, self._rates = max(self._rates[1:]), []
-            if rate < WORTH_IT * self._best_rate:
-                self.size, self._settled = self._before, True
-            elif self.size == self._most:
+            if rate < MIN_SPEEDUP * self._best_rate:
+                self.size, self._settled = self._previous, True
+            elif self.size == self._max:
                 self._settled = True
             else:
-                self._best_rate, self._before = rate, self.size
-                self.size = min(2 * self.size, self._most)
+                self._best_rate, self._previous = rate, self.size
+                self.size = min(2 * self.size, self._max)
 
     def batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        """Items in lists of the size of the moment; the last one shorter, nothing dropped."""
+        """Yield the items in lists of the current size; the last list may be shorter."""
         source = iter(items)
         while batch := list(islice(source, self.size)):
             yield batch

@@ -1,4 +1,4 @@
-"""What a trained model's confidence is worth: measured once, on images it was not fitted to."""
+"""Fit the confidence of a trained model, on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,44 +10,27 @@ import numpy as np
 
 from swinclf.confidence.ood import FeatureSpace, fit_feature_space
 from swinclf.confidence.parameters import Confidence, Threshold
-from swinclf.confidence.temperature import Calibration, calibrate, thresholds
+from swinclf.confidence.temperature import Calibration, calibrate, fit_thresholds
 from swinclf.data.folder import ImageFile
 from swinclf.inference.predictor import Outputs, Predictor, softmax
-from swinclf.inference.stream import answer_all
+from swinclf.inference.stream import stream_outputs
 from swinclf.reporter import Reporter
 
-HELD_OUT_MOST = 5000  # more images do not change one number, the temperature, any more
-LOGITS_MOST = 25_000_000  # values kept at once: 100 MB
-TRAINING_MOST = 2000
-STRANGEST_SHARE = 0.05  # of the held-out images are stranger than the limit
+MAX_HELD_OUT = 5000  # more images hardly change a single number, the temperature
+MAX_LOGITS = 25_000_000  # float32 values in memory: 100 MB
+MAX_TRAINING = 2000
+OOD_SHARE = 0.05  # of the held-out images score above the out-of-distribution threshold
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was found.
-
-    Attributes:
-        confidence: Goes with the weights.
-        calibration: For people; None where no images were held out.
-        judged: The held-out images that it was measured on.
-        known: The training images that they were compared with.
-    """
-
-    confidence: Confidence
-    calibration: Calibration | None
-    judged: Seen | None = None
-    known: Seen | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the network made of labelled images.
+class LabelledOutputs:
+    """The outputs of a network for labelled images.
 
     Attributes:
         logits: (N, K).
         features: (N, D); None from a model that does not give them.
         targets: (N,) class indices.
-        images: Which they are.
+        images: The images, in the order of the rows.
     """
 
     logits: np.ndarray
@@ -56,7 +39,24 @@ class Seen:
     images: Sequence[ImageFile] = ()
 
 
-def measure_confidence(
+@dataclass(frozen=True)
+class ConfidenceFit:
+    """The fitted confidence and the outputs that it was fitted on.
+
+    Attributes:
+        confidence: What the model file stores.
+        calibration: For the report; None where no images were held out.
+        held_out: Outputs for the sample of held-out images.
+        training: Outputs for the sample of training images.
+    """
+
+    confidence: Confidence
+    calibration: Calibration | None
+    held_out: LabelledOutputs | None = None
+    training: LabelledOutputs | None = None
+
+
+def fit_confidence(
     predictor: Predictor,
     root: Path,
     held_out: Sequence[ImageFile],
@@ -65,111 +65,111 @@ def measure_confidence(
     seed: int,
     workers: int,
     report: Reporter,
-    kept: Callable[[Sequence[ImageFile]], Outputs] | None = None,
-) -> Measured:
-    """Fits the temperature, the thresholds and the description of the training images.
+    cached_outputs: Callable[[Sequence[ImageFile]], Outputs] | None = None,
+) -> ConfidenceFit:
+    """Fit temperature, thresholds and feature space to samples of the images.
 
     Args:
         predictor: The model, with temperature 1.
         root: The folder that the images' paths are relative to.
-        held_out: Images that were not trained on, with labels; a sample of them is used.
-        training: Images that were; a sample of them is used.
-        seed: Of the samples and folds.
+        held_out: Labelled images that were not trained on.
+        training: Images that were trained on.
+        seed: Seed of the samples and folds.
         workers: Threads that decode.
-        report: Told of progress.
-        kept: Gives what the model would, without running it on the images; None runs it.
+        report: Receives progress.
+        cached_outputs: Returns the model's outputs without running it; None runs it.
     """
     if not held_out:
-        return Measured(Confidence(), None)
+        return ConfidenceFit(Confidence(), None)
 
-    def see(images: Sequence[ImageFile], task: str) -> Seen | None:
-        if kept is None:
-            return _see(predictor, root, images, task, workers, report)
-        number = {name: index for index, name in enumerate(classes)}
-        targets = [number[image.label] for image in images]
-        return Seen(*kept(images), np.array(targets), images) if images else None
+    def outputs_of(images: Sequence[ImageFile], task: str) -> LabelledOutputs | None:
+        if cached_outputs is None:
+            return _run_network(predictor, root, images, task, workers, report)
+        index = {name: number for number, name in enumerate(classes)}
+        targets = np.array([index[image.label] for image in images])
+        return LabelledOutputs(*cached_outputs(images), targets, images) if images else None
 
     classes = predictor.card.classes
-    most = max(1, min(HELD_OUT_MOST, LOGITS_MOST // len(classes)))
-    judged = see(_sample(held_out, most, seed), "calibrating")
-    if judged is None:
-        return Measured(Confidence(), None)
-    known = see(_sample(training, TRAINING_MOST, seed), "measuring")
-    return replace(confidence_of(judged, known, seed=seed), judged=judged, known=known)
+    limit = max(1, min(MAX_HELD_OUT, MAX_LOGITS // len(classes)))
+    held_out_outputs = outputs_of(_sample(held_out, limit, seed), "calibrating")
+    if held_out_outputs is None:
+        return ConfidenceFit(Confidence(), None)
+    training_outputs = outputs_of(_sample(training, MAX_TRAINING, seed), "measuring")
+    fit = _fit(held_out_outputs, training_outputs, seed=seed)
+    return replace(fit, held_out=held_out_outputs, training=training_outputs)
 
 
-def confidence_of(judged: Seen, known: Seen | None, *, seed: int) -> Measured:
-    """Fits the temperature, the thresholds and the description of the training images.
-
-    Args:
-        judged: Held-out images, at least one.
-        known: Training images; None leaves strangeness unmeasured.
-        seed: Of the folds.
-    """
-    calibration = calibrate(judged.logits, judged.targets, seed=seed)
-    space, strangest = _space_and_limit(known, judged)
-    probabilities = softmax(judged.logits, calibration.temperature)
-    right = judged.logits.argmax(axis=1) == judged.targets
-    answered = np.ones(len(right), dtype=bool)
-    if space is not None and judged.features is not None:
-        answered = space.strangeness(judged.features) <= strangest
+def _fit(
+    held_out: LabelledOutputs, training: LabelledOutputs | None, *, seed: int
+) -> ConfidenceFit:
+    """Fit to outputs; without training images there is no out-of-distribution score."""
+    calibration = calibrate(held_out.logits, held_out.targets, seed=seed)
+    space, ood_threshold = _fit_space(training, held_out)
+    probabilities = softmax(held_out.logits, calibration.temperature)
+    is_right = held_out.logits.argmax(axis=1) == held_out.targets
+    is_accepted = np.ones(len(is_right), dtype=bool)
+    if space is not None and held_out.features is not None:
+        is_accepted = space.ood_scores(held_out.features) <= ood_threshold
     confidence = Confidence(
         temperature=calibration.temperature,
-        thresholds=_thresholds(probabilities.max(axis=1), right, answered),
+        thresholds=_thresholds(probabilities.max(axis=1), is_right, is_accepted),
         space=space,
-        strangest=strangest,
+        ood_threshold=ood_threshold,
     )
-    return Measured(confidence, calibration)
+    return ConfidenceFit(confidence, calibration)
 
 
 def _thresholds(
-    probability: np.ndarray, right: np.ndarray, answered: np.ndarray
+    probability: np.ndarray, is_right: np.ndarray, is_accepted: np.ndarray
 ) -> tuple[Threshold, ...]:
-    """Those for the images that are answered at all, with what share of all it makes."""
-    share = float(answered.mean())
-    rows = thresholds(probability[answered], right[answered])
+    """Return the thresholds for in-distribution images, with the coverage of all images."""
+    share = float(is_accepted.mean())
+    rows = fit_thresholds(probability[is_accepted], is_right[is_accepted])
     return tuple(row._replace(coverage=row.coverage * share) for row in rows)
 
 
-def _space_and_limit(known: Seen | None, judged: Seen) -> tuple[FeatureSpace | None, float]:
-    """Where the training images lie, and how far off a held-out image may be."""
-    if known is None or known.features is None or judged.features is None:
+def _fit_space(
+    training: LabelledOutputs | None, held_out: LabelledOutputs
+) -> tuple[FeatureSpace | None, float]:
+    """Return the feature space and the out-of-distribution threshold; None and inf without."""
+    if training is None or training.features is None or held_out.features is None:
         return None, np.inf
-    space = fit_feature_space(known.features, known.targets)
+    space = fit_feature_space(training.features, training.targets)
     if space is None:
         return None, np.inf
-    return space, float(np.quantile(space.strangeness(judged.features), 1 - STRANGEST_SHARE))
+    return space, float(np.quantile(space.ood_scores(held_out.features), 1 - OOD_SHARE))
 
 
-def _sample(images: Sequence[ImageFile], most: int, seed: int) -> list[ImageFile]:
-    """At most so many of the images, in their order."""
-    if len(images) <= most:
+def _sample(images: Sequence[ImageFile], count: int, seed: int) -> list[ImageFile]:
+    """Return a random sample of at most `count` images, in their order."""
+    if len(images) <= count:
         return list(images)
-    rows = np.random.default_rng(seed).choice(len(images), most, replace=False)
+    rows = np.random.default_rng(seed).choice(len(images), count, replace=False)
     return [images[row] for row in np.sort(rows)]
 
 
-def _see(
+def _run_network(
     predictor: Predictor,
     root: Path,
     images: Sequence[ImageFile],
     task: str,
     workers: int,
     report: Reporter,
-) -> Seen | None:
-    """Runs the network on labelled images; None where none could be read."""
+) -> LabelledOutputs | None:
+    """Return the outputs for the readable images; None where there are none."""
     index = {name: number for number, name in enumerate(predictor.card.classes)}
-    logits, features, targets, seen = [], [], [], []
-    answers = answer_all(predictor, (root / image.path for image in images), workers=workers)
+    logits, features, targets, readable = [], [], [], []
+    outputs = stream_outputs(predictor, (root / image.path for image in images), workers=workers)
     with report.track(task, len(images)) as advance:
-        for image, (_, answer) in zip(images, answers, strict=True):
-            if answer.logits is not None:
-                logits.append(answer.logits)
+        for image, (_, output) in zip(images, outputs, strict=True):
+            if output.logits is not None:
+                logits.append(output.logits)
                 targets.append(index[image.label])
-                seen.append(image)
-                if answer.features is not None:
-                    features.append(answer.features)
+                readable.append(image)
+                if output.features is not None:
+                    features.append(output.features)
             advance(1)
     if not logits:
         return None
-    return Seen(np.stack(logits), np.stack(features) if features else None, np.array(targets), seen)
+    stacked = np.stack(features) if features else None
+    return LabelledOutputs(np.stack(logits), stacked, np.array(targets), readable)

@@ -1,4 +1,4 @@
-"""What gives probabilities: a network in torch or an exported file, to its users the same."""
+"""Predictors: a torch network and an exported file behind one interface."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from swinclf.card import ModelCard, check_sizes, disagreement
+from swinclf.card import ModelCard, check_sizes, mismatch_error
 from swinclf.config import Impl
 from swinclf.data.transforms import to_numpy_input, to_torch_input
 from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
+    has_native_bf16,
     import_onnx_extra,
-    multiplies_bf16,
-    out_of_memory_named,
     require_precision,
+    translate_out_of_memory,
 )
 from swinclf.errors import DeviceError, RunError
-from swinclf.parallel_batches import OWN_THREADS, Lanes, lanes_on
+from swinclf.parallel_batches import ONE_BATCH, ParallelBatches, choose_parallel_batches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,11 +31,11 @@ ONNX_INPUT = "pixels"
 
 
 class Outputs(NamedTuple):
-    """What a network makes of N pictures.
+    """The outputs of a network for N images.
 
     Attributes:
         logits: (N, K) float32.
-        features: (N, D) float32, what the classifier saw; None from a file that does not give them.
+        features: (N, D) float32, the input of the head; None from a file that does not give them.
     """
 
     logits: np.ndarray
@@ -43,32 +43,32 @@ class Outputs(NamedTuple):
 
 
 class Predictor(Protocol):
-    """Pictures in, logits and features out.
+    """A model that computes logits and features of images.
 
     Attributes:
-        card: Of the model.
-        lanes: How many batches are computed at a time.
-        device: Where.
-        note: What the user should know of the device; empty for nothing.
+        card: The model card.
+        parallel: How many batches are computed at a time.
+        device: The torch device.
+        note: A remark on the device for the user; may be empty.
     """
 
     card: ModelCard
-    lanes: Lanes
+    parallel: ParallelBatches
     device: str
     note: str
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
-        """Compute N pictures, (N, H, W, 3) uint8, preprocessed by the card."""
+        """Compute the outputs for (N, H, W, 3) uint8 images that are resized as the card says."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a model is to be run; what is left open follows the card.
+class InferenceOptions:
+    """Options for running a model; those that are None follow the card.
 
     Attributes:
-        impl: Who builds the network; None for whoever the run had.
+        impl: Backend that builds the network; None for the run's.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: Number format.
+        precision: Number format; None for the run's.
     """
 
     impl: Impl | None = None
@@ -76,23 +76,23 @@ class Asked:
     precision: Precision | None = None
 
 
-AS_THE_RUN = Asked()
+RUN_OPTIONS = InferenceOptions()
 
 
-def open_predictor(path: Path, asked: Asked = AS_THE_RUN) -> Predictor:
-    """Opens a model.safetensors or an exported .onnx file.
+def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predictor:
+    """Open a model.safetensors or an exported .onnx file.
 
     Raises:
-        RunError, WeightsError, ModelError, DeviceError, ExportError: If it cannot be opened as
-            asked.
+        RunError, WeightsError, ModelError, DeviceError, ExportError: If it cannot be opened with
+            these options.
     """
     if path.suffix.lower() == ".onnx":
-        return OnnxPredictor(path, asked)
-    return TorchPredictor.open(path, asked)
+        return OnnxPredictor(path, options)
+    return TorchPredictor.open(path, options)
 
 
 class TorchPredictor:
-    """A network in torch."""
+    """A predictor with a torch network."""
 
     def __init__(self, network: nn.Module, card: ModelCard, hardware: Hardware) -> None:
         from swinclf.models.compute import Computer
@@ -101,15 +101,15 @@ class TorchPredictor:
         self.note = hardware.note
         self._computer = Computer(network, hardware)
         pixels = card.preprocess.height * card.preprocess.width
-        self.lanes = lanes_on(hardware.device, pixels)
+        self.parallel = choose_parallel_batches(hardware.device, pixels)
 
     @classmethod
-    def open(cls, path: Path, asked: Asked) -> TorchPredictor:
-        """Opens a model.safetensors."""
+    def open(cls, path: Path, options: InferenceOptions) -> TorchPredictor:
+        """Open a model.safetensors."""
         from swinclf.models.store import load_model
 
-        network, card = load_model(path, impl=asked.impl)
-        return cls(network, card, hardware_for(card, asked))
+        network, card = load_model(path, impl=options.impl)
+        return cls(network, card, choose_model_hardware(card, options))
 
     @property
     def network(self) -> nn.Module:
@@ -118,7 +118,7 @@ class TorchPredictor:
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        with out_of_memory_named(len(pixels)):
+        with translate_out_of_memory(len(pixels)):
             inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
             logits, features = self._computer.outputs(inputs)
             return Outputs(logits.cpu().numpy(), features.cpu().numpy())
@@ -127,25 +127,23 @@ class TorchPredictor:
 class OnnxPredictor:
     """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
 
-    lanes = OWN_THREADS
+    parallel = ONE_BATCH
     device = "cpu"
     note = ""
 
-    def __init__(self, path: Path, asked: Asked = AS_THE_RUN) -> None:
+    def __init__(self, path: Path, options: InferenceOptions = RUN_OPTIONS) -> None:
         (ort,) = import_onnx_extra("onnxruntime")
-        if asked.device not in ("auto", "cpu"):
+        if options.device not in ("auto", "cpu"):
             raise DeviceError(
                 "--device cpu for an ONNX file",
-                found=asked.device,
+                found=options.device,
                 hint="--device cpu, or --run RUN",
             )
         try:
-            options = ort.SessionOptions()
-            options.log_severity_level = (
-                3  # what it says below errors is about its own optimisations
-            )
+            session_options = ort.SessionOptions()
+            session_options.log_severity_level = 3  # warnings are about its own optimisations
             self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), session_options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
         except (
@@ -153,7 +151,7 @@ class OnnxPredictor:
         ) as error:  # ONNX Runtime's exceptions have no common base that it documents
             raise RunError(
                 f"an ONNX file at '{path}'",
-                found=first_line_of(error),
+                found=first_error_line(error),
                 hint="swinclf export --format onnx",
             ) from error
         self._path = path
@@ -168,7 +166,7 @@ class OnnxPredictor:
         except Exception as error:  # no common base either
             raise RunError(
                 f"the network in '{self._path}' to compute {len(pixels)} images",
-                found=first_line_of(error),
+                found=first_error_line(error),
                 hint="swinclf export --format onnx",
             ) from error
         return Outputs(logits, features[0] if features else None)
@@ -177,12 +175,12 @@ class OnnxPredictor:
         """Refuse a file whose card and graph disagree.
 
         Raises:
-            RunError: Then.
+            RunError: If they disagree.
         """
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
         if inputs.keys() != {ONNX_INPUT}:
-            raise disagreement(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
+            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
         shape, kind = inputs[ONNX_INPUT].shape, inputs[ONNX_INPUT].type
         expected = (None, 3, wanted.height, wanted.width)
         fits = len(shape) == 4 and all(
@@ -190,13 +188,13 @@ class OnnxPredictor:
             for side, one in zip(shape, expected, strict=True)
         )
         if kind != "tensor(float)" or not fits:
-            raise disagreement(
+            raise mismatch_error(
                 where,
                 f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
                 f"{tuple(shape)} ({kind})",
             )
         sizes = [self._width_of(one.shape) for one in self._session.get_outputs()]
-        if not sizes or None in sizes[:2]:  # the graph does not say: an empty image does
+        if not sizes or None in sizes[:2]:  # not in the graph: measured on a blank image
             blank = np.zeros((1, wanted.height, wanted.width, 3), np.uint8)
             sizes = [self._width_of(one.shape) for one in self.outputs(blank) if one is not None]
         check_sizes(
@@ -208,29 +206,32 @@ class OnnxPredictor:
 
     @staticmethod
     def _width_of(shape: Sequence[object]) -> int | None:
-        """The second of two dimensions; 0 where there are not two, None where it is open."""
+        """Return the second of two dimensions; 0 if there are not two, None if it is dynamic."""
         if len(shape) != 2:
             return 0
         return shape[1] if isinstance(shape[1], int) else None
 
 
-def first_line_of(error: Exception) -> str:
-    """The first line of an exception's text, or its name."""
+def first_error_line(error: Exception) -> str:
+    """Return the first line of an exception's text, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def hardware_for(card: ModelCard, asked: Asked) -> Hardware:
-    """Device and precision for a model: as asked, else as the run, if this machine is as able."""
-    hardware = choose_hardware(asked.device, Precision.FP32)
-    precision = asked.precision or card.precision
+def choose_model_hardware(card: ModelCard, options: InferenceOptions) -> Hardware:
+    """Return device and precision for a model: those of the options, else those of the run.
+
+    A run's precision that this machine does not compute natively is replaced by fp32.
+    """
+    hardware = choose_hardware(options.device, Precision.FP32)
+    precision = options.precision or card.precision
     if precision is Precision.AUTO:
-        return choose_hardware(asked.device, precision)
-    if asked.precision is None and precision is not Precision.FP32:
-        able, reason = multiplies_bf16(hardware.device)
+        return choose_hardware(options.device, precision)
+    if options.precision is None and precision is not Precision.FP32:
+        able, reason = has_native_bf16(hardware.device)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
     require_precision(hardware.device, precision)
-    reason = "as asked" if asked.precision else "as the run"
+    reason = "as requested" if options.precision else "as in the run"
     return replace(hardware, precision=precision, reason=reason)
 
 

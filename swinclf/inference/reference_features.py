@@ -1,7 +1,7 @@
-"""neighbours.safetensors: what a network sees in a sample of its training images, kept in the run.
+"""neighbours.safetensors: the features of a sample of the training images, stored in the run.
 
-So that a later evaluation can show beside a mistake what the network took it for. Nothing else
-needs the file: without it, a report goes without these pictures.
+A later evaluation uses them to show the nearest training images next to a mistake. Nothing else
+needs the file: without it, a report has no neighbours.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from swinclf.errors import WeightsError
-from swinclf.inference.fit_confidence import Seen
-from swinclf.inference.nearest import unit_rows
+from swinclf.inference.fit_confidence import LabelledOutputs
+from swinclf.inference.neighbour_search import unit_rows
 from swinclf.models.tensorfile import CHECKSUM, read_metadata, read_tensors, write_tensors
 from swinclf.run_folder import RunFolder
 
@@ -25,11 +25,11 @@ FEATURES, IMAGES, MODEL = "features", "images", "model"  # the names in the file
 
 
 @dataclass(frozen=True)
-class TrainingSample:
-    """Training images as a network sees them.
+class ReferenceFeatures:
+    """The features of a sample of the training images.
 
     Attributes:
-        features: (N, D), N at least 1, each row of length 1.
+        features: (N, D), N at least 1, rows of length 1.
         images: Path and label of each row.
     """
 
@@ -37,31 +37,30 @@ class TrainingSample:
     images: Sequence[tuple[str, str]]
 
 
-def save_training_sample(run: RunFolder, seen: Seen | None) -> None:
-    """Writes the sample beside the model, which is there; in half precision, a few MB at most.
+def save_reference_features(run: RunFolder, outputs: LabelledOutputs | None) -> None:
+    """Write the features next to the run's model, in half precision: a few MB at most.
 
     Args:
-        run: The run's folder.
-        seen: What the network made of the sample; nothing is written without features.
+        run: The run's folder, which has its model.
+        outputs: The network's outputs for the sample; nothing is written without features.
 
     Raises:
         RunError: If the file cannot be written.
     """
-    if seen is None or seen.features is None:
+    if outputs is None or outputs.features is None:
         return
-    features = unit_rows(seen.features).astype(np.float16)
-    images = [(image.path, image.label) for image in seen.images]
+    features = unit_rows(outputs.features).astype(np.float16)
+    images = [(image.path, image.label) for image in outputs.images]
     facts = {IMAGES: json.dumps(images), MODEL: read_metadata(run.model)[CHECKSUM]}
     write_tensors(run.neighbours, {FEATURES: torch.from_numpy(features)}, facts)
 
 
-def read_training_sample(path: Path, model: Path) -> TrainingSample:
-    """The sample of a model's training images.
+def load_reference_features(path: Path, model: Path) -> ReferenceFeatures:
+    """Read the features of a model's training images.
 
     Args:
         path: The file.
-        model: The model.safetensors that it has to be of: in features of another one, nothing is
-            alike.
+        model: The model.safetensors that computed them; features of another model are of no use.
 
     Raises:
         WeightsError: If it cannot be read, is damaged, or of another model.
@@ -75,21 +74,18 @@ def read_training_sample(path: Path, model: Path) -> TrainingSample:
         if not all(_stays_inside(image) for image, _ in images):
             raise ValueError("a file outside the dataset")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _none_of_it(path, model, f"{type(error).__name__}: {error}"[:200]) from error
+        raise _wrong_file(path, model, f"{type(error).__name__}: {error}"[:200]) from error
     if wanted != read_metadata(model).get(CHECKSUM):
-        raise _none_of_it(path, model, "those of another model")
-    return TrainingSample(features.float().numpy(), images)
+        raise _wrong_file(path, model, "those of another model")
+    return ReferenceFeatures(features.float().numpy(), images)
 
 
 def _stays_inside(path: str) -> bool:
-    """Whether a path that is relative to a folder leads to something in it.
-
-    A run may come from anybody, and what it names is read and shown.
-    """
+    """Return whether a relative path stays inside its folder: a run may come from anybody."""
     return not PurePath(path).is_absolute() and ".." not in PurePath(path).parts
 
 
-def _none_of_it(path: Path, model: Path, found: str) -> WeightsError:
+def _wrong_file(path: Path, model: Path, found: str) -> WeightsError:
     return WeightsError(
         f"the training images of '{model}' in '{path}'",
         found=found,

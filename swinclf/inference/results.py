@@ -1,4 +1,4 @@
-"""What a scoring leaves in a folder: numbers for programs, pictures and a page for people."""
+"""The results of a scoring in a folder: tables for programs, plots and a report for people."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pathlib import Path
 from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
 from swinclf.files import write_csv
-from swinclf.inference.score import Scored
+from swinclf.inference.score import ScoringResult
 from swinclf.preprocess import ValueRange
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 from swinclf.reporting.report import worst_mistakes, write_report
-from swinclf.reporting.report_data import Neighbour, Provenance, Sections
+from swinclf.reporting.report_data import Neighbour, Provenance, ReportSections
 
-EVIDENCE_MOST, EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the most time for it
-EVIDENCE_TOGETHER = 4  # in one look
+MAX_EVIDENCE, MAX_EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the time limit for it
+EVIDENCE_BATCH = 4
 
 SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
 
 @dataclass(frozen=True)
 class Illustrations:
-    """What makes a report's pictures.
+    """The sources of a report's pictures.
 
     Attributes:
         root: The folder that the images' paths are relative to.
         workers: Threads that read images.
-        ranges: Which values of more than 8 bits are black and white.
-        evidence: Paths and their wrong labels -> a JPEG each of what spoke for it, or None where
-            it cannot be had.
-        neighbours: Paths -> the nearest training images of each, as far as they are known.
+        ranges: Value ranges of images with more than 8 bits.
+        evidence: Draws saliency maps: (path, predicted label) pairs -> a JPEG each, or None where
+            there is none.
+        neighbours: Finds the nearest training images of paths, for those with features.
     """
 
     root: Path
@@ -46,47 +46,47 @@ class Illustrations:
 
 def write_results(
     folder: Path,
-    scored: Scored,
+    result: ScoringResult,
     provenance: Provenance,
     *,
     illustrations: Illustrations,
-    sections: Sections,
+    sections: ReportSections,
     others: Future[None] | None = None,
 ) -> None:
-    """Writes predictions, matrix, pictures and report, and last the metrics.
+    """Write predictions, confusion matrix, plots, report and, last, the metrics.
 
     Args:
-        folder: Where to.
-        scored: What to write.
-        provenance: Where it comes from.
-        illustrations: Makes the report's pictures.
-        sections: What else the report shows; evidence and neighbours are added here.
-        others: What is written elsewhere at the same time: waited for before the metrics, whose
-            being there says that all of it is.
+        folder: The output folder.
+        result: Metrics and predictions.
+        provenance: What was scored, and how it was trained.
+        illustrations: The sources of the report's pictures.
+        sections: Other contents of the report; evidence and neighbours are added here.
+        others: A write that runs at the same time; finished before the metrics are written, as
+            metrics.json marks the folder as complete.
 
     Raises:
         RunError: If the folder cannot be written to.
     """
     write_csv(
-        folder / "predictions.csv", ["path", "label", "predicted", "probability"], scored.rows
+        folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
     )
-    if scored.skipped:
-        write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in scored.skipped])
-    write_confusion_csv(folder / "confusion_matrix.csv", scored.metrics)
+    if result.skipped:
+        write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in result.skipped])
+    write_confusion_csv(folder / "confusion_matrix.csv", result.metrics)
     if sections.suspects:
         write_csv(folder / "suspects.csv", SUSPECT_COLUMNS, map(astuple, sections.suspects))
     matrix = folder / "confusion_matrix.png"
-    draw_confusion_matrix(scored.metrics, matrix)
+    draw_confusion_matrix(result.metrics, matrix)
     if provenance.history:
         draw_curves(provenance.history, folder / "curves.png")
     write_report(
         folder / "report.html",
         provenance,
-        metrics=scored.metrics,
-        answers=scored.rows,
+        metrics=result.metrics,
+        rows=result.rows,
         matrix=matrix,
-        skipped=[(one.path, one.reason) for one in scored.skipped],
-        sections=_illustrated(sections, scored, illustrations),
+        skipped=[(one.path, one.reason) for one in result.skipped],
+        sections=_add_images(sections, result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
             files,
@@ -98,21 +98,23 @@ def write_results(
         others.result()
     write_metrics_json(
         folder / "metrics.json",
-        scored.metrics,
-        skipped=len(scored.skipped),
+        result.metrics,
+        skipped=len(result.skipped),
         teacher=sections.teacher,
     )
 
 
-def _illustrated(sections: Sections, scored: Scored, illustrations: Illustrations) -> Sections:
-    """Adds what can be shown beside the worst mistakes."""
-    mistakes = worst_mistakes(scored.rows)
+def _add_images(
+    sections: ReportSections, result: ScoringResult, illustrations: Illustrations
+) -> ReportSections:
+    """Return the sections with evidence and neighbours of the worst mistakes."""
+    mistakes = worst_mistakes(result.rows)
     if illustrations.evidence is not None:
         evidence: dict[str, bytes] = {}
         begun = time.monotonic()
-        for few in batched(mistakes[:EVIDENCE_MOST], EVIDENCE_TOGETHER):
-            if time.monotonic() - begun > EVIDENCE_S:
-                break  # a large network on a small machine: the worst mistakes have theirs
+        for few in batched(mistakes[:MAX_EVIDENCE], EVIDENCE_BATCH):
+            if time.monotonic() - begun > MAX_EVIDENCE_S:
+                break  # a large network on a small machine: only the first mistakes get theirs
             drawn = illustrations.evidence([(one.path, one.predicted) for one in few])
             evidence |= {one.path: jpeg for one, jpeg in zip(few, drawn, strict=True) if jpeg}
         sections = replace(sections, evidence=evidence)
@@ -123,5 +125,5 @@ def _illustrated(sections: Sections, scored: Scored, illustrations: Illustration
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """Writes skipped.csv."""
+    """Write skipped.csv."""
     write_csv(path, ["path", "reason"], rows)

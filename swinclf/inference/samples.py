@@ -1,4 +1,4 @@
-"""A few small real images kept in a run, so that an export can be compared with it anywhere."""
+"""A few small images stored in a run, so that an export can be compared with it anywhere."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SAMPLE_COUNT = 16
 
 
 def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) -> None:
-    """Keeps small copies of up to `SAMPLE_COUNT` images, evenly over `files`.
+    """Save small copies of up to `SAMPLE_COUNT` images, spread evenly over `files`.
 
     The copies are upright and have no metadata.
 
     Args:
-        folder: Made if it is not there.
-        files: Images, e.g. those held out; ones that cannot be read are left out.
-        preprocess: Tells how large a copy has to be.
+        folder: Created if missing.
+        files: Images, e.g. the held-out ones; those that cannot be read are left out.
+        preprocess: Determines the size of the copies.
 
     Raises:
         RunError: If the folder cannot be written to.
@@ -40,19 +40,19 @@ def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) ->
         return None
 
     chosen = files[::step][:SAMPLE_COUNT]
-    pictures = map_ahead(read, chosen, workers=0, ahead=1, late=lambda _file, _why: None)
-    for number, picture in enumerate(pictures):
-        if picture is None:
+    images = map_ahead(read, chosen, workers=0, ahead=1, late=lambda _file, _why: None)
+    for number, image in enumerate(images):
+        if image is None:
             continue
-        if min(picture.size) > side:
-            scale = side / min(picture.size)
-            picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-        picture = picture.crop((0, 0, min(picture.width, 4 * side), min(picture.height, 4 * side)))
+        if min(image.size) > side:
+            scale = side / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)))
+        image = image.crop((0, 0, min(image.width, 4 * side), min(image.height, 4 * side)))
         buffer = io.BytesIO()
-        Image.Image.save(picture, buffer, "JPEG", quality=92)
+        Image.Image.save(image, buffer, "JPEG", quality=92)
         write_bytes(folder / f"{number:02d}.jpg", buffer.getvalue())
 
 
 def list_samples(folder: Path) -> list[Path]:
-    """The kept images, in order; none where none were kept."""
+    """Return the stored images, in order; an empty list if there are none."""
     return sorted(folder.glob("*.jpg"))

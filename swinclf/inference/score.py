@@ -1,49 +1,40 @@
-"""Labelled images -> metrics and a row for each image, in one pass."""
+"""Score a model on labelled images: the metrics and a row for each image, in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from swinclf.confidence.parameters import Confidence
-from swinclf.confidence.selective import Judged
+from swinclf.confidence.selective import SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
-from swinclf.device import whole_batch
+from swinclf.device import fixed_batch_size
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
-from swinclf.inference.stream import Answer, answer_all, answers_from
+from swinclf.inference.stream import ImageOutput, stream_outputs, to_image_outputs
 from swinclf.metrics import Metrics, Tally
 from swinclf.reporter import Reporter
-
-
-class ScoredImage(NamedTuple):
-    """A row of predictions.csv."""
-
-    path: str
-    label: str
-    predicted: str
-    probability: float
+from swinclf.reporting.report_data import PredictionRow
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What became of the images.
+class ScoringResult:
+    """The metrics and predictions of a scoring.
 
     Attributes:
-        metrics: Over the readable ones.
-        rows: One for each readable image, in order.
-        judged: What is known of each of these answers.
-        skipped: The others.
+        metrics: Over the readable images.
+        rows: A row for each readable image, in order.
+        selective: What rejection depends on, for each row.
+        skipped: Images that could not be read.
     """
 
     metrics: Metrics
-    rows: list[ScoredImage]
-    judged: Judged
+    rows: list[PredictionRow]
+    selective: SelectiveScores
     skipped: list[SkippedFile]
 
 
@@ -55,110 +46,110 @@ def score_images(
     split: str,
     workers: int,
     report: Reporter,
-) -> Scored:
-    """Scores a predictor on labelled images.
+) -> ScoringResult:
+    """Run a model on labelled images and score it.
 
     Args:
-        predictor: What is scored.
+        predictor: The model.
         root: The folder that the images' paths are relative to.
         images: Each with a label that is one of the predictor's classes.
-        split: What the images are, for the metrics.
+        split: Name of the split, for the metrics.
         workers: Threads that decode.
-        report: Told of progress.
+        report: Receives progress.
 
     Raises:
         DataError: If not one image can be read.
     """
     files = (root / image.path for image in images)
-    size = whole_batch(predictor.device)
-    whole = _WholeBatches(predictor, size)
-    answers = answer_all(whole, files, workers=workers, batch_size=size)
-    return score_answers(
+    size = fixed_batch_size(predictor.device)
+    padded = _PaddedBatches(predictor, size)
+    outputs = stream_outputs(padded, files, workers=workers, batch_size=size)
+    return score_outputs(
         predictor.card.classes,
         root,
         images,
-        (answer for _, answer in answers),
+        (output for _, output in outputs),
         split=split,
         report=report,
     )
 
 
-def score_answers(
+def score_outputs(
     classes: Sequence[str],
     root: Path,
     images: Sequence[ImageFile],
-    answers: Iterable[Answer],
+    outputs: Iterable[ImageOutput],
     *,
     split: str,
     report: Reporter,
-) -> Scored:
-    """Scores answers for labelled images.
+) -> ScoringResult:
+    """Score outputs that have been computed for labelled images.
 
     Args:
         classes: Class names in the order of the probabilities.
         root: The folder that the images' paths are relative to.
         images: Each with a label that is one of the classes.
-        answers: One for each image, in order.
-        split: What the images are, for the metrics.
-        report: Told of progress.
+        outputs: One for each image, in order.
+        split: Name of the split, for the metrics.
+        report: Receives progress.
 
     Raises:
         DataError: If not one image could be read.
     """
     index = {name: number for number, name in enumerate(classes)}
     tally = Tally(classes)
-    rows: list[ScoredImage] = []
-    judged: list[tuple[float, float]] = []
+    rows: list[PredictionRow] = []
+    selective: list[tuple[float, float]] = []
     skipped: list[SkippedFile] = []
     with report.track(f"scoring {split}", len(images)) as advance:
-        for image, answer in zip(images, answers, strict=True):
-            if answer.probabilities is None:
-                skipped.append(SkippedFile(image.path, answer.error, image.label))
+        for image, output in zip(images, outputs, strict=True):
+            if output.probabilities is None:
+                skipped.append(SkippedFile(image.path, output.error, image.label))
             else:
-                best = int(answer.probabilities.argmax())
-                tally.update(answer.probabilities[None], np.array([index[image.label]]))
-                probability = float(answer.probabilities[best])
-                rows.append(ScoredImage(image.path, image.label, classes[best], probability))
-                judged.append(answer.judged)
+                best = int(output.probabilities.argmax())
+                tally.update(output.probabilities[None], np.array([index[image.label]]))
+                probability = float(output.probabilities[best])
+                rows.append(PredictionRow(image.path, image.label, classes[best], probability))
+                selective.append(output.selective_scores)
             advance(1)
     if not rows:
         reason, count = most_frequent_reason(skipped)
         raise DataError(
             f"at least one readable image to score in '{root}'",
             found=f"{len(images):,} files, none readable; {count:,} of them: {reason}",
-            hint=remedy_for(reason) or f"swinclf check '{root}', which says of each what is wrong",
+            hint=remedy_for(reason) or f"swinclf check '{root}', which lists the reason for each",
         )
-    return Scored(tally.result(split), rows, Judged.of(judged), skipped)
+    return ScoringResult(tally.result(split), rows, SelectiveScores.from_rows(selective), skipped)
 
 
-def answers_in_whole_batches(
+def to_image_outputs_in_batches(
     outputs: Outputs, confidence: Confidence, device: str
-) -> Iterator[Answer]:
-    """The answers that N outputs give, in the batches that images are scored in on a device."""
+) -> Iterator[ImageOutput]:
+    """Yield the outputs of each image, computed in the batches that a device scores images in."""
     logits, features = outputs
-    size = whole_batch(device)
+    size = fixed_batch_size(device)
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
-        seen = None if features is None else features[rows]
-        yield from answers_from(Outputs(logits[rows], seen), confidence)
+        part = None if features is None else features[rows]
+        yield from to_image_outputs(Outputs(logits[rows], part), confidence)
 
 
-class _WholeBatches:
-    """A predictor that fills short batches up: so no answer depends on how many images there are.
+class _PaddedBatches:
+    """A predictor that pads short batches, so that no output depends on the number of images.
 
     Args:
-        predictor: What answers.
-        size: Pictures of a whole batch.
+        predictor: The model.
+        size: Images of a full batch.
     """
 
     def __init__(self, predictor: Predictor, size: int) -> None:
         self._predictor, self._size = predictor, size
-        self.card, self.lanes, self.device = predictor.card, predictor.lanes, predictor.device
-        self.note = predictor.note
+        self.card, self.parallel = predictor.card, predictor.parallel
+        self.device, self.note = predictor.device, predictor.note
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
         missing = self._size - len(pixels)
-        whole = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        logits, features = self._predictor.outputs(whole)
+        padded = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        logits, features = self._predictor.outputs(padded)
         return Outputs(logits[: len(pixels)], None if features is None else features[: len(pixels)])

@@ -1,4 +1,4 @@
-"""Which images a model is scored on: those that its training held out, or all of another folder."""
+"""Select the images to score a model on: its held-out images, or all of another folder."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder
 
 ALL = "all"
-UNKNOWN_NAMED = 5  # classes that are said one by one
+MAX_UNKNOWN_WARNINGS = 5  # classes that get a warning of their own
 
 
-def trained_on(model: Path, run: RunFolder | None) -> Path:
-    """The folder that a model was trained on.
+def find_training_dataset(model: Path, run: RunFolder | None) -> Path:
+    """Return the folder that a model was trained on.
 
     Args:
         model: The file.
-        run: The run around it; None where there is none.
+        run: Its run; None if it is not in a run folder.
 
     Raises:
-        RunError: If nobody knows.
+        RunError: If it is not recorded.
     """
     if run is None:
         raise RunError(
             f"the folder to score '{model}' on",
-            found="none named, and no run folder around the file that would say",
+            found="no DATA given, and the file is not in a run folder that records it",
             hint=f"swinclf eval DATA --run '{model}'",
         )
     folders = recorded_folders(run)
@@ -58,40 +58,41 @@ def trained_on(model: Path, run: RunFolder | None) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def home_of(model: Path, run: RunFolder | None, root: Path, card: ModelCard) -> Path | None:
-    """The folder that the paths of a model's training images are relative to.
+def find_training_root(
+    model: Path, run: RunFolder | None, root: Path, card: ModelCard
+) -> Path | None:
+    """Return the folder that the paths of a model's training images are relative to.
 
     Args:
         model: The file.
-        run: The run around it; None where there is none.
-        root: The folder that is scored: if it is what the model was trained on, though moved, it
-            is the one.
-        card: The model's.
+        run: Its run; None if it is not in a run folder.
+        root: The folder that is scored; returned if it is the training's dataset, perhaps moved.
+        card: The model's card.
 
     Returns:
-        An absolute path, of a folder that may have gone; None if nobody knows.
+        An absolute path, of a folder that may no longer exist; None if it is not recorded.
     """
     if card.split.get("dataset") == dataset_digest(root):
         return root.resolve()
     if run is not None and _is_dataset_of(run, root, card):
         return root.resolve()
     with suppress(RunError):
-        return trained_on(model, run).resolve()
+        return find_training_dataset(model, run).resolve()
     return None
 
 
-def choose_images(
+def select_images(
     root: Path, split: str | None, run: RunFolder | None, card: ModelCard, report: Reporter
 ) -> tuple[FolderIndex, str]:
-    """The images to score and the name of what they are.
+    """Return the images to score and the name of their split.
 
     Args:
-        root: The folder that they lie in.
-        split: val, test, train or all; None for those held out where the model was trained on
+        root: The folder of the images.
+        split: val, test, train or all; None for the held-out images if the model was trained on
             this folder, else all.
-        run: The run around the model; None where there is none.
-        card: The model's.
-        report: Told where the folder is another one.
+        run: The model's run; None if it is not in a run folder.
+        card: The model's card.
+        report: Gets a note if the folder is another one than the training's.
 
     Raises:
         DataError: If there are none.
@@ -109,10 +110,10 @@ def choose_images(
 
 
 def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
-    """Whether a folder is what a run was trained on: the same path, or, moved, the same images.
+    """Return whether a run was trained on a folder: the same path, or the same images elsewhere.
 
-    Two datasets may number their files alike (001.jpg), so the content of a sample has to be equal
-    too, of most of it, since an image may have been edited. Cards of older versions record none.
+    Two datasets may number their files alike (001.jpg), so most of a sample must have the same
+    content too; not all of it, as an image may have been edited. Older cards record no content.
     """
     if card.split.get("dataset") == dataset_digest(root):
         return True
@@ -129,17 +130,17 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
 
 
 def _are_renamed(run: RunFolder, root: Path) -> bool:
-    """Whether most of a run's images are not under the paths that they had."""
+    """Return whether most of a run's images are no longer at their paths."""
     found = [(root / image.path).is_file() for image in sampled(read_split(run.split))]
     return sum(found) < len(found) / 2
 
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
-    """Holds out what the training held out: the rule needs only the images and the seed."""
+    """Repeat the training's split, which depends on the images and the seed alone."""
     tests = [image for image in index.images if image.split == TEST]
     others = [image for image in index.images if image.split != TEST]
     digests, _ = digest_files(index.root, (image.path for image in others))
-    readable = [image for image in others if image.path in digests]  # the rest trained nothing
+    readable = [image for image in others if image.path in digests]  # the rest was not used
     held_out = hold_out(
         [image.label for image in readable],
         [digests[image.path] for image in readable],
@@ -169,15 +170,15 @@ def _has(images: Sequence[ImageFile], split: str) -> bool:
     return any(image.split == split for image in images)
 
 
-def with_known_labels(
+def match_labels(
     index: FolderIndex, card: ModelCard, report: Reporter = SILENT
 ) -> tuple[list[ImageFile], list[SkippedFile]]:
-    """Matches classes by name; images of classes that the model does not know cannot be scored.
+    """Return the images of the model's classes, matched by name, and the others as skipped.
 
-    A name that differs from a class in its Unicode form alone is that class, which is said.
+    A name that differs from a class in its Unicode form alone is that class, with a note.
 
     Raises:
-        DataError: If it knows none of them.
+        DataError: If no folder has the name of a class.
     """
     labels = {image.label for image in index.images}
     renamed = match_unicode_forms(labels, card.classes)
@@ -198,7 +199,9 @@ def with_known_labels(
             f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
         )
-    for name, count in sorted(Counter(image.label for image in unknown).items())[:UNKNOWN_NAMED]:
+    for name, count in sorted(Counter(image.label for image in unknown).items())[
+        :MAX_UNKNOWN_WARNINGS
+    ]:
         report.warn(
             f"class {quote_name(name, card.classes)} is not one of the model's: {count:,} images "
             "are not scored"

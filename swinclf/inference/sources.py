@@ -1,7 +1,7 @@
-"""What can be predicted: paths, encoded images, PIL images and arrays; anything else is refused.
+"""The inputs of `predict`: paths, encoded images, PIL images and arrays.
 
-What is wrong with one input is that input's error, as a file that cannot be read is; what is wrong
-with all of them is an exception.
+An invalid image is reported as the error of that input, as an unreadable file is; an invalid
+collection of inputs raises.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
 def list_sources(inputs: Any) -> Iterable[Any]:
-    """The inputs one by one: many as they come, a single one as the only one.
+    """Return the inputs as an iterable; a single one becomes a list of one.
 
     Args:
-        inputs: One of `Source`, any number of them, or an (N, height, width, 3) array.
+        inputs: A `Source`, an iterable of them, or an (N, height, width, 3) array.
 
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If it is none of these.
     """
     if isinstance(inputs, (str, os.PathLike, Image.Image, *ENCODED)):
         return [inputs]
@@ -45,14 +45,14 @@ def list_sources(inputs: Any) -> Iterable[Any]:
     return inputs
 
 
-def image_of(source: Any) -> Image.Image:
-    """An image in memory as Pillow has it.
+def to_pil(source: Any) -> Image.Image:
+    """Convert an image in memory to a PIL image.
 
     Args:
         source: A PIL image, or an array or tensor (H, W, 3) of uint8.
 
     Raises:
-        ValueError: If it is none, saying what was expected, what was found and what may help.
+        ValueError: If it is something else, or empty; with a hint.
     """
     if isinstance(source, Image.Image):
         if 0 in source.size:
@@ -68,13 +68,13 @@ def image_of(source: Any) -> Image.Image:
 
 
 def explain_unreadable(path: str, reason: str) -> str:
-    """Why a path gives no image, where what it is says more than the reader's reason."""
+    """Return why a path could not be read: a URL, a folder or an archive, else `reason`."""
     if path.startswith(("http:/", "https:/", "ftp:/", "s3:/", "gs:/")):
-        return "this is an address, not a file: download it first"
+        return "this is a URL, not a file: download it first"
     if os.path.isdir(path):  # noqa: PTH112 - paths stay the strings they were given as
         if next(iter(walk_images(path)), None) is None:
-            return "the folder holds no images"
-        return "this is a folder, not an image: give its files, one input each"
+            return "the folder contains no images"
+        return "this is a folder, not an image: pass its files as inputs"
     if path.lower().endswith(ARCHIVES) and Path(path).is_file():
         return "this is an archive, not an image: unpack it first"
     return reason
@@ -91,13 +91,13 @@ def _range_of(pixels: np.ndarray) -> str:
 
 
 def _hint(pixels: np.ndarray) -> str:
-    """What makes an array one that is taken, where that can be guessed."""
+    """Return how to convert an array to a valid one, where that can be guessed."""
     if not pixels.size:
         return ", which is empty"
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (3, 4):
         return "; channels come last: array.transpose(1, 2, 0)"
     if pixels.ndim == 2:
-        return "; of a grey image: numpy.stack([array] * 3, axis=-1)"
+        return "; for a greyscale image: numpy.stack([array] * 3, axis=-1)"
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         return "; without the alpha channel: array[..., :3]"
     if pixels.dtype.kind == "f":
@@ -106,7 +106,7 @@ def _hint(pixels: np.ndarray) -> str:
             return "; for values from 0 to 1: (255 * array).round().astype('uint8')"
         if low >= 0 and high <= 255:
             return "; for values from 0 to 255: array.round().astype('uint8')"
-        return "; give the image as it was before it was normalised"
+        return "; pass the image before normalisation"
     if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 255:
         return "; array.astype('uint8')"
     return ""

@@ -1,4 +1,4 @@
-"""Files in, answers out, in order: decoding runs ahead of the network, memory does not grow."""
+"""Inference on a stream of images: decoding runs ahead of the network, memory is bounded."""
 
 from __future__ import annotations
 
@@ -20,125 +20,126 @@ from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
 from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
-from swinclf.inference.sources import ENCODED, Source, explain_unreadable, image_of
-from swinclf.parallel_batches import Lanes, threads_shared
+from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
+from swinclf.parallel_batches import ParallelBatches, divide_threads
 from swinclf.preprocess import Preprocess
 
-Given = TypeVar("Given", bound=Source)
-Loaded = TypeVar("Loaded")
-Answered = TypeVar("Answered")
+InputT = TypeVar("InputT", bound=Source)
+BatchT = TypeVar("BatchT")
+OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one picture.
+class ImageOutput:
+    """The outputs for one image, or why it could not be read.
 
     Attributes:
-        probabilities: (K,) float32; None where it could not be read.
-        error: Why it could not be read; empty where it could.
-        strangeness: Distance to the training images; None where the model cannot tell.
-        logits: (K,) float32, as the network gave them.
-        features: (D,) float32, where the model gives them.
+        probabilities: (K,) float32, calibrated; None if the image could not be read.
+        error: Why it could not be read; empty if it could.
+        ood_score: Distance to the training images; None from a model without a feature space.
+        logits: (K,) float32, before calibration.
+        features: (D,) float32; None from a model that does not give them.
     """
 
     probabilities: np.ndarray | None
     error: str
-    strangeness: float | None = None
+    ood_score: float | None = None
     logits: np.ndarray | None = None
     features: np.ndarray | None = None
 
     @property
-    def judged(self) -> tuple[float, float]:
-        """Highest probability and strangeness, nan where the model cannot tell."""
+    def selective_scores(self) -> tuple[float, float]:
+        """Highest probability and out-of-distribution score; nan for what is None."""
         best = math.nan if self.probabilities is None else float(self.probabilities.max())
-        return best, math.nan if self.strangeness is None else self.strangeness
+        return best, math.nan if self.ood_score is None else self.ood_score
 
 
-def answer_all(
+def stream_outputs(
     predictor: Predictor,
-    sources: Iterable[Given],
+    sources: Iterable[InputT],
     *,
     workers: int,
     batch_size: int | None = None,
-    as_they_come: bool = False,
-) -> Iterator[tuple[Given, Answer]]:
-    """Answers for pictures, in their order.
+    low_latency: bool = False,
+) -> Iterator[tuple[InputT, ImageOutput]]:
+    """Yield the outputs for images, in their order.
 
     Args:
-        predictor: What gives probabilities.
-        sources: Files, pictures or (H, W, 3) uint8 arrays; taken as they are needed, so there may
-            be any number.
+        predictor: The model.
+        sources: Paths, encoded images, PIL images or (H, W, 3) uint8 arrays; an iterator of any
+            length, read lazily.
         workers: Threads that decode.
-        batch_size: Pictures that go through the network together; None for the predictor's choice,
-            on a GPU what turns out to be quickest on the first of them.
-        as_they_come: Answers what there is rather than wait for a full batch, for a source that may
-            take its time. How many go together then depends on time, and so may the last digits.
+        batch_size: Images in a batch; None for the predictor's default, which on a GPU is tuned on
+            the first batches.
+        low_latency: Compute the images that are available instead of waiting for a full batch, for
+            a slow source. The batch sizes, and with them the last digits, then depend on timing.
 
     Yields:
-        Each source with its answer; one that cannot be read has an error and disturbs no other.
+        Each source with its outputs; one that cannot be read has an error and affects no other.
     """
     card = predictor.card
 
-    def load(source: Given) -> tuple[Given, _Loaded]:
+    def load(source: InputT) -> tuple[InputT, _Loaded]:
         return source, _load(source, card.preprocess)
 
-    def answer(batch: list[tuple[Given, _Loaded]]) -> list[tuple[Given, Answer]]:
+    def compute(batch: list[tuple[InputT, _Loaded]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         start = perf_counter()
-        rows: Iterator[Answer] = iter(())
+        rows: Iterator[ImageOutput] = iter(())
         if pixels:
-            rows = iter(answers_from(predictor.outputs(np.stack(pixels)), card.confidence))
-        sizes.took(len(pixels), perf_counter() - start)
+            rows = iter(to_image_outputs(predictor.outputs(np.stack(pixels)), card.confidence))
+        sizes.record(len(pixels), perf_counter() - start)
         return [
-            (source, Answer(None, loaded.error) if loaded.pixels is None else next(rows))
+            (source, ImageOutput(None, loaded.error) if loaded.pixels is None else next(rows))
             for source, loaded in batch
         ]
 
-    lanes = predictor.lanes
+    parallel = predictor.parallel
     if batch_size is not None:
-        lanes = replace(lanes, first=batch_size, most=batch_size)
-    sizes = BatchSize(lanes)
-    answers: Iterator[list[tuple[Given, Answer]]]
-    if as_they_come:
+        parallel = replace(parallel, first_size=batch_size, max_size=batch_size)
+    sizes = BatchSize(parallel)
+    outputs: Iterator[list[tuple[InputT, ImageOutput]]]
+    if low_latency:
         groups = available_batches(sources, sizes.size)
         loads = (
-            list(map_ahead(load, one, workers=workers, ahead=len(one), late=_late))
+            list(map_ahead(load, one, workers=workers, ahead=len(one), late=_timed_out))
             for one in groups
         )
-        answers = map(answer, loads)
+        outputs = map(compute, loads)
     else:
-        loaded = map_ahead(load, sources, workers=workers, ahead=2 * lanes.most, late=_late)
-        answers = _side_by_side(answer, sizes.batches(loaded), lanes)
-    for batch in answers:
+        ahead = 2 * parallel.max_size
+        loaded = map_ahead(load, sources, workers=workers, ahead=ahead, late=_timed_out)
+        outputs = _compute_in_parallel(compute, sizes.batches(loaded), parallel)
+    for batch in outputs:
         yield from batch
 
 
-def _side_by_side(
-    answer: Callable[[Loaded], Answered], batches: Iterable[Loaded], lanes: Lanes
-) -> Iterator[Answered]:
-    """Answers batch by batch, in order; reading, network and the use of the answers overlap."""
-    with threads_shared(lanes):
-        yield from map_ahead(answer, batches, workers=lanes.count, ahead=lanes.count + 1)
+def _compute_in_parallel(
+    compute: Callable[[BatchT], OutputT], batches: Iterable[BatchT], parallel: ParallelBatches
+) -> Iterator[OutputT]:
+    """Yield the outputs of batches, in order; decoding, network and the caller overlap."""
+    with divide_threads(parallel):
+        yield from map_ahead(compute, batches, workers=parallel.count, ahead=parallel.count + 1)
 
 
-def answers_from(outputs: Outputs, confidence: Confidence) -> list[Answer]:
-    """What a model's outputs for N pictures say, with what is known of its confidence."""
+def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
+    """Return calibrated outputs for each of N images."""
     logits, features = outputs
     probabilities = softmax(logits, confidence.temperature)
-    strange: list[float | None] = [None] * len(logits)
+    ood_scores: list[float | None] = [None] * len(logits)
     if confidence.space is not None and features is not None:
-        strange = confidence.space.strangeness(features).tolist()
-    seen = [None] * len(logits) if features is None else features
-    columns = zip(probabilities, strange, logits, seen, strict=True)
-    return [Answer(row, "", *rest) for row, *rest in columns]
+        ood_scores = confidence.space.ood_scores(features).tolist()
+    feature_rows = [None] * len(logits) if features is None else features
+    columns = zip(probabilities, ood_scores, logits, feature_rows, strict=True)
+    return [ImageOutput(row, "", *rest) for row, *rest in columns]
 
 
 class _Loaded(NamedTuple):
-    """What became of one source.
+    """A decoded source.
 
     Attributes:
-        pixels: (H, W, 3) uint8, as the network wants them; None where it could not be read.
-        error: Why it could not be read; empty where it could.
+        pixels: (H, W, 3) uint8 in the network's size; None if it could not be read.
+        error: Why it could not be read; empty if it could.
     """
 
     pixels: np.ndarray | None
@@ -146,7 +147,6 @@ class _Loaded(NamedTuple):
 
 
 def _load(source: Any, preprocess: Preprocess) -> _Loaded:
-    """Reads a source."""
     to_pixels = partial(eval_pixels, preprocess=preprocess)
     needed, ranges = preprocess.decode_px, preprocess.ranges
     if isinstance(source, str | os.PathLike):
@@ -159,12 +159,11 @@ def _load(source: Any, preprocess: Preprocess) -> _Loaded:
         if isinstance(source, ENCODED):
             pixels = decode_encoded(bytes(source), to_pixels, needed, ranges)
         else:
-            pixels = to_pixels(to_rgb(image_of(source), ranges))
+            pixels = to_pixels(to_rgb(to_pil(source), ranges))
         return _Loaded(pixels, "")
-    except Exception as error:  # a picture in memory may be as broken as one in a file
+    except Exception as error:  # an image in memory may be as broken as one in a file
         return _Loaded(None, str(error) or type(error).__name__)
 
 
-def _late(item: Given, why: str) -> tuple[Given, _Loaded]:
-    """A source that did not come."""
+def _timed_out(item: InputT, why: str) -> tuple[InputT, _Loaded]:
     return item, _Loaded(None, why)

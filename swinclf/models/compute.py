@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from swinclf.device import Hardware, Precision, whole_batch
+from swinclf.device import Hardware, Precision, fixed_batch_size
 from swinclf.models.folding import fold_batch_norms
 
 DTYPES = {
@@ -113,7 +113,7 @@ def head_logits(network: nn.Module, features: torch.Tensor, device: str) -> torc
         (N, K) float32 on the CPU, bit-identical to those of full batches of images.
     """
     head = copy.deepcopy(network.get_classifier()).to(device)  # type: ignore[operator]
-    logits, size = [], whole_batch(device)
+    logits, size = [], fixed_batch_size(device)
     for rows in features.split(size):
         whole = torch.cat([rows, rows[-1:].expand(size - len(rows), -1)])
         logits.append(head(whole.to(device))[: len(rows)].cpu())

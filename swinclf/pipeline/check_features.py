@@ -11,7 +11,7 @@ import numpy as np
 
 from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.feature_neighbours import MirroredFeatures
-from swinclf.device import StopFlag, choose_hardware, out_of_memory_named, whole_batch
+from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, translate_out_of_memory
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
 from swinclf.pipeline.plan import Context
@@ -59,7 +59,7 @@ class Viewer:
             stop=self.context.stop,
             known=known_features(self.start, self.context),
         )
-        with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
+        with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
             looker.look(paths, lambda *_: (PLAIN, MIRROR))
         digests, table = looker.seen.digests, looker.seen.features
         assert table is not None

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch.nn import functional as F
 
 from swinclf.data.folder import TRAIN
-from swinclf.inference.score import ScoredImage
 from swinclf.pipeline.plan import Plan, Teaching
-from swinclf.reporting.compare import Pair
-from swinclf.reporting.teacher import TeacherScores
+from swinclf.reporting.paired_comparison import PredictionPair
+from swinclf.reporting.report_data import PredictionRow
+from swinclf.reporting.teacher_scores import TeacherScores
 from swinclf.training.distillation import Distillation, TeacherFeatures
 from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers
@@ -41,7 +41,7 @@ def objective_of(teaching: Teaching, plan: Plan, device: str) -> Distillation:
     ).to(device)
 
 
-def teacher_scores(plan: Plan, answers: Sequence[ScoredImage]) -> TeacherScores | None:
+def teacher_scores(plan: Plan, answers: Sequence[PredictionRow]) -> TeacherScores | None:
     """Return what the teacher scores on the images that the student answered; None without one."""
     teaching = plan.teaching
     if teaching is None:
@@ -50,9 +50,9 @@ def teacher_scores(plan: Plan, answers: Sequence[ScoredImage]) -> TeacherScores 
     probabilities = F.softmax(teaching.head(features), dim=1)
     best, classes = probabilities.max(dim=1), plan.dataset.classes
     pairs = [
-        Pair(one.path, one.label, classes[index], one.predicted, sure, one.probability)
+        PredictionPair(one.path, one.label, classes[index], one.predicted, sure, one.probability)
         for one, index, sure in zip(
             answers, best.indices.tolist(), best.values.tolist(), strict=True
         )
     ]
-    return TeacherScores.of(teaching.name, pairs)
+    return TeacherScores.from_pairs(teaching.name, pairs)

@@ -8,13 +8,13 @@ from contextlib import closing
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
 from swinclf.data_quality.quick_check import format_finding, quick_findings, to_report_finding
-from swinclf.device import command_line, out_of_memory_named, whole_batch
+from swinclf.device import command_line, fixed_batch_size, translate_out_of_memory
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
-from swinclf.reporting.report_data import Finding
+from swinclf.reporting.report_data import FindingSummary
 from swinclf.training.feature_extraction import (
     MIRROR,
     PLAIN,
@@ -63,7 +63,7 @@ def look_at_images(
     views_of = views_by_split(
         index, mirror=options.mirror, val_split=options.val_split, seed=options.seed
     )
-    with closing(looker), out_of_memory_named(whole_batch(hardware.device)):
+    with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
         look = looker.seen
         looker.look([image.path for image in index.images], views_of)
         if not stop:
@@ -97,7 +97,7 @@ def known_features(start: Start, context: Context) -> Known:
     )
 
 
-def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[Finding]:
+def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[FindingSummary]:
     """What the look has shown to be wrong with the images, for the report; says it, too."""
     faults = [one for one in quick_findings(index.images, look.digests) if one.needs_fix]
     for fault in faults:

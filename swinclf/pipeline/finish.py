@@ -13,32 +13,37 @@ from swinclf.card import ModelCard
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
-from swinclf.device import Hardware, on_one_thread
+from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
-from swinclf.inference.fit_confidence import Measured, measure_confidence
-from swinclf.inference.nearest_images import most_alike
+from swinclf.inference.fit_confidence import ConfidenceFit, fit_confidence
 from swinclf.inference.predictor import (
-    Asked,
+    InferenceOptions,
     Outputs,
     TorchPredictor,
-    hardware_for,
+    choose_model_hardware,
     open_predictor,
 )
-from swinclf.inference.reference_features import save_training_sample
+from swinclf.inference.reference_features import save_reference_features
+from swinclf.inference.report_neighbours import find_held_out_neighbours
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.samples import save_samples
-from swinclf.inference.score import Scored, answers_in_whole_batches, score_answers, score_images
+from swinclf.inference.score import (
+    ScoringResult,
+    score_images,
+    score_outputs,
+    to_image_outputs_in_batches,
+)
 from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
 from swinclf.pipeline.distill import teacher_scores
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
 from swinclf.reporting.report_data import (
-    Finding,
+    FindingSummary,
     LearningCurve,
     Provenance,
     ReportedSetting,
-    Sections,
+    ReportSections,
     Suspect,
 )
 from swinclf.run_folder import RunFolder
@@ -51,8 +56,8 @@ def finish(
     context: Context,
     history: Sequence[EpochRow],
     run: RunFolder,
-    faults: Sequence[Finding],
-) -> Scored:
+    faults: Sequence[FindingSummary],
+) -> ScoringResult:
     """Writes the weights, then scores the file that was written, as any later use will see it.
 
     Args:
@@ -69,11 +74,11 @@ def finish(
         RunError: If a file cannot be written.
     """
     dataset, network, report = plan.dataset, plan.start.network, context.report
-    asked = Asked(device=context.hardware.device)
+    options = InferenceOptions(device=context.hardware.device)
     card = plan.card(context.hardware)
-    kept = _kept_outputs(plan, asked.device)
-    hardware = hardware_for(card, asked)
-    measured = measure_confidence(
+    kept = _kept_outputs(plan, options.device)
+    hardware = choose_model_hardware(card, options)
+    measured = fit_confidence(
         TorchPredictor(network, card, hardware),
         dataset.root,
         dataset.of(VAL),
@@ -81,7 +86,7 @@ def finish(
         seed=plan.config.seed,
         workers=plan.config.workers,
         report=report,
-        kept=kept,
+        cached_outputs=kept,
     )
     sections = _sections(plan, measured, faults, report)
     card = replace(card, confidence=measured.confidence)
@@ -89,7 +94,7 @@ def finish(
         saving = writer.submit(_save, run, network, card, measured)
         if kept is None:
             saving.result()
-        scored = _score(plan, run, card, kept, asked, report)
+        scored = _score(plan, run, card, kept, options, report)
         save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
         illustrations = _illustrations(plan, run, card, measured, hardware, saving)
         taught = teacher_scores(plan, scored.rows)
@@ -107,14 +112,14 @@ def finish(
 
 
 def _sections(
-    plan: Plan, measured: Measured, faults: Sequence[Finding], report: Reporter
-) -> Sections:
+    plan: Plan, measured: ConfidenceFit, faults: Sequence[FindingSummary], report: Reporter
+) -> ReportSections:
     """What the report shows besides the scores, as far as it is known before any scoring."""
     # A core each; on one thread around both, for each would undo the setting of the other.
-    with ThreadPoolExecutor(1) as other, on_one_thread():
+    with ThreadPoolExecutor(1) as other, one_blas_thread():
         learning = other.submit(_learning, plan, report)
         suspects = _suspects(plan, report)
-    return Sections(
+    return ReportSections(
         calibration=measured.calibration,
         confidence=measured.confidence,
         suspects=suspects,
@@ -128,7 +133,7 @@ def _illustrations(
     plan: Plan,
     run: RunFolder,
     card: ModelCard,
-    measured: Measured,
+    measured: ConfidenceFit,
     hardware: Hardware,
     saving: Future[None],
 ) -> Illustrations:
@@ -145,14 +150,14 @@ def _illustrations(
         plan.config.workers,
         plan.start.preprocess.ranges,
         drawer.draw if drawer else None,
-        partial(most_alike, measured),
+        partial(find_held_out_neighbours, measured),
     )
 
 
-def _save(run: RunFolder, network: Module, card: ModelCard, measured: Measured) -> None:
+def _save(run: RunFolder, network: Module, card: ModelCard, measured: ConfidenceFit) -> None:
     """Writes the weights, and what they make of some training images."""
     save_model(run.model, network, card)
-    save_training_sample(run, measured.known)
+    save_reference_features(run, measured.training)
 
 
 def _score(
@@ -160,21 +165,21 @@ def _score(
     run: RunFolder,
     card: ModelCard,
     kept: Callable[[Sequence[ImageFile]], Outputs] | None,
-    asked: Asked,
+    options: InferenceOptions,
     report: Reporter,
-) -> Scored:
+) -> ScoringResult:
     """Scores what was held out, or what was trained on where nothing was."""
     dataset = plan.dataset
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
     if kept is not None:
-        answers = answers_in_whole_batches(kept(images), card.confidence, asked.device)
-        scored = score_answers(
+        answers = to_image_outputs_in_batches(kept(images), card.confidence, options.device)
+        scored = score_outputs(
             card.classes, dataset.root, images, answers, split=split, report=report
         )
     else:
         scored = score_images(
-            open_predictor(run.model, asked),
+            open_predictor(run.model, options),
             dataset.root,
             images,
             split=split,

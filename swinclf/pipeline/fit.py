@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from swinclf.device import command_line, out_of_memory_named
+from swinclf.device import command_line, translate_out_of_memory
 from swinclf.errors import DivergedError, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
@@ -48,7 +48,7 @@ def fit_best(
         hardware = head_hardware(hardware.device)
     saver = CheckpointSaver(run, origin)
     try:
-        with out_of_memory_named(batches.batch_size):
+        with translate_out_of_memory(batches.batch_size):
             fit(
                 state,
                 batches,

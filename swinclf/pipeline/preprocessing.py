@@ -8,7 +8,7 @@ from typing import Any
 
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.weights.known_preprocess import KnownPreprocess
-from swinclf.preprocess import Preprocess, read_colours, write_colours
+from swinclf.preprocess import Preprocess, format_colours, parse_colours
 from swinclf.settings import Settings
 
 COLOURS = ("mean", "std")
@@ -38,10 +38,10 @@ def choose_preprocess(
         for one in reversed(known):
             if getattr(one, name) is not None:
                 value, reason = getattr(one, name), one.reason
-        text = write_colours(value) if name in COLOURS else value
+        text = format_colours(value) if name in COLOURS else value
         settings = settings.choose(name, text, reason)
     config = settings.config
-    chosen: dict[str, Any] = {name: read_colours(getattr(config, name)) for name in COLOURS}
+    chosen: dict[str, Any] = {name: parse_colours(getattr(config, name)) for name in COLOURS}
     chosen |= {name: getattr(config, name) for name in ("interpolation", "crop_pct", "fit")}
     return settings, replace(own, **chosen)
 

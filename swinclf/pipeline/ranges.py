@@ -12,7 +12,7 @@ from swinclf.data.split import split_position
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.start import Start
-from swinclf.preprocess import ranges_from
+from swinclf.preprocess import parse_ranges
 
 
 def settle_ranges(
@@ -33,7 +33,7 @@ def settle_ranges(
         DataError: If the disk is gone.
     """
     if saved is not None:
-        ranges = ranges_from(saved)
+        ranges = parse_ranges(saved)
     else:
         options = start.extraction
 

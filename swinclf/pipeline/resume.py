@@ -29,8 +29,8 @@ from swinclf.pipeline.run_images import (
 )
 from swinclf.pipeline.start import Start
 from swinclf.reporter import Reporter
-from swinclf.reporting.report_data import Finding
-from swinclf.run_folder import Claim, RunFolder
+from swinclf.reporting.report_data import FindingSummary
+from swinclf.run_folder import RunClaim, RunFolder
 from swinclf.settings import Settings, Source, command_of, gather_settings
 from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
 from swinclf.training.feature_extraction import Look
@@ -41,10 +41,10 @@ from swinclf.training.resume_guard import Origin, check_images, check_settings, 
 
 def begin_run(
     plan: Plan,
-    claim: Claim,
+    claim: RunClaim,
     baseline: Baseline | None,
     state: TrainState,
-    faults: Sequence[Finding],
+    faults: Sequence[FindingSummary],
 ) -> Origin:
     """Writes all that is known before training and the state to begin with: now it is a run.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, TrainConfig
-from swinclf.device import Hardware, default_workers, seed_everything, use_threads
+from swinclf.device import Hardware, default_workers, seed_everything, set_threads
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -110,7 +110,7 @@ def settle_machine(settings: Settings, hardware: Hardware, data: Path) -> Settin
     if hardware.note:  # what was asked for is not there: what is used instead is recorded
         settings = settings.replaced("device", hardware.device, hardware.note)
     settings = settings.choose("device", hardware.device, "the best there is")
-    settings = settings.choose("threads", use_threads(config.threads), "as torch chooses")
+    settings = settings.choose("threads", set_threads(config.threads), "as torch chooses")
     seed_everything(config.seed)
     return replace(settings, config=replace(settings.config, data=str(data)))
 

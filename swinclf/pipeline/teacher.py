@@ -14,7 +14,7 @@ from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
-from swinclf.device import out_of_memory_named, whole_batch
+from swinclf.device import fixed_batch_size, translate_out_of_memory
 from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfError
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import known_features
@@ -245,7 +245,7 @@ def _looked(
     task: str,
 ) -> Look:
     """Looks at files; what was computed is kept on disk whatever ends it."""
-    with closing(looker), out_of_memory_named(whole_batch(context.hardware.device)):
+    with closing(looker), translate_out_of_memory(fixed_batch_size(context.hardware.device)):
         looker.look(files, views_of, task)
         if context.stop:
             raise Interrupted(context.stop.exit_code or ExitCode.INTERRUPTED)

@@ -1,1 +1,1 @@
-"""How good a classifier is: measures, their files, the pictures, the report. Never sees torch."""
+"""Reporting without torch: metrics files, plots and the HTML report."""

@@ -1,7 +1,7 @@
-"""The pictures of an evaluation: its confusion matrix and a run's curves, as PNG files.
+"""The plots of an evaluation as PNG files: the confusion matrix and the training curves.
 
-Knows matplotlib and measures; knows nothing about networks or datasets. Every figure is an object
-of its own, so that a caller's pyplot state is neither used nor changed.
+Knows matplotlib and metrics; knows nothing about networks or datasets. Does not use pyplot, whose
+state belongs to the caller.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from swinclf.files import write_bytes
 from swinclf.metrics import PROBE_NOTE, Metrics
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
-    composed,
     families_for,
-    printable,
-    shortened,
-    spelled_out,
+    shorten,
+    spell_out,
+    to_composed,
+    to_printable,
 )
 
 INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
-TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"  # told apart by every kind of colour vision
+TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"  # of the colour-blind safe Okabe-Ito palette
 EMPTY_CELL, EMPTY_ROW = "#f4f6f8", "#d9dce1"
-MAX_CELLS = 1000  # a side of the matrix; with more classes a cell stands for several
-MARKERS_UP_TO = 40  # epochs; beyond, a marker each is a smear
+MAX_CELLS = 1000  # a side of the matrix; with more classes a cell represents several
+MAX_MARKED_EPOCHS = 40  # more markers would overlap
 
 
-class _Layout(NamedTuple):
-    """Sizes that depend on how many cells a side has.
+class _MatrixLayout(NamedTuple):
+    """The sizes of a confusion matrix, which depend on its number of cells.
 
     Attributes:
         cell: Side of a cell in inches.
-        dpi: Pixels an inch.
-        font_size: Of the names on the axes, in points.
-        name_columns: Longest name in columns of text.
-        has_counts: Whether a cell holds its count.
-        has_shares: Whether it holds its share of the row as well.
+        dpi: Pixels per inch.
+        font_size: Of the class names, in points.
+        name_columns: Longest class name in text columns.
+        has_counts: Whether cells show their counts.
+        has_shares: Whether they also show their shares of the row.
     """
 
     cell: float
@@ -62,27 +62,27 @@ class _Layout(NamedTuple):
     has_shares: bool
 
 
-def _layout_for(side: int) -> _Layout:
-    """The sizes for a matrix of `side` by `side` cells."""
+def _layout_for(side: int) -> _MatrixLayout:
+    """Return the sizes for a matrix of `side` by `side` cells."""
     if side <= 25:
-        return _Layout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 32, True, True)
+        return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 32, True, True)
     if side <= 60:
-        return _Layout(0.32, 150, 8, 32, True, False)
+        return _MatrixLayout(0.32, 150, 8, 32, True, False)
     if side <= 250:
-        return _Layout(0.15, 100, 7.5, 26, False, False)
-    return _Layout(0.03, 100, 7, 26, False, False)  # 3 pixels: a single mistake is still seen
+        return _MatrixLayout(0.15, 100, 7.5, 26, False, False)
+    return _MatrixLayout(0.03, 100, 7, 26, False, False)  # 3 pixels: a single mistake is visible
 
 
 def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
-    """Draw the confusion matrix: rows true, columns predicted, colour the share of the row.
+    """Draw the confusion matrix: rows true, columns predicted, coloured by the share of the row.
 
-    Cells hold counts and percentages while they have room. A name that no installed font can
-    draw is a number, as in class_indices.json, with a key below. Above 250 classes only some are
-    named, above 1000 a cell stands for several neighbouring classes.
+    Cells show counts and percentages if they have room. A name that no installed font can draw is
+    replaced by its class index, with a key below. Above 250 classes only some are named, above
+    1000 a cell represents several neighbouring classes.
 
     Args:
-        metrics: What to draw.
-        path: The PNG file, replaced if it is there.
+        metrics: The metrics.
+        path: The PNG file, replaced if it exists.
     """
     class_count = len(metrics.classes)
     block = math.ceil(class_count / MAX_CELLS)
@@ -91,7 +91,7 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     layout = _layout_for(side)
     figure = Figure(figsize=(side * layout.cell,) * 2, dpi=layout.dpi, facecolor="white")
     FigureCanvasAgg(figure)
-    # The axes fill the figure; what stands around them is added by the tight bounding box.
+    # The axes fill the figure; labels around them are added by the tight bounding box.
     axes = figure.add_axes((0, 0, 1, 1))
     image = _draw_cells(axes, counts, layout)
     step = _label_step(layout)
@@ -99,7 +99,7 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     labels, key = _class_labels(metrics.classes, [i * block for i in shown], layout.name_columns)
     _label_axes(axes, list(shown), labels, layout)
     extent = axes.get_tightbbox()
-    assert extent is not None  # only invisible axes have none
+    assert extent is not None  # None only for invisible axes
     inches = Bbox(extent.get_points() / layout.dpi)
     _draw_colour_bar(figure, image, left=inches.x1 + 0.2, top=side * layout.cell)
     _write_title(axes, metrics, block, has_empty_rows=bool((counts.sum(axis=1) == 0).any()))
@@ -108,7 +108,7 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
 
 
 def _block_counts(metrics: Metrics, block: int) -> npt.NDArray[np.int64]:
-    """The confusion matrix with `block` neighbouring classes in one, from the sparse pairs."""
+    """Return the confusion matrix with blocks of `block` neighbouring classes summed up."""
     side = math.ceil(len(metrics.classes) / block)
     counts = np.zeros((side, side), dtype=np.int64)
     true, pred, count = np.asarray(metrics.confusions, dtype=np.int64).T
@@ -116,12 +116,12 @@ def _block_counts(metrics: Metrics, block: int) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _draw_cells(axes: Axes, counts: npt.NDArray[np.int64], layout: _Layout) -> AxesImage:
-    """Colour the cells by their share of the row, and write into them what has room."""
+def _draw_cells(axes: Axes, counts: npt.NDArray[np.int64], layout: _MatrixLayout) -> AxesImage:
+    """Colour the cells by their share of the row and write counts where there is room."""
     row_sums = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(row_sums, 1)
-    # The root makes the rare mistake visible, and the lightest blue is no white, the less so the
-    # smaller a cell is.
+    # The square root and a lightest blue that is not white make rare mistakes visible; the smaller
+    # the cells, the darker it is.
     lightest = 0.22 if layout.has_counts else 0.3 if layout.cell > 0.1 else 0.5
     blues = matplotlib.colormaps["Blues"](np.linspace(lightest, 1, 256))
     colours = LinearSegmentedColormap.from_list("shares", blues)
@@ -147,7 +147,10 @@ def _draw_cells(axes: Axes, counts: npt.NDArray[np.int64], layout: _Layout) -> A
 
 
 def _write_counts(
-    axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], layout: _Layout
+    axes: Axes,
+    counts: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.float64],
+    layout: _MatrixLayout,
 ) -> None:
     """Write counts, and percentages under them, into the cells that are not empty."""
     points = layout.cell * 72
@@ -169,7 +172,7 @@ def _write_counts(
 
     for row, column in np.argwhere(counts).tolist():
         share = float(shares[row, column])
-        colour = "white" if share > 0.3 else INK  # past the middle of the root's scale
+        colour = "white" if share > 0.3 else INK  # past the middle of the square-root scale
         rise = size * 0.45 if layout.has_shares else 0
         write(short_count(int(counts[row, column])), (column, row), rise, size, colour)
         if layout.has_shares:
@@ -177,14 +180,14 @@ def _write_counts(
 
 
 def short_count(count: int) -> str:
-    """A count in at most six characters, up to a hundred million."""
+    """Return a count in at most six characters, up to a hundred million."""
     if count < 10_000:
         return str(count)
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.1f}M"
 
 
 def _short_share(share: float) -> str:
-    """A share in whole percent that says 0 % and 100 % only where that is exact."""
+    """Return a share in whole percent; 0 % and 100 % only if exact."""
     if 0 < share < 0.005:
         return "<1 %"
     if 0.995 <= share < 1:
@@ -192,8 +195,8 @@ def _short_share(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _label_step(layout: _Layout) -> int:
-    """Name every such class, so that the names have room: a round number."""
+def _label_step(layout: _MatrixLayout) -> int:
+    """Return the step between labelled classes for which the labels have room: a round number."""
     room = layout.font_size * 1.35 / 72 / layout.cell  # in cells
     return next(step for step in (1, 2, 5, 10) if step >= room)
 
@@ -201,23 +204,23 @@ def _label_step(layout: _Layout) -> int:
 def _class_labels(
     classes: Sequence[str], shown: Sequence[int], columns: int
 ) -> tuple[list[Text], dict[int, str]]:
-    """What stands on the axes for some classes, and the key to those that are numbers.
+    """Return the axis labels of some classes, and the key of those that are numbers.
 
     Args:
         classes: All names.
-        shown: Indices of those to be labelled.
-        columns: Longest label.
+        shown: Indices of the classes to label.
+        columns: Longest label in text columns.
 
     Returns:
-        A text and its fonts for each class in `shown`; index -> spelled-out name for each that
+        A text with its fonts for each class in `shown`; index -> spelled-out name for each that
         no installed font can draw.
     """
-    texts = {index: shortened(composed(classes[index]), columns) for index in shown}
+    texts = {index: shorten(to_composed(classes[index]), columns) for index in shown}
     seen = list(texts.values())
     labels, key = [], {}
     for (index, text), families in zip(texts.items(), families_for(seen), strict=True):
         if families is None:
-            key[index] = shortened(spelled_out(classes[index]), 2 * columns)
+            key[index] = shorten(spell_out(classes[index]), 2 * columns)
             text, families = f"#{index}", (DEFAULT_FAMILY,)
         elif seen.count(text) > 1:  # names that differ only in the middle
             text = f"{text} #{index}"
@@ -225,8 +228,10 @@ def _class_labels(
     return labels, key
 
 
-def _label_axes(axes: Axes, shown: Sequence[int], labels: Sequence[Text], layout: _Layout) -> None:
-    """Name rows and columns, and all four sides of a matrix too wide to follow a row across."""
+def _label_axes(
+    axes: Axes, shown: Sequence[int], labels: Sequence[Text], layout: _MatrixLayout
+) -> None:
+    """Label rows and columns, on all four sides of a matrix without counts."""
     texts = [label.get_text() for label in labels]
     longest = max(map(len, texts)) * layout.font_size * 0.62 / 72
     rotation = 0 if longest < layout.cell else 45 if layout.has_counts else 90
@@ -260,22 +265,22 @@ def _label_axes(axes: Axes, shown: Sequence[int], labels: Sequence[Text], layout
 
 
 def _write_title(axes: Axes, metrics: Metrics, block: int, *, has_empty_rows: bool) -> None:
-    """Say above the matrix what it shows, and how to read what is unusual in it."""
+    """Write the title above the matrix, with the accuracy and remarks on unusual cells."""
     low, high = metrics.accuracy_ci95
     lines = [
-        f"Confusion matrix: {printable(metrics.split)}",
+        f"Confusion matrix: {to_printable(metrics.split)}",
         f"{metrics.images:,} images, {100 * metrics.accuracy:.1f} % right "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)",
     ]
     if has_empty_rows:
         lines.append("grey rows: classes without images")
     if block > 1:
-        lines.append(f"a cell stands for {block} neighbouring classes")
+        lines.append(f"each cell represents {block} neighbouring classes")
     axes.set_title("\n".join(lines), loc="left", color=INK, fontsize=10, pad=10, parse_math=False)
 
 
 def _draw_colour_bar(figure: Figure, image: AxesImage, *, left: float, top: float) -> None:
-    """Draw the scale of shares beside the matrix; places in inches of the figure."""
+    """Draw the colour bar of the shares next to the matrix; positions in inches."""
     width, height = figure.get_size_inches()
     tall = min(max(height, 1.8), 3.0)
     axes = figure.add_axes((left / width, (top - tall) / height, 0.14 / width, tall / height))
@@ -289,7 +294,7 @@ def _draw_colour_bar(figure: Figure, image: AxesImage, *, left: float, top: floa
 def _write_key(
     figure: Figure, key: Mapping[int, str], *, left: float, top: float, width: float
 ) -> None:
-    """Write below the matrix which number is which name; places in inches of the figure."""
+    """Write the names of numbered classes below the matrix; positions in inches."""
     if not key:
         return
     lines = [f"#{index}  {name}" for index, name in key.items()]
@@ -336,7 +341,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate")):
-        _dress(axes, title, epochs)
+        _style_axes(axes, title, epochs)
     _widen(accuracy, at_least=0.1)
     rate.set_ylim(bottom=0)
     _mark_best(accuracy, epochs, _column(history, "val_accuracy"))
@@ -344,7 +349,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
-    """A value an epoch; what is missing or infinite becomes NaN, which matplotlib leaves out."""
+    """Return a value an epoch; missing and infinite values become NaN, which is not drawn."""
     values = [row.get(key) for row in history]
     column = np.array([math.nan if value is None else float(value) for value in values])
     return np.where(np.isfinite(column), column, math.nan)
@@ -353,7 +358,7 @@ def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.fl
 def _draw_line(
     axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64], label: str
 ) -> None:
-    """Draw one measure, if it was taken at all; what is what shows without colour too."""
+    """Draw one measure if it was recorded, with line styles that work without colour."""
     if np.isnan(values).all():
         return
     is_train = label == "train"
@@ -364,7 +369,7 @@ def _draw_line(
         label=label or None,
         color={"train": TRAIN_COLOUR, "val": VAL_COLOUR}.get(label, MUTED),
         linestyle="--" if is_train else "-",
-        marker=marker if len(epochs) <= MARKERS_UP_TO else None,
+        marker=marker if len(epochs) <= MAX_MARKED_EPOCHS else None,
         markersize=4,
         linewidth=1.8,
     )
@@ -373,28 +378,28 @@ def _draw_line(
 def _mark_best(
     axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> None:
-    """Ring the highest validation accuracy and say it, first epoch of equals."""
+    """Mark the first epoch of highest validation accuracy and write its accuracy."""
     if np.isnan(values).all():
         return
     best = int(np.nanargmax(values))
     axes.plot(epochs[best], values[best], "o", ms=9, mfc="none", mec=VAL_COLOUR, mew=1.6)
     accuracy = f"{100 * values[best]:.1f} %"
     text = f"best val {accuracy}, epoch {epochs[best]:.0f}"
-    if not epochs.any():  # a head that was fitted at once
+    if not epochs.any():  # a linear probe
         text = f"val {accuracy}: {PROBE_NOTE}"
     axes.set_title(text, loc="right", fontsize=9, color=VAL_COLOUR)
 
 
 def _widen(axes: Axes, *, at_least: float) -> None:
-    """Spread an axis whose values hardly differ, so that ticks are not all one number."""
+    """Widen the range of an axis whose values hardly differ, so that its tick labels differ."""
     low, high = axes.get_ylim()
     if high - low < at_least:
         middle = (low + high) / 2
         axes.set_ylim(middle - at_least / 2, middle + at_least / 2)
 
 
-def _dress(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None:
-    """Title, whole epochs on the axis, room around a single point, a quiet grid."""
+def _style_axes(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None:
+    """Set title, ticks at whole epochs, a margin around a single point and a grid."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel("epoch", fontsize=9, color=MUTED)
     axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
@@ -409,7 +414,7 @@ def _dress(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, with all that stands beside its axes."""
+    """Write the figure as PNG, including everything outside its axes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.2, dpi=figure.dpi)
     write_bytes(path, buffer.getvalue())

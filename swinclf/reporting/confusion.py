@@ -1,6 +1,6 @@
-"""The confusion matrix as a page shows it: which classes, how dark a cell, which images behind it.
+"""The confusion matrix of the HTML report: the classes, the shade and the images of each cell.
 
-Knows counts and answers; draws nothing.
+Knows counts and predictions; draws nothing.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swinclf.metrics import Metrics
-from swinclf.reporting.report_data import Answer
+from swinclf.reporting.report_data import PredictionRow
 
-WHOLE_UP_TO = 40  # classes; with more the page shows those that are mixed up most
-MIXED_UP = 24  # so many of them
+MAX_WHOLE = 40  # classes; with more the page shows those that are confused most often
+MAX_CONFUSED = 24  # classes of such a part
 LEVELS = 9  # shades of a cell that is not empty
-PAIR_IMAGES = 12  # most images shown of one cell
-ALL_IMAGES = 1000  # most images shown of all cells, while each has one
+MAX_CELL_IMAGES = 12  # shown of one cell
+MAX_IMAGES = 1000  # shown of all cells, unless they have one each
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ConfusionCell:
     """A cell of the matrix.
 
     Attributes:
-        true: Index of the class that its images are.
-        predicted: Index of the class that they were called.
-        count: How many.
-        level: How dark, 0 for none to `LEVELS` for the whole row.
+        true: Index of the true class.
+        predicted: Index of the predicted class.
+        count: Number of images.
+        level: Shade, 0 for no image to `LEVELS` for all images of the row.
     """
 
     true: int
@@ -38,42 +38,42 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """A confusion matrix, or the part of one that a page has room for.
+class ConfusionGrid:
+    """A confusion matrix, or the part of one that fits on a page.
 
     Attributes:
         classes: Indices of the classes, for rows and columns alike.
         rows: The cells.
-        is_whole: Whether all classes are there.
+        is_whole: Whether it has all classes.
     """
 
     classes: Sequence[int]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[ConfusionCell]]
     is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """The images behind a cell.
+class CellImages:
+    """Images of a cell.
 
     Attributes:
-        true: Index of the class that they are.
-        predicted: Index of the class that they were called.
-        answers: Some of them: of wrong answers the surest, of right ones the least sure.
+        true: Index of the true class.
+        predicted: Index of the predicted class.
+        rows: Some of its predictions: the most confident mistakes, the least confident hits.
         more: How many there are besides.
     """
 
     true: int
     predicted: int
-    answers: Sequence[Answer]
+    rows: Sequence[PredictionRow]
     more: int
 
 
-def grid_of(metrics: Metrics) -> Grid:
-    """The matrix if it is small, else the classes that are mixed up most, in their order."""
+def build_grid(metrics: Metrics) -> ConfusionGrid:
+    """Return the whole matrix if it is small, else that of the classes confused most often."""
     class_count = len(metrics.classes)
-    is_whole = class_count <= WHOLE_UP_TO
-    chosen = list(range(class_count)) if is_whole else _mixed_up(metrics)
+    is_whole = class_count <= MAX_WHOLE
+    chosen = list(range(class_count)) if is_whole else _most_confused(metrics)
     counts = {(true, predicted): count for true, predicted, count in metrics.confusions}
     support = [row.support for row in metrics.per_class.values()]
     rows = []
@@ -81,61 +81,64 @@ def grid_of(metrics: Metrics) -> Grid:
         row = []
         for predicted in chosen:
             count = counts.get((true, predicted), 0)
-            # The root makes the rare mistake visible.
+            # The square root makes rare mistakes visible.
             level = math.ceil(LEVELS * math.sqrt(count / support[true])) if count else 0
-            row.append(Cell(true, predicted, count, level))
+            row.append(ConfusionCell(true, predicted, count, level))
         rows.append(row)
-    return Grid(chosen, rows, is_whole)
+    return ConfusionGrid(chosen, rows, is_whole)
 
 
-def _mixed_up(metrics: Metrics) -> list[int]:
-    """The classes of the most frequent mistakes; none where all is right."""
+def _most_confused(metrics: Metrics) -> list[int]:
+    """Return the classes of the most frequent mistakes, in their order."""
     wrong = [pair for pair in metrics.confusions if pair[0] != pair[1]]
     wrong.sort(key=lambda pair: -pair[2])
     chosen: set[int] = set()
     for true, predicted, _ in wrong:
-        if len(chosen | {true, predicted}) > MIXED_UP:
+        if len(chosen | {true, predicted}) > MAX_CONFUSED:
             break
         chosen |= {true, predicted}
     return sorted(chosen)
 
 
-def pairs_of(
-    metrics: Metrics, grid: Grid, listed: Sequence[tuple[int, int]], answers: Sequence[Answer]
-) -> list[Pair]:
-    """The images behind the grid's cells and the listed pairs, most frequent mistake first.
+def collect_cell_images(
+    metrics: Metrics,
+    grid: ConfusionGrid,
+    listed: Sequence[tuple[int, int]],
+    rows: Sequence[PredictionRow],
+) -> list[CellImages]:
+    """Return the images of the grid's cells and of listed pairs, most frequent mistake first.
 
     Args:
-        metrics: Of all answers.
-        grid: Its cells that are not empty.
+        metrics: Of all predictions.
+        grid: The grid; its empty cells are left out.
         listed: Other (true, predicted) pairs, such as the most frequent ones.
-        answers: All of them; those of classes that `metrics` does not know are left out.
+        rows: All predictions; those of classes that `metrics` does not know are left out.
     """
     index = {name: number for number, name in enumerate(metrics.classes)}
     cells = {(cell.true, cell.predicted) for row in grid.rows for cell in row if cell.count}
-    behind: dict[tuple[int, int], list[Answer]] = defaultdict(list)
+    by_cell: dict[tuple[int, int], list[PredictionRow]] = defaultdict(list)
     wanted = cells.union(listed)
-    for answer in answers:
-        pair = (index.get(answer.label, -1), index.get(answer.predicted, -1))
+    for row in rows:
+        pair = (index.get(row.label, -1), index.get(row.predicted, -1))
         if pair in wanted:
-            behind[pair].append(answer)
-    each = _images_each([len(found) for found in behind.values()])
-    pairs = []
-    for (true, predicted), found in behind.items():
+            by_cell[pair].append(row)
+    limit = _limit_per_cell([len(found) for found in by_cell.values()])
+    images = []
+    for (true, predicted), found in by_cell.items():
         sign = 1 if true == predicted else -1
-        found.sort(key=lambda answer: sign * answer.probability)
-        pairs.append(Pair(true, predicted, found[:each], len(found[each:])))
-    pairs.sort(key=lambda pair: (pair.true == pair.predicted, -len(pair.answers) - pair.more))
-    return pairs
+        found.sort(key=lambda row: sign * row.probability)
+        images.append(CellImages(true, predicted, found[:limit], len(found[limit:])))
+    images.sort(key=lambda cell: (cell.true == cell.predicted, -len(cell.rows) - cell.more))
+    return images
 
 
-def _images_each(counts: Sequence[int]) -> int:
-    """The most images of a cell with which all cells together stay within `ALL_IMAGES`, at least 1.
+def _limit_per_cell(counts: Sequence[int]) -> int:
+    """Return the largest limit with which all cells stay within `MAX_IMAGES`; at least 1.
 
-    >>> _images_each([2000, 3])
+    >>> _limit_per_cell([2000, 3])
     12
     """
-    for each in range(PAIR_IMAGES, 1, -1):
-        if sum(min(count, each) for count in counts) <= ALL_IMAGES:
+    for each in range(MAX_CELL_IMAGES, 1, -1):
+        if sum(min(count, each) for count in counts) <= MAX_IMAGES:
             return each
     return 1

@@ -1,4 +1,4 @@
-"""How a name from a disk is shown to people: on one line, not too long, in fonts that have it.
+"""Display forms of file and class names: on one line, shortened, in fonts that have the characters.
 
 Knows Unicode and matplotlib's list of fonts; knows nothing about figures or pages.
 """
@@ -14,8 +14,8 @@ from matplotlib import font_manager, ft2font
 from matplotlib.font_manager import FontProperties
 
 DEFAULT_FAMILY = "DejaVu Sans"  # comes with matplotlib, so it is everywhere
-# Asked first, for the looks: plain faces before the hundreds that may be installed. Simplified
-# Chinese leads because Han characters alone do not say whose shapes they want.
+# Plain typefaces that are preferred to the hundreds that may be installed. Simplified Chinese comes
+# first, as Han characters do not determine the regional glyphs.
 PREFERRED_FAMILIES = (
     "Noto Sans CJK SC",
     "Noto Sans SC",
@@ -39,49 +39,49 @@ PREFERRED_FAMILIES = (
     "Symbola",
     "Arial Unicode MS",
 )
-# Faces that claim every character and draw a box, or nothing, for each.
+# Typefaces that claim every character and draw a box, or nothing, for each.
 PLACEHOLDER_FAMILIES = ("Last Resort", ".LastResort", "LastResort", "Adobe Blank", "Adobe NotDef")
-# Embeddings, overrides and isolates turn round the text that follows them. Directional marks
-# do not, and stay.
+# Embeddings, overrides and isolates reorder the text that follows them. Directional marks do not
+# and are left as they are.
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 SHAPES_TEXT = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 joins and reorders letters
 
 
-def printable(name: str) -> str:
-    r"""The name on one line, in the order it was written, encodable as UTF-8.
+def to_printable(name: str) -> str:
+    r"""Return a name on one line, in logical order, encodable as UTF-8.
 
     Control characters, line separators, bidirectional overrides and the bytes of a name that is
     not UTF-8 become backslash escapes; everything else is left as it is.
 
-    >>> printable("two\nlines")
+    >>> to_printable("two\nlines")
     'two\\nlines'
     """
     escaped = "".join(map(_escape, name))
-    is_blank = escaped.isspace()  # and would not be seen
+    is_blank = escaped.isspace()  # which would be invisible
     return repr(escaped) if is_blank else escaped
 
 
-def composed(name: str) -> str:
-    """As `printable`, letters and accents in one: macOS keeps them apart, fonts have them whole."""
-    return unicodedata.normalize("NFC", printable(name))
+def to_composed(name: str) -> str:
+    """Return `to_printable` in Unicode form NFC: fonts have composed letters, macOS splits them."""
+    return unicodedata.normalize("NFC", to_printable(name))
 
 
 def _escape(char: str) -> str:
-    """One character of a name, escaped if it would not stay in its place."""
-    if "\udc80" <= char <= "\udcff":  # how Python smuggles a byte that is not UTF-8
+    """Return a character, escaped if it would break the line or the order of the text."""
+    if "\udc80" <= char <= "\udcff":  # Python's surrogate escape of a byte that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char in BIDI_CONTROLS:
         return char.encode("unicode_escape", "surrogatepass").decode("ascii")
     return char
 
 
-def spelled_out(name: str) -> str:
-    """The name in characters that every font has, for where its own cannot be drawn.
+def spell_out(name: str) -> str:
+    """Return a name in characters of the default font, for characters that cannot be drawn.
 
-    >>> spelled_out("🌹 rose 玫瑰")
+    >>> spell_out("🌹 rose 玫瑰")
     '[rose] rose [U+73AB U+7470]'
     """
-    visible = (char for char in composed(name) if not _is_invisible(char))
+    visible = (char for char in to_composed(name) if not _is_invisible(char))
     pieces = []
     for is_known, group in groupby(visible, key=lambda char: _is_drawable(DEFAULT_FAMILY, char)):
         chars = list(group)
@@ -90,20 +90,20 @@ def spelled_out(name: str) -> str:
 
 
 def _describe(char: str) -> str:
-    """A symbol by its Unicode name, a letter by its number."""
+    """Return the Unicode name of a symbol, the code point of a letter."""
     is_symbol = unicodedata.category(char).startswith("S")
     described = unicodedata.name(char, "") if is_symbol else ""
     return described.lower() or f"U+{ord(char):04X}"
 
 
-def shortened(name: str, width: int) -> str:
-    """The name with its middle left out if it is wider than `width`.
+def shorten(name: str, width: int) -> str:
+    """Return a name with an ellipsis in its middle if it is wider than `width`.
 
     Args:
-        name: One line, as `printable` makes it.
-        width: Columns it may take, at least 3; Chinese, Japanese and Korean letters take two.
+        name: One line, from `to_printable`.
+        width: Largest width in columns, at least 3; Chinese, Japanese and Korean letters take two.
 
-    >>> shortened("a_very_long_class_name", 11)
+    >>> shorten("a_very_long_class_name", 11)
     'a_ver…_name'
     """
     if _columns(name) <= width:
@@ -124,7 +124,7 @@ def shortened(name: str, width: int) -> str:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """The text in pieces that must not be cut: a letter with its marks, an emoji sequence."""
+    """Yield the grapheme clusters of a text: a letter with its marks, an emoji sequence."""
     piece = ""
     for char in text:
         if piece and not (unicodedata.category(char)[0] == "M" or "\u200d" in (char, piece[-1])):
@@ -136,7 +136,7 @@ def _clusters(text: str) -> Iterator[str]:
 
 
 def _columns(text: str) -> int:
-    """Width in columns of a terminal: wide letters 2, marks and invisible ones 0."""
+    """Return the width in terminal columns: wide letters 2, marks and invisible characters 0."""
     return sum(
         0
         if _is_invisible(char) or unicodedata.category(char) in {"Mn", "Me"}
@@ -146,28 +146,28 @@ def _columns(text: str) -> int:
 
 
 def _is_invisible(char: str) -> bool:
-    """Whether a character only steers its neighbours: joiners, marks of direction, variants."""
+    """Return whether a character is a joiner, a directional mark or a variation selector."""
     return unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f"
 
 
 def families_for(names: Sequence[str]) -> list[tuple[str, ...] | None]:
-    """The installed font families that together have every character of each name.
+    """Return the installed font families that together have every character of each name.
 
-    All names at once, since for a letter that no font has every font must be opened.
+    All names at once: for a character that no font has, every font has to be opened.
 
     Args:
-        names: Each one line, as `printable` makes it.
+        names: Each one line, from `to_printable`.
 
     Returns:
-        For each name: families for a text's `fontfamily`, the default one first; None if some
-        character would be missing, or drawn unjoined by a matplotlib that shapes no text.
+        For each name: families for a text's `fontfamily`, the default one first; None if a
+        character is missing, or needs shaping and this matplotlib does not shape text.
     """
     holders = _holders({char for name in names for char in name})
     return [_choose(set(name), holders) for name in names]
 
 
 def _holders(chars: set[str]) -> dict[str, set[str]]:
-    """Which of the characters each family has; ends when each character has been found once."""
+    """Return the characters that each family has; stop when each has been found once."""
     holders: dict[str, set[str]] = {}
     missing = set(chars)
     for family in _candidates():
@@ -180,7 +180,7 @@ def _holders(chars: set[str]) -> dict[str, set[str]]:
 
 
 def _choose(chars: set[str], holders: Mapping[str, set[str]]) -> tuple[str, ...] | None:
-    """The families for one name: the default, and as few more as it takes."""
+    """Return the families for one name: the default and as few others as possible."""
     if not SHAPES_TEXT and any(map(_needs_shaping, chars)):
         return None
     missing = chars - holders.get(DEFAULT_FAMILY, set())
@@ -194,14 +194,14 @@ def _choose(chars: set[str], holders: Mapping[str, set[str]]) -> tuple[str, ...]
 
 
 def _needs_shaping(char: str) -> bool:
-    """Whether a letter is written right to left, or changes its form beside others."""
+    """Return whether a letter is written right to left or changes its form with its neighbours."""
     is_brahmic = "\u0900" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
     return is_brahmic or unicodedata.bidirectional(char) in {"R", "AL"}
 
 
 @cache
 def _candidates() -> tuple[str, ...]:
-    """The default family, then installed upright ones of normal weight: preferred, others."""
+    """Return the default family, then the installed upright ones of normal weight."""
     installed = {
         entry.name
         for entry in font_manager.fontManager.ttflist
@@ -216,9 +216,9 @@ def _candidates() -> tuple[str, ...]:
 
 @cache
 def _is_drawable(family: str, char: str) -> bool:
-    """Whether the family has an outline for the character, not only an entry for it.
+    """Return whether the family has an outline for the character.
 
-    Fonts of coloured emoji have the entry and an empty outline, for which nothing would be drawn.
+    Colour emoji fonts have an entry with an empty outline, for which nothing would be drawn.
     """
     try:
         path = font_manager.findfont(FontProperties(family=[family]), fallback_to_default=False)

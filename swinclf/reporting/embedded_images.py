@@ -1,4 +1,4 @@
-"""The pictures of a page as text inside it, the most important first, within a budget of bytes."""
+"""Thumbnails embedded in an HTML page, in order of importance, within a budget."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Callable, Iterator, Sequence
 
 from swinclf.reporting.html import data_uri
 
-PICTURE_CHARS = 12_000_000  # of all thumbnails together, as they stand in the page
+MAX_CHARS = 12_000_000  # of all data URIs in a page
 
-# Paths of images -> a JPEG for each, in order; None for one that cannot be read. Asked once, and
-# not read to its end where the budget is spent.
+# Paths of images -> a JPEG for each, in order; None for one that cannot be read. Called once, and
+# not exhausted if the budget is spent.
 Thumbnails = Callable[[Sequence[str]], Iterator[bytes | None]]
 
 
 def embed(
-    uses: Sequence[str], thumbnails: Thumbnails, *, budget: int = PICTURE_CHARS
+    uses: Sequence[str], thumbnails: Thumbnails, *, budget: int = MAX_CHARS
 ) -> dict[str, str]:
-    """Make the pictures of a page.
+    """Return the data URIs of a page's thumbnails.
 
     Args:
-        uses: Paths of the images in the order of their importance, one for each place where the
-            page shows it: a picture that stands in two places costs twice.
-        thumbnails: Makes them.
-        budget: Most characters of all places together.
+        uses: Paths of the images in order of importance, once for each use: a thumbnail that the
+            page shows twice costs twice.
+        thumbnails: Makes the JPEGs.
+        budget: Largest number of characters in the page.
 
     Returns:
-        Path -> data URI. An image that could not be read is missing, and so are all from the
-        first on that would have gone beyond the budget.
+        Path -> data URI. Unreadable images are missing, and so are all from the first one that
+        would have exceeded the budget.
     """
-    places = Counter(uses)
+    counts = Counter(uses)
     uris: dict[str, str] = {}
     spent = 0
-    for path, jpeg in zip(places, thumbnails(list(places)), strict=False):
+    for path, jpeg in zip(counts, thumbnails(list(counts)), strict=False):
         if jpeg is None:
             continue
         uri = data_uri(jpeg, "jpeg")
-        spent += len(uri) * places[path]
+        spent += len(uri) * counts[path]
         if spent > budget:
             break
         uris[path] = uri

@@ -1,6 +1,6 @@
-"""What every HTML page has in common: one file, nothing from outside, every text made safe.
+"""HTML pages from templates: one file without external resources, every text escaped.
 
-Knows templates and their filters; knows nothing about what a page is about.
+Knows templates and their filters; knows nothing about the contents of a page.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
-from swinclf.reporting.display_names import printable
+from swinclf.reporting.display_names import to_printable
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A picture as text that an HTML page can hold.
+    """Return an image as a data URI.
 
     Args:
-        content: The picture's file.
+        content: The encoded image.
         kind: Its format, such as png or jpeg.
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
@@ -26,11 +26,11 @@ def data_uri(content: bytes, kind: str) -> str:
 
 @cache
 def page_template(folder: str, name: str) -> Template:
-    """A page's template: everything in it escaped, a misspelt variable an error.
+    """Return a template that escapes every value and raises on an undefined variable.
 
     Args:
-        folder: The folder of the package that it lies in; page.css is at hand everywhere.
-        name: Its file.
+        folder: The package's folder with the template; page.css can be included from any.
+        name: The file name.
     """
     loaders = [PackageLoader("swinclf", one) for one in (folder, "reporting")]
     environment = Environment(
@@ -50,21 +50,21 @@ def page_template(folder: str, name: str) -> Template:
 
 
 def _name(value: object) -> str:
-    """Any text that came from outside, on one line and valid as UTF-8; the page escapes it."""
-    return printable(str(value))
+    """Return a text from outside on one line and as valid UTF-8; the page escapes it."""
+    return to_printable(str(value))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
-    """A share as percent that no line break tears apart, a dash where there is none."""
+    """Return a share as percent with a no-break space; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: object, digits: int = 4) -> str:
-    """A number with so many significant digits, a dash where there is none."""
+    """Return a number with significant digits; a dash for none."""
     return "–" if value is None or value == "" else f"{float(str(value)):.{digits}g}"
 
 
 def _csp_hash(text: str) -> str:
-    """What a content security policy calls the one style sheet, or script, that it allows."""
+    """Return the hash of a style sheet or script for the content security policy."""
     digest = hashlib.sha256(str(text).encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

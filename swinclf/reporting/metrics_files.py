@@ -1,7 +1,7 @@
-"""The files of an evaluation that programs read: metrics.json and confusion_matrix.csv.
+"""The machine-readable files of an evaluation: metrics.json and confusion_matrix.csv.
 
-Both write the confusion matrix a row at a time, and of a great many classes only the pairs that
-occurred: ten thousand classes would make files of hundreds of megabytes.
+With very many classes only the pairs that occurred are written: a dense matrix of ten thousand
+classes would be a file of hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 
 from swinclf.files import spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
-from swinclf.reporting.teacher import TeacherScores
+from swinclf.reporting.teacher_scores import TeacherScores
 
 
 def write_metrics_json(
     path: Path, metrics: Metrics, *, skipped: int = 0, teacher: TeacherScores | None = None
 ) -> None:
-    """Write `metrics` as JSON: a line a measure, a class and a row of the confusion matrix.
+    """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
-    Names are written as they read. If one is no valid Unicode (a file name of another encoding),
-    everything beyond ASCII is escaped, which is the one way JSON can hold it.
+    If a name is not valid Unicode (a file name of another encoding), everything beyond ASCII is
+    escaped.
 
     Args:
-        path: The file, replaced if it is there.
-        metrics: What to write; its `to_dict()` is what the file parses to.
-        skipped: Files that could not be used; where there are any, the key `skipped` says so.
-        teacher: What a teacher scored on the same images; where there is one, the key `teacher`.
+        path: The file, replaced if it exists.
+        metrics: The metrics; the file parses to their `to_dict()`.
+        skipped: Number of files that could not be read; if any, the key `skipped`.
+        teacher: Scores of the teacher; if any, the key `teacher`.
     """
     named = teacher.name if teacher is not None else ""
     ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
@@ -39,13 +39,14 @@ def write_metrics_json(
 
 
 def write_confusion_csv(path: Path, metrics: Metrics) -> None:
-    """Write the confusion matrix as CSV: a row a true class, a column a predicted one.
+    """Write the confusion matrix as CSV: rows are true classes, columns predicted ones.
+
+    The first row and column are the class names, escaped for spreadsheets. Beyond `MATRIX_CLASSES`
+    classes, a row for each pair that occurred: true, predicted, count.
 
     Args:
-        path: The file, replaced if it is there. The first row and column are the class names, made
-            harmless for spreadsheets.
-            Beyond `MATRIX_CLASSES` classes, a row a pair that occurred: true, predicted, count.
-        metrics: Where the counts are.
+        path: The file, replaced if it exists.
+        metrics: The metrics.
     """
     names = metrics.classes
     if not metrics.has_matrix:
@@ -61,7 +62,7 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
 def _json_text(
     metrics: Metrics, skipped: int, teacher: TeacherScores | None, *, ascii_only: bool
 ) -> str:
-    """Every key of `Metrics.to_dict` in its order, laid out for reading."""
+    """Return the JSON of `Metrics.to_dict`, with its keys in order."""
     dumps = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False)
     plain = {
         "split": metrics.split,
@@ -90,7 +91,7 @@ def _json_text(
 
 
 def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
-    """The rows of the confusion matrix, one at a time."""
+    """Yield the rows of the confusion matrix."""
     groups = groupby(metrics.confusions, key=lambda pair: pair[0])
     by_row = {true: list(pairs) for true, pairs in groups}
     for true in range(len(metrics.classes)):
@@ -101,7 +102,7 @@ def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
 
 
 def _is_unicode(*names: str) -> bool:
-    """Whether the names can be written as UTF-8: no lone surrogates."""
+    """Return whether the names can be encoded as UTF-8: no lone surrogates."""
     try:
         "".join(names).encode("utf-8")
     except UnicodeEncodeError:

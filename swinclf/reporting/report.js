@@ -1,10 +1,10 @@
-// What moves in the report: sorting, the images behind a cell of the matrix, light and dark.
+// Behaviour of the report: sorting, the images of a confusion matrix cell, the colour theme.
 // Everything is readable without it.
 "use strict";
 const root = document.documentElement;
 root.classList.add("js");
 
-// Light and dark: as the system says, until the button says otherwise.
+// Colour theme: that of the system until the button is used.
 const theme = document.getElementById("theme");
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
@@ -17,8 +17,8 @@ prefersDark.addEventListener("change", nameTheme);
 nameTheme();
 theme.hidden = false;
 
-// Tables: a click on a header sorts by its column, another the other way round. Numbers come
-// largest first, as data-value has them; what has no number stays last.
+// Tables: a click on a header sorts by its column, another click reverses the order. Numbers are
+// sorted by data-value, largest first; rows without a number are last.
 const collator = new Intl.Collator(undefined, { numeric: true });
 const sortTable = (table, header) => {
   const column = header.cellIndex;
@@ -51,7 +51,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-// The matrix: a cell is a link to the images behind it, which are shown below without a jump.
+// Confusion matrix: a cell is a link to its images, which are shown below without scrolling.
 const links = [...document.querySelectorAll("a[data-pair]")];
 const showPair = (id) => {
   for (const panel of document.querySelectorAll(".pair.shown")) panel.classList.remove("shown");

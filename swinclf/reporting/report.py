@@ -1,8 +1,8 @@
-"""The report of an evaluation: one HTML file that works offline, in a mail, in the dark, on paper.
+"""The report of an evaluation: one self-contained HTML file with a dark mode and a print style.
 
-Knows measures, texts and finished pictures; knows nothing about networks or datasets. The look is
-in report.html.jinja and report.css, what moves is in report.js; this module chooses what goes in,
-bounds how much, and makes names safe.
+Knows metrics, texts and encoded images; knows nothing about networks or datasets. The layout is in
+report.html.jinja and report.css, the behaviour in report.js; this module selects the contents,
+limits their size and escapes names.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from swinclf.metrics import (
 )
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
-from swinclf.reporting.confusion import Pair, grid_of, pairs_of
-from swinclf.reporting.display_names import printable, shortened
+from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
+from swinclf.reporting.display_names import shorten, to_printable
 from swinclf.reporting.embedded_images import Thumbnails, embed
 from swinclf.reporting.html import data_uri, page_template
-from swinclf.reporting.report_data import EXAMPLES, Answer, Provenance, Sections
+from swinclf.reporting.report_data import EXAMPLES, PredictionRow, Provenance, ReportSections
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
-MISTAKES, SUSPECTS = 24, 24  # that are shown with their pictures
-ROOMY_CLASSES = 12  # up to so many, the matrix has room for large cells and long names
-DIAGRAMS_FROM = 10  # images; with fewer, a diagram of confidence would say nothing
+MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
+MAX_ROOMY = 12  # classes up to which the matrix has large cells and long names
+MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded(Generic[Row]):
-    """The head of a list, and how many rows were left out.
+class TruncatedList(Generic[Row]):
+    """The first rows of a list, and the number of the others.
 
     Attributes:
-        rows: At most so many as were asked for.
-        more: How many there are besides.
+        rows: The first rows.
+        more: Number of rows left out.
     """
 
     rows: Sequence[Row]
     more: int
 
     @classmethod
-    def of(cls, rows: Iterable[Row], limit: int) -> Bounded[Row]:
-        """The first `limit` of `rows`, which are read once and not kept."""
+    def from_rows(cls, rows: Iterable[Row], limit: int) -> TruncatedList[Row]:
+        """Return the first `limit` of `rows`, which are read once."""
         iterator = iter(rows)
         return cls(list(itertools.islice(iterator, limit)), sum(1 for _ in iterator))
 
@@ -63,9 +63,9 @@ class ClassRow:
     """A line of the per-class table.
 
     Attributes:
-        index: Place in the network's order, as in class_indices.json.
+        index: Class index, as in class_indices.json.
         name: The class.
-        support: Its images.
+        support: Number of its images.
         precision: In [0, 1].
         recall: In [0, 1]; None without images.
         f1: In [0, 1]; None without images.
@@ -79,14 +79,14 @@ class ClassRow:
     f1: float | None
 
 
-def worst_mistakes(answers: Iterable[Answer]) -> list[Answer]:
-    """The wrong answers that a report shows with their pictures, surest first."""
-    wrong = (one for one in answers if one.label != one.predicted)
+def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
+    """Return the mistakes that a report shows with thumbnails, most confident first."""
+    wrong = (one for one in rows if one.label != one.predicted)
     return heapq.nlargest(MISTAKES, wrong, key=lambda one: one.probability)
 
 
 def no_thumbnails(paths: Sequence[str]) -> Iterator[bytes | None]:
-    """No picture of any image."""
+    """Return no thumbnail for any image."""
     return iter([None] * len(paths))
 
 
@@ -95,35 +95,35 @@ def write_report(
     provenance: Provenance,
     *,
     metrics: Metrics,
-    answers: Sequence[Answer],
+    rows: Sequence[PredictionRow],
     matrix: Path | None,
     skipped: Sequence[tuple[str, str]],
-    sections: Sections | None = None,
+    sections: ReportSections | None = None,
     thumbnails: Thumbnails = no_thumbnails,
 ) -> None:
-    """Write the report as one HTML file that asks for nothing outside itself.
+    """Write the report as one HTML file without external resources.
 
-    Long lists are cut, and say how many lines are missing and in which file they stand. Pictures
-    are embedded, the most telling first, up to `pictures.PICTURE_CHARS`.
+    Long lists are truncated, with the number of missing rows and the file that has them. Thumbnails
+    are embedded in order of importance, up to `embedded_images.MAX_CHARS`.
 
     Args:
-        path: The file, replaced if it is there.
+        path: The file, replaced if it exists.
         provenance: What was scored, and how it was trained.
-        metrics: The scores.
-        answers: All answers that `metrics` sums up; may be empty where they were not kept.
-        matrix: A PNG file of the whole confusion matrix, embedded where it is too large for a
+        metrics: The metrics.
+        rows: All predictions that `metrics` is computed from; may be empty.
+        matrix: A PNG file of the whole confusion matrix, embedded if the matrix is too large for a
             grid; None for none.
         skipped: (path, reason) of the files that could not be read.
-        sections: What else there is to show.
+        sections: Other contents.
         thumbnails: Makes small JPEGs of images.
 
     Raises:
-        FileNotFoundError: If the matrix is not there.
+        FileNotFoundError: If the matrix file does not exist.
     """
-    extra = sections or Sections()
-    mistakes = worst_mistakes(answers)
+    extra = sections or ReportSections()
+    mistakes = worst_mistakes(rows)
     wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
-    confusion = _confusion(metrics, answers, matrix)
+    confusion = _confusion(metrics, rows, matrix)
     uses = _uses(mistakes, extra, confusion["pairs"])
     page = page_template("reporting", "report.html.jinja").render(
         **confusion,
@@ -134,31 +134,33 @@ def write_report(
         metrics=metrics,
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         right=metrics.images - wrong_count,
-        class_rows=Bounded.of(_class_rows(metrics), CLASS_ROWS),
-        confidence=_confidence(answers),
+        class_rows=TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
+        confidence=_confidence(rows),
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
-        skipped=Bounded.of(skipped, SKIPPED_ROWS),
-        mistakes=Bounded(mistakes, wrong_count - len(mistakes)),
-        suspects=Bounded.of(extra.suspects, SUSPECTS),
+        skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
+        mistakes=TruncatedList(mistakes, wrong_count - len(mistakes)),
+        suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
         examples=EXAMPLES,
         extra=extra,
-        pictures=embed(uses, thumbnails),
+        thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
         version=__version__,
     )
     write_text(path, page)
 
 
-def _confusion(metrics: Metrics, answers: Sequence[Answer], matrix: Path | None) -> dict[str, Any]:
+def _confusion(
+    metrics: Metrics, rows: Sequence[PredictionRow], matrix: Path | None
+) -> dict[str, Any]:
     """The confusion matrix as a grid or a picture, and the images behind its cells."""
-    grid, confused = grid_of(metrics), _confused(metrics)
-    pairs = pairs_of(metrics, grid, [pair[:2] for pair in confused], answers)
-    is_fine = len(grid.classes) > ROOMY_CLASSES
+    grid, confused = build_grid(metrics), _confused(metrics)
+    pairs = collect_cell_images(metrics, grid, [pair[:2] for pair in confused], rows)
+    is_fine = len(grid.classes) > MAX_ROOMY
     return {
         "grid": grid,
         "is_fine": is_fine,
         "short_names": [
-            shortened(printable(metrics.classes[index]), 16 if is_fine else 24)
+            shorten(to_printable(metrics.classes[index]), 16 if is_fine else 24)
             for index in grid.classes
         ],
         "confused": confused,
@@ -175,12 +177,12 @@ def _training(history: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any
         "selection": (SELECTION_NOTE, UNBIASED_NOTE) if epochs and split == "val" else None,
         "curves": svg_charts.curves(epochs) if epochs else [],
         "probe": PROBE_NOTE if history and not epochs else None,
-        "epochs": Bounded.of(history, EPOCH_ROWS),
+        "epochs": TruncatedList.from_rows(history, EPOCH_ROWS),
     }
 
 
 def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:
-    """The pairs of classes mistaken most often, as indices, with their count."""
+    """Return the pairs of classes confused most often, as indices, with their count."""
     index = {name: number for number, name in enumerate(metrics.classes)}
     return [
         (index[true], index[predicted], count)
@@ -188,36 +190,38 @@ def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:
     ]
 
 
-def _uses(mistakes: Sequence[Answer], extra: Sections, pairs: Sequence[Pair]) -> list[str]:
-    """The images of a page, the most telling first, one for each place."""
+def _uses(
+    mistakes: Sequence[PredictionRow], extra: ReportSections, pairs: Sequence[CellImages]
+) -> list[str]:
+    """Return the images of the page in order of importance, once for each use."""
     uses = [one.path for one in mistakes]
     near = (near for one in mistakes for near in extra.neighbours.get(one.path, ()))
     uses += [one.file for one in near if one.file is not None]
     uses += [one.path for one in extra.suspects[:SUSPECTS]]
     uses += [file for finding in extra.audit for file in finding.examples[:EXAMPLES]]
     # The first image of every cell before the second of any.
-    longest = max((len(pair.answers) for pair in pairs), default=0)
-    for place in range(longest):
-        uses += [pair.answers[place].path for pair in pairs if place < len(pair.answers)]
+    longest = max((len(pair.rows) for pair in pairs), default=0)
+    for index in range(longest):
+        uses += [pair.rows[index].path for pair in pairs if index < len(pair.rows)]
     return uses
 
 
-def _confidence(answers: Sequence[Answer]) -> dict[str, Any] | None:
-    """The diagrams and tables of confidence; None where there are too few answers for them."""
-    if len(answers) < DIAGRAMS_FROM:
+def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
+    """Return the diagrams and tables of confidence; None if there are too few predictions."""
+    if len(rows) < MIN_DIAGRAM_IMAGES:
         return None
-    confidence, is_right = svg_charts.confidences(answers)
+    confidence, is_right = svg_charts.collect_confidences(rows)
     bins = svg_charts.reliability_bins(confidence, is_right)
     curve = svg_charts.coverage_curve(confidence, is_right)
     return {
-        "diagrams": [svg_charts.reliability(bins), svg_charts.coverage(curve, len(answers))],
+        "diagrams": [svg_charts.reliability(bins), svg_charts.coverage(curve, len(rows))],
         "bins": bins,
-        "kept": svg_charts.coverage_rows(curve),
+        "coverage": svg_charts.coverage_rows(curve),
     }
 
 
 def _class_rows(metrics: Metrics) -> list[ClassRow]:
-    """The classes, lowest F1 first, those without images last: recall of nothing is no number."""
+    """Return a row for each class, lowest F1 first, classes without images last."""
     rows = [
         ClassRow(
             index=index,

@@ -1,4 +1,4 @@
-"""What a report can show besides the scores: plain values, each made elsewhere, each optional.
+"""The contents of a report besides the metrics: plain values, all optional.
 
 Shares and probabilities are in [0, 1]; paths are relative to the dataset, as in predictions.csv.
 """
@@ -7,77 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import RejectionScores
 from swinclf.confidence.temperature import Calibration
-from swinclf.reporting.teacher import TeacherScores
+from swinclf.reporting.teacher_scores import TeacherScores
 
-EXAMPLES = 6  # of a finding that a report shows
-
-
-class Answer(Protocol):
-    """A row of predictions.csv."""
-
-    @property
-    def path(self) -> str:
-        """The image."""
-
-    @property
-    def label(self) -> str:
-        """What it is, by its folder."""
-
-    @property
-    def predicted(self) -> str:
-        """What it was called."""
-
-    @property
-    def probability(self) -> float:
-        """How sure that was."""
+EXAMPLES = 6  # shown of each finding
 
 
-class Rejection(Protocol):
-    """What withholding answers did to images of known and of unknown classes."""
+class PredictionRow(NamedTuple):
+    """A row of predictions.csv.
 
-    @property
-    def precision(self) -> float:
-        """Share of right answers that was asked for."""
+    Attributes:
+        path: The image.
+        label: Its class, by its folder.
+        predicted: The predicted class.
+        probability: Of the predicted class.
+    """
 
-    @property
-    def known(self) -> int:
-        """Images of the model's own classes."""
-
-    @property
-    def known_answered(self) -> float:
-        """Share of them that were answered."""
-
-    @property
-    def right(self) -> float:
-        """Share of these answers that were right; nan without any."""
-
-    @property
-    def unknown(self) -> int:
-        """Images of other classes."""
-
-    @property
-    def unknown_answered(self) -> float:
-        """Share of them that were answered all the same; nan without any."""
-
-    @property
-    def auroc_probability(self) -> float:
-        """How well a low probability tells unknown from known; nan where that is not known."""
-
-    @property
-    def auroc_strangeness(self) -> float:
-        """The same of strangeness."""
-
-    @property
-    def fewer(self) -> tuple[float, float]:
-        """By how much a smaller share of the unknown was answered: a 95 % interval."""
-
-    @property
-    def tells_unknown(self) -> bool:
-        """Whether it was seen to answer fewer of the unknown."""
+    path: str
+    label: str
+    predicted: str
+    probability: float
 
 
 class ReportedSetting(NamedTuple):
@@ -120,7 +73,7 @@ class Suspect:
     Attributes:
         path: The image.
         label: Its label.
-        suggested: The class that a model which never saw it takes it for.
+        suggested: The class predicted by a model that was not trained on the image.
         probability: Of `suggested`.
     """
 
@@ -132,12 +85,12 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class LearningPoint:
-    """Accuracy with a part of the training images.
+    """The accuracy with a part of the training images.
 
     Attributes:
-        share: Of the training images of each class; above 1 in a forecast.
-        images: How many that is.
-        accuracy: Measured or forecast.
+        share: Share of the training images of each class; above 1 in a forecast.
+        images: Number of training images.
+        accuracy: ConfidenceFit or forecast.
         low: Lower end of its interval.
         high: Upper end of its interval.
     """
@@ -151,12 +104,12 @@ class LearningPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """What more images are worth.
+    """The accuracy as a function of the number of training images.
 
     Attributes:
-        points: Measured, fewest images first.
-        forecast: Not measured: what more images would bring.
-        notes: What to say about it, a sentence each.
+        points: ConfidenceFit, fewest images first.
+        forecast: Extrapolated to more images.
+        notes: Remarks, a sentence each.
     """
 
     points: Sequence[LearningPoint]
@@ -165,14 +118,14 @@ class LearningCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One kind of trouble in a dataset.
+class FindingSummary:
+    """A problem of a dataset, as the report shows it.
 
     Attributes:
-        says: What was found, with its count.
+        says: The problem, with its count.
         advice: What to do.
         examples: Images to show.
-        notes: What else to name, such as classes.
+        notes: Other details, such as class names.
     """
 
     says: str
@@ -183,14 +136,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A training image that is like another one.
+    """A training image that is similar to another image.
 
     Attributes:
         path: The training image, as in split.csv.
         label: Its label.
         similarity: Cosine of the angle between both images' features, in [-1, 1].
-        file: Where its picture is: relative to the folder that is reported on, or absolute; None
-            where that is not known.
+        file: Path of the image file, relative to the reported folder or absolute; None if unknown.
     """
 
     path: str
@@ -200,28 +152,28 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Sections:
-    """All that a report can show besides the scores. What is None or empty is left out.
+class ReportSections:
+    """The optional sections of a report. What is None or empty is left out.
 
     Attributes:
         calibration: Of the probabilities.
-        confidence: Of the model: from which probability on to answer, by wished precision.
-        rejection: What that did, where it was measured.
-        suspects: Most likely wrong label first.
-        learning: What more images are worth.
-        audit: Of the dataset, most important first.
-        is_untrained: Whether the network that was trained started from random weights.
-        evidence: Path of a mistake -> JPEG of what spoke for the wrong answer.
-        teacher: What the teacher of a distillation scores on the same images.
+        confidence: Of the model, with its rejection thresholds.
+        rejection: The effect of rejection, where it was measured.
+        suspects: Suspect labels, most likely wrong first.
+        learning: The learning curve.
+        audit: Findings in the dataset, most important first.
+        is_untrained: Whether the network started from random weights.
+        teacher: Scores of the teacher of a distillation.
+        evidence: Path of a mistake -> JPEG of a saliency map of the wrong prediction.
         neighbours: Path of a mistake -> its nearest training images, nearest first.
     """
 
     calibration: Calibration | None = None
     confidence: Confidence = field(default_factory=Confidence)
-    rejection: Rejection | None = None
+    rejection: RejectionScores | None = None
     suspects: Sequence[Suspect] = ()
     learning: LearningCurve | None = None
-    audit: Sequence[Finding] = ()
+    audit: Sequence[FindingSummary] = ()
     is_untrained: bool = False
     teacher: TeacherScores | None = None
     evidence: Mapping[str, bytes] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""The diagrams of a report: reliability, coverage and curves, as coordinates for inline SVG.
+"""The diagrams of the HTML report as coordinates for inline SVG: reliability, coverage and curves.
 
-Computes where lines, points and ticks stand; what they look like is the page's business.
+Computes the coordinates of lines, points and ticks; their styles are in the page's CSS.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
 from swinclf.metrics import ECE_BINS, calibration_bins, wilson_interval
-from swinclf.reporting.report_data import Answer, LearningCurve, LearningPoint
+from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
-LEFT, RIGHT, TOP, BOTTOM = 50, 22, 12, 42  # of what is around the axes
-MOST_POINTS = 300  # of a line
-MARKED_UP_TO = 40  # points; beyond, a marker each is a smear
+LEFT, RIGHT, TOP, BOTTOM = 50, 22, 12, 42  # margins around the axes
+MAX_POINTS = 300  # of a line
+MAX_MARKERS = 40  # points; more markers would overlap
 TICKS = 5
-FEWEST_IMAGES = 10  # below this, the accuracy of the surest answers is chance
+MIN_COVERED = 10  # images; the accuracy of fewer is noise
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line through points.
+    """A line in data coordinates.
 
     Attributes:
         name: For the legend; empty for none.
-        look: How it is drawn: `a`, `b`, `guide` or `forecast`.
-        points: (x, y) in the diagram's units; a y that is None or not finite leaves a gap.
-        band: (low, high) for each point; empty for none.
-        sizes: Radius of each point's mark; empty for the usual marks.
+        style: CSS class: `a`, `b`, `guide`, `line` or `forecast`.
+        points: (x, y); a y that is None or not finite leaves a gap.
+        band: (low, high) interval of each point; empty for none.
+        sizes: Radius of each point's marker; empty for the default.
     """
 
     name: str
-    look: str
+    style: str
     points: Sequence[tuple[float, float | None]]
     band: Sequence[tuple[float, float]] = ()
     sizes: Sequence[float] = ()
 
 
-class Drawn(NamedTuple):
-    """A line as SVG: `path` and `marks` (x, y, radius); `whiskers` are (x, low y, high y)."""
+class SvgLine(NamedTuple):
+    """A line in SVG coordinates: `path`, `marks` (x, y, radius), `whiskers` (x, low y, high y)."""
 
     name: str
-    look: str
+    style: str
     path: str
     marks: Sequence[tuple[float, float, float]]
     whiskers: Sequence[tuple[float, float, float]]
 
 
 class Tick(NamedTuple):
-    """A place on an axis in the view box, and what stands there."""
+    """A tick of an axis: its SVG coordinate and its label."""
 
     at: float
     text: str
@@ -64,12 +64,12 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """All that an SVG needs.
+    """The contents of an SVG.
 
     Attributes:
-        title: Above it.
-        summary: What it shows, in words, for those who cannot see it.
-        x_label: Below the x axis.
+        title: The heading.
+        summary: A description for screen readers.
+        x_label: Label of the x axis.
         x_ticks: Left to right.
         y_ticks: Bottom to top.
         lines: In drawing order.
@@ -80,12 +80,12 @@ class Diagram:
     x_label: str
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    lines: Sequence[Drawn]
+    lines: Sequence[SvgLine]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A scale: its range and how its numbers are written."""
+    """An axis: its label, its range and the format of its numbers."""
 
     label: str
     low: float
@@ -94,7 +94,7 @@ class Axis:
     whole: bool = False
 
     def ticks(self) -> list[float]:
-        """Round numbers within the range."""
+        """Return round numbers within the range."""
         locator = MaxNLocator(
             nbins=TICKS, steps=[1, 2, 2.5, 5, 10], integer=self.whole, min_n_ticks=1
         )
@@ -104,17 +104,17 @@ class Axis:
 
 
 def as_percent(value: float) -> str:
-    """A share on an axis: whole percent where it is whole."""
+    """Return the tick label of a share."""
     return f"{100 * value:.4g} %"
 
 
 def as_number(value: float) -> str:
-    """A number on an axis."""
+    """Return the tick label of a number."""
     return f"{value:.3g}"
 
 
 def draw(title: str, summary: str, x: Axis, y: Axis, lines: Iterable[Line]) -> Diagram:
-    """A diagram with its lines, points and ticks put into the view box."""
+    """Return a diagram with its lines, points and ticks in SVG coordinates."""
 
     def at_x(value: float) -> float:
         return LEFT + (value - x.low) / (x.high - x.low) * (WIDTH - LEFT - RIGHT)
@@ -129,39 +129,39 @@ def draw(title: str, summary: str, x: Axis, y: Axis, lines: Iterable[Line]) -> D
         x_label=x.label,
         x_ticks=[Tick(at_x(value), x.write(value)) for value in x.ticks()],
         y_ticks=[Tick(at_y(value), y.write(value)) for value in y.ticks()],
-        lines=[_drawn(line, at_x, at_y) for line in lines],
+        lines=[_to_svg(line, at_x, at_y) for line in lines],
     )
 
 
-def _drawn(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> Drawn:
-    """One line in the view box; a long one is thinned, its ends kept."""
+def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> SvgLine:
+    """Return a line in SVG coordinates; a long one is thinned out, with its ends."""
     count = len(line.points)
-    kept = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
     path, marks, whiskers, broken = [], [], [], True
-    is_marked = line.look in ("a", "b") and (bool(line.sizes) or count <= MARKED_UP_TO)
-    for index in kept.tolist():
+    is_marked = line.style in ("a", "b") and (bool(line.sizes) or count <= MAX_MARKERS)
+    for index in chosen.tolist():
         x, y = line.points[index]
         if y is None or not math.isfinite(y):
             broken = True
             continue
-        place = (at_x(x), at_y(y))
-        path.append(f"{'M' if broken else 'L'}{place[0]:.1f} {place[1]:.1f}")
+        svg_x, svg_y = at_x(x), at_y(y)
+        path.append(f"{'M' if broken else 'L'}{svg_x:.1f} {svg_y:.1f}")
         broken = False
         if is_marked:
-            marks.append((*place, line.sizes[index] if line.sizes else 2.5))
+            marks.append((svg_x, svg_y, line.sizes[index] if line.sizes else 2.5))
         if line.band:
             low, high = line.band[index]
-            whiskers.append((place[0], at_y(low), at_y(high)))
-    return Drawn(line.name, line.look, "".join(path), marks, whiskers)
+            whiskers.append((svg_x, at_y(low), at_y(high)))
+    return SvgLine(line.name, line.style, "".join(path), marks, whiskers)
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
-    """Loss, accuracy and learning rate over the epochs, as far as the history has them."""
+    """Return diagrams of loss, accuracy and learning rate over the epochs, where recorded."""
     diagrams = []
     for measure in ("loss", "accuracy"):
         lines = [
-            Line(split, look, _column(history, f"{split}_{measure}"))
-            for split, look in (("train", "a"), ("val", "b"))
+            Line(split, style, _column(history, f"{split}_{measure}"))
+            for split, style in (("train", "a"), ("val", "b"))
         ]
         y_range = _range(lines, at_least=0.1, top=1.0 if measure == "accuracy" else None)
         if y_range is not None:
@@ -179,13 +179,13 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
 
 
 def _epochs(history: Sequence[Mapping[str, Any]]) -> Axis:
-    """The x axis of curves, with room around a single epoch."""
+    """Return the x axis of the curves, with a margin around a single epoch."""
     epochs = [float(row["epoch"]) for row in history]
     return Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5, as_number, whole=True)
 
 
 def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float | None]]:
-    """(epoch, value); what is missing or infinite becomes None."""
+    """Return (epoch, value) pairs; missing and infinite values become None."""
     values = [row.get(key) for row in history]
     numbers = [None if value in (None, "") else float(str(value)) for value in values]
     return [
@@ -197,7 +197,7 @@ def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float,
 def _range(
     lines: Sequence[Line], *, at_least: float, top: float | None = None
 ) -> tuple[float, float] | None:
-    """A range that holds all points and is no narrower than `at_least`; None without points."""
+    """Return a range of all points, no narrower than `at_least`; None without points."""
     values = [y for line in lines for _, y in line.points if y is not None]
     values += [end for line in lines for ends in line.band for end in ends]
     if not values:
@@ -210,16 +210,16 @@ def _range(
     return low, high
 
 
-class Bin(NamedTuple):
-    """Answers that were about as sure as each other.
+class ReliabilityBin(NamedTuple):
+    """A bin of predictions of similar confidence.
 
     Attributes:
-        low: Least confidence, exclusive.
-        high: Largest confidence, inclusive.
-        images: How many, at least 1.
-        confidence: Mean.
-        accuracy: Share that was right.
-        interval: Of the accuracy, 95 %.
+        low: Lower end, exclusive.
+        high: Upper end, inclusive.
+        images: Number of images, at least 1.
+        confidence: Mean confidence.
+        accuracy: Share of correct predictions.
+        interval: 95 % interval of the accuracy.
     """
 
     low: float
@@ -232,22 +232,22 @@ class Bin(NamedTuple):
 
 def reliability_bins(
     confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
-) -> list[Bin]:
-    """The bins of the expected calibration error that have images, least sure first.
+) -> list[ReliabilityBin]:
+    """Return the bins of the expected calibration error that have images, in ascending order.
 
     Args:
         confidence: Probability of each predicted class, (N,).
         is_right: Whether it was the true one, (N,).
     """
-    places = calibration_bins(confidence)
+    indices = calibration_bins(confidence)
     bins = []
-    for place in np.unique(places).tolist():
-        inside = places == place
+    for index in np.unique(indices).tolist():
+        inside = indices == index
         count, right = int(inside.sum()), int(is_right[inside].sum())
         bins.append(
-            Bin(
-                low=place / ECE_BINS,
-                high=(place + 1) / ECE_BINS,
+            ReliabilityBin(
+                low=index / ECE_BINS,
+                high=(index + 1) / ECE_BINS,
                 images=count,
                 confidence=float(confidence[inside].mean()),
                 accuracy=right / count,
@@ -257,25 +257,25 @@ def reliability_bins(
     return bins
 
 
-def reliability(bins: Sequence[Bin]) -> Diagram:
-    """How often answers are right, by how sure they are; a point a bin, its area the images."""
+def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
+    """Return the reliability diagram: accuracy by confidence, marker area by number of images."""
     most = max(one.images for one in bins)
     points = Line(
-        "answers, 95 % interval",
+        "accuracy, 95 % interval",
         "a",
         [(one.confidence, one.accuracy) for one in bins],
         band=[one.interval for one in bins],
         sizes=[2.5 + 5.5 * math.sqrt(one.images / most) for one in bins],
     )
-    guide = Line("as sure as right", "guide", [(0, 0), (1, 1)])
+    guide = Line("perfect calibration", "guide", [(0, 0), (1, 1)])
     x = Axis("confidence", 0, 1, as_percent)
-    y = Axis("right", 0, 1, as_percent)
-    summary = "; ".join(f"at {b.confidence:.0%} sure, {b.accuracy:.0%} right" for b in bins)
-    return draw("How sure, and how often right", summary, x, y, [guide, points])
+    y = Axis("accuracy", 0, 1, as_percent)
+    summary = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
+    return draw("Reliability diagram", summary, x, y, [guide, points])
 
 
-class Kept(NamedTuple):
-    """What is left when only answers of at least `threshold` are given."""
+class CoveragePoint(NamedTuple):
+    """Coverage and accuracy of the predictions with a probability of at least `threshold`."""
 
     coverage: float
     accuracy: float
@@ -284,8 +284,8 @@ class Kept(NamedTuple):
 
 def coverage_curve(
     confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
-) -> list[Kept]:
-    """Accuracy of the surest answers, for every threshold that there is, surest first.
+) -> list[CoveragePoint]:
+    """Return coverage and accuracy for every threshold, highest first.
 
     Args:
         confidence: Probability of each predicted class, (N,).
@@ -296,49 +296,49 @@ def coverage_curve(
     """
     order = np.argsort(-confidence, kind="stable")
     sure, right = confidence[order], np.cumsum(is_right[order])
-    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))  # ties are kept together
+    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))  # ties stay together
     counts = ends + 1
     shares, accuracies = counts / len(sure), right[ends] / counts
     rows = zip(shares.tolist(), accuracies.tolist(), sure[ends].tolist(), strict=True)
-    return [Kept(*row) for row in rows]
+    return [CoveragePoint(*row) for row in rows]
 
 
-def coverage(curve: Sequence[Kept], images: int) -> Diagram:
-    """Accuracy against coverage; what rests on too few images is left out."""
-    fewest = min(FEWEST_IMAGES, images) / images
+def coverage(curve: Sequence[CoveragePoint], images: int) -> Diagram:
+    """Return the diagram of accuracy against coverage, without points of too few images."""
+    fewest = min(MIN_COVERED, images) / images
     points: list[tuple[float, float | None]] = [
         (one.coverage, one.accuracy) for one in curve if one.coverage >= fewest
     ]
     lines = [Line("", "line", points)]
     y_range = _range(lines, at_least=0.05, top=1.0)
     assert y_range is not None  # the last point stands for all images
-    x = Axis("answered, surest first", 0, 1, as_percent)
-    y = Axis("right", *y_range, as_percent)
-    summary = f"all answered: {curve[-1].accuracy:.1%} right"
-    return draw("If only sure answers count", summary, x, y, lines)
+    x = Axis("coverage", 0, 1, as_percent)
+    y = Axis("accuracy", *y_range, as_percent)
+    summary = f"accuracy {curve[-1].accuracy:.1%} at full coverage"
+    return draw("Accuracy by coverage", summary, x, y, lines)
 
 
-def coverage_rows(curve: Sequence[Kept]) -> list[Kept]:
-    """The curve where it covers at least each of `COVERAGES`, each point once."""
+def coverage_rows(curve: Sequence[CoveragePoint]) -> list[CoveragePoint]:
+    """Return the points of the curve with at least each of `COVERAGES`, without repeats."""
     rows = [next(one for one in curve if one.coverage >= share - 1e-12) for share in COVERAGES]
     return list(dict.fromkeys(rows))
 
 
-def confidences(
-    answers: Sequence[Answer],
+def collect_confidences(
+    rows: Sequence[PredictionRow],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """How sure each answer was, and whether it was right."""
-    confidence = np.array([one.probability for one in answers], dtype=np.float64)
-    is_right = np.array([one.label == one.predicted for one in answers], dtype=np.bool_)
+    """Return the confidence of each prediction and whether it is correct, (N,) each."""
+    confidence = np.array([one.probability for one in rows], dtype=np.float64)
+    is_right = np.array([one.label == one.predicted for one in rows], dtype=np.bool_)
     return confidence, is_right
 
 
 def learning(curve: LearningCurve) -> Diagram:
-    """Accuracy against the number of training images, measured and forecast."""
+    """Return the learning curve: accuracy by number of training images, measured and forecast."""
 
-    def line(name: str, look: str, points: Sequence[LearningPoint]) -> Line:
-        places: list[tuple[float, float | None]] = [(one.images, one.accuracy) for one in points]
-        return Line(name, look, places, band=[(one.low, one.high) for one in points])
+    def line(name: str, style: str, points: Sequence[LearningPoint]) -> Line:
+        xy: list[tuple[float, float | None]] = [(one.images, one.accuracy) for one in points]
+        return Line(name, style, xy, band=[(one.low, one.high) for one in points])
 
     lines = [line("measured, with interval", "a", curve.points)]
     if curve.forecast:

@@ -20,10 +20,10 @@ from swinclf.data.images import FORMATS, REVISION
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.split import split_position
 from swinclf.data.transforms import to_torch_input
-from swinclf.device import Hardware, StopFlag, cpu_features, versions, whole_batch
+from swinclf.device import Hardware, StopFlag, cpu_features, fixed_batch_size, versions
 from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
-from swinclf.parallel_batches import lanes_on, threads_shared
+from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
 from swinclf.training.feature_cache import FeatureCache, cache_folder, key_of, weights_digest
@@ -157,7 +157,7 @@ class Looker:
     ) -> None:
         self._root, self._preprocess, self._computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
-        self._known, self._batch = known, whole_batch(hardware.device)
+        self._known, self._batch = known, fixed_batch_size(hardware.device)
         self._table = FeatureTable() if table is None else table
         self._asked: set[bytes] = set()  # units whose features are in the table or on their way
         self.seen = Look(features=self._table if computer else None)
@@ -250,8 +250,10 @@ class Looker:
         def compute(batch: list[_Waiting]) -> tuple[list[bytes], torch.Tensor]:
             return [one.unit for one in batch], self._features([one.pixels for one in batch])
 
-        lanes = lanes_on(self._hardware.device, self._preprocess.height * self._preprocess.width)
-        with threads_shared(lanes):
+        lanes = choose_parallel_batches(
+            self._hardware.device, self._preprocess.height * self._preprocess.width
+        )
+        with divide_threads(lanes):
             for units, features in map_ahead(
                 compute, batches, workers=lanes.count, ahead=lanes.count + 1
             ):
@@ -317,7 +319,7 @@ def open_known(
         "preprocess": preprocess.to_dict(),
         "precision": hardware.precision,
         "machine": _machine(hardware.device),
-        "batch": whole_batch(hardware.device),
+        "batch": fixed_batch_size(hardware.device),
         **{name: installed[name] for name in ("torch", "timm", "numpy")},
         **({} if dtype is torch.float32 else {"dtype": str(dtype)}),
     }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swinclf.device import StopFlag, torch_on_one_thread
+from swinclf.device import StopFlag, one_torch_thread
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.linear_probe import Probe
@@ -239,7 +239,7 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
         bias.grad = by_bias
         return loss + 0.5 * strength * _sum_on_host(weight.square().sum(1))
 
-    with torch_on_one_thread() if problem.is_small else nullcontext():
+    with one_torch_thread() if problem.is_small else nullcontext():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 

@@ -20,10 +20,10 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import scan_folder
 from swinclf.device import versions
 from swinclf.errors import DataError, RunError
-from swinclf.files import digest_of
+from swinclf.files import file_digest
 from swinclf.models.tensorfile import tensors_digest
 from swinclf.preprocess import Preprocess
-from swinclf.reporting.report_data import Finding
+from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
 from swinclf.training.linear_probe import linear_classifiers
@@ -59,7 +59,7 @@ class Origin:
     files: Mapping[str, str]
     network: str
     images: torch.Tensor
-    faults: Sequence[Finding] = ()
+    faults: Sequence[FindingSummary] = ()
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
     teacher: str = ""
 
@@ -83,7 +83,7 @@ class Origin:
         Raises:
             KeyError, TypeError: If something is missing.
         """
-        faults = [Finding(**fault) for fault in facts.get("faults", ())]
+        faults = [FindingSummary(**fault) for fault in facts.get("faults", ())]
         return cls(images=images, **{**facts, "faults": faults})
 
 
@@ -94,7 +94,7 @@ def origin_of(
     digests: Mapping[str, bytes],
     *,
     network: str,
-    faults: Sequence[Finding],
+    faults: Sequence[FindingSummary],
     preprocess: Preprocess,
     teacher: str = "",
 ) -> Origin:
@@ -115,7 +115,7 @@ def origin_of(
         settings=settings_facts(settings),
         versions=versions(),
         machine=machine_facts(settings.config.device),
-        files={path.name: digest_of(path) for path in files},
+        files={path.name: file_digest(path) for path in files},
         network=network,
         images=image_digests(dataset, digests),
         faults=faults,
@@ -176,7 +176,7 @@ def check_settings(origin: Origin, settings: Settings, run: RunFolder) -> list[s
     if bad:
         raise _falsified(run.path, f"the settings of '{run.config}' as it was begun with", bad)
     for name, digest in origin.files.items():
-        found = digest_of(run.path / name)
+        found = file_digest(run.path / name)
         if found != digest:
             raise _falsified(
                 run.path,

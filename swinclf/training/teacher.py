@@ -12,7 +12,7 @@ from torch import nn
 from swinclf.config import Impl
 from swinclf.data.dataset_layout import list_some
 from swinclf.errors import ModelError, RunError
-from swinclf.files import digest_of
+from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -143,7 +143,7 @@ def _open_file(where: Path) -> Teacher:
     network, card = load_model(path)
     name = path.parent.name if path.name == "model.safetensors" else path.name
     described = f"{card.model} {sorted(card.model_args.items())}"
-    return Teacher(name, described, network, card.preprocess, card.classes, digest_of(path))
+    return Teacher(name, described, network, card.preprocess, card.classes, file_digest(path))
 
 
 def _build_model(name: str, num_classes: int, report: Reporter) -> Teacher:

@@ -1,4 +1,4 @@
-"""The training images that a network sees as most alike to an image: nearest in its features."""
+"""Search for nearest neighbours: the training images whose features are most similar."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy.typing as npt
 
 from swinclf.reporting.report_data import Neighbour
 
-NEAREST = 3  # training images that a report shows beside another one
+NEAREST = 3  # training images that a report shows next to a mistake
 
 
-def nearest(
+def find_nearest(
     queries: npt.NDArray[np.float32],
     features: npt.NDArray[np.float32],
     images: Sequence[tuple[str, str]],
     count: int = NEAREST,
 ) -> list[list[Neighbour]]:
-    """The nearest training images of each query, by the cosine of the angle between features.
+    """Return the nearest training images of each query, by cosine similarity of the features.
 
     Args:
         queries: (Q, D).
         features: (N, D), N at least 1.
         images: (path, label) of each row of `features`.
-        count: At most so many for each query.
+        count: Neighbours of each query, at most.
 
     Returns:
-        For each query its neighbours, nearest first, with the pictures of their own paths.
+        The neighbours of each query, nearest first, each with its own path as `file`.
     """
     similarities = unit_rows(queries) @ unit_rows(features).T  # (Q, N)
     found = []
     for row in similarities:
         best = np.argsort(-row, kind="stable")[:count].tolist()
-        found.append([_neighbour(images[at], float(row[at])) for at in best])
+        found.append([_neighbour(images[index], float(row[index])) for index in best])
     return found
 
 
@@ -43,7 +43,7 @@ def _neighbour(image: tuple[str, str], similarity: float) -> Neighbour:
 
 
 def unit_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(N, D) with rows of length 1; rows of zeros stay."""
+    """Return the rows (N, D) scaled to length 1; rows of zeros are left as they are."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
     single: npt.NDArray[np.float32] = scaled.astype(np.float32, copy=False)

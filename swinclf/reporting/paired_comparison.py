@@ -1,7 +1,7 @@
-"""Two classifiers on the same images: how much better one is, and whether that may be chance.
+"""Statistics of two classifiers on the same images: the accuracy difference and its significance.
 
-Knows rows of right and wrong answers; knows nothing about files or networks. The images on which
-both are right, or both wrong, say nothing about which is better: all comes from the others.
+Knows pairs of predictions; knows nothing about files or networks. Images on which both are right,
+or both wrong, do not tell which is better: only the discordant ones count.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from swinclf.metrics import Z_95
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """The two answers for one image.
+class PredictionPair:
+    """The two predictions for one image.
 
     Attributes:
         path: The image.
-        label: What it is.
-        first: What the first classifier called it.
-        second: What the second one called it.
-        first_probability: How sure the first was, in [0, 1].
-        second_probability: How sure the second was.
+        label: Its true class.
+        first: Class predicted by the first classifier.
+        second: Class predicted by the second one.
+        first_probability: Probability of `first`, in [0, 1].
+        second_probability: Probability of `second`, in [0, 1].
     """
 
     path: str
@@ -38,14 +38,14 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """Counts of images on which two classifiers were right.
+class PairedCounts:
+    """Counts of images that two classifiers predict correctly.
 
     Attributes:
-        images: How many there are, at least 1.
-        both: Right by both.
-        only_first: Right by the first alone.
-        only_second: Right by the second alone.
+        images: Number of images, at least 1.
+        both: Correct by both.
+        only_first: Correct by the first alone.
+        only_second: Correct by the second alone.
     """
 
     images: int
@@ -54,20 +54,20 @@ class Paired:
     only_second: int
 
     @classmethod
-    def of(cls, pairs: Iterable[Pair]) -> Paired:
-        """Counts the answers."""
+    def from_pairs(cls, pairs: Iterable[PredictionPair]) -> PairedCounts:
+        """Count the correct predictions."""
         right = [(pair.first == pair.label, pair.second == pair.label) for pair in pairs]
         counted = (right.count(which) for which in ((True, True), (True, False), (False, True)))
         return cls(len(right), *counted)
 
     @property
     def first_accuracy(self) -> float:
-        """Of the first classifier, in [0, 1]."""
+        """Accuracy of the first classifier, in [0, 1]."""
         return (self.both + self.only_first) / self.images
 
     @property
     def second_accuracy(self) -> float:
-        """Of the second classifier, in [0, 1]."""
+        """Accuracy of the second classifier, in [0, 1]."""
         return (self.both + self.only_second) / self.images
 
     @property
@@ -77,17 +77,17 @@ class Paired:
 
     @property
     def difference_ci95(self) -> tuple[float, float]:
-        """The difference's 95 % interval."""
+        """The 95 % score interval of the difference."""
         return score_interval(self.only_second, self.only_first, self.images)
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test: how likely a difference as large is if neither is better."""
+        """The p-value of McNemar's exact test."""
         return mcnemar(self.only_first, self.only_second)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of the exact McNemar test; 1 where the two are right on the same images.
+    """Return the two-sided p-value of the exact McNemar test; 1 if no pair is discordant.
 
     Source: McNemar 1947; exact form: the binomial test of the discordant pairs against one half.
     """
@@ -96,9 +96,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
-    """The 95 % score interval of a difference of paired shares, (gained - lost) / images.
+    """Return the 95 % score interval of a difference of paired shares, (gained - lost) / images.
 
-    Keeps its nominal coverage for few images and for differences near 0, where Wald's does not.
+    It has its nominal coverage for few images and for differences near 0, where Wald's has not.
 
     Args:
         gained: Images that count for the difference.
@@ -119,7 +119,7 @@ def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     estimate = (gained - lost) / images
 
     def end(bound: float, wanted: float) -> float:
-        """The difference between the estimate and `bound` whose score is `wanted`."""
+        """Return the difference between the estimate and `bound` whose score is `wanted`."""
         if estimate == bound:
             return bound
         near_bound = bound + (estimate - bound) * 1e-12  # the score is infinite at the bound itself
@@ -132,7 +132,7 @@ def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
 
 
 def _score(gained: int, lost: int, images: int, difference: float) -> float:
-    """How many standard errors the estimate lies above an assumed difference.
+    """Return by how many standard errors the estimate is above an assumed difference.
 
     The standard error is the one under that difference; `q` is the most likely share of lost
     images there.
