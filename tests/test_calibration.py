@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, roc_auc_score
 
-from swinclf.confidence.ood import FeatureSpace, fit_feature_space
+from swinclf.confidence.ood import BACKGROUND_WEIGHT, FeatureSpace, fit_feature_space
 from swinclf.confidence.temperature import calibrate, fit_temperature, fit_thresholds
 from swinclf.metrics import Tally, expected_calibration_error
 
@@ -131,21 +133,57 @@ def test_the_strange_are_told_from_the_known() -> None:
     assert roc_auc_score(truth, np.concatenate([known, far])) > 0.97
 
 
-def test_strangeness_is_a_distance_by_the_covariance_within_classes() -> None:
-    """With all directions kept and many images it is the textbook's Mahalanobis distance."""
+def gaussians(
+    images: int,
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    """Two classes in a plane, and the squared distances to the nearest of them and to all."""
     random = np.random.default_rng(1)
-    targets = np.repeat([0, 1], 4000)
+    targets = np.repeat([0, 1], images // 2)
     shape = np.array([[2.0, 0.5], [0.0, 0.7]])
     centres = np.array([[0.0, 0.0], [6.0, 1.0]])
-    features = (centres[targets] + random.normal(size=(8000, 2)) @ shape).astype(np.float32)
+    features = (centres[targets] + random.normal(size=(images, 2)) @ shape).astype(np.float32)
+    means = np.stack([features[targets == label].mean(axis=0) for label in (0, 1)])
+    within = np.linalg.inv(np.cov((features - means[targets]).T))
+    among = np.linalg.inv(np.cov(features.T))
+
+    def squares(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nearest = [np.einsum("ni,ij,nj->n", points - c, within, points - c) for c in means]
+        middle = points - features.mean(axis=0)
+        return np.min(nearest, axis=0), np.einsum("ni,ij,nj->n", middle, among, middle)
+
+    return features, targets, squares
+
+
+def test_the_score_adds_two_mahalanobis_distances_in_deviations() -> None:
+    """With all directions and many images; log2(1 + e**x) makes it positive, and 1 on average."""
+    features, targets, squares = gaussians(8000)
     space = fit_feature_space(features, targets)
     assert space is not None
-    inverse = np.linalg.inv(shape.T @ shape)
-    points = random.normal(3, 4, (50, 2)).astype(np.float32)
-    squares = np.stack(
-        [np.einsum("ni,ij,nj->n", points - c, inverse, points - c) for c in centres]
-    ).min(axis=0)
-    np.testing.assert_allclose(space.ood_scores(points), np.sqrt(squares / 2), rtol=0.06)
+
+    def measures(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        to_class, to_all = squares(points)
+        return to_class - to_all, to_all
+
+    points = np.random.default_rng(2).normal(3, 2, (50, 2)).astype(np.float32)
+    relative, overall = (
+        (new - old.mean()) / old.std()
+        for new, old in zip(measures(points), measures(features), strict=True)
+    )
+    wanted = np.logaddexp(0, relative + BACKGROUND_WEIGHT * overall) / np.log(2)
+    np.testing.assert_allclose(space.ood_scores(points), wanted, rtol=0.01, atol=0.02)
+
+
+def test_a_model_without_a_background_has_the_mahalanobis_distance_to_its_nearest_class() -> None:
+    """As models of earlier versions, whose thresholds are distances."""
+    features, targets, squares = gaussians(8000)
+    space = fit_feature_space(features, targets)
+    assert space is not None
+    earlier = space.to_dict()
+    del earlier["background"], earlier["scale"]
+    points = np.random.default_rng(2).normal(3, 4, (50, 2)).astype(np.float32)
+    to_class, _ = squares(points)
+    scores = FeatureSpace.from_dict(earlier).ood_scores(points)
+    np.testing.assert_allclose(scores, np.sqrt(to_class / 2), rtol=0.06)
 
 
 def test_what_is_read_back_says_the_same() -> None:
@@ -169,4 +207,17 @@ def test_a_damaged_space_is_refused() -> None:
     values["centres"] = values["whiten"]
     values["basis"] = values["mean"]
     with pytest.raises((ValueError, IndexError)):
+        FeatureSpace.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("scale", [0, 1, 0]), ("scale", [0, 1, 0, 0]), ("background", "centres"), ("scale", "abcd")],
+)
+def test_a_damaged_scale_or_background_is_refused(name: str, value: object) -> None:
+    space = fit_feature_space(*clusters(100, 1))
+    assert space is not None
+    values = space.to_dict()
+    values[name] = values[value] if value == "centres" else value
+    with pytest.raises(ValueError, match=r"values to unpack|square|deviations|convert"):
         FeatureSpace.from_dict(values)

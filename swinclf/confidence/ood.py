@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: the Mahalanobis distance of features to those of training images.
+"""Out-of-distribution detection: how unlike the training images an image is, by its features.
 
 A Gaussian model of the training features (`FeatureSpace`), its fit (`fit_feature_space`) and its
 serialisation. Knows arrays; knows nothing about networks, images or files.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,11 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 STORED_DTYPE = "<f2"
 _ARRAYS = ("mean", "basis", "whiten", "centres")
+# Of the distance to all images, next to 1 of the relative distance. Measured on features of the
+# embedded weights, four datasets: the mean AUROC of a class left out, and of other datasets, is
+# 0.754 and 0.989 at 0.5, 0.739 and 0.991 at 1.
+BACKGROUND_WEIGHT = 0.5
+UNSCALED = (0.0, 1.0, 0.0, 1.0)
 
 MAX_EXACT = 600  # rows or columns up to which the SVD is exact
 TINY = 1e-12
@@ -39,6 +44,10 @@ class FeatureSpace:
         whiten: (R, R) whitening of the within-class covariance.
         centres: (K, R) class means, whitened.
         leftover: Inverse variance along each of the other directions; 0 if there are none.
+        background: (R, R) whitening of the covariance of all images; None in a model of a version
+            that did not use it.
+        scale: Mean and standard deviation over the training images of the relative distance, then
+            of the distance to all images.
     """
 
     mean: Floats
@@ -46,9 +55,15 @@ class FeatureSpace:
     whiten: Floats
     centres: Floats
     leftover: float
+    background: Floats | None = None
+    scale: tuple[float, float, float, float] = UNSCALED
 
     def ood_scores(self, features: Floats) -> Floats:
-        """Return the Mahalanobis distance to the nearest class, divided by sqrt(D).
+        """Return how unlike the training images each image is.
+
+        Two squared Mahalanobis distances are added, each in standard deviations over the training
+        images: to the nearest class relative to all images together, which finds other classes of
+        the same kind of image, and to all images, which finds other kinds of images.
 
         Args:
             features: (N, D).
@@ -56,24 +71,45 @@ class FeatureSpace:
         Returns:
             (N,) >= 0; about 1 for an image like the training images.
 
-        Source: A Simple Unified Framework for Detecting Out-of-Distribution Samples, Lee et al.
-        2018, eq. 2; the other directions as in Tipping & Bishop 1999, sec. 3.2.
+        Source: A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, Ren et al.
+        2021, eq. 3; the other directions as in Tipping & Bishop 1999, sec. 3.2.
         """
+        to_class, to_all = self._squared_distances(features)
+        if self.background is None:
+            distances: Floats = np.sqrt(to_class / features.shape[1]).astype(np.float32)
+            return distances
+        mean, deviation, all_mean, all_deviation = self.scale
+        score = (to_class - to_all - mean) / deviation
+        score = score + BACKGROUND_WEIGHT * (to_all - all_mean) / all_deviation
+        scores: Floats = (np.logaddexp(0.0, score) / np.log(2.0)).astype(np.float32)
+        return scores
+
+    def scaled_to(self, features: Floats) -> FeatureSpace:
+        """Return the same space with the scale of training features, (N, D)."""
+        to_class, to_all = self._squared_distances(features)
+        relative = to_class - to_all
+        means = float(relative.mean()), float(to_all.mean())
+        deviations = float(relative.std()) or 1.0, float(to_all.std()) or 1.0
+        return replace(self, scale=(means[0], deviations[0], means[1], deviations[1]))
+
+    def _squared_distances(self, features: Floats) -> tuple[Floats, Floats]:
+        """Return the squared distances to the nearest class and to all images, (N,) each."""
         centred = features - self.mean
         along = centred @ self.basis  # (N, D) -> (N, R)
-        rest = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0.0) * self.leftover
+        residual = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0.0) * self.leftover
         whitened = along @ self.whiten
         squares = (whitened**2).sum(1)[:, None] + (self.centres**2).sum(1)[None]
         squares = np.maximum(squares - 2 * whitened @ self.centres.T, 0.0)  # (N, K)
-        distance: npt.NDArray[np.floating] = np.sqrt(
-            (squares.min(axis=1) + rest) / features.shape[1]
-        )
-        return distance.astype(np.float32)
+        background = self.whiten if self.background is None else self.background
+        return squares.min(axis=1) + residual, ((along @ background) ** 2).sum(1) + residual
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the arrays in 16-bit floats."""
-        arrays = {name: pack_array(getattr(self, name)) for name in _ARRAYS}
-        return {**arrays, "leftover": self.leftover}
+        values: dict[str, Any] = {name: pack_array(getattr(self, name)) for name in _ARRAYS}
+        values["leftover"] = self.leftover
+        if self.background is not None:
+            values |= {"background": pack_array(self.background), "scale": list(self.scale)}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpace:
@@ -83,13 +119,24 @@ class FeatureSpace:
             KeyError, TypeError, ValueError: If a value is missing or invalid.
         """
         arrays = {name: unpack_array(values[name]) for name in _ARRAYS}
-        space = cls(**arrays, leftover=float(values["leftover"]))
+        scale = values.get("scale", UNSCALED)
+        mean, deviation, all_mean, all_deviation = map(float, scale)
+        space = cls(
+            **arrays,
+            leftover=float(values["leftover"]),
+            background=unpack_array(values["background"]) if "background" in values else None,
+            scale=(mean, deviation, all_mean, all_deviation),
+        )
         if space.basis.ndim != 2 or space.centres.ndim != 2 or not len(space.centres):
             raise ValueError(f"tables of numbers. Received: {space.basis.shape}")
         (width,), directions = space.mean.shape, space.basis.shape[1]
         shapes = (space.basis.shape, space.whiten.shape, space.centres.shape[1:])
         if shapes != ((width, directions), (directions, directions), (directions,)):
             raise ValueError(f"arrays that fit each other. Received: {shapes}")
+        if space.background is not None and space.background.shape != space.whiten.shape:
+            raise ValueError(f"a square background. Received: {space.background.shape}")
+        if not min(space.scale[1], space.scale[3]) > 0:
+            raise ValueError(f"positive deviations. Received: {space.scale}")
         return space
 
 
@@ -122,23 +169,30 @@ def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> Fea
     centres = np.stack([along[targets == label].mean(axis=0) for label in classes])
     within = along - centres[np.searchsorted(classes, targets)]
     covariance, _ = ledoit_wolf(within, assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance * len(features) / free)
-    whiten = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
+    whiten, variances = _whitening(covariance * len(features) / free)
+    background, _ = _whitening(ledoit_wolf(along, assume_centered=True)[0])
     other_count = centred.shape[1] - count
     other_sum = (centred**2).sum() - (lengths[:count] ** 2).sum()
     variance = max(0.0, other_sum) / len(features) / max(1, other_count)
     # Few images may have no variance in the other directions, but new ones have: at least a tenth
     # of the principal directions' standard deviation.
-    variance = max(variance, 0.01 * values.clip(min=0).mean())
+    variance = max(variance, 0.01 * variances.clip(min=0).mean())
     space = FeatureSpace(
         mean=mean.astype(np.float32),
         basis=basis.astype(np.float32),
         whiten=whiten.astype(np.float32),
         centres=(centres @ whiten).astype(np.float32),
         leftover=1 / float(variance) if other_count else 0.0,
+        background=background.astype(np.float32),
     )
-    # Rounded as it will be read back, so that a threshold fitted now is valid then.
-    return FeatureSpace.from_dict(space.to_dict())
+    # Rounded as it will be read back, so that scale and threshold fitted now are valid then.
+    return FeatureSpace.from_dict(space.to_dict()).scaled_to(features)
+
+
+def _whitening(covariance: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the map, (R, R), under which a covariance is the identity, and its eigenvalues."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors / np.sqrt(np.maximum(values, 1e-12 * values.max())), values
 
 
 def _principal_directions(centred: Doubles, count: int) -> tuple[Doubles, Doubles]:
