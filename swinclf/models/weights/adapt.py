@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.differences import mismatch_error
+from swinclf.models.weights.differences import tensor_mismatch_error
 from swinclf.models.weights.head import classifier_names, is_classifier_name
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import State
@@ -143,7 +143,7 @@ def _fit(
             smooth = match.layout is not GOOGLE
             value = _resized(name, found[name], wanted[name], model, grid, smooth=smooth)
         except (ValueError, IndexError, RuntimeError) as error:
-            raise mismatch_error(
+            raise tensor_mismatch_error(
                 match, found, {**wanted}, own, reason=f"{name}: {error}"
             ) from error
         if value is not found[name]:
@@ -152,7 +152,7 @@ def _fit(
     loaded = len(found)
     found |= own
     if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in wanted.items()}:
-        raise mismatch_error(match, found, wanted, own)
+        raise tensor_mismatch_error(match, found, wanted, own)
     for name in found.keys() - own.keys():
         _check_finite(name, found[name])
     return AdaptedWeights(

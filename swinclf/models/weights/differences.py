@@ -14,7 +14,7 @@ _SHOWN = 4  # differences that an error lists
 _HINT = "the model, image size and classes that the file was made for"
 
 
-def mismatch_error(
+def tensor_mismatch_error(
     match: Match,
     found: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
