@@ -83,15 +83,7 @@ def export(
         report.warn(ours.note)
     theirs = open_predictor(path)
     reference = _probabilities(ours, images, batch_size=32)
-    parity = max(
-        (
-            compare_probabilities(
-                reference, _probabilities(theirs, images, batch_size=size), tolerance=tolerance
-            )
-            for size in BATCHES
-        ),
-        key=lambda one: (one.flips, one.largest),
-    )
+    parity = _worst_parity(reference, theirs, images, tolerance)
     if not parity.agrees:
         raise MismatchError(
             f"'{path}' to agree with its run on {parity.images} images, within {tolerance:g}",
@@ -105,6 +97,21 @@ def export(
             reference, _probabilities(own, images, batch_size=32), tolerance=1.0
         )
     return Export(path, parity, drift, own.card.precision)
+
+
+def _worst_parity(
+    reference: np.ndarray, exported: Predictor, images: Sequence[str], tolerance: float
+) -> Parity:
+    """Return the parity of an exported file at the batch size at which it differs most."""
+    return max(
+        (
+            compare_probabilities(
+                reference, _probabilities(exported, images, batch_size=size), tolerance=tolerance
+            )
+            for size in BATCHES
+        ),
+        key=lambda one: (one.flips, one.largest),
+    )
 
 
 def _images(model: Path, data: Path | None) -> list[str]:
