@@ -402,7 +402,7 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
         "warning: 1 picture under two labels or more, e.g. blue/zz.png = red/000.png: decide"
     ) in done.err
     assert "1 class of fewer than 10 images to train on, e.g. 3 images of green: add" in done.err
-    assert f"near copies: swinclf check {dataset}" in done.err
+    assert f"near-duplicates: swinclf check {dataset}" in done.err
 
 
 def test_training_says_nothing_of_clean_data(cli, dataset, no_plots):

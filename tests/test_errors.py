@@ -377,7 +377,7 @@ def test_a_loss_that_is_no_number(cli, dataset):
     outcome = cli(*words, "--augment", "none")
     assert outcome.code == ExitCode.FAILED
     expected, found, hint = error_lines(outcome)
-    assert expected == "a loss that is a number"
+    assert expected == "a finite loss"
     assert "nan" in found or "inf" in found
     assert hint == f"swinclf train {dataset} --lr 0.001"
 

@@ -32,7 +32,7 @@ from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder
 
 if TYPE_CHECKING:
-    from swinclf.pipeline.check_features import Viewer
+    from swinclf.pipeline.check_features import DuplicateFeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def check(
     facts = read_facts(index.root, index.images, workers=threads, report=report, ranges=ranges)
     rows = np.nonzero(facts.readable)[0]
     seen = (
-        viewer.see(index.root, [index.images[row].path for row in rows], rows) if viewer else None
+        viewer.extract(index.root, [index.images[row].path for row in rows], rows)
+        if viewer
+        else None
     )
     near = near_pairs(index.root, facts, workers=threads, report=report, seen=seen)
     if viewer:
@@ -179,7 +181,7 @@ def _viewer(
     workers: int,
     report: Reporter,
     ranges: tuple[ValueRange, ...],
-) -> Viewer | None:
+) -> DuplicateFeatureExtractor | None:
     """The network that looks for copies, if one was given."""
     if weights is None and model is None:
         return None
@@ -189,9 +191,13 @@ def _viewer(
             found="no --weights",
             hint="--weights FILE, or a run, which knows its model",
         )
-    from swinclf.pipeline.check_features import open_viewer  # torch takes seconds to load
+    from swinclf.pipeline.check_features import (
+        build_duplicate_extractor,
+    )  # torch takes seconds to load
 
-    return open_viewer(weights, model, index, workers=workers, report=report, ranges=ranges)
+    return build_duplicate_extractor(
+        weights, model, index, workers=workers, report=report, ranges=ranges
+    )
 
 
 def _conclude(index: FolderIndex, facts: Facts, near: Sequence[NearPair]) -> Audit:
