@@ -325,14 +325,14 @@ def test_the_fit_that_is_suggested(sizes, fit):
 def test_command_table_json_and_exit_code(cli, land, tmp_path):
     clean = cli("check", land)
     assert clean.code == 0
-    assert clean.out == "60 images in 2 classes\n\nnothing that should be mended\n"
+    assert clean.out == "60 images in 2 classes\n\nnothing to fix\n"
     shutil.copy(land / "heath" / "000.jpg", land / "moor" / "x\x1b[31m.jpg")
     before = state_of(land)
     done = cli("check", land, "--output", tmp_path / "new" / "c.json", "--page", "c.html")
     assert done.code == 3
-    assert "MEND  1 picture under two labels or more" in done.out
+    assert "FIX   1 picture under two labels or more" in done.out
     assert "heath/000.jpg  =  moor/x\\x1b[31m.jpg  (heath, moor)" in done.out
-    assert "written to" in done.err
+    assert "saved to" in done.err
     told = json.loads(cli("check", land, "--format", "json").out)
     assert told == json.loads((tmp_path / "new" / "c.json").read_text("utf-8"))
     assert told["clean"] is False

@@ -218,7 +218,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
     monkeypatch.setattr(module, place, signalled)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == code
-    assert done.err.endswith("stopped; there was nothing to save yet\n")
+    assert done.err.endswith("interrupted; nothing to resume yet\n")
     assert not (tmp_path / "runs").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_signal_from_then_on_leaves_a_run_to_resume(
     assert done.code == code
     run = tmp_path / "runs" / "colours-1"
     assert done.err.endswith(
-        "stopped; everything is saved: swinclf train --resume runs/colours-1\n"
+        "interrupted; progress is saved, resume with: swinclf train --resume runs/colours-1\n"
     )
     assert cli("train", "--resume", run).code == 0
     assert_same(whole, run)

@@ -428,7 +428,7 @@ def test_another_runtime_error_is_not_called_out_of_memory(cli, trained, monkeyp
 
     monkeypatch.setattr("swinclf.models.compute.Computer.outputs", broken)
     expected, found, hint = failure(cli("predict", trained.data / "blue", "--run", trained.path))
-    assert "a defect of swinclf" in expected
+    assert "a bug in swinclf" in expected
     assert found == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
     assert "--debug" in hint
     outcome = cli("predict", trained.data / "blue", "--run", trained.path, "--debug")

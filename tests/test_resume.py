@@ -421,7 +421,9 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
     code, said = _start_and_signal(dataset, signal.SIGINT, epochs=40)
     assert code == 130, said
     last = said.strip().splitlines()[-1]
-    assert last == "stopped; everything is saved: swinclf train --resume runs/colours-1"
+    assert (
+        last == "interrupted; progress is saved, resume with: swinclf train --resume runs/colours-1"
+    )
     assert "Traceback" not in said
     stopped = untimed_history(tmp_path / "runs" / "colours-1")
     assert 0 < len(stopped) < 40

@@ -409,9 +409,9 @@ def test_a_teacher_of_other_classes_is_refused_by_name(trained, cli, tmp_path):
     [
         (
             ("--unlabelled", "x", "--teacher-weight", "0.3"),
-            "settings to train with",
-            "--unlabelled says nothing without --teacher; "
-            "--teacher-weight says nothing without --teacher",
+            "valid settings",
+            "--unlabelled has no effect without --teacher; "
+            "--teacher-weight has no effect without --teacher",
         ),
         (
             ("--teacher", "no_such_network"),

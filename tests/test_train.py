@@ -844,7 +844,7 @@ def test_without_a_val_split_everything_trains_and_the_last_epoch_is_kept(
 ):
     done = cli("train", dataset, *SMALL_FLAGS, "--val-split", "0", freeze)
     assert done.code == 0, done.err
-    assert "training images (nothing was held out)" in done.err
+    assert "training images (no validation images)" in done.err
     run = tmp_path / done.out.strip()
     assert {row["split"] for row in read_rows(run / "split.csv")} == {"train"}
     history = read_rows(run / "history.csv")
