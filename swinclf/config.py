@@ -1,9 +1,9 @@
 """Every setting of a training, in one table: its type, default, meaning, unit and bounds.
 
-The table drives the command line's options and help, configuration files, checking and
-config.json, so nothing of this is written a second time. A setting of type `T | Open` that is not
-given is chosen from the data (training/defaults.py and pipeline/), printed with its reason,
-recorded: the `TrainConfig` that was asked for becomes a `ResolvedConfig`, in which nothing is open.
+The table drives the command line's options and help, configuration files, validation and
+config.json. A setting of type `T | Open` that is not given gets a default that depends on the data
+(training/defaults.py and pipeline/), which is printed and recorded with its reason: the given
+`TrainConfig` becomes a `ResolvedConfig`, in which nothing is open.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from swinclf.preprocess import Fit, Interpolation
 
 
 class Impl(StrEnum):
-    """Who builds the network."""
+    """Implementation of the network."""
 
     TIMM = "timm"
     NATIVE = "native"
 
 
 class Augment(StrEnum):
-    """How training images are varied."""
+    """Augmentation of training images."""
 
     NONE = "none"  # as in prediction
     CROP = "crop"  # random resized crop
@@ -32,22 +32,22 @@ class Augment(StrEnum):
 
 
 class ClassWeights(StrEnum):
-    """How much an image of each class counts in the loss."""
+    """Weights of the classes in the loss."""
 
-    NONE = "none"  # every image the same
-    SQRT = "sqrt"  # by one over the square root of its class's size
-    BALANCED = "balanced"  # by one over its class's size: every class the same
+    NONE = "none"  # equal weight of all images
+    SQRT = "sqrt"  # inverse square root of the class size
+    BALANCED = "balanced"  # inverse class size: equal weight of all classes
 
 
 class TeacherViews(StrEnum):
-    """Which picture a teacher answers for."""
+    """Views of an image that the teacher sees."""
 
-    CACHED = "cached"  # the whole one and its mirror image, each once
-    ONLINE = "online"  # the very view that the student sees, in every step
+    CACHED = "cached"  # the image and its mirror image, each once
+    ONLINE = "online"  # the augmented view of the student, in every step
 
 
 class ExportFormat(StrEnum):
-    """What a run can be written as."""
+    """File format of an export."""
 
     ONNX = "onnx"
 
@@ -62,16 +62,16 @@ def _setting(
     auto: str = "",
     colours: tuple[float, float] | None = None,
 ) -> Any:
-    """A field of the table.
+    """Return a field of the table.
 
     Args:
-        default: None where the value is chosen from the data.
+        default: None for a default that depends on the data.
         text: Meaning and unit, for --help.
         low: Smallest value allowed.
         high: Largest value allowed.
-        above: What every value has to be larger than; with None, `low` is the bound.
-        auto: What is chosen where the default is None, for --help.
-        colours: Of a number for red, green and blue each: the smallest and largest allowed.
+        above: Exclusive lower bound; None for `low`.
+        auto: Description of the default if it is None, for --help.
+        colours: Smallest and largest value allowed for red, green and blue.
     """
     metadata = {
         "text": text,
@@ -86,8 +86,7 @@ def _setting(
 
 _AS_TRAINED = "as the weights were trained, else the model's own"
 
-# The type of a setting that is still open: None in a TrainConfig, no value at all, so that it drops
-# out of `T | Open`, in a ResolvedConfig.
+# The type of an open setting: None in a TrainConfig, Never in a ResolvedConfig.
 Open = TypeVar("Open", bound=None, covariant=True)
 
 
@@ -95,8 +94,8 @@ Open = TypeVar("Open", bound=None, covariant=True)
 class Config(Generic[Open]):
     """The table of settings: options of `swinclf train` and keys of its files.
 
-    `T | Open` is always chosen in the end. `T | None` stays None where there is no such thing:
-    neither weights nor a teacher, no part that is frozen, the folders that DATA implies.
+    A `T | Open` is always resolved. A `T | None` may stay None: no weights, no teacher, no frozen
+    stages, the folders that DATA implies.
     """
 
     data: str = field(default="", metadata={"text": "A folder of class folders."})
@@ -104,18 +103,18 @@ class Config(Generic[Open]):
     model: str = _setting(
         "swin_tiny_patch4_window7_224",
         "A timm Swin or ViT name, ARCH or ARCH.TAG (`swinclf models` lists them), or embedded: "
-        "the trained weights that come with the package. Not given, it is embedded where the "
-        "default's published weights are not in the cache and the Hub does not answer.",
+        "the trained network that comes with the package. If not given, embedded is used where "
+        "the default's published weights are not cached and the Hub is unreachable.",
     )
     impl: Impl | Open = _setting(
         None,
-        "Who builds the network: timm, or this package's own rebuild. Same weights, same answers.",
-        auto="native where it knows the model, as it is quicker; else timm",
+        "Implementation of the network: timm's or this package's own, with the same outputs.",
+        auto="native, which is faster, if it has the model; else timm",
     )
     pretrained: bool = _setting(True, "Start from timm's published weights, or from random ones.")
     model_arg: tuple[str, ...] = _setting(
         (),
-        "KEY=VALUE, repeatable: the shape of --model vit or swin, or a change to a native network.",
+        "KEY=VALUE, repeatable: architecture of --model vit or swin, or changes to a native one.",
     )
     weights: str | None = _setting(
         None,
@@ -124,8 +123,8 @@ class Config(Generic[Open]):
     )
     freeze_layers: bool | Open = _setting(
         None,
-        "Train the head only, or everything.",
-        auto="head only when starting from trained weights",
+        "Train the head only, or the whole network.",
+        auto="head only if starting from trained weights",
     )
     freeze_stages: int | None = _setting(
         None,
@@ -135,72 +134,72 @@ class Config(Generic[Open]):
     )
     img_size: int | Open = _setting(
         None,
-        "Side of the picture the network sees, px.",
+        "Side of the network's input, px.",
         low=8,
         auto="the model's own",
     )
     train_size: int | Open = _setting(
         None,
-        "Side of the picture that a convolutional network sees while it is trained, px.",
+        "Side of the input of a convolutional network in training, px.",
         low=8,
         auto="about 5/7 of --img-size for a convolutional network; else --img-size",
     )
 
     val_split: float = _setting(
         0.2,
-        "Part of each class that is held out, where no val folder says.",
+        "Fraction of each class that is held out for validation, if there is no val folder.",
         low=0,
         high=0.9,
     )
     val: str | None = _setting(
         None,
-        "A folder of class folders to hold out.",
+        "A folder of class folders for validation.",
         auto="DATA/val, else --val-split",
     )
     fit: Fit | Open = _setting(
         None,
-        "Pictures of other proportions: crop the middle, pad with the mean colour, or squash.",
-        auto="the model's own, mostly crop",
+        "For images of other aspect ratios: crop the centre, pad with the mean colour, or squash.",
+        auto="the model's own, usually crop",
     )
     mean: str | Open = _setting(
         None,
-        "Red, green, blue to subtract, of values from 0 to 1, as 0.485,0.456,0.406.",
+        "Mean of red, green, blue, of values from 0 to 1, such as 0.485,0.456,0.406.",
         auto=_AS_TRAINED,
         colours=(0, 1),
     )
     std: str | Open = _setting(
         None,
-        "Red, green, blue to divide by after that, as 0.229,0.224,0.225.",
+        "Standard deviation of red, green, blue, such as 0.229,0.224,0.225.",
         auto=_AS_TRAINED,
         colours=(0.001, 10),
     )
     interpolation: Interpolation | Open = _setting(
         None,
-        "How pictures are resampled.",
+        "Interpolation of resized images.",
         auto=_AS_TRAINED,
     )
     crop_pct: float | Open = _setting(
         None,
-        "With --fit crop, the part of the scaled picture's side that is used.",
+        "With --fit crop, the fraction of the resized image's side that is used.",
         low=0.1,
         high=1,
         auto=_AS_TRAINED,
     )
     augment: Augment | Open = _setting(
         None,
-        "Variation of training images: none, random crops, or crops and TrivialAugment.",
-        auto="trivial; crop where mirroring is off or a trained convolutional network is tuned",
+        "Augmentation of training images: none, random crops, or crops and TrivialAugment.",
+        auto="trivial; crop without mirroring or if a trained convolutional network is tuned",
     )
     min_crop: float = _setting(
         0.35,
-        "Smallest part of a picture's area that a random crop keeps.",
+        "Smallest fraction of the area of an image that a random crop covers.",
         low=0.01,
         high=1,
     )
     mirror: bool | Open = _setting(
         None,
         "Also train on mirror images.",
-        auto="on, unless class names say left/right or are digits",
+        auto="on, unless a class name has left or right or is a digit or letter",
     )
 
     epochs: int | Open = _setting(
@@ -211,7 +210,7 @@ class Config(Generic[Open]):
     )
     batch_size: int | Open = _setting(
         None,
-        "Images a step; where memory runs out, fewer at once and as many a step.",
+        "Images a step; on out-of-memory, gradients are accumulated over smaller micro-batches.",
         low=1,
         auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
     )
@@ -221,15 +220,15 @@ class Config(Generic[Open]):
     lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
     warmup: float = _setting(
         0.1,
-        "Part of all steps in which the rate rises to its peak.",
+        "Fraction of all steps in which the rate rises to its peak.",
         low=0,
         high=0.9,
     )
     patience: int | Open = _setting(
         None,
-        "Stop after this many epochs without a better one; 0 never stops.",
+        "Epochs without improvement before early stopping; 0 turns it off.",
         low=0,
-        auto="a third of the epochs; 0 where --epochs is given or the head is trained",
+        auto="a third of the epochs; 0 if --epochs is given or only the head trains",
     )
 
     weight_decay: float = _setting(0.05, "AdamW's weight decay.", low=0)
@@ -238,123 +237,122 @@ class Config(Generic[Open]):
         "Each layer's rate is this times the rate of the layer above it.",
         low=0.1,
         high=1,
-        auto="0.9 Swin and convolutional, 0.75 ViT; 1 from random weights",
+        auto="0.9 for Swin and convolutional, 0.75 for ViT; 1 with random weights",
     )
     label_smoothing: float | Open = _setting(
         None,
-        "Part of the target spread over all classes.",
+        "Fraction of the target spread over all classes.",
         low=0,
         high=0.9,
         auto="0.1 for the network, 0 for the head",
     )
     drop_path: float | Open = _setting(
         None,
-        "Chance to skip the deepest block, falling to 0 at the first.",
+        "Probability to skip the last block, falling to 0 at the first (stochastic depth).",
         low=0,
         high=0.9,
-        auto="0.1 where the network trains",
+        auto="0.1 if the network trains, else 0",
     )
-    clip_norm: float = _setting(1.0, "Longest gradient; 0 clips nothing.", low=0)
+    clip_norm: float = _setting(1.0, "Largest gradient norm; 0 for no clipping.", low=0)
     class_weights: ClassWeights | Open = _setting(
         None,
-        "How much an image of a small class counts in the loss.",
-        auto="sqrt where the largest class is 10 times the smallest",
+        "Weights of the classes in the loss, by their size.",
+        auto="sqrt if the largest class is 10 times the smallest, else none",
     )
 
     teacher: str | None = _setting(
         None,
-        "Learn the answers of this trained network, too (distillation): a run with these classes, "
-        "its model.safetensors, or a model as in --model, to which a head is fitted.",
+        "Distill this trained network: a run with these classes, its model.safetensors, or a "
+        "model as in --model, to which a head is fitted.",
         auto="none",
     )
     unlabelled: str | None = _setting(
         None,
-        "A folder of further images, in any folders: the teacher's answers are learned on them.",
+        "A folder of additional images without labels, for distillation.",
         auto="none",
     )
     teacher_temperature: float | None = _setting(
         None,
-        "What the logits of teacher and student are divided by, more than 0.",
+        "Divisor of the logits of teacher and student, more than 0.",
         above=0,
         auto="2 with a teacher",
     )
     teacher_weight: float | None = _setting(
         None,
-        "Part of the loss that is the teacher's probabilities; the labels' is the rest.",
+        "Weight of the teacher's probabilities in the loss; the labels get the rest.",
         low=0,
         high=1,
         auto="0.5 with a teacher",
     )
     teacher_features: float | None = _setting(
         None,
-        "Weight of the loss by which the student's features follow the teacher's.",
+        "Weight of the loss between the features of student and teacher.",
         low=0,
-        auto="1 with a teacher, 0 where the head alone trains",
+        auto="1 with a teacher, 0 if only the head trains",
     )
     teacher_views: TeacherViews | None = _setting(
         None,
         "What the teacher sees: each image and its mirror image once, or every augmented view.",
-        auto="cached where no random crop is made, else online",
+        auto="cached without random crops, else online",
     )
 
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
     precision: Precision = _setting(
         Precision.AUTO,
-        "Number format; auto takes bf16 where the hardware multiplies it natively.",
+        "Number format; auto is bf16 where the hardware supports it natively.",
     )
     compile: bool = _setting(
         False,
-        "Compile the network with torch.compile to train it: a minute or more at the start, on a "
-        "GPU often faster from then on, on a CPU not.",
+        "Train with torch.compile: takes a minute or more at the start, then is often faster on a "
+        "GPU, not on a CPU.",
     )
     threads: int | Open = _setting(
         None,
-        "Threads that compute on the CPU; another number gives other roundings.",
+        "Compute threads on the CPU; the number affects rounding.",
         low=1,
         high=1024,
-        auto="as torch chooses",
+        auto="torch's default",
     )
-    workers: int | Open = _setting(
-        None, "Threads that read images.", low=0, high=256, auto="one a core"
-    )
-    strict: bool = _setting(False, "Stop, with exit code 1, at any file that cannot be read.")
+    workers: int | Open = _setting(None, "Reader threads.", low=0, high=256, auto="one per core")
+    strict: bool = _setting(False, "Stop, with exit code 1, if any file cannot be read.")
     cache: bool = _setting(
-        True, "Keep what frozen layers compute in the user's cache folder, for the next training."
+        True,
+        "Cache the features of frozen layers in the user's cache folder, for the next training.",
     )
-    cache_gib: float = _setting(2.0, "Most that the cache takes on disk, GiB.", low=0)
+    cache_gib: float = _setting(2.0, "Largest size of the cache on disk, GiB.", low=0)
     seed: int = _setting(0, "Seed of the split, the order and the augmentation.", low=0)
-    out: str = _setting("runs", "The folder that runs go into.")
+    out: str = _setting("runs", "The folder for runs.")
     name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config[None]):
-    """The settings of a training as they were asked for; some may still be open."""
+    """The settings of a training as given; some may be open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(Config[Never]):
-    """The settings of a training, all of them given or chosen.
+    """The resolved settings of a training, given or default.
 
     Raises:
-        TypeError: If one is still open, which is a defect of the program.
+        TypeError: If one is still open, which is a bug.
     """
 
     def __post_init__(self) -> None:
-        """Refuse what type checkers cannot see: the table's defaults are those of both types."""
+        """Check for open settings, as type checkers do not see the inherited defaults."""
         still_open = [name for name in ALWAYS_CHOSEN if getattr(self, name) is None]
         if still_open:
-            raise TypeError(f"settings that nothing has chosen: {', '.join(still_open)}")
+            raise TypeError(f"unresolved settings: {', '.join(still_open)}")
 
 
-# What may differ when a run is resumed: where things are, and how many threads read.
+# What may change when a run is resumed: paths, and the number of reader threads.
 MOVABLE = ("data", "val", "weights", "workers", "teacher", "unlabelled")
 SETTINGS = {one.name: one for one in fields(Config)}
 _HINTS: dict[str, Any] = get_type_hints(Config)
 ALWAYS_CHOSEN = [
     name for name, hint in _HINTS.items() if Open in getattr(hint, "__parameters__", ())
 ]
-# As they are asked for.
+# In a TrainConfig.
 SETTING_TYPES = {
     name: hint[None] if name in ALWAYS_CHOSEN else hint for name, hint in _HINTS.items()
 }

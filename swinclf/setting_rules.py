@@ -1,4 +1,4 @@
-"""Files of settings, and which settings contradict each other."""
+"""Settings files, and settings that contradict each other."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from swinclf.errors import ConfigError
 from swinclf.files import decode_text
 
-_NOT_GIVEN = ("default", "auto")  # sources of what nobody asked for
-# What a run's config.json holds besides settings.
-_FACTS = (
+_NOT_GIVEN = ("default", "auto")  # sources of values that the user did not give
+# The other keys of a run's config.json.
+_NO_SETTINGS = (
     *("reasons", "versions", "command", "facts", "weights_loaded", "data_from_run"),
     "teacher_digest",
 )
-_OF_A_TEACHER = (
+_TEACHER_SETTINGS = (
     *("unlabelled", "teacher_temperature", "teacher_weight", "teacher_features"),
     "teacher_views",
 )
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
-    """The settings in a .json or .toml file; of a run's config.json only those that were given.
+    """Read the settings in a .json or .toml file; from a run's config.json only the given ones.
 
     Raises:
-        ConfigError: If it cannot be read or holds no settings.
+        ConfigError: If it cannot be read or has no settings.
     """
     try:
         text = decode_text(path.read_bytes())
@@ -46,7 +46,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources = values.pop("sources", {})
-    for extra in _FACTS:
+    for extra in _NO_SETTINGS:
         values.pop(extra, None)
     return {
         name.replace("-", "_"): value
@@ -56,18 +56,16 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Return what of the given settings cannot be meant together, a sentence each."""
+    """Return the contradictions between given settings, a sentence each."""
     problems = []
     if values.get("freeze_layers") is not None and values.get("freeze_stages") is not None:
-        problems.append(
-            "--freeze-layers says head only or everything, --freeze-stages says something between"
-        )
+        problems.append("--freeze-layers and --freeze-stages cannot be combined")
     name = values.get("name")
     if name is not None and (
         name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
     ):
         problems.append(f"name is the name of one folder, not {name!r}")
     if values.get("teacher") is None:
-        idle = [name for name in _OF_A_TEACHER if values.get(name) is not None]
-        problems += [f"--{name.replace('_', '-')} says nothing without --teacher" for name in idle]
+        idle = [name for name in _TEACHER_SETTINGS if values.get(name) is not None]
+        problems += [f"--{name.replace('_', '-')} has no effect without --teacher" for name in idle]
     return problems

@@ -1,4 +1,4 @@
-"""Settings with where each came from: gathered from defaults, a file and flags, then chosen."""
+"""Settings with their sources: defaults, a file, flags, or chosen by the data."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from swinclf.device import command_line
 from swinclf.errors import ConfigError
 from swinclf.files import expand_home
 from swinclf.setting_rules import contradictions, read_settings_file
-from swinclf.setting_values import OutOfRange, check_value
+from swinclf.setting_values import SettingValueError, check_value
 
 _Value = TypeVar("_Value")
 
 
 class Source(StrEnum):
-    """Where a setting came from."""
+    """Source of a setting."""
 
     DEFAULT = "default"
     AUTO = "auto"
@@ -30,12 +30,12 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """A configuration with, for each setting, where it came from and why it is what it is.
+    """A configuration with the source of each setting and the reasons of chosen ones.
 
     Attributes:
         config: The values.
-        sources: Where each came from.
-        reasons: Why a value was chosen, for those that were.
+        sources: Source of each.
+        reasons: Reason of each chosen value.
     """
 
     config: TrainConfig
@@ -43,27 +43,27 @@ class Settings:
     reasons: Mapping[str, str]
 
     def choose(self, name: str, value: object, reason: str) -> Settings:
-        """The same with one open setting filled in; a settled one is left exactly as it is."""
+        """Return a copy with a default for one setting; no change if it was given or chosen."""
         if self.sources[name] is not Source.DEFAULT:
             return self
         return self.replaced(name, value, reason)
 
     def choose_value(self, name: str, value: _Value, reason: str) -> tuple[Settings, _Value]:
-        """The same as `choose`, with the value that the setting then has, given or chosen."""
+        """Return the same as `choose`, and the resulting value of the setting."""
         settings = self.choose(name, value, reason)
-        settled: _Value = getattr(settings.config, name)
-        return settings, settled
+        chosen: _Value = getattr(settings.config, name)
+        return settings, chosen
 
     def resolved(self) -> ResolvedConfig:
-        """Return the values as a configuration in which nothing is open.
+        """Return the values as a configuration without open settings.
 
         Raises:
-            TypeError: If something is.
+            TypeError: If one is open.
         """
         return ResolvedConfig(**self._values())
 
     def replaced(self, name: str, value: object, reason: str) -> Settings:
-        """The same with another value, which the user did not ask for."""
+        """Return a copy with a value that the user did not give."""
         changes: dict[str, Any] = {name: value}
         return Settings(
             replace(self.config, **changes),
@@ -72,11 +72,11 @@ class Settings:
         )
 
     def is_given(self, name: str) -> bool:
-        """Whether the user said it, by flag or file."""
+        """Return whether the user gave it, by flag or file."""
         return self.sources[name] in (Source.FLAG, Source.FILE)
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds: every value by name, then `sources` and `reasons`."""
+        """Return the content of config.json: every value by name, then `sources` and `reasons`."""
         return {**self._values(), "sources": dict(self.sources), "reasons": dict(self.reasons)}
 
     def _values(self) -> dict[str, Any]:
@@ -84,18 +84,18 @@ class Settings:
 
 
 def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
-    """Settings from defaults, overridden by a file, overridden by flags.
+    """Return settings from defaults, overridden by a file, overridden by flags.
 
     Args:
-        flags: Values by name; those that are None were not given.
+        flags: Values by name; None for not given.
         file: A .json or .toml file of settings; a run's config.json is one.
 
     Raises:
-        ConfigError: Naming everything that is wrong at once.
+        ConfigError: If any are invalid; lists all problems.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_settings_file(file) if file else {}
-    problems: list[str | OutOfRange] = [*_unknown_names([*given, *from_file])]
+    problems: list[str | SettingValueError] = [*_unknown_names([*given, *from_file])]
     values: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in SETTINGS:
@@ -103,7 +103,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
                 values[name] = checked = _checked(name, value)
                 if name in PATHS and isinstance(checked, str):
                     values[name] = expand_home(checked)
-            except OutOfRange as error:
+            except SettingValueError as error:
                 problems.append(error)
     if values.get("weights") == "":  # as in the old scripts: random weights
         del values["weights"]
@@ -114,7 +114,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
             given.setdefault("pretrained", False)
     problems += contradictions(values)
     if problems:
-        raise _refusal(problems)
+        raise _settings_error(problems)
     sources = {
         name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
         for name in SETTINGS
@@ -122,19 +122,19 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     return Settings(TrainConfig(**values), sources, {})
 
 
-def _refusal(problems: Sequence[str | OutOfRange]) -> ConfigError:
-    """The error for everything that is wrong with settings."""
+def _settings_error(problems: Sequence[str | SettingValueError]) -> ConfigError:
+    """Return the error for all problems of settings."""
     only = problems[0]
-    if len(problems) == 1 and isinstance(only, OutOfRange):
+    if len(problems) == 1 and isinstance(only, SettingValueError):
         return ConfigError(
-            f"{only.wanted} for {only.name}", found=repr(only.value), hint="swinclf train --help"
+            f"{only.allowed} for {only.name}", found=repr(only.value), hint="swinclf train --help"
         )
     found = "; ".join(map(str, problems))
-    return ConfigError("settings to train with", found=found, hint="swinclf train --help")
+    return ConfigError("valid settings", found=found, hint="swinclf train --help")
 
 
 def command_of(settings: Settings) -> str:
-    """The command that asks for the same again: what was given, and nothing that was chosen."""
+    """Return the command with the given settings, without chosen ones."""
     words = ["swinclf", "train", settings.config.data]
     for name in SETTINGS:
         if name == "data" or not settings.is_given(name):
@@ -150,7 +150,7 @@ def command_of(settings: Settings) -> str:
 
 
 def key_values(words: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE words by key."""
+    """Parse KEY=VALUE words."""
     pairs = (word.partition("=") for word in words)
     return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 

@@ -16,8 +16,8 @@ from swinclf.preprocess import Fit, Interpolation
 class TrainOptions(TypedDict, total=False):
     """Keyword options of `swinclf.train`: those of `swinclf train --help`, with `_` for `-`.
 
-    An option left out gets its default, or is chosen from the data and recorded with its reason.
-    A path may be a `Path`, a choice its plain word.
+    An omitted option gets its default, or one that depends on the data, recorded with its reason.
+    A path may be a `Path`, a choice its name.
     """
 
     model: str

@@ -25,7 +25,7 @@ from swinclf.data_quality.near_duplicates import AGREEMENT_MIN, LIKENESS_MIN, fi
 from swinclf.data_quality.registration import DETAIL_SIDE, detail_agreement
 from swinclf.data_quality.template_match import MATCH_SIDE, locate_crop, match_spectra
 from swinclf.models.compute import Computer
-from swinclf.pipeline.extract_features import known_features
+from swinclf.pipeline.extract_features import open_user_caches
 from swinclf.reporter import SILENT
 
 BOX = (0.25, 0.1, 0.92, 0.8)  # left, top, right, bottom of a crop, of the sides
@@ -229,7 +229,7 @@ def test_the_program_finds_a_mirrored_part_by_the_features_of_a_run(program, tra
     )
     assert done.code == 3, done.err
     assert f"{SMALL_MODEL} on " in done.err
-    assert "looks for near copies, too" in done.err
+    assert "also searching for near-duplicates by features" in done.err
     assert "features added 1 of 1 pairs of near duplicates" in done.err
     assert "heath/004.jpg  =  moor/part.jpg  (heath, moor)" in done.out
     found = json.loads((land.parent / "c.json").read_text("utf-8"))
@@ -263,9 +263,9 @@ def test_a_file_that_goes_before_the_network_looks_is_in_no_pair(trained, land, 
 
     def known(*given):
         (land / "moor" / "005.jpg").unlink()
-        return known_features(*given)
+        return open_user_caches(*given)
 
-    monkeypatch.setattr("swinclf.pipeline.check_features.known_features", known)
+    monkeypatch.setattr("swinclf.pipeline.check_features.open_user_caches", known)
     found = check(land, weights=trained.path, workers=0)
     assert [set(one[:2]) for one in found.near] == [PAIR]
 

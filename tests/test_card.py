@@ -29,7 +29,7 @@ def refused(cli, data, model):
     done = cli("predict", data / "red", "--run", model)
     assert done.code == 1
     assert done.out == ""
-    assert "defect" not in done.err
+    assert "internal error" not in done.err
     return error_lines(done)
 
 

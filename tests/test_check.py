@@ -339,14 +339,14 @@ def test_the_fit_that_is_suggested(sizes, fit):
 def test_command_table_json_and_exit_code(cli, land, tmp_path):
     clean = cli("check", land)
     assert clean.code == 0
-    assert clean.out == "60 images in 2 classes\n\nnothing that should be mended\n"
+    assert clean.out == "60 images in 2 classes\n\nnothing to fix\n"
     shutil.copy(land / "heath" / "000.jpg", land / "moor" / "x\x1b[31m.jpg")
     before = state_of(land)
     done = cli("check", land, "--output", tmp_path / "new" / "c.json", "--page", "c.html")
     assert done.code == 3
-    assert "MEND  1 image under two or more labels" in done.out
+    assert "FIX   1 image under two or more labels" in done.out
     assert "heath/000.jpg  =  moor/x\\x1b[31m.jpg  (heath, moor)" in done.out
-    assert "written to" in done.err
+    assert "saved to" in done.err
     told = json.loads(cli("check", land, "--format", "json").out)
     assert told == json.loads((tmp_path / "new" / "c.json").read_text("utf-8"))
     assert told["clean"] is False
@@ -416,7 +416,7 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
         "warning: 1 image under two or more labels, e.g. blue/zz.png = red/000.png: decide"
     ) in done.err
     assert "1 class of fewer than 10 images to train on, e.g. 3 images of green: add" in done.err
-    assert f"near copies: swinclf check {dataset}" in done.err
+    assert f"near-duplicates: swinclf check {dataset}" in done.err
 
 
 def test_training_says_nothing_of_clean_data(cli, dataset, no_plots):

@@ -546,7 +546,7 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     done = cli("predict", "x.png")
     assert done.code == 1
     expected, found, hint = error_lines(done)
-    assert "defect" in expected
+    assert "bug in swinclf" in expected
     assert found == "ZeroDivisionError: once"
     assert "--debug" in hint
 
@@ -555,8 +555,12 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     ("ending", "code", "said"),
     [
         (KeyboardInterrupt(), 130, ""),
-        (Interrupted(ExitCode.TERMINATED), 143, "there was nothing to save yet"),
-        (Interrupted(ExitCode.INTERRUPTED, "swinclf x"), 130, "everything is saved: swinclf x"),
+        (Interrupted(ExitCode.TERMINATED), 143, "nothing to resume yet"),
+        (
+            Interrupted(ExitCode.INTERRUPTED, "swinclf x"),
+            130,
+            "progress is saved, resume with: swinclf x",
+        ),
         (typer.Exit(5), 5, ""),
     ],
 )

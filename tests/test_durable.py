@@ -36,7 +36,7 @@ from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, LockHeldError
 from swinclf.models.store import load_model
-from swinclf.pipeline import finish, fit, resume, start
+from swinclf.pipeline import finish, fit, resume, starting_model
 from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint
@@ -200,9 +200,9 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "place"),
     [
-        (train_verb, "look_at_images"),
+        (train_verb, "extract_features"),
         (train_verb, "prepare_training"),
-        (start, "build_network"),
+        (starting_model, "build_network"),
         (resume, "save_checkpoint"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
     monkeypatch.setattr(module, place, signalled)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == code
-    assert done.err.endswith("stopped; there was nothing to save yet\n")
+    assert done.err.endswith("interrupted; nothing to resume yet\n")
     assert not (tmp_path / "runs").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_signal_from_then_on_leaves_a_run_to_resume(
     assert done.code == code
     run = tmp_path / "runs" / "colours-1"
     assert done.err.endswith(
-        "stopped; everything is saved: swinclf train --resume runs/colours-1\n"
+        "interrupted; progress is saved, resume with: swinclf train --resume runs/colours-1\n"
     )
     assert cli("train", "--resume", run).code == 0
     assert_same(whole, run)
@@ -317,7 +317,7 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(
     assert "earlier files are not lost" in found
     run = tmp_path / "runs" / "colours-1"
     if run.exists():
-        assert hint == "mend that, then: swinclf train --resume runs/colours-1"
+        assert hint == "fix that, then: swinclf train --resume runs/colours-1"
         assert cli("train", "--resume", run).code == 0
         assert_same(whole, run)
     else:
@@ -328,7 +328,7 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(
 def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch, cli):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
-    monkeypatch.setattr(train_verb, "look_at_images", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(train_verb, "extract_features", lambda *_, **__: pytest.fail("too late"))
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -371,11 +371,11 @@ def _damages(whole: bytes):
 def test_damage_to_a_checkpoint_is_noticed_and_the_one_before_taken(stopped):
     run = RunFolder(stopped)
     content = run.checkpoint.read_bytes()
-    assert not read_checkpoint(run).instead_of
+    assert not read_checkpoint(run).newer_error
     for damaged in _damages(content):
         run.checkpoint.write_bytes(damaged)
         saved = read_checkpoint(run)
-        assert saved.instead_of
+        assert saved.newer_error
         assert saved.path == run.previous_checkpoint
     run.previous_checkpoint.write_bytes(b"")
     with pytest.raises((RunError, WeightsError)) as error:
@@ -395,7 +395,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(stopped, whole, 
     (stopped / "last.ckpt").write_bytes(b"no longer what it was")
     done = cli("train", "--resume", stopped)
     assert done.code == 0
-    assert "going on from the one before it" in done.err
+    assert "resuming from the previous checkpoint" in done.err
     assert_same(whole, stopped)
 
 
@@ -415,8 +415,8 @@ def test_data_that_moved_and_grew_are_gone_on_with(stopped, whole, data, tmp_pat
     write_image(moved / "red" / "new.png", (1, 2, 3), seed=9)
     done = cli("train", "--resume", stopped, "--workers", "1")
     assert done.code == 0, done.err
-    assert "since this run began: data" in done.err
-    assert "1 images are new, e.g. red/new.png: this run does without" in done.err
+    assert "changed since this run began: data" in done.err
+    assert "1 new images, e.g. red/new.png: not used by this run" in done.err
     assert same_weights(weights_of(whole), weights_of(stopped))
 
 
@@ -425,15 +425,15 @@ def test_an_edited_image_is_refused(stopped, data, tmp_path, cli):
     write_image(moved / "red" / "003.png", (1, 2, 3), seed=9)
     done = cli("train", "--resume", stopped)
     assert done.code == 1
-    assert error_lines(done)[1] == "1 of them with another content now, e.g. red/003.png"
+    assert error_lines(done)[1] == "1 with changed content, e.g. red/003.png"
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
         ("config.json", '"epochs": 2', '"epochs": 3', "epochs 3 instead of 2"),
-        ("split.csv", ",train", ",val", "another content"),
-        ("class_indices.json", "blue", "bleu", "another content"),
+        ("split.csv", ",train", ",val", "changed content"),
+        ("class_indices.json", "blue", "bleu", "changed content"),
         ("split.csv", "path,label", "road,label", "no column path"),
     ],
 )
@@ -454,7 +454,7 @@ def test_other_versions_are_said(stopped, monkeypatch, cli):
     )
     done = cli("train", "--resume", stopped)
     assert done.code == 0
-    assert f"torch {versions['torch']} -> 9.9: the run will be" in done.err
+    assert f"torch {versions['torch']} -> 9.9: results may differ" in done.err
 
 
 def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, monkeypatch, cli):
@@ -469,7 +469,7 @@ def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, 
     shutil.copy(other, tmp_path / "base" / "model.safetensors")
     done = cli("train", "--resume", tmp_path / "runs" / "head")
     assert done.code == 1
-    assert "the trained weights that the run was begun with" in error_lines(done)[0]
+    assert "the pretrained weights that the run started with" in error_lines(done)[0]
     shutil.rmtree(tmp_path / "base")
     assert cli("train", "--resume", tmp_path / "runs" / "head").code == 1
     done = cli("train", "--resume", tmp_path / "runs" / "head", "--weights", trained.path)
@@ -487,7 +487,7 @@ def test_a_diverged_run_keeps_the_state_before(data, tmp_path, cli):
     assert done.code == 1
     _, found, hint = error_lines(done)
     assert "epoch 1, step" in found
-    assert found.endswith("runs/colours-1/last.ckpt holds the last good state")
+    assert found.endswith("runs/colours-1/last.ckpt is the last good checkpoint")
     assert hint == f"swinclf train {data} --lr 0.001"
     saved = read_checkpoint(RunFolder(tmp_path / "runs" / "colours-1"))
     assert all(one.isfinite().all() for one in saved.tensors.values())
@@ -505,7 +505,7 @@ def test_a_diverged_run_keeps_its_best_weights(data, tmp_path, cli, monkeypatch)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     run = tmp_path / "runs" / "colours-1"
-    assert f"the weights of epoch 1 are kept: {Path('runs/colours-1')}" in error_lines(done)[1]
+    assert f"the weights of epoch 1 are saved: {Path('runs/colours-1')}" in error_lines(done)[1]
     assert all(np.isfinite(one).all() for one in weights_of(run).values())
     assert len(read_rows(run / "history.csv")) == 1
     assert not (run / "metrics.json").exists()

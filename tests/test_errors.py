@@ -377,7 +377,7 @@ def test_a_loss_that_is_no_number(cli, dataset):
     outcome = cli(*words, "--augment", "none")
     assert outcome.code == ExitCode.FAILED
     expected, found, hint = error_lines(outcome)
-    assert expected == "a loss that is a number"
+    assert expected == "a finite loss"
     assert "nan" in found or "inf" in found
     assert hint == f"swinclf train {dataset} --lr 0.001"
 
@@ -428,7 +428,7 @@ def test_another_runtime_error_is_not_called_out_of_memory(cli, trained, monkeyp
 
     monkeypatch.setattr("swinclf.models.compute.Computer.outputs", broken)
     expected, found, hint = failure(cli("predict", trained.data / "blue", "--run", trained.path))
-    assert "a defect of swinclf" in expected
+    assert "a bug in swinclf" in expected
     assert found == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
     assert "--debug" in hint
     outcome = cli("predict", trained.data / "blue", "--run", trained.path, "--debug")

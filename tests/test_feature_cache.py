@@ -31,8 +31,8 @@ from swinclf.training.feature_cache import (
     UNIT_BYTES,
     FeatureCache,
     cache_folder,
-    key_of,
-    make_room,
+    cache_key,
+    evict_files,
     weights_digest,
 )
 
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(cli, dataset, tmp_path, mo
     monkeypatch.setenv("SWINCLF_CACHE_DIR", str(tmp_path / "taken"))
     done = cli("train", dataset, *SMALL_FLAGS, "--freeze-layers")
     assert done.code == 0, done.err
-    said = [line for line in done.err.splitlines() if "not kept for the next training" in line]
+    said = [line for line in done.err.splitlines() if "cannot cache features" in line]
     assert len(said) == 1
     assert "Not a directory" in said[0]
 
@@ -286,7 +286,7 @@ def test_two_trainings_at_once_share_one_cache(dataset, tmp_path, own_cache):
     for process in both:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert "not kept" not in err
+        assert "cannot cache" not in err
     one, two = (tmp_path / "runs" / name for name in ("one", "two"))
     assert same_weights(weights_of(one), weights_of(two))
     assert read_rows(one / "predictions.csv") == read_rows(two / "predictions.csv")
@@ -302,7 +302,7 @@ def _unit(number: int) -> bytes:
 
 def _open(root: Path, key: str = "a", gib: float = 1.0, said: list[str] | None = None):
     said = [] if said is None else said
-    return FeatureCache(root, key, limit_bytes=int(gib * 1024**3), say=said.append)
+    return FeatureCache(root, key, limit_bytes=int(gib * 1024**3), note=said.append)
 
 
 def test_what_was_put_comes_back_to_the_bit_and_from_its_own_key_only(tmp_path):
@@ -349,7 +349,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path):
     used = _open(tmp_path, "key-0")
     assert used.get(_unit(0)) is not None
     used.close()  # marks it as used now
-    make_room(tmp_path / feature_cache.LAYOUT, 450_000)
+    evict_files(tmp_path / feature_cache.LAYOUT, 450_000)
     left = {path.parent.name for path in _files(tmp_path)}
     assert left == {"key-0", "key-2"}
     assert sum(path.stat().st_size for path in _files(tmp_path)) <= 450_000
@@ -357,13 +357,13 @@ def test_what_was_used_longest_ago_makes_room(tmp_path):
 
 def test_the_limit_holds_while_a_look_goes_on_and_none_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "FLUSH_ROWS", 1)
-    cache = FeatureCache(tmp_path, "a", limit_bytes=500_000, say=pytest.fail)
+    cache = FeatureCache(tmp_path, "a", limit_bytes=500_000, note=pytest.fail)
     for number in range(6):
         cache.put([_unit(number)], torch.zeros(1, 50_000))
         assert sum(path.stat().st_size for path in _files(tmp_path)) <= 500_000
     cache.close()
     assert len(_files(tmp_path)) == 2
-    nothing = FeatureCache(tmp_path / "other", "a", limit_bytes=0, say=pytest.fail)
+    nothing = FeatureCache(tmp_path / "other", "a", limit_bytes=0, note=pytest.fail)
     nothing.put([_unit(1)], torch.zeros(1, 2))
     nothing.close()
     assert not (tmp_path / "other").exists()
@@ -377,7 +377,7 @@ def test_what_a_killed_process_left_is_cleared_when_it_is_old(tmp_path):
     old, young = (file.with_name(f".{name}.tmp") for name in ("old", "young"))
     for path in (old, young):
         path.write_bytes(b"half")
-    long_ago = time.time() - 2 * feature_cache.LEFT_BEHIND_S
+    long_ago = time.time() - 2 * feature_cache.STALE_TMP_S
     os.utime(old, (long_ago, long_ago))
     _open(tmp_path).close()
     assert not old.exists()
@@ -414,8 +414,8 @@ def test_many_threads_may_ask(tmp_path):
 
 
 def test_keys_are_the_same_for_the_same_facts_in_any_order():
-    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
-    assert key_of({"a": 1}) != key_of({"a": 2})
+    assert cache_key({"a": 1, "b": [2]}) == cache_key({"b": [2], "a": 1})
+    assert cache_key({"a": 1}) != cache_key({"a": 2})
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

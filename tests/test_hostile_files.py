@@ -106,7 +106,7 @@ def refused(outcome, canary, *, code=ExitCode.FAILED) -> tuple[str, str, str]:
     assert "Traceback" not in outcome.err
     lines = error_lines(outcome)
     assert all(lines)
-    assert "defect" not in lines[0]
+    assert "internal error" not in lines[0]
     return lines
 
 

@@ -324,7 +324,7 @@ def test_an_image_alone_asks_for_pictures_in_a_new_folder(cli, tmp_path):
     for number in (1, 2):
         done = cli("inspect", "vit", "--img-size", "32", *words, "--image", "a.png")
         assert done.code == 0, done.err
-        assert f"pictures in inspect-vit-{number}: patches.png" in done.err
+        assert f"figures in inspect-vit-{number}: patches.png" in done.err
         assert "random weights" in done.err
     assert "pictures" not in done.out
     assert len(list((tmp_path / "inspect-vit-2").iterdir())) == 3

@@ -65,7 +65,7 @@ def test_data_path_is_the_folder(saved, dataset, form):
 @pytest.mark.parametrize("words", [["--num_classes", "5"], ["--num-classes=5"]])
 def test_another_number_of_classes_is_said_and_changes_nothing(saved, words):
     config, err = saved(*words)
-    assert "note: --num-classes 5 is not needed: the folders say how many there are" in err
+    assert "note: --num-classes 5 is not needed: the class folders are counted" in err
     assert (
         "warning: --num-classes 5, but the folders hold 3 classes ('blue', 'green', 'red')" in err
     )

@@ -41,7 +41,7 @@ def test_the_probe_is_the_head_and_its_scores_are_the_runs(cli, dataset, tmp_pat
     done = cli("train", dataset, *FLAGS)
     assert done.code == 0, done.err
     run = tmp_path / done.out.strip()
-    assert "it is the head: no epochs" in done.err
+    assert "used as the head, no epochs" in done.err
     assert "epoch 1" not in done.err
     assert SELECTION_NOTE not in done.err  # no epoch was selected on the held-out images
     (row,) = history_of(run)
@@ -83,7 +83,7 @@ def test_epochs_or_a_rate_ask_for_the_loop(cli, dataset, tmp_path, words):
 def test_what_only_epochs_use_is_named(cli, dataset):
     done = cli("train", dataset, *FLAGS, "--batch-size", "4", "--weight-decay", "0.1")
     assert done.code == 0, done.err
-    assert "--batch-size, --weight-decay: without effect on a linear probe" in done.err
+    assert "--batch-size, --weight-decay: no effect on a linear probe" in done.err
 
 
 def test_without_held_out_images_it_is_the_head_too(cli, dataset, tmp_path):
@@ -94,7 +94,7 @@ def test_without_held_out_images_it_is_the_head_too(cli, dataset, tmp_path):
 
 
 def test_where_only_a_part_can_be_fitted_epochs_follow(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(logistic_regression, "LAST_FLOPS", 1e4)
+    monkeypatch.setattr(logistic_regression, "FIT_FLOPS", 1e4)
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS).folder.path
     assert len(history_of(run)) == 100
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.training import logistic_regression
 from swinclf.training.batches import FeatureBatches
-from swinclf.training.logistic_regression import STRENGTHS, USUAL_STRENGTH, fit_baseline
+from swinclf.training.logistic_regression import DEFAULT_STRENGTH, STRENGTHS, fit_baseline
 from swinclf.training.loop import Schedule
 
 
@@ -143,7 +143,7 @@ def test_classes_of_one_image_are_fitted_and_never_held_out(counts):
     assert torch.isfinite(baseline.probe.linear.weight).all()
     assert baseline.images == sum(counts)
     if max(counts) == 1:
-        assert baseline.strength == USUAL_STRENGTH
+        assert baseline.strength == DEFAULT_STRENGTH
 
 
 def test_a_fifth_of_each_class_is_held_out_and_never_its_last_image():
@@ -170,7 +170,7 @@ def test_too_many_images_or_classes_take_no_longer(monkeypatch):
 
     monkeypatch.setattr(logistic_regression._Problem, "loss_and_gradient", counting)
     monkeypatch.setattr(logistic_regression, "SWEEP_FLOPS", 4e6)
-    monkeypatch.setattr(logistic_regression, "LAST_FLOPS", 8e6)
+    monkeypatch.setattr(logistic_regression, "FIT_FLOPS", 8e6)
     few = fit(batches([400] * 5), 5)
     assert 5 <= few.images < 2000
     assert 4 * sum(evaluated) < 4 * (4e6 + 8e6)  # line searches may evaluate a step twice
@@ -178,8 +178,8 @@ def test_too_many_images_or_classes_take_no_longer(monkeypatch):
     monkeypatch.setattr(logistic_regression, "SWEEP_FLOPS", 1e5)
     many = fit(batches([3] * 300, val=1), 300)
     assert many.images == 300  # one of each class
-    assert many.strength == USUAL_STRENGTH  # no time for a sweep
-    assert len(evaluated) <= 2 * logistic_regression.FEWEST_STEPS
+    assert many.strength == DEFAULT_STRENGTH  # no time for a sweep
+    assert len(evaluated) <= 2 * logistic_regression.MIN_STEPS
 
 
 def test_it_stops_when_asked():

@@ -19,7 +19,7 @@ from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from swinclf.training.optim import build_optimizer
-from swinclf.training.resume_guard import Origin
+from swinclf.training.resume_guard import RunFingerprint
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -58,7 +58,7 @@ class Network(nn.Module):
 
 def state_of(network):
     optimizer = build_optimizer(network.named_parameters(), lr=1e-2, weight_decay=0.05)
-    return loop.new_state(network, optimizer, CPU)
+    return loop.build_state(network, optimizer, CPU)
 
 
 def batch_of(count):
@@ -109,7 +109,9 @@ def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
     state = state_of(Network(most=4))
     loop._train_step(state, batch_of(8), SCHEDULE, CPU)
     run = RunFolder(tmp_path)
-    save_checkpoint(run, state, Origin({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8)))
+    save_checkpoint(
+        run, state, RunFingerprint({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
+    )
     again = state_of(Network())
     restore(read_checkpoint(run), again)
     assert again.micro_batch == 4
@@ -118,18 +120,18 @@ def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
 def test_saving_makes_no_copy_of_the_weights(tmp_path, monkeypatch):
     state = state_of(Network())
     loop._train_step(state, batch_of(8), SCHEDULE, CPU)
-    state.best = loop.Best(1, (0.0, 1.0), state.model.state_dict())
+    state.best = loop.BestEpoch(1, (0.0, 1.0), state.model.state_dict())
     written = {}
     monkeypatch.setattr("swinclf.training.checkpoint.write_tensors", _remember(written))
-    origin = Origin({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
-    save_checkpoint(RunFolder(tmp_path), state, origin)
+    fingerprint = RunFingerprint({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
+    save_checkpoint(RunFolder(tmp_path), state, fingerprint)
     for name, one in state.model.state_dict().items():
         assert written[f"model/{name}"].data_ptr() == one.data_ptr()
         assert written[f"best/{name}"].data_ptr() == one.data_ptr()
     moments = next(iter(state.optimizer.state.values()))
     assert written["optimizer/0/exp_avg"].data_ptr() == moments["exp_avg"].data_ptr()
     monkeypatch.undo()
-    save_checkpoint(RunFolder(tmp_path), state, origin)
+    save_checkpoint(RunFolder(tmp_path), state, fingerprint)
     again = read_checkpoint(RunFolder(tmp_path)).tensors
     assert all(torch.equal(again[name], one) for name, one in written.items())
 
@@ -167,9 +169,9 @@ def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
     ]
     done = cli("train", dataset, "--no-pretrained", *flags)
     assert done.code == 0, done.err
-    assert done.err.count("memory ran out") == 1
-    assert "2 images at once" in done.err
-    assert "a step is still 8 images" in done.err
+    assert done.err.count("out of memory:") == 1
+    assert "micro-batches of 2 images" in done.err
+    assert "the batch size is still 8" in done.err
 
     flag, step, taken = StopFlag(), loop._train_step, []
 

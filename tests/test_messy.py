@@ -151,7 +151,7 @@ def test_a_messy_folder_from_training_to_prediction(cli, messy, tmp_path):
     assert f"{len(messy.bad)} files skipped" in trained.err
     assert "2 images by links to outside the dataset" in trained.err
     assert "ignored, not images: 1 .txt" in trained.err
-    assert "folders without an image are no classes: 'empty'" in trained.err
+    assert "ignored folders without images: 'empty'" in trained.err
     assert "Traceback" not in trained.err
     run = tmp_path / trained.out.strip()
     assert run.is_dir()

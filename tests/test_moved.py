@@ -91,13 +91,16 @@ def test_a_moved_dataset_is_named(began, project, tmp_path, cli):
     lost = cli("train", "--resume", run)
     assert lost.code == 1
     expected, found, hint = error_lines(lost)
-    assert expected == f"the 18 images that '{run}' was begun with"
-    assert found == f"no folder '{project / 'colours'}' any more"
+    assert expected == f"the 18 images that '{run}' started with"
+    assert found == f"the folder '{project / 'colours'}' is gone"
     assert hint.startswith(f"swinclf train DATA --resume '{run}'")
     words = hint.partition(",")[0].replace("DATA", shlex.quote(str(data)))
     done = cli(*shlex.split(words)[1:])
     assert done.code == 0, done.err
-    assert f"since this run began: data {began / 'colours'} -> {data} (changes no bit)" in done.err
+    assert (
+        f"changed since this run began: data {began / 'colours'} -> {data} (same result)"
+        in done.err
+    )
     assert_went_on(began, run, data)
     assert cli("eval", "--run", run).code == 0
 
@@ -133,8 +136,11 @@ def test_renamed_files_and_folders_are_known_by_their_content(began, project, cl
     assert again.code == ExitCode.INTERRUPTED
     done = cli("train", "--resume", run)
     assert done.code == 0, done.err
-    assert "9 images have other paths, e.g. blue/000.png -> blue/zero (changes no bit)" in done.err
-    assert "6 of these are in another class folder, e.g. rouge/000.png: 'red' for" in done.err
+    assert "9 images have new paths, e.g. blue/000.png -> blue/zero (same result)" in done.err
+    assert (
+        "6 of these are in another class folder, e.g. rouge/000.png: still labelled 'red'"
+        in done.err
+    )
     assert_went_on(began, run, data)
 
 
@@ -144,7 +150,7 @@ def test_a_folder_that_lacks_images_sends_to_one_that_holds_them(project, tmp_pa
     done = cli("train", other, "--resume", run)
     assert done.code == 1
     _, found, hint = error_lines(done)
-    assert found == f"3 of them not in '{other}', by name or content, e.g. blue/005.png"
+    assert found == f"3 missing in '{other}', by path and content, e.g. blue/005.png"
     assert hint == f"swinclf train --resume '{run}', which finds them in '{project / 'colours'}'"
     assert cli("train", "--resume", run).code == 0  # as it says
 
@@ -156,8 +162,8 @@ def test_images_that_are_nowhere(project, cli):
         done = cli("train", *words)
         assert done.code == 1
         _, found, hint = error_lines(done)
-        assert found == f"1 of them not in '{data}', by name or content, e.g. red/003.png"
-        assert hint.startswith(f"swinclf train DATA --resume '{run}', with the folder that holds")
+        assert found == f"1 missing in '{data}', by path and content, e.g. red/003.png"
+        assert hint.startswith(f"swinclf train DATA --resume '{run}', with DATA as their folder")
     misspelt = cli("train", project / "colour", "--resume", run)
     assert misspelt.code == 1
     assert error_lines(misspelt)[2] == f"did you mean '{data}'?"
@@ -171,7 +177,7 @@ def test_a_dataset_of_the_same_names_and_other_content(project, tmp_path, cli):
     done = cli("train", other, "--resume", run)
     assert done.code == 1
     _, found, hint = error_lines(done)
-    assert found == "18 of them with another content now, e.g. blue/000.png"
+    assert found == "18 with changed content, e.g. blue/000.png"
     assert f"swinclf train DATA --resume '{run}'" in hint
     assert cli("train", "--resume", run).code == 0  # nothing was changed by the attempt
 

@@ -32,8 +32,8 @@ from swinclf.models.weights.known_preprocess import (
     read_preprocess,
 )
 from swinclf.pipeline.activation import choose_activation
-from swinclf.pipeline.preprocessing import preprocess_line
-from swinclf.pipeline.start import Start, build_start, settle_machine
+from swinclf.pipeline.choose_preprocess import preprocess_line
+from swinclf.pipeline.starting_model import StartingModel, build_starting_model, resolve_machine
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, Reporter
 from swinclf.settings import Settings, Source, gather_settings
@@ -41,11 +41,11 @@ from swinclf.settings import Settings, Source, gather_settings
 NAME = "vit_tiny_patch16_224"  # .5, bicubic, 0.9
 
 
-def start(**asked: Any) -> tuple[Settings, Start]:
+def start(**asked: Any) -> tuple[Settings, StartingModel]:
     asked = {"data": ".", "pretrained": False, "device": "cpu", "img_size": 32} | asked
     settings = gather_settings(asked)
-    settings = settle_machine(settings, choose_hardware("cpu"), Path())
-    return build_start(settings, ["a", "b"], None, SILENT)
+    settings = resolve_machine(settings, choose_hardware("cpu"), Path())
+    return build_starting_model(settings, ["a", "b"], None, SILENT)
 
 
 def beside(folder: Path, name: str, content: object) -> KnownPreprocess | None:
@@ -80,12 +80,15 @@ def test_the_models_own_is_used_and_recorded_without_anything_else() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"mean": "0.1,0.2"}, "three numbers with commas between, as 0.485,0.456,0.406 for mean"),
-        ({"mean": "a,b,c"}, "three numbers with commas"),
-        ({"mean": "123.7,116.3,103.5"}, "from 0 to 1 (of pixel values from 0 to 1, not to 255)"),
-        ({"mean": "nan,0,0"}, "three numbers with commas"),
+        (
+            {"mean": "0.1,0.2"},
+            "three numbers separated by commas, such as 0.485,0.456,0.406 for mean",
+        ),
+        ({"mean": "a,b,c"}, "three numbers separated by commas"),
+        ({"mean": "123.7,116.3,103.5"}, "from 0 to 1 (for pixel values from 0 to 1, not to 255)"),
+        ({"mean": "nan,0,0"}, "three numbers separated by commas"),
         ({"std": "0,0.5,0.5"}, "three numbers from 0.001 to 10 for std"),
-        ({"std": [0.2, "x", 1]}, "three numbers with commas"),
+        ({"std": [0.2, "x", 1]}, "three numbers separated by commas"),
         ({"crop_pct": 1.5}, "from 0.1 to 1 for crop_pct"),
         ({"interpolation": "area"}, "one of nearest, bilinear, bicubic, lanczos for interpolation"),
     ],
@@ -378,7 +381,7 @@ def test_an_activation_that_cannot_be_chosen_is_named(tmp_path: Path) -> None:
     given = {"model": "vit", "impl": "native", "model_arg": ["depth=2"]}
     choose_activation(gather_settings(given), tmp_path / "model.safetensors", report)
     assert lines == [
-        "config.json beside the weights says quick_gelu, as vit_base_patch32_clip_quickgelu_224 "
-        "computes",
-        "config.json beside the weights says quick_gelu: add --model-arg activation=quick_gelu",
+        "the weights' config.json has quick_gelu, the activation of "
+        "vit_base_patch32_clip_quickgelu_224",
+        "the weights' config.json has quick_gelu: add --model-arg activation=quick_gelu",
     ]

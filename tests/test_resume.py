@@ -142,10 +142,10 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
             patch.setattr(train_verb, "StopFlag", lambda flag=flag: flag)
             patch.setattr(loop, "_train_step", stopping)
             # A resumed run takes its workers from the settings; fewer cores must change nothing.
-            make = prepare.image_batches
+            make = prepare.build_image_batches
             patch.setattr(
                 prepare,
-                "image_batches",
+                "build_image_batches",
                 lambda dataset, preprocess, config, *rest, make=make, workers=workers: make(
                     dataset, preprocess, replace(config, workers=workers % 3), *rest
                 ),
@@ -286,7 +286,7 @@ def test_a_run_that_saved_nothing_is_not_resumed(interrupted, cli):
     (interrupted / "previous.ckpt").unlink()
     done = cli("train", "--resume", interrupted)
     assert done.code == 1
-    assert "stopped before anything was saved" in error_lines(done)[1]
+    assert "stopped before the first checkpoint" in error_lines(done)[1]
 
 
 def test_a_run_of_a_version_with_other_settings_is_refused(interrupted, cli):
@@ -298,8 +298,8 @@ def test_a_run_of_a_version_with_other_settings_is_refused(interrupted, cli):
     assert done.code == 1
     assert error_lines(done) == (
         f"every setting of the run in '{path}'",
-        "none called 'mean': the run was started by another version of swinclf",
-        "that version, or a new run: swinclf train DATA",
+        "no 'mean': the run was started by another version of swinclf",
+        "resume it with that version, or start a new run: swinclf train DATA",
     )
 
 
@@ -366,7 +366,7 @@ def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp
     with pytest.raises((RunError, WeightsError)) as error:
         resume_run(interrupted)
     config = interrupted / "config.json"
-    assert f"the settings of '{config}' as it was begun with" in error.value.expected
+    assert f"the original settings in '{config}'" in error.value.expected
 
 
 def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):
@@ -421,7 +421,9 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
     code, said = _start_and_signal(dataset, signal.SIGINT, epochs=40)
     assert code == 130, said
     last = said.strip().splitlines()[-1]
-    assert last == "stopped; everything is saved: swinclf train --resume runs/colours-1"
+    assert (
+        last == "interrupted; progress is saved, resume with: swinclf train --resume runs/colours-1"
+    )
     assert "Traceback" not in said
     stopped = untimed_history(tmp_path / "runs" / "colours-1")
     assert 0 < len(stopped) < 40

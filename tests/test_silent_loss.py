@@ -221,7 +221,7 @@ def test_train_check_eval_and_predict_name_a_class_that_cannot_be_read(cli, trai
 
     checked = cli("check", data)
     assert checked.code == 3
-    assert "MEND  1 class folder without an image that can be read" in checked.out
+    assert "FIX   1 class folder without an image that can be read" in checked.out
     assert "zebra: 3 skipped (the file is empty)" in checked.out
 
     scored = cli("eval", data, "--run", trained.path, "--split", "all", "--output", "scores")

@@ -54,7 +54,7 @@ def redirected(monkeypatch, tmp_path):
         with pytest.raises(SystemExit) as ending:
             main()
         out, err = (buffer.getvalue() for buffer in buffers)
-        assert b"defect" not in err
+        assert b"internal error" not in err
         return ending.value.code, out, err
 
     return run
@@ -216,7 +216,7 @@ def test_a_log_on_a_full_disk_stops_no_work(monkeypatch):
     reporter = ConsoleReporter()
     reporter.note("something")
     reporter.warn("something")
-    console.say("something")
+    console.print_line("something")
     monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     with reporter.track("work", 2) as advance:
         advance(1)
@@ -226,7 +226,7 @@ def test_streams_that_are_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     prepare_streams()
-    console.say("nobody hears it")
+    console.print_line("nobody hears it")
     streams.write_data("x")
     with pytest.raises(streams.OutputError, match="Bad file descriptor"):
         streams.flush_data()

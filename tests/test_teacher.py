@@ -146,7 +146,7 @@ def test_features_that_point_the_same_way_cost_nothing():
 
 
 def test_accuracy_counts_labelled_images_alone():
-    sums = loop.Sums()
+    sums = loop.EpochSums()
     targets = torch.tensor([0, UNLABELLED, 1, UNLABELLED])
     sums.add(torch.ones(4), F.one_hot(torch.zeros(4, dtype=torch.int64), 2).float(), targets)
     assert sums.means() == (1.0, 0.5)
@@ -228,8 +228,8 @@ def test_a_run_teaches_and_the_report_compares(trained, cli, tmp_path, more):
         *("--teacher", trained.path, "--unlabelled", more),
     )
     assert done.code == 3, done.err
-    assert "1 unlabelled images left out" in done.err
-    assert "16 unlabelled images to train on" in done.err
+    assert "1 unlabelled images excluded" in done.err
+    assert "16 unlabelled training images" in done.err
     for line in ("teacher-temperature 2.0 (", "teacher-weight 0.5 (", "teacher-features 1.0 ("):
         assert line in done.err
     assert "teacher-views online (random crops" in done.err
@@ -267,7 +267,9 @@ def test_the_embedded_model_is_given_a_head_and_its_features_are_kept(cli, tmp_p
     flags = ("--teacher", "embedded", "--teacher-views", "cached", "--augment", "crop")
     done = cli("train", dataset, *SMALL_FLAGS, *flags, "--epochs", "1")
     assert done.code == 0, done.err
-    assert "teacher: embedded, with a linear probe as its head, 100.0% of held-out" in done.err
+    assert (
+        "teacher: embedded, with a linear probe as its head, validation accuracy 100.0%" in done.err
+    )
     scores = facts_of(tmp_path / done.out.strip(), "metrics")["teacher"]
     assert (scores["name"], scores["accuracy"]) == ("embedded", 1.0)
     with pytest.MonkeyPatch.context() as patch:
@@ -362,7 +364,7 @@ def test_a_teacher_that_has_changed_or_gone_is_named(interrupted, cli, tmp_path)
     with pytest.raises(RunError) as gone:
         resume_run(run)
     assert "the teacher that" in gone.value.expected
-    assert gone.value.hint == f"swinclf train --resume '{run}' --teacher RUN, with where it is now"
+    assert gone.value.hint == f"swinclf train --resume '{run}' --teacher RUN, with its current path"
     done = cli("train", "--resume", run, "--teacher", tmp_path / "elsewhere")
     assert done.code == 3, done.err
     assert facts_of(run)["teacher"] == str(tmp_path / "elsewhere")
@@ -375,7 +377,7 @@ def test_another_teacher_or_unlabelled_image_is_refused_in_a_resume(interrupted,
     write_image(first, (1, 2, 3), seed=5)
     with pytest.raises(RunError) as other:
         resume_run(run)
-    assert other.value.found == f"{first}: its content is another one now"
+    assert other.value.found == f"{first}: its content has changed"
     assert "--unlabelled DIR" in other.value.hint
     first.write_bytes(content)
     network, card = load_model(teacher / "model.safetensors")
@@ -384,7 +386,7 @@ def test_another_teacher_or_unlabelled_image_is_refused_in_a_resume(interrupted,
     save_model(teacher / "model.safetensors", network, card)
     with pytest.raises(RunError) as changed:
         resume_run(run)
-    assert "the teacher that the run was begun with" in changed.value.expected
+    assert "the teacher that the run started with" in changed.value.expected
     assert trained.path.is_dir()
 
 
@@ -407,9 +409,9 @@ def test_a_teacher_of_other_classes_is_refused_by_name(trained, cli, tmp_path):
     [
         (
             ("--unlabelled", "x", "--teacher-weight", "0.3"),
-            "settings to train with",
-            "--unlabelled says nothing without --teacher; "
-            "--teacher-weight says nothing without --teacher",
+            "valid settings",
+            "--unlabelled has no effect without --teacher; "
+            "--teacher-weight has no effect without --teacher",
         ),
         (
             ("--teacher", "no_such_network"),
@@ -417,7 +419,7 @@ def test_a_teacher_of_other_classes_is_refused_by_name(trained, cli, tmp_path):
             "nothing at the path 'no_such_network', and no model of this name",
         ),
         (("--teacher", "runs/none"), "a run at '", "no such file or folder"),
-        (("--teacher", "vit"), "a teacher: a run", "a shape of your own without weights"),
+        (("--teacher", "vit"), "a teacher: a run", "a custom architecture without weights"),
         (("--teacher", "embedded", "--unlabelled", "empty"), "images in '", "none"),
     ],
 )

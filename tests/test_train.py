@@ -36,10 +36,10 @@ from swinclf.pipeline import prepare
 from swinclf.training import loop
 from swinclf.training.defaults import (
     ClassWeights,
-    batch_for,
     class_weights,
+    default_batch_size,
+    default_micro_batch,
     is_sided,
-    micro_batch_for,
 )
 from swinclf.training.linear_probe import Probe
 
@@ -435,8 +435,8 @@ def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypat
     weight = probe.linear.weight / probe.std
     assert torch.equal(first[0][0], weight.detach())
     assert torch.equal(first[0][1], (probe.linear.bias - weight @ probe.mean).detach())
-    assert "linear probe (L-BFGS): 100.0% of held-out images right, in " in done.err
-    assert "the head starts from it" in done.err
+    assert "linear probe (L-BFGS): validation accuracy 100.0%, fitted in " in done.err
+    assert "used as the initial head" in done.err
     before = weights_of(trained.path)
     after = weights_of(tmp_path / done.out.strip())
     assert all(before[name].tobytes() != after[name].tobytes() for name in before)
@@ -449,7 +449,7 @@ def test_a_training_that_ends_below_the_baseline_keeps_the_baseline(
     monkeypatch.setattr(loop, "validate", lambda *_: (1.0, 0.25))
     done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], *how)
     assert done.code == 0, done.err
-    assert "held-out images right as the linear probe (100.0%): the probe is kept" in done.err
+    assert "validation accuracy of the linear probe (100.0%): the model is the probe" in done.err
     run = tmp_path / done.out.strip()
     before, after = weights_of(trained.path), weights_of(run)
     heads = {"head.weight", "head.bias"}
@@ -463,7 +463,7 @@ def test_a_training_that_ends_below_the_baseline_keeps_the_baseline(
 def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monkeypatch):
     monkeypatch.setattr(loop, "validate", lambda *_: (9.0, 1.0))
     done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], "--lr", "0.01")
-    assert "the probe is kept" not in done.err
+    assert "the model is the probe" not in done.err
     saved = json.loads((tmp_path / done.out.strip() / "baseline.json").read_text("utf-8"))
     assert saved["l2"] > 0
 
@@ -524,7 +524,7 @@ def test_a_convolutional_network_has_a_recipe_of_its_own(trained, tmp_path, monk
             **settings,
         )
         saved = json.loads(run.folder.config.read_text("utf-8"))
-        assert saved["reasons"]["train_size"] == "random crops enlarge what they show"
+        assert saved["reasons"]["train_size"] == "random crops enlarge objects"
         names = ("train_size", "layer_decay", "lr", "augment")
         chosen.append(tuple(saved[name] for name in names))
     assert chosen == [(64, 0.9, 0.00049, "crop"), (64, 1.0, 0.00018, "trivial")]
@@ -548,14 +548,14 @@ def test_a_rate_that_destroys_trained_weights_is_warned_about(trained, cli):
         *("train", trained.data, "--weights", trained.path, "--no-freeze-layers"),
         *(*SMALL_FLAGS[3:], "--lr", "0.01"),
     )
-    assert "warning: --lr 0.01 is known to destroy trained weights" in done.err
+    assert "warning: --lr 0.01 is known to destroy pretrained weights" in done.err
 
 
 def test_a_diverged_training_ends_in_an_error_and_leaves_no_model(cli, dataset, tmp_path):
     done = cli("train", dataset, *SMALL_FLAGS, "--lr", "1e30", "--clip-norm", "0", "--warmup", "0")
     assert done.code == 1
     expected, found, hint = error_lines(done)
-    assert "number" in expected
+    assert expected == "a finite loss"
     assert "epoch 1" in found
     assert hint == f"swinclf train {dataset} --lr 0.001"
     assert not list(tmp_path.glob("runs/*/model.safetensors"))
@@ -600,28 +600,28 @@ def test_class_weights_reach_the_loss():
     )
     model = torch.nn.Linear(3, 3)
     hardware = Hardware("cpu", Precision.FP32, "")
-    state = loop.new_state(model, torch.optim.SGD(model.parameters(), 0.0), hardware)
+    state = loop.build_state(model, torch.optim.SGD(model.parameters(), 0.0), hardware)
     model.weight.data.zero_()
     model.bias.data.zero_()
     loop._train_step(state, loop.Batch(logits, targets), schedule, hardware)
-    state.sums.settle()
+    state.sums.fetch()
     assert state.sums.loss == pytest.approx(3.5 * math.log(3))
 
 
 @pytest.mark.parametrize("settled", [set(), {0, 1, 2, 3, 4}, {1, 3}])
 def test_sums_are_the_same_whenever_they_are_settled(settled):
     generator = torch.Generator().manual_seed(0)
-    sums, loss, correct = loop.Sums(), 0.0, 0
+    sums, loss, correct = loop.EpochSums(), 0.0, 0
     for number, size in enumerate((7, 1, 5, 7, 3)):
         logits = 100 * torch.randn(size, 4, generator=generator)
         targets = torch.randint(4, (size,), generator=generator)
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         sums.add(losses, logits, targets)
         if number in settled:
-            sums.settle()
+            sums.fetch()
         loss += float(losses.double().sum())
         correct += int((logits.argmax(1) == targets).sum())
-    sums.settle()
+    sums.fetch()
     assert (sums.loss, sums.correct, sums.count) == (loss, correct, 23)  # to the bit
     assert sums.means() == (loss / 23, correct / 23)
 
@@ -658,14 +658,14 @@ def test_a_frozen_network_looks_at_mirror_images_where_mirroring_is_on(
     dataset, tmp_path, monkeypatch
 ):
     views = []
-    feature_batches = train_verb.feature_batches
+    build_feature_batches = train_verb.build_feature_batches
 
     def spy(*arguments):
-        batches = feature_batches(*arguments)
+        batches = build_feature_batches(*arguments)
         views.append(batches.train_features)
         return batches
 
-    monkeypatch.setattr(train_verb, "feature_batches", spy)
+    monkeypatch.setattr(train_verb, "build_feature_batches", spy)
     for mirror in (True, False):
         settings = {**SMALL_SETTINGS, "freeze_layers": True, "mirror": mirror}
         swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
@@ -704,7 +704,7 @@ def test_given_numbers_are_obeyed_exactly(dataset, tmp_path, spied_steps, freeze
     [("cpu", 10**6, 32), ("cuda", 6_399, 32), ("cuda:1", 6_400, 64), ("cuda", 12_800, 128)],
 )
 def test_a_gpu_gets_larger_batches_where_there_are_images_for_a_hundred(device, images, batch):
-    assert batch_for(device, images)[0] == batch
+    assert default_batch_size(device, images)[0] == batch
 
 
 @pytest.mark.parametrize(
@@ -715,7 +715,7 @@ def test_a_gpu_gets_larger_batches_where_there_are_images_for_a_hundred(device, 
     ],
 )
 def test_a_cpu_takes_a_batch_of_large_pictures_in_parts(device, batch, side, at_once):
-    assert micro_batch_for(device, batch, side) == at_once
+    assert default_micro_batch(device, batch, side) == at_once
 
 
 def test_a_seed_chooses_another_split_and_other_weights(dataset, tmp_path):
@@ -844,7 +844,7 @@ def test_without_a_val_split_everything_trains_and_the_last_epoch_is_kept(
 ):
     done = cli("train", dataset, *SMALL_FLAGS, "--val-split", "0", freeze)
     assert done.code == 0, done.err
-    assert "training images (nothing was held out)" in done.err
+    assert "training images (no validation images)" in done.err
     run = tmp_path / done.out.strip()
     assert {row["split"] for row in read_rows(run / "split.csv")} == {"train"}
     history = read_rows(run / "history.csv")

@@ -285,7 +285,7 @@ def batches_of(files, *, workers, seed=0, batch_size=4, augment=Augment.TRIVIAL,
         workers=workers,
         device="cpu",
         on_bad_file=lambda path, reason: pytest.fail(f"{path}: {reason}"),
-        kept=ImageCache(kept),
+        cache=ImageCache(kept),
     )
 
 
@@ -356,7 +356,7 @@ def test_kept_pictures_change_no_pixel_and_are_decoded_once(tmp_path, monkeypatc
         kept = batches_of(files, workers=3, augment=augment, kept=room)
         shown = [epoch_of(kept, epoch) for epoch in range(3)]
         assert len(reads) == decoded
-        assert kept.kept.bytes <= room
+        assert kept.cache.bytes <= room
         assert shown == [epoch_of(anew, epoch) for epoch in range(3)]
         reads.clear()
 

@@ -24,8 +24,8 @@ from swinclf.device import Hardware, Precision, StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.inference.stream import _load
 from swinclf.pipeline.plan import Context
-from swinclf.pipeline.ranges import settle_ranges
-from swinclf.pipeline.start import ExtractionOptions, Start
+from swinclf.pipeline.ranges import resolve_ranges
+from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, parse_ranges
 from swinclf.reporter import SILENT
 from swinclf.training import loop
@@ -381,9 +381,9 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
 def settled(data, notes, *, saved=None, seed=0):
     """The value ranges of a training on a folder."""
     options = ExtractionOptions("", 0, False, 0.2, seed, False, 0)
-    start = Start(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "", options)
+    start = StartingModel(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "", options)
     context = Context(Hardware("cpu", Precision.FP32, ""), notes, StopFlag())
-    return settle_ranges(scan_folder(data), start, context, saved).preprocess.ranges
+    return resolve_ranges(scan_folder(data), start, context, saved).preprocess.ranges
 
 
 def test_only_training_images_are_measured(tmp_path):

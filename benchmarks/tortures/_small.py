@@ -15,7 +15,7 @@ from swinclf.errors import ExitCode, Interrupted
 from swinclf.pipeline import fit as pipeline
 from swinclf.run_folder import RunFolder
 from swinclf.training.loop import TrainState
-from swinclf.training.resume_guard import Origin
+from swinclf.training.resume_guard import RunFingerprint
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 SETTINGS: Mapping[str, Any] = {
@@ -40,7 +40,7 @@ def write_dataset(root: Path, *, per_class: int = 12) -> Path:
     return root
 
 
-def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, Origin]:
+def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, RunFingerprint]:
     """A run that has been saved twice, the state it is in, and what it was begun with."""
     kept: list[Any] = []
 
@@ -55,8 +55,8 @@ def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, Origin]:
         try:
             swinclf.train(data, out=str(folder / "runs"), epochs=1, name="saved", **SETTINGS)
         except Interrupted:
-            state, origin = kept
-    return RunFolder(folder / "runs" / "saved"), state, origin
+            state, fingerprint = kept
+    return RunFolder(folder / "runs" / "saved"), state, fingerprint
 
 
 @contextmanager

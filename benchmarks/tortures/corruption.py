@@ -41,7 +41,7 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
             )
             if path == run.checkpoint:
                 saved = read_checkpoint(run)
-                caught = bool(saved.instead_of) and saved.facts["step"] == before
+                caught = bool(saved.newer_error) and saved.record["step"] == before
                 counts["fallen back to the one before"] += caught
             else:
                 caught = _is_refused(path)

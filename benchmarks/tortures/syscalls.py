@@ -37,12 +37,12 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        run, state, origin = interrupted_run(Path(folder))
+        run, state, fingerprint = interrupted_run(Path(folder))
         template = Path(shutil.copytree(run.path, Path(folder) / "template"))
 
         def save() -> None:
             state.step += 1
-            checkpoint.save_checkpoint(run, state, origin)
+            checkpoint.save_checkpoint(run, state, fingerprint)
 
         before = _step_on_disk(run)
         log = Path(folder) / "strace"
@@ -71,7 +71,7 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
 
 def _step_on_disk(run: RunFolder) -> int:
     saved = checkpoint.read_checkpoint(run)
-    assert not saved.instead_of, "the newest itself is whole"
+    assert not saved.newer_error, "the newest itself is whole"
     return int(saved.facts["step"])
 
 

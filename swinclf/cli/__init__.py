@@ -1,1 +1,1 @@
-"""The face: options in, tables and exit codes out. The only place that prints, parses or exits."""
+"""The command line: options in, tables and exit codes out. Only this package parses and exits."""

@@ -1,4 +1,4 @@
-"""The program, ready to run: puts the command line in order and hands it to its command."""
+"""The entry point: prepares process, streams and command line, then runs the program."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from swinclf.device import retain_freed_memory
 
 
 def main() -> NoReturn:
-    """Runs the program on the command line it was started with."""
+    """Run the program on its command line."""
     restart_in_utf8()
     prepare_streams()
-    # OpenMP's threads wait for one another by spinning, which makes a network many times slower
-    # where another program wants a core too. A short spin costs little on an idle machine.
+    # OpenMP threads wait by spinning, which makes a network many times slower if another program
+    # uses a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     retain_freed_memory()
-    # Importing torch makes a million objects that stay: looking among them for garbage every few
-    # hundred takes a tenth of a short run.
+    # Importing torch makes a million permanent objects: garbage collection among them at the usual
+    # rate takes a tenth of a short run.
     gc.set_threshold(100_000, 20, 20)
     arguments, notes = modernise(sys.argv[1:])
     program.shows_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     arguments = [expand_home_in(word) for word in arguments]
-    # Pillow warns about pictures that it reads all the same; what it cannot read is told by name.
+    # Pillow warns about images that it can read; unreadable ones are reported by name.
     warnings.filterwarnings("ignore", module="PIL")
     for note in notes:
-        console.say(f"note: {note}")
+        console.print_line(f"note: {note}")
     try:
         code = program.run(arguments)
     finally:
-        # The interpreter, when it ends, would look at each of those objects again. Triton's count
-        # whether it did, and complain.
+        # The final garbage collection would visit each of those objects again. Triton needs it.
         if "triton" not in sys.modules:
             gc.freeze()
     raise SystemExit(code)

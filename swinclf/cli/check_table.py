@@ -1,4 +1,4 @@
-"""What `check` prints: a block for each finding, with a few examples."""
+"""The output of `check`: a block for each finding, with a few examples."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ EXAMPLES, PATHS = 3, 4  # of a finding; of an example
 
 
 def audit_text(audit: Audit, result_format: ResultFormat) -> str:
-    """Everything found: all of it as JSON, or a few examples of each for people."""
+    """Return all findings as JSON, or a table with a few examples of each."""
     if result_format is ResultFormat.JSON:
         return to_json(audit.to_dict())
     lines = [f"{len(audit.images):,} images in {len(audit.classes):,} classes"]
     for finding in audit.findings:
         lines += ["", *_block(finding)]
     if audit.is_clean:
-        lines += ["", "nothing that should be mended"]
+        lines += ["", "nothing to fix"]
     return "\n".join(lines) + "\n"
 
 
 def _block(finding: Finding) -> list[str]:
     lines = [
-        f"{'MEND' if finding.needs_fix else 'note'}  {terminal_safe(finding.message)}",
+        f"{'FIX ' if finding.needs_fix else 'note'}  {terminal_safe(finding.message)}",
         f"      -> {finding.advice}",
     ]
     shown = finding.examples[:EXAMPLES]

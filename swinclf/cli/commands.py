@@ -16,7 +16,7 @@ from swinclf.cli.model_commands import (
     export_command,
     predict_command,
 )
-from swinclf.cli.program import app, guarded
+from swinclf.cli.program import app, handle_errors
 from swinclf.cli.train_commands import demo_command, train_command
 from swinclf.errors import ExitCode
 
@@ -34,4 +34,4 @@ COMMANDS: Mapping[str, Callable[..., ExitCode | None]] = {
 }
 
 for name, command in COMMANDS.items():
-    app.command(name)(guarded(command))
+    app.command(name)(handle_errors(command))

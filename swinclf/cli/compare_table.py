@@ -1,4 +1,4 @@
-"""What `compare` prints: the difference and its interval, the classes, the images."""
+"""The output of `compare`: difference and interval, per-class scores, changed images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES, IMAGES, WIDTH = 20, 10, 40
 
 
 def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
-    """All of it as JSON, or the most changed classes and the surest changed images."""
+    """Return the comparison as JSON, or a table of the most changed classes and images."""
     if result_format is ResultFormat.JSON:
         return to_json(done.to_dict())
     overall = done.overall
@@ -27,7 +27,7 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
         f"difference  {_points(overall.difference)} "
         f"(95 % interval {_points(low)} to {_points(high)})",
         f"McNemar     p = {overall.p_value:.3g}: {_verdict(done)}",
-        f"images      {overall.images:,}: both right {overall.both:,}, only the first "
+        f"images      {overall.images:,}: both correct {overall.both:,}, only the first "
         f"{overall.only_first:,}, only the second {overall.only_second:,}",
     ]
     changed = {name: one for name, one in done.classes.items() if one.only_first or one.only_second}
@@ -43,31 +43,34 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
         if len(changed) > CLASSES:
             lines.append(f"... and {len(changed) - CLASSES:,} more classes")
     if done.differing:
-        surest = sorted(
+        most_confident = sorted(
             done.differing, key=lambda one: -(one.first_probability + one.second_probability)
         )
-        lines += ["", f"called differently: {len(done.differing):,} images, the surest first"]
-        lines += [_image_line(one) for one in surest[:IMAGES]]
+        lines += [
+            "",
+            f"different predictions: {len(done.differing):,} images, most confident first",
+        ]
+        lines += [_image_line(one) for one in most_confident[:IMAGES]]
     return "\n".join(lines) + "\n"
 
 
 def _verdict(done: Comparison) -> str:
     if done.overall.p_value >= 0.05:
-        return "may be chance"
+        return "not significant"
     return f"the {'second' if done.overall.difference > 0 else 'first'} is better"
 
 
 def _image_line(one: PredictionPair) -> str:
-    right = {one.first: "first right", one.second: "second right"}.get(one.label, "both wrong")
+    scored = {one.first: "first correct", one.second: "second correct"}.get(one.label, "both wrong")
     return (
         f"  {_safe(one.path)}: {_safe(one.first)} {one.first_probability:.1%} -> "
-        f"{_safe(one.second)} {one.second_probability:.1%} ({right})"
+        f"{_safe(one.second)} {one.second_probability:.1%} ({scored})"
     )
 
 
-def _points(share: float) -> str:
-    """A difference of shares in percentage points."""
-    return f"{100 * share:+.1f} points"
+def _points(difference: float) -> str:
+    """Return a difference of fractions in percentage points."""
+    return f"{100 * difference:+.1f} points"
 
 
 def _safe(text: str) -> str:

@@ -10,8 +10,8 @@ from swinclf.reporter import terminal_safe
 from swinclf.terminal import error_console, print_styled
 
 
-def say_error(error: SwinclfError) -> None:
-    """Prints an error: what was expected, what was found, what to type next."""
+def print_error(error: SwinclfError) -> None:
+    """Print an error in three lines: expected, found, try."""
     first, *rest = str(error).splitlines()
     print_styled(Text("error: ", style="bold red") + Text(terminal_safe(first)))
     for line in rest:
@@ -19,15 +19,15 @@ def say_error(error: SwinclfError) -> None:
         print_styled(Text(f"{word}: ", style="bold") + Text(terminal_safe(text)))
 
 
-def say(text: str) -> None:
-    """Prints a line."""
+def print_line(text: str) -> None:
+    """Print a line."""
     print_styled(Text(terminal_safe(text)))
 
 
-def box(title: str, text: str) -> None:
-    """Prints a box on a terminal, the same lines plainly on a pipe."""
+def print_box(title: str, text: str) -> None:
+    """Print a box on a terminal, plain lines on a pipe."""
     console = error_console()
     if console.is_terminal:
         print_styled(Panel(Text(terminal_safe(text)), title=title, expand=False, padding=(1, 2)))
     else:
-        say(f"{title}\n{text}")
+        print_line(f"{title}\n{text}")

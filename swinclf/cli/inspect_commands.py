@@ -1,6 +1,6 @@
-"""check, inspect, models and doctor: a dataset, the networks and the machine, shown as they are.
+"""check, inspect, models and doctor: a dataset, the networks and the machine, shown unchanged.
 
-A command is imported when it is called: torch takes seconds to import, and --help should not.
+A command is imported when it is called: torch takes seconds to import, and --help must not.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def check_command(
     val: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--val", help="A folder of class folders to check with.", show_default="as DATA says"
+            "--val", help="A folder of class folders for validation.", show_default="DATA/val"
         ),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="JSON file for all that is found.", show_default="none"),
+        typer.Option("--output", help="JSON file for all findings.", show_default="none"),
     ] = None,
     page: Annotated[
         Optional[Path],  # noqa: UP045
@@ -40,25 +40,25 @@ def check_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--weights",
-            help="Search for near copies by features, too: of this run or weights file.",
-            show_default="by fingerprints alone",
+            help="Also search for near-duplicates by features of this run or weights file.",
+            show_default="fingerprints only",
         ),
     ] = None,
     model: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--model",
-            help="What network a bare weights file is of.",
-            show_default="as train",
+            help="Network of a plain weights file.",
+            show_default="as in train",
         ),
     ] = None,
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the findings are printed.")
+        ResultFormat, typer.Option("--format", help="Format of the findings.")
     ] = ResultFormat.TABLE,
     workers: WorkersOption = None,
     strict: StrictOption = False,
 ) -> ExitCode:
-    """Say what is wrong with a dataset; change nothing."""
+    """Report the problems of a dataset; change nothing."""
     from swinclf.cli.check_table import audit_text
     from swinclf.commands.check import check
 
@@ -75,7 +75,7 @@ def check_command(
     write_data(audit_text(audit, result_format))
     for path in (output, page):
         if path is not None:
-            console.say(f"written to {path}")
+            console.print_line(f"saved to {path}")
     if strict and audit.has_unreadable:
         return ExitCode.FAILED
     return ExitCode.OK if audit.is_clean else ExitCode.SOME_FAILED
@@ -85,7 +85,7 @@ Subject = Annotated[
     Optional[str],  # noqa: UP045
     typer.Argument(
         metavar="MODEL|RUN",
-        help="A name that `swinclf models` lists, `vit` or `swin` for own shapes, or a run.",
+        help="A name from `swinclf models`, `vit` or `swin` for a custom one, or a run.",
         show_default="the newest finished run under runs/",
     ),
 ]
@@ -93,23 +93,23 @@ ImageOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--image",
-        help="Draw the network's attention on this picture.",
-        show_default="with --output: one of the run's samples, else a drawn flower",
+        help="Draw the network's attention on this image.",
+        show_default="with --output: a sample of the run, else a drawn flower",
     ),
 ]
 PicturesOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--output",
-        help="Draw pictures into this folder.",
-        show_default="inspect-NAME-N here where pictures are asked for, else none are drawn",
+        help="Save figures to this folder.",
+        show_default="inspect-NAME-N here if another option asks for figures, else none",
     ),
 ]
 WeightsOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--weights",
-        help="Draw pictures of a name with this weights file or run.",
+        help="Draw figures of a name with this weights file or run.",
         show_default="random weights",
     ),
 ]
@@ -117,20 +117,20 @@ PretrainedOption = Annotated[
     bool,
     typer.Option(
         "--pretrained",
-        help="Draw pictures of a name with its published weights. Default: random weights.",
+        help="Draw figures of a name with its published weights. Default: random weights.",
     ),
 ]
 ImgSizeOption = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        "--img-size", min=1, help="Side of a name's images, px.", show_default="the name's own"
+        "--img-size", min=1, help="Image size of a name, px.", show_default="the name's own"
     ),
 ]
 ModelArgOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         "--model-arg",
-        help="KEY=VALUE, repeatable: what differs from the name's shape.",
+        help="KEY=VALUE, repeatable: changes to the architecture of a name.",
         show_default="none",
     ),
 ]
@@ -145,7 +145,7 @@ def inspect_command(
     img_size: ImgSizeOption = None,
     model_arg: ModelArgOption = None,
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the table is printed.")
+        ResultFormat, typer.Option("--format", help="Format of the table.")
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show a network's shapes, costs and attention."""
@@ -160,33 +160,33 @@ def inspect_command(
     )
     write_data(tables.inspection_text(done, result_format))
     if done.pictures:
-        console.say(tables.pictures_text(done))
+        console.print_line(tables.pictures_text(done))
 
 
 def models_command(
     pattern: Annotated[
         str,
-        typer.Argument(metavar="PATTERN", help="A part of the name, or a pattern with * and ?."),
+        typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern with * and ?."),
     ] = "",
     impl: Annotated[
         Impl,
         typer.Option(
-            "--impl", help="Who builds them: native for those that this package builds itself."
+            "--impl", help="Implementation: native for those that this package builds itself."
         ),
     ] = Impl.TIMM,
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the list is printed.")
+        ResultFormat, typer.Option("--format", help="Format of the list.")
     ] = ResultFormat.TABLE,
 ) -> ExitCode:
-    """List the backbones that can be named, with their sizes."""
+    """List the available backbones, with their sizes."""
     from swinclf.models.catalogue import list_backbones
 
     count = tables.write_backbones(list_backbones(pattern, impl=impl), result_format)
     if not count:
         raise ConfigError(
-            "a part of the name of a backbone"
+            "part of the name of a backbone"
             + (" that this package builds itself" if impl is Impl.NATIVE else ""),
-            found=f"'{pattern}', which is in none",
+            found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
         )
     return ExitCode.OK
@@ -194,7 +194,7 @@ def models_command(
 
 def doctor_command(
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the findings are printed.")
+        ResultFormat, typer.Option("--format", help="Format of the report.")
     ] = ResultFormat.TABLE,
 ) -> None:
     """Show versions, device, precision, caches, speed."""

@@ -1,4 +1,4 @@
-"""Old spellings: the flags of old training scripts mean here what they meant there."""
+"""Legacy spellings: the flags of older training scripts, translated."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from swinclf.files import expand_home
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
 _COUNTED = ("--num-classes",)  # `train` compares it with the folders; nothing else needs it
-_DEFAULTED = {"--reject": "0.95"}  # may stand without a value
+_DEFAULTED = {"--reject": "0.95"}  # may be given without a value
 _OPTIONAL = {"--model-name": "--model", "--weights": "--weights"}  # '' used to mean none
-_RANDOM = "--weights '' means random weights, as in the old scripts: --no-pretrained says so"
+_RANDOM = "--weights '' means random weights, as in the old scripts; now spelled --no-pretrained"
 
 
 def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Rewrites old spellings.
+    """Rewrite legacy spellings.
 
     Args:
         arguments: The command line after the program's name.
 
     Returns:
-        The command line in today's spelling, and notes for the user.
+        The command line in current spelling, and notes for the user.
 
     >>> modernise(["train", "--data-path", "flowers", "--batch_size=8", "--freeze-layers", "False"])
     (['train', 'flowers', '--batch-size=8', '--no-freeze-layers'], [])
@@ -44,7 +44,7 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             modern.append(value if has_value else _take(rest))
         elif flag in _COUNTED:
             count = value if has_value else _take(rest)
-            notes.append(f"{flag} {count} is not needed: the folders say how many there are")
+            notes.append(f"{flag} {count} is not needed: the class folders are counted")
             if is_training and count.isdecimal():
                 modern.append(f"{flag}={count}")
         elif (
@@ -68,9 +68,9 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def expand_home_in(word: str) -> str:
-    """A word of the command line with `~` for the home folder, also after `--flag=`.
+    """Expand `~` in a word of the command line, also after `--flag=`.
 
-    The shell does this for plain words; not for quoted ones, nor (most of them) after `=`.
+    Shells expand plain words, but not quoted ones, nor (most of them) after `=`.
     """
     flag, has_value, value = word.partition("=")
     if word.startswith("--") and has_value:

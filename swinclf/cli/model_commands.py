@@ -1,6 +1,6 @@
-"""eval, predict, export and compare: what is done with trained models.
+"""eval, predict, export and compare: the commands that use trained models.
 
-A command is imported when it is called: torch takes seconds to import, and --help should not.
+A command is imported when it is called: torch takes seconds to import, and --help must not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def eval_command(
     split: Annotated[
         Optional[tables.Split],  # noqa: UP045
         typer.Option(
-            "--split", help="Which images.", show_default="val of the run's own folder, else all"
+            "--split",
+            help="Images to score.",
+            show_default="val of the run's own dataset, else all",
         ),
     ] = None,
     output: Annotated[
@@ -54,7 +56,7 @@ def eval_command(
         ),
     ] = None,
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the scores are printed.")
+        ResultFormat, typer.Option("--format", help="Format of the scores.")
     ] = ResultFormat.TABLE,
     reject: RejectOption = None,
     impl: ImplOption = None,
@@ -63,7 +65,7 @@ def eval_command(
     workers: WorkersOption = None,
     strict: StrictOption = False,
 ) -> ExitCode:
-    """Score a run on held-out images or another folder."""
+    """Score a run on validation images or another folder."""
     from swinclf.commands.evaluate import evaluate
     from swinclf.inference.predictor import InferenceOptions
 
@@ -79,10 +81,12 @@ def eval_command(
     )
     write_data(tables.metrics_text(done.metrics, result_format))
     if done.rejection is not None:
-        console.say(tables.rejection_text(done.rejection))
-    console.say(f"results in {done.folder}")
+        console.print_line(tables.rejection_text(done.rejection))
+    console.print_line(f"results in {done.folder}")
     if done.skipped:
-        console.say(f"{len(done.skipped)} images were not scored: {done.folder / 'skipped.csv'}")
+        console.print_line(
+            f"{len(done.skipped)} images were not scored: {done.folder / 'skipped.csv'}"
+        )
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
     return ExitCode.OK
 
@@ -91,19 +95,19 @@ def predict_command(
     inputs: Inputs,
     run: RunOption = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", min=1, help="Classes to give for each image.")
+        int, typer.Option("--top-k", min=1, help="Classes to return for each image.")
     ] = 5,
     output_format: Annotated[
         Optional[PredictFormat],  # noqa: UP045
         typer.Option(
             "--format",
-            help="table, json, jsonl (as they are done) or csv.",
-            show_default="by the ending of --output, else table",
+            help="table, json, jsonl (streamed) or csv.",
+            show_default="by the extension of --output, else table",
         ),
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="File for the answers.", show_default="standard output"),
+        typer.Option("--output", help="File for the predictions.", show_default="standard output"),
     ] = None,
     reject: RejectOption = None,
     impl: ImplOption = None,
@@ -125,8 +129,8 @@ def predict_command(
     paths = expand_inputs(_with_standard_input(inputs, model), ignored)
     failed = 0
     chosen = tables.format_of(output, output_format)
-    if output is not None and tables.ENDINGS.get(output.suffix.lower(), chosen) is not chosen:
-        console.say(f"note: '{output}' is written as {chosen}, as --format says")
+    if output is not None and tables.EXTENSIONS.get(output.suffix.lower(), chosen) is not chosen:
+        console.print_line(f"note: '{output}' is written as {chosen}, as --format says")
     with tables.PredictionWriter(output, chosen, predictor.card.classes) as writer:
         for prediction in predict(
             predictor,
@@ -139,9 +143,9 @@ def predict_command(
             writer.write(prediction)
             failed += bool(prediction.error)
     if ignored:
-        console.say(f"passed over, as they are no images: {counts_by_extension(ignored)}")
+        console.print_line(f"ignored, not images: {counts_by_extension(ignored)}")
     if failed:
-        console.say(f"{failed:,} of {writer.count:,} inputs could not be read")
+        console.print_line(f"{failed:,} of {writer.count:,} inputs could not be read")
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
     return ExitCode.OK
 
@@ -149,7 +153,7 @@ def predict_command(
 def export_command(
     run: RunOption = None,
     export_format: Annotated[
-        ExportFormat, typer.Option("--format", help="What to write.")
+        ExportFormat, typer.Option("--format", help="File format.")
     ] = ExportFormat.ONNX,
     output: Annotated[
         Optional[Path],  # noqa: UP045
@@ -160,20 +164,20 @@ def export_command(
         typer.Option(
             "--tolerance",
             min=0,
-            help="Largest difference of a probability from the run's, in float32.",
+            help="Largest allowed difference from the run's probabilities, in float32.",
         ),
     ] = 1e-3,
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--data", help="Images to compare on.", show_default="a few stored in the run"
+            "--data", help="Images to compare on.", show_default="samples stored in the run"
         ),
     ] = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
 ) -> None:
-    """Write a deployable file, proved equal to the run."""
+    """Write a deployable file, verified against the run."""
     from swinclf.commands.export import export
     from swinclf.inference.predictor import InferenceOptions
 
@@ -187,7 +191,7 @@ def export_command(
         report=ConsoleReporter(),
     )
     write_data(f"{done.path}\n")
-    console.box("exported", tables.export_text(done))
+    console.print_box("exported", tables.export_text(done))
 
 
 def compare_command(
@@ -197,10 +201,10 @@ def compare_command(
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, on the same images.")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="JSON file for all of it.", show_default="none"),
+        typer.Option("--output", help="JSON file for the comparison.", show_default="none"),
     ] = None,
     result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="How the comparison is printed.")
+        ResultFormat, typer.Option("--format", help="Format of the comparison.")
     ] = ResultFormat.TABLE,
 ) -> None:
     """Compare two runs on the same images."""
@@ -209,11 +213,11 @@ def compare_command(
 
     write_data(comparison_text(compare(first, second, output=output), result_format))
     if output is not None:
-        console.say(f"written to {output}")
+        console.print_line(f"saved to {output}")
 
 
 def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
-    """The inputs, with - replaced by the paths on standard input."""
+    """Yield the inputs, with - replaced by the paths on standard input."""
     from swinclf.data.path_lists import read_path_list
 
     for given in inputs:
@@ -221,4 +225,4 @@ def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
             yield given
             continue
         base = find_data_folder(model)
-        yield from read_path_list(standard_input(), base=base, note=console.say)
+        yield from read_path_list(standard_input(), base=base, note=console.print_line)

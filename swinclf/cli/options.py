@@ -1,4 +1,4 @@
-"""Options made from the table of settings: no default or help text is written a second time."""
+"""Options generated from the table of settings, with its defaults and help texts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RunOption = Annotated[
 ]
 ImplOption = Annotated[
     Optional[Impl],  # noqa: UP045
-    typer.Option("--impl", help="Who builds the network.", show_default="as the run"),
+    typer.Option("--impl", help="Implementation of the network.", show_default="as in the run"),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[
     Optional[Precision],  # noqa: UP045
-    typer.Option("--precision", help="Number format.", show_default="as the run"),
+    typer.Option("--precision", help="Number format.", show_default="as in the run"),
 ]
 RejectOption = Annotated[
     Optional[float],  # noqa: UP045
@@ -37,33 +37,30 @@ RejectOption = Annotated[
         "--reject",
         min=0.01,
         max=0.9999,
-        help="Say `unknown` rather than guess: share of the answers that must be right. "
+        help="Answer `unknown` instead of guessing: target accuracy of the accepted predictions. "
         "Without a value: 0.95.",
-        show_default="always answer",
+        show_default="accept all predictions",
     ),
 ]
 
 WorkersOption = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(
-        "--workers", min=0, max=256, help="Threads that read images.", show_default="one a core"
-    ),
+    typer.Option("--workers", min=0, max=256, help="Reader threads.", show_default="one per core"),
 ]
 
 StrictOption = Annotated[
     bool,
-    typer.Option("--strict/--no-strict", help="Exit code 1 where any file cannot be read."),
+    typer.Option("--strict/--no-strict", help="Exit code 1 if any file cannot be read."),
 ]
 
 
-def takes_settings(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
-    """Gives a command one option for every setting.
+def add_setting_options(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
+    """Add an option for every setting to a command.
 
-    The command is called with the settings by name in `flags`: None for those that were not given,
-    which is how it is known what was.
+    The command is called with the settings by name in `flags`, None for those that were not given.
 
     Args:
-        command: With a parameter `flags`, which the options take the place of.
+        command: With a parameter `flags`, which the options replace.
     """
 
     def wrapped(**values: Any) -> ExitCode:
@@ -89,10 +86,10 @@ def takes_settings(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
 
 
 def _parameter(setting: Field[Any]) -> inspect.Parameter:
-    """One setting as typer understands it: the folder as an argument, all else as options."""
-    wanted = SETTING_TYPES[setting.name]
-    is_list = get_origin(wanted) is tuple
-    kind = list[str] if is_list else _plain_type(wanted)
+    """Return a setting as a parameter for typer: an argument for the folder, else an option."""
+    type_hint = SETTING_TYPES[setting.name]
+    is_list = get_origin(type_hint) is tuple
+    kind = list[str] if is_list else _plain_type(type_hint)
     annotation: Any
     if setting.name == "data":
         annotation = Annotated[
@@ -105,9 +102,9 @@ def _parameter(setting: Field[Any]) -> inspect.Parameter:
     )
 
 
-def _plain_type(wanted: Any) -> Any:
-    """The type without the None of a setting that may be left open."""
-    return next(one for one in get_args(wanted) or (wanted,) if one is not type(None))
+def _plain_type(type_hint: Any) -> Any:
+    """Return the type of a setting without None."""
+    return next(one for one in get_args(type_hint) or (type_hint,) if one is not type(None))
 
 
 def _option(setting: Field[Any], kind: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The program without its commands, and how every ending of one becomes an exit code."""
+"""The program without its commands; maps every outcome of a command to an exit code."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program; return its exit code.
 
     Args:
-        arguments: The command line after the program's name, in today's spelling.
+        arguments: The command line after the program's name, in current spelling.
     """
     try:
         code = app(args=list(arguments), prog_name="swinclf", standalone_mode=False)
         flush_data()
         return int(code or 0)
-    except (BrokenPipeError, SystemExit):  # the second is what the parser makes of the first
+    except (BrokenPipeError, SystemExit):  # the parser turns the first into the second
         discard(sys.stdout)
         return ExitCode.OK
     except SwinclfError as error:
-        console.say_error(error)
+        console.print_error(error)
         return error.exit_code
     except UsageError as error:
-        if not arguments:  # the parser's way to show the help
-            console.say(str(error))
+        if not arguments:  # the parser shows its help this way
+            console.print_line(str(error))
             return ExitCode.USAGE
-        console.say_error(usage_error(error, arguments))
+        console.print_error(usage_error(error, arguments))
         return ExitCode.USAGE
-    except OSError as error:  # help goes to standard output and touches no file
-        console.say_error(output_failure(error))
+    except OSError as error:  # from writing help to standard output
+        console.print_error(output_failure(error))
         return ExitCode.FAILED
 
 
-def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """Makes every ending of a command an exit code, and every error three lines."""
+def handle_errors(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
+    """Map every outcome of a command to an exit code, and print errors in three lines."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -71,29 +71,29 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
                 flush_data()
         except SwinclfError as error:
             _show_traceback()
-            console.say_error(error)
+            console.print_error(error)
             code = error.exit_code
         except Interrupted as interrupted:
             resume = f": {interrupted.resume}" if interrupted.resume else ""
-            saved = f"everything is saved{resume}" if resume else "there was nothing to save yet"
-            console.say(f"stopped; {saved}")
+            saved = f"progress is saved, resume with{resume}" if resume else "nothing to resume yet"
+            console.print_line(f"interrupted; {saved}")
             code = interrupted.exit_code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
-        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        except BrokenPipeError:  # the reader has closed the pipe, as `head` does
             discard(sys.stdout)
             code = ExitCode.OK
-        except SystemExit:  # what Rich makes of a broken pipe under standard error
+        except SystemExit:  # raised by Rich on a broken standard error
             code = ExitCode.FAILED
         except typer.Exit:
             raise
         except OSError as error:
             _show_traceback()
-            console.say_error(_refused_by_system(error))
+            console.print_error(_refused_by_system(error))
             code = ExitCode.FAILED
         except Exception as error:
             _show_traceback()
-            console.say_error(_unforeseen(error))
+            console.print_error(_internal_error(error))
             code = ExitCode.FAILED
         raise typer.Exit(int(code))
 
@@ -102,18 +102,18 @@ def guarded(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
 
 def _refused_by_system(error: OSError) -> SwinclfError:
     return SwinclfError(
-        f"the system to give access to '{error.filename or 'a file'}'",
+        f"access to '{error.filename or 'a file'}'",
         found=error.strerror or str(error),
-        hint="another path, or the same command with --debug to see where it happens",
+        hint="another path, or the same command with --debug for the traceback",
     )
 
 
-def _unforeseen(error: Exception) -> SwinclfError:
+def _internal_error(error: Exception) -> SwinclfError:
     text = str(error).strip().splitlines()
     return SwinclfError(
-        "nothing of this kind to go wrong: this is a defect of swinclf",
+        "no internal error: this is a bug in swinclf",
         found=f"{type(error).__name__}: {text[0] if text else ''}",
-        hint="the same command with --debug, and report what it prints",
+        hint="the same command with --debug, and report its output as a bug",
     )
 
 
@@ -122,8 +122,8 @@ def _show_traceback() -> None:
         traceback.print_exc()
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         write_data(f"swinclf {__version__}\n")
         raise typer.Exit
 
@@ -135,7 +135,7 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; works in any position.")
     ] = False,
 ) -> None:
-    del version, debug  # both are dealt with before a command runs
+    del version, debug  # both are handled before a command runs

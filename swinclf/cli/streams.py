@@ -1,8 +1,8 @@
-"""Standard output and standard error: which encoding they speak, and what happens when they fail.
+"""Standard output and standard error: their encoding, and the handling of write errors.
 
 Redirected output is data for another program, which expects UTF-8 whatever the code page of the
-terminal is (a redirect on Windows would otherwise use that code page, and fail at the first name
-beyond it). A terminal shows what it can and gets escapes for the rest.
+terminal is (a redirect on Windows would otherwise use that code page, and fail on other names).
+A terminal gets escapes for characters that it cannot show.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _ALREADY_RUN = "PYTHONUTF8"
 def prepare_streams() -> None:
     """Set the encoding of the standard streams; call it once, before anything is written.
 
-    Redirected streams become UTF-8 in which the bytes of names that are no valid UTF-8 (lone
-    surrogates in Python) come out as they are. Terminals keep their encoding.
+    Redirected streams become UTF-8, with the bytes of names that are not valid UTF-8 (lone
+    surrogates in Python) unchanged. Terminals keep their encoding.
     """
     _replace_closed()
     codecs.register_error(ESCAPES, _as_escapes)
@@ -44,8 +44,8 @@ def prepare_streams() -> None:
 def restart_in_utf8() -> None:
     """Start the program again with file names in UTF-8 where the locale has another encoding.
 
-    In a latin-1 or ASCII locale Python would decode file names by that encoding, and they would
-    come out as other bytes than they are on the disk. Windows always has UTF-8 here.
+    In a latin-1 or ASCII locale Python would decode file names by that encoding, and print other
+    bytes than those on disk. On Windows the encoding is always UTF-8.
     """
     is_utf8 = sys.getfilesystemencoding().replace("-", "").lower() == "utf8"
     is_settled = sys.flags.ignore_environment or "utf8" in sys._xoptions
@@ -56,9 +56,9 @@ def restart_in_utf8() -> None:
 
 
 def standard_input() -> BinaryIO:
-    """Standard input without a buffer: a thread may wait for it while the program ends.
+    """Return standard input without a buffer, as a thread may block on it while the program exits.
 
-    A thread that waits inside a buffered reader holds its lock, and Python aborts over that.
+    A thread blocked in a buffered reader holds its lock, which makes Python abort.
 
     Raises:
         ConfigError: If the caller has closed it.
@@ -71,7 +71,7 @@ def standard_input() -> BinaryIO:
         )
     try:
         return cast(BinaryIO, open(sys.stdin.fileno(), "rb", buffering=0, closefd=False))  # noqa: PTH123, SIM115
-    except OSError:  # no file of the system's
+    except OSError:  # no file descriptor
         return sys.stdin.buffer
 
 
@@ -79,15 +79,15 @@ def write_data(text: str) -> None:
     """Write to standard output.
 
     Raises:
-        OutputError: If that fails, by the reason that the system gives.
-        BrokenPipeError: If the reader has gone, as `head` does; that is no error of the user.
+        OutputError: If that fails, with the reason from the operating system.
+        BrokenPipeError: If the reader has closed the pipe, as `head` does.
     """
     with _output_failure_named():
         sys.stdout.write(text)
 
 
 def flush_data() -> None:
-    """Write what is buffered for standard output; raises as `write_data`."""
+    """Flush standard output; raises as `write_data`."""
     with _output_failure_named():
         sys.stdout.flush()
 
@@ -105,7 +105,7 @@ def _output_failure_named() -> Iterator[None]:
 
 
 def output_failure(error: OSError) -> OutputError:
-    """The error for standard output that cannot be written to; what follows goes nowhere."""
+    """Return the error for a failed standard output; discard further output."""
     discard(sys.stdout)
     return OutputError(
         "to write the result to standard output",
@@ -115,9 +115,9 @@ def output_failure(error: OSError) -> OutputError:
 
 
 def _replace_closed() -> None:
-    """Give a stream that was closed before the start (`>&-`) a file, so that writing has an end.
+    """Open a file for each stream that was closed before the start (`>&-`).
 
-    Standard error goes nowhere then; data that has nowhere to go is an error.
+    Standard error is then discarded; writing data to a closed standard output is an error.
     """
     if sys.stdout is None:
         sink = os.open(os.devnull, os.O_RDONLY)  # every write into it fails
@@ -127,7 +127,7 @@ def _replace_closed() -> None:
 
 
 def _as_escapes(error: UnicodeError) -> tuple[str, int]:
-    """Spell out what a terminal cannot show."""
+    """Replace characters that a terminal cannot show."""
     failed = cast(UnicodeEncodeError, error)
     shown = (
         _SPELLED_OUT.get(one) or one.encode("ascii", "backslashreplace").decode()

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class ResultFormat(StrEnum):
-    """How a result is printed."""
+    """Output format of a result."""
 
     TABLE = "table"
     JSON = "json"
 
 
 class PredictFormat(StrEnum):
-    """How predictions are printed."""
+    """Output format of predictions."""
 
     TABLE = "table"
     JSON = "json"
@@ -42,7 +42,7 @@ class PredictFormat(StrEnum):
     CSV = "csv"
 
 
-ENDINGS = {
+EXTENSIONS = {
     ".csv": PredictFormat.CSV,
     ".json": PredictFormat.JSON,
     ".jsonl": PredictFormat.JSONL,
@@ -50,14 +50,14 @@ ENDINGS = {
 }
 
 
-def format_of(output: Path | None, asked: PredictFormat | None) -> PredictFormat:
-    """How predictions are written: as asked, else by the ending of the file, else as a table."""
-    ending = output.suffix.lower() if output is not None else ""
-    return asked or ENDINGS.get(ending, PredictFormat.TABLE)
+def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat:
+    """Return the output format: as given, else by the extension of the file, else a table."""
+    extension = output.suffix.lower() if output is not None else ""
+    return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
 
 
 class Split(StrEnum):
-    """Which images are scored."""
+    """Images to score."""
 
     VAL = "val"
     TEST = "test"
@@ -65,11 +65,11 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def training_box(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> tuple[str, str]:
-    """Title and text of what is said at the end of a training."""
+def training_summary(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> tuple[str, str]:
+    """Return title and text of the summary at the end of a training."""
     lines = [
-        f"accuracy {_share_with_interval(metrics)}",
-        f"on {metrics.images:,} {_split_words(metrics.split)}",
+        f"accuracy {_accuracy_with_interval(metrics)}",
+        f"on {metrics.images:,} {_split_description(metrics.split)}",
         f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
     ]
     if metrics.split == "val" and epochs:
@@ -80,10 +80,10 @@ def training_box(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> t
         lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
     lines += [
         "",
-        f"the run    {run}",
-        f"look at    {run / 'report.html'}",
+        f"Run:     {run}",
+        f"Report:  {run / 'report.html'}",
         "",
-        "what next:",
+        "Next steps:",
         f"  swinclf predict IMAGE --run {run}",
         f"  swinclf eval --run {run}",
         f"  swinclf export --run {run} --format onnx",
@@ -92,12 +92,12 @@ def training_box(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> t
 
 
 def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
-    """Scores: the headline, the classes, the pairs most often confused."""
+    """Return overall scores, per-class scores and the most confused pairs."""
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
     lines = [
-        f"accuracy           {_share_with_interval(metrics)}",
+        f"accuracy           {_accuracy_with_interval(metrics)}",
         f"top-5 accuracy     {metrics.top5_accuracy:.1%}",
         f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
         f"macro F1           {metrics.macro_f1:.3f}",
@@ -109,45 +109,46 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     ]
     for name, one in metrics.per_class.items():
         lines.append(
-            f"{_fitted(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}"
+            f"{_padded(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}"
             f"  {one.support:6,}"
         )
     confused = metrics.most_confused(5)
     if confused:
         lines += ["", "most often confused (true -> predicted)"]
         lines += [
-            f"  {one_line(true)} -> {one_line(said)}: {count}" for true, said, count in confused
+            f"  {one_line(true)} -> {one_line(predicted)}: {count}"
+            for true, predicted, count in confused
         ]
     return "\n".join(lines) + "\n"
 
 
 def rejection_text(done: RejectionScores) -> str:
-    """What withholding answers did."""
+    """Return the effect of rejecting predictions."""
     lines = [
         f"with --reject {done.precision:g}",
-        f"  known classes    {done.known_accepted:.1%} of {done.known:,} images answered, "
-        f"{done.right:.1%} of the answers right",
+        f"  known classes    {done.known_accepted:.1%} of {done.known:,} images accepted, "
+        f"{done.right:.1%} of these correct",
     ]
     if done.unknown:
         lines += [
-            f"  unknown classes  {done.unknown_accepted:.1%} of {done.unknown:,} images answered",
-            "  telling unknown from known: AUROC "
+            f"  unknown classes  {done.unknown_accepted:.1%} of {done.unknown:,} images accepted",
+            "  out-of-distribution detection: AUROC "
             f"{done.auroc_probability:.3f} by probability, "
-            f"{done.auroc_ood:.3f} by strangeness",
+            f"{done.auroc_ood:.3f} by OOD score",
         ]
     if done.unknown and done.known:
         low, high = done.difference
         lines += [
-            f"  the unknown are answered less: by {low:.1%} to {high:.1%} (95 % interval)"
+            f"  unknown images are accepted less often: by {low:.1%} to {high:.1%} (95 % interval)"
             if done.detects_unknown
-            else "  the unknown were not seen to be answered less (known less unknown, 95 % "
-            f"interval: {low:+.1%} to {high:+.1%}): do not count on --reject to keep them out"
+            else "  unknown images are not significantly less accepted (known minus unknown, 95 % "
+            f"interval: {low:+.1%} to {high:+.1%}): do not rely on --reject for them"
         ]
     return "\n".join(lines)
 
 
 def export_text(done: Export) -> str:
-    """What an export's comparison gave."""
+    """Return the parity of an export with its run."""
     parity = done.parity
     lines = [
         f"{done.path}",
@@ -164,7 +165,7 @@ def export_text(done: Export) -> str:
 
 
 def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) -> int:
-    """Prints backbones as they are found, and says how many there were."""
+    """Print backbones as they are found; return their number."""
     count = 0
     rows = []
     for one in backbones:
@@ -182,7 +183,7 @@ def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) 
 
 
 def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
-    """What a network costs, stage by stage and block by block, and its attention by formula."""
+    """Return the costs of a network by stage and block, and of its attention by formula."""
     if result_format is ResultFormat.JSON:
         return to_json(_inspection_record(done))
     costs = done.costs
@@ -235,27 +236,27 @@ def _structure_line(costs: Costs) -> str:
 
 
 def pictures_text(done: Inspection) -> str:
-    """Where an inspection's pictures are, and what was predicted."""
+    """Return the paths of an inspection's figures, and the prediction."""
     names = ", ".join(path.name for path in done.pictures)
     answer = f"\npredicted {done.label} ({done.probability:.1%})" if done.label else ""
-    return f"pictures in {done.folder}: {names}{answer}"
+    return f"figures in {done.folder}: {names}{answer}"
 
 
 def _within(part: Part) -> str:
-    """A part's name without its stage's, where more than a number is left."""
+    """Return a part's name without the prefix of its stage, unless only a number is left."""
     short = part.name.removeprefix(f"{part.stage}.")
     return part.name if short.isdecimal() else short
 
 
 def _part_line(part: Part, name: str) -> str:
-    """A row of the table; the attention's share of the row's multiply-adds where it has any."""
+    """Return a row of the table, with the attention's fraction of its multiply-adds."""
     shape = " x ".join(map(str, part.shape))
     share = f"{part.attention_macs / part.macs:10.1%}" if part.attention_macs else ""
     return f"{name:<21} {shape:<13} {part.parameters:12,} {part.macs:15,} {share}".rstrip()
 
 
 def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
-    """Formulas with their numbers put in, once where all blocks of a stage have the same."""
+    """Return the formulas with their numbers, once for equal blocks of a stage."""
     shown: dict[tuple[str, str], int] = {}
     for part in parts:
         if part.formula:
@@ -264,7 +265,7 @@ def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
 
 
 def _inspection_record(done: Inspection) -> dict[str, object]:
-    """An inspection for programs."""
+    """Return an inspection as JSON values."""
     costs, patches = done.costs, done.costs.patches
     rows = {
         key: [
@@ -302,7 +303,7 @@ def _inspection_record(done: Inspection) -> dict[str, object]:
 
 
 def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -> str:
-    """What `doctor` found."""
+    """Return the report of `doctor`."""
     if result_format is ResultFormat.JSON:
         return to_json(dict(findings))
     width = max(map(len, findings))
@@ -310,14 +311,14 @@ def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -
 
 
 class PredictionWriter:
-    """Writes predictions one by one, to standard output or a file.
+    """Streaming output of predictions, to standard output or a file.
 
-    A file appears when it is complete; after an interrupt the one before it is untouched.
-    Names go out byte for byte, but for the table, which is for terminals.
+    A file is written atomically; after an interrupt an existing one is unchanged.
+    Names are written byte for byte, except in the table, which is for terminals.
 
     Args:
         output: The file; None for standard output.
-        output_format: How.
+        output_format: Format.
         classes: For the width of the table.
     """
 
@@ -331,13 +332,13 @@ class PredictionWriter:
         self._file: FileReplacement | None = None
 
     def __enter__(self) -> PredictionWriter:
-        """Opens the output and writes what stands before the first prediction."""
+        """Open the output and write its header."""
         if self._output is not None:
             if not self._output.parent.is_dir():
                 raise RunError(
                     f"to write '{self._output}'",
                     found="No such file or directory",
-                    hint=f"make the folder '{self._output.parent}' first, or another --output",
+                    hint=f"create the folder '{self._output.parent}' first, or another --output",
                 )
             self._file = FileReplacement(self._output).__enter__()
         if self._format is PredictFormat.CSV:
@@ -352,7 +353,7 @@ class PredictionWriter:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Writes what stands after the last prediction; a file then takes its name."""
+        """Write the end of the output; publish a file."""
         if kind is None:
             if self._format is PredictFormat.JSON:
                 self._put("\n]\n" if self.count else "]\n")
@@ -362,7 +363,7 @@ class PredictionWriter:
             self._file.__exit__(kind, value, trace)
 
     def write(self, prediction: Prediction) -> None:
-        """Writes one prediction; a reader of a pipe sees it at once."""
+        """Write one prediction; flush standard output."""
         self._put(self._text(prediction))
         self.count += 1
         if self._file is None and self._format is not PredictFormat.JSON:
@@ -385,9 +386,9 @@ class PredictionWriter:
         path = one_line(one.path)
         if one.error:
             return f"{'error':>6}  {'-':<{self._width}}  {path}: {one_line(one.error)}\n"
-        others = ", ".join(f"{one_line(label)} {share:.1%}" for label, share in one.top[1:])
+        others = ", ".join(f"{one_line(label)} {value:.1%}" for label, value in one.top[1:])
         more = f"  ({others})" if others else ""
-        return f"{one.probability:6.1%}  {_fitted(one.label, self._width)}  {path}{more}\n"
+        return f"{one.probability:6.1%}  {_padded(one.label, self._width)}  {path}{more}\n"
 
 
 def _json_line(one: Prediction) -> str:
@@ -401,17 +402,17 @@ def _json_line(one: Prediction) -> str:
     return text if is_unicode else json.dumps(record)
 
 
-def _share_with_interval(metrics: Metrics) -> str:
+def _accuracy_with_interval(metrics: Metrics) -> str:
     low, high = metrics.accuracy_ci95
     return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
 
 
-def _split_words(split: str) -> str:
-    return {"val": "held-out images", "train": "training images (nothing was held out)"}.get(
+def _split_description(split: str) -> str:
+    return {"val": "validation images", "train": "training images (no validation images)"}.get(
         split, split
     )
 
 
-def _fitted(name: str, width: int) -> str:
+def _padded(name: str, width: int) -> str:
     text = one_line(name)
     return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"

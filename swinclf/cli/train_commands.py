@@ -1,6 +1,6 @@
-"""train and demo: a run is made.
+"""train and demo: the commands that create a run.
 
-A command is imported when it is called: torch takes seconds to import, and --help should not.
+A command is imported when it is called: torch takes seconds to import, and --help must not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from swinclf.cli import console, tables
-from swinclf.cli.options import takes_settings
+from swinclf.cli.options import add_setting_options
 from swinclf.cli.streams import write_data
 from swinclf.config import MOVABLE
 from swinclf.errors import ConfigError, ExitCode
@@ -21,7 +21,7 @@ from swinclf.settings import Settings, gather_settings
 from swinclf.terminal import ConsoleReporter
 
 
-@takes_settings
+@add_setting_options
 def train_command(
     flags: dict[str, Any],
     *,
@@ -29,8 +29,7 @@ def train_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--resume",
-            help="Go on with this interrupted run; with DATA where its images have moved. "
-            "Default: none.",
+            help="Resume this interrupted run; with DATA if its images have moved. Default: none.",
         ),
     ] = None,
     config: Annotated[
@@ -47,11 +46,13 @@ def train_command(
     from swinclf.commands.train import train
 
     given = {name: value for name, value in flags.items() if value is not None}
-    settings, run = _settings_to_train_with(given, config, resume)
+    settings, run = _resolve_settings(given, config, resume)
     done = train(settings, report=ConsoleReporter(), resume=run, num_classes=num_classes)
     write_data(f"{done.folder.path}\n")
-    console.box(
-        *tables.training_box(done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs)
+    console.print_box(
+        *tables.training_summary(
+            done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs
+        )
     )
     if done.skipped:
         return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
@@ -63,23 +64,23 @@ def demo_command(
         Path, typer.Option("--output", help="Folder for the sample dataset and the run.")
     ] = Path("swinclf-demo"),
 ) -> None:
-    """Run the whole loop on sample data, offline."""
+    """Train, evaluate, predict and export on sample data, offline."""
     from swinclf.demo import demo
 
-    demo(output, report=ConsoleReporter(), say=console.say)
+    demo(output, report=ConsoleReporter(), say=console.print_line)
 
 
-def _settings_to_train_with(
+def _resolve_settings(
     given: Mapping[str, Any], config: Path | None, resume: Path | None
 ) -> tuple[Settings, RunFolder | None]:
-    """The settings of a training; of one that is to be gone on with its own, and its folder."""
+    """Return the settings of a new or resumed training, and the folder of a resumed one."""
     if resume is None:
         settings = gather_settings(given, config)
         if not settings.config.data:
             raise ConfigError(
                 "a folder of class folders to train on",
                 found="none",
-                hint="swinclf train DATA, or to see how it goes: swinclf demo",
+                hint="swinclf train DATA, or for an example: swinclf demo",
             )
         return settings, None
     from swinclf.pipeline.resume import resume_settings
@@ -89,7 +90,7 @@ def _settings_to_train_with(
     if changed or config is not None:
         raise ConfigError(
             "--resume alone (or with DATA, --val, --weights, --workers, --teacher, --unlabelled): "
-            "a run goes on with the settings it began with",
+            "a run is resumed with its original settings",
             found=", ".join(f"--{name.replace('_', '-')}" for name in changed) or "--config",
             hint=hint,
         )

@@ -1,4 +1,4 @@
-r"""Wrong usage in the words of this program: what typer says, as expected, found and try."""
+r"""Usage errors of typer, reworded as expected, found and try."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swinclf.errors import ConfigError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer has no public name for it
 
-_VALUES = (  # what the parser says of a value, and what it means
+_VALUES = (  # messages of the parser about a value, and what it expects
     (r"valid integer", "a whole number"),
     (r"valid number", "a number"),
     (r"valid boolean", "True or False"),
@@ -25,7 +25,7 @@ _VALUES = (  # what the parser says of a value, and what it means
 
 
 def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
-    """What a usage error of the parser says, in three lines.
+    """Return a usage error of the parser as an error in three lines.
 
     Args:
         error: A `UsageError`.
@@ -40,7 +40,7 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     hint = f"{command} --help"
     if match := re.match(r"No such option: (\S+)", message):
         near = getattr(error, "possibilities", None) or ()
-        near = [one for one in near if one.startswith(match[1])] or near  # a word cut short
+        near = [one for one in near if one.startswith(match[1])] or near  # an abbreviated flag
         if near:
             hint = f"did you mean {' or '.join(sorted(near))}? {hint} lists all options"
         return ConfigError(f"an option of '{command}'", found=match[1], hint=hint)
@@ -63,23 +63,23 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     return ConfigError(f"a command line for '{command}'", found=message, hint=hint)
 
 
-def _wrong_value(flag: str, said: str, arguments: Sequence[str], hint: str) -> ConfigError:
-    expected, found = f"a value for {flag}", said
+def _wrong_value(flag: str, message: str, arguments: Sequence[str], hint: str) -> ConfigError:
+    expected, found = f"a value for {flag}", message
     for pattern, meaning in _VALUES:
-        if match := re.search(pattern, said):
+        if match := re.search(pattern, message):
             expected = f"{meaning.format(*match.groups())} for {flag}"
-            found = _given(flag, arguments) or said
+            found = _given(flag, arguments) or message
             break
     return ConfigError(expected, found=found, hint=hint)
 
 
 def _given(flag: str, arguments: Sequence[str]) -> str:
-    """The value that a flag has on the command line; empty where it is not there."""
+    """Return the value of a flag on the command line; empty if it is not given."""
     found = ""
-    for place, word in enumerate(arguments):
+    for index, word in enumerate(arguments):
         name, has_value, value = word.partition("=")
         if name == flag and has_value:
             found = value
-        elif word == flag and place + 1 < len(arguments):
-            found = arguments[place + 1]
+        elif word == flag and index + 1 < len(arguments):
+            found = arguments[index + 1]
     return shlex.quote(found) if found else ""

@@ -32,7 +32,7 @@ from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder
 
 if TYPE_CHECKING:
-    from swinclf.pipeline.check_features import Viewer
+    from swinclf.pipeline.check_features import DuplicateFeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def check(
     )
     rows = np.nonzero(facts.readable)[0]
     seen = (
-        viewer.see(index.root, [index.images[row].path for row in rows], rows) if viewer else None
+        viewer.extract(index.root, [index.images[row].path for row in rows], rows)
+        if viewer
+        else None
     )
     near = find_near_pairs(index.root, facts, workers=threads, report=report, features=seen)
     if viewer:
@@ -180,7 +182,7 @@ def _viewer(
     workers: int,
     report: Reporter,
     ranges: tuple[ValueRange, ...],
-) -> Viewer | None:
+) -> DuplicateFeatureExtractor | None:
     """Return the network that computes features for near duplicates; None if none is given."""
     if weights is None and model is None:
         return None
@@ -190,9 +192,13 @@ def _viewer(
             found="no --weights",
             hint="--weights FILE, or --weights RUN without --model",
         )
-    from swinclf.pipeline.check_features import open_viewer  # torch takes seconds to import
+    from swinclf.pipeline.check_features import (
+        build_duplicate_extractor,
+    )  # torch takes seconds to load
 
-    return open_viewer(weights, model, index, workers=workers, report=report, ranges=ranges)
+    return build_duplicate_extractor(
+        weights, model, index, workers=workers, report=report, ranges=ranges
+    )
 
 
 def _conclude(index: FolderIndex, facts: ImageStats, near: Sequence[NearPair]) -> Audit:

@@ -1,7 +1,7 @@
 """train: one folder in, one finished run out.
 
-Reads as the story of a run: look at the data, build the network, settle what was left open, train,
-score the file that was written. Each step is told in `pipeline`. Knows no terminal.
+The steps of a run in order: build the network, extract features, resolve the settings, train, score
+the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from swinclf.device import StopFlag, choose_hardware
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
-from swinclf.pipeline.extract_features import find_faults, look_at_images, refuse_skipped
+from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
-from swinclf.pipeline.plan import Context, Plan, settle_plan, tell_plan
+from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
-from swinclf.pipeline.ranges import settle_ranges
+from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
+from swinclf.pipeline.ranges import resolve_ranges
 from swinclf.pipeline.resume import (
-    Resumed,
-    begin_run,
-    how_to_go_on,
-    look_at_run_images,
+    ResumedRun,
+    add_resume_hint,
+    create_run,
+    extract_run_features,
     resume_state,
 )
-from swinclf.pipeline.start import build_start, settle_machine
-from swinclf.pipeline.teacher import find_teacher, teach
+from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
 from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
 from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
-from swinclf.training.setup import feature_batches
+from swinclf.training.setup import build_feature_batches
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,10 +47,10 @@ class Run:
 
     Attributes:
         folder: Its files by name, such as `run.folder.history`.
-        metrics: Scores on the held-out images.
+        metrics: Scores on the validation images.
         skipped: Files that could not be used.
-        config: The settings it was trained with, defaults resolved.
-        epochs: That it trained for; 0 where the head was fitted by L-BFGS alone.
+        config: The resolved settings.
+        epochs: Trained epochs; 0 if the head was fitted by L-BFGS.
     """
 
     folder: RunFolder
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """Return the run's folder."""
         return self.folder.path
 
     def __repr__(self) -> str:
@@ -77,22 +77,21 @@ def train(
     resume: RunFolder | None = None,
     num_classes: int | None = None,
 ) -> Run:
-    """Trains a classifier on a folder of class folders.
+    """Train a classifier on a folder of class folders.
 
     Args:
-        settings: What was asked for (`settings.gather_settings`); of an interrupted run, its own
+        settings: As given (`settings.gather_settings`), or those of an interrupted run
             (`resume.resume_settings`).
-        report: Told of progress, choices and their reasons.
-        resume: The interrupted run to go on with.
-        num_classes: How many classes the user expects; others are trained all the same, with a
-            warning.
+        report: Receives progress, defaults and their reasons.
+        resume: The interrupted run to resume.
+        num_classes: Expected number of classes; a different number is a warning.
 
     Returns:
         The finished run.
 
     Raises:
-        SwinclfError: If it cannot be done; the text says why, and what to do.
-        Interrupted: If a signal asked to stop; everything has been saved.
+        SwinclfError: If training fails; its text has the reason and a solution.
+        Interrupted: If a signal asked to stop; the state has been saved.
     """
     stop = StopFlag()
     with stop.handling_signals():
@@ -115,23 +114,25 @@ def train(
 def _train(
     settings: Settings,
     index: FolderIndex,
-    resumed: Resumed | None,
+    resumed: ResumedRun | None,
     claim: RunClaim,
     context: Context,
     num_classes: int | None,
 ) -> Run:
-    """Train in a folder that is claimed: first the plan, then the epochs, then the scores."""
+    """Train in a claimed folder: plan, epochs, scores."""
     saved = resumed.saved if resumed else None
-    plan, faults = _plan(settings, index, resumed, claim.run, context, num_classes)
-    features = feature_batches(plan.dataset, plan.look, plan.config, context.hardware.device)
+    plan, findings = _plan(settings, index, resumed, claim.run, context, num_classes)
+    features = build_feature_batches(
+        plan.dataset, plan.extracted, plan.config, context.hardware.device
+    )
     baseline = prepare_baseline(plan, context, features) if features else None
     state, batches = prepare_training(plan, context, features, baseline, saved)
-    origin = saved.origin if saved else begin_run(plan, claim, baseline, state, faults)
+    fingerprint = saved.fingerprint if saved else create_run(plan, claim, baseline, state, findings)
 
-    with how_to_go_on(claim.run):
+    with add_resume_hint(claim.run):
         with context.stop.deferring_signals():
-            fit_best(plan, context, state, batches, claim.run, origin)
-        scored = finish(plan, context, state.history, claim.run, origin.faults)
+            fit_best(plan, context, state, batches, claim.run, fingerprint)
+        scored = finish(plan, context, state.history, claim.run, fingerprint.findings)
         mark_latest(claim.run.path)
         remove_checkpoints(claim.run)
         if resumed and plan.dataset.images != read_split(claim.run.split):
@@ -142,42 +143,42 @@ def _train(
 def _plan(
     settings: Settings,
     index: FolderIndex,
-    resumed: Resumed | None,
+    resumed: ResumedRun | None,
     run: RunFolder,
     context: Context,
     num_classes: int | None,
 ) -> tuple[Plan, list[FindingSummary]]:
-    """Build the network, read the images, and settle what was left open.
+    """Build the network, extract features, and resolve the settings.
 
     Returns:
-        The plan, and what is wrong with the dataset; of a resumed run that is known.
+        The plan, and the problems of the dataset; of a resumed run its fingerprint has them.
     """
     report, saved = context.report, resumed.saved if resumed else None
-    settings = settle_machine(settings, context.hardware, index.root)
-    settings, start = build_start(settings, index.classes, saved, report)
+    settings = resolve_machine(settings, context.hardware, index.root)
+    settings, start = build_starting_model(settings, index.classes, saved, report)
     settings, teacher = find_teacher(settings, index.classes, saved, context)
-    check_free_space(run.path.parent, start.bytes_on_disk, "the weights and what --resume needs")
+    check_free_space(run.path.parent, start.bytes_on_disk, "the weights and checkpoints")
 
-    start = settle_ranges(index, start, context, saved.origin.ranges if saved else None)
+    start = resolve_ranges(index, start, context, saved.fingerprint.ranges if saved else None)
     if resumed:
-        look, dataset, changes = look_at_run_images(run, settings, resumed, start, context)
+        extracted, dataset, changes = extract_run_features(run, settings, resumed, start, context)
     else:
-        look, dataset = look_at_images(index, start, context)
+        extracted, dataset = extract_features(index, start, context)
         changes = []
-    settings, dataset, teaching = teach(
-        settings, teacher, start, dataset, look, context, run if resumed else None
+    settings, dataset, teacher_data = prepare_teacher(
+        settings, teacher, start, dataset, extracted, context, run if resumed else None
     )
     if num_classes not in (None, len(dataset.classes)):
-        report.warn(_other_count(num_classes, dataset.classes))
+        report.warn(_class_count_warning(num_classes, dataset.classes))
     if settings.config.strict:
         refuse_skipped(dataset.skipped)
-    faults = [] if resumed else find_faults(index, look, report)
+    findings = [] if resumed else report_findings(index, extracted, report)
 
-    plan = settle_plan(settings, start, dataset, look, teaching)
-    tell_plan(plan, context, changes)
-    return plan, faults
+    plan = resolve_plan(settings, start, dataset, extracted, teacher_data)
+    report_plan(plan, context, changes)
+    return plan, findings
 
 
-def _other_count(expected: int | None, classes: Sequence[str]) -> str:
+def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:
     names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
     return f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"

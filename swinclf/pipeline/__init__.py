@@ -1,1 +1,1 @@
-"""What happens in a training, step by step: each file a step, each step from values to values."""
+"""The steps of a training, one per file, each from values to values."""

@@ -1,7 +1,7 @@
-"""The activation that the weights of another tool were trained with, where only its config says it.
+"""The activation of weights from another tool, which may only be recorded in its config.json.
 
-No tensor shows whether a network computes GELU, its approximation by tanh or the quick one of
-OpenAI's CLIP; the answers differ in the third digit.
+No tensor shows whether a network uses GELU, its tanh approximation or the quick GELU of OpenAI's
+CLIP; the outputs differ in the third digit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from swinclf.models.vit import ViTConfig
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
 
-# Names in a config.json of transformers to this package's.
+# From the names in a config.json of transformers.
 _NAMES = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -27,34 +27,34 @@ _NAMES = {
 
 
 def choose_activation(settings: Settings, weights: Path, report: Reporter) -> Settings:
-    """Settle the activation by the config.json beside the weights, if it names another.
+    """Choose the activation by the config.json next to the weights, if it names another.
 
     Args:
-        settings: With the network and who builds it.
+        settings: With network and builder.
         weights: The weights file.
-        report: Hears of one that the network cannot have.
+        report: Receives a warning if the network cannot have that activation.
     """
-    theirs, config = _activation_beside(weights), settings.config
-    if theirs is None or "activation" in key_values(config.model_arg):
+    activation, config = _configured_activation(weights), settings.config
+    if activation is None or "activation" in key_values(config.model_arg):
         return settings
     if config.impl is Impl.NATIVE and (is_native(config.model) or config.model in OWN_SHAPES):
         own = native_config(config.model)
-        if not isinstance(own, ViTConfig) or own.activation in (theirs, "swiglu"):
+        if not isinstance(own, ViTConfig) or own.activation in (activation, "swiglu"):
             return settings
-        argument = f"activation={theirs}"
+        argument = f"activation={activation}"
         if settings.is_given("model_arg"):
-            report.warn(f"config.json beside the weights says {theirs}: add --model-arg {argument}")
+            report.warn(f"the weights' config.json has {activation}: add --model-arg {argument}")
         return settings.choose("model_arg", (*config.model_arg, argument), "from config.json")
     is_quick = "quickgelu" in config.model
-    if "_clip_" in config.model and is_quick is not (theirs == "quick_gelu"):
+    if "_clip_" in config.model and is_quick is not (activation == "quick_gelu"):
         named = config.model.replace("_clip_", "_clip_quickgelu_")
         named = config.model.replace("_quickgelu", "") if is_quick else named
-        report.warn(f"config.json beside the weights says {theirs}, as {named} computes")
+        report.warn(f"the weights' config.json has {activation}, the activation of {named}")
     return settings
 
 
-def _activation_beside(weights: Path) -> str | None:
-    """Return what transformers' config.json says, None where there is none."""
+def _configured_activation(weights: Path) -> str | None:
+    """Return the activation in transformers' config.json; None without one."""
     try:
         config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
         vision = config.get("vision_config") or config

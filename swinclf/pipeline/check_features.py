@@ -1,4 +1,4 @@
-"""What the network of `--weights` sees in images and in their mirror images, to compare them by."""
+"""Features of images and their mirror images by the network of `swinclf check --weights`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.feature_neighbours import MirroredFeatures
 from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, translate_out_of_memory
 from swinclf.models.compute import Computer
-from swinclf.pipeline.extract_features import known_features
+from swinclf.pipeline.extract_features import open_user_caches
 from swinclf.pipeline.plan import Context
-from swinclf.pipeline.start import Start, build_start, settle_machine
+from swinclf.pipeline.starting_model import StartingModel, build_starting_model, resolve_machine
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
 from swinclf.settings import gather_settings
-from swinclf.training.feature_extraction import MIRROR, PLAIN, Looker
+from swinclf.training.feature_extraction import MIRROR, PLAIN, FeatureExtractor
 
 
 @dataclass(frozen=True)
-class Viewer:
-    """A network that is to look at images, as a training of its head alone would have it look.
+class DuplicateFeatureExtractor:
+    """Feature extraction for the search for near-duplicates, as in training a head.
 
     Attributes:
-        start: The network, as that training would start: cached features are used again.
-        context: Where it runs.
+        start: The network; features cached by a training of its head are used again.
+        context: Hardware and reporter.
     """
 
-    start: Start
+    start: StartingModel
     context: Context
 
-    def see(self, root: Path, paths: Sequence[str], rows: np.ndarray) -> MirroredFeatures:
-        """Looks at images, each as it is and in the mirror.
+    def extract(self, root: Path, paths: Sequence[str], rows: np.ndarray) -> MirroredFeatures:
+        """Extract the features of images and of their mirror images.
 
         Args:
             root: What the paths are relative to.
             paths: The images.
-            rows: (N,) what each is called in the answer, ascending.
+            rows: (N,) identifiers of the images in the result, ascending.
 
         Returns:
             Of those images that could be read.
@@ -49,7 +49,7 @@ class Viewer:
             DeviceError: If memory runs out.
         """
         hardware = self.context.hardware
-        looker = Looker(
+        extractor = FeatureExtractor(
             root,
             self.start.preprocess,
             Computer(self.start.network, hardware),
@@ -57,11 +57,11 @@ class Viewer:
             workers=self.start.extraction.workers,
             report=self.context.report,
             stop=self.context.stop,
-            known=known_features(self.start, self.context),
+            caches=open_user_caches(self.start, self.context),
         )
-        with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
-            looker.look(paths, lambda *_: (PLAIN, MIRROR))
-        digests, table = looker.seen.digests, looker.seen.features
+        with closing(extractor), translate_out_of_memory(fixed_batch_size(hardware.device)):
+            extractor.extract(paths, lambda *_: (PLAIN, MIRROR))
+        digests, table = extractor.extracted.digests, extractor.extracted.features
         assert table is not None
         plain, mirrored = (
             table.gather([digests[path] + view for path in paths if path in digests]).numpy()
@@ -70,7 +70,7 @@ class Viewer:
         return MirroredFeatures(rows[[path in digests for path in paths]], plain, mirrored)
 
 
-def open_viewer(
+def build_duplicate_extractor(
     weights: Path,
     model: str | None,
     index: FolderIndex,
@@ -78,28 +78,28 @@ def open_viewer(
     workers: int,
     report: Reporter,
     ranges: tuple[ValueRange, ...] = (),
-) -> Viewer:
-    """Builds the network of a run or of a weights file, before any image is looked at.
+) -> DuplicateFeatureExtractor:
+    """Build the network of a run or of a weights file.
 
     Args:
         weights: A run folder or a weights file.
-        model: What network the file is of; None for the run's own, else as a training would choose.
+        model: Network of the weights file; None for the run's, else the default of a training.
         index: The dataset.
-        workers: Threads that read.
-        report: Told what looks, and where.
-        ranges: Which values of more than 8 bits are black and white.
+        workers: Reader threads.
+        report: Receives a note with network and device.
+        ranges: Value ranges of images of more than 8 bits.
 
     Raises:
-        WeightsError: If there is no such file, or it does not fit.
+        WeightsError: If the file does not exist or does not fit the network.
         ModelError: If there is no such network.
     """
-    asked = {"weights": str(weights), "model": model, "freeze_layers": True, "workers": workers}
+    options = {"weights": str(weights), "model": model, "freeze_layers": True, "workers": workers}
     hardware = choose_hardware()
-    settings = settle_machine(gather_settings(asked), hardware, index.root)
-    settings, start = build_start(settings, index.classes, None, report)
+    settings = resolve_machine(gather_settings(options), hardware, index.root)
+    settings, start = build_starting_model(settings, index.classes, None, report)
     start = replace(start, preprocess=replace(start.preprocess, ranges=ranges))
     report.note(
-        f"{settings.config.model} on {hardware.device} in {hardware.precision} looks for near "
-        f"copies, too (weights '{weights}')"
+        f"also searching for near-duplicates by features: {settings.config.model} on "
+        f"{hardware.device} in {hardware.precision}, weights '{weights}'"
     )
-    return Viewer(start, Context(hardware, report, StopFlag()))
+    return DuplicateFeatureExtractor(start, Context(hardware, report, StopFlag()))

@@ -1,4 +1,4 @@
-"""What a student learns of its teacher: the training objective, and the comparison at the end."""
+"""Distillation: the training objective, and the teacher's scores at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.nn import functional as F
 
 from swinclf.data.folder import TRAIN
-from swinclf.pipeline.plan import Plan, Teaching
+from swinclf.pipeline.plan import Plan, TeacherData
 from swinclf.reporting.paired_comparison import PredictionPair
 from swinclf.reporting.report_data import PredictionRow
 from swinclf.reporting.teacher_scores import TeacherScores
@@ -16,17 +16,17 @@ from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.teacher_features import CachedFeatures
 
-STANDARDISED_ON = 20_000  # images: more would tell mean and deviation no better
+STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
 
 
-def objective_of(teaching: Teaching, plan: Plan, device: str) -> Distillation:
-    """Return the loss of a distillation, on the device that trains."""
-    table, terms = teaching.table, teaching.terms
-    labelled = [plan.look.digests[one.path] for one in plan.dataset.of(TRAIN)]
-    digests = [*labelled, *(teaching.unlabelled.digests if teaching.unlabelled else ())]
+def build_objective(teacher_data: TeacherData, plan: Plan, device: str) -> Distillation:
+    """Build the distillation loss, on the training device."""
+    table, terms = teacher_data.table, teacher_data.terms
+    labelled = [plan.extracted.digests[one.path] for one in plan.dataset.of(TRAIN)]
+    digests = [*labelled, *(teacher_data.unlabelled.digests if teacher_data.unlabelled else ())]
     teacher: TeacherFeatures
-    if teaching.online is not None:
-        teacher = teaching.online
+    if teacher_data.online is not None:
+        teacher = teacher_data.online
     else:
         views = (PLAIN, MIRROR) if plan.config.mirror else (PLAIN,)
         rows = table.rows([digest + view for view in views for digest in digests])
@@ -34,25 +34,27 @@ def objective_of(teaching: Teaching, plan: Plan, device: str) -> Distillation:
     sample = labelled[:: 1 + len(labelled) // STANDARDISED_ON]
     return Distillation(
         teacher,
-        teaching.head,
+        teacher_data.head,
         table.gather([digest + PLAIN for digest in sample]),
         terms,
         linear_classifiers(plan.start.network)[0].in_features if terms.features else 0,
     ).to(device)
 
 
-def teacher_scores(plan: Plan, answers: Sequence[PredictionRow]) -> TeacherScores | None:
-    """Return what the teacher scores on the images that the student answered; None without one."""
-    teaching = plan.teaching
-    if teaching is None:
+def score_teacher(plan: Plan, rows: Sequence[PredictionRow]) -> TeacherScores | None:
+    """Score the teacher on the images that the student was scored on; None without a teacher."""
+    teacher_data = plan.teacher_data
+    if teacher_data is None:
         return None
-    features = teaching.table.gather([plan.look.digests[one.path] + PLAIN for one in answers])
-    probabilities = F.softmax(teaching.head(features), dim=1)
+    features = teacher_data.table.gather([plan.extracted.digests[one.path] + PLAIN for one in rows])
+    probabilities = F.softmax(teacher_data.head(features), dim=1)
     best, classes = probabilities.max(dim=1), plan.dataset.classes
     pairs = [
-        PredictionPair(one.path, one.label, classes[index], one.predicted, sure, one.probability)
-        for one, index, sure in zip(
-            answers, best.indices.tolist(), best.values.tolist(), strict=True
+        PredictionPair(
+            one.path, one.label, classes[index], one.predicted, confidence, one.probability
+        )
+        for one, index, confidence in zip(
+            rows, best.indices.tolist(), best.values.tolist(), strict=True
         )
     ]
-    return TeacherScores.from_pairs(teaching.name, pairs)
+    return TeacherScores.from_pairs(teacher_data.name, pairs)

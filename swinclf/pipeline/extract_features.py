@@ -1,4 +1,4 @@
-"""The one look at every image: which can be read, what a frozen network sees, what is wrong."""
+"""Read every image once: extract features, find unreadable files, report dataset problems."""
 
 from __future__ import annotations
 
@@ -12,111 +12,120 @@ from swinclf.device import command_line, fixed_batch_size, translate_out_of_memo
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
-from swinclf.pipeline.start import Start
+from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.training.feature_extraction import (
     MIRROR,
     PLAIN,
-    Known,
-    Look,
-    Looker,
-    open_known,
+    ExtractedFeatures,
+    FeatureCaches,
+    FeatureExtractor,
+    missing_views,
+    open_feature_caches,
     views_by_split,
-    views_missing,
 )
 
 
-def look_at_images(
+def extract_features(
     index: FolderIndex,
-    start: Start,
+    start: StartingModel,
     context: Context,
     *,
     is_resumed: bool = False,
-) -> tuple[Look, Dataset]:
-    """Reads every image once; where trained weights can tell something by it, keeps its features.
+) -> tuple[ExtractedFeatures, Dataset]:
+    """Read every image once and, if `start.extracts_features`, extract its features.
 
-    Which images are held out is known when all have been read; those that are trained on after all
-    are then looked at once more.
+    The split is known when all images have been read; missing mirrored views of training images
+    are extracted afterwards.
 
     Args:
         index: The images.
         start: The network, and how images are read.
-        context: Where it runs.
+        context: Hardware and reporter.
         is_resumed: Whether the images are those of a run, each in its split.
 
+    Returns:
+        The extracted features, and the readable images in their splits.
+
     Raises:
-        DataError: If what can be read cannot be trained on.
-        Interrupted: If a signal asked to stop; what is known so far is kept.
+        DataError: If the readable images are not enough to train on.
+        Interrupted: If a signal asked to stop; features computed so far are cached.
     """
     hardware, stop, options = context.hardware, context.stop, start.extraction
-    looker = Looker(
+    extractor = FeatureExtractor(
         index.root,
         start.preprocess,
-        Computer(start.network, hardware) if start.keeps_features else None,
+        Computer(start.network, hardware) if start.extracts_features else None,
         hardware,
         workers=options.workers,
         report=context.report,
         stop=stop,
-        known=known_features(start, context),
+        caches=open_user_caches(start, context),
     )
     views_of = views_by_split(
         index, mirror=options.mirror, val_split=options.val_split, seed=options.seed
     )
-    with closing(looker), translate_out_of_memory(fixed_batch_size(hardware.device)):
-        look = looker.seen
-        looker.look([image.path for image in index.images], views_of)
+    with closing(extractor), translate_out_of_memory(fixed_batch_size(hardware.device)):
+        extracted = extractor.extracted
+        extractor.extract([image.path for image in index.images], views_of)
         if not stop:
             dataset = (
                 Dataset(index.root, index.classes, index.images, index.skipped)
                 if is_resumed
                 else assign_splits(
-                    index, look.digests, look.errors, val_split=options.val_split, seed=options.seed
+                    index,
+                    extracted.digests,
+                    extracted.errors,
+                    val_split=options.val_split,
+                    seed=options.seed,
                 )
             )
         if not stop and options.mirror:
-            trained_on = [image.path for image in dataset.of(TRAIN)]
-            looker.look(views_missing(look, trained_on), lambda *_: (PLAIN, MIRROR))
+            train_paths = [image.path for image in dataset.of(TRAIN)]
+            extractor.extract(missing_views(extracted, train_paths), lambda *_: (PLAIN, MIRROR))
         if stop:
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
-    return look, dataset
+    return extracted, dataset
 
 
-def known_features(start: Start, context: Context) -> Known:
-    """What the user's cache holds for this network; nothing where it is not to be used."""
+def open_user_caches(start: StartingModel, context: Context) -> FeatureCaches:
+    """Open the user's caches for this network; none if caching is off."""
     options = start.extraction
     if not options.is_cached:
-        return Known()
-    return open_known(
-        start.network if start.keeps_features else None,
-        options.described,
+        return FeatureCaches()
+    return open_feature_caches(
+        start.network if start.extracts_features else None,
+        options.network_id,
         start.preprocess,
         context.hardware,
         limit_bytes=options.cache_bytes,
-        say=context.report.note,
+        note=context.report.note,
     )
 
 
-def find_faults(index: FolderIndex, look: Look, report: Reporter) -> list[FindingSummary]:
-    """What the look has shown to be wrong with the images, for the report; says it, too."""
-    faults = [one for one in quick_findings(index.images, look.digests) if one.needs_fix]
-    for fault in faults:
-        report.warn(format_finding(fault))
-    if faults:
-        report.note(f"all of it, and near copies: swinclf check {command_line([str(index.root)])}")
-    return [to_report_finding(fault) for fault in faults]
+def report_findings(
+    index: FolderIndex, extracted: ExtractedFeatures, report: Reporter
+) -> list[FindingSummary]:
+    """Warn about dataset problems that reading the images has shown; return them for the report."""
+    findings = [one for one in quick_findings(index.images, extracted.digests) if one.needs_fix]
+    for finding in findings:
+        report.warn(format_finding(finding))
+    if findings:
+        folder = command_line([str(index.root)])
+        report.note(f"all findings, with near-duplicates: swinclf check {folder}")
+    return [to_report_finding(finding) for finding in findings]
 
 
 def refuse_skipped(skipped: Sequence[SkippedFile]) -> None:
-    """What --strict says to files that cannot be read.
+    """Raise an error for unreadable files under --strict.
 
     Raises:
         DataError: If there are any.
     """
     if skipped:
         raise DataError(
-            "every file named like an image to be one, as --strict asks",
-            found=f"{len(skipped)} that cannot be read, e.g. {skipped[0].path}: "
-            f"{skipped[0].reason}",
-            hint="swinclf check DATA lists them all; or leave them out: --no-strict",
+            "only readable image files, as --strict requires",
+            found=f"{len(skipped)} unreadable, e.g. {skipped[0].path}: {skipped[0].reason}",
+            hint="swinclf check DATA lists them all; --no-strict skips them",
         )

@@ -1,4 +1,4 @@
-"""The end of a training: the weights written, the file scored, the report beside it."""
+"""The end of a training: saves the model, scores the saved file, writes the report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from swinclf.inference.score import (
 )
 from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
-from swinclf.pipeline.distill import teacher_scores
+from swinclf.pipeline.distill import score_teacher
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
 from swinclf.reporting.report_data import (
@@ -56,19 +56,19 @@ def finish(
     context: Context,
     history: Sequence[EpochRow],
     run: RunFolder,
-    faults: Sequence[FindingSummary],
+    findings: Sequence[FindingSummary],
 ) -> ScoringResult:
-    """Writes the weights, then scores the file that was written, as any later use will see it.
+    """Save the weights, then score the saved file, as any later use will load it.
 
     Args:
-        plan: The training, its network in the state to keep.
-        context: Where it runs.
+        plan: The training, its network with the final weights.
+        context: Hardware and reporter.
         history: A row an epoch.
-        run: Where to.
-        faults: What was wrong with the dataset when the run began.
+        run: Its folder.
+        findings: Problems of the dataset at the start of the run.
 
     Returns:
-        The scores; among what was skipped, also what could not be trained on.
+        The scores; the skipped files include those skipped in training.
 
     Raises:
         RunError: If a file cannot be written.
@@ -76,7 +76,7 @@ def finish(
     dataset, network, report = plan.dataset, plan.start.network, context.report
     options = InferenceOptions(device=context.hardware.device)
     card = plan.card(context.hardware)
-    kept = _kept_outputs(plan, options.device)
+    cached_outputs = _cached_outputs(plan, options.device)
     hardware = choose_model_hardware(card, options)
     measured = fit_confidence(
         TorchPredictor(network, card, hardware),
@@ -86,45 +86,45 @@ def finish(
         seed=plan.config.seed,
         workers=plan.config.workers,
         report=report,
-        cached_outputs=kept,
+        cached_outputs=cached_outputs,
     )
-    sections = _sections(plan, measured, faults, report)
+    sections = _sections(plan, measured, findings, report)
     card = replace(card, confidence=measured.confidence)
-    with ThreadPoolExecutor(1) as writer:  # who waits for a disk leaves the cores to others
+    with ThreadPoolExecutor(1) as writer:  # the disk is waited for in parallel
         saving = writer.submit(_save, run, network, card, measured)
-        if kept is None:
+        if cached_outputs is None:
             saving.result()
-        scored = _score(plan, run, card, kept, options, report)
+        scored = _score(plan, run, card, cached_outputs, options, report)
         save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
         illustrations = _illustrations(plan, run, card, measured, hardware, saving)
-        taught = teacher_scores(plan, scored.rows)
-        if taught is not None:
-            report.note(taught.line())
+        teacher = score_teacher(plan, scored.rows)
+        if teacher is not None:
+            report.note(teacher.line())
         write_results(
             run.path,
             scored,
             _provenance(plan, history, run),
             illustrations=illustrations,
-            sections=replace(sections, teacher=taught),
+            sections=replace(sections, teacher=teacher),
             others=saving,
         )
     return scored
 
 
 def _sections(
-    plan: Plan, measured: ConfidenceFit, faults: Sequence[FindingSummary], report: Reporter
+    plan: Plan, measured: ConfidenceFit, findings: Sequence[FindingSummary], report: Reporter
 ) -> ReportSections:
-    """What the report shows besides the scores, as far as it is known before any scoring."""
-    # A core each; on one thread around both, for each would undo the setting of the other.
+    """Return the sections of the report that do not depend on the scores."""
+    # One core each. The thread limit is set around both, as each would reset that of the other.
     with ThreadPoolExecutor(1) as other, one_blas_thread():
-        learning = other.submit(_learning, plan, report)
-        suspects = _suspects(plan, report)
+        learning = other.submit(_learning_curve, plan, report)
+        suspects = _label_issues(plan, report)
     return ReportSections(
         calibration=measured.calibration,
         confidence=measured.confidence,
         suspects=suspects,
         learning=learning.result(),
-        audit=faults,
+        audit=findings,
         is_untrained=not plan.start.trained_weights,
     )
 
@@ -137,7 +137,7 @@ def _illustrations(
     hardware: Hardware,
     saving: Future[None],
 ) -> Illustrations:
-    """What makes the report's pictures: evidence by the network, or by its file once written."""
+    """Return what draws the report's images: saliency by the network, or by its file once saved."""
     network, root = plan.start.network, plan.dataset.root
     drawer: EvidenceDrawer | None
     if has_evidence(network):
@@ -155,7 +155,7 @@ def _illustrations(
 
 
 def _save(run: RunFolder, network: Module, card: ModelCard, measured: ConfidenceFit) -> None:
-    """Writes the weights, and what they make of some training images."""
+    """Save the weights, and reference features of some training images."""
     save_model(run.model, network, card)
     save_reference_features(run, measured.training)
 
@@ -164,16 +164,18 @@ def _score(
     plan: Plan,
     run: RunFolder,
     card: ModelCard,
-    kept: Callable[[Sequence[ImageFile]], Outputs] | None,
+    cached_outputs: Callable[[Sequence[ImageFile]], Outputs] | None,
     options: InferenceOptions,
     report: Reporter,
 ) -> ScoringResult:
-    """Scores what was held out, or what was trained on where nothing was."""
+    """Score the validation images, or the training images without any."""
     dataset = plan.dataset
     split = VAL if dataset.rows(VAL) else TRAIN
     images = dataset.of(split)
-    if kept is not None:
-        answers = to_image_outputs_in_batches(kept(images), card.confidence, options.device)
+    if cached_outputs is not None:
+        answers = to_image_outputs_in_batches(
+            cached_outputs(images), card.confidence, options.device
+        )
         scored = score_outputs(
             card.classes, dataset.root, images, answers, split=split, report=report
         )
@@ -189,46 +191,54 @@ def _score(
     return replace(scored, skipped=[*dataset.skipped, *scored.skipped])
 
 
-def _kept_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Outputs] | None:
-    """What gives the outputs of a frozen network from the features that were kept, to the bit.
+def _cached_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Outputs] | None:
+    """Return a function that computes a frozen network's outputs from cached features, bit for bit.
 
-    None where only the whole network can: it was trained, or its head is not one linear layer.
+    None if the whole network was trained, or its head is not one linear layer.
     """
-    look, network = plan.look, plan.start.network
+    extracted, network = plan.extracted, plan.start.network
     if plan.start.regime is not Regime.HEAD or not has_linear_head(network):
         return None
 
     def outputs(images: Sequence[ImageFile]) -> Outputs:
-        features = look.plain_features(images)
+        features = extracted.plain_features(images)
         return Outputs(head_logits(network, features, device).numpy(), features.numpy())
 
     return outputs
 
 
-def _suspects(plan: Plan, report: Reporter) -> list[Suspect]:
-    """Labels that the kept features of the starting weights doubt; none without such features."""
-    dataset, look = plan.dataset, plan.look
-    if look.features is None:
+def _label_issues(plan: Plan, report: Reporter) -> list[Suspect]:
+    """Find label issues by the features of the starting weights; none without features."""
+    dataset, extracted = plan.dataset, plan.extracted
+    if extracted.features is None:
         return []
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
-    seen = look.plain_features(images).numpy()
-    return find_label_issues(images, seen, dataset.classes, seed=plan.config.seed, report=report)
+    features = extracted.plain_features(images).numpy()
+    return find_label_issues(
+        images, features, dataset.classes, seed=plan.config.seed, report=report
+    )
 
 
-def _learning(plan: Plan, report: Reporter) -> LearningCurve | None:
-    """What more images would bring, as far as features of them that were kept can tell."""
-    dataset, look = plan.dataset, plan.look
-    if look.features is None:
+def _learning_curve(plan: Plan, report: Reporter) -> LearningCurve | None:
+    """Fit the learning curve on cached features; None without features."""
+    dataset, extracted = plan.dataset, plan.extracted
+    if extracted.features is None:
         return None
-    training, held_out = dataset.of(TRAIN), dataset.of(VAL)
-    seen, judged = (look.plain_features(images).numpy() for images in (training, held_out))
+    train, val = dataset.of(TRAIN), dataset.of(VAL)
+    train_features, val_features = (extracted.plain_features(one).numpy() for one in (train, val))
     return fit_learning_curve(
-        training, seen, held_out, judged, dataset.classes, seed=plan.config.seed, report=report
+        train,
+        train_features,
+        val,
+        val_features,
+        dataset.classes,
+        seed=plan.config.seed,
+        report=report,
     )
 
 
 def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Provenance:
-    """Where the scores come from, for the report."""
+    """Return the origin of the scores, for the report."""
     settings = plan.settings
     return Provenance(
         title=run.path.name,

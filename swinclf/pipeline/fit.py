@@ -1,4 +1,4 @@
-"""Trains to the end, or to where the loss is lost; either way the best weights are kept."""
+"""Run the training loop with checkpoints; the network ends with the best weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
 from swinclf.training.defaults import Regime
 from swinclf.training.loop import TrainState, fit
-from swinclf.training.resume_guard import Origin
-from swinclf.training.setup import head_hardware, install_best, schedule_of
+from swinclf.training.resume_guard import RunFingerprint
+from swinclf.training.setup import build_schedule, head_hardware, install_best
 
 
 def fit_best(
@@ -25,28 +25,28 @@ def fit_best(
     state: TrainState,
     batches: Batches,
     run: RunFolder,
-    origin: Origin,
+    fingerprint: RunFingerprint,
 ) -> None:
-    """Trains to the end; the network then holds the best weights.
+    """Train to the end; the network then has the best weights.
 
     Args:
         plan: The training.
-        context: Where it runs.
-        state: Where it stands; changed in place.
-        batches: What it trains on.
-        run: Gets history.csv, and the state now and then.
-        origin: What the run was begun with.
+        context: Hardware and reporter.
+        state: New or resumed; changed in-place.
+        batches: Training and validation data.
+        run: Receives history.csv and checkpoints.
+        fingerprint: Of the run.
 
     Raises:
-        DivergedError: If the loss is no number any more.
-        DeviceError: If memory does not suffice.
+        DivergedError: If the loss is NaN or infinite.
+        DeviceError: If memory runs out.
         Interrupted: If a signal asked to stop; the state has been saved.
     """
     hardware = context.hardware
-    schedule = schedule_of(plan.config, plan.dataset, hardware.device)
+    schedule = build_schedule(plan.config, plan.dataset, hardware.device)
     if plan.start.regime is Regime.HEAD:
         hardware = head_hardware(hardware.device)
-    saver = CheckpointSaver(run, origin)
+    saver = CheckpointSaver(run, fingerprint)
     try:
         with translate_out_of_memory(batches.batch_size):
             fit(
@@ -59,33 +59,30 @@ def fit_best(
                 saver=saver,
             )
     except DivergedError as error:
-        raise _keep_last_good(error, plan, context, state, run) from None
-    finally:  # whatever ends it, and if it is a full disk
+        raise _save_best_weights(error, plan, context, state, run) from None
+    finally:  # after any error, even a full disk
         with suppress(RunError):
             write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
     saver.save(state)
     if schedule.epochs and state.best is not None and state.best.epoch == 0:
         context.report.warn(
-            "no epoch has as many of the held-out images right as the linear probe "
-            f"({state.best.score[0]:.1%}): the probe is kept"
+            "no epoch reached the validation accuracy of the linear probe "
+            f"({state.best.score[0]:.1%}): the model is the probe"
         )
     install_best(state, plan.start.network)
 
 
-def _keep_last_good(
+def _save_best_weights(
     error: DivergedError, plan: Plan, context: Context, state: TrainState, run: RunFolder
 ) -> DivergedError:
-    """Leaves a diverged run with its best weights as its model, if it has any; returns what to say.
-
-    Before the end of an epoch there are none that were ever better than those it began with.
-    """
-    kept = f"no epoch had ended, and {run.checkpoint} holds the last good state"
+    """Save the best weights of a diverged run, if an epoch has ended; return the full error."""
+    saved = f"no epoch was complete; {run.checkpoint} is the last good checkpoint"
     if state.best is not None:
         install_best(state, plan.start.network)
         save_model(run.model, plan.start.network, plan.card(context.hardware))
-        kept = f"the weights of epoch {state.best.epoch} are kept: {run.model}"
+        saved = f"the weights of epoch {state.best.epoch} are saved: {run.model}"
     return DivergedError(
         error.expected,
-        found=f"{error.found}; {kept}",
+        found=f"{error.found}; {saved}",
         hint=f"swinclf train {command_line([str(plan.dataset.root)])} {error.hint}",
     )

@@ -1,4 +1,4 @@
-"""What trains and what on, in the state that it begins with: the baseline first, then the rest."""
+"""Preparation of the training loop: the baseline, the initial state and the batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from swinclf.data.folder import TRAIN, SkippedFile
 from swinclf.device import seed_everything
 from swinclf.models.build import reset_head
-from swinclf.pipeline.distill import objective_of
+from swinclf.pipeline.distill import build_objective
 from swinclf.pipeline.extract_features import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import Reporter
@@ -23,19 +23,19 @@ from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import Baseline, fit_baseline
 from swinclf.training.loop import TrainState
 from swinclf.training.setup import (
-    begin_with,
+    add_distillation,
+    build_head_state,
+    build_image_batches,
+    build_network_state,
+    build_schedule,
     head_hardware,
-    head_state,
-    image_batches,
-    learn_from,
-    network_state,
-    schedule_of,
-    take_probe,
+    start_from_baseline,
+    use_baseline,
 )
 
 
 def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> Baseline:
-    """The best head on what the network sees before it is trained, told with its accuracy.
+    """Fit the linear probe on the features before training; report its accuracy.
 
     Raises:
         ModelError: If the network's head is not linear.
@@ -43,27 +43,27 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
     """
     config, network, classes = plan.config, plan.start.network, len(plan.dataset.classes)
     reset_head(network, classes)
-    linear_classifiers(network)  # a head that is not linear is better known now
-    schedule = schedule_of(config, plan.dataset, context.hardware.device)
+    linear_classifiers(network)  # fail early if the head is not linear
+    schedule = build_schedule(config, plan.dataset, context.hardware.device)
     baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=context.stop)
-    right = f"{baseline.accuracy:.1%} of held-out images right, "
+    accuracy = f"validation accuracy {baseline.accuracy:.1%}, " if features.val_count else ""
     context.report.note(
-        f"linear probe (L-BFGS): {right if features.val_count else ''}in {baseline.seconds:.1f} s, "
-        f"L2 {baseline.strength:g}" + _role(plan)
+        f"linear probe (L-BFGS): {accuracy}fitted in {baseline.seconds:.1f} s, "
+        f"L2 {baseline.strength:g}" + _baseline_use(plan)
     )
     if baseline.images < features.train_count:
         context.report.note(
-            f"  fitted on {baseline.images:,} of {features.train_count:,} training images, "
-            "so that it does not take long"
+            f"  fitted on {baseline.images:,} of {features.train_count:,} training images "
+            "to limit the time"
         )
     return baseline
 
 
-def _role(plan: Plan) -> str:
-    """What becomes of the baseline, to be said after its accuracy."""
+def _baseline_use(plan: Plan) -> str:
+    """Return the use of the baseline, to print after its accuracy."""
     if plan.start.regime is not Regime.HEAD:
-        return "; the head starts from it"
-    return "; it is the head: no epochs" if plan.config.epochs == 0 else ""
+        return "; used as the initial head"
+    return "; used as the head, no epochs" if plan.config.epochs == 0 else ""
 
 
 def prepare_training(
@@ -73,17 +73,17 @@ def prepare_training(
     baseline: Baseline | None,
     saved: Checkpoint | None,
 ) -> tuple[TrainState, Batches]:
-    """What trains, in the state that it starts or goes on from, and what on.
+    """Build the initial or resumed training state and its batches.
 
     Args:
         plan: The training.
-        context: Where it runs.
-        features: What the network saw before, if that was kept.
-        baseline: The best head on them.
-        saved: What a resumed run goes on from.
+        context: Hardware and reporter.
+        features: Cached features of the network before training; None without any.
+        baseline: The linear probe on them.
+        saved: Checkpoint of a resumed run.
 
     Raises:
-        RunError: If that is the state of another training.
+        RunError: If the checkpoint is of another training.
     """
     config, network = plan.config, plan.start.network
     reset_head(network, len(plan.dataset.classes))
@@ -91,78 +91,81 @@ def prepare_training(
     if plan.start.regime is Regime.HEAD:
         assert features is not None
         batches = features = _with_unlabelled(features, plan)
-        state = head_state(network, features, config, head_hardware(context.hardware.device))
+        state = build_head_state(network, features, config, head_hardware(context.hardware.device))
     else:
-        batches = images = _images(plan, context)
-        _tell_room(images, context.report)
+        batches = images = _build_image_batches(plan, context)
+        _report_cache_limit(images, context.report)
         if baseline is not None:
             baseline.probe.install(network)
-        state = network_state(
+        state = build_network_state(
             network, config, context.hardware, trained_weights=plan.start.trained_weights
         )
     if baseline is not None and config.epochs == 0:
-        take_probe(state, baseline, len(plan.dataset.rows(TRAIN)))
+        use_baseline(state, baseline, len(plan.dataset.rows(TRAIN)))
     elif baseline is not None:
-        begin_with(state, baseline)
-    if plan.teaching is not None:
-        learn_from(state, objective_of(plan.teaching, plan, context.hardware.device), config)
+        start_from_baseline(state, baseline)
+    if plan.teacher_data is not None:
+        add_distillation(
+            state, build_objective(plan.teacher_data, plan, context.hardware.device), config
+        )
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)
     return state, batches
 
 
-def _images(plan: Plan, context: Context) -> ImageBatches:
-    """The image files as batches."""
+def _build_image_batches(plan: Plan, context: Context) -> ImageBatches:
+    """Build batches of the image files, unlabelled ones included."""
     config, dataset = plan.config, plan.dataset
-    tell = _bad_file_teller(context.report, strict=config.strict)
+    on_bad_file = _bad_file_reporter(context.report, strict=config.strict)
+    device = context.hardware.device
     images = replace(
-        image_batches(dataset, plan.start.preprocess, config, context.hardware.device, tell),
-        digests={dataset.root / path: digest for path, digest in plan.look.digests.items()},
+        build_image_batches(dataset, plan.start.preprocess, config, device, on_bad_file),
+        digests={dataset.root / path: digest for path, digest in plan.extracted.digests.items()},
     )
-    more = plan.teaching.unlabelled if plan.teaching is not None else None
-    if more is None:
+    unlabelled = plan.teacher_data.unlabelled if plan.teacher_data is not None else None
+    if unlabelled is None:
         return images
     return replace(
         images,
-        train_files=[*images.train_files, *more.files],
-        train_targets=[*images.train_targets, *[UNLABELLED] * len(more.paths)],
-        digests={**images.digests, **dict(zip(more.files, more.digests, strict=True))},
+        train_files=[*images.train_files, *unlabelled.files],
+        train_targets=[*images.train_targets, *[UNLABELLED] * len(unlabelled.paths)],
+        digests={**images.digests, **dict(zip(unlabelled.files, unlabelled.digests, strict=True))},
     )
 
 
 def _with_unlabelled(batches: FeatureBatches, plan: Plan) -> FeatureBatches:
-    """The features of the labelled training images and then of the unlabelled ones, if any."""
-    teaching = plan.teaching
-    if teaching is None or teaching.unlabelled is None or teaching.student is None:
+    """Append the features of the unlabelled images, if any, to those of the training images."""
+    teacher_data = plan.teacher_data
+    if teacher_data is None or teacher_data.unlabelled is None or teacher_data.student is None:
         return batches
-    digests, views = teaching.unlabelled.digests, (PLAIN, MIRROR)[: len(batches.train_features)]
-    more = [teaching.student.gather([one + view for one in digests]) for view in views]
+    digests, views = teacher_data.unlabelled.digests, (PLAIN, MIRROR)[: len(batches.train_features)]
+    added = [teacher_data.student.gather([one + view for one in digests]) for view in views]
     device = batches.train_features.device
     targets = torch.full((len(digests),), UNLABELLED, device=device)
     return replace(
         batches,
-        train_features=torch.cat([batches.train_features, torch.stack(more).to(device)], dim=1),
+        train_features=torch.cat([batches.train_features, torch.stack(added).to(device)], dim=1),
         train_targets=torch.cat([batches.train_targets, targets]),
     )
 
 
-def _tell_room(images: ImageBatches, report: Reporter) -> None:
-    """Says what memory decoded images may take."""
-    if images.kept.limit_bytes:
-        room = images.kept.limit_bytes / 1024**3
-        report.note(f"decoded images are kept in memory for later epochs, {room:.1f} GiB at most")
+def _report_cache_limit(images: ImageBatches, report: Reporter) -> None:
+    """Report the memory limit of the image cache."""
+    if images.cache.limit_bytes:
+        limit_gib = images.cache.limit_bytes / 1024**3
+        report.note(f"decoded images are cached in memory, at most {limit_gib:.1f} GiB")
 
 
-def _bad_file_teller(report: Reporter, *, strict: bool) -> Callable[[Path, str], None]:
-    """Says of each file once that it went bad; where it must not, stops."""
-    told: set[Path] = set()
+def _bad_file_reporter(report: Reporter, *, strict: bool) -> Callable[[Path, str], None]:
+    """Return a callback that warns once per file that has become unreadable; an error if strict."""
+    reported: set[Path] = set()
 
-    def tell(path: Path, reason: str) -> None:
+    def on_bad_file(path: Path, reason: str) -> None:
         if strict:
             refuse_skipped([SkippedFile(str(path), reason)])
-        if path not in told:
-            told.add(path)
-            report.warn(f"{path} could be read before and cannot any more ({reason}): left out")
+        if path not in reported:
+            reported.add(path)
+            report.warn(f"{path} has become unreadable ({reason}): skipped")
 
-    return tell
+    return on_bad_file

@@ -1,4 +1,4 @@
-"""The value ranges that a training scales its images by: measured once, then those of the run."""
+"""The value ranges by which a training scales its images: measured once, then stored in the run."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from swinclf.data.images import content_digest
 from swinclf.data.split import split_position
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
-from swinclf.pipeline.start import Start
+from swinclf.pipeline.starting_model import StartingModel
 from swinclf.preprocess import parse_ranges
 
 
-def settle_ranges(
+def resolve_ranges(
     index: FolderIndex,
-    start: Start,
+    start: StartingModel,
     context: Context,
     saved: Mapping[str, Any] | None,
-) -> Start:
-    """Return the start with the value ranges of the training images; says them.
+) -> StartingModel:
+    """Return the starting model with the value ranges of the training images; report them.
 
     Args:
-        index: The images. Held-out ones are not measured.
+        index: The images. Only training images are measured.
         start: Of the training.
-        context: Where it runs.
-        saved: The ranges of the run that is resumed; None for a new one.
+        context: Its reporter is used.
+        saved: The ranges of a resumed run; None for a new one.
 
     Raises:
-        DataError: If the disk is gone.
+        DataError: If the disk fails.
     """
     if saved is not None:
         ranges = parse_ranges(saved)

@@ -1,4 +1,4 @@
-"""A run that can be gone on with: what it needs is written, read again, and the command said."""
+"""Resumable runs: create a run, load an interrupted one, and print the command to resume it."""
 
 from __future__ import annotations
 
@@ -19,102 +19,111 @@ from swinclf.device import command_line, versions
 from swinclf.errors import Interrupted, RunError
 from swinclf.files import cannot_write, write_json
 from swinclf.inference.results import write_skipped
-from swinclf.pipeline.extract_features import look_at_images
+from swinclf.pipeline.extract_features import extract_features
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.run_images import (
+    describe_renames,
     find_run_images,
     images_by_content,
     record_folder,
-    renamed_in_words,
 )
-from swinclf.pipeline.start import Start
+from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunClaim, RunFolder
 from swinclf.settings import Settings, Source, command_of, gather_settings
-from swinclf.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, step_back
-from swinclf.training.feature_extraction import Look
+from swinclf.training.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    use_previous_checkpoint,
+)
+from swinclf.training.feature_extraction import ExtractedFeatures
 from swinclf.training.logistic_regression import Baseline
 from swinclf.training.loop import TrainState
-from swinclf.training.resume_guard import Origin, check_images, check_settings, origin_of
+from swinclf.training.resume_guard import (
+    RunFingerprint,
+    build_fingerprint,
+    check_images,
+    check_settings,
+)
 
 
-def begin_run(
+def create_run(
     plan: Plan,
     claim: RunClaim,
     baseline: Baseline | None,
     state: TrainState,
-    faults: Sequence[FindingSummary],
-) -> Origin:
-    """Writes all that is known before training and the state to begin with: now it is a run.
+    findings: Sequence[FindingSummary],
+) -> RunFingerprint:
+    """Write the run's files and its first checkpoint, and publish the folder as a run.
 
     Args:
         plan: The training.
         claim: A draft of its folder.
-        baseline: What a head does on the network as it is, where that is known.
+        baseline: The linear probe; None without features.
         state: Before the first step.
-        faults: What is wrong with the dataset.
+        findings: Problems of the dataset.
 
     Raises:
-        RunError: If a file cannot be written; then there is no run.
+        RunError: If a file cannot be written; then no run is created.
     """
     run, dataset = claim.run, plan.dataset
-    facts: dict[str, Any] = {
+    record: dict[str, Any] = {
         "command": command_of(plan.settings),
         "versions": versions(),
         FROM_RUN: path_from_run(dataset.root, run),
     }
     if plan.start.loaded is not None:
-        facts["weights_loaded"] = plan.start.loaded.to_dict()
-    teaching = plan.teaching
-    if teaching is not None:
-        facts["teacher_digest"] = teaching.digest
-    write_json(run.config, {**plan.settings.to_dict(), **facts})
+        record["weights_loaded"] = plan.start.loaded.to_dict()
+    teacher_data = plan.teacher_data
+    if teacher_data is not None:
+        record["teacher_digest"] = teacher_data.digest
+    write_json(run.config, {**plan.settings.to_dict(), **record})
     write_json(run.class_indices, {str(n): name for n, name in enumerate(dataset.classes)})
     write_split(run.split, dataset.images)
-    if teaching is not None and teaching.unlabelled is not None:
-        write_unlabelled(run.unlabelled, teaching.unlabelled)
+    if teacher_data is not None and teacher_data.unlabelled is not None:
+        write_unlabelled(run.unlabelled, teacher_data.unlabelled)
     if dataset.skipped:
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
     if baseline is not None:
-        write_json(run.baseline, baseline.facts())
-    origin = origin_of(
+        write_json(run.baseline, baseline.to_dict())
+    fingerprint = build_fingerprint(
         plan.settings,
         run,
         dataset,
-        plan.look.digests,
+        plan.extracted.digests,
         network=plan.start.frozen_digest,
-        faults=faults,
+        findings=findings,
         preprocess=plan.start.preprocess,
-        teacher=teaching.digest if teaching is not None else "",
+        teacher=teacher_data.digest if teacher_data is not None else "",
     )
-    save_checkpoint(run, state, origin)
+    save_checkpoint(run, state, fingerprint)
     claim.publish()
-    return origin
+    return fingerprint
 
 
 def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of an interrupted run, exactly as they were resolved.
+    """Return the settings of an interrupted run, exactly as they were resolved.
 
     Args:
         run: The run.
-        given: New values by name, of `MOVABLE` settings alone: where the images or the weights are
-            now, how many threads read. They change no bit.
+        given: New values of `MOVABLE` settings, by name; these do not change the result.
 
     Raises:
-        RunError: If there is nothing to go on with.
+        RunError: If there is nothing to resume.
     """
     has_state = run.checkpoint.is_file() or run.previous_checkpoint.is_file()
-    if run.is_finished and not has_state:  # with it, something of the end was left to do
+    if run.is_finished and not has_state:  # with a checkpoint, the end was interrupted
         raise RunError(
             f"an interrupted run at '{run.path}'",
             found="a finished one",
-            hint=f"swinclf train DATA --weights '{run.path}' starts a new run from its weights",
+            hint=f"to start a new run from its weights: swinclf train DATA --weights '{run.path}'",
         )
     if not has_state:
         raise RunError(
-            f"the saved state of a run, '{run.checkpoint}'",
-            found="none: it stopped before anything was saved",
+            f"a checkpoint of the run, '{run.checkpoint}'",
+            found="none: the run stopped before the first checkpoint",
             hint="swinclf train DATA",
         )
     try:
@@ -127,8 +136,8 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
     except KeyError as error:
         raise RunError(
             f"every setting of the run in '{run.config}'",
-            found=f"none called {error}: the run was started by another version of swinclf",
-            hint="that version, or a new run: swinclf train DATA",
+            found=f"no {error}: the run was started by another version of swinclf",
+            hint="resume it with that version, or start a new run: swinclf train DATA",
         ) from error
     except (OSError, TypeError, ValueError) as error:
         raise RunError(
@@ -136,25 +145,24 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
             found=f"{type(error).__name__}: {error}",
             hint="swinclf train DATA",
         ) from error
-    # What --freeze-stages settles about --freeze-layers, and that a linear probe has no epochs, is
-    # recorded, but not to be asked for.
-    settled = {}
+    # Recorded values that cannot be given: --freeze-layers with --freeze-stages, and 0 epochs.
+    recorded = {}
     if values["freeze_stages"] is not None:
-        settled = {"freeze_layers": values.pop("freeze_layers")}
+        recorded = {"freeze_layers": values.pop("freeze_layers")}
     elif values["epochs"] == 0:
-        settled = {name: values.pop(name) for name in ("epochs", "lr")}
-    return Settings(replace(gather_settings(values).config, **settled), sources, reasons)
+        recorded = {name: values.pop(name) for name in ("epochs", "lr")}
+    return Settings(replace(gather_settings(values).config, **recorded), sources, reasons)
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """What an interrupted run goes on from.
+class ResumedRun:
+    """An interrupted run, loaded to be resumed.
 
     Attributes:
-        saved: Its state.
-        settings: Its settings, with the folder where its images are now.
-        index: Its images, each in its split, and what it does without.
-        changes: What has changed since and may, a line each.
+        saved: Its checkpoint.
+        settings: Its settings, with the current folder of its images.
+        index: Its images, each in its split, and its skipped files.
+        changes: Harmless changes since it began, a line each.
     """
 
     saved: Checkpoint
@@ -163,75 +171,76 @@ class Resumed:
     changes: list[str]
 
 
-def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> Resumed:
-    """What an interrupted run goes on from.
+def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> ResumedRun:
+    """Load an interrupted run.
 
     Args:
         run: The run, claimed.
-        settings: Its own, before anything is chosen.
-        report: Told if the newest checkpoint cannot be read.
+        settings: Its own.
+        report: Receives a warning if the newest checkpoint cannot be read.
 
     Raises:
-        RunError, WeightsError: If there is none that can, or what may not change has.
-        DataError: If there is no folder of the name that was given.
+        RunError, WeightsError: If no checkpoint can be read, or the run has been changed.
+        DataError: If a given folder does not exist.
     """
     saved = read_checkpoint(run)
-    settings, index = find_run_images(run, settings, saved.origin)
-    changes = check_settings(saved.origin, settings, run)
-    if saved.instead_of:
+    settings, index = find_run_images(run, settings, saved.fingerprint)
+    changes = check_settings(saved.fingerprint, settings, run)
+    if saved.newer_error:
         report.warn(
-            f"{run.checkpoint} cannot be read ({saved.instead_of}): going on from the one before it"
+            f"{run.checkpoint} cannot be read ({saved.newer_error}): "
+            "resuming from the previous checkpoint"
         )
-        step_back(run)
-    return Resumed(saved, settings, index, changes)
+        use_previous_checkpoint(run)
+    return ResumedRun(saved, settings, index, changes)
 
 
-def look_at_run_images(
-    run: RunFolder, settings: Settings, resumed: Resumed, start: Start, context: Context
-) -> tuple[Look, Dataset, list[str]]:
-    """Reads every image of an interrupted run once, under whatever name it has now.
+def extract_run_features(
+    run: RunFolder, settings: Settings, resumed: ResumedRun, start: StartingModel, context: Context
+) -> tuple[ExtractedFeatures, Dataset, list[str]]:
+    """Extract the features of a run's images, also of renamed ones.
 
     Args:
         run: The run; its settings are written again if the images have moved.
-        settings: With what was chosen by machine and network.
-        resumed: What is gone on from.
-        start: The network that looks.
-        context: Where it runs.
+        settings: With the defaults of machine and network.
+        resumed: The interrupted run.
+        start: The network.
+        context: Hardware and reporter.
 
     Returns:
-        The look, the images, and what has changed since and may, a line each.
+        The features, the images, and the harmless changes since the run began, a line each.
 
     Raises:
-        RunError: If an image of the run has gone, or is another one now.
+        RunError: If an image of the run is missing or has changed.
         Interrupted: If a signal asked to stop.
     """
-    origin, index = resumed.saved.origin, resumed.index
-    look, dataset = look_at_images(index, start, context, is_resumed=True)
-    now = images_by_content(settings, index, origin, look)
+    fingerprint, index = resumed.saved.fingerprint, resumed.index
+    extracted, dataset = extract_features(index, start, context, is_resumed=True)
+    now = images_by_content(settings, index, fingerprint, extracted)
     if now is not index:
-        look, dataset = look_at_images(now, start, context, is_resumed=True)
-    renamed = renamed_in_words(read_split(run.split), dataset.images)
-    others = check_images(origin, dataset, look.digests, look.errors, run)
+        extracted, dataset = extract_features(now, start, context, is_resumed=True)
+    renamed = describe_renames(read_split(run.split), dataset.images)
+    others = check_images(fingerprint, dataset, extracted.digests, extracted.errors, run)
     record_folder(run, settings)
-    return look, dataset, [*resumed.changes, *renamed, *others]
+    return extracted, dataset, [*resumed.changes, *renamed, *others]
 
 
 def resume_command(run: RunFolder) -> str:
-    """What to type to go on with a run."""
+    """Return the command that resumes a run."""
     return f"swinclf train --resume {command_line([str(run.path)])}"
 
 
 @contextmanager
-def how_to_go_on(run: RunFolder) -> Iterator[None]:
-    """Whatever ends a training that has begun says how to go on with it."""
+def add_resume_hint(run: RunFolder) -> Iterator[None]:
+    """Add the command to resume a run to any error or interruption inside the block."""
     try:
         yield
     except Interrupted as interrupted:
         raise Interrupted(interrupted.exit_code, resume_command(run)) from None
     except (RunError, OSError) as error:
         named = Path(getattr(error, "filename", None) or run.path / "a file")
-        told = error if isinstance(error, RunError) else cannot_write(named, error)
-        hint = f"mend that, then: {resume_command(run)}"
-        if not run.checkpoint.is_file():  # the folder itself has gone
+        cause = error if isinstance(error, RunError) else cannot_write(named, error)
+        hint = f"fix that, then: {resume_command(run)}"
+        if not run.checkpoint.is_file():  # the folder itself is gone
             hint = "start again: swinclf train DATA"
-        raise RunError(told.expected, found=told.found, hint=hint) from error
+        raise RunError(cause.expected, found=cause.found, hint=hint) from error

@@ -1,4 +1,4 @@
-"""The images of an interrupted run, wherever they are now."""
+"""The images of an interrupted run, located by path or by content."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from swinclf.errors import RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings, command_of
-from swinclf.training.feature_extraction import Look
-from swinclf.training.resume_guard import Origin, image_digests
+from swinclf.training.feature_extraction import ExtractedFeatures
+from swinclf.training.resume_guard import RunFingerprint, image_digests
 
 
 def find_run_images(
-    run: RunFolder, settings: Settings, origin: Origin
+    run: RunFolder, settings: Settings, fingerprint: RunFingerprint
 ) -> tuple[Settings, FolderIndex]:
-    """Return the images of an interrupted run, each in its split, and what it does without.
+    """Locate the images of an interrupted run, by path, else by content.
 
-    They are looked for in the folder that the settings name, which may be a new one, or as far from
-    the run as they were: by their paths, and where these are none, by their content.
+    They are searched in the folder of the settings, which may be a new one, and at the recorded
+    path relative to the run.
 
     Args:
         run: The run.
-        settings: Its own, with the folder that was named.
-        origin: What the run was begun with.
+        settings: Its own, with a given folder.
+        fingerprint: Of the run.
 
     Returns:
-        The settings with the folder where the images are, and the images.
+        The settings with the images' folder, and the images, each in its split.
 
     Raises:
-        DataError: If there is no folder of the name that was given.
-        RunError: If the run's tables cannot be read, or not all images are there.
+        DataError: If a given folder does not exist.
+        RunError: If the run's tables cannot be read, or images are missing.
     """
     images = read_split(run.split)
     named, recorded = Path(settings.config.data), recorded_folders(run)
@@ -52,64 +52,71 @@ def find_run_images(
     folders = [named.resolve()] if is_given else [one for one in recorded if one.is_dir()]
     for root in folders:
         if not missing_paths(root, images):
-            return _found(run, settings, root, images)
+            return _located_index(run, settings, root, images)
     best: list[ImageFile] | None = None
     for root in folders:
-        found, missing = find_by_content(root, _val_of(settings), images, digests_of(origin))
+        found, missing = find_by_content(
+            root, _val_folders(settings), images, stored_digests(fingerprint)
+        )
         if not missing:
-            return _found(run, settings, root, tuple(found))
+            return _located_index(run, settings, root, tuple(found))
         best = missing if best is None or len(missing) < len(best) else best
     raise _not_found(run, named, recorded if is_given else [], best, len(images))
 
 
 def images_by_content(
-    settings: Settings, index: FolderIndex, origin: Origin, look: Look
+    settings: Settings,
+    index: FolderIndex,
+    fingerprint: RunFingerprint,
+    extracted: ExtractedFeatures,
 ) -> FolderIndex:
-    """Return the images under the paths that their content has now, where files changed names.
+    """Return the images with the current paths of their content, for renamed files.
 
     Args:
-        settings: With the folder where the images are.
+        settings: With the folder of the images.
         index: The images, by their paths.
-        origin: What the run was begun with.
-        look: What became of the files.
+        fingerprint: Of the run.
+        extracted: With the content digests of the files.
 
     Returns:
-        The same index if all contents are as they were, or not all can be found.
+        The same index if no content has changed, or not all contents are found.
     """
     dataset = Dataset(index.root, index.classes, index.images, index.skipped)
-    if not look.errors and bool((image_digests(dataset, look.digests) == origin.images).all()):
+    if not extracted.errors and bool(
+        (image_digests(dataset, extracted.digests) == fingerprint.images).all()
+    ):
         return index
     found, missing = find_by_content(
-        index.root, _val_of(settings), index.images, digests_of(origin)
+        index.root, _val_folders(settings), index.images, stored_digests(fingerprint)
     )
     return index if missing else replace(index, images=tuple(found))
 
 
-def digests_of(origin: Origin) -> list[bytes]:
+def stored_digests(fingerprint: RunFingerprint) -> list[bytes]:
     """Return the content digest of each of a run's images."""
-    return [row.tobytes() for row in origin.images.numpy()]
+    return [row.tobytes() for row in fingerprint.images.numpy()]
 
 
-def renamed_in_words(before: tuple[ImageFile, ...], now: tuple[ImageFile, ...]) -> list[str]:
-    """Return what has changed of the images' paths, a line, or none."""
+def describe_renames(before: tuple[ImageFile, ...], now: tuple[ImageFile, ...]) -> list[str]:
+    """Return lines that describe renamed images; none without any."""
     changed = [
         (one.path, other) for one, other in zip(before, now, strict=True) if one.path != other.path
     ]
     if not changed:
         return []
     first = f"{changed[0][0]} -> {changed[0][1].path}"
-    notes = [f"{len(changed):,} images have other paths, e.g. {first} (changes no bit)"]
+    notes = [f"{len(changed):,} images have new paths, e.g. {first} (same result)"]
     others = [image for _, image in changed if image.label not in image.path.split("/")[:-1]]
     if others:
         notes.append(
             f"{len(others):,} of these are in another class folder, e.g. {others[0].path}: "
-            f"{others[0].label!r} for this run, as when it began"
+            f"still labelled {others[0].label!r} in this run"
         )
     return notes
 
 
 def record_folder(run: RunFolder, settings: Settings) -> None:
-    """Write into a run's settings where its images and weights are, to find them from now on.
+    """Record the current paths of images and weights in a run's settings.
 
     Raises:
         RunError: If the file cannot be written.
@@ -121,7 +128,7 @@ def record_folder(run: RunFolder, settings: Settings) -> None:
         write_json(run.config, {**config, **new, "command": command_of(settings)})
 
 
-def _found(
+def _located_index(
     run: RunFolder, settings: Settings, root: Path, images: tuple[ImageFile, ...]
 ) -> tuple[Settings, FolderIndex]:
     skipped = read_csv(run.skipped) if run.skipped.is_file() else []
@@ -135,7 +142,7 @@ def _found(
     return replace(settings, config=replace(settings.config, data=str(root))), index
 
 
-def _val_of(settings: Settings) -> list[Path]:
+def _val_folders(settings: Settings) -> list[Path]:
     val = settings.config.val
     return [Path(val).resolve()] if val and Path(val).is_dir() else []
 
@@ -147,31 +154,29 @@ def _not_found(
     missing: list[ImageFile] | None,
     count: int,
 ) -> RunError:
-    """Return the error for images that are not all there.
+    """Return the error for missing images.
 
     Args:
         run: The run.
-        named: The folder that was looked into.
-        recorded: Where they should be, if another folder was named.
-        missing: The images that are not there; None if there is no folder.
+        named: The folder that was searched.
+        recorded: The recorded folders, if another folder was given.
+        missing: The missing images; None if the folder does not exist.
         count: Of all images.
     """
     images = read_split(run.split)
-    where_they_are = next((one for one in recorded if not missing_paths(one, images)), None)
+    complete = next((one for one in recorded if not missing_paths(one, images)), None)
     if missing is None:
-        found = f"no folder '{named}' any more"
+        found = f"the folder '{named}' is gone"
     else:
         first = missing[0].path
         folder = (named / first).parent
-        why = "" if folder.is_dir() else f": no folder '{folder}' any more"
-        found = f"{len(missing):,} of them not in '{named}', by name or content, e.g. {first}{why}"
-    if where_they_are is not None:
-        hint = f"swinclf train --resume '{run.path}', which finds them in '{where_they_are}'"
+        why = "" if folder.is_dir() else f": the folder '{folder}' is gone"
+        found = f"{len(missing):,} missing in '{named}', by path and content, e.g. {first}{why}"
+    if complete is not None:
+        hint = f"swinclf train --resume '{run.path}', which finds them in '{complete}'"
     else:
         hint = (
-            f"swinclf train DATA --resume '{run.path}', with the folder that holds all of them now "
-            "as DATA; or a new run: swinclf train DATA"
+            f"swinclf train DATA --resume '{run.path}', with DATA as their folder; or start a "
+            "new run: swinclf train DATA"
         )
-    return RunError(
-        f"the {count:,} images that '{run.path}' was begun with", found=found, hint=hint
-    )
+    return RunError(f"the {count:,} images that '{run.path}' started with", found=found, hint=hint)

@@ -1,1 +1,1 @@
-"""Training: on what, at which rates, in one loop, with a state that can be taken up again."""
+"""Training: batches, defaults, objective, optimizer, the loop, and resumable checkpoints."""

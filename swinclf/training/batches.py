@@ -1,7 +1,7 @@
-"""What one loop trains on: batches of kept features, or batches of images read from files.
+"""Batches for the training loop: of cached features, or of images read from files.
 
-Order is a function of (seed, epoch), augmentation of (seed, epoch, image): a training that is
-taken up in the middle of an epoch sees exactly what it would have seen.
+The order is a function of (seed, epoch), the augmentation of (seed, epoch, image): a training that
+is resumed in the middle of an epoch gets exactly the batches it would have got.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ UNLABELLED = -1  # the target of an image without a label
 
 
 class Batch(NamedTuple):
-    """Inputs and what they should give.
+    """Inputs and their targets.
 
     Attributes:
         inputs: (B, ...) on the device.
         targets: (B,) int64 class indices on the device; `UNLABELLED` where there is no label.
-        views: (B,) int64 on the CPU: which image in which view each of them is, counted through
-            all N training images and then, from N on, through their mirror images; None where
-            nobody asks.
+        views: (B,) int64 on the CPU, index of each view: i for training image i of N, N + i for
+            its mirror image; None if not needed.
     """
 
     inputs: torch.Tensor
@@ -46,7 +45,7 @@ class Batch(NamedTuple):
     views: torch.Tensor | None = None
 
     def split(self, size: int) -> Iterator[Batch]:
-        """Yield the same in parts of at most `size` images."""
+        """Yield the batch in parts of at most `size` images."""
         for start in range(0, len(self.targets), size):
             part = slice(start, start + size)
             views = None if self.views is None else self.views[part]
@@ -58,40 +57,39 @@ class Batches(Protocol):
 
     @property
     def train_count(self) -> int:
-        """Training images."""
+        """Return the number of training images."""
 
     @property
     def val_count(self) -> int:
-        """Validation images."""
+        """Return the number of validation images."""
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Return the number of images a step."""
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """The batches of an epoch (from 0), from a step on. A batch may be empty, never missing."""
+        """Yield the batches of an epoch (from 0), from a step on; a batch may be empty."""
 
     def val(self) -> Iterator[Batch]:
-        """The validation images, each once, in order, as prediction sees them."""
+        """Yield the validation images, each once, in order, preprocessed as for prediction."""
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(count) that depends on seed and epoch alone."""
+    """Return a permutation of range(count), a function of seed and epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 @dataclass(frozen=True)
 class FeatureBatches:
-    """Features in memory: an epoch costs no look at any image.
+    """Features in memory: an epoch reads no image.
 
     Attributes:
-        train_features: (V, N, D) float32: one or two views of each image, the image itself and its
-            mirror image.
+        train_features: (V, N, D) float32, of one or two views: the image, its mirror image.
         train_targets: (N,) int64; `UNLABELLED` where there is no label.
-        val_features: (M, D) float32, of the image itself.
+        val_features: (M, D) float32, of the unmirrored images.
         val_targets: (M,) int64.
         batch_size: Images a step.
-        seed: Of the order and of which view is taken.
+        seed: Of the order and of the choice of view.
     """
 
     train_features: torch.Tensor
@@ -103,56 +101,55 @@ class FeatureBatches:
 
     @property
     def train_count(self) -> int:
-        """Training images."""
+        """See `Batches`."""
         return len(self.train_targets)
 
     @property
     def val_count(self) -> int:
-        """Validation images."""
+        """See `Batches`."""
         return len(self.val_targets)
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Batches`."""
         views, count = self.train_features.shape[:2]
         order = torch.from_numpy(epoch_order(count, seed=self.seed, epoch=epoch))
-        chosen = torch.from_numpy(
+        view_of = torch.from_numpy(
             np.random.default_rng([self.seed, epoch, 1]).integers(views, size=count)
         )
         for rows in order.split(self.batch_size)[first_step:]:
-            features = self.train_features[chosen[rows], rows]
-            shown = chosen[rows] * count + rows
-            yield Batch(features, self.train_targets[rows], views=shown)
+            features = self.train_features[view_of[rows], rows]
+            yield Batch(features, self.train_targets[rows], views=view_of[rows] * count + rows)
 
     def val(self) -> Iterator[Batch]:
         """See `Batches`."""
-        sized = 4096
+        size = 4096
         for features, targets in zip(
-            self.val_features.split(sized), self.val_targets.split(sized), strict=True
+            self.val_features.split(size), self.val_targets.split(size), strict=True
         ):
             yield Batch(features, targets)
 
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Images read from files, varied every epoch anew.
+    """Images read from files, augmented differently in every epoch.
 
     Attributes:
         train_files: Paths of the training images.
         train_targets: Their class indices, or `UNLABELLED`.
         val_files: Paths of the validation images.
         val_targets: Their class indices.
-        preprocess: How a picture becomes the network's input.
-        augmentation: How training pictures are varied.
+        preprocess: Preprocessing of the network.
+        augmentation: Augmentation of training images.
         batch_size: Images a step.
         seed: Of order and augmentation.
-        workers: Threads that read.
-        device: Where the batches go.
-        on_bad_file: Called with the path and the reason of a file that could be read before and
-            cannot any more: its place in the batch stays empty.
-        kept: Pictures decoded in an earlier epoch.
-        digests: The content digests of files; one with another content now is a bad one
-            (a picture that is kept has none: it was looked at when it was read).
-        train_size: Side of training pictures, px; None for that of `preprocess`.
+        workers: Reader threads.
+        device: Device of the batches.
+        on_bad_file: Called with the path and the reason for a file that was readable before and is
+            not any more; it is left out of its batch.
+        cache: Images decoded in an earlier epoch.
+        digests: Content digests of the files; a file whose content has changed is a bad one
+            (cached images have no digest: they were checked when they were read).
+        train_size: Side of training images, px; None for that of `preprocess`.
     """
 
     train_files: Sequence[Path]
@@ -166,28 +163,28 @@ class ImageBatches:
     workers: int
     device: str
     on_bad_file: Callable[[Path, str], None]
-    kept: ImageCache = field(default_factory=lambda: ImageCache(0))
+    cache: ImageCache = field(default_factory=lambda: ImageCache(0))
     digests: Mapping[Path, bytes] = field(default_factory=dict)
     train_size: int | None = None
 
     @property
     def train_count(self) -> int:
-        """Training images."""
+        """See `Batches`."""
         return len(self.train_files)
 
     @property
     def val_count(self) -> int:
-        """Validation images."""
+        """See `Batches`."""
         return len(self.val_files)
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Batches`."""
-        shown = self.preprocess
+        preprocess = self.preprocess
         if self.train_size is not None:
-            shown = replace(shown, height=self.train_size, width=self.train_size)
+            preprocess = replace(preprocess, height=self.train_size, width=self.train_size)
 
         def to_common(picture: Image.Image) -> np.ndarray:
-            return common_pixels(picture, shown, self.augmentation)
+            return common_pixels(picture, preprocess, self.augmentation)
 
         def load(index: int) -> LoadedImage:
             rng = np.random.default_rng([self.seed, epoch, index])
@@ -195,17 +192,17 @@ class ImageBatches:
 
             def vary(common: np.ndarray) -> np.ndarray:
                 nonlocal is_mirrored
-                varied = augment_pixels(common, shown, self.augmentation, rng)
+                varied = augment_pixels(common, preprocess, self.augmentation, rng)
                 is_mirrored = varied.is_mirrored
                 return varied.pixels
 
-            loaded = self.kept.load(
+            loaded = self.cache.load(
                 (TRAIN, index),
                 lambda: load_image(
                     self.train_files[index],
                     to_common,
-                    shown.decode_px,
-                    ranges=shown.ranges,
+                    preprocess.decode_px,
+                    ranges=preprocess.ranges,
                 ),
                 vary,
             )
@@ -220,7 +217,7 @@ class ImageBatches:
         """See `Batches`."""
 
         def load(index: int) -> LoadedImage:
-            return self.kept.load(
+            return self.cache.load(
                 (VAL, index),
                 lambda: load_for_prediction(self.val_files[index], self.preprocess),
                 lambda pixels: pixels,
@@ -241,7 +238,7 @@ class ImageBatches:
                 if loaded.pixels is None:
                     self.on_bad_file(files[index], loaded.error)
                 elif loaded.digest and self.digests.get(files[index]) not in (None, loaded.digest):
-                    self.on_bad_file(files[index], "its content is another one now")
+                    self.on_bad_file(files[index], "its content has changed")
                 else:
                     view = len(files) * loaded.is_mirrored + index
                     good.append((loaded.pixels, targets[index], view))

@@ -1,6 +1,6 @@
-"""last.ckpt: the whole state of a training, so that it goes on as if it had never stopped.
+"""last.ckpt: the full state of a training, so that a resumed run continues bit for bit.
 
-The one before it is kept as previous.ckpt: if the newest is damaged, a little more is done again.
+The checkpoint before it stays as previous.ckpt, to fall back on if the newest is damaged.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.reporter import EpochRow
 from swinclf.run_folder import RunFolder
-from swinclf.training.loop import Best, Sums, TrainState
-from swinclf.training.resume_guard import Origin
+from swinclf.training.loop import BestEpoch, EpochSums, TrainState
+from swinclf.training.resume_guard import RunFingerprint
 
-SAVE_EVERY_S = 60.0  # between two saves; saving itself never takes more than a tenth of the time
+SAVE_EVERY_S = 60.0  # at least this; more if saving took more than a tenth of the time
 
 
 class CheckpointSaver:
-    """Saves a training's state now and then: what a killed process loses is about a minute.
+    """Periodic checkpointing of a training: a killed process loses about a minute.
 
     Args:
         run: The run's folder.
-        origin: What the run was begun with.
+        fingerprint: Of the run.
     """
 
-    def __init__(self, run: RunFolder, origin: Origin) -> None:
-        self._run, self._origin = run, origin
+    def __init__(self, run: RunFolder, fingerprint: RunFingerprint) -> None:
+        self._run, self._origin = run, fingerprint
         self._due_at = time.monotonic() + SAVE_EVERY_S
 
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """Return whether the next save is due."""
         return time.monotonic() >= self._due_at
 
     def save(self, state: TrainState) -> None:
-        """Writes the state.
+        """Save the state.
 
         Raises:
-            RunError: If the file cannot be written; the one before it is kept.
+            RunError: If the file cannot be written; the checkpoint before it stays.
         """
         started = time.monotonic()
         save_checkpoint(self._run, state, self._origin)
@@ -53,16 +53,16 @@ class CheckpointSaver:
         self._due_at = time.monotonic() + max(SAVE_EVERY_S, 10 * took)
 
 
-def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
-    """Writes the state: weights, the best ones, the optimizer's, random numbers, sums, history.
+def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerprint) -> None:
+    """Save weights, best weights, optimizer and random states, sums and history.
 
     Args:
         run: The run's folder.
         state: Of its training.
-        origin: What the run was begun with.
+        fingerprint: Of the run.
 
     Raises:
-        RunError: If the file cannot be written; the one before it is kept.
+        RunError: If the file cannot be written; the checkpoint before it stays.
     """
     tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
@@ -70,13 +70,13 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
     objective = state.objective.state_dict().items()
     tensors |= {f"objective/{name}": tensor for name, tensor in objective}
     tensors |= _random_states()
-    state.sums.settle()
+    state.sums.fetch()
     tensors |= {
         "sums/loss": torch.tensor(state.sums.loss, dtype=torch.float64),
         "sums/correct": torch.tensor(state.sums.correct, dtype=torch.int64),
     }
-    tensors |= {"origin/images": origin.images}
-    facts: dict[str, Any] = {
+    tensors |= {"origin/images": fingerprint.images}
+    record: dict[str, Any] = {
         "epoch": state.epoch,
         "step": state.step,
         "count": state.sums.count,
@@ -86,45 +86,45 @@ def save_checkpoint(run: RunFolder, state: TrainState, origin: Origin) -> None:
         "scaler": state.scaler.state_dict(),
         "threads": torch.get_num_threads(),
         "micro_batch": state.micro_batch,
-        "origin": origin.to_json(),
+        "origin": fingerprint.to_json(),
     }
     if state.best is not None:
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
-        facts["best"] = {"epoch": state.best.epoch, "score": state.best.score}
-    facts_text = {"state": json.dumps(facts)}
-    write_tensors(run.checkpoint, tensors, facts_text, previous=run.previous_checkpoint)
+        record["best"] = {"epoch": state.best.epoch, "score": state.best.score}
+    metadata = {"state": json.dumps(record)}
+    write_tensors(run.checkpoint, tensors, metadata, previous=run.previous_checkpoint)
 
 
 def remove_checkpoints(run: RunFolder) -> None:
-    """Removes what a finished run needs no more; the newest last, as it says that this is to do."""
+    """Remove the checkpoints of a finished run, the newest last: it marks the run as unfinished."""
     run.previous_checkpoint.unlink(missing_ok=True)
     run.checkpoint.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state as it lies on disk, whole.
+    """A checkpoint read from disk.
 
     Attributes:
         path: Its file.
         tensors: By name.
-        facts: By name.
-        origin: What the run was begun with.
-        instead_of: Why a newer one could not be taken; empty where this is the newest.
+        record: Everything that is no tensor, by name.
+        fingerprint: Of the run.
+        newer_error: Why a newer checkpoint could not be read; empty if this is the newest.
     """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
-    facts: Mapping[str, Any]
-    origin: Origin
-    instead_of: str = ""
+    record: Mapping[str, Any]
+    fingerprint: RunFingerprint
+    newer_error: str = ""
 
 
 def read_checkpoint(run: RunFolder) -> Checkpoint:
-    """The newest whole checkpoint of a run.
+    """Read the newest intact checkpoint of a run.
 
     Raises:
-        RunError, WeightsError: If there is none, or every one of them is damaged.
+        RunError, WeightsError: If there is none, or all are damaged.
     """
     try:
         return _read(run.checkpoint)
@@ -132,48 +132,48 @@ def read_checkpoint(run: RunFolder) -> Checkpoint:
         if not run.previous_checkpoint.is_file():
             raise
         try:
-            before = _read(run.previous_checkpoint)
+            previous = _read(run.previous_checkpoint)
         except (RunError, WeightsError):
             raise error from None
-        return replace(before, instead_of=error.found)
+        return replace(previous, newer_error=error.found)
 
 
-def step_back(run: RunFolder) -> None:
-    """Makes the checkpoint before the newest: that one is damaged, and must not replace a whole."""
+def use_previous_checkpoint(run: RunFolder) -> None:
+    """Replace the newest checkpoint, which is damaged, by the one before it."""
     replace_path(run.previous_checkpoint, run.checkpoint)
 
 
 def _read(path: Path) -> Checkpoint:
     tensors, metadata = read_tensors(path, signed=True)
     try:
-        facts = json.loads(metadata["state"])
-        origin = Origin.from_json(facts["origin"], tensors["origin/images"])
+        record = json.loads(metadata["state"])
+        fingerprint = RunFingerprint.from_json(record["origin"], tensors["origin/images"])
     except (KeyError, TypeError, ValueError) as error:
         raise _another_training(path, error) from error
-    return Checkpoint(path, tensors, facts, origin)
+    return Checkpoint(path, tensors, record, fingerprint)
 
 
 def restore(saved: Checkpoint, state: TrainState) -> None:
-    """Fills a fresh state, built from the same settings, with what was saved.
+    """Load a checkpoint into a fresh state that was built from the same settings.
 
     Raises:
-        RunError: If it is the state of another training.
+        RunError: If it is the checkpoint of another training.
     """
-    tensors, facts = saved.tensors, saved.facts
+    tensors, record = saved.tensors, saved.record
     try:
         state.model.load_state_dict(_below("model/", tensors))
         state.objective.load_state_dict(_below("objective/", tensors))
         _load_optimizer(state.optimizer, _below("optimizer/", tensors))
-        state.scaler.load_state_dict(facts["scaler"])
-        state.epoch, state.step = facts["epoch"], facts["step"]
-        state.micro_batch = facts["micro_batch"]
+        state.scaler.load_state_dict(record["scaler"])
+        state.epoch, state.step = record["epoch"], record["step"]
+        state.micro_batch = record["micro_batch"]
         loss, correct = float(tensors["sums/loss"]), int(tensors["sums/correct"])
-        counts = facts["count"], facts["seconds"], facts["labelled"]
-        state.sums = Sums(loss, correct, *counts)
-        state.history = [EpochRow(**row) for row in facts["history"]]
-        if "best" in facts:
-            loss_and_score = tuple(facts["best"]["score"])
-            state.best = Best(facts["best"]["epoch"], loss_and_score, _below("best/", tensors))
+        counts = record["count"], record["seconds"], record["labelled"]
+        state.sums = EpochSums(loss, correct, *counts)
+        state.history = [EpochRow(**row) for row in record["history"]]
+        if "best" in record:
+            score = tuple(record["best"]["score"])
+            state.best = BestEpoch(record["best"]["epoch"], score, _below("best/", tensors))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _another_training(saved.path, error) from error
     torch.set_rng_state(tensors["random/cpu"])
@@ -183,21 +183,21 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
 
 
 def _random_states() -> dict[str, torch.Tensor]:
-    """Return the state of every global generator of random numbers, by its name in the file."""
+    """Return the state of every global random generator, by its name in the file."""
     devices = _device_generators().items()
     states = {f"random/{name}": generator.get_rng_state() for name, generator in devices}
     return {"random/cpu": torch.get_rng_state(), **states}
 
 
 def _device_generators() -> dict[str, Any]:
-    """Return the modules of the devices of this machine that draw random numbers of their own."""
+    """Return the modules of this machine's devices that have a random generator of their own."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return {name: getattr(torch, name) for name, is_there in has.items() if is_there}
 
 
 def _another_training(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"the state of this training in '{path}'",
+        f"a checkpoint of this training in '{path}'",
         found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
         hint="start again: swinclf train DATA",
     )

@@ -1,4 +1,4 @@
-"""--compile: a network made into one program for this machine by torch.compile, if it can be."""
+"""--compile: training with torch.compile, and a check that this machine has a compiler."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ BACKEND = "inductor"
 
 
 def compile_network(network: nn.Module) -> None:
-    """Has a network's calls compiled, at the first call of each size; names and weights stay."""
+    """Compile a network in-place, at the first call with each input size; parameter names stay."""
     _ignore_slow_guards()
     network.compile(backend=BACKEND, dynamic=False)
 
 
 def require_compiler(device: str) -> None:
-    """Compiles next to nothing: better known now than after minutes of reading images.
+    """Check early, by compiling a trivial function, that torch.compile works here.
 
     Raises:
-        DeviceError: If this machine has no compiler that torch.compile can use.
+        DeviceError: If torch.compile finds no compiler.
     """
     _ignore_slow_guards()
     try:
         torch.compile(_double, backend=BACKEND)(torch.ones(8, device=device))
-    except Exception as error:  # each backend raises its own kinds
+    except Exception as error:  # each backend raises its own types
         reasons = [line for line in str(error).splitlines() if line and "backend=" not in line]
         raise DeviceError(
             f"a compiler that torch.compile can use on {device}, for --compile",
@@ -37,10 +37,9 @@ def require_compiler(device: str) -> None:
 
 
 def _ignore_slow_guards() -> None:
-    """Ignore one warning of torch's compiler, which comes whenever it compiles on Python 3.13.0.
+    """Ignore the warning of torch's compiler that compiled code starts slower on Python 3.13.0.
 
-    It advises Python 3.13.1, with which compiled code is entered a little faster; the result is the
-    same. It comes with the first batch, not here, so that the filter has to outlast this call.
+    It is raised with the first batch, not here, so that the filter has to outlast this call.
     """
     message = r"Guards may run slower on Python 3\.13\.0"
     warnings.filterwarnings("ignore", message, RuntimeWarning)

@@ -1,7 +1,6 @@
-"""How long, how fast, how varied: what is chosen where nothing was asked for, and why.
+"""Defaults of a training that depend on its data and network, each with its reason.
 
-Sources: field experience and the papers named at each choice. A setting that was given is never
-touched.
+Sources: field experience and the papers named at each choice. A given setting is never changed.
 """
 
 from __future__ import annotations
@@ -23,29 +22,29 @@ CONVOLUTIONAL_LR_AT_64 = 1.4e-3  # 1e-3 at batch 32
 SCRATCH_LR_AT_64 = 5e-4
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
-CPU_PIXELS = 16 * 224 * 224  # more at once are no faster on a CPU, and take more memory
+CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
 class Regime(StrEnum):
-    """What trains."""
+    """Which parameters train."""
 
-    HEAD = "head"  # the head, on kept features
+    HEAD = "head"  # the head, on cached features
     PART = "part"  # some stages and the head
     FULL = "full"  # everything
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the choices depend on.
+class TrainingFacts:
+    """Properties of data and network that the defaults depend on.
 
     Attributes:
-        trained_weights: Whether the network starts from weights that were trained.
+        trained_weights: Whether the network starts from trained weights.
         train_count: Training images, with and without a label.
         class_counts: Training images of each class.
-        img_size: Side of the picture that the network sees, px.
-        is_vit: Whether the network is a plain ViT and not a Swin.
+        img_size: Side of the network's input, px.
+        is_vit: Whether the network is a plain ViT.
+        is_convolutional: Whether it is a convolutional network.
         is_probe_exact: Whether L-BFGS can fit a head on the features of all training images.
-        is_convolutional: Whether it is a convolutional network, neither of them.
     """
 
     trained_weights: bool
@@ -58,7 +57,7 @@ class Facts:
 
 
 def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
-    """Settle what trains."""
+    """Choose which parameters train."""
     if settings.config.freeze_stages is not None:
         return settings.choose("freeze_layers", False, "--freeze-stages"), Regime.PART
     why = "starting from trained weights" if trained_weights else "starting from random weights"
@@ -67,7 +66,7 @@ def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Setting
 
 
 def choose_drop_path(settings: Settings, regime: Regime) -> tuple[Settings, float]:
-    """Settle the drop path, which has to be known to build the network."""
+    """Choose the drop path, which is needed to build the network."""
     if regime is Regime.HEAD:
         return settings.choose_value("drop_path", 0.0, "the network does not train")
     return settings.choose_value("drop_path", 0.1, "the network trains")
@@ -76,22 +75,23 @@ def choose_drop_path(settings: Settings, regime: Regime) -> tuple[Settings, floa
 def choose_mirror(
     settings: Settings, classes: Sequence[str], *, tunes_convolutions: bool
 ) -> tuple[Settings, bool]:
-    """Settle mirroring, which is off where a mirror image would be another class, and variation.
+    """Choose mirroring, off where a mirror image could belong to another class, and augmentation.
 
     Args:
-        settings: What was asked for.
+        settings: As given.
         classes: Class names.
-        tunes_convolutions: Whether a trained convolutional network is fine-tuned: in so few epochs
-            stronger variation leaves it worse calibrated, and no more accurate (docs/recipe.md).
+        tunes_convolutions: Whether a trained convolutional network is fine-tuned: with its few
+            epochs, stronger augmentation worsens calibration and does not improve accuracy
+            (docs/recipe.md).
 
     Returns:
-        The settings, and whether mirror images are trained on.
+        The settings, and whether to train on mirror images.
     """
     sided = [name for name in classes if is_sided(name)]
-    reason = f"the class name {sided[0]!r} has a side" if sided else "no class name has a side"
+    reason = f"class name {sided[0]!r} is sided" if sided else "no class name is sided"
     settings, mirror = settings.choose_value("mirror", not sided, reason)
     if not mirror:
-        augment, why = Augment.CROP, "rotation could change a class that has a side"
+        augment, why = Augment.CROP, "rotation could change a sided class"
     elif tunes_convolutions:
         augment, why = Augment.CROP, "a trained convolutional network"
     else:
@@ -102,49 +102,48 @@ def choose_mirror(
 def choose_distillation(
     settings: Settings, regime: Regime
 ) -> tuple[Settings, DistillationTerms, TeacherViews]:
-    """Settle how a teacher is learned from.
+    """Choose the distillation loss and the teacher's views.
 
     Returns:
-        The settings, how much each part of the loss counts, and what the teacher sees.
+        The settings, the weights of the loss terms, and what the teacher sees.
 
     Raises:
-        ConfigError: If what was asked for cannot be done where the head alone trains or the network
-            is compiled.
+        ConfigError: If the settings do not work with a frozen backbone or a compiled network.
 
     Source: temperature and weight, Hinton, Vinyals & Dean 2015, sec. 4 (best of 1, 2, 5, 10, with
     half of the loss); features, Romero et al. 2015.
     """
     config = settings.config
     is_head = regime is Regime.HEAD
-    why_not = "the head alone trains" if is_head else "--compile" if config.compile else ""
+    why_not = "the backbone is frozen" if is_head else "--compile" if config.compile else ""
     if why_not and config.teacher_features:
         raise ConfigError(
-            "--teacher-features 0: the network's features follow nothing",
+            "--teacher-features 0, as the backbone cannot match the teacher's features",
             found=f"{config.teacher_features:g}, and {why_not}",
             hint="--no-freeze-layers" if is_head else "--no-compile",
         )
     if is_head and config.teacher_views is TeacherViews.ONLINE:
         raise ConfigError(
-            "--teacher-views cached where the head trains on cached features",
+            "--teacher-views cached, as the head trains on cached features",
             found="online",
             hint="--teacher-views cached, or --no-freeze-layers",
         )
-    usual = "as in Hinton et al. 2015"
-    settings, temperature = settings.choose_value("teacher_temperature", SOFT_TEMPERATURE, usual)
-    reason = f"as much as the labels, {usual}"
+    source = "as in Hinton et al. 2015"
+    settings, temperature = settings.choose_value("teacher_temperature", SOFT_TEMPERATURE, source)
+    reason = f"as much as the labels, {source}"
     settings, weight = settings.choose_value("teacher_weight", SOFT_WEIGHT, reason)
-    usual_features = 0.0 if why_not else FEATURE_WEIGHT
-    reason = why_not or "the network's features train"
-    settings, features = settings.choose_value("teacher_features", usual_features, reason)
-    views, reason = TeacherViews.ONLINE, "random crops: the teacher sees each of them"
+    feature_weight = 0.0 if why_not else FEATURE_WEIGHT
+    reason = why_not or "the backbone trains"
+    settings, features = settings.choose_value("teacher_features", feature_weight, reason)
+    views, reason = TeacherViews.ONLINE, "random crops, each seen by the teacher"
     if is_head or config.augment is Augment.NONE:
-        views, reason = TeacherViews.CACHED, "no random crop is made"
+        views, reason = TeacherViews.CACHED, "no random crops"
     settings, views = settings.choose_value("teacher_views", views, reason)
     return settings, DistillationTerms(temperature, weight, features), views
 
 
 def is_sided(name: str) -> bool:
-    """Whether a class may not be mirrored: it is called left or right, or is a digit or a letter.
+    """Return whether a class must not be mirrored: its name has left or right, or is one character.
 
     >>> [is_sided(name) for name in ("left hand", "RightTurn", "7", "b", "copyright", "rose")]
     [True, True, True, True, False, False]
@@ -155,8 +154,8 @@ def is_sided(name: str) -> bool:
     )
 
 
-def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Settings:
-    """Epochs, batch, rates and regularisation, by what trains and on how many images."""
+def choose_schedule(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+    """Choose epochs, batch size, learning rate and regularisation by regime and dataset size."""
     given_epochs = settings.is_given("epochs")
     settings = _choose_train_size(settings, regime, facts)
     if regime is Regime.HEAD:
@@ -169,7 +168,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
         epochs = _epochs_for(facts) * (1 if facts.trained_weights else 3)
         reason = f"{facts.train_count:,} training images"
         settings, epochs = settings.choose_value("epochs", epochs, reason)
-        batch_size, reason = batch_for(settings.config.device, facts.train_count)
+        batch_size, reason = default_batch_size(settings.config.device, facts.train_count)
         settings, batch_size = settings.choose_value("batch_size", batch_size, reason)
         patience = 0 if given_epochs else max(3, epochs // 3)
         reason = "--epochs is given" if given_epochs else "a third of the epochs"
@@ -180,23 +179,23 @@ def choose_schedule(settings: Settings, regime: Regime, facts: Facts) -> Setting
     return _choose_class_weights(settings, facts)
 
 
-def _choose_head_epochs(settings: Settings, facts: Facts) -> Settings:
-    """No epochs where L-BFGS finds the optimum and nobody asked for AdamW by --epochs or --lr."""
+def _choose_head_epochs(settings: Settings, facts: TrainingFacts) -> Settings:
+    """Choose 0 epochs where L-BFGS finds the optimum, unless --epochs or --lr ask for AdamW."""
     if settings.is_given("epochs") or settings.is_given("lr") or not facts.is_probe_exact:
-        return settings.choose("epochs", 100, "an epoch on kept features costs next to nothing")
+        return settings.choose("epochs", 100, "an epoch on cached features is cheap")
     reason = "the head is a linear probe, fitted by L-BFGS"
     return settings.choose("epochs", 0, reason).choose("lr", 0.0, "no epochs")
 
 
 def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | None:
-    """What an image of each class counts, 1 on average over the images.
+    """Return the loss weight of each class, of mean 1 over the images.
 
     Args:
-        kind: How strongly small classes are lifted.
+        kind: How strongly small classes are weighted up.
         counts: Training images of each class, each > 0.
 
     Returns:
-        A weight for each class; None where every image counts the same.
+        A weight for each class; None for equal weights.
     """
     if kind is ClassWeights.NONE:
         return None
@@ -206,26 +205,22 @@ def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | No
     return [weight / mean for weight in raw]
 
 
-def batch_for(device: str, train_count: int) -> tuple[int, str]:
-    """Images a step for a network, and why: a CPU is no faster with more, a GPU is."""
+def default_batch_size(device: str, train_count: int) -> tuple[int, str]:
+    """Return the batch size of a network, and why: a CPU is no faster with more, a GPU is."""
     for size in (128, 64):
         if device.startswith("cuda") and train_count >= 100 * size:
-            return size, "a GPU, and 100 steps an epoch or more"
+            return size, "a GPU, at least 100 steps an epoch"
     return 32, "for the network"
 
 
-def micro_batch_for(device: str, batch_size: int, img_size: int) -> int | None:
-    """Images whose gradient is computed at once, of pictures with sides of `img_size` px.
-
-    Returns:
-        None where that is the whole batch.
-    """
+def default_micro_batch(device: str, batch_size: int, img_size: int) -> int | None:
+    """Return the micro-batch size for images of `img_size` px; None for the whole batch."""
     images = max(1, CPU_PIXELS // img_size**2)
     return images if device == "cpu" and images < batch_size else None
 
 
-def _epochs_for(facts: Facts) -> int:
-    """Return how many epochs trained weights are tuned for; 12 were measured for convolutions."""
+def _epochs_for(facts: TrainingFacts) -> int:
+    """Return the epochs to fine-tune trained weights for; 12 were measured for convolutions."""
     medium = 12 if facts.is_convolutional else 15
     for below, epochs in ((1_000, 30), (10_000, medium), (50_000, 8)):
         if facts.train_count < below:
@@ -233,53 +228,58 @@ def _epochs_for(facts: Facts) -> int:
     return 4
 
 
-def _choose_train_size(settings: Settings, regime: Regime, facts: Facts) -> Settings:
-    """Settle the size of training pictures.
+def _choose_train_size(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+    """Choose the size of training images.
 
-    Random crops show things larger than they are seen in prediction; smaller training pictures make
-    up for that, and take about half the time.
+    Random crops make objects larger than in prediction; smaller training images compensate for
+    that, and take about half the time.
 
     Source: Fixing the train-test resolution discrepancy (Touvron et al. 2019).
 
     Raises:
-        ConfigError: If another size than in prediction is asked of a transformer.
+        ConfigError: If a transformer is given another size than in prediction.
     """
     size = facts.img_size
     if facts.is_convolutional:
         if regime is Regime.HEAD:
             return settings.choose("train_size", size, "the network does not train")
         smaller = min(size, max(32, round(TRAIN_SIZE * size / 32) * 32))
-        return settings.choose("train_size", smaller, "random crops enlarge what they show")
+        return settings.choose("train_size", smaller, "random crops enlarge objects")
     settings = settings.choose("train_size", size, "not a convolutional network")
     if settings.config.train_size != size:
         raise ConfigError(
-            f"--train-size {size}, as --img-size: the network is not a convolutional one",
+            f"--train-size {size}, equal to --img-size, as the network is not convolutional",
             found=str(settings.config.train_size),
-            hint="--img-size for another size in training and in prediction",
+            hint="--img-size N changes the size in training and in prediction",
         )
     return settings
 
 
-def _choose_layer_decay(settings: Settings, facts: Facts) -> Settings:
-    """Source: BEiT (Bao et al. 2022), appendix; 0.9 for Swin's stages of unequal depth."""
+def _choose_layer_decay(settings: Settings, facts: TrainingFacts) -> Settings:
+    """Choose the layer decay.
+
+    Source: BEiT (Bao et al. 2022), appendix; 0.9 for Swin's stages of unequal depth.
+    """
     if not facts.trained_weights:
         return settings.choose("layer_decay", 1.0, "starting from random weights")
     kind = "ViT" if facts.is_vit else "convolutional" if facts.is_convolutional else "Swin"
     return settings.choose("layer_decay", 0.75 if facts.is_vit else 0.9, kind)
 
 
-def _choose_lr(settings: Settings, regime: Regime, facts: Facts, batch_size: int) -> Settings:
-    """Rates grow with the root of the batch, as suits AdamW (Malladi et al. 2022)."""
+def _choose_lr(
+    settings: Settings, regime: Regime, facts: TrainingFacts, batch_size: int
+) -> Settings:
+    """Choose the peak rate, scaled by the root of the batch size (Malladi et al. 2022)."""
     at_64 = HEAD_LR_AT_64
     if regime is not Regime.HEAD:
         tuned = CONVOLUTIONAL_LR_AT_64 if facts.is_convolutional else NETWORK_LR_AT_64
         at_64 = tuned if facts.trained_weights else SCRATCH_LR_AT_64
     rate = at_64 * (batch_size / 64) ** 0.5
-    reason = f"{at_64:g} at batch 64, and by the root of the batch"
-    return settings.choose("lr", float(f"{rate:.2g}"), reason)  # as printed, so as recorded
+    reason = f"{at_64:g} at batch size 64, scaled by its root"
+    return settings.choose("lr", float(f"{rate:.2g}"), reason)  # recorded as printed
 
 
-def _choose_class_weights(settings: Settings, facts: Facts) -> Settings:
+def _choose_class_weights(settings: Settings, facts: TrainingFacts) -> Settings:
     largest, smallest = max(facts.class_counts.values()), min(facts.class_counts.values())
     severe = largest >= SEVERE_IMBALANCE * smallest
     reason = f"the largest class has {largest:,} images, the smallest {smallest:,}"

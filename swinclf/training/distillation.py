@@ -1,10 +1,10 @@
-"""Knowledge distillation: a student learns the answers of a teacher beside the labels.
+"""Knowledge distillation: a student learns from labels and from a teacher's outputs.
 
-Knows tensors; knows nothing about files, or about who computes the teacher's features and when.
+Knows tensors; knows nothing about files, or how the teacher's features are computed.
 
 Letters: B images in a batch, K classes, D features of the teacher, S features of the student.
 
-Source: Hinton, Vinyals & Dean 2015, sec. 2; features through a learned layer that is thrown away:
+Source: Hinton, Vinyals & Dean 2015, sec. 2; features through a learned projection:
 Romero et al. 2015 (FitNets), sec. 2.2.
 """
 
@@ -18,14 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from swinclf.training.batches import Batch
-from swinclf.training.objective import CrossEntropy, Outputs, label_losses
+from swinclf.training.objective import CrossEntropy, ModelOutputs, label_losses
 
 if TYPE_CHECKING:
     from swinclf.training.loop import Schedule
 
 
 class TeacherFeatures(Protocol):
-    """Gives the teacher's features, cached or computed."""
+    """A source of the teacher's features, cached or computed."""
 
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (B, D) float32 on the batch's device, without gradient."""
@@ -33,12 +33,12 @@ class TeacherFeatures(Protocol):
 
 @dataclass(frozen=True)
 class DistillationTerms:
-    """How much each part of the loss counts.
+    """Weights of the loss terms.
 
     Attributes:
-        temperature: What the logits of both are divided by, > 0.
-        weight: Of the teacher's probabilities, in [0, 1]; labels have the rest.
-        features: Of the teacher's features, >= 0; 0 does not ask for them.
+        temperature: Divisor of both logits, > 0.
+        weight: Of the soft targets, in [0, 1]; the labels get 1 - weight.
+        features: Of the feature loss, >= 0; 0 turns it off.
     """
 
     temperature: float
@@ -65,11 +65,11 @@ def soft_target_losses(
 
 
 def feature_losses(projected: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
-    """Return 1 less the cosine of the angle between both features of each image, (B,).
+    """Return 1 - cosine similarity of student and teacher features of each image, (B,).
 
     Args:
         projected: The student's, in the teacher's space, (B, D).
-        standardised: The teacher's, each dimension of mean 0 and deviation 1, (B, D).
+        standardised: The teacher's, of mean 0 and standard deviation 1, (B, D).
     """
     return 1 - F.cosine_similarity(projected, standardised, dim=1)
 
@@ -77,14 +77,14 @@ def feature_losses(projected: torch.Tensor, standardised: torch.Tensor) -> torch
 class Distillation(CrossEntropy):
     """(1 - w) cross-entropy + w soft targets + f features; without a label, the last two.
 
-    The teacher's head and the standardisation are buffers: a resumed training goes on with the
-    very same numbers. The projection trains with the student and is thrown away with this.
+    The teacher's head and the standardisation are buffers, so that a resumed training uses the same
+    values. The projection trains with the student and is discarded at the end.
 
     Args:
-        teacher: Gives its features.
+        teacher: Source of its features.
         head: Its classification head, D -> K in the order of the student's classes.
-        seen: (N, D) float32, its features of training images, for mean and deviation.
-        terms: How much each part counts.
+        sample: (N, D) float32, its features of training images, for mean and deviation.
+        terms: Weights of the loss terms.
         width: Features of the student, S.
     """
 
@@ -97,28 +97,28 @@ class Distillation(CrossEntropy):
         self,
         teacher: TeacherFeatures,
         head: nn.Linear,
-        seen: torch.Tensor,
+        sample: torch.Tensor,
         terms: DistillationTerms,
         width: int,
     ) -> None:
         super().__init__()
         self._teacher, self._terms = teacher, terms
-        std, mean = torch.std_mean(seen, dim=0, correction=0)
+        std, mean = torch.std_mean(sample, dim=0, correction=0)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std.clamp_min(1e-6))
         self.register_buffer("head_weight", head.weight.detach().clone())
         self.register_buffer("head_bias", head.bias.detach().clone())
         self.projection = nn.Linear(width, head.in_features) if terms.features else None
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
-        """See `CrossEntropy`; where features are asked for, the student's (B, S) come second."""
+    def outputs(self, model: nn.Module, batch: Batch) -> ModelOutputs:
+        """See `CrossEntropy`; with a feature loss, the student's features (B, S) come second."""
         if self.projection is None:
             return super().outputs(model, batch)
         tokens = model.forward_features(batch.inputs)  # type: ignore[operator]
         logits: torch.Tensor = model.forward_head(tokens)  # type: ignore[operator]
         return logits, model.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
 
-    def losses(self, outputs: Outputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
+    def losses(self, outputs: ModelOutputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
         """See `CrossEntropy`."""
         terms, features = self._terms, self._teacher.features(batch)
         labels = label_losses(outputs[0], batch.targets, schedule)
@@ -126,8 +126,8 @@ class Distillation(CrossEntropy):
         losses = (1 - terms.weight) * labels + terms.weight * soft
         if self.projection is None:
             return losses
-        wanted = (features - self.mean) / self.std
-        return losses + terms.features * feature_losses(self.projection(outputs[1]), wanted)
+        standardised = (features - self.mean) / self.std
+        return losses + terms.features * feature_losses(self.projection(outputs[1]), standardised)
 
     def teacher_logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return (B, K) logits of the teacher's (B, D) features."""

@@ -1,10 +1,10 @@
-"""Features on disk, kept from one training to the next, in the user's cache folder.
+"""On-disk cache of features, shared by trainings, in the user's cache folder.
 
-One folder for each way of computing, named by a digest of all that decides a feature but the image;
-in it, files of features by image content. A file is written whole or not at all and never changed,
-so trainings may run beside each other and be killed at any time; it is checked when it is first
-used, and thrown away where it is damaged. The files used longest ago make room for new ones.
-Whatever else goes wrong is said once, and the training goes on without.
+One folder per configuration, named by a digest of everything but the image that determines a
+feature; in it, files of features by image content. Files are written atomically and never changed,
+so that trainings may run in parallel and be killed at any time; a file is verified at first use,
+and deleted if damaged. Eviction is by last use. Any other failure is reported once, and the
+training continues without the cache.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from swinclf.models.tensorfile import read_tensors, write_tensors
 CACHE_VARIABLE = "SWINCLF_CACHE_DIR"
 LAYOUT = "features-1"  # of files and keys; another layout is another folder
 UNIT_BYTES = 17  # a content digest and a byte for the view
-FLUSH_ROWS, FLUSH_S = 4096, 60.0  # what a killed process loses
-LEFT_BEHIND_S = 3600.0  # a temporary file this old is nobody's
+FLUSH_ROWS, FLUSH_S = 4096, 60.0  # at most what a killed process loses
+STALE_TMP_S = 3600.0  # older temporary files belong to no running process
 
 
 class FeatureCache:
-    """Features by image content and view, for one way of computing them.
+    """Features by image content and view, for one configuration.
 
     Args:
-        root: The cache folder; made when something is first written.
-        key: Names the way of computing (`key_of`).
-        limit_bytes: What all files together may take; 0 keeps nothing.
-        say: Told, once, why nothing can be kept.
-        dtype: In which features are kept.
+        root: The cache folder; made at the first write.
+        key: Of the configuration (`cache_key`).
+        limit_bytes: Largest size of all files together; 0 stores nothing.
+        note: Called, once, with why nothing can be stored.
+        dtype: Of the stored features.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class FeatureCache:
         key: str,
         *,
         limit_bytes: int,
-        say: Callable[[str], None],
+        note: Callable[[str], None],
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._root, self._folder = root / LAYOUT, root / LAYOUT / key
-        self._limit_bytes, self._say = limit_bytes, say
+        self._limit_bytes, self._note = limit_bytes, note
         self._can_write, self._dtype = limit_bytes > 0, dtype
         self._lock = threading.Lock()
         self._files = [_File(path) for path in sorted(self._folder.glob("*.safetensors"))]
@@ -66,16 +66,16 @@ class FeatureCache:
         self._flushed_at = time.monotonic()
 
     def get(self, unit: bytes) -> torch.Tensor | None:
-        """The (D,) feature of a unit, from a file that has been checked; None where there is none.
+        """Return the (D,) feature of a unit, from a verified file; None if it is not cached.
 
-        May be called from several threads.
+        Thread-safe.
         """
         with self._lock:
             file = self._file_of.get(unit)
             return file.feature(unit) if file else None
 
     def put(self, units: Sequence[bytes], features: torch.Tensor) -> None:
-        """Keeps (N, D) features of N units."""
+        """Store (N, D) features of N units."""
         if not self._can_write:
             return
         self._units += units
@@ -84,12 +84,12 @@ class FeatureCache:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is new, marks what was used, and makes room."""
+        """Write new features, mark the files used, and evict old ones."""
         self._flush()
         for file in self._files:
             file.mark_used()
         self._files, self._file_of = [], {}
-        make_room(self._root, self._limit_bytes)
+        evict_files(self._root, self._limit_bytes)
 
     def _flush(self) -> None:
         units, rows = self._units, self._rows
@@ -102,29 +102,29 @@ class FeatureCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_tensors(self._folder / name, tensors, {"layout": LAYOUT})
-            make_room(self._root, self._limit_bytes)
+            evict_files(self._root, self._limit_bytes)
         except (OSError, RunError) as error:
             self._can_write = False
             why = error.found if isinstance(error, RunError) else error.strerror or str(error)
-            self._say(f"features are not kept for the next training: '{self._root}': {why}")
+            self._note(f"cannot cache features for the next training in '{self._root}': {why}")
 
 
 class _File:
-    """One file of the cache, read when something in it is first asked for."""
+    """One file of the cache, loaded at its first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._row_of: dict[bytes, int] = {}
         self._features: torch.Tensor | None = None
-        self._given, self._was_used = 0, False
+        self._hits, self._was_used = 0, False
 
     def units(self) -> Mapping[bytes, int]:
-        """What it holds, by its own word."""
+        """Return the row of each unit, unverified."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 data = file.get_tensor("units").numpy().tobytes()
-        except Exception:  # whatever a damaged file makes of its reader
-            self._throw_away()
+        except Exception:  # a damaged file may raise anything
+            self._delete()
             return {}
         self._row_of = {
             data[start : start + UNIT_BYTES]: row
@@ -133,47 +133,47 @@ class _File:
         return self._row_of
 
     def feature(self, unit: bytes) -> torch.Tensor | None:
-        """The feature of a unit; None where the file turns out to be damaged."""
+        """Return the feature of a unit; None if the file turns out to be damaged."""
         if self._features is None and self._row_of:
             try:
                 tensors, _ = read_tensors(self._path)
                 self._features = tensors["features"]
             except (SwinclfError, OSError, KeyError, ValueError):
-                self._throw_away()
+                self._delete()
                 self._row_of = {}
         row = self._row_of.get(unit)
         if row is None or self._features is None:
             return None
         found = self._features[row].clone()
-        self._given, self._was_used = self._given + 1, True
-        if self._given == len(self._row_of):  # read anew if somebody asks again
-            self._given, self._features = 0, None
+        self._hits, self._was_used = self._hits + 1, True
+        if self._hits == len(self._row_of):  # loaded again if need be
+            self._hits, self._features = 0, None
         return found
 
     def mark_used(self) -> None:
-        """Makes it the one used last, if anything in it was."""
+        """Set the time of last use, if it was used."""
         if self._was_used:
             with suppress(OSError):
                 os.utime(self._path)
 
-    def _throw_away(self) -> None:
+    def _delete(self) -> None:
         with suppress(OSError):
             self._path.unlink()
 
 
-def make_room(root: Path, limit_bytes: int) -> None:
-    """Deletes the files used longest ago until all together are within the limit.
+def evict_files(root: Path, limit_bytes: int) -> None:
+    """Delete the least recently used files until all together are within the limit.
 
     Args:
         root: The folder of all keys' folders.
-        limit_bytes: What may stay.
+        limit_bytes: Largest size of all files together.
     """
     files = []
     for path in root.glob("*/*"):
-        with suppress(OSError):  # another training makes room too
+        with suppress(OSError):  # another training may be evicting, too
             status = path.stat()
             if path.name.endswith(".tmp"):
-                if time.time() - status.st_mtime > LEFT_BEHIND_S:
+                if time.time() - status.st_mtime > STALE_TMP_S:
                     path.unlink()
             else:
                 files.append((status.st_mtime_ns, status.st_size, path))
@@ -187,10 +187,10 @@ def make_room(root: Path, limit_bytes: int) -> None:
 
 
 def cache_folder() -> Path | None:
-    """Where this user's caches belong; None where nobody can tell.
+    """Return the user's cache folder; None if there is no home folder.
 
     The environment variable `SWINCLF_CACHE_DIR`, else `swinclf` in XDG_CACHE_HOME or in the
-    system's own place for caches.
+    system's cache folder.
     """
     if own := os.environ.get(CACHE_VARIABLE):
         return Path(own).absolute()
@@ -207,18 +207,18 @@ def cache_folder() -> Path | None:
     return home / caches / "swinclf"
 
 
-def key_of(facts: Mapping[str, object]) -> str:
-    """A short name for a way of computing features.
+def cache_key(configuration: Mapping[str, object]) -> str:
+    """Return the digest of a configuration.
 
     Args:
-        facts: All that decides a feature but the image, as JSON can hold it.
+        configuration: Everything but the image that determines a feature, as JSON values.
     """
-    text = json.dumps(facts, sort_keys=True)
+    text = json.dumps(configuration, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def weights_digest(network: nn.Module) -> str:
-    """A digest of every weight and buffer but the classifier's."""
+    """Return a digest of all weights and buffers but the classifier's."""
     head = {id(parameter) for parameter in classifier_parameters(network)}
     of_head = {name for name, one in network.named_parameters() if id(one) in head}
     digest = hashlib.blake2b(digest_size=16)

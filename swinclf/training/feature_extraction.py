@@ -1,7 +1,7 @@
-"""One look at every image: is it readable, what is in it, what does a frozen network see.
+"""Feature extraction: reads every image once and computes its features by a frozen network.
 
-What earlier looks have found out is not found out again (`feature_cache`): a file whose content is
-known is read, and not even decoded.
+Features cached by earlier trainings are used again (`feature_cache`): a file whose content is in
+the cache is read, but not decoded.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from swinclf.models.compute import Computer
 from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
-from swinclf.training.feature_cache import FeatureCache, cache_folder, key_of, weights_digest
+from swinclf.training.feature_cache import FeatureCache, cache_folder, cache_key, weights_digest
 
 PLAIN, MIRROR = b"p", b"m"  # views of an image: itself and its mirror image
-READ = b"r"  # no view: that the image could be decoded is all there is to know
+READ = b"r"  # no view: records only that the image can be decoded
 _BLOCK = 4096
 
 ViewsOf = Callable[[str, bytes], Sequence[bytes]]  # (file, content digest) -> views
@@ -41,25 +41,25 @@ class FeatureTable:
     def __init__(self) -> None:
         self._row_of: dict[bytes, int] = {}
         self._blocks: list[torch.Tensor] = []
-        self._loose: list[torch.Tensor] = []
-        self._loose_rows = 0
+        self._pending: list[torch.Tensor] = []
+        self._pending_rows = 0
 
     def __contains__(self, unit: bytes) -> bool:
-        """Whether a unit's features are here."""
+        """Return whether the table has a unit's features."""
         return unit in self._row_of
 
     def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
-        """Takes (N, D) features of N units that are not here yet."""
+        """Add (N, D) features of N units that the table does not have yet."""
         for unit in units:
             self._row_of[unit] = len(self._row_of)
-        self._loose.append(features)
-        self._loose_rows += len(features)
-        if self._loose_rows >= _BLOCK:
-            self._tidy()
+        self._pending.append(features)
+        self._pending_rows += len(features)
+        if self._pending_rows >= _BLOCK:
+            self._merge_pending()
 
     def gather(self, units: Sequence[bytes]) -> torch.Tensor:
-        """(N, D) float32 features of units, in their order."""
-        self._tidy()
+        """Return the (N, D) float32 features of units, in their order."""
+        self._merge_pending()
         rows = torch.tensor([self._row_of[unit] for unit in units], dtype=torch.int64)
         gathered = torch.empty(len(rows), self._blocks[0].shape[1] if self._blocks else 0)
         start = 0
@@ -69,20 +69,20 @@ class FeatureTable:
             start += len(block)
         return gathered
 
-    def _tidy(self) -> None:
-        if self._loose:
-            self._blocks.append(torch.cat(self._loose))
-            self._loose, self._loose_rows = [], 0
+    def _merge_pending(self) -> None:
+        if self._pending:
+            self._blocks.append(torch.cat(self._pending))
+            self._pending, self._pending_rows = [], 0
 
 
 @dataclass(frozen=True)
-class Look:
-    """What became of the files; grows while they are looked at.
+class ExtractedFeatures:
+    """Content digests, read errors and features of files, collected during extraction.
 
     Attributes:
-        digests: The digest of each readable file's content, by path.
-        errors: Why a file could not be read, by path, for those that could not.
-        features: What a frozen network sees in them; None without a network.
+        digests: Content digest of each readable file, by path.
+        errors: Read error of each unreadable file, by path.
+        features: By a frozen network; None without one.
     """
 
     digests: dict[str, bytes] = field(default_factory=dict)
@@ -90,56 +90,56 @@ class Look:
     features: FeatureTable | None = None
 
     def plain_features(self, images: Sequence[ImageFile]) -> torch.Tensor:
-        """(N, D) float32: what the network sees in images, each as it is and not mirrored."""
+        """Return the (N, D) float32 features of unmirrored images."""
         assert self.features is not None
         return self.features.gather([self.digests[image.path] + PLAIN for image in images])
 
 
 @dataclass(frozen=True)
-class Known:
-    """What earlier looks have found out, as far as it may be used again.
+class FeatureCaches:
+    """The on-disk caches of one configuration.
 
     Attributes:
-        features: By the same network; None for nothing.
-        readable: Which contents can be decoded; None for nothing.
+        features: Features by the same network; None for no cache.
+        readable: Contents known to be decodable; None for no cache.
     """
 
     features: FeatureCache | None = None
     readable: FeatureCache | None = None
 
 
-class _Found(NamedTuple):
-    """A file, what was loaded of it, and what is known of it from earlier looks."""
+class _LoadedFile(NamedTuple):
+    """A file, its loaded content, and its cached features."""
 
     file: str
     loaded: LoadedImage
-    known: Mapping[bytes, torch.Tensor]
+    cached: Mapping[bytes, torch.Tensor]
 
 
-class _Waiting(NamedTuple):
-    """A view of an image whose features are to be computed."""
+class _PendingView(NamedTuple):
+    """A view of an image whose features are still to be computed."""
 
     unit: bytes
     pixels: np.ndarray
 
 
-def _not_loaded(file: str, why: str) -> _Found:
-    return _Found(*not_loaded(file, why), {})
+def _not_loaded(file: str, why: str) -> _LoadedFile:
+    return _LoadedFile(*not_loaded(file, why), {})
 
 
-class Looker:
-    """Looks at images.
+class FeatureExtractor:
+    """Feature extraction from image files, with on-disk caches.
 
     Args:
         root: What the files' paths are relative to.
-        preprocess: How a picture becomes the network's input.
-        computer: The frozen network; None only reads.
-        hardware: Where it runs.
-        workers: Threads that read.
-        report: Told of progress.
-        stop: Looked at after every image; what is known so far is then kept.
-        known: What earlier looks have found out; closed with this.
-        table: Where features go; None for one of its own, in float32.
+        preprocess: Preprocessing of the network.
+        computer: The frozen network; None to read the files only.
+        hardware: Device and precision.
+        workers: Reader threads.
+        report: Receives progress.
+        stop: Checked after every image; features computed so far are still cached.
+        caches: Closed with this.
+        table: Receives the features; None for a new one in float32.
     """
 
     def __init__(
@@ -152,102 +152,106 @@ class Looker:
         workers: int,
         report: Reporter,
         stop: StopFlag,
-        known: Known,
+        caches: FeatureCaches,
         table: FeatureTable | None = None,
     ) -> None:
         self._root, self._preprocess, self._computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
-        self._known, self._batch = known, fixed_batch_size(hardware.device)
+        self._caches, self._batch = caches, fixed_batch_size(hardware.device)
         self._table = FeatureTable() if table is None else table
-        self._asked: set[bytes] = set()  # units whose features are in the table or on their way
-        self.seen = Look(features=self._table if computer else None)
+        self._requested: set[bytes] = set()  # units that are in the table or being computed
+        self.extracted = ExtractedFeatures(features=self._table if computer else None)
 
     def close(self) -> None:
-        """Keeps what was found out, also where the look was cut short."""
-        for cache in (self._known.features, self._known.readable):
+        """Write the caches, also after an interruption."""
+        for cache in (self._caches.features, self._caches.readable):
             if cache is not None:
                 cache.close()
 
-    def look(self, files: Sequence[str], views_of: ViewsOf, task: str = "") -> None:
-        """Reads every file once, decodes what is not known, computes what is missing.
+    def extract(self, files: Sequence[str], views_of: ViewsOf, task: str = "") -> None:
+        """Read every file once, decode images that are not cached, compute missing features.
 
         Args:
             files: The images.
-            views_of: The views that are wanted of an image; none only reads.
-            task: What this is called while it goes on.
+            views_of: The views to extract of an image; none only reads it.
+            task: Label of the progress bar.
         """
 
-        def load(file: str) -> _Found:
-            known: dict[bytes, torch.Tensor] = {}
+        def load(file: str) -> _LoadedFile:
+            cached: dict[bytes, torch.Tensor] = {}
 
             def is_known(digest: bytes) -> bool:
                 units = [digest + view for view in self._views(file, digest, views_of)]
-                known.update(
-                    {unit: one for unit in units if (one := self._recall(unit)) is not None}
+                cached.update(
+                    {unit: one for unit in units if (one := self._cached(unit)) is not None}
                 )
-                return all(unit in known or unit in self._asked for unit in units)
+                return all(unit in cached or unit in self._requested for unit in units)
 
             loaded = load_for_prediction(self._root / file, self._preprocess, is_known=is_known)
-            return _Found(file, loaded, known)
+            return _LoadedFile(file, loaded, cached)
 
         task = task or ("reading images" if self._computer is None else "computing features")
         with self._report.track(task, len(files)) as advance:
-            found = map_ahead(
+            loaded = map_ahead(
                 load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
             )
-            self._compute(self._waiting_batches(found, views_of, advance))
+            self._compute(self._pending_batches(loaded, views_of, advance))
 
-    def _waiting_batches(
-        self, found: Iterable[_Found], views_of: ViewsOf, advance: Callable[[int], None]
-    ) -> Iterator[list[_Waiting]]:
-        """Goes through what was loaded, and gives what is to be computed batch by batch."""
-        waiting: list[_Waiting] = []
-        for file, loaded, known in found:
+    def _pending_batches(
+        self, files: Iterable[_LoadedFile], views_of: ViewsOf, advance: Callable[[int], None]
+    ) -> Iterator[list[_PendingView]]:
+        """Yield batches of views to compute; add cached features to the table."""
+        pending: list[_PendingView] = []
+        for file, loaded, cached in files:
             if not loaded.digest:
-                self.seen.errors[file] = loaded.error
+                self.extracted.errors[file] = loaded.error
             else:
-                self.seen.digests[file] = loaded.digest
-                waiting += self._take(loaded, known, self._views(file, loaded.digest, views_of))
+                self.extracted.digests[file] = loaded.digest
+                pending += self._pending_views(
+                    loaded, cached, self._views(file, loaded.digest, views_of)
+                )
             advance(1)
             if self._stop:
                 return
-            while len(waiting) >= self._batch:
-                yield waiting[: self._batch]
-                del waiting[: self._batch]
-        while waiting:
-            yield waiting[: self._batch]
-            del waiting[: self._batch]
+            while len(pending) >= self._batch:
+                yield pending[: self._batch]
+                del pending[: self._batch]
+        while pending:
+            yield pending[: self._batch]
+            del pending[: self._batch]
 
     def _views(self, file: str, digest: bytes, views_of: ViewsOf) -> Sequence[bytes]:
         return (self._computer is not None and views_of(file, digest)) or (READ,)
 
-    def _recall(self, unit: bytes) -> torch.Tensor | None:
-        cache = self._known.readable if unit.endswith(READ) else self._known.features
+    def _cached(self, unit: bytes) -> torch.Tensor | None:
+        cache = self._caches.readable if unit.endswith(READ) else self._caches.features
         return cache.get(unit) if cache is not None else None
 
-    def _take(
-        self, loaded: LoadedImage, known: Mapping[bytes, torch.Tensor], views: Sequence[bytes]
-    ) -> Iterator[_Waiting]:
-        """Keeps what is known of an image; gives what is to be computed of it."""
-        for unit, feature in known.items():
-            if not unit.endswith(READ) and unit not in self._asked:
-                self._asked.add(unit)
+    def _pending_views(
+        self, loaded: LoadedImage, cached: Mapping[bytes, torch.Tensor], views: Sequence[bytes]
+    ) -> Iterator[_PendingView]:
+        """Yield the views of an image to compute; add its cached features to the table."""
+        for unit, feature in cached.items():
+            if not unit.endswith(READ) and unit not in self._requested:
+                self._requested.add(unit)
                 self._table.add([unit], feature[None])
         if loaded.pixels is None:
             return
         for view in views:
             unit = loaded.digest + view
             if view == READ:
-                if self._known.readable is not None:
-                    self._known.readable.put([unit], torch.empty(1, 0))
-            elif unit not in self._asked:
-                self._asked.add(unit)
-                yield _Waiting(unit, loaded.pixels[:, ::-1] if view == MIRROR else loaded.pixels)
+                if self._caches.readable is not None:
+                    self._caches.readable.put([unit], torch.empty(1, 0))
+            elif unit not in self._requested:
+                self._requested.add(unit)
+                yield _PendingView(
+                    unit, loaded.pixels[:, ::-1] if view == MIRROR else loaded.pixels
+                )
 
-    def _compute(self, batches: Iterator[list[_Waiting]]) -> None:
-        """Computes features, some batches side by side, and keeps them in order."""
+    def _compute(self, batches: Iterator[list[_PendingView]]) -> None:
+        """Compute features, several batches in parallel, and store them in order."""
 
-        def compute(batch: list[_Waiting]) -> tuple[list[bytes], torch.Tensor]:
+        def compute(batch: list[_PendingView]) -> tuple[list[bytes], torch.Tensor]:
             return [one.unit for one in batch], self._features([one.pixels for one in batch])
 
         lanes = choose_parallel_batches(
@@ -258,46 +262,45 @@ class Looker:
                 compute, batches, workers=lanes.count, ahead=lanes.count + 1
             ):
                 self._table.add(units, features)
-                if self._known.features is not None:
-                    self._known.features.put(units, features)
+                if self._caches.features is not None:
+                    self._caches.features.put(units, features)
 
     def _features(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
-        """Computes the features of one batch.
+        """Compute the features of one batch.
 
-        A last, short batch is filled up: in a batch of another size a network rounds otherwise, and
-        what an image gives must not depend on the others that are looked at.
+        A short last batch is padded: rounding depends on the batch size, and an image's features
+        must not depend on the other files.
         """
         assert self._computer is not None
-        filled = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
-        inputs = to_torch_input(filled, self._preprocess, self._hardware.device)
+        padded = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
+        inputs = to_torch_input(padded, self._preprocess, self._hardware.device)
         return self._computer.features(inputs)[: len(pixels)].cpu()
 
 
-def open_known(
+def open_feature_caches(
     network: nn.Module | None,
-    described: str,
+    network_id: str,
     preprocess: Preprocess,
     hardware: Hardware,
     *,
     limit_bytes: int,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
     dtype: torch.dtype = torch.float32,
-) -> Known:
-    """Opens the user's cache at what agrees with this training in all that decides a feature.
+) -> FeatureCaches:
+    """Open the user's caches for the configuration that determines this network's features.
 
     Args:
-        network: The frozen network; None to read only.
-        described: What tells the network from others of the same weights, such as its name; who
-            built it is added.
-        preprocess: How a picture becomes its input.
+        network: The frozen network; None to read files only.
+        network_id: What distinguishes the network from others of the same weights: its name.
+        preprocess: Preprocessing of the network.
         hardware: Device and precision.
-        limit_bytes: What the whole cache may take.
-        say: Told, once, why nothing can be kept.
-        dtype: In which features are kept.
+        limit_bytes: Largest size of the whole cache.
+        note: Called, once, with why nothing can be stored.
+        dtype: Of the stored features.
     """
     folder = cache_folder()
     if folder is None:
-        return Known()
+        return FeatureCaches()
     installed = versions()
     decoder = {
         "decode_px": preprocess.decode_px,
@@ -306,16 +309,17 @@ def open_known(
         **{name: installed[name] for name in ("swinclf", "pillow")},
     }
 
-    def open_one(facts: Mapping[str, object]) -> FeatureCache:
-        return FeatureCache(folder, key_of(facts), limit_bytes=limit_bytes, say=say, dtype=dtype)
+    def open_cache(configuration: Mapping[str, object]) -> FeatureCache:
+        key = cache_key(configuration)
+        return FeatureCache(folder, key, limit_bytes=limit_bytes, note=note, dtype=dtype)
 
-    readable = open_one(decoder)
+    readable = open_cache(decoder)
     if network is None:
-        return Known(None, readable)
-    facts = {
+        return FeatureCaches(None, readable)
+    configuration = {
         **decoder,
         "weights": weights_digest(network),
-        "network": [described, type(network).__module__, COMPUTE_REVISION],
+        "network": [network_id, type(network).__module__, COMPUTE_REVISION],
         "preprocess": preprocess.to_dict(),
         "precision": hardware.precision,
         "machine": _machine(hardware.device),
@@ -323,11 +327,11 @@ def open_known(
         **{name: installed[name] for name in ("torch", "timm", "numpy")},
         **({} if dtype is torch.float32 else {"dtype": str(dtype)}),
     }
-    return Known(open_one(facts), readable)
+    return FeatureCaches(open_cache(configuration), readable)
 
 
 def _machine(device: str) -> list[object]:
-    """What roundings depend on besides precision and software."""
+    """Return what rounding depends on besides precision and software."""
     if device.startswith("cuda"):
         return ["cuda", torch.cuda.get_device_name(device)]
     abilities = sorted(name for name, has in cpu_features().items() if has is True)
@@ -335,22 +339,22 @@ def _machine(device: str) -> list[object]:
 
 
 def views_by_split(index: FolderIndex, *, mirror: bool, val_split: float, seed: int) -> ViewsOf:
-    """The views that will be wanted, as far as can be told before all images have been read.
+    """Return which views to extract of each file, by its split as predicted from its content.
 
-    Held-out images are seen as they are, training images in the mirror too. Whether an image is
-    held out hangs on its content, but for the few that `hold_out` moves (`views_missing`).
+    Training images get a mirrored view, validation images do not. The final split differs for the
+    few images that `hold_out` moves (`missing_views`).
 
     Args:
-        index: The dataset as it lies on disk.
-        mirror: Whether mirror images are wanted at all.
-        val_split: Part of each class that is held out where the folders do not say.
-        seed: Of the holding out.
+        index: The dataset's files.
+        mirror: Whether to train on mirror images.
+        val_split: Fraction of each class that is held out where no folder is.
+        seed: Of the split.
     """
     split_of = {image.path: image.split for image in index.images}
 
     def views_of(file: str, digest: bytes) -> Sequence[bytes]:
         split = split_of[file]
-        if split == TEST:  # nothing is ever chosen by a test folder's images
+        if split == TEST:  # test images must not influence any choice
             return ()
         held_out = split == VAL
         if not index.has_val:
@@ -360,14 +364,14 @@ def views_by_split(index: FolderIndex, *, mirror: bool, val_split: float, seed: 
     return views_of
 
 
-def views_missing(look: Look, files: Sequence[str]) -> list[str]:
-    """The training images whose mirror image nobody has looked at yet.
+def missing_views(extracted: ExtractedFeatures, files: Sequence[str]) -> list[str]:
+    """Return the training images whose mirrored view has not been extracted yet.
 
     Args:
-        look: Of all images.
+        extracted: Of all images.
         files: The training images.
     """
-    table = look.features
+    table = extracted.features
     if table is None:
         return []
-    return [file for file in files if look.digests[file] + MIRROR not in table]
+    return [file for file in files if extracted.digests[file] + MIRROR not in table]

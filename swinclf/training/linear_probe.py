@@ -1,9 +1,9 @@
-"""A linear head on features that were computed once.
+"""A linear head on cached features.
 
-Features are centred and divided by one number on the way in, because how fast a linear head
-learns, and how strongly it is regularised, depends on their scale; when it is done, this is folded
-into the weights, and what is left is a plain linear layer. Dividing each feature by its own
-deviation would lift those that hardly vary to the weight of all others: that is less accurate.
+Features are centred and divided by one number, because learning speed and regularisation of a
+linear head depend on their scale; after training this is folded into the weights, which leaves a
+plain linear layer. Dividing each feature by its own deviation is less accurate: it scales up
+features that hardly vary.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Probe(nn.Module):
     """Normalisation and a linear layer: (N, D) -> (N, K).
 
     Args:
-        features: (N, D) float32, the training images': their mean, and the root of their mean
-            variance, are kept.
+        features: (N, D) float32, of the training images, for their mean and the root of their mean
+            variance.
         num_classes: Logits, K.
     """
 
@@ -32,30 +32,30 @@ class Probe(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", variance.mean().sqrt().clamp_min(1e-6))
         self.linear = nn.Linear(features.shape[1], num_classes)
-        nn.init.zeros_(self.linear.weight)  # a convex problem: nothing is won by starting elsewhere
+        nn.init.zeros_(self.linear.weight)  # convex, so the start does not matter
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, K)."""
+        """Map (N, D) features to (N, K) logits."""
         return self.forward_head(self.forward_features(features))
 
     def forward_features(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, D), the input itself: so a probe is a small network like any other."""
+        """Return the (N, D) input, for the interface of a network."""
         return features
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, K)."""
+        """Map (N, D) features to (N, K) logits."""
         logits: torch.Tensor = self.linear((features - self.mean) / self.std)
         return logits
 
     @torch.no_grad()
     def install(self, network: nn.Module) -> None:
-        """Put the head into a network, the normalisation folded in.
+        """Copy the head into a network, with the normalisation folded in.
 
         W ((x - mean) / std) + b  =  (W / std) x + (b - (W / std) mean)
 
         Raises:
-            ModelError: If the network's classifier is no linear layer of this size.
+            ModelError: If the network's classifier is not a linear layer.
         """
         weight = self.linear.weight / self.std
         bias = self.linear.bias - weight @ self.mean
@@ -65,10 +65,10 @@ class Probe(nn.Module):
 
 
 def linear_classifiers(network: nn.Module) -> list[nn.Linear]:
-    """The network's classification head; two for a distilled network, which averages their answers.
+    """Return the network's classification head; two for a distilled network, which averages them.
 
     Raises:
-        ModelError: If it is not linear, so that no head can be trained on kept features.
+        ModelError: If it is not linear, so that no head can be trained on cached features.
     """
     classifier = network.get_classifier()  # type: ignore[operator]
     modules = list(classifier) if isinstance(classifier, tuple) else [classifier]

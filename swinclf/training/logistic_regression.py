@@ -1,8 +1,7 @@
-"""The instant baseline: a regularised multinomial logistic regression on kept features.
+"""The baseline: a regularised multinomial logistic regression on cached features.
 
-Convex, so L-BFGS finds its one optimum without a rate to choose; how strong the regularisation is,
-is swept on a part of the training images alone. What would take too long on very many classes or
-images is done on fewer images, and said.
+Convex, so L-BFGS finds its optimum without a learning rate; the strength of the regularisation is
+swept on a part of the training images. With very many classes or images it is fitted on a sample.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ from swinclf.training.linear_probe import Probe
 from swinclf.training.loop import Schedule
 from swinclf.training.optim import LBFGS
 
-# Of L2, strongest first: each starts from the one before.
+# Of L2, strongest first: each fit starts from the one before.
 STRENGTHS = tuple(10 ** (half / 2) for half in range(1, -9, -1))
-USUAL_STRENGTH = 1e-2  # where there is no image to sweep it on
+DEFAULT_STRENGTH = 1e-2  # without images for the sweep
 HELD_OUT = 0.2  # of the training images, for the sweep
-MOST_STEPS, FEWEST_STEPS = 100, 10
-SWEEP_FLOPS, LAST_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
+MAX_STEPS, MIN_STEPS = 100, 10
+SWEEP_FLOPS, FIT_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
 CHUNK_LOGITS = 2**24  # 64 MiB of float32
-SMALL_MACS = 5e7  # of a gradient: milliseconds, which one thread does best
-KEPT_VALUES = 2**26  # normalised once up to 256 MiB, in every step beyond
+SMALL_MACS = 5e7  # of a gradient: milliseconds, fastest on one thread
+CACHED_VALUES = 2**26  # up to 256 MiB are normalised once, more in every step
 
 _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A fitted head and what it is worth.
+    """A fitted head and its scores.
 
     Attributes:
         probe: The head, with the normalisation of its features, on the CPU.
-        strength: L2 that was chosen: half of this times the squared length of the weights is added
-            to the mean loss.
+        strength: The chosen L2: half of this times the squared norm of the weights is added to the
+            mean loss.
         images: Training images that it was fitted on.
-        accuracy: Of the held-out images, in [0, 1]; nan without any.
-        loss: Mean cross-entropy of the held-out images; nan without any.
+        accuracy: Of the validation images, in [0, 1]; nan without any.
+        loss: Mean cross-entropy of the validation images; nan without any.
         train_accuracy: Of the training images, all views, in [0, 1].
         train_loss: Mean cross-entropy of the training images, all views.
         seconds: Wall time of the fit.
@@ -62,8 +61,8 @@ class Baseline:
     train_loss: float
     seconds: float
 
-    def facts(self) -> dict[str, object]:
-        """What baseline.json holds."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of baseline.json."""
         has_val = math.isfinite(self.accuracy)
         return {
             "method": "logistic regression by L-BFGS on frozen features",
@@ -77,14 +76,14 @@ class Baseline:
 def fit_baseline(
     batches: FeatureBatches, classes: int, schedule: Schedule, *, seed: int, stop: StopFlag
 ) -> Baseline:
-    """Fits the baseline to the training features, and scores it on the validation features.
+    """Fit the baseline to the training features and score it on the validation features.
 
     Args:
-        batches: The features; where there are two views of an image, each counts half.
+        batches: The features; with two views of an image, each counts half.
         classes: Logits, K.
-        schedule: Class weights and label smoothing are obeyed; the rest concerns other trainings.
-        seed: Of which images the sweep holds out, and which are taken where there are too many.
-        stop: Looked at after every evaluation of the loss.
+        schedule: Only its class weights and label smoothing are used.
+        seed: Of the images held out for the sweep, and of the sample if there are too many images.
+        stop: Checked after every evaluation of the loss.
 
     Raises:
         Interrupted: If `stop` was set.
@@ -100,14 +99,14 @@ def fit_baseline(
         index = torch.from_numpy(rows).to(batches.train_targets.device)
         return _Problem(probe, batches, index, schedule, stop)
 
-    strength, solution = USUAL_STRENGTH, _zeros(probe)
-    sweep_steps = MOST_STEPS * len(STRENGTHS)
+    strength, solution = DEFAULT_STRENGTH, _zeros(probe)
+    sweep_steps = MAX_STEPS * len(STRENGTHS)
     rows = _at_most(targets, SWEEP_FLOPS / (row_flops * sweep_steps), rng)
     fitted_on, held_out = _hold_out(targets, rows, rng)
     if len(held_out) and _steps(SWEEP_FLOPS / len(STRENGTHS), len(rows) * row_flops):
         strength, solution = _sweep(problem(fitted_on), problem(held_out), solution)
-    rows = _at_most(targets, LAST_FLOPS / (row_flops * MOST_STEPS), rng)
-    steps = _steps(LAST_FLOPS, len(rows) * row_flops) or FEWEST_STEPS
+    rows = _at_most(targets, FIT_FLOPS / (row_flops * MAX_STEPS), rng)
+    steps = _steps(FIT_FLOPS, len(rows) * row_flops) or MIN_STEPS
     weight, bias = _minimise(problem(rows), strength, solution, steps)
     with torch.no_grad():
         probe.linear.weight.copy_(weight)
@@ -127,7 +126,7 @@ def fit_baseline(
 
 
 def fits_all(images: int, *, views: int, width: int, classes: int) -> bool:
-    """Return whether the baseline is fitted on all training images, and not on a part of them.
+    """Return whether the baseline is fitted on all training images, not on a sample.
 
     Args:
         images: Training images.
@@ -135,11 +134,11 @@ def fits_all(images: int, *, views: int, width: int, classes: int) -> bool:
         width: Features of a view, D.
         classes: Logits, K.
     """
-    return images * _row_flops(views, width, classes) * MOST_STEPS <= LAST_FLOPS
+    return images * _row_flops(views, width, classes) * MAX_STEPS <= FIT_FLOPS
 
 
 def _row_flops(views: int, width: int, classes: int) -> float:
-    """Of the logits of an image and their gradient."""
+    """Return the operations for the logits of an image and their gradient."""
     return 4.0 * views * width * classes
 
 
@@ -158,7 +157,7 @@ class _Problem:
         self._schedule, self._stop = schedule, stop
         classes = probe.linear.out_features
         size = len(batches.train_features) * len(rows) * (probe.linear.in_features + classes)
-        self._kept = list(self._chunks(classes)) if size <= KEPT_VALUES else []
+        self._cached = list(self._chunks(classes)) if size <= CACHED_VALUES else []
         views = len(batches.train_features)
         macs = 2 * views * len(rows) * probe.linear.in_features * classes
         self.is_small = macs <= SMALL_MACS
@@ -166,7 +165,7 @@ class _Problem:
     def loss_and_gradient(
         self, weight: torch.Tensor, bias: torch.Tensor
     ) -> tuple[float, torch.Tensor, torch.Tensor]:
-        """The mean loss at (K, D) weight and (K,) bias, and its derivatives.
+        """Return the mean loss at (K, D) weight and (K,) bias, and its gradients.
 
         Raises:
             Interrupted: If the training was asked to stop.
@@ -177,43 +176,43 @@ class _Problem:
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         views = len(self._batches.train_features)
         share = 1.0 / (views * len(self._rows))
-        for features, wanted in self._kept or self._chunks(len(bias)):
+        for features, targets in self._cached or self._chunks(len(bias)):
             logits = torch.addmm(bias, features, weight.T)
             logs = F.log_softmax(logits, dim=1)
-            losses.append((wanted * logs).sum(1))
-            gradient = (logs.exp() * wanted.sum(1, keepdim=True) - wanted) * share
+            losses.append((targets * logs).sum(1))
+            gradient = (logs.exp() * targets.sum(1, keepdim=True) - targets) * share
             by_weight.addmm_(gradient.T, features)
             by_bias += gradient.sum(0)
         return -_sum_on_host(torch.cat(losses)) * share, by_weight, by_bias
 
-    def _wanted(self, targets: torch.Tensor, classes: int) -> torch.Tensor:
-        """(n, K) weighted targets, smoothed as `F.cross_entropy` does it."""
+    def _soft_targets(self, targets: torch.Tensor, classes: int) -> torch.Tensor:
+        """Return (n, K) weighted targets, smoothed as by `F.cross_entropy`."""
         smoothing, weights = self._schedule.label_smoothing, self._schedule.class_weights
-        wanted = F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes
-        return wanted if weights is None else wanted * weights
+        soft = F.one_hot(targets, classes) * (1 - smoothing) + smoothing / classes
+        return soft if weights is None else soft * weights
 
     def _chunks(self, classes: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Normalised features (n, D) and what is wanted of them (n, K), a bounded number each."""
+        """Yield normalised features (n, D) and soft targets (n, K), for a bounded n."""
         for view in self._batches.train_features:
             for rows in self._rows.split(max(1, CHUNK_LOGITS // classes)):
                 features = (view[rows] - self._probe.mean) / self._probe.std
-                yield features, self._wanted(self._batches.train_targets[rows], classes)
+                yield features, self._soft_targets(self._batches.train_targets[rows], classes)
 
 
 def _steps(flops: float, step_flops: float) -> int:
-    """How many steps there is time for; 0 where they are too few to be of use."""
-    steps = min(MOST_STEPS, int(flops / step_flops))
-    return steps if steps >= FEWEST_STEPS else 0
+    """Return the number of steps within a budget; 0 if they are too few to be of use."""
+    steps = min(MAX_STEPS, int(flops / step_flops))
+    return steps if steps >= MIN_STEPS else 0
 
 
 def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tuple[float, _Solution]:
-    """The strength that leaves the least loss on the images held out of the fit, and its fit.
+    """Return the strength of least loss on the held-out images, and its solution.
 
-    As it weakens the loss falls, then rises: what would come after that is not tried, and is slow.
+    With weaker regularisation this loss falls, then rises; the slow fits after that are skipped.
     """
     least, best = math.inf, (STRENGTHS[0], solution)
     for strength in STRENGTHS:
-        solution = _minimise(fitted_on, strength, solution, MOST_STEPS)
+        solution = _minimise(fitted_on, strength, solution, MAX_STEPS)
         loss, _, _ = held_out.loss_and_gradient(*solution)
         if not loss < least:
             break
@@ -222,7 +221,7 @@ def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tupl
 
 
 def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) -> _Solution:
-    """The (K, D) weight and (K,) bias of least loss, by L-BFGS."""
+    """Return the (K, D) weight and (K,) bias of least loss, by L-BFGS."""
     weight, bias = (one.clone().requires_grad_() for one in start)
     optimizer = LBFGS(
         [weight, bias],
@@ -245,9 +244,9 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
 
 
 def _sum_on_host(values: torch.Tensor) -> float:
-    """Return the sum of (N,) values in float64, which not every device has (MPS).
+    """Return the sum of (N,) values in float64, on the CPU as MPS has no float64.
 
-    In float32 the line search could not tell two losses apart that differ by less than 1e-7.
+    In float32 the line search cannot resolve differences below 1e-7.
     """
     return float(values.cpu().sum(dtype=torch.float64))
 
@@ -257,11 +256,11 @@ def _zeros(probe: Probe) -> _Solution:
 
 
 def _at_most(targets: np.ndarray, limit: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows of at most about `limit` images, and at least one of every class, in order."""
+    """Return the rows of about `limit` images at most, at least one of every class, in order."""
     if len(targets) <= limit:
         return np.arange(len(targets))
     order = rng.permutation(len(targets))
-    nth = _place_in_class(targets[order])
+    nth = _rank_in_class(targets[order])
     chosen = order[np.argsort(nth, kind="stable")][: max(int(limit), int((nth == 0).sum()))]
     return np.sort(chosen)
 
@@ -269,34 +268,34 @@ def _at_most(targets: np.ndarray, limit: float, rng: np.random.Generator) -> np.
 def _hold_out(
     targets: np.ndarray, rows: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and rows to choose by: a fifth of each class, but never its last image."""
+    """Return rows to fit on, and a fifth of each class to validate on, never its last image."""
     order = rows[rng.permutation(len(rows))]
-    nth = _place_in_class(targets[order])
+    nth = _rank_in_class(targets[order])
     counts = np.bincount(targets[rows])
     out = nth < np.minimum(np.ceil(HELD_OUT * counts), counts - 1)[targets[order]]
     return np.sort(order[~out]), np.sort(order[out])
 
 
-def _place_in_class(targets: np.ndarray) -> np.ndarray:
-    """For each image, how many of its class come before it."""
+def _rank_in_class(targets: np.ndarray) -> np.ndarray:
+    """Return for each image the number of images of its class before it."""
     order = np.argsort(targets, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(targets))])
-    places = np.empty(len(targets), np.int64)
-    places[order] = np.arange(len(targets)) - starts[targets[order]]
-    return places
+    ranks = np.empty(len(targets), np.int64)
+    ranks[order] = np.arange(len(targets)) - starts[targets[order]]
+    return ranks
 
 
 @torch.inference_mode()
 def _score(probe: Probe, features: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy of features, (V, N, D); (nan, nan) of nothing."""
+    """Return accuracy and mean cross-entropy on (V, N, D) features; (nan, nan) on none."""
     if not len(targets):
         return math.nan, math.nan
-    right, loss = 0, 0.0
+    correct, loss = 0, 0.0
     size = max(1, CHUNK_LOGITS // probe.linear.out_features)
     for view in features:
-        for rows, wanted in zip(view.split(size), targets.split(size), strict=True):
+        for rows, target in zip(view.split(size), targets.split(size), strict=True):
             logits = probe(rows)
-            right += int((logits.argmax(1) == wanted).sum())
-            loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
+            correct += int((logits.argmax(1) == target).sum())
+            loss += float(F.cross_entropy(logits, target, reduction="sum"))
     count = len(features) * len(targets)
-    return right / count, loss / count
+    return correct / count, loss / count

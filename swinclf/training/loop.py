@@ -1,7 +1,7 @@
-"""The training loop: one for every regime. Knows neither files nor folders.
+"""The training loop, the same for every regime. Knows neither files nor folders.
 
-What trains, at which rate, on what and by which loss are values; the loop is the same for a linear
-head on kept features and for a whole network on images.
+Model, schedule, batches and objective are arguments: a linear head on cached features and a whole
+network on images train by the same loop.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from swinclf.training.batches import UNLABELLED, Batch, Batches
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.optim import lr_scale, set_lr
 
-SOUND_LR = 1e-3  # what is worth trying at most, where a training has diverged
-CHECK_EVERY_STEPS = 20  # how often the loss is looked at on a device where looking waits for it
+SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
+CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast, and what the loss is.
+    """Epochs, learning-rate schedule, early stopping and loss options.
 
     Attributes:
         epochs: Passes over the training images.
         lrf: Final rate as a fraction of the peak.
-        warmup: Part of all steps in which the rate rises.
-        clip_norm: Longest gradient; 0 clips nothing.
-        label_smoothing: Part of the target spread over all classes.
-        class_weights: (K,) float32, mean 1 over the training images; None for all the same.
-        patience: Stop after this many epochs without a better one; 0 never stops.
+        warmup: Fraction of all steps in which the rate rises.
+        clip_norm: Largest gradient norm; 0 for no clipping.
+        label_smoothing: Fraction of the target spread over all classes.
+        class_weights: (K,) float32, mean 1 over the training images; None for equal weights.
+        patience: Epochs without improvement before early stopping; 0 turns it off.
     """
 
     epochs: int
@@ -54,18 +54,18 @@ class Schedule:
 
 
 @dataclass
-class Sums:
+class EpochSums:
     """Running sums of an epoch, divided once, at its end.
 
-    What a device computes is left there until `settle` fetches it, many steps at once, and adds it
-    up in float64 on the host: waiting after every step is slow, and MPS has no float64.
+    Values stay on the device until `fetch` fetches those of many steps at once and sums them up in
+    float64 on the CPU: waiting after every step is slow, and MPS has no float64.
 
     Attributes:
-        loss: Sum of the losses that have been settled.
-        correct: Number of right answers among them.
+        loss: Sum of the fetched losses.
+        correct: Number of correct predictions among them.
         count: Images.
         seconds: Time spent training.
-        labelled: Those of the settled images that have a label, and so may be right.
+        labelled: Fetched images that have a label.
     """
 
     loss: float = 0.0
@@ -75,17 +75,17 @@ class Sums:
     labelled: int = 0
     _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
     _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
-    _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool: whether there is one
+    _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
 
     def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """Adds a batch: losses (B,), logits (B, K), targets (B,)."""
+        """Add a batch: losses (B,), logits (B, K), targets (B,)."""
         self._losses.append(losses)
         self._hits.append(logits.argmax(1) == targets)
         self._labels.append(targets != UNLABELLED)
         self.count += len(targets)
 
-    def settle(self) -> None:
-        """Adds up what is still on the device; when this is called changes no bit of the sums."""
+    def fetch(self) -> None:
+        """Add the values still on the device; the sums do not depend on when this is called."""
         if not self._losses:
             return
         sizes = [len(losses) for losses in self._losses]
@@ -99,15 +99,15 @@ class Sums:
         self._labels.clear()
 
     def means(self) -> tuple[float, float]:
-        """Mean loss of all images and accuracy of the labelled ones; nan of nothing."""
-        self.settle()
+        """Return the mean loss and the accuracy of labelled images; nan without any."""
+        self.fetch()
         loss = self.loss / self.count if self.count else math.nan
         return loss, self.correct / self.labelled if self.labelled else math.nan
 
 
 @dataclass
-class Best:
-    """The best epoch so far, and the weights it ended with."""
+class BestEpoch:
+    """The best epoch so far, its score and its weights."""
 
     epoch: int
     score: tuple[float, float]
@@ -116,20 +116,20 @@ class Best:
 
 @dataclass
 class TrainState:
-    """Everything that changes in training, and so everything a checkpoint holds.
+    """Everything that changes in training: the content of a checkpoint.
 
     Attributes:
         model: The network, or the head alone.
-        optimizer: Over what trains.
-        scaler: Of the loss, in fp16; does nothing in other precisions.
+        optimizer: Over the trainable parameters.
+        scaler: Of the loss, in fp16; has no effect in other precisions.
         epoch: Epochs finished.
-        step: Steps taken in the running epoch.
-        sums: Of the running epoch.
+        step: Steps taken in the current epoch.
+        sums: Of the current epoch.
         best: None before the first epoch has ended.
         history: A row an epoch.
-        micro_batch: Most images whose gradient is computed at once; None for whole batches.
-        objective: The loss; what it learns trains with the model.
-        frozen_statistics: Whether batch norm goes on with the statistics that it starts with.
+        micro_batch: Largest number of images per backward pass; None for whole batches.
+        objective: The loss; its own parameters train with the model.
+        frozen_statistics: Whether batch-norm statistics are frozen.
     """
 
     model: nn.Module
@@ -137,8 +137,8 @@ class TrainState:
     scaler: torch.amp.GradScaler
     epoch: int = 0
     step: int = 0
-    sums: Sums = field(default_factory=Sums)
-    best: Best | None = None
+    sums: EpochSums = field(default_factory=EpochSums)
+    best: BestEpoch | None = None
     history: list[EpochRow] = field(default_factory=list)
     micro_batch: int | None = None
     objective: CrossEntropy = field(default_factory=CrossEntropy)
@@ -146,17 +146,19 @@ class TrainState:
 
 
 class Saver(Protocol):
-    """Keeps the state of a training on disk."""
+    """Storage of checkpoints."""
 
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """Return whether the next save is due."""
 
     def save(self, state: TrainState) -> None:
-        """Saves."""
+        """Save the state."""
 
 
-def new_state(model: nn.Module, optimizer: torch.optim.Optimizer, hardware: Hardware) -> TrainState:
-    """The state before the first step."""
+def build_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, hardware: Hardware
+) -> TrainState:
+    """Return the state before the first step."""
     kind = hardware.device.partition(":")[0]
     scaler = torch.amp.GradScaler(kind, enabled=hardware.precision is Precision.FP16)
     return TrainState(model, optimizer, scaler)
@@ -172,20 +174,19 @@ def fit(
     stop: StopFlag,
     saver: Saver,
 ) -> None:
-    """Trains from where `state` stands to the end; `state.best` then holds the weights to keep.
+    """Train from `state` to the end; `state.best` then has the best weights.
 
     Args:
-        state: Changed in place.
-        batches: What to train and validate on.
-        schedule: How long and how fast.
-        hardware: Device and precision of the forward passes; weights and their updates stay in
-            float32.
-        report: Told of progress and of every epoch.
-        stop: Looked at after every step.
-        saver: Asked after every step and epoch whether it is time, and called before leaving early.
+        state: Changed in-place.
+        batches: Training and validation data.
+        schedule: Epochs, rates and loss options.
+        hardware: Device and precision of the forward passes; weights and updates are in float32.
+        report: Receives progress and the figures of every epoch.
+        stop: Checked after every step.
+        saver: Called after a step or epoch when a save is due, and before an interruption.
 
     Raises:
-        DivergedError: If the loss is no number any more.
+        DivergedError: If the loss is NaN or infinite.
         Interrupted: If `stop` was set; the state has been saved.
     """
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
@@ -193,7 +194,7 @@ def fit(
         with differentiate_depthwise_in_float32(state.model):
             _train_epoch(state, batches, schedule, hardware, report, stop, saver)
         val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
-        if stop:  # the epoch stands before its end, and its validation is done again
+        if stop:  # before the end of the epoch, so that its validation is repeated
             saver.save(state)
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
         _check_finite(state, hardware, val_loss=val_loss if batches.val_count else 0.0)
@@ -214,19 +215,19 @@ def _train_epoch(
     steps = math.ceil(batches.train_count / batches.batch_size)
     started = time.perf_counter() - state.sums.seconds
     train_mode(state.model, frozen_statistics=state.frozen_statistics)
-    if state.step:  # taken up again, perhaps with no step left: the epoch's row names its rate
+    if state.step:  # resumed, perhaps with no step left: the epoch's row records the rate
         set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
     with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:
         advance(state.sums.count)
         for batch in batches.train(state.epoch, state.step):
             set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step, steps))
             if len(batch.targets):
-                whole = state.micro_batch
+                micro_batch = state.micro_batch
                 _train_step(state, batch, schedule, hardware)
-                if state.micro_batch != whole:
+                if state.micro_batch != micro_batch:
                     report.warn(
-                        f"memory ran out: from now on {state.micro_batch} images at once, their "
-                        f"gradients summed; a step is still {batches.batch_size} images"
+                        f"out of memory: now accumulating gradients over micro-batches of "
+                        f"{state.micro_batch} images; the batch size is still {batches.batch_size}"
                     )
                 _check_finite(state, hardware)
             state.step += 1
@@ -253,10 +254,9 @@ def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: H
 def _gradient(
     state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes the gradient of the batch's mean loss, in as large parts as memory holds.
+    """Compute the gradient of the batch's mean loss, in the largest micro-batches that fit.
 
-    Where it runs out, the parts become half as large and their gradients are summed: the step stays
-    what it was, up to rounding.
+    On out-of-memory the micro-batch is halved; the summed gradient is the same up to rounding.
 
     Returns:
         The losses, (B,), and logits, (B, K).
@@ -274,14 +274,14 @@ def _gradient(
         except (RuntimeError, MemoryError) as error:
             if images == 1 or not is_out_of_memory(error):
                 raise
-        # Out here nothing holds the exception any more, nor it the tensors of the failed attempt.
+        # Here the exception is gone, and with it the tensors of the failed attempt.
         state.micro_batch = math.ceil(images / 2)
 
 
 def _add_gradient(
     state: TrainState, part: Batch, schedule: Schedule, hardware: Hardware, *, of: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds the gradient of some of a step's `of` images; returns their losses and logits."""
+    """Add the gradient of a part of a step's `of` images; return its losses and logits."""
     with autocast(hardware):
         outputs = state.objective.outputs(state.model, part)
     outputs = tuple(one.float() for one in outputs)
@@ -293,11 +293,11 @@ def _add_gradient(
 def validate(
     model: nn.Module, batches: Batches, hardware: Hardware, stop: StopFlag
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over the validation images; (nan, nan) without any.
+    """Return mean cross-entropy and accuracy on the validation images; (nan, nan) without any.
 
-    Once `stop` is set, over those until then.
+    Stops early, with those of the images so far, once `stop` is set.
     """
-    sums = Sums()
+    sums = EpochSums()
     if batches.val_count:
         computer = Computer(model, hardware)
         for batch in batches.val():
@@ -312,7 +312,7 @@ def validate(
 
 
 def autocast(hardware: Hardware) -> contextlib.AbstractContextManager[object]:
-    """Forward passes in the hardware's precision, weights in float32."""
+    """Return a context for forward passes in the hardware's precision."""
     if hardware.precision is Precision.FP32:
         return contextlib.nullcontext()
     return torch.autocast(hardware.device.partition(":")[0], DTYPES[hardware.precision])
@@ -325,33 +325,32 @@ def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
 
 
 def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | None = None) -> None:
-    """Stops a training whose loss or weights are no numbers any more.
+    """Raise `DivergedError` if the loss or the weights are not finite.
 
     Args:
         state: Of the training.
-        hardware: Where waiting for a loss costs time, it is looked at less often.
-        val_loss: Given where a state is about to be kept, which must be a good one: then everything
-            is looked at.
+        hardware: On other devices than a CPU, the loss is checked less often.
+        val_loss: Given before the state is saved; then everything is checked.
     """
     if val_loss is None and hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
         return
     step = f"in epoch {state.epoch + 1}, step {state.step + 1}"
-    state.sums.settle()
+    state.sums.fetch()
     if not math.isfinite(state.sums.loss):
         found = f"{state.sums.loss} {step}"
     elif val_loss is None:
         return
     elif not math.isfinite(val_loss):
-        found = f"{val_loss} on the held-out images of epoch {state.epoch + 1}"
+        found = f"{val_loss} on the validation images of epoch {state.epoch + 1}"
     elif not all(bool(one.isfinite().all()) for one in state.model.parameters()):
-        found = f"weights that are none {step}"
+        found = f"NaN or infinite weights {step}"
     else:
         return
     rate = max(group["lr"] for group in state.optimizer.param_groups)
     raise DivergedError(
-        "a loss that is a number",
-        found=f"{found}, at a rate of {rate:.3g}",
-        hint=f"--lr {min(rate / 10, SOUND_LR):.1g}",
+        "a finite loss",
+        found=f"{found}, at learning rate {rate:.3g}",
+        hint=f"--lr {min(rate / 10, SAFE_LR):.1g}",
     )
 
 
@@ -381,26 +380,26 @@ def _end_epoch(
         weights = {
             name: one.detach().cpu().clone() for name, one in state.model.state_dict().items()
         }
-        state.best = Best(row.epoch, score, weights)
+        state.best = BestEpoch(row.epoch, score, weights)
     state.history.append(row)
-    state.epoch, state.step, state.sums = state.epoch + 1, 0, Sums()
+    state.epoch, state.step, state.sums = state.epoch + 1, 0, EpochSums()
     report.epoch(row, total=schedule.epochs, best=is_best)
 
 
 def _out_of_patience(state: TrainState, schedule: Schedule) -> bool:
-    """Whether the epochs have not got better for so long: than each other, not than a baseline.
+    """Return whether no epoch has improved on an earlier epoch for `patience` epochs.
 
-    A good head's first epochs of fine-tuning are often worse than it alone.
+    The baseline does not count: the first epochs of fine-tuning are often worse than a good head.
     """
     scores = [_score(row.epoch, row.val_loss, row.val_accuracy) for row in state.history]
     if not scores:
         return False
-    waited = len(scores) - 1 - scores.index(max(scores))
-    return 0 < schedule.patience <= waited
+    epochs_since_best = len(scores) - 1 - scores.index(max(scores))
+    return 0 < schedule.patience <= epochs_since_best
 
 
 def _score(epoch: int, val_loss: float | None, val_accuracy: float | None) -> tuple[float, float]:
-    """What epochs are compared by; without validation images the last one is the best."""
+    """Return the score to compare epochs by; without validation images the last is the best."""
     if val_loss is None or val_accuracy is None:
         return float(epoch), 0.0
     return val_accuracy, -val_loss

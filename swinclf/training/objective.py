@@ -1,6 +1,6 @@
-"""The training loss as a value: what the network is asked for a batch, and each image's loss.
+"""The training loss: which outputs of the network it needs, and the loss of each image.
 
-An objective is a module, so that what it learns along the way trains and is saved with the network.
+An objective is a module, so that its own parameters are trained and saved with the network's.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from swinclf.training.batches import UNLABELLED, Batch
 if TYPE_CHECKING:
     from swinclf.training.loop import Schedule
 
-Outputs = tuple[torch.Tensor, ...]
+ModelOutputs = tuple[torch.Tensor, ...]
 
 
 class CrossEntropy(nn.Module):
-    """The cross-entropy of the labels, with class weights and label smoothing."""
+    """Cross-entropy of the labels, with class weights and label smoothing."""
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
-        """Return what the model gives for a batch, logits (B, K) first; called under autocast."""
+    def outputs(self, model: nn.Module, batch: Batch) -> ModelOutputs:
+        """Return the model's outputs for a batch, logits (B, K) first; called under autocast."""
         return (model(batch.inputs),)
 
-    def losses(self, outputs: Outputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
+    def losses(self, outputs: ModelOutputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
         """Return the loss of each image, (B,).
 
         Args:
             outputs: Of `outputs`, in float32.
-            batch: The same one.
-            schedule: Whose class weights and label smoothing are obeyed.
+            batch: The same batch.
+            schedule: With class weights and label smoothing.
         """
         return label_losses(outputs[0], batch.targets, schedule)
 
@@ -43,7 +43,7 @@ def label_losses(logits: torch.Tensor, targets: torch.Tensor, schedule: Schedule
     Args:
         logits: (B, K) float32.
         targets: (B,) class indices, or `UNLABELLED`.
-        schedule: Whose class weights and label smoothing are obeyed.
+        schedule: With class weights and label smoothing.
     """
     return F.cross_entropy(
         logits,

@@ -13,11 +13,10 @@ from torch import nn
 from swinclf.errors import ConfigError
 
 
-class _Plain(torch.optim.Optimizer):
-    """What torch's optimizers do, without the wrappers that hide it from torch.compile.
+class _UnwrappedOptimizer(torch.optim.Optimizer):
+    """A torch optimizer without the wrappers for torch.compile.
 
-    These import the compiler at their first call, which takes as long as importing torch; and no
-    optimizer is compiled here.
+    They import the compiler at their first call, which takes as long as importing torch.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -26,18 +25,18 @@ class _Plain(torch.optim.Optimizer):
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 
-class AdamW(_Plain, torch.optim.AdamW):
+class AdamW(_UnwrappedOptimizer, torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019)."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
-class LBFGS(_Plain, torch.optim.LBFGS):
+class LBFGS(_UnwrappedOptimizer, torch.optim.LBFGS):
     """L-BFGS (Nocedal & Wright 2006, ch. 7)."""
 
 
 def lr_scale(step: int, *, total_steps: int, warmup_steps: int, final: float) -> float:
-    """Learning-rate factor at `step`: a linear ramp, then half a cosine down to `final`.
+    """Return the learning-rate factor at `step`: a linear ramp, then half a cosine down to `final`.
 
     Args:
         step: Optimizer steps already taken, 0 <= step < total_steps.
@@ -74,13 +73,13 @@ def build_optimizer(
     layer_decay: float = 1.0,
     no_decay: Collection[str] = (),
 ) -> AdamW:
-    """AdamW over the parameters that train.
+    """Build AdamW over the trainable parameters.
 
     Args:
-        named_parameters: All of them; frozen ones are left out.
+        named_parameters: All parameters; frozen ones are skipped.
         lr: Peak rate, of the last layer.
-        weight_decay: For matrices only: norms, biases and position tables are not decayed.
-        layers: The layer of each parameter; None gives all the same rate.
+        weight_decay: For matrices only: norms, biases and position embeddings are not decayed.
+        layers: The layer of each parameter; None for the same rate everywhere.
         layer_decay: Each layer's rate is this times the rate of the layer above it, in (0, 1].
         no_decay: Names of further parameters that are not decayed.
 
@@ -106,6 +105,6 @@ def build_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Sets every group's rate to its peak times `scale`."""
+    """Set every group's rate to its peak times `scale`."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * scale

@@ -1,6 +1,7 @@
-"""What a run was begun with: kept in its checkpoints, held by a resume against what it finds.
+"""The fingerprint of a run: stored in its checkpoints, checked on resume.
 
-What would make another run of it is refused. What changes nothing, or roundings only, is said.
+Differences that would change the run are refused; those that change nothing, or only rounding, are
+reported.
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ from swinclf.settings import Settings
 from swinclf.training.linear_probe import linear_classifiers
 
 DIGEST_BYTES = 16
-# Where things are, what a run is called and how many threads read change no bit of it; that images
-# and frozen weights are the same ones is known by their content.
+# Paths, the run's name and the number of reader threads do not change the result; images and frozen
+# weights are compared by content.
 FREE_SETTINGS = frozenset({*MOVABLE, "out", "name"})
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a run was begun with.
+class RunFingerprint:
+    """Everything that the result of a run depends on.
 
     Attributes:
         settings: Every setting as resolved.
-        versions: Of everything that can change an answer.
-        machine: What else roundings depend on.
+        versions: Of every package that can change a prediction.
+        machine: What else rounding depends on.
         files: sha256 of the run's own small files, by name.
-        network: Digest of the frozen network's weights, which no checkpoint holds; empty where
+        network: Digest of the frozen network's weights, which are in no checkpoint; empty where
             the network trains.
         images: (N, 16) uint8, the content digest of every image in the order of split.csv.
         teacher: Digest of the teacher's weights; empty without a teacher.
-        faults: What was found wrong with the dataset, for the report. It cannot be found again: a
-            run's own images are each in a split, and all readable.
-        ranges: Which values of more than 8 bits are black and white, as `Preprocess.to_dict` has
-            it; none in runs that were begun before there were any.
+        findings: Problems of the dataset, for the report. A resumed run cannot find them again: it
+            reads only its own images, which are all readable.
+        ranges: Value ranges of images of more than 8 bits, as in `Preprocess.to_dict`; empty in
+            runs of versions that had none.
     """
 
     settings: Mapping[str, Any]
@@ -59,221 +60,223 @@ class Origin:
     files: Mapping[str, str]
     network: str
     images: torch.Tensor
-    faults: Sequence[FindingSummary] = ()
+    findings: Sequence[FindingSummary] = ()
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
     teacher: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """All but the images."""
+        """Return everything but the images."""
         return {
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "machine": dict(self.machine),
             "files": dict(self.files),
             "network": self.network,
-            "faults": [asdict(fault) for fault in self.faults],
+            "faults": [asdict(finding) for finding in self.findings],
             "ranges": dict(self.ranges),
             "teacher": self.teacher,
         }
 
     @classmethod
-    def from_json(cls, facts: Mapping[str, Any], images: torch.Tensor) -> Origin:
-        """The opposite of `to_json`.
+    def from_json(cls, record: Mapping[str, Any], images: torch.Tensor) -> RunFingerprint:
+        """Read what `to_json` returned.
 
         Raises:
             KeyError, TypeError: If something is missing.
         """
-        faults = [FindingSummary(**fault) for fault in facts.get("faults", ())]
-        return cls(images=images, **{**facts, "faults": faults})
+        values = {name: value for name, value in record.items() if name != "faults"}
+        findings = [FindingSummary(**finding) for finding in record.get("faults", ())]
+        return cls(images=images, findings=findings, **values)
 
 
-def origin_of(
+def build_fingerprint(
     settings: Settings,
     run: RunFolder,
     dataset: Dataset,
     digests: Mapping[str, bytes],
     *,
     network: str,
-    faults: Sequence[FindingSummary],
+    findings: Sequence[FindingSummary],
     preprocess: Preprocess,
     teacher: str = "",
-) -> Origin:
-    """What a run is begun with, its small files being written.
+) -> RunFingerprint:
+    """Return the fingerprint of a new run, whose small files have been written.
 
     Args:
         settings: Every setting as resolved.
         run: The run's folder, or its draft.
         dataset: The images.
         digests: The content digest of each, by path.
-        network: As in `Origin`.
-        faults: As in `Origin`.
-        preprocess: Whose ranges are kept.
-        teacher: As in `Origin`.
+        network: As in `RunFingerprint`.
+        findings: As in `RunFingerprint`.
+        preprocess: With the value ranges.
+        teacher: As in `RunFingerprint`.
     """
     files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
-    return Origin(
-        settings=settings_facts(settings),
+    return RunFingerprint(
+        settings=settings_record(settings),
         versions=versions(),
-        machine=machine_facts(settings.config.device),
+        machine=machine_record(settings.config.device),
         files={path.name: file_digest(path) for path in files},
         network=network,
         images=image_digests(dataset, digests),
-        faults=faults,
+        findings=findings,
         ranges=preprocess.to_dict().get("ranges", {}),
         teacher=teacher,
     )
 
 
-def settings_facts(settings: Settings) -> dict[str, Any]:
-    """Every setting, as JSON brings it back."""
+def settings_record(settings: Settings) -> dict[str, Any]:
+    """Return every setting, as read back from JSON."""
     values = {name: getattr(settings.config, name) for name in SETTINGS}
-    facts: dict[str, Any] = json.loads(json.dumps(values))
-    return facts
+    record: dict[str, Any] = json.loads(json.dumps(values))
+    return record
 
 
-def machine_facts(device: str) -> dict[str, str]:
-    """What roundings depend on besides versions and settings."""
-    facts = {"machine": platform.machine(), "CPU": torch.backends.cpu.get_cpu_capability()}
+def machine_record(device: str) -> dict[str, str]:
+    """Return what rounding depends on besides versions and settings."""
+    record = {"machine": platform.machine(), "CPU": torch.backends.cpu.get_cpu_capability()}
     if device.startswith("cuda"):
-        facts["GPU"] = torch.cuda.get_device_name(device)
-    return facts
+        record["GPU"] = torch.cuda.get_device_name(device)
+    return record
 
 
 def image_digests(dataset: Dataset, digests: Mapping[str, bytes]) -> torch.Tensor:
-    """(N, 16) uint8: the content digest of every image of a dataset, in its order."""
+    """Return the content digest of every image of a dataset, in order, (N, 16) uint8."""
     joined = bytearray(b"".join(digests[image.path] for image in dataset.images))
     return torch.frombuffer(joined, dtype=torch.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def frozen_digest(network: nn.Module) -> str:
-    """The digest of all of a network's weights but its head's."""
+    """Return the digest of a network's weights without its head."""
     head = {id(one) for layer in linear_classifiers(network) for one in layer.parameters()}
     weights = network.state_dict(keep_vars=True).items()
     return tensors_digest({name: one.cpu() for name, one in weights if id(one) not in head}, {})
 
 
-def check_settings(origin: Origin, settings: Settings, run: RunFolder) -> list[str]:
-    """Compares the settings and the run's own files with what the run was begun with.
+def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFolder) -> list[str]:
+    """Compare the settings and the run's own files with its fingerprint.
 
     Args:
-        origin: What the checkpoint says.
-        settings: As read from config.json, before anything is chosen.
+        fingerprint: From the checkpoint.
+        settings: As read from config.json, without defaults.
         run: The run.
 
     Returns:
-        What has changed and may, a line each.
+        Harmless changes, a line each.
 
     Raises:
-        RunError: If one has been edited.
+        RunError: If a setting or a file has been edited.
     """
-    now = settings_facts(settings)
-    changed = [name for name in SETTINGS if origin.settings.get(name) != now[name]]
+    now = settings_record(settings)
+    changed = [name for name in SETTINGS if fingerprint.settings.get(name) != now[name]]
     bad = [
-        f"{name} {now[name]} instead of {origin.settings.get(name)}"
+        f"{name} {now[name]} instead of {fingerprint.settings.get(name)}"
         for name in changed
         if name not in FREE_SETTINGS
     ]
     if bad:
-        raise _falsified(run.path, f"the settings of '{run.config}' as it was begun with", bad)
-    for name, digest in origin.files.items():
+        raise _mismatch(run.path, f"the original settings in '{run.config}'", bad)
+    for name, digest in fingerprint.files.items():
         found = file_digest(run.path / name)
         if found != digest:
-            raise _falsified(
+            raise _mismatch(
                 run.path,
-                f"'{run.path / name}' as it was written when the run began (sha256 {digest[:12]})",
-                [f"another content (sha256 {found[:12]})" if found else "no such file"],
+                f"the original '{run.path / name}' (sha256 {digest[:12]})",
+                [f"changed content (sha256 {found[:12]})" if found else "no such file"],
             )
     free = [name for name in changed if name in MOVABLE]
-    notes = [f"{name} {origin.settings.get(name)} -> {now[name]} (changes no bit)" for name in free]
-    new = {**versions(), **machine_facts(settings.config.device)}
-    old = {**origin.versions, **origin.machine}
+    old_values = fingerprint.settings
+    notes = [f"{name} {old_values.get(name)} -> {now[name]} (same result)" for name in free]
+    new = {**versions(), **machine_record(settings.config.device)}
+    old = {**fingerprint.versions, **fingerprint.machine}
     moved = [
         f"{name} {old.get(name)} -> {now}" for name, now in new.items() if old.get(name) != now
     ]
     if moved:
-        notes.append(f"{', '.join(moved)}: the run will be what it would have been to rounding")
+        notes.append(f"{', '.join(moved)}: results may differ by rounding")
     return notes
 
 
-def check_network(origin: Origin, found: str, run: Path) -> None:
-    """Refuses a frozen network, by its digest, that is not the one the run was begun with.
+def check_network(fingerprint: RunFingerprint, found: str, run: Path) -> None:
+    """Check by its digest that a frozen network is the one that the run started with.
 
     Raises:
-        RunError: Then.
+        RunError: If it is another.
     """
-    if found != origin.network:
-        raise _falsified(
+    if found != fingerprint.network:
+        raise _mismatch(
             run,
-            f"the trained weights that the run was begun with (sha256 {origin.network[:12]})",
-            [f"others (sha256 {found[:12]})"],
+            f"the pretrained weights that the run started with (sha256 {fingerprint.network[:12]})",
+            [f"other weights (sha256 {found[:12]})"],
         )
 
 
-def check_teacher(origin: Origin, found: str, run: Path) -> None:
-    """Refuses a teacher, by the digest of its weights, that is not the one a run was begun with.
+def check_teacher(fingerprint: RunFingerprint, found: str, run: Path) -> None:
+    """Check by the digest of its weights that a teacher is the one that the run started with.
 
     Raises:
-        RunError: Then.
+        RunError: If it is another.
     """
-    if found != origin.teacher:
-        raise _falsified(
+    if found != fingerprint.teacher:
+        raise _mismatch(
             run,
-            f"the teacher that the run was begun with (digest {origin.teacher[:12]})",
-            [f"another one (digest {found[:12]})"],
+            f"the teacher that the run started with (digest {fingerprint.teacher[:12]})",
+            [f"another teacher (digest {found[:12]})"],
         )
 
 
 def check_images(
-    origin: Origin,
+    fingerprint: RunFingerprint,
     dataset: Dataset,
     digests: Mapping[str, bytes],
     errors: Mapping[str, str],
     run: RunFolder,
 ) -> list[str]:
-    """Compares the images with those that the run was begun with.
+    """Compare the images with those that the run started with.
 
     Args:
-        origin: What the checkpoint says.
+        fingerprint: From the checkpoint.
         dataset: The run's images.
-        digests: The content digest of each one that can be read, by path.
-        errors: Why it cannot, of the others.
+        digests: The content digest of each readable image, by path.
+        errors: The read error of each other image, by path.
         run: The run.
 
     Returns:
-        What has changed and may, a line each.
+        Harmless changes, a line each.
 
     Raises:
-        RunError: If an image of the run has gone, or is another one now.
+        RunError: If an image is missing or has changed.
     """
-    expected = f"the {len(dataset.images):,} images that '{run.path}' was begun with"
+    expected = f"the {len(dataset.images):,} images that '{run.path}' started with"
     put_back = (
-        "put them back, or name the folder that holds them: swinclf train DATA --resume "
+        "restore them, or name the folder that has them: swinclf train DATA --resume "
         f"'{run.path}', or start again: swinclf train '{dataset.root}'"
     )
     if errors:
         path, reason = next(iter(errors.items()))
         folder = (dataset.root / path).parent
-        why = reason if folder.is_dir() else f"no folder '{folder}' any more"
-        found = f"{len(errors):,} of them unreadable now, e.g. {path}: {why}"
+        why = reason if folder.is_dir() else f"the folder '{folder}' is gone"
+        found = f"{len(errors):,} now unreadable, e.g. {path}: {why}"
         raise RunError(expected, found=found, hint=put_back)
-    differs = (image_digests(dataset, digests) != origin.images).any(dim=1)
+    differs = (image_digests(dataset, digests) != fingerprint.images).any(dim=1)
     if differs.any():
         first = dataset.images[int(differs.nonzero()[0])].path
-        found = f"{int(differs.sum()):,} of them with another content now, e.g. {first}"
+        found = f"{int(differs.sum()):,} with changed content, e.g. {first}"
         raise RunError(expected, found=found, hint=put_back)
     known = {image.path for image in dataset.images} | {one.path for one in dataset.skipped}
     try:
-        val = origin.settings.get("val")
+        val = fingerprint.settings.get("val")
         index = scan_folder(dataset.root, val=Path(val) if val else None)
     except DataError:
         return []
     new = [image.path for image in index.images if image.path not in known]
-    return [f"{len(new):,} images are new, e.g. {new[0]}: this run does without"] if new else []
+    return [f"{len(new):,} new images, e.g. {new[0]}: not used by this run"] if new else []
 
 
-def _falsified(run: Path, expected: str, found: list[str]) -> RunError:
+def _mismatch(run: Path, expected: str, found: list[str]) -> RunError:
     return RunError(
         expected,
         found="; ".join(found),
-        hint=f"put that back, then: swinclf train --resume '{run}'; or a new run",
+        hint=f"restore that, then: swinclf train --resume '{run}'; or start a new run",
     )

@@ -1,4 +1,4 @@
-"""The three regimes as values for the one loop: what trains, at which rates, on what."""
+"""The inputs of the training loop for each regime: batches, state and schedule."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ from swinclf.preprocess import Preprocess
 from swinclf.reporter import EpochRow
 from swinclf.training.batches import FeatureBatches, ImageBatches
 from swinclf.training.compilation import compile_network
-from swinclf.training.defaults import class_weights, micro_batch_for
+from swinclf.training.defaults import class_weights, default_micro_batch
 from swinclf.training.distillation import Distillation
-from swinclf.training.feature_extraction import MIRROR, PLAIN, Look
+from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import Best, Schedule, TrainState, new_state
+from swinclf.training.loop import BestEpoch, Schedule, TrainState, build_state
 from swinclf.training.optim import build_optimizer
 
 
-def feature_batches(
-    dataset: Dataset, look: Look, config: ResolvedConfig, device: str
+def build_feature_batches(
+    dataset: Dataset, extracted: ExtractedFeatures, config: ResolvedConfig, device: str
 ) -> FeatureBatches | None:
-    """Kept features as batches.
+    """Build batches of cached features.
 
     Args:
         dataset: The images, each in its split.
-        look: At all of them.
+        extracted: Features of all images.
         config: The settings of the training.
-        device: Where the head trains.
+        device: Device on which the head trains.
 
     Returns:
-        The batches; None where the look was not by a network.
+        The batches; None without features.
     """
-    table = look.features
+    table = extracted.features
     if table is None:
         return None
-    train = [look.digests[image.path] for image in dataset.of(TRAIN)]
+    train = [extracted.digests[image.path] for image in dataset.of(TRAIN)]
     views = (PLAIN, MIRROR) if config.mirror else (PLAIN,)
-    seen = [table.gather([digest + view for digest in train]) for view in views]
+    train_views = [table.gather([digest + view for digest in train]) for view in views]
     return FeatureBatches(
-        train_features=torch.stack(seen).to(device),
+        train_features=torch.stack(train_views).to(device),
         train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
-        val_features=look.plain_features(dataset.of(VAL)).to(device),
+        val_features=extracted.plain_features(dataset.of(VAL)).to(device),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
         batch_size=config.batch_size,
         seed=config.seed,
     )
 
 
-def image_batches(
+def build_image_batches(
     dataset: Dataset,
     preprocess: Preprocess,
     config: ResolvedConfig,
     device: str,
     on_bad_file: Callable[[Path, str], None],
 ) -> ImageBatches:
-    """Image files as batches, varied as the settings say."""
+    """Build batches of image files, augmented as configured."""
     return ImageBatches(
         train_files=dataset.paths(TRAIN),
         train_targets=dataset.targets(TRAIN),
@@ -81,34 +81,34 @@ def image_batches(
         workers=config.workers,
         device=device,
         on_bad_file=on_bad_file,
-        kept=ImageCache(image_cache_bytes() if config.epochs != 1 else 0),
+        cache=ImageCache(image_cache_bytes() if config.epochs != 1 else 0),
         train_size=config.train_size,
     )
 
 
-def head_state(
+def build_head_state(
     network: nn.Module, batches: FeatureBatches, config: ResolvedConfig, hardware: Hardware
 ) -> TrainState:
-    """A fresh linear head to train on features."""
+    """Build the state of a new linear head, to train on features."""
     classes = linear_classifiers(network)[0].out_features
     probe = Probe(batches.train_features.flatten(0, 1), classes).to(hardware.device)
     optimizer = build_optimizer(
         probe.named_parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    return new_state(probe, optimizer, hardware)
+    return build_state(probe, optimizer, hardware)
 
 
-def network_state(
+def build_network_state(
     network: nn.Module, config: ResolvedConfig, hardware: Hardware, *, trained_weights: bool
 ) -> TrainState:
-    """The network, or its upper part, to train on images.
+    """Build the state of the network, or of its unfrozen part, to train on images.
 
     Args:
-        network: With the head that it starts with; moved to the device.
+        network: With its initial head; moved to the device.
         config: The settings of the training.
-        hardware: Where it trains.
-        trained_weights: Whether it starts from weights that were trained, and so from statistics of
-            batch norm that are worth keeping.
+        hardware: Device and precision.
+        trained_weights: Whether it starts from trained weights, whose batch-norm statistics are
+            then frozen.
     """
     network.requires_grad_(True)
     if config.freeze_stages is not None:
@@ -126,25 +126,25 @@ def network_state(
         layer_decay=config.layer_decay,
         no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
     )
-    state = new_state(network, optimizer, hardware)
-    state.micro_batch = micro_batch_for(hardware.device, config.batch_size, config.train_size)
+    state = build_state(network, optimizer, hardware)
+    state.micro_batch = default_micro_batch(hardware.device, config.batch_size, config.train_size)
     state.frozen_statistics = trained_weights
     return state
 
 
-def learn_from(state: TrainState, objective: Distillation, config: ResolvedConfig) -> None:
-    """Makes a distillation the objective of a training; what it learns trains at the full rate."""
+def add_distillation(state: TrainState, objective: Distillation, config: ResolvedConfig) -> None:
+    """Make distillation the objective of a training; its own parameters train at the peak rate."""
     state.objective = objective
-    learned = list(objective.named_parameters())
-    if not learned:
+    parameters = list(objective.named_parameters())
+    if not parameters:
         return
-    optimizer = build_optimizer(learned, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = build_optimizer(parameters, lr=config.lr, weight_decay=config.weight_decay)
     for group in optimizer.param_groups:
         state.optimizer.add_param_group(group)
 
 
-def schedule_of(config: ResolvedConfig, dataset: Dataset, device: str) -> Schedule:
-    """The loop's numbers from resolved settings."""
+def build_schedule(config: ResolvedConfig, dataset: Dataset, device: str) -> Schedule:
+    """Build the schedule from resolved settings."""
     counts = dataset.counts(TRAIN)
     weights = class_weights(config.class_weights, [counts[name] for name in dataset.classes])
     return Schedule(
@@ -158,24 +158,23 @@ def schedule_of(config: ResolvedConfig, dataset: Dataset, device: str) -> Schedu
     )
 
 
-def begin_with(state: TrainState, baseline: Baseline) -> None:
-    """Makes the baseline the best there is before the first epoch: the floor of the training.
+def start_from_baseline(state: TrainState, baseline: Baseline) -> None:
+    """Make the baseline the best result before the first epoch: no training ends below it.
 
     Args:
-        state: Of a new head, or of the network with the baseline's head; its optimizer starts as it
-            would have without.
-        baseline: Of the network as it is.
+        state: Of a new head, or of the network with the baseline's head.
+        baseline: Of the network before training.
     """
-    if math.isnan(baseline.accuracy):  # without validation images there is nothing to choose by
+    if math.isnan(baseline.accuracy):  # without validation images the last epoch counts
         return
     model = baseline.probe if isinstance(state.model, Probe) else state.model
     weights = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
-    equal_is_better = -sys.float_info.max  # an epoch that has as many right is kept instead
-    state.best = Best(0, (baseline.accuracy, equal_is_better), weights)
+    worst_loss = -sys.float_info.max  # so that an epoch of equal accuracy wins
+    state.best = BestEpoch(0, (baseline.accuracy, worst_loss), weights)
 
 
-def take_probe(state: TrainState, baseline: Baseline, images: int) -> None:
-    """Make the baseline the result of a training without epochs, with its one row of history.
+def use_baseline(state: TrainState, baseline: Baseline, images: int) -> None:
+    """Make the baseline the result of a training without epochs, with a single row of history.
 
     Args:
         state: Of a new head.
@@ -187,7 +186,7 @@ def take_probe(state: TrainState, baseline: Baseline, images: int) -> None:
         name: one.detach().cpu().clone() for name, one in baseline.probe.state_dict().items()
     }
     score = (baseline.accuracy, -baseline.loss) if has_val else (0.0, 0.0)
-    state.best = Best(0, score, weights)
+    state.best = BestEpoch(0, score, weights)
     state.history = [
         EpochRow(
             epoch=0,
@@ -203,12 +202,12 @@ def take_probe(state: TrainState, baseline: Baseline, images: int) -> None:
 
 
 def head_hardware(device: str) -> Hardware:
-    """A head is trained in float32: it is too small for anything else to pay."""
+    """Return the hardware of a head, which trains in float32: it is too small to gain from less."""
     return Hardware(device, Precision.FP32, "a linear head")
 
 
 def install_best(state: TrainState, network: nn.Module) -> None:
-    """Leaves the best weights of a training in the network."""
+    """Load the best weights of a training into the network."""
     assert state.best is not None
     state.model.load_state_dict(state.best.weights)
     if isinstance(state.model, Probe):

@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a trained network, found by path or by name, never trained."""
+"""The teacher of a distillation: a frozen network, given by path or by name."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Teacher:
     """A network to learn from.
 
     Attributes:
-        name: What it is called in a report.
-        described: What tells the network from others of the same weights, for the cache.
-        network: In float32, in evaluation mode, its weights frozen.
-        preprocess: How a picture becomes its input.
-        classes: Of its head, in order; None for a model whose head is to be fitted.
+        name: Its name in the report.
+        network_id: What distinguishes the network from others of the same weights, for the cache.
+        network: In float32, in evaluation mode, frozen.
+        preprocess: Its preprocessing.
+        classes: Of its head, in order; None for a model whose head is still to be fitted.
         digest: Of its weights.
     """
 
     name: str
-    described: str
+    network_id: str
     network: nn.Module
     preprocess: Preprocess
     classes: tuple[str, ...] | None
@@ -54,13 +54,13 @@ class Teacher:
 
 
 def locate_teacher(named: str) -> str:
-    """Return the absolute path of a run or a file; the name of a model as it is.
+    """Return the absolute path of a run or a file, or the unchanged name of a model.
 
     Args:
         named: As for --teacher.
     """
     path = follow_latest(Path(named))
-    is_name = named == EMBEDDED or not (path.exists() or _looks_like_path(named))
+    is_name = named == EMBEDDED or not (path.exists() or _is_path(named))
     return named if is_name else str(path.resolve())
 
 
@@ -69,8 +69,8 @@ def open_teacher(named: str, num_classes: int, report: Reporter) -> Teacher:
 
     Args:
         named: From `locate_teacher`.
-        num_classes: Of the head that a model gets.
-        report: Told of a download.
+        num_classes: Of the head of a model without one.
+        report: Receives the notes of a download.
 
     Raises:
         RunError, WeightsError: If there is no such run, or its file cannot be read.
@@ -79,19 +79,19 @@ def open_teacher(named: str, num_classes: int, report: Reporter) -> Teacher:
     is_file = Path(named).is_absolute()
     teacher = _open_file(Path(named)) if is_file else _build_model(named, num_classes, report)
     teacher.network.eval().requires_grad_(False)
-    linear_classifiers(teacher.network)  # a head that is not linear is better known now
+    linear_classifiers(teacher.network)  # fail early if the head is not linear
     return teacher
 
 
 def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
-    """Refuse a teacher whose head knows other classes than the dataset.
+    """Check that the teacher's head has the dataset's classes.
 
     Args:
         teacher: With a head, or without.
         classes: Of the dataset.
 
     Raises:
-        ModelError: Naming the classes at fault.
+        ModelError: If it has others, with their names.
     """
     if teacher.classes is None:
         return
@@ -103,20 +103,20 @@ def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
         raise ModelError(
             f"a teacher with the dataset's {len(classes)} classes, '{teacher.name}'",
             found="; ".join(found),
-            hint="a teacher trained on these classes, or a model to which a head is fitted: "
+            hint="a teacher trained on these classes, or a model without a head: "
             f"--teacher {EMBEDDED}",
         )
 
 
-def own_head(teacher: Teacher, classes: Sequence[str]) -> nn.Linear:
-    """Return the teacher's own head, its rows in the order of these classes.
+def extract_head(teacher: Teacher, classes: Sequence[str]) -> nn.Linear:
+    """Return the teacher's own head, with its rows reordered to these classes.
 
     Args:
         teacher: With a head of the same classes, in any order.
         classes: Of the student.
 
     Raises:
-        ModelError: If it has two different heads, whose mean no linear layer gives.
+        ModelError: If it has two different heads.
     """
     assert teacher.classes is not None
     first, *others = linear_classifiers(teacher.network)
@@ -131,26 +131,26 @@ def own_head(teacher: Teacher, classes: Sequence[str]) -> nn.Linear:
     return head
 
 
-def _looks_like_path(named: str) -> bool:
+def _is_path(named: str) -> bool:
     return "/" in named or "\\" in named or named.lower().endswith(MODEL_SUFFIXES)
 
 
 def _open_file(where: Path) -> Teacher:
-    """Load a run's model, with its own head."""
+    """Load a run's model with its head."""
     path = find_model(where)
     if path.suffix.lower() != ".safetensors":
-        raise RunError(NEEDS, found=f"an exported file, '{path}'", hint="the run it is of")
+        raise RunError(NEEDS, found=f"an exported file, '{path}'", hint="its run")
     network, card = load_model(path)
     name = path.parent.name if path.name == "model.safetensors" else path.name
-    described = f"{card.model} {sorted(card.model_args.items())}"
-    return Teacher(name, described, network, card.preprocess, card.classes, file_digest(path))
+    network_id = f"{card.model} {sorted(card.model_args.items())}"
+    return Teacher(name, network_id, network, card.preprocess, card.classes, file_digest(path))
 
 
 def _build_model(name: str, num_classes: int, report: Reporter) -> Teacher:
-    """Build a network with published weights; its head is still to be fitted."""
+    """Build a network with published weights, without a fitted head."""
     if name in OWN_SHAPES:
         raise ModelError(
-            NEEDS, found=f"'{name}', a shape of your own without weights", hint="--teacher RUN"
+            NEEDS, found=f"'{name}', a custom architecture without weights", hint="--teacher RUN"
         )
     impl = Impl.NATIVE if is_native(name) else Impl.TIMM
     architecture = Architecture(name, impl, num_classes)

@@ -1,6 +1,6 @@
-"""A teacher's features: kept in half precision for each image and view, or computed batch by batch.
+"""A teacher's features: cached in half precision for each image and view, or computed per batch.
 
-The classification head is linear and cheap: what is kept are the features, not the answers.
+Features are cached, not logits: the classification head is linear and cheap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CompactTable(FeatureTable):
     """Features in float16, in one array: 200,000 images of 1,280 numbers in two views take 1 GB.
 
     Args:
-        capacity: Most units that will come. Memory is only taken as they come.
+        capacity: Largest number of units. Memory pages are only used as they are filled.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -32,7 +32,7 @@ class CompactTable(FeatureTable):
 
     @property
     def whole(self) -> torch.Tensor:
-        """(capacity, D) float16; rows that nothing has come for hold anything."""
+        """Return the (capacity, D) float16 features; unused rows are undefined."""
         return self._whole
 
     def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
@@ -45,7 +45,7 @@ class CompactTable(FeatureTable):
         self._whole[start : start + len(units)] = features.clamp(-LARGEST, LARGEST)
 
     def rows(self, units: Sequence[bytes]) -> torch.Tensor:
-        """Return (N,) int64, where in `whole` units are."""
+        """Return the (N,) int64 rows of units in `whole`."""
         return torch.tensor([self._row_of[unit] for unit in units], dtype=torch.int64)
 
     def gather(self, units: Sequence[bytes]) -> torch.Tensor:
@@ -54,11 +54,11 @@ class CompactTable(FeatureTable):
 
 
 class CachedFeatures:
-    """Features that were computed once for each image and view.
+    """Features computed once for each image and view.
 
     Args:
         whole: (M, D) float16, on the CPU.
-        rows: (V * N,) int64, where the features of each view of each image are (`Batch.views`).
+        rows: (V * N,) int64, row in `whole` of each view of each image (`Batch.views`).
     """
 
     def __init__(self, whole: torch.Tensor, rows: torch.Tensor) -> None:
@@ -71,12 +71,12 @@ class CachedFeatures:
 
 
 class OnlineFeatures:
-    """Features of the very views that the student sees, computed for each batch.
+    """Features of the augmented views that the student sees, computed for each batch.
 
     Args:
         computer: The teacher.
-        student: The preprocessing that a batch's inputs have.
-        teacher: The teacher's own.
+        student: Preprocessing of a batch's inputs.
+        teacher: Preprocessing of the teacher.
     """
 
     def __init__(self, computer: Computer, student: Preprocess, teacher: Preprocess) -> None:
@@ -93,7 +93,7 @@ class OnlineFeatures:
             mode = "bilinear" if is_linear else "bicubic"
             values = F.interpolate(values, size, mode=mode, antialias=True).clamp(0, 1)
         mean, std = (_colours(one, inputs) for one in (self._teacher.mean, self._teacher.std))
-        # A copy: what was computed in inference mode cannot take part in a loss.
+        # A copy: tensors computed in inference mode cannot be part of a loss.
         return self._computer.features((values - mean) / std).clone()
 
 

@@ -1,4 +1,4 @@
-"""Which preprocessing a training uses: what was asked for, else what its weights were made for."""
+"""The preprocessing of a training: as given, else as its weights were trained."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ OWN = "the model's own"
 def choose_preprocess(
     settings: Settings, architecture: Architecture, known: Sequence[KnownPreprocess]
 ) -> tuple[Settings, Preprocess]:
-    """Settle how images become the network's input.
+    """Choose the preprocessing.
 
     Args:
-        settings: What was asked for.
-        architecture: The network, which has a preprocessing of its own.
-        known: What is known of the weights, the surest first; a field that one leaves open is the
-            next one's.
+        settings: As given.
+        architecture: The network, with its default preprocessing.
+        known: Known preprocessing of the weights, most reliable first; open fields are filled from
+            the next.
 
     Returns:
-        The settings with all of it chosen, and the preprocessing.
+        The settings with all preprocessing chosen, and the preprocessing.
     """
     config = settings.config
     own = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
@@ -47,7 +47,7 @@ def choose_preprocess(
 
 
 def preprocess_line(settings: Settings) -> str:
-    """Return the preprocessing in one line, each part with where it is from."""
+    """Return the preprocessing in one line, each part with its source."""
     config, groups = settings.config, dict[str, list[str]]()
     for name in NAMES:
         value = str(getattr(config, name))

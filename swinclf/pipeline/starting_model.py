@@ -1,4 +1,4 @@
-"""What a training starts from: the network with its weights, and all settings that hang on it."""
+"""The starting model of a training, and the settings that depend on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from swinclf.models.weights.known_preprocess import (
 )
 from swinclf.models.weights.load_report import WeightsReport
 from swinclf.pipeline.activation import choose_activation
-from swinclf.pipeline.preprocessing import choose_preprocess
+from swinclf.pipeline.choose_preprocess import choose_preprocess
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
@@ -43,19 +43,19 @@ from swinclf.training.resume_guard import check_network, frozen_digest
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How images are read and features extracted, which is before all of a training is settled.
+    """Options of reading images and extracting features, which come before the other defaults.
 
     Attributes:
-        described: Name and arguments of the network, for cached features to be found by.
-        workers: Threads that read images.
-        mirror: Whether mirror images are trained on, too.
-        val_split: Part of each class that is held out, where no val folder says.
+        network_id: Name and arguments of the network, for the key of the cache.
+        workers: Reader threads.
+        mirror: Whether to train on mirror images, too.
+        val_split: Fraction of each class that is held out if there is no val folder.
         seed: Of the split.
-        is_cached: Whether features are read from the user's cache folder, and stored there.
-        cache_bytes: Most that the cache takes on disk.
+        is_cached: Whether to use the user's feature cache.
+        cache_bytes: Largest size of the cache on disk.
     """
 
-    described: str
+    network_id: str
     workers: int
     mirror: bool
     val_split: float
@@ -65,79 +65,79 @@ class ExtractionOptions:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training starts from, before an image has been looked at.
+class StartingModel:
+    """The network before training, built before any image is read.
 
     Attributes:
         network: In float32; its head is still to be fitted to the classes.
-        preprocess: How a picture becomes its input.
-        regime: What of it trains.
-        trained_weights: Whether it starts from weights that were trained.
-        keeps_features: Whether what it sees is worth keeping: only the head trains, or its weights
-            are trained ones and here, not still to come out of a checkpoint.
-        frozen_digest: Of what never trains; empty where the whole network is in a checkpoint.
-        extraction: How images are read and features extracted.
-        loaded: What of the file of `--weights` the network has got; None without one.
+        preprocess: Its preprocessing.
+        regime: Which of its parameters train.
+        trained_weights: Whether it has trained weights.
+        extracts_features: Whether to extract its features: the backbone is frozen, or has trained
+            weights that do not come from a checkpoint.
+        frozen_digest: Of the frozen backbone; empty if the whole network is in the checkpoints.
+        extraction: Options of reading images and extracting features.
+        loaded: What was loaded from the file of `--weights`; None without one.
     """
 
     network: nn.Module
     preprocess: Preprocess
     regime: Regime
     trained_weights: bool
-    keeps_features: bool
+    extracts_features: bool
     frozen_digest: str
     extraction: ExtractionOptions
     loaded: WeightsReport | None = None
 
     @property
     def bytes_on_disk(self) -> int:
-        """What the run's large files take: three checkpoints while one is written, one model."""
-        whole: int = sum(one.nbytes for one in self.network.state_dict().values())
-        # The weights, the best ones so far, and AdamW's two numbers for each.
-        return whole + (0 if self.regime is Regime.HEAD else 3 * 4 * whole)
+        """Return the size of a run's large files: a model and up to three checkpoints."""
+        weights: int = sum(one.nbytes for one in self.network.state_dict().values())
+        # A checkpoint has the weights, the best weights, and two moments of AdamW.
+        return weights + (0 if self.regime is Regime.HEAD else 3 * 4 * weights)
 
 
-def settle_machine(settings: Settings, hardware: Hardware, data: Path) -> Settings:
-    """Settles what the machine decides, and begins the random numbers.
+def resolve_machine(settings: Settings, hardware: Hardware, data: Path) -> Settings:
+    """Choose the settings that depend on the machine, and seed the random generators.
 
     Args:
-        settings: What was asked for.
-        hardware: What was chosen by it.
-        data: The dataset's folder, as it is recorded.
+        settings: As given.
+        hardware: Chosen by them.
+        data: The dataset's folder, as recorded.
     """
     config = settings.config
     settings = settings.choose("precision", hardware.precision, hardware.reason)
-    if hardware.note:  # what was asked for is not there: what is used instead is recorded
+    if hardware.note:  # the given device is not available: record the one in use
         settings = settings.replaced("device", hardware.device, hardware.note)
-    settings = settings.choose("device", hardware.device, "the best there is")
-    settings = settings.choose("threads", set_threads(config.threads), "as torch chooses")
+    settings = settings.choose("device", hardware.device, "the best available")
+    settings = settings.choose("threads", set_threads(config.threads), "torch's default")
     seed_everything(config.seed)
     return replace(settings, config=replace(settings.config, data=str(data)))
 
 
-def build_start(
+def build_starting_model(
     settings: Settings, classes: Sequence[str], saved: Checkpoint | None, report: Reporter
-) -> tuple[Settings, Start]:
-    """Builds the network, from a file, from published weights or from random ones.
+) -> tuple[Settings, StartingModel]:
+    """Build the network with weights from a file, published weights or random ones.
 
-    Of a resumed run whose whole network trains, all weights come from what was saved.
+    A resumed run whose whole network trains gets its weights from the checkpoint instead.
 
     Args:
-        settings: With what the machine decides.
+        settings: With the defaults of the machine.
         classes: Names of the dataset's classes.
-        saved: What a resumed run goes on from.
-        report: Told of a download.
+        saved: Checkpoint of a resumed run.
+        report: Receives the notes of a download.
 
     Returns:
-        The settings with all that can be chosen before an image is looked at, and the start.
+        The settings with all defaults that depend on the network, and the starting model.
 
     Raises:
-        SwinclfError: If there is no such network, or weights cannot be had or do not fit.
-        RunError: If frozen weights are not those that the resumed run was begun with.
+        SwinclfError: If there is no such network, or its weights are unavailable or do not fit.
+        RunError: If the frozen weights differ from those of the resumed run.
     """
-    is_saved = saved is not None and not saved.origin.network
+    from_checkpoint = saved is not None and not saved.fingerprint.network
     named = settings.config.weights
-    weights = find_weights(Path(named)) if named and not is_saved else None
+    weights = find_weights(Path(named)) if named and not from_checkpoint else None
     known = _known_preprocess(weights)
     if weights is None and saved is None and settings.config.pretrained:
         settings = _choose_embedded(settings, report)
@@ -145,21 +145,21 @@ def build_start(
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     settings, architecture = _choose_architecture(settings, impl, regime, len(classes))
-    network, loaded = _build(settings.config, architecture, weights, is_saved, report)
+    network, loaded = _build(settings.config, architecture, weights, from_checkpoint, report)
     if loaded is not None:
         implied = preprocess_of_layout(loaded.layout, network.state_dict())
         known += [] if implied is None else [implied]
     frozen = frozen_digest(network) if regime is Regime.HEAD else ""
     if saved is not None:
-        check_network(saved.origin, frozen, saved.path.parent)
-    if settings.config.freeze_stages is not None:  # asks for too many: better known now
+        check_network(saved.fingerprint, frozen, saved.path.parent)
+    if settings.config.freeze_stages is not None:  # fail early if there are fewer stages
         freeze_stages(network, settings.config.freeze_stages)
     settings, preprocess = choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
     settings, extraction = _choose_extraction(settings, classes, tunes_convolutions)
-    keeps_features = regime is Regime.HEAD or (trained_weights and not is_saved)
-    return settings, Start(
-        network, preprocess, regime, trained_weights, keeps_features, frozen, extraction, loaded
+    extracts_features = regime is Regime.HEAD or (trained_weights and not from_checkpoint)
+    return settings, StartingModel(
+        network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded
     )
 
 
@@ -169,7 +169,7 @@ def _choose_network(
     known: Sequence[KnownPreprocess],
     report: Reporter,
 ) -> tuple[Settings, Impl]:
-    """Settle which network it is, for images of which size, and who builds it."""
+    """Choose network, image size and builder."""
     settings, impl = _choose_model(settings, weights.card if weights else None)
     if weights is not None and weights.card is None:
         settings = choose_activation(settings, weights.path, report)
@@ -182,7 +182,7 @@ def _choose_network(
 def _choose_architecture(
     settings: Settings, impl: Impl, regime: Regime, num_classes: int
 ) -> tuple[Settings, Architecture]:
-    """Settle all that the network is built by."""
+    """Choose the arguments to build the network with."""
     settings, drop_path = choose_drop_path(settings, regime)
     config = settings.config
     return settings, Architecture(
@@ -198,12 +198,12 @@ def _choose_architecture(
 def _choose_extraction(
     settings: Settings, classes: Sequence[str], tunes_convolutions: bool
 ) -> tuple[Settings, ExtractionOptions]:
-    """Settle how images are varied and read."""
+    """Choose augmentation and the options of feature extraction."""
     settings, mirror = choose_mirror(settings, classes, tunes_convolutions=tunes_convolutions)
-    settings, workers = settings.choose_value("workers", default_workers(), "one a core")
+    settings, workers = settings.choose_value("workers", default_workers(), "one per core")
     config = settings.config
     return settings, ExtractionOptions(
-        described=f"{config.model} {config.model_arg}",
+        network_id=f"{config.model} {config.model_arg}",
         workers=workers,
         mirror=mirror,
         val_split=config.val_split,
@@ -217,53 +217,53 @@ def _build(
     config: TrainConfig,
     architecture: Architecture,
     weights: StartingWeights | None,
-    is_saved: bool,
+    from_checkpoint: bool,
     report: Reporter,
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """The network with its weights, and what of a file it has got."""
+    """Build the network with its weights; return it and a report of the loaded file."""
     if weights and config.weights:
         network, loaded = load_network(architecture, weights.path)
         report.note(loaded.line(config.weights))
         return network, loaded
-    if config.pretrained and not is_saved:
+    if config.pretrained and not from_checkpoint:
         return build_pretrained(architecture, report=report), None
     return build_network(architecture), None
 
 
 def _known_preprocess(weights: StartingWeights | None) -> list[KnownPreprocess]:
-    """What the run or the files beside the weights say of their preprocessing."""
+    """Return the known preprocessing of the weights, from their run or files next to them."""
     if weights is None:
         return []
     if weights.card is not None:
         return [preprocess_of_run(weights.card.preprocess)]
-    beside = read_preprocess(weights.path)
-    return [] if beside is None else [beside]
+    known = read_preprocess(weights.path)
+    return [] if known is None else [known]
 
 
 def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
-    """Take the embedded backbone where the default's published weights cannot be had."""
+    """Fall back to the embedded backbone if the default's published weights are unavailable."""
     default = settings.config.model
     if settings.is_given("model") or is_available(native_data_config(default).hub_id or ""):
         return settings
     report.note(
-        f"the weights of {default} are not in the cache and the Hub does not answer: using the "
-        "embedded EfficientNet-Lite0. For the larger network, run once where there is a network, "
-        "or: --weights FILE"
+        f"the weights of {default} are not cached and the Hub is unreachable: using the embedded "
+        "EfficientNet-Lite0. For the larger network, run once with internet access, or use "
+        "--weights FILE"
     )
-    return settings.choose("model", EMBEDDED, f"{default} cannot be had here")
+    return settings.choose("model", EMBEDDED, f"{default} is unavailable")
 
 
 def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings, Impl]:
-    """Settles which network it is, by the run that weights come from, and who builds it."""
+    """Choose network and builder; from the run of the weights, if there is one."""
     if card is not None:
-        reason = "as the run that --weights names"
+        reason = "as the run of --weights"
         settings = settings.choose("model", card.model, reason)
         settings = settings.choose("impl", card.impl, reason)
         settings = settings.choose("img_size", card.preprocess.height, reason)
         arguments = tuple(f"{key}={value}" for key, value in card.model_args.items())
         settings = settings.choose("model_arg", arguments, reason)
     if settings.config.model in OWN_SHAPES:
-        return settings.choose_value("impl", Impl.NATIVE, "a shape of your own")
+        return settings.choose_value("impl", Impl.NATIVE, "a custom architecture")
     if is_native(settings.config.model):
-        return settings.choose_value("impl", Impl.NATIVE, "quicker, with the same answers")
-    return settings.choose_value("impl", Impl.TIMM, "the only one that knows the model")
+        return settings.choose_value("impl", Impl.NATIVE, "faster, same outputs")
+    return settings.choose_value("impl", Impl.TIMM, "not available natively")
