@@ -129,11 +129,6 @@ class RunClaim:
         self.run = RunFolder(folder)
 
     @property
-    def is_draft(self) -> bool:
-        """Whether it has not been published."""
-        return self._final is not None
-
-    @property
     def name(self) -> str:
         """The final name of the folder."""
         return (self._final or self.run.path).name
@@ -195,10 +190,9 @@ def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Run
     try:
         yield claim
     finally:
-        was_draft = claim.is_draft
         claim.release()
-        if is_new and was_draft:
-            with suppress(OSError):
+        if is_new:
+            with suppress(OSError):  # it holds the published run
                 out.rmdir()
 
 
