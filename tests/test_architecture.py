@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,20 @@ def test_no_function_and_no_file_is_too_long():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = node.end_lineno - node.lineno + 1  # decorators not counted
                 assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+
+
+def test_no_public_name_and_no_file_name_occurs_twice():
+    """`api` has the commands as functions, under the same names."""
+    names = Counter(
+        node.name
+        for path, tree in TREES.items()
+        if path != Path("api.py")
+        for node in tree.body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    )
+    stems = Counter(path.stem for path in TREES if not path.stem.startswith("_"))
+    assert {name: count for name, count in names.items() if count > 1} == {}
+    assert {stem: count for stem, count in stems.items() if count > 1} == {}
 
 
 PAPERS = [Path("models/swin.py"), Path("models/vit.py"), Path("models/layers.py")]
