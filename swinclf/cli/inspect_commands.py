@@ -48,7 +48,7 @@ def check_command(
         Optional[str],  # noqa: UP045
         typer.Option(
             "--model",
-            help="Network of a plain weights file.",
+            help="Network of a plain weights file, or embedded, whose weights are in the package.",
             show_default="as in train",
         ),
     ] = None,

@@ -27,6 +27,7 @@ from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError
 from swinclf.files import write_json
+from swinclf.models.embedded import EMBEDDED
 from swinclf.preprocess import Fit, ValueRange
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder
@@ -186,15 +187,13 @@ def _viewer(
     """Return the network that computes features for near duplicates; None if none is given."""
     if weights is None and model is None:
         return None
-    if weights is None:
+    if weights is None and model != EMBEDDED:
         raise ConfigError(
             "weights for the network of --model",
             found="no --weights",
-            hint="--weights FILE, or --weights RUN without --model",
+            hint=f"--weights FILE, --weights RUN without --model, or --model {EMBEDDED}",
         )
-    from swinclf.pipeline.check_features import (
-        build_duplicate_extractor,
-    )  # torch takes seconds to load
+    from swinclf.pipeline.check_features import build_duplicate_extractor  # imports torch: seconds
 
     return build_duplicate_extractor(
         weights, model, index, workers=workers, report=report, ranges=ranges

@@ -71,7 +71,7 @@ class DuplicateFeatureExtractor:
 
 
 def build_duplicate_extractor(
-    weights: Path,
+    weights: Path | None,
     model: str | None,
     index: FolderIndex,
     *,
@@ -82,7 +82,7 @@ def build_duplicate_extractor(
     """Build the network of a run or of a weights file.
 
     Args:
-        weights: A run folder or a weights file.
+        weights: A run folder or a weights file; None for those of an `embedded` model.
         model: Network of the weights file; None for the run's, else the default of a training.
         index: The dataset.
         workers: Reader threads.
@@ -93,13 +93,18 @@ def build_duplicate_extractor(
         WeightsError: If the file does not exist or does not fit the network.
         ModelError: If there is no such network.
     """
-    options = {"weights": str(weights), "model": model, "freeze_layers": True, "workers": workers}
+    options = {
+        "weights": None if weights is None else str(weights),
+        "model": model,
+        "freeze_layers": True,
+        "workers": workers,
+    }
     hardware = choose_hardware()
     settings = resolve_machine(gather_settings(options), hardware, index.root)
     settings, start = build_starting_model(settings, index.classes, None, report)
     start = replace(start, preprocess=replace(start.preprocess, ranges=ranges))
     report.note(
         f"also searching for near-duplicates by features: {settings.config.model} on "
-        f"{hardware.device} in {hardware.precision}, weights '{weights}'"
+        f"{hardware.device} in {hardware.precision}" + (f", weights '{weights}'" if weights else "")
     )
     return DuplicateFeatureExtractor(start, Context(hardware, report, StopFlag()))
