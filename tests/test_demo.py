@@ -61,8 +61,8 @@ def test_the_photographs_are_cut_into_tiles_and_no_picture_is_there_twice(tmp_pa
 
     data, new = write_samples(tmp_path)
     for name, (columns, rows) in TILES.items():
-        with Image.open(new / f"{name}.jpg") as whole:
-            size = (whole.width // columns, whole.height // rows)
+        with Image.open(new / f"{name}.jpg") as middle:  # half of each side of the photograph
+            size = (middle.width * 2 // columns, middle.height * 2 // rows)
         tiles = sorted((data / name).iterdir())
         assert len(tiles) == TILES_PER_CLASS < columns * rows
         for path in tiles:
