@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swinclf.cli.tables import ResultFormat, metrics_text
 from swinclf.confidence.parameters import Confidence, Threshold
 from swinclf.confidence.selective import RejectionScores
 from swinclf.confidence.temperature import Calibration
@@ -456,3 +457,9 @@ def test_nearest_training_images():
     (found,) = find_nearest(np.array([[3, 1]], dtype=np.float32), features, images, count=2)
     assert [(one.path, one.label) for one in found] == [("0.jpg", "a"), ("1.jpg", "b")]
     assert found[0].similarity == pytest.approx(3 / np.sqrt(10))
+
+
+@pytest.mark.parametrize(("count", "is_shown"), [(5, False), (6, True)])
+def test_top_5_accuracy_is_shown_of_more_than_five_classes(count, is_shown):
+    metrics = metrics_of([f"c{number}" for number in range(count)])
+    assert ("top-5" in metrics_text(metrics, ResultFormat.TABLE)) is is_shown

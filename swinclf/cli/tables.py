@@ -98,7 +98,7 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
     lines = [
         f"accuracy           {_accuracy_with_interval(metrics)}",
-        f"top-5 accuracy     {metrics.top5_accuracy:.1%}",
+        *([f"top-5 accuracy     {metrics.top5_accuracy:.1%}"] if len(metrics.classes) > 5 else []),
         f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
         f"macro F1           {metrics.macro_f1:.3f}",
         f"loss               {metrics.loss:.4f}",

@@ -20,6 +20,7 @@ from swinclf.device import one_blas_thread
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating]
 STORED_DTYPE = "<f2"
 _ARRAYS = ("mean", "basis", "whiten", "centres")
 # Of the distance to all images, next to 1 of the relative distance. Measured on features of the
@@ -92,7 +93,7 @@ class FeatureSpace:
         deviations = float(relative.std()) or 1.0, float(to_all.std()) or 1.0
         return replace(self, scale=(means[0], deviations[0], means[1], deviations[1]))
 
-    def _squared_distances(self, features: Floats) -> tuple[Floats, Floats]:
+    def _squared_distances(self, features: Floats) -> tuple[Reals, Reals]:
         """Return the squared distances to the nearest class and to all images, (N,) each."""
         centred = features - self.mean
         along = centred @ self.basis  # (N, D) -> (N, R)
