@@ -463,3 +463,13 @@ def test_nearest_training_images():
 def test_top_5_accuracy_is_shown_of_more_than_five_classes(count, is_shown):
     metrics = metrics_of([f"c{number}" for number in range(count)])
     assert ("top-5" in metrics_text(metrics, ResultFormat.TABLE)) is is_shown
+
+
+def test_headings_and_captions(written):
+    text = written(sections=everything(), thumbnails=thumbnails)
+    headings = re.findall(r"<h2>([^<]+)</h2>", text)
+    assert headings[:4] == ["Mistakes", "Confusion matrix", "Per-class scores", "Confidence"]
+    assert headings[4:7] == ["Suspect labels", "Learning curve", "Dataset"]
+    assert headings[7:] == ["Training", "Skipped files", "Settings", "Command"]
+    assert "<caption>Rejection thresholds: the minimum probability" in text
+    assert "<span>Labelled <strong>" in text

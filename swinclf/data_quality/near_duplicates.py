@@ -88,7 +88,7 @@ def find_near_pairs(
 ) -> list[NearPair]:
     """Return near duplicates that are not exact ones, the best agreement first.
 
-    Of exact duplicates only the first is compared; find_similar_name empty images are left out.
+    Of exact duplicates only the first is compared; nearly empty images are left out.
 
     Args:
         root: Folder that the paths are relative to.

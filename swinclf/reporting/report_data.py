@@ -90,7 +90,7 @@ class LearningPoint:
     Attributes:
         share: Share of the training images of each class; above 1 in a forecast.
         images: Number of training images.
-        accuracy: ConfidenceFit or forecast.
+        accuracy: Measured or forecast.
         low: Lower end of its interval.
         high: Upper end of its interval.
     """
@@ -107,7 +107,7 @@ class LearningCurve:
     """The accuracy as a function of the number of training images.
 
     Attributes:
-        points: ConfidenceFit, fewest images first.
+        points: Measured, fewest images first.
         forecast: Extrapolated to more images.
         notes: Remarks, a sentence each.
     """
