@@ -162,6 +162,13 @@ def test_links_lead_somewhere(path, link):
     assert (path.parent / link).exists()
 
 
+def test_files_that_are_named_exist():
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\b(?:swinclf|tests|benchmarks)/[\w/]+\.py\b", text):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
 def test_every_decision_is_listed_and_has_its_four_parts():
     folder = DOCS / "decisions"
     pages = sorted(folder.glob("*.md"))
