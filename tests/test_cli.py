@@ -199,7 +199,15 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "doctor": [(0, ()), (0, ("--format", "json")), (0, ("--format", "table"))],
     "demo": [(0, ()), (0, ("--output", "{tmp}/sample"))],
 }
-GLOBAL = [(0, ("--version",)), (0, ("--help",)), (0, ("-h",)), (0, ("--debug", "models", "deit3"))]
+GLOBAL = [
+    (0, ("--version",)),
+    (0, ("-V",)),
+    (0, ("help",)),
+    (0, ("help", "train")),
+    (0, ("--help",)),
+    (0, ("-h",)),
+    (0, ("--debug", "models", "deit3")),
+]
 
 
 def _group():
@@ -418,6 +426,12 @@ print(sorted({{*{HEAVY}, "typer"}} & sys.modules.keys()))
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "['typer']"  # typer, so that the test can fail
+
+
+def test_help_and_version_have_a_short_form(program):
+    assert program("help", "train").out == program("train", "--help").out
+    assert program("help").out == program("--help").out
+    assert program("-V").out == program("--version").out
 
 
 def test_the_module_and_the_script_are_the_same_program(program):

@@ -29,6 +29,8 @@ def main() -> NoReturn:
     program.shows_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     arguments = [expand_home_in(word) for word in arguments]
+    if arguments[:1] == ["help"]:  # `swinclf help train`, as in other tools
+        arguments = [*arguments[1:2], "--help"]
     # Pillow warns about images that it can read; unreadable ones are reported by name.
     warnings.filterwarnings("ignore", module="PIL")
     for note in notes:
