@@ -72,7 +72,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("{data}", *SMALL, "--no-freeze-layers", "--teacher", "{run}"),
                 *("--unlabelled", "{held}", "--teacher-temperature", "3"),
-                *("--teacher-weight", "0.6", "--teacher-features", "0.5"),
+                *("--teacher-weight", "0.6", "--teacher-features", "0.5", "--test-split", "0.2"),
                 *("--teacher-views", "cached"),
             ),
         ),
@@ -96,6 +96,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
+        (0, ("{data}", "--weights", "{run}", "--freeze-layers", "--folds", "3")),
         (1, ("{spoilt}", *SMALL, "--strict")),
         (
             3,
@@ -680,7 +681,7 @@ def on_terminal(monkeypatch, tmp_path, no_plots):
 
 def test_a_terminal_shows_a_bar_and_a_box(on_terminal, dataset):
     seen = on_terminal("train", dataset, *SMALL_FLAGS)
-    assert re.search(r"━+.*\d+/32.*images/s.*(\d+:\d\d:\d\d|-:--:--)", seen), "rate and time left"
+    assert re.search(r"━+.*\d+/30.*images/s.*(\d+:\d\d:\d\d|-:--:--)", seen), "rate and time left"
     assert "\x1b[" in seen
     assert "╭" in seen
     assert "╰" in seen

@@ -55,7 +55,7 @@ def test_a_runs_own_held_out_images_are_the_default(trained, score):
         assert _paths(rows) == _held_out(trained.path)
 
 
-@pytest.mark.parametrize(("split", "images"), [("val", 4), ("train", 32), ("all", 36)])
+@pytest.mark.parametrize(("split", "images"), [("val", 6), ("train", 30), ("all", 36)])
 def test_another_split_on_request(trained, score, split, images):
     metrics, rows, _ = score("--run", trained.path, "--split", split)
     assert (metrics["split"], metrics["images"], len(rows)) == (split, images, images)

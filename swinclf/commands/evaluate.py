@@ -17,7 +17,7 @@ from swinclf.confidence.selective import (
     threshold_for,
 )
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
-from swinclf.data.folder import FolderIndex, SkippedFile
+from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.inference.predictor import (
@@ -107,11 +107,20 @@ def score(
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
     run = find_enclosing_run(model)
     root = data or find_training_dataset(model, run)
+    requested = split
     index, split = select_images(root, split, run, predictor.card, report)
     for note in index.notes.notes():
         report.note(note)
     for warning in index.notes.warnings():
         report.warn(warning)
+    if split == TRAIN and requested is None:
+        report.warn(
+            "the model was trained on all of these images: their scores say nothing about new ones"
+        )
+    if reject is not None and split == VAL:
+        report.note(
+            "the thresholds of --reject were set on these images: other images give a fairer test"
+        )
     images, unknown = match_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
     result = score_images(

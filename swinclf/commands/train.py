@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import ResolvedConfig
-from swinclf.data.folder import FolderIndex, SkippedFile, scan_folder
+from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
+from swinclf.errors import ConfigError
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
+from swinclf.pipeline.cross_validation import choose_folds
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
@@ -107,6 +109,7 @@ def train(
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+        _refuse_second_test_split(index, config.test_split)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
             return _train(settings, index, None, claim, context, num_classes)
 
@@ -159,6 +162,8 @@ def _plan(
     settings, teacher = find_teacher(settings, index.classes, saved, context)
     check_free_space(run.path.parent, start.bytes_on_disk, "the weights and checkpoints")
 
+    if resumed is None:
+        settings, start = choose_folds(settings, start, index)
     start = resolve_ranges(index, start, context, saved.fingerprint.ranges if saved else None)
     if resumed:
         extracted, dataset, changes = extract_run_features(run, settings, resumed, start, context)
@@ -177,6 +182,15 @@ def _plan(
     plan = resolve_plan(settings, start, dataset, extracted, teacher_data)
     report_plan(plan, context, changes)
     return plan, findings
+
+
+def _refuse_second_test_split(index: FolderIndex, test_split: float) -> None:
+    if test_split and any(image.split == TEST for image in index.images):
+        raise ConfigError(
+            "--test-split for a dataset without a test folder",
+            found=f"a test folder in '{index.root}'",
+            hint="no --test-split; after the training: swinclf eval --split test",
+        )
 
 
 def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:

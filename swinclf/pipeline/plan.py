@@ -11,7 +11,7 @@ from swinclf.card import ModelCard
 from swinclf.config import ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_some
-from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
 from swinclf.data.relocate import content_sample
 from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
@@ -93,6 +93,19 @@ class Plan:
     extracted: ExtractedFeatures
     teacher_data: TeacherData | None = None
 
+    @property
+    def scored_split(self) -> str:
+        """Return the split whose scores are the result of the training."""
+        if self.config.folds:
+            return CROSS_VALIDATION
+        splits = (TEST, VAL) if self.config.test_split else (VAL,)
+        return next((one for one in splits if self.dataset.rows(one)), TRAIN)
+
+    def scored_images(self) -> list[ImageFile]:
+        """Return the images of the scored split."""
+        split = self.scored_split
+        return self.dataset.of(TRAIN if split == CROSS_VALIDATION else split)
+
     def card(self, hardware: Hardware) -> ModelCard:
         """Return the model card to store with the weights."""
         config = self.config
@@ -104,8 +117,7 @@ class Plan:
             preprocess=self.start.preprocess,
             precision=hardware.precision,
             split={
-                "seed": config.seed,
-                "val_split": config.val_split,
+                **self.start.extraction.split.to_dict(),
                 "dataset": dataset_digest(self.dataset.root),
                 "content": content_sample(self.dataset.images, self.extracted.digests),
             },

@@ -10,6 +10,7 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, TrainConfig
+from swinclf.data.split import SplitRule
 from swinclf.device import Hardware, default_workers, seed_everything, set_threads
 from swinclf.models.build import (
     OWN_SHAPES,
@@ -49,8 +50,7 @@ class ExtractionOptions:
         network_id: Name and arguments of the network, for the key of the cache.
         workers: Reader threads.
         mirror: Whether to train on mirror images, too.
-        val_split: Fraction of each class that is held out if there is no val folder.
-        seed: Of the split.
+        split: The rule that holds images out.
         is_cached: Whether to use the user's feature cache.
         cache_bytes: Largest size of the cache on disk.
     """
@@ -58,8 +58,7 @@ class ExtractionOptions:
     network_id: str
     workers: int
     mirror: bool
-    val_split: float
-    seed: int
+    split: SplitRule
     is_cached: bool
     cache_bytes: int
 
@@ -206,8 +205,7 @@ def _choose_extraction(
         network_id=f"{config.model} {config.model_arg}",
         workers=workers,
         mirror=mirror,
-        val_split=config.val_split,
-        seed=config.seed,
+        split=SplitRule(0.0 if config.folds else config.val_split, config.test_split, config.seed),
         is_cached=config.cache,
         cache_bytes=int(config.cache_gib * 1024**3),
     )
