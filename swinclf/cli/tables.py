@@ -13,17 +13,21 @@ from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 from swinclf.reporter import terminal_safe
-from swinclf.terminal import one_line
+from swinclf.terminal import one_line, wrapped
 
 if TYPE_CHECKING:
     from swinclf.commands.export import Export
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.predict import Prediction
+    from swinclf.commands.train import Run
     from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
+
+
+SUMMARY_WIDTH = 74  # columns of a text in a box 80 columns wide
 
 
 class ResultFormat(StrEnum):
@@ -65,30 +69,46 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def training_summary(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> tuple[str, str]:
-    """Return title and text of the summary at the end of a training."""
+def training_summary(run: Run) -> tuple[str, str]:
+    """Return title and text of the result of a training."""
+    from swinclf.metrics import SELECTION_NOTE
+
+    metrics = run.metrics
     lines = [
         f"accuracy {_accuracy_with_interval(metrics)}",
         f"on {metrics.images:,} {_split_description(metrics.split)}",
-        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
+        f"always answering the largest class: {metrics.majority_accuracy:.1%}",
     ]
-    if metrics.split == "val" and epochs:
-        from swinclf.metrics import SELECTION_NOTE, UNBIASED_NOTE
+    if run.epochs and run.probe_accuracy is not None and metrics.split == "val":
+        lines.append(f"linear probe, without training epochs: {run.probe_accuracy:.1%}")
+    lines.append(
+        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
+    )
+    if metrics.split == "val" and run.epochs:
+        lines.append(SELECTION_NOTE)
+    lines += [f"warning: {text}" for text in run.warnings]
+    if run.skipped:
+        lines.append(f"{len(run.skipped):,} files skipped: {run.folder.skipped}")
+    title = "done, but read the warning" if run.warnings else "done"
+    return title, "\n".join(wrapped(line, SUMMARY_WIDTH) for line in lines)
 
-        lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]
-    if skipped:
-        lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
-    lines += [
-        "",
-        f"Run:     {run}",
-        f"Report:  {run / 'report.html'}",
+
+def next_steps(run: Run) -> str:
+    """Return the paths of a finished training, and the commands to go on with."""
+    lines = [
+        f"Run:     {run.path}",
+        f"Report:  {run.path / 'report.html'}",
         "",
         "Next steps:",
-        f"  swinclf predict IMAGE --run {run}",
-        f"  swinclf eval --run {run}",
-        f"  swinclf export --run {run} --format onnx",
+        f"  swinclf predict IMAGE --run {run.path}",
+        f"  swinclf eval --run {run.path}",
+        f"  swinclf export --run {run.path} --format onnx",
     ]
-    return "done", "\n".join(lines)
+    if run.metrics.split == "val" and run.epochs:
+        from swinclf.metrics import UNBIASED_NOTE
+
+        lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {run.path}"]
+    return "\n".join(lines)
 
 
 def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:

@@ -5,6 +5,7 @@ A command is imported when it is called: torch takes seconds to import, and --he
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -16,9 +17,10 @@ from swinclf.cli.options import add_setting_options
 from swinclf.cli.streams import write_data
 from swinclf.config import MOVABLE
 from swinclf.errors import ConfigError, ExitCode
+from swinclf.files import to_json
 from swinclf.run_folder import RunFolder, find_run
 from swinclf.settings import Settings, gather_settings
-from swinclf.terminal import ConsoleReporter
+from swinclf.terminal import ConsoleReporter, Verbosity
 
 
 @add_setting_options
@@ -40,23 +42,50 @@ def train_command(
             "Default: none.",
         ),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print only warnings, errors and the result.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print every setting with its reason, too.")
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the result as a JSON object instead of the run's path."),
+    ] = False,
+    opens_report: Annotated[
+        bool, typer.Option("--open", help="Open the report in the browser at the end.")
+    ] = False,
     num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
     from swinclf.commands.train import train
 
+    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose))
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _resolve_settings(given, config, resume)
-    done = train(settings, report=ConsoleReporter(), resume=run, num_classes=num_classes)
-    write_data(f"{done.folder.path}\n")
-    console.print_box(
-        *tables.training_summary(
-            done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs
-        )
-    )
+    done = train(settings, report=reporter, resume=run, num_classes=num_classes)
+    write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
+    console.print_box(*tables.training_summary(done))
+    console.print_line(tables.next_steps(done))
+    if opens_report:
+        _open(done.path / "report.html")
     if done.skipped:
         return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
     return ExitCode.OK
+
+
+def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
+    if quiet and verbose:
+        raise ConfigError(
+            "--quiet or --verbose, not both", found="both", hint="swinclf train DATA --verbose"
+        )
+    return Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+
+
+def _open(page: Path) -> None:
+    """Open a page in the browser."""
+    if not webbrowser.open(page.resolve().as_uri()):
+        console.print_line(f"no browser can be started: open {page} yourself")
 
 
 def demo_command(

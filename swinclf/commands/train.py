@@ -6,6 +6,7 @@ the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from swinclf.config import ResolvedConfig
 from swinclf.data.folder import FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
+from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
@@ -24,6 +26,7 @@ from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
 from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
 from swinclf.pipeline.ranges import resolve_ranges
+from swinclf.pipeline.result_warnings import result_warnings
 from swinclf.pipeline.resume import (
     ResumedRun,
     add_resume_hint,
@@ -51,6 +54,9 @@ class Run:
         skipped: Files that could not be used.
         config: The resolved settings.
         epochs: Trained epochs; 0 if the head was fitted by L-BFGS.
+        probe_accuracy: Validation accuracy of a linear probe on the network before training; None
+            without trained weights or validation images.
+        warnings: What speaks against using the model, a sentence each.
     """
 
     folder: RunFolder
@@ -58,6 +64,8 @@ class Run:
     skipped: tuple[SkippedFile, ...]
     epochs: int
     config: ResolvedConfig
+    probe_accuracy: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -68,6 +76,26 @@ class Run:
         """Return one line: the folder, the validation images and the accuracy on them."""
         scores = f"images={self.metrics.images}, accuracy={self.metrics.accuracy:.3f}"
         return f"Run(path={self.path.as_posix()!r}, {scores}, skipped={len(self.skipped)})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as JSON values: paths, main scores, epochs and warnings."""
+        metrics = self.metrics
+        return {
+            "run": str(self.path),
+            "model": str(self.folder.model),
+            "report": str(self.path / "report.html"),
+            "split": metrics.split,
+            "images": metrics.images,
+            "accuracy": metrics.accuracy,
+            "accuracy_ci95": list(metrics.accuracy_ci95),
+            "balanced_accuracy": metrics.balanced_accuracy,
+            "macro_f1": metrics.macro_f1,
+            "majority_accuracy": metrics.majority_accuracy,
+            "probe_accuracy": self.probe_accuracy,
+            "epochs": self.epochs,
+            "skipped": len(self.skipped),
+            "warnings": list(self.warnings),
+        }
 
 
 def train(
@@ -96,18 +124,17 @@ def train(
     stop = StopFlag()
     with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
-        if hardware.note:
-            report.warn(hardware.note)
         if settings.config.compile:
             require_compiler(hardware.device)
-        context = Context(hardware, report, stop)
         if resume is not None:
             with claim_run(resume) as claim:
-                resumed = resume_state(claim.run, settings, report)
+                context = Context(hardware, EventLog(report, claim), stop)
+                resumed = resume_state(claim.run, settings, context.report)
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
+            context = Context(hardware, EventLog(report, claim), stop)
             return _train(settings, index, None, claim, context, num_classes)
 
 
@@ -121,6 +148,8 @@ def _train(
 ) -> Run:
     """Train in a claimed folder: plan, epochs, scores."""
     saved = resumed.saved if resumed else None
+    if context.hardware.note:
+        context.report.warn(context.hardware.note)
     plan, findings = _plan(settings, index, resumed, claim.run, context, num_classes)
     features = build_feature_batches(
         plan.dataset, plan.extracted, plan.config, context.hardware.device
@@ -137,7 +166,19 @@ def _train(
         remove_checkpoints(claim.run)
         if resumed and plan.dataset.images != read_split(claim.run.split):
             write_split(claim.run.split, plan.dataset.images)
-        return Run(claim.run, scored.metrics, tuple(scored.skipped), state.epoch, plan.config)
+        run = Run(
+            claim.run,
+            scored.metrics,
+            tuple(scored.skipped),
+            state.epoch,
+            plan.config,
+            baseline.accuracy if baseline and math.isfinite(baseline.accuracy) else None,
+            tuple(result_warnings(scored.metrics, state.history)),
+        )
+        for text in run.warnings:
+            context.report.warn(text)
+        context.report.record("result", run.to_dict())
+        return run
 
 
 def _plan(

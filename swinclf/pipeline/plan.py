@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import ResolvedConfig
+from swinclf.config import SETTINGS, ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
@@ -18,7 +18,6 @@ from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
-from swinclf.pipeline.choose_preprocess import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.choose_preprocess import preprocess_line
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
@@ -146,19 +145,19 @@ def _is_probe_exact(mirror: bool, dataset: Dataset, extracted: ExtractedFeatures
 
 
 def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
-    """Report data, network, and every default with its reason.
+    """Report data, network and recipe in three lines; every setting with its reason as details.
 
     Args:
         plan: The training.
         context: Its hardware and reporter.
         changes: Harmless changes since a resumed run began.
     """
-    config, start, dataset = plan.config, plan.start, plan.dataset
+    config, dataset = plan.config, plan.dataset
     report, hardware = context.report, context.hardware
     counts = {split: len(dataset.rows(split)) for split in (TRAIN, VAL, TEST)}
     test = f", {counts[TEST]:,} test images" if counts[TEST] else ""
     report.note(
-        f"{len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
+        f"data: {len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
         f"{counts[VAL]:,} validation images{test}"
     )
     for note in dataset.notes.notes():
@@ -172,14 +171,49 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
             f"{len(dataset.skipped)} files skipped, e.g. {dataset.skipped[0].path}: "
             f"{dataset.skipped[0].reason} (all in skipped.csv)"
         )
-    report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
+    report.note(_model_line(plan, hardware))
+    report.note(_recipe_line(plan))
     for change in changes:
         report.note(f"changed since this run began: {change}")
-    report.note(preprocess_line(plan.settings))
-    report.note("defaults:")
-    for name, reason in plan.settings.reasons.items():
-        if name not in ("device", "precision", *PREPROCESS_NAMES):
-            report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+    report.detail(preprocess_line(plan.settings))
+    report.detail("settings:")
+    for name in SETTINGS:
+        reason = plan.settings.reasons.get(name, f"by {plan.settings.sources[name]}")
+        report.detail(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+    _warn_of_settings(plan, report)
+    record = plan.settings.to_dict()
+    report.record("plan", {"classes": list(dataset.classes), "images": counts, "settings": record})
+
+
+def _model_line(plan: Plan, hardware: Hardware) -> str:
+    """Return network, size, device and precision in one line."""
+    config = plan.config
+    size = f"{config.img_size} px"
+    if config.train_size != config.img_size:
+        size += f" ({config.train_size} px in training)"
+    return f"model: {config.model}, {size}, on {hardware.device} in {hardware.precision}"
+
+
+def _recipe_line(plan: Plan) -> str:
+    """Return what trains and how, in one line."""
+    config, regime = plan.config, plan.start.regime
+    if config.epochs == 0:
+        return "recipe: a linear probe on the frozen network (reasons: --verbose)"
+    parts = {
+        Regime.HEAD: "head only",
+        Regime.PART: f"all above stage {config.freeze_stages}",
+        Regime.FULL: "whole network",
+    }
+    stopping = f", patience {config.patience}" if config.patience else ""
+    return (
+        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, batch size "
+        f"{config.batch_size}, lr {config.lr:g} (reasons: --verbose)"
+    )
+
+
+def _warn_of_settings(plan: Plan, report: Reporter) -> None:
+    """Warn of settings that have no effect or are known to do harm."""
+    config, start = plan.config, plan.start
     unused = [name for name in OF_EPOCHS if plan.settings.is_given(name)]
     if config.epochs == 0 and unused:
         flags = ", ".join("--" + name.replace("_", "-") for name in unused)
