@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from swinclf.cli.streams import flush_data, write_data
+from swinclf.durations import duration_text
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 from swinclf.reporter import terminal_safe
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
+    from swinclf.pipeline.forecast import Forecast
+    from swinclf.pipeline.plan import Plan
 
 
 SUMMARY_WIDTH = 74  # columns of a text in a box 80 columns wide
@@ -91,6 +94,22 @@ def training_summary(run: Run) -> tuple[str, str]:
         lines.append(f"{len(run.skipped):,} files skipped: {run.folder.skipped}")
     title = "done, but read the warning" if run.warnings else "done"
     return title, "\n".join(wrapped(line, SUMMARY_WIDTH) for line in lines)
+
+
+def forecast_text(plan: Plan, cost: Forecast) -> str:
+    """Return the expected time, memory and disk space of a training."""
+    config = plan.config
+    epochs = f"{config.epochs} epochs" if config.epochs else "linear probe"
+    most = "at most " if config.patience else ""
+    lines = [
+        f"time    {most}about {duration_text(cost.seconds)} on {config.device}:",
+        f"        features {duration_text(cost.features_s)} (0 once cached), "
+        f"{epochs} {duration_text(cost.epochs_s)}, evaluation {duration_text(cost.evaluation_s)}",
+        f"disk    {cost.disk_bytes / 1e6:,.0f} MB in {config.out}",
+    ]
+    if cost.memory_bytes is not None:
+        lines.append(f"memory  {cost.memory_bytes / 1e9:.1f} GB, and a cache of decoded images")
+    return "\n".join(lines)
 
 
 def next_steps(run: Run) -> str:

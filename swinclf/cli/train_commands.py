@@ -19,7 +19,7 @@ from swinclf.config import MOVABLE
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.run_folder import RunFolder, find_run
-from swinclf.settings import Settings, gather_settings
+from swinclf.settings import Settings, gather_settings, read_budget
 from swinclf.terminal import ConsoleReporter, Verbosity
 
 
@@ -42,6 +42,22 @@ def train_command(
             "Default: none.",
         ),
     ] = None,
+    budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Choose what trains, epochs and image size so that all takes at most this long, "
+            "such as 90s, 10m or 1h. Given settings are not changed. Default: none.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan with its time, memory and disk space, and stop. Writes no run.",
+        ),
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print only warnings, errors and the result.")
     ] = False,
@@ -58,12 +74,25 @@ def train_command(
     num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
-    from swinclf.commands.train import train
+    from swinclf.commands.train import forecast_training, train
 
-    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose))
+    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose or dry_run))
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _resolve_settings(given, config, resume)
-    done = train(settings, report=reporter, resume=run, num_classes=num_classes)
+    budget_s = None if budget is None else read_budget(budget)
+    if run is not None and (budget is not None or dry_run):
+        raise ConfigError(
+            "--resume alone: a run is resumed with its original settings",
+            found="--budget" if budget is not None else "--dry-run",
+            hint=f"swinclf train --resume '{resume}'",
+        )
+    if dry_run:
+        plan, cost = forecast_training(settings, report=reporter, budget_s=budget_s)
+        if json:
+            write_data(to_json({**plan.to_dict(), "forecast": cost.to_dict()}))
+        console.print_box("plan", tables.forecast_text(plan, cost))
+        return ExitCode.OK
+    done = train(settings, report=reporter, resume=run, num_classes=num_classes, budget_s=budget_s)
     write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
     console.print_box(*tables.training_summary(done))
     console.print_line(tables.next_steps(done))

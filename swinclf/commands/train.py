@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinclf.config import ResolvedConfig
@@ -19,9 +19,11 @@ from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
+from swinclf.pipeline.budget import fit_budget
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
+from swinclf.pipeline.forecast import Forecast, forecast, measure_forward, measure_training
 from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
 from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
@@ -41,6 +43,7 @@ from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
 from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
+from swinclf.training.defaults import Regime
 from swinclf.training.setup import build_feature_batches
 
 
@@ -104,6 +107,7 @@ def train(
     report: Reporter = SILENT,
     resume: RunFolder | None = None,
     num_classes: int | None = None,
+    budget_s: float | None = None,
 ) -> Run:
     """Train a classifier on a folder of class folders.
 
@@ -113,6 +117,7 @@ def train(
         report: Receives progress, defaults and their reasons.
         resume: The interrupted run to resume.
         num_classes: Expected number of classes; a different number is a warning.
+        budget_s: Seconds for a new training to take at most (`pipeline.budget`).
 
     Returns:
         The finished run.
@@ -135,7 +140,48 @@ def train(
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
             context = Context(hardware, EventLog(report, claim), stop)
+            if budget_s is not None:
+                settings = fit_budget(settings, budget_s, index, context)
             return _train(settings, index, None, claim, context, num_classes)
+
+
+def forecast_training(
+    settings: Settings, *, report: Reporter = SILENT, budget_s: float | None = None
+) -> tuple[Plan, Forecast]:
+    """Plan a training and measure its time on a few steps, without writing a run.
+
+    Every image is read once. A teacher is ignored.
+
+    Args:
+        settings: As given.
+        report: Receives the plan, with all defaults and their reasons.
+        budget_s: As of `train`.
+
+    Returns:
+        The plan, whose network is of no further use, and the expected cost.
+
+    Raises:
+        SwinclfError: If the training would fail.
+        Interrupted: If a signal asked to stop.
+    """
+    stop = StopFlag()
+    with stop.handling_signals():
+        config = settings.config
+        context = Context(choose_hardware(config.device, config.precision), report, stop)
+        index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+        if budget_s is not None:
+            settings = fit_budget(settings, budget_s, index, context)
+        settings = resolve_machine(settings, context.hardware, index.root)
+        settings, start = build_starting_model(settings, index.classes, None, report)
+        start = resolve_ranges(index, start, context, None)
+        reading = replace(start, extracts_features=False)
+        extracted, dataset = extract_features(index, reading, context)
+        plan = resolve_plan(settings, start, dataset, extracted, None)
+        report_plan(plan, context, [])
+        forward_s = measure_forward(start, dataset, context)
+        is_head = start.regime is Regime.HEAD
+        train_s = 0.0 if is_head else measure_training(plan, context)
+        return plan, forecast(plan, forward_s, train_s)
 
 
 def _train(

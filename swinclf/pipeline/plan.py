@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from swinclf.settings import Settings, key_values
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 from swinclf.training.distillation import DistillationTerms
 from swinclf.training.feature_extraction import ExtractedFeatures, FeatureTable
+from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fits_all
 from swinclf.training.teacher_features import CompactTable, OnlineFeatures
 
@@ -92,6 +94,16 @@ class Plan:
     extracted: ExtractedFeatures
     teacher_data: TeacherData | None = None
 
+    def to_dict(self) -> dict[str, object]:
+        """Return classes, images of each split and settings as JSON values."""
+        counts = Counter(one.split for one in self.dataset.images)
+        return {
+            "classes": list(self.dataset.classes),
+            "images": dict(counts),
+            "skipped": len(self.dataset.skipped),
+            "settings": self.settings.to_dict(),
+        }
+
     def card(self, hardware: Hardware) -> ModelCard:
         """Return the model card to store with the weights."""
         config = self.config
@@ -128,19 +140,18 @@ def resolve_plan(
         img_size=start.preprocess.height,
         is_vit=hasattr(start.network, "pos_embed"),
         is_convolutional=is_convolutional(start.network),
-        is_probe_exact=teacher_data is None
-        and _is_probe_exact(start.extraction.mirror, dataset, extracted),
+        is_probe_exact=teacher_data is None and _is_probe_exact(start, dataset),
     )
     settings = choose_schedule(settings, start.regime, facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
 
 
-def _is_probe_exact(mirror: bool, dataset: Dataset, extracted: ExtractedFeatures) -> bool:
+def _is_probe_exact(start: StartingModel, dataset: Dataset) -> bool:
     """Return whether L-BFGS can fit a head on the features of all training images."""
-    if extracted.features is None:
+    if not start.extracts_features:
         return False
-    width = extracted.features.gather([]).shape[1]
-    views, classes = 2 if mirror else 1, len(dataset.classes)
+    width = linear_classifiers(start.network)[0].in_features
+    views, classes = 2 if start.extraction.mirror else 1, len(dataset.classes)
     return fits_all(len(dataset.rows(TRAIN)), views=views, width=width, classes=classes)
 
 
@@ -181,8 +192,7 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         reason = plan.settings.reasons.get(name, f"by {plan.settings.sources[name]}")
         report.detail(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
     _warn_of_settings(plan, report)
-    record = plan.settings.to_dict()
-    report.record("plan", {"classes": list(dataset.classes), "images": counts, "settings": record})
+    report.record("plan", plan.to_dict())
 
 
 def _model_line(plan: Plan, hardware: Hardware) -> str:
@@ -206,8 +216,8 @@ def _recipe_line(plan: Plan) -> str:
     }
     stopping = f", patience {config.patience}" if config.patience else ""
     return (
-        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, batch size "
-        f"{config.batch_size}, lr {config.lr:g} (reasons: --verbose)"
+        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, lr {config.lr:g} "
+        "(reasons: --verbose)"
     )
 
 
