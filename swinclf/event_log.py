@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from swinclf.files import append_line
 from swinclf.reporter import EpochRow, ForwardingReporter, Reporter
 from swinclf.run_folder import RunClaim
+
+EVENTS = "events.jsonl"
 
 
 class EventLog(ForwardingReporter):
@@ -46,12 +50,16 @@ class EventLog(ForwardingReporter):
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
         """Append an epoch."""
-        self._append("epoch", {**asdict(row), "epochs": total, "best": best})
+        figures = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in asdict(row).items()
+        }
+        self._append("epoch", {**figures, "epochs": total, "best": best})
         super().epoch(row, total=total, best=best)
 
     def _append(self, event: str, values: Mapping[str, object]) -> None:
         """Append a line; a full disk must not end a training."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": time, "event": event, **values})
-        with suppress(OSError), self._claim.run.events.open("a", encoding="ascii") as file:
-            file.write(line + "\n")
+        with suppress(OSError):
+            append_line(self._claim.run.path / EVENTS, line)

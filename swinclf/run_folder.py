@@ -69,11 +69,6 @@ class RunFolder:
         return self.path / "history.csv"
 
     @property
-    def events(self) -> Path:
-        """Plan, epochs, messages and result, a JSON object a line."""
-        return self.path / "events.jsonl"
-
-    @property
     def baseline(self) -> Path:
         """The scores of a linear probe on the starting weights."""
         return self.path / "baseline.json"

@@ -10,27 +10,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.durations import duration_text
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
 from swinclf.reporter import terminal_safe
-from swinclf.terminal import one_line, wrapped
+from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
     from swinclf.commands.export import Export
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.predict import Prediction
-    from swinclf.commands.train import Run
     from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
-    from swinclf.pipeline.forecast import Forecast
-    from swinclf.pipeline.plan import Plan
-
-
-SUMMARY_WIDTH = 74  # columns of a text in a box 80 columns wide
 
 
 class ResultFormat(StrEnum):
@@ -72,71 +65,13 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def training_summary(run: Run) -> tuple[str, str]:
-    """Return title and text of the result of a training."""
-    from swinclf.metrics import SELECTION_NOTE
-
-    metrics = run.metrics
-    lines = [
-        f"accuracy {_accuracy_with_interval(metrics)}",
-        f"on {metrics.images:,} {_split_description(metrics.split)}",
-        f"always answering the largest class: {metrics.majority_accuracy:.1%}",
-    ]
-    if run.epochs and run.probe_accuracy is not None and metrics.split == "val":
-        lines.append(f"linear probe, without training epochs: {run.probe_accuracy:.1%}")
-    lines.append(
-        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
-    )
-    if metrics.split == "val" and run.epochs:
-        lines.append(SELECTION_NOTE)
-    lines += [f"warning: {text}" for text in run.warnings]
-    if run.skipped:
-        lines.append(f"{len(run.skipped):,} files skipped: {run.folder.skipped}")
-    title = "done, but read the warning" if run.warnings else "done"
-    return title, "\n".join(wrapped(line, SUMMARY_WIDTH) for line in lines)
-
-
-def forecast_text(plan: Plan, cost: Forecast) -> str:
-    """Return the expected time, memory and disk space of a training."""
-    config = plan.config
-    epochs = f"{config.epochs} epochs" if config.epochs else "linear probe"
-    most = "at most " if config.patience else ""
-    lines = [
-        f"time    {most}about {duration_text(cost.seconds)} on {config.device}:",
-        f"        features {duration_text(cost.features_s)} (0 once cached), "
-        f"{epochs} {duration_text(cost.epochs_s)}, evaluation {duration_text(cost.evaluation_s)}",
-        f"disk    {cost.disk_bytes / 1e6:,.0f} MB in {config.out}",
-    ]
-    if cost.memory_bytes is not None:
-        lines.append(f"memory  {cost.memory_bytes / 1e9:.1f} GB, and a cache of decoded images")
-    return "\n".join(lines)
-
-
-def next_steps(run: Run) -> str:
-    """Return the paths of a finished training, and the commands to go on with."""
-    lines = [
-        f"Run:     {run.path}",
-        f"Report:  {run.path / 'report.html'}",
-        "",
-        "Next steps:",
-        f"  swinclf predict IMAGE --run {run.path}",
-        f"  swinclf eval --run {run.path}",
-        f"  swinclf export --run {run.path} --format onnx",
-    ]
-    if run.metrics.split == "val" and run.epochs:
-        from swinclf.metrics import UNBIASED_NOTE
-
-        lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {run.path}"]
-    return "\n".join(lines)
-
-
 def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     """Return overall scores, per-class scores and the most confused pairs."""
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
     lines = [
-        f"accuracy           {_accuracy_with_interval(metrics)}",
+        f"accuracy           {accuracy_with_interval(metrics)}",
         *([f"top-5 accuracy     {metrics.top5_accuracy:.1%}"] if len(metrics.classes) > 5 else []),
         f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
         f"macro F1           {metrics.macro_f1:.3f}",
@@ -441,15 +376,10 @@ def _json_line(one: Prediction) -> str:
     return text if is_unicode else json.dumps(record)
 
 
-def _accuracy_with_interval(metrics: Metrics) -> str:
+def accuracy_with_interval(metrics: Metrics) -> str:
+    """Return an accuracy with its interval."""
     low, high = metrics.accuracy_ci95
     return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
-
-
-def _split_description(split: str) -> str:
-    return {"val": "validation images", "train": "training images (no validation images)"}.get(
-        split, split
-    )
 
 
 def _padded(name: str, width: int) -> str:
