@@ -31,7 +31,8 @@ class TimeEstimate:
     ) -> None:
         self._epochs, self._steps, self._val_steps = epochs, steps, val_steps
         self._announce, self._clock = announce, clock
-        self._step_count, self._step_sum = 0, 0.0  # without the first ones
+        self._step_count, self._step_sum = 0, 0.0  # the sum is without the first ones
+        self._val_s: float | None = None  # of the last validation
         self._epoch_s: list[float] = []  # of each whole epoch here
         self._is_whole = True
         self._epoch_started = self._last = clock()
@@ -49,30 +50,32 @@ class TimeEstimate:
         if self._step_count > WARMUP_STEPS:
             self._step_sum += now - self._last
         self._last = now
-        if self._step_count < MIN_STEPS and not self._epoch_s:
+        least_steps = WARMUP_STEPS + 1 if self._epoch_s else MIN_STEPS
+        if self._step_count < least_steps:
             return None
-        epoch_s = self._seconds_of_epoch()
-        if self._epoch_s:
-            this_epoch = max(0.0, epoch_s - (now - self._epoch_started))
-        else:
-            this_epoch = (self._steps - step + self._val_steps) * self._step_s()
-        left = this_epoch + (self._epochs - epoch - 1) * epoch_s
-        if not self._is_announced:
+        left = self._seconds_of_epoch() * (self._epochs - epoch - 1)
+        left += (self._steps - step) * self._step_s() + self._seconds_of_validation()
+        if self._step_count >= MIN_STEPS and not self._is_announced:
             self._is_announced = True
             self._announce(left)
         return left
 
     def end_epoch(self) -> None:
         """Note the end of an epoch, after its validation."""
+        now = self._clock()
+        self._val_s = now - self._last
         if self._is_whole:
-            self._epoch_s.append(self._clock() - self._epoch_started)
+            self._epoch_s.append(now - self._epoch_started)
 
     def _seconds_of_epoch(self) -> float:
         """Return the duration of a later epoch: the first one is slower, as images are decoded."""
-        if self._epoch_s:
-            later = self._epoch_s[1:][-3:] or self._epoch_s
+        later = self._epoch_s[1:][-3:]
+        if later:
             return math.fsum(later) / len(later)
-        return (self._steps + self._val_steps) * self._step_s()
+        return self._steps * self._step_s() + self._seconds_of_validation()
+
+    def _seconds_of_validation(self) -> float:
+        return self._val_steps * self._step_s() if self._val_s is None else self._val_s
 
     def _step_s(self) -> float:
         return self._step_sum / max(1, self._step_count - WARMUP_STEPS)
