@@ -31,7 +31,7 @@ from swinclf.metrics import Metrics
 from swinclf.models.create import create_model
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
-from swinclf.settings import gather_settings
+from swinclf.settings import gather_settings, read_budget
 from swinclf.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def train(
     *,
     report: Reporter | None = None,
     verbose: bool = False,
+    budget: str | None = None,
     **options: Unpack[TrainOptions],
 ) -> Run:
     """Train a classifier on a folder of class folders.
@@ -64,6 +65,8 @@ def train(
         report: Receives progress; a subclass of `swinclf.Reporter`. Notes and warnings always go
             to the logger `swinclf` too.
         verbose: Print progress to standard error, as the command line does. Not with `report`.
+        budget: Time for the whole training, such as `10m`: decides what trains, for how many
+            epochs and at which image size, unless these are given.
         options: The options of `swinclf train` by name (`epochs=20`, `freeze_layers=False`, ...).
 
     Returns:
@@ -73,7 +76,8 @@ def train(
         SwinclfError: If it fails; the text has the reason and a hint.
     """
     settings = gather_settings({"data": os.fspath(data), **options})
-    return train_settings(settings, report=_reporter(report, verbose))
+    budget_s = None if budget is None else read_budget(budget)
+    return train_settings(settings, report=_reporter(report, verbose), budget_s=budget_s)
 
 
 def load(

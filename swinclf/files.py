@@ -228,6 +228,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, to_utf8(text))
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line of ASCII to a log; a process that is killed may leave a part of it."""
+    with path.open("a", encoding="ascii") as file:
+        file.write(line + "\n")
+
+
 def to_utf8(text: str) -> bytes:
     r"""Encode text as UTF-8; lone surrogates become the bytes they represent, others escapes.
 

@@ -94,6 +94,11 @@ class Metrics:
         return f"Metrics(split={self.split!r}, images={self.images}, {scores})"
 
     @property
+    def majority_accuracy(self) -> float:
+        """Return the accuracy of always predicting the class with the most images."""
+        return max(one.support for one in self.per_class.values()) / self.images
+
+    @property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
         """Return the counts (K, K), rows true, columns predicted, as a new array."""
         matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64)

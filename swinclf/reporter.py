@@ -7,9 +7,11 @@ prints is `swinclf.terminal.ConsoleReporter`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
+
+from swinclf.durations import duration_text
 
 LOGGER = logging.getLogger("swinclf")
 LOGGER.addHandler(logging.NullHandler())  # silent unless configured
@@ -56,10 +58,21 @@ class Reporter:
     """
 
     def note(self, text: str) -> None:
-        """Receive a note, such as a default that was chosen and the reason."""
+        """Receive a note, such as a summary of the settings."""
+
+    def detail(self, text: str) -> None:
+        """Receive a note of less interest, such as a default that was chosen and the reason."""
 
     def warn(self, text: str) -> None:
         """Receive a warning."""
+
+    def record(self, kind: str, values: Mapping[str, object]) -> None:
+        """Receive data for programs.
+
+        Args:
+            kind: `plan` or `result`, of a training.
+            values: JSON values by name.
+        """
 
     @contextmanager
     def track(
@@ -87,6 +100,19 @@ class Reporter:
             best: Whether it is the best so far.
         """
 
+    @contextmanager
+    def training(self, *, is_head: bool) -> Iterator[None]:
+        """Receive the start and the end of all epochs of a training.
+
+        Args:
+            is_head: Whether only the head trains, whose epochs are short.
+        """
+        del is_head
+        yield
+
+    def time_left(self, seconds: float) -> None:
+        """Receive a new estimate of the time left for all epochs."""
+
 
 SILENT = Reporter()
 
@@ -103,50 +129,90 @@ def terminal_safe(text: str) -> str:
     )
 
 
-class LoggingReporter(Reporter):
-    """A reporter that writes notes and epochs (INFO) and warnings to the logger `swinclf`.
+class ForwardingReporter(Reporter):
+    """A reporter that passes everything on; the base of those that also do something else.
 
     Args:
-        reporter: Receives the same and the progress.
+        reporter: Receives everything.
     """
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
         self._reporter = reporter
 
     def note(self, text: str) -> None:
-        """Log a note."""
-        LOGGER.info("%s", terminal_safe(text))
+        """Pass a note on."""
         self._reporter.note(text)
 
+    def detail(self, text: str) -> None:
+        """Pass a detail on."""
+        self._reporter.detail(text)
+
     def warn(self, text: str) -> None:
-        """Log a warning."""
-        LOGGER.warning("%s", terminal_safe(text))
+        """Pass a warning on."""
         self._reporter.warn(text)
+
+    def record(self, kind: str, values: Mapping[str, object]) -> None:
+        """Pass data on."""
+        self._reporter.record(kind, values)
 
     @contextmanager
     def track(
         self, task: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
-        """Pass the progress on; it is not logged."""
+        """Pass the progress on."""
         with self._reporter.track(task, total, unit) as advance:
             yield advance
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
+        """Pass the figures of an epoch on."""
+        self._reporter.epoch(row, total=total, best=best)
+
+    @contextmanager
+    def training(self, *, is_head: bool) -> Iterator[None]:
+        """Pass start and end on."""
+        with self._reporter.training(is_head=is_head):
+            yield
+
+    def time_left(self, seconds: float) -> None:
+        """Pass the estimate on."""
+        self._reporter.time_left(seconds)
+
+
+class LoggingReporter(ForwardingReporter):
+    """A reporter that also writes to the logger `swinclf`.
+
+    Notes and epochs have the level INFO, warnings WARNING, details DEBUG; progress is not logged.
+    """
+
+    def note(self, text: str) -> None:
+        """Log a note."""
+        LOGGER.info("%s", terminal_safe(text))
+        super().note(text)
+
+    def detail(self, text: str) -> None:
+        """Log a detail."""
+        LOGGER.debug("%s", terminal_safe(text))
+        super().detail(text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        LOGGER.warning("%s", terminal_safe(text))
+        super().warn(text)
+
+    def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
         """Log the figures of an epoch in one line."""
         LOGGER.info("%s", epoch_line(row, total=total, best=best))
-        self._reporter.epoch(row, total=total, best=best)
+        super().epoch(row, total=total, best=best)
 
 
 def epoch_line(row: EpochRow, *, total: int, best: bool) -> str:
     """Return an epoch's figures in one line; a star marks the best epoch so far."""
     parts = [
         f"epoch {row.epoch:>{len(str(total))}}/{total}",
-        f"train loss {row.train_loss:.4f} accuracy {row.train_accuracy:6.2%}",
+        f"train loss {row.train_loss:.4f}, {row.train_accuracy:6.1%}",
     ]
     if row.val_loss is not None and row.val_accuracy is not None:
         mark = "*" if best else " "
-        parts.append(f"val loss {row.val_loss:.4f} accuracy {row.val_accuracy:6.2%}{mark}")
-    parts.append(f"lr {row.lr:.2e}")
-    parts.append(f"{row.images_per_second:,.0f} images/s")
-    parts.append(f"{row.seconds:.1f} s")
+        parts.append(f"val loss {row.val_loss:.4f}, {row.val_accuracy:6.1%} {mark}")
+    parts.append(duration_text(row.seconds))
     return "  ".join(parts)

@@ -12,9 +12,10 @@ from swinclf.errors import ConfigError
 from swinclf.files import decode_text
 
 _NOT_GIVEN = ("default", "auto")  # sources of values that the user did not give
+BUDGET_REASON = "to fit --budget"  # of a value that depends on the speed of the machine
 # The other keys of a run's config.json.
 _NO_SETTINGS = (
-    *("reasons", "versions", "command", "facts", "weights_loaded", "data_from_run"),
+    *("versions", "command", "facts", "weights_loaded", "data_from_run"),
     "teacher_digest",
 )
 _TEACHER_SETTINGS = (
@@ -25,6 +26,8 @@ _TEACHER_SETTINGS = (
 
 def read_settings_file(path: Path) -> dict[str, Any]:
     """Read the settings in a .json or .toml file; from a run's config.json only the given ones.
+
+    Those that `--budget` chose count as given: another time, the machine may be slower.
 
     Raises:
         ConfigError: If it cannot be read or has no settings.
@@ -45,14 +48,20 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             found=f"a {type(values).__name__}",
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
-    sources = values.pop("sources", {})
+    sources, reasons = values.pop("sources", {}), values.pop("reasons", {})
     for extra in _NO_SETTINGS:
         values.pop(extra, None)
     return {
         name.replace("-", "_"): value
         for name, value in values.items()
-        if value is not None and sources.get(name) not in _NOT_GIVEN
+        if value is not None
+        and (sources.get(name) not in _NOT_GIVEN or is_by_budget(reasons.get(name)))
     }
+
+
+def is_by_budget(reason: object) -> bool:
+    """Return whether the reason of a setting is `--budget`."""
+    return str(reason).startswith(BUDGET_REASON)
 
 
 def contradictions(values: Mapping[str, Any]) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
 from swinclf.device import command_line
+from swinclf.durations import parse_duration
 from swinclf.errors import ConfigError
 from swinclf.files import expand_home
-from swinclf.setting_rules import contradictions, read_settings_file
+from swinclf.setting_rules import contradictions, is_by_budget, read_settings_file
 from swinclf.setting_values import SettingValueError, check_value
 
 _Value = TypeVar("_Value")
@@ -133,11 +134,28 @@ def _settings_error(problems: Sequence[str | SettingValueError]) -> ConfigError:
     return ConfigError("valid settings", found=found, hint="swinclf train --help")
 
 
+def read_budget(text: str) -> float:
+    """Return the seconds of a time budget.
+
+    Raises:
+        ConfigError: If the text is no duration.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise ConfigError(
+            "a time such as 90s, 10m or 1h for budget",
+            found=repr(text),
+            hint="swinclf train DATA --budget 10m",
+        ) from None
+
+
 def command_of(settings: Settings) -> str:
-    """Return the command with the given settings, without chosen ones."""
+    """Return the command with the given settings and those that fit a budget."""
     words = ["swinclf", "train", settings.config.data]
     for name in SETTINGS:
-        if name == "data" or not settings.is_given(name):
+        is_fixed = settings.is_given(name) or is_by_budget(settings.reasons.get(name))
+        if name == "data" or not is_fixed:
             continue
         value, flag = getattr(settings.config, name), name.replace("_", "-")
         if isinstance(value, tuple):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from typing import IO
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -25,10 +28,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from swinclf.durations import duration_text
 from swinclf.reporter import EpochRow, Reporter, epoch_line, terminal_safe
 
 BAR_AFTER_S = 0.5  # shorter tasks show no bar
 LINE_EVERY_S = 15.0  # interval of progress lines on a pipe
+PIPE_WIDTH = 80  # columns of notes and warnings on a pipe
+NEWEST = 5  # epochs in the table on a terminal
 
 
 def one_line(text: str) -> str:
@@ -79,41 +85,190 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-class ConsoleReporter(Reporter):
-    """A reporter on standard error: bars on a terminal, lines in a notebook, on a pipe or in CI."""
+def wrapped(text: str, width: int = PIPE_WIDTH) -> str:
+    """Break lines at spaces; those that continue another one are indented by four spaces.
 
-    def __init__(self) -> None:
+    Paths and commands are never broken, and may exceed the width.
+    """
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        if len(line) > width
+        else line
+        for line in text.split("\n")
+    )
+
+
+class Verbosity(StrEnum):
+    """What a reporter prints."""
+
+    QUIET = "quiet"  # warnings
+    NORMAL = "normal"  # also notes and progress
+    VERBOSE = "verbose"  # also details
+
+
+class ConsoleReporter(Reporter):
+    """A reporter on standard error: bars on a terminal, lines in a notebook, on a pipe or in CI.
+
+    Args:
+        verbosity: What to print.
+    """
+
+    def __init__(self, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         self._console = error_console()
         self._has_bars = self._console.is_terminal and not os.environ.get("CI")
+        self._verbosity = verbosity
+        self._training: _Training | None = None
+        self._width = self._console.width if self._console.is_terminal else PIPE_WIDTH
 
     def note(self, text: str) -> None:
         """Print a note."""
-        print_styled(Text(terminal_safe(text), style="dim"), self._console)
+        if self._verbosity is not Verbosity.QUIET:
+            self._print(Text(wrapped(terminal_safe(text), self._width), style="dim"))
+
+    def detail(self, text: str) -> None:
+        """Print a detail if verbose."""
+        if self._verbosity is Verbosity.VERBOSE:
+            self.note(text)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        print_styled(
-            Text("warning: ", style="bold yellow") + Text(terminal_safe(text)), self._console
-        )
+        lines = wrapped(f"warning: {terminal_safe(text)}", self._width).removeprefix("warning: ")
+        self._print(Text("warning: ", style="bold yellow") + Text(lines))
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
-        """Print a line an epoch."""
-        print_styled(Text(epoch_line(row, total=total, best=best)), self._console)
+        """Print a line an epoch; on a terminal in a live table, of a head only a summary."""
+        if self._verbosity is Verbosity.QUIET:
+            return
+        training = self._training
+        if training is not None:
+            training.add(row, total=total, best=best)
+        if training is None or not training.hides_epochs:
+            if training is None or len(training.rows) == 1:
+                self.note("mean loss and accuracy of each epoch; * is the best one so far")
+            self._print(Text(epoch_line(row, total=total, best=best)))
+
+    @contextmanager
+    def training(self, *, is_head: bool) -> Iterator[None]:
+        """Show the epochs inside the block together, and a summary after it."""
+        is_shown = self._verbosity is not Verbosity.QUIET
+        self._training = training = _Training(
+            self._console, has_table=self._has_bars and is_shown, is_head=is_head
+        )
+        try:
+            yield
+        finally:
+            self._training = None
+            training.close()
+            if is_shown and training.rows:
+                self._print(Text(wrapped(training.summary(), self._width)))
+
+    def time_left(self, seconds: float) -> None:
+        """Show the time left in the progress of the epochs."""
+        if self._training is not None:
+            self._training.ends_at = time.monotonic() + seconds
 
     @contextmanager
     def track(
         self, task: str, total: int | None, unit: str = "images"
     ) -> Iterator[Callable[[int], None]]:
-        """Show a bar with the rate and the time left, or print a line every 15 s."""
+        """Show a bar with the rate and the time left, or print an occasional line."""
+        if self._verbosity is Verbosity.QUIET:
+            yield lambda _done: None
+            return
         follower = (
-            _ProgressBar(self._console, task, total, unit)
+            _ProgressBar(self._console, task, total, unit, self._training)
             if self._has_bars
-            else _ProgressLines(task, total, unit)
+            else _ProgressLines(task, total, unit, self._training)
         )
         try:
             yield follower.advance
         finally:
             follower.close()
+
+    def _print(self, text: Text) -> None:
+        print_styled(text, self._console)
+
+
+class _Training:
+    """The epochs of a training: on a terminal in a live table of the best and the newest ones.
+
+    Args:
+        console: The terminal.
+        has_table: Whether to show the table.
+        is_head: Whether only a head trains: then there is no line for an epoch.
+    """
+
+    def __init__(self, console: Console, *, has_table: bool, is_head: bool) -> None:
+        self.hides_epochs = has_table or is_head
+        self.rows: list[EpochRow] = []
+        self.ends_at: float | None = None  # by time.monotonic
+        self.last_line = self._started = time.monotonic()  # on a pipe
+        self._lines: list[str] = []
+        self._best: EpochRow | None = None
+        self._best_line = ""
+        self._bar: Progress | None = None
+        self._is_head = is_head
+        self._live: Live | None = None
+        if has_table:
+            self._live = Live(
+                console=console, transient=True, get_renderable=self._table, refresh_per_second=4
+            )
+
+    def add(self, row: EpochRow, *, total: int, best: bool) -> None:
+        """Add a finished epoch."""
+        self.rows.append(row)
+        self.last_line = time.monotonic()
+        self._lines = [*self._lines, epoch_line(row, total=total, best=best)][-NEWEST:]
+        if best:
+            self._best, self._best_line = row, self._lines[-1]
+
+    def show(self, bar: Progress) -> None:
+        """Show the bar of the current epoch below the table."""
+        self._bar = bar
+        if self._live is not None and not self._live.is_started:
+            self._live.start()
+
+    def line_is_due(self) -> bool:
+        """Return whether to print a line on a pipe: ever less often in a long training."""
+        now = time.monotonic()
+        if now - self.last_line < max(LINE_EVERY_S, (now - self._started) / 20):
+            return False
+        self.last_line = now
+        return True
+
+    def text_left(self) -> str:
+        """Return the time left for all epochs; empty if unknown."""
+        if self.ends_at is None:
+            return ""
+        return f"{duration_text(max(0.0, self.ends_at - time.monotonic()))} left"
+
+    def summary(self) -> str:
+        """Return the number of epochs, their time, and the best one, in one line."""
+        count, seconds = len(self.rows), sum(row.seconds for row in self.rows)
+        text = f"{count} epoch{'s' * (count != 1)} in {duration_text(seconds)}"
+        row = self._best
+        if row is None:
+            return text
+        if row.val_loss is None or row.val_accuracy is None:
+            return f"{text}: train loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.1%}"
+        best = f"best: epoch {row.epoch}, val loss {row.val_loss:.4f}"
+        return f"{text}; {best}, accuracy {row.val_accuracy:.1%}"
+
+    def close(self) -> None:
+        """Remove the table."""
+        if self._live is not None and self._live.is_started:
+            self._live.stop()
+
+    def _table(self) -> Group:
+        lines = [] if self._is_head else list(self._lines)
+        if lines and self._best_line not in lines:
+            lines = [self._best_line, *lines]
+        if lines:
+            lines.append("mean loss and accuracy of each epoch; * is the best one so far")
+        texts = [Text(line, style="bold" if "*" in line[:-40] else "") for line in lines]
+        return Group(*texts, *([self._bar] if self._bar is not None else []))
 
 
 class _RateColumn(ProgressColumn):
@@ -127,57 +282,88 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
 
 
+class _TimeLeftColumn(ProgressColumn):
+    """A column of the time left for all epochs of a training."""
+
+    def __init__(self, training: _Training) -> None:
+        super().__init__()
+        self.training = training
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002
+        return Text(self.training.text_left(), style="cyan")
+
+
 class _ProgressBar:
     """A progress bar that appears once a task takes long."""
 
-    def __init__(self, console: Console, task: str, total: int | None, unit: str) -> None:
+    def __init__(
+        self, console: Console, task: str, total: int | None, unit: str, training: _Training | None
+    ) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             _RateColumn(unit),
-            TimeRemainingColumn(),
+            TimeRemainingColumn() if training is None else _TimeLeftColumn(training),
             console=console,
             transient=True,
         )
         self._task = self._progress.add_task(task, total=total)
         self._show_at = time.monotonic() + BAR_AFTER_S
+        self._training = training
         self._shown = False
+        if training is not None and training.rows:
+            self._show()
 
     def advance(self, count: int) -> None:
         if not self._shown and time.monotonic() >= self._show_at:
-            self._progress.start()
-            self._shown = True
+            self._show()
         self._progress.advance(self._task, count)
 
     def close(self) -> None:
-        if self._shown:
+        if self._shown and self._training is None:
             self._progress.stop()
+
+    def _show(self) -> None:
+        self._shown = True
+        if self._training is not None:
+            self._training.show(self._progress)
+        else:
+            self._progress.start()
 
 
 class _ProgressLines:
     """Occasional lines with the progress, the rate and the time left."""
 
-    def __init__(self, task: str, total: int | None, unit: str) -> None:
-        self._task, self._total, self._unit = task, total, unit
+    def __init__(self, task: str, total: int | None, unit: str, training: _Training | None) -> None:
+        self._task, self._total, self._unit, self._training = task, total, unit, training
         self._done, self._started = 0, time.monotonic()
         self._next_line = self._started + LINE_EVERY_S
 
     def advance(self, count: int) -> None:
         self._done += count
-        now = time.monotonic()
-        if now < self._next_line:
+        if not self._line_is_due():
             return
-        self._next_line = now + LINE_EVERY_S
-        rate = self._done / (now - self._started)
+        rate = self._done / max(time.monotonic() - self._started, 1e-9)
         of, left = f" {self._unit}", ""
         if self._total is not None:
             of = f"/{self._total:,} {self._unit}"
-            left = f", {(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
+            left = f"{(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
+        if self._training is not None:
+            left = self._training.text_left()
         with ignoring_full_disk():
-            line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s{left}\n"
-            sys.stderr.write(line)
+            line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s"
+            sys.stderr.write(f"{line}, {left}\n" if left else f"{line}\n")
             sys.stderr.flush()
 
     def close(self) -> None:
         pass
+
+    def _line_is_due(self) -> bool:
+        if self._training is not None:
+            return self._training.line_is_due()
+        now = time.monotonic()
+        if now < self._next_line:
+            return False
+        self._next_line = now + LINE_EVERY_S
+        return True

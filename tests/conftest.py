@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,17 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended and what it said."""
+    """How a command ended and what it said: `err` without line breaks inside a message."""
 
     code: int
     out: str
     err: str
+    raw_err: str = field(default="", compare=False)
+
+
+def unwrapped(text: str) -> str:
+    """What was printed in lines of at most 80 columns, in one line for each message."""
+    return re.sub(r"\n {4}(?=\S)", " ", text)
 
 
 def write_image(
@@ -121,7 +128,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcom
         with warnings.catch_warnings(), pytest.raises(SystemExit) as exit_:
             main()
         texts = [one.buffer.getvalue().decode("utf-8", "surrogateescape") for one in (out, err)]
-        return Outcome(int(exit_.value.code or 0), *texts)
+        return Outcome(int(exit_.value.code or 0), texts[0], unwrapped(texts[1]), texts[1])
 
     return run
 
@@ -142,10 +149,8 @@ def program(tmp_path: Path) -> Callable[..., Outcome]:
             timeout=300,
             check=False,
         )
-        return Outcome(
-            done.returncode,
-            *(one.decode("utf-8", "surrogateescape") for one in (done.stdout, done.stderr)),
-        )
+        out, err = (one.decode("utf-8", "surrogateescape") for one in (done.stdout, done.stderr))
+        return Outcome(done.returncode, out, unwrapped(err), err)
 
     return run
 

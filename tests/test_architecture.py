@@ -20,10 +20,12 @@ ROOT = Path(swinclf.__file__).parent
 LEVELS = [
     {
         "errors",
+        "event_log",
         "files",
         "preprocess",
         "reporter",
         "device",
+        "durations",
         "config",
         "metrics",
         "lock",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from swinclf.data import loader
+from swinclf.data import loader, thread_pool
 from swinclf.data.images import content_digest
 from swinclf.data.loader import (
     available_batches,
@@ -95,6 +95,23 @@ def test_an_early_stop_does_no_more_work(workers):
     results.close()
     assert time.monotonic() - started < 1
     assert len(done) < 100  # what was waiting is not worked through
+    assert not readers()
+
+
+def test_an_early_stop_waits_for_what_is_being_computed(monkeypatch):
+    """A thread inside torch when Python ends would abort the process."""
+    monkeypatch.setattr(thread_pool, "JOIN_S", 0.0)
+    is_done = threading.Event()
+
+    def compute(number):
+        if number:
+            time.sleep(0.3)
+            is_done.set()
+
+    answers = map_ahead(compute, range(2), workers=2, ahead=2)
+    next(answers)
+    answers.close()
+    assert is_done.is_set()
     assert not readers()
 
 

@@ -224,7 +224,7 @@ def test_a_run_teaches_and_the_report_compares(trained, cli, tmp_path, more):
     leaked = next(row for row in read_rows(trained.path / "split.csv") if row["split"] == "val")
     shutil.copy(trained.data / leaked["path"], more / "other" / "leak.png")
     done = cli(
-        *("train", trained.data, *SMALL_FLAGS, "--name", "student"),
+        *("train", trained.data, *SMALL_FLAGS, "--name", "student", "--verbose"),
         *("--teacher", trained.path, "--unlabelled", more),
     )
     assert done.code == 3, done.err

@@ -253,7 +253,7 @@ def test_config_tells_every_value_and_where_it_came_from(cli, dataset, tmp_path)
 
 
 def test_every_choice_is_said_with_its_reason(cli, dataset):
-    done = cli("train", dataset, *SMALL_FLAGS)
+    done = cli("train", dataset, *SMALL_FLAGS, "--verbose")
     saved = json.loads((Path(done.out.strip()) / "config.json").read_text("utf-8"))
     for name, reason in saved["reasons"].items():
         if name != "device":

@@ -65,39 +65,13 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def training_summary(run: Path, metrics: Metrics, skipped: int, *, epochs: int) -> tuple[str, str]:
-    """Return title and text of the summary at the end of a training."""
-    lines = [
-        f"accuracy {_accuracy_with_interval(metrics)}",
-        f"on {metrics.images:,} {_split_description(metrics.split)}",
-        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}",
-    ]
-    if metrics.split == "val" and epochs:
-        from swinclf.metrics import SELECTION_NOTE, UNBIASED_NOTE
-
-        lines += [f"{SELECTION_NOTE};", f"{UNBIASED_NOTE}: swinclf eval OTHER --run {run}"]
-    if skipped:
-        lines.append(f"{skipped:,} files skipped: {run / 'skipped.csv'}")
-    lines += [
-        "",
-        f"Run:     {run}",
-        f"Report:  {run / 'report.html'}",
-        "",
-        "Next steps:",
-        f"  swinclf predict IMAGE --run {run}",
-        f"  swinclf eval --run {run}",
-        f"  swinclf export --run {run} --format onnx",
-    ]
-    return "done", "\n".join(lines)
-
-
 def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     """Return overall scores, per-class scores and the most confused pairs."""
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
     lines = [
-        f"accuracy           {_accuracy_with_interval(metrics)}",
+        f"accuracy           {accuracy_with_interval(metrics)}",
         *([f"top-5 accuracy     {metrics.top5_accuracy:.1%}"] if len(metrics.classes) > 5 else []),
         f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
         f"macro F1           {metrics.macro_f1:.3f}",
@@ -402,15 +376,10 @@ def _json_line(one: Prediction) -> str:
     return text if is_unicode else json.dumps(record)
 
 
-def _accuracy_with_interval(metrics: Metrics) -> str:
+def accuracy_with_interval(metrics: Metrics) -> str:
+    """Return an accuracy with its interval."""
     low, high = metrics.accuracy_ci95
     return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
-
-
-def _split_description(split: str) -> str:
-    return {"val": "validation images", "train": "training images (no validation images)"}.get(
-        split, split
-    )
 
 
 def _padded(name: str, width: int) -> str:

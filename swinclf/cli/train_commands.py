@@ -5,58 +5,136 @@ A command is imported when it is called: torch takes seconds to import, and --he
 
 from __future__ import annotations
 
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from swinclf.cli import console, tables
+from swinclf.cli import console, training_tables
 from swinclf.cli.options import add_setting_options
 from swinclf.cli.streams import write_data
 from swinclf.config import MOVABLE
 from swinclf.errors import ConfigError, ExitCode
+from swinclf.files import to_json
+from swinclf.reporter import Reporter
 from swinclf.run_folder import RunFolder, find_run
-from swinclf.settings import Settings, gather_settings
-from swinclf.terminal import ConsoleReporter
+from swinclf.settings import Settings, gather_settings, read_budget
+from swinclf.terminal import ConsoleReporter, Verbosity
+
+ResumeOption = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        "--resume",
+        help="Resume this interrupted run; with DATA if its images have moved. Default: none.",
+    ),
+]
+ConfigOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--config",
+        help="Settings from a .json or .toml file, such as a run's config.json; flags win. "
+        "Default: none.",
+    ),
+]
+BudgetOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Choose what trains, epochs and image size so that all takes at most this long, "
+        "such as 90s, 10m or 1h. Given settings are not changed. Default: none.",
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan with its time, memory and disk space, and stop. Writes no run.",
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", help="Print only warnings, errors and the result.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Print every setting with its reason, too.")
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as a JSON object instead of the run's path."),
+]
+OpenOption = Annotated[
+    bool, typer.Option("--open", help="Open the report in the browser at the end.")
+]
+ClassCountOption = Annotated[Optional[int], typer.Option("--num-classes", hidden=True)]  # noqa: UP045
 
 
 @add_setting_options
 def train_command(
     flags: dict[str, Any],
     *,
-    resume: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--resume",
-            help="Resume this interrupted run; with DATA if its images have moved. Default: none.",
-        ),
-    ] = None,
-    config: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--config",
-            help="Settings from a .json or .toml file, such as a run's config.json; flags win. "
-            "Default: none.",
-        ),
-    ] = None,
-    num_classes: Annotated[Optional[int], typer.Option("--num-classes", hidden=True)] = None,  # noqa: UP045
+    resume: ResumeOption = None,
+    config: ConfigOption = None,
+    budget: BudgetOption = None,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    json: JsonOption = False,
+    opens_report: OpenOption = False,
+    num_classes: ClassCountOption = None,
 ) -> ExitCode:
     """Train a classifier on a folder of class folders."""
     from swinclf.commands.train import train
 
+    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose or dry_run))
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _resolve_settings(given, config, resume)
-    done = train(settings, report=ConsoleReporter(), resume=run, num_classes=num_classes)
-    write_data(f"{done.folder.path}\n")
-    console.print_box(
-        *tables.training_summary(
-            done.folder.path, done.metrics, len(done.skipped), epochs=done.epochs
+    budget_s = None if budget is None else read_budget(budget)
+    if run is not None and (budget_s is not None or dry_run):
+        raise ConfigError(
+            "--resume alone: a run is resumed with its original settings",
+            found="--dry-run" if dry_run else "--budget",
+            hint=f"swinclf train --resume '{resume}'",
         )
-    )
+    if dry_run:
+        _print_forecast(settings, reporter, budget_s, as_json=json)
+        return ExitCode.OK
+    done = train(settings, report=reporter, resume=run, num_classes=num_classes, budget_s=budget_s)
+    write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
+    console.print_box(*training_tables.training_summary(done))
+    console.print_line(training_tables.next_steps(done))
+    if opens_report:
+        _open(done.path / "report.html")
     if done.skipped:
         return ExitCode.FAILED if settings.config.strict else ExitCode.SOME_FAILED
     return ExitCode.OK
+
+
+def _print_forecast(
+    settings: Settings, reporter: Reporter, budget_s: float | None, *, as_json: bool
+) -> None:
+    """Print the plan of a training and its expected cost."""
+    from swinclf.commands.train import forecast_training
+
+    plan, cost = forecast_training(settings, report=reporter, budget_s=budget_s)
+    if as_json:
+        write_data(to_json({**plan.to_dict(), "forecast": cost.to_dict()}))
+    console.print_box("plan", training_tables.forecast_text(plan, cost))
+
+
+def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
+    if quiet and verbose:
+        raise ConfigError(
+            "--quiet or --verbose, not both", found="both", hint="swinclf train DATA --verbose"
+        )
+    return Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+
+
+def _open(page: Path) -> None:
+    """Open a page in the browser."""
+    if not webbrowser.open(page.resolve().as_uri()):
+        console.print_line(f"no browser can be started: open {page} yourself")
 
 
 def demo_command(

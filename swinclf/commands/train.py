@@ -6,8 +6,9 @@ the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinclf.config import ResolvedConfig
@@ -15,17 +16,21 @@ from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
 from swinclf.errors import ConfigError
+from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
+from swinclf.pipeline.budget import fit_budget
 from swinclf.pipeline.cross_validation import choose_folds
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
+from swinclf.pipeline.forecast import Forecast, forecast, measure_forward, measure_training
 from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
 from swinclf.pipeline.prepare import prepare_baseline, prepare_training
 from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
 from swinclf.pipeline.ranges import resolve_ranges
+from swinclf.pipeline.result_warnings import result_warnings
 from swinclf.pipeline.resume import (
     ResumedRun,
     add_resume_hint,
@@ -40,6 +45,7 @@ from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
 from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
+from swinclf.training.defaults import Regime
 from swinclf.training.setup import build_feature_batches
 
 
@@ -53,6 +59,9 @@ class Run:
         skipped: Files that could not be used.
         config: The resolved settings.
         epochs: Trained epochs; 0 if the head was fitted by L-BFGS.
+        probe_accuracy: Validation accuracy of a linear probe on the network before training; None
+            without trained weights or validation images.
+        warnings: What speaks against using the model, a sentence each.
     """
 
     folder: RunFolder
@@ -60,6 +69,8 @@ class Run:
     skipped: tuple[SkippedFile, ...]
     epochs: int
     config: ResolvedConfig
+    probe_accuracy: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -71,6 +82,26 @@ class Run:
         scores = f"images={self.metrics.images}, accuracy={self.metrics.accuracy:.3f}"
         return f"Run(path={self.path.as_posix()!r}, {scores}, skipped={len(self.skipped)})"
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as JSON values: paths, main scores, epochs and warnings."""
+        metrics = self.metrics
+        return {
+            "run": str(self.path),
+            "model": str(self.folder.model),
+            "report": str(self.path / "report.html"),
+            "split": metrics.split,
+            "images": metrics.images,
+            "accuracy": metrics.accuracy,
+            "accuracy_ci95": list(metrics.accuracy_ci95),
+            "balanced_accuracy": metrics.balanced_accuracy,
+            "macro_f1": metrics.macro_f1,
+            "majority_accuracy": metrics.majority_accuracy,
+            "probe_accuracy": self.probe_accuracy,
+            "epochs": self.epochs,
+            "skipped": len(self.skipped),
+            "warnings": list(self.warnings),
+        }
+
 
 def train(
     settings: Settings,
@@ -78,6 +109,7 @@ def train(
     report: Reporter = SILENT,
     resume: RunFolder | None = None,
     num_classes: int | None = None,
+    budget_s: float | None = None,
 ) -> Run:
     """Train a classifier on a folder of class folders.
 
@@ -87,6 +119,7 @@ def train(
         report: Receives progress, defaults and their reasons.
         resume: The interrupted run to resume.
         num_classes: Expected number of classes; a different number is a warning.
+        budget_s: Seconds for a new training to take at most (`pipeline.budget`).
 
     Returns:
         The finished run.
@@ -98,20 +131,60 @@ def train(
     stop = StopFlag()
     with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
-        if hardware.note:
-            report.warn(hardware.note)
         if settings.config.compile:
             require_compiler(hardware.device)
-        context = Context(hardware, report, stop)
         if resume is not None:
             with claim_run(resume) as claim:
-                resumed = resume_state(claim.run, settings, report)
+                context = Context(hardware, EventLog(report, claim), stop)
+                resumed = resume_state(claim.run, settings, context.report)
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         _refuse_second_test_split(index, config.test_split)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
+            context = Context(hardware, EventLog(report, claim), stop)
+            if budget_s is not None:
+                settings = fit_budget(settings, budget_s, index, context)
             return _train(settings, index, None, claim, context, num_classes)
+
+
+def forecast_training(
+    settings: Settings, *, report: Reporter = SILENT, budget_s: float | None = None
+) -> tuple[Plan, Forecast]:
+    """Plan a training and measure its time on a few steps, without writing a run.
+
+    Every image is read once. A teacher is ignored.
+
+    Args:
+        settings: As given.
+        report: Receives the plan, with all defaults and their reasons.
+        budget_s: As of `train`.
+
+    Returns:
+        The plan, whose network is of no further use, and the expected cost.
+
+    Raises:
+        SwinclfError: If the training would fail.
+        Interrupted: If a signal asked to stop.
+    """
+    stop = StopFlag()
+    with stop.handling_signals():
+        config = settings.config
+        context = Context(choose_hardware(config.device, config.precision), report, stop)
+        index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+        if budget_s is not None:
+            settings = fit_budget(settings, budget_s, index, context)
+        settings = resolve_machine(settings, context.hardware, index.root)
+        settings, start = build_starting_model(settings, index.classes, None, report)
+        start = resolve_ranges(index, start, context, None)
+        reading = replace(start, extracts_features=False)
+        extracted, dataset = extract_features(index, reading, context)
+        plan = resolve_plan(settings, start, dataset, extracted, None)
+        report_plan(plan, context, [])
+        forward_s = measure_forward(start, dataset, context)
+        is_head = start.regime is Regime.HEAD
+        train_s = 0.0 if is_head else measure_training(plan, context)
+        return plan, forecast(plan, forward_s, train_s)
 
 
 def _train(
@@ -124,6 +197,8 @@ def _train(
 ) -> Run:
     """Train in a claimed folder: plan, epochs, scores."""
     saved = resumed.saved if resumed else None
+    if context.hardware.note:
+        context.report.warn(context.hardware.note)
     plan, findings = _plan(settings, index, resumed, claim.run, context, num_classes)
     features = build_feature_batches(
         plan.dataset, plan.extracted, plan.config, context.hardware.device
@@ -140,7 +215,19 @@ def _train(
         remove_checkpoints(claim.run)
         if resumed and plan.dataset.images != read_split(claim.run.split):
             write_split(claim.run.split, plan.dataset.images)
-        return Run(claim.run, scored.metrics, tuple(scored.skipped), state.epoch, plan.config)
+        run = Run(
+            claim.run,
+            scored.metrics,
+            tuple(scored.skipped),
+            state.epoch,
+            plan.config,
+            baseline.accuracy if baseline and math.isfinite(baseline.accuracy) else None,
+            tuple(result_warnings(scored.metrics, state.history)),
+        )
+        for text in run.warnings:
+            context.report.warn(text)
+        context.report.record("result", run.to_dict())
+        return run
 
 
 def _plan(

@@ -186,7 +186,7 @@ def map_ahead(
     finally:  # if the caller stopped early: cancel what is not needed
         for job in pending:
             job.future.cancel()
-        readers.close()
+        readers.close(waits=late is None)
 
 
 def _gone(item: object, count: int, deadline_s: float) -> DataError:

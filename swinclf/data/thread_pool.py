@@ -111,10 +111,19 @@ class ReaderPool(Generic[Item, Result]):
                 self._start_thread()
                 raise ReadTimeout
 
-    def close(self) -> None:
-        """Stop the threads; waits only briefly for running reads."""
+    def close(self, *, waits: bool = False) -> None:
+        """Stop the threads.
+
+        Args:
+            waits: Wait for running jobs, however long they take, instead of only briefly: a thread
+                that still computes with torch when Python ends would abort the process.
+        """
         for _ in self._threads:
             self._jobs.put(None)
+        if waits:
+            for thread in self._threads:
+                thread.join()
+            return
         until = time.monotonic() + JOIN_S * (len(self._threads) > self._abandoned)
         for thread in self._threads:
             thread.join(timeout=max(0.0, until - time.monotonic()))

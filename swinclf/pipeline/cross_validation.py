@@ -68,7 +68,7 @@ def _why_no_folds(settings: Settings, start: StartingModel, index: FolderIndex) 
     config = settings.config
     if start.regime is not Regime.HEAD:
         return "the whole network trains"
-    if settings.is_given("epochs") or settings.is_given("lr"):
+    if config.epochs or config.lr:
         return "--epochs or --lr, by which the head is trained by AdamW"
     if config.teacher is not None:
         return "--teacher"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import ResolvedConfig
+from swinclf.config import SETTINGS, ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
@@ -18,7 +19,6 @@ from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
-from swinclf.pipeline.choose_preprocess import NAMES as PREPROCESS_NAMES
 from swinclf.pipeline.choose_preprocess import preprocess_line
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
@@ -26,6 +26,7 @@ from swinclf.settings import Settings, key_values
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 from swinclf.training.distillation import DistillationTerms
 from swinclf.training.feature_extraction import ExtractedFeatures, FeatureTable
+from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fits_all
 from swinclf.training.teacher_features import CompactTable, OnlineFeatures
 
@@ -106,6 +107,16 @@ class Plan:
         split = self.scored_split
         return self.dataset.of(TRAIN if split == CROSS_VALIDATION else split)
 
+    def to_dict(self) -> dict[str, object]:
+        """Return classes, images of each split and settings as JSON values."""
+        counts = Counter(one.split for one in self.dataset.images)
+        return {
+            "classes": list(self.dataset.classes),
+            "images": dict(counts),
+            "skipped": len(self.dataset.skipped),
+            "settings": self.settings.to_dict(),
+        }
+
     def card(self, hardware: Hardware) -> ModelCard:
         """Return the model card to store with the weights."""
         config = self.config
@@ -141,36 +152,35 @@ def resolve_plan(
         img_size=start.preprocess.height,
         is_vit=hasattr(start.network, "pos_embed"),
         is_convolutional=is_convolutional(start.network),
-        is_probe_exact=teacher_data is None
-        and _is_probe_exact(start.extraction.mirror, dataset, extracted),
+        is_probe_exact=teacher_data is None and _is_probe_exact(start, dataset),
     )
     settings = choose_schedule(settings, start.regime, facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
 
 
-def _is_probe_exact(mirror: bool, dataset: Dataset, extracted: ExtractedFeatures) -> bool:
+def _is_probe_exact(start: StartingModel, dataset: Dataset) -> bool:
     """Return whether L-BFGS can fit a head on the features of all training images."""
-    if extracted.features is None:
+    if not start.extracts_features:
         return False
-    width = extracted.features.gather([]).shape[1]
-    views, classes = 2 if mirror else 1, len(dataset.classes)
+    width = linear_classifiers(start.network)[0].in_features
+    views, classes = 2 if start.extraction.mirror else 1, len(dataset.classes)
     return fits_all(len(dataset.rows(TRAIN)), views=views, width=width, classes=classes)
 
 
 def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
-    """Report data, network, and every default with its reason.
+    """Report data, network and recipe in three lines; every setting with its reason as details.
 
     Args:
         plan: The training.
         context: Its hardware and reporter.
         changes: Harmless changes since a resumed run began.
     """
-    config, start, dataset = plan.config, plan.start, plan.dataset
+    config, dataset = plan.config, plan.dataset
     report, hardware = context.report, context.hardware
     counts = {split: len(dataset.rows(split)) for split in (TRAIN, VAL, TEST)}
     test = f", {counts[TEST]:,} test images" if counts[TEST] else ""
     report.note(
-        f"{len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
+        f"data: {len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
         f"{counts[VAL]:,} validation images{test}"
     )
     for note in dataset.notes.notes():
@@ -184,14 +194,48 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
             f"{len(dataset.skipped)} files skipped, e.g. {dataset.skipped[0].path}: "
             f"{dataset.skipped[0].reason} (all in skipped.csv)"
         )
-    report.note(f"{config.model} on {hardware.device} in {hardware.precision} ({hardware.reason})")
+    report.note(_model_line(plan, hardware))
+    report.note(_recipe_line(plan))
     for change in changes:
         report.note(f"changed since this run began: {change}")
-    report.note(preprocess_line(plan.settings))
-    report.note("defaults:")
-    for name, reason in plan.settings.reasons.items():
-        if name not in ("device", "precision", *PREPROCESS_NAMES):
-            report.note(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+    report.detail(preprocess_line(plan.settings))
+    report.detail("settings:")
+    for name in SETTINGS:
+        reason = plan.settings.reasons.get(name, f"by {plan.settings.sources[name]}")
+        report.detail(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+    _warn_of_settings(plan, report)
+    report.record("plan", plan.to_dict())
+
+
+def _model_line(plan: Plan, hardware: Hardware) -> str:
+    """Return network, size, device and precision in one line."""
+    config = plan.config
+    size = f"{config.img_size} px"
+    if config.train_size != config.img_size:
+        size += f" ({config.train_size} px in training)"
+    return f"model: {config.model}, {size}, on {hardware.device} in {hardware.precision}"
+
+
+def _recipe_line(plan: Plan) -> str:
+    """Return what trains and how, in one line."""
+    config, regime = plan.config, plan.start.regime
+    if config.epochs == 0:
+        return "recipe: a linear probe on the frozen network (reasons: --verbose)"
+    parts = {
+        Regime.HEAD: "head only",
+        Regime.PART: f"all above stage {config.freeze_stages}",
+        Regime.FULL: "whole network",
+    }
+    stopping = f", patience {config.patience}" if config.patience else ""
+    return (
+        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, lr {config.lr:g} "
+        "(reasons: --verbose)"
+    )
+
+
+def _warn_of_settings(plan: Plan, report: Reporter) -> None:
+    """Warn of settings that have no effect or are known to do harm."""
+    config, start = plan.config, plan.start
     unused = [name for name in OF_EPOCHS if plan.settings.is_given(name)]
     if config.epochs == 0 and unused:
         flags = ", ".join("--" + name.replace("_", "-") for name in unused)

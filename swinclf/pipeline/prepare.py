@@ -48,9 +48,9 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
     baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=context.stop)
     accuracy = f"validation accuracy {baseline.accuracy:.1%}, " if features.val_count else ""
     context.report.note(
-        f"linear probe (L-BFGS): {accuracy}fitted in {baseline.seconds:.1f} s, "
-        f"L2 {baseline.strength:g}" + _baseline_use(plan)
+        f"linear probe (L-BFGS): {accuracy}fitted in {baseline.seconds:.1f} s{_baseline_use(plan)}"
     )
+    context.report.detail(f"  L2 {baseline.strength:g}")
     if baseline.images < features.train_count:
         context.report.note(
             f"  fitted on {baseline.images:,} of {features.train_count:,} training images "
@@ -63,7 +63,7 @@ def _baseline_use(plan: Plan) -> str:
     """Return the use of the baseline, to print after its accuracy."""
     if plan.start.regime is not Regime.HEAD:
         return "; used as the initial head"
-    return "; used as the head, no epochs" if plan.config.epochs == 0 else ""
+    return "" if plan.config.epochs else "; used as the head"
 
 
 def prepare_training(
@@ -154,7 +154,7 @@ def _report_cache_limit(images: ImageBatches, report: Reporter) -> None:
     """Report the memory limit of the image cache."""
     if images.cache.limit_bytes:
         limit_gib = images.cache.limit_bytes / 1024**3
-        report.note(f"decoded images are cached in memory, at most {limit_gib:.1f} GiB")
+        report.detail(f"decoded images are cached in memory, at most {limit_gib:.1f} GiB")
 
 
 def _bad_file_reporter(report: Reporter, *, strict: bool) -> Callable[[Path, str], None]:

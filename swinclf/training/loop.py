@@ -25,6 +25,7 @@ from swinclf.reporter import EpochRow, Reporter
 from swinclf.training.batches import UNLABELLED, Batch, Batches
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.optim import lr_scale, set_lr
+from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
 CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
@@ -181,6 +182,7 @@ def fit(
     report: Reporter,
     stop: StopFlag,
     saver: Saver,
+    estimate: TimeEstimate,
 ) -> None:
     """Train from `state` to the end; `state.best` then has the best weights.
 
@@ -192,6 +194,7 @@ def fit(
         report: Receives progress and the figures of every epoch.
         stop: Checked after every step.
         saver: Called after a step or epoch when a save is due, and before an interruption.
+        estimate: Of the time left, which is reported after every step.
 
     Raises:
         DivergedError: If the loss is NaN or infinite.
@@ -199,13 +202,15 @@ def fit(
     """
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
         started = time.perf_counter() - state.sums.seconds
+        estimate.begin_epoch(state.step)
         with differentiate_depthwise_in_float32(state.model):
-            _train_epoch(state, batches, schedule, hardware, report, stop, saver)
+            _train_epoch(state, batches, schedule, hardware, report, stop, saver, estimate)
         val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
         if stop:  # before the end of the epoch, so that its validation is repeated
             saver.save(state)
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
         _check_finite(state, hardware, val_loss=val_loss if batches.val_count else 0.0)
+        estimate.end_epoch()
         _end_epoch(state, schedule, val_loss, val_accuracy, time.perf_counter() - started, report)
         if saver.is_due():
             saver.save(state)
@@ -224,6 +229,7 @@ def _train_epoch(
     report: Reporter,
     stop: StopFlag,
     saver: Saver,
+    estimate: TimeEstimate,
 ) -> None:
     steps = math.ceil(batches.train_count / batches.batch_size)
     started = time.perf_counter() - state.sums.seconds
@@ -246,6 +252,8 @@ def _train_epoch(
             state.step += 1
             state.sums.seconds = time.perf_counter() - started
             advance(len(batch.targets))
+            if (seconds_left := estimate.after_step(state.epoch, state.step)) is not None:
+                report.time_left(seconds_left)
             if stop or saver.is_due():
                 _check_finite(state, hardware, val_loss=0.0)
                 saver.save(state)

@@ -1,0 +1,210 @@
+"""Forecast of a training: its time from a few real steps, its memory and its size on disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
+from swinclf.device import fixed_batch_size
+from swinclf.models.compute import Computer
+from swinclf.pipeline.plan import Context, Plan
+from swinclf.pipeline.prepare import prepare_training
+from swinclf.pipeline.starting_model import StartingModel
+from swinclf.reporter import SILENT
+from swinclf.training.defaults import Regime, default_micro_batch
+from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
+from swinclf.training.loop import TrainState, fit
+from swinclf.training.setup import build_schedule
+from swinclf.training.time_estimate import TimeEstimate
+
+MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
+MIN_STEPS, MAX_STEPS = 2, 8
+# Not measured before a training, but on 2,000 photographs on two cores (docs/training.md).
+HEAD_IMAGE_S = 2e-5  # of an epoch on cached features
+PROBE_IMAGE_S = 2e-3  # of the linear probe
+REPORT_S, REPORT_IMAGE_S = 5.0, 3e-3  # of calibration and report, without the network
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The expected cost of a training.
+
+    Attributes:
+        features_s: Seconds to compute the features of all images, if they are not cached.
+        epochs_s: Seconds of the linear probe and all epochs; at most, with early stopping.
+        evaluation_s: Seconds of calibration, scores and report.
+        memory_bytes: Peak of this process or the GPU, with the cache of decoded images; None if
+            the system does not tell it.
+        disk_bytes: Of the run's folder while it trains.
+    """
+
+    features_s: float
+    epochs_s: float
+    evaluation_s: float
+    memory_bytes: int | None = None
+    disk_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of the whole training."""
+        return self.features_s + self.epochs_s + self.evaluation_s
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as JSON values."""
+        return {"seconds": self.seconds, **asdict(self)}
+
+
+def rough_dataset(index: FolderIndex, val_split: float) -> Dataset:
+    """Return the images with about the final size of each split, without reading any."""
+    every = round(1 / val_split) if val_split else 0
+
+    def split_of(row: int) -> str:
+        held_out = every and not index.has_val and row % every == every - 1
+        return VAL if held_out else TRAIN
+
+    images = tuple(
+        one if one.split else replace(one, split=split_of(row))
+        for row, one in enumerate(index.images)
+    )
+    return Dataset(index.root, index.classes, images, index.skipped)
+
+
+def measure_forward(start: StartingModel, dataset: Dataset, context: Context) -> float:
+    """Return the seconds to read one image and compute its features."""
+    batch = fixed_batch_size(context.hardware.device)
+    paths = [one.path for one in dataset.images if one.split != TEST]
+    extractor = FeatureExtractor(
+        dataset.root,
+        start.preprocess,
+        Computer(start.network, context.hardware),
+        context.hardware,
+        workers=start.extraction.workers,
+        report=SILENT,
+        stop=context.stop,
+        caches=FeatureCaches(),
+    )
+    sample = _spread(paths, 4 * batch)
+    extractor.extract(sample[:batch], lambda *_: (PLAIN,))  # warm-up
+    rest = sample[batch:] or sample
+    started = time.perf_counter()
+    extractor.extract(rest, lambda *_: (b"timed",))
+    return (time.perf_counter() - started) / len(rest)
+
+
+def measure_training(plan: Plan, context: Context) -> float:
+    """Return the seconds of an image in training; this changes the plan's network.
+
+    Args:
+        plan: A training of more than the head.
+        context: Hardware and stop flag.
+    """
+    config, device = plan.config, context.hardware.device
+    size = default_micro_batch(device, config.batch_size, config.train_size) or config.batch_size
+    sample = _spread(plan.dataset.of(TRAIN), size * (1 + MAX_STEPS))
+    copies = -(-size * (1 + MIN_STEPS) // len(sample))
+    measured = replace(
+        plan,
+        config=replace(config, batch_size=size),
+        dataset=replace(plan.dataset, images=tuple(sample * copies)),
+    )
+    silent = Context(context.hardware, SILENT, context.stop)
+    state, batches = prepare_training(measured, silent, None, None, None)
+    timer = _StepTimer()
+    schedule = build_schedule(measured.config, plan.dataset, device)
+    with suppress(_Measured):
+        fit(
+            state,
+            batches,
+            replace(schedule, epochs=1),
+            context.hardware,
+            report=SILENT,
+            stop=context.stop,
+            saver=_NoSaver(),
+            estimate=timer,
+        )
+    return timer.step_s / size
+
+
+def forecast(plan: Plan, forward_s: float, train_s: float) -> Forecast:
+    """Return the expected cost of a training.
+
+    Args:
+        plan: The training.
+        forward_s: From `measure_forward`.
+        train_s: From `measure_training`; 0 if only the head trains.
+    """
+    config, start, dataset = plan.config, plan.start, plan.dataset
+    train, val = len(dataset.rows(TRAIN)), len(dataset.rows(VAL))
+    views = 2 if config.mirror else 1
+    evaluation_s = REPORT_S + REPORT_IMAGE_S * (train + val)
+    probe_s = PROBE_IMAGE_S * train if start.extracts_features else 0.0
+    if start.regime is Regime.HEAD:
+        epochs_s = config.epochs * train * HEAD_IMAGE_S
+    else:
+        epochs_s = config.epochs * (train * train_s + val * forward_s)
+        evaluation_s += forward_s * (train + 2 * val)
+    features_s = forward_s * (views * train + val) if start.extracts_features else 0.0
+    return Forecast(
+        features_s, probe_s + epochs_s, evaluation_s, _peak_bytes(), start.bytes_on_disk
+    )
+
+
+def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """Return at most `count` items, evenly spread."""
+    return list(items[:: max(1, len(items) // count)][:count])
+
+
+def _peak_bytes() -> int | None:
+    """Return the largest memory of this process, or of the GPU in use, so far."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class _Measured(Exception):
+    """Raised to end a measurement."""
+
+
+class _StepTimer(TimeEstimate):
+    """A timer of steps that ends the training once it has enough."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 0.0, lambda _seconds: None)
+        self.step_s = 0.0
+        self._count, self._started = 0, 0.0
+
+    def after_step(self, epoch: int, step: int) -> float | None:  # noqa: ARG002
+        """Measure a step; the first one is a warm-up."""
+        now = time.perf_counter()
+        if not self._started:
+            self._started = now
+            return None
+        self._count += 1
+        self.step_s = (now - self._started) / self._count
+        if self._count >= MIN_STEPS and now - self._started >= MEASURE_S:
+            raise _Measured
+        return None
+
+
+class _NoSaver:
+    """Saves nothing."""
+
+    def is_due(self) -> bool:
+        return False
+
+    def save(self, state: TrainState) -> None:
+        pass

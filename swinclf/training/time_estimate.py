@@ -1,0 +1,81 @@
+"""Estimate of the time left in a training, from its first steps and then from its epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+WARMUP_STEPS = 3  # are slower: memory is new, and the reader threads have only started
+MIN_STEPS = 10  # before the first estimate
+
+
+class TimeEstimate:
+    """The time left for all epochs.
+
+    Args:
+        epochs: Epochs in all.
+        steps: Steps an epoch.
+        val_steps: Time of a validation, in steps, until one has been measured.
+        announce: Called once, with the first estimate in seconds.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps: int,
+        val_steps: float,
+        announce: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._epochs, self._steps, self._val_steps = epochs, steps, val_steps
+        self._announce, self._clock = announce, clock
+        self._step_count, self._step_sum = 0, 0.0  # the sum is without the first ones
+        self._val_s: float | None = None  # of the last validation
+        self._epoch_s: list[float] = []  # of each whole epoch here
+        self._is_whole = True
+        self._epoch_started = self._last = clock()
+        self._is_announced = False
+
+    def begin_epoch(self, step: int) -> None:
+        """Note the start of an epoch, in a resumed training at a later step than 0."""
+        self._is_whole = step == 0
+        self._epoch_started = self._last = self._clock()
+
+    def after_step(self, epoch: int, step: int) -> float | None:
+        """Return the seconds left after `step` steps of an epoch (from 0); None if unknown."""
+        now = self._clock()
+        self._step_count += 1
+        if self._step_count > WARMUP_STEPS:
+            self._step_sum += now - self._last
+        self._last = now
+        least_steps = WARMUP_STEPS + 1 if self._epoch_s else MIN_STEPS
+        if self._step_count < least_steps:
+            return None
+        left = self._seconds_of_epoch() * (self._epochs - epoch - 1)
+        left += (self._steps - step) * self._step_s() + self._seconds_of_validation()
+        if self._step_count >= MIN_STEPS and not self._is_announced:
+            self._is_announced = True
+            self._announce(left)
+        return left
+
+    def end_epoch(self) -> None:
+        """Note the end of an epoch, after its validation."""
+        now = self._clock()
+        self._val_s = now - self._last
+        if self._is_whole:
+            self._epoch_s.append(now - self._epoch_started)
+
+    def _seconds_of_epoch(self) -> float:
+        """Return the duration of a later epoch: the first one is slower, as images are decoded."""
+        later = self._epoch_s[1:][-3:]
+        if later:
+            return math.fsum(later) / len(later)
+        return self._steps * self._step_s() + self._seconds_of_validation()
+
+    def _seconds_of_validation(self) -> float:
+        return self._val_steps * self._step_s() if self._val_s is None else self._val_s
+
+    def _step_s(self) -> float:
+        return self._step_sum / max(1, self._step_count - WARMUP_STEPS)

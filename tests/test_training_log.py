@@ -1,0 +1,288 @@
+"""What a training prints and writes while it runs: its log, its time, its plan and its events."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_FLAGS, SMALL_MODEL, read_rows, write_dataset
+
+import swinclf
+from swinclf.durations import duration_text, parse_duration
+from swinclf.metrics import Tally
+from swinclf.pipeline import budget, fit, forecast
+from swinclf.pipeline.result_warnings import result_warnings
+from swinclf.reporter import EpochRow
+from swinclf.terminal import wrapped
+from swinclf.training.time_estimate import TimeEstimate
+
+HEAD = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
+
+
+def row(epoch=1, train_loss=1.0, val_loss=1.0):
+    return EpochRow(epoch, train_loss, 0.5, val_loss, 0.5, 1e-3, 1.0, 10.0)
+
+
+def read_events(run):
+    text = (run / "events.jsonl").read_text("ascii")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# The log
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_log_of_a_training_fits_into_80_columns(cli, dataset):
+    done = cli("train", dataset.name, *SMALL_FLAGS)
+    assert done.code == 0, done.err
+    lines = done.raw_err.splitlines()
+    assert max(map(len, lines)) <= 80
+    for start in ("data: 3 classes, ", f"model: {SMALL_MODEL}, 32 px, on cpu", "recipe: whole"):
+        assert sum(line.startswith(start) for line in lines) == 1
+    assert "drop-path" not in done.err, "single settings are for --verbose"
+    assert len([line for line in lines if line.startswith("epoch ")]) == 2
+    assert done.err.count("* is the best one so far") == 1
+    assert re.search(r"^2 epochs in [\d.]+ s; best: epoch \d, val loss", done.err, re.M)
+    assert len(lines) < 30
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_all_epochs_of_a_head_are_one_line(cli, dataset):
+    done = cli("train", dataset.name, *HEAD, "--epochs", 40)
+    assert done.err.count("epoch 4") <= 1
+    assert re.search(r"^40 epochs in .* best: epoch \d+, val loss .*, accuracy", done.err, re.M)
+    assert len(done.raw_err.splitlines()) < 30
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_quiet_prints_warnings_and_the_result_only(cli, dataset):
+    done = cli("train", dataset.name, *HEAD, "--epochs", 2, "--quiet")
+    first, *rest = done.err.splitlines()
+    assert first == "warning: " + (
+        "only the head trains, on a backbone of random weights: expect low accuracy"
+    )
+    assert rest[0].startswith(("done", "warning: "))
+    assert "recipe" not in done.err
+    assert done.out == "runs/colours-1\n"
+
+
+def test_only_spaces_are_broken():
+    text = "a " * 50 + "/a/path/that/is/" + "x" * 100 + " end\n  --flag " + "b" * 90
+    lines = wrapped(text).splitlines()
+    assert all(len(line) <= 80 or len(line.split()) == 1 for line in lines)
+    assert lines[1].startswith("    a")
+    assert re.sub(r"\n {4}", " ", wrapped(text)) == text
+
+
+# Time
+
+
+def test_durations_are_read_as_they_are_given():
+    assert [parse_duration(text) for text in ("90s", "10m", "1h", "1h30m")] == [90, 600, 3600, 5400]
+    for text in (" ", "10", "m", "0s", "1d", "-5m", "5 m x"):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            parse_duration(text)
+    assert [duration_text(one) for one in (0.04, 59, 95, 3599, 7200)] == (
+        ["0.0 s", "59 s", "2 min", "1 h", "2 h"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "step_s", "first_s", "val_s", "later"),
+    [
+        (90, 5, 9.0, 20.0, 6.0, 1.0),  # a large network on few images
+        (12, 50, 0.5, 4.0, 3.0, 0.9),  # the embedded network, decoded images cached
+        (3, 1000, 0.1, 5.0, 12.0, 0.95),  # a GPU
+        (30, 6, 0.3, 2.0, 0.5, 0.85),
+        (1, 40, 2.0, 8.0, 10.0, 1.0),  # a single epoch
+    ],
+)
+def test_the_first_estimate_is_within_a_quarter(epochs, steps, step_s, first_s, val_s, later):
+    """Simulated: three slow steps at first, and faster epochs after the first one."""
+    now, announced, lefts = [0.0], [], []
+    estimate = TimeEstimate(
+        epochs, steps, 0.8 * val_s / step_s, lambda left: announced.append((now[0], left)),
+        clock=lambda: now[0],
+    )  # fmt: skip
+    for epoch in range(epochs):
+        estimate.begin_epoch(0)
+        for step in range(steps):
+            slow = first_s if epoch == 0 and step < 3 else 0.0
+            now[0] += step_s * (later if epoch else 1.0) + slow
+            left = estimate.after_step(epoch, step + 1)
+            if left is not None:
+                lefts.append((now[0], left))
+        now[0] += val_s
+        estimate.end_epoch()
+    ((at, left),) = announced
+    assert at <= 3 * first_s + 11 * step_s + 2 * val_s, "after ten steps"
+    assert abs(left - (now[0] - at)) <= 0.25 * (now[0] - at)
+    at, left = lefts[-1]
+    assert math.isclose(left, now[0] - at, rel_tol=0.2, abs_tol=0.2 * val_s)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatch):
+    flags = [word if word != "2" else "4" for word in SMALL_FLAGS]
+    monkeypatch.setattr(fit, "SHORT_S", 0.0)
+    done = cli("train", dataset, *flags)
+    assert len(re.findall(r"^about .* for 4 epochs \(until \d\d:\d\d\)$", done.err, re.M)) == 1
+    assert "faster:" not in done.err
+    monkeypatch.setattr(fit, "LONG_S", 0.0)
+    done = cli("train", dataset, *flags, "--patience", 3)
+    assert "at most about " in done.err
+    assert "faster: --model embedded" in done.err
+
+
+# The plan
+
+
+def test_a_dry_run_writes_nothing(cli, dataset, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    done = cli("train", dataset, *SMALL_FLAGS, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert plan["settings"]["epochs"] == 2
+    assert plan["images"]["train"] + plan["images"]["val"] == 36
+    cost = plan["forecast"]
+    assert cost["seconds"] == pytest.approx(
+        cost["features_s"] + cost["epochs_s"] + cost["evaluation_s"]
+    )
+    assert cost["epochs_s"] > 0
+    assert cost["disk_bytes"] > 1e5
+    for said in ("drop-path 0.1 (the network trains)", "time    about ", "disk    ", "evaluation"):
+        assert said in done.err
+    assert sorted(tmp_path.rglob("*")) == before
+    refused = cli("train", "--resume", "x", "--dry-run")
+    assert refused.code != 0
+
+
+def fixed_speed(monkeypatch, *, forward_s, train_s):
+    """As if the machine had this speed, so that the choice does not depend on it."""
+    for module in (budget, forecast):
+        monkeypatch.setattr(module, "measure_forward", lambda *_: forward_s)
+        monkeypatch.setattr(module, "measure_training", lambda *_: train_s)
+
+
+@pytest.mark.parametrize(
+    ("train_s", "given", "wanted"),
+    [
+        (1.0, {}, {"freeze_layers": False, "epochs": 30, "patience": 10}),
+        (10.0, {}, {"freeze_layers": False, "epochs": 20, "patience": 6}),
+        (1e3, {}, {"freeze_layers": True}),
+        (10.0, {"epochs": 5}, {"freeze_layers": False}),
+        (1e3, {"freeze_layers": False, "epochs": 5}, {}),  # obeyed, though it does not fit
+        (1e3, {"freeze_layers": False}, {"epochs": 1, "patience": 3, "img_size": 128}),
+    ],
+)
+def test_a_budget_decides_what_is_not_given(dataset, monkeypatch, train_s, given, wanted):
+    from swinclf.data.folder import scan_folder
+    from swinclf.device import Hardware, Precision, StopFlag
+    from swinclf.pipeline.plan import Context
+    from swinclf.settings import gather_settings
+
+    warnings = []
+    report = swinclf.Reporter()
+    report.warn = warnings.append
+    fixed_speed(monkeypatch, forward_s=0.001, train_s=train_s)
+    settings = gather_settings({"data": str(dataset), "model": "embedded", **given})
+    context = Context(Hardware("cpu", Precision.FP32, ""), report, StopFlag())
+    chosen = budget.fit_budget(settings, 6000.0, scan_folder(dataset), context)
+    assert {name: getattr(chosen.config, name) for name in chosen.reasons} == wanted
+    assert all(one.startswith("to fit --budget 100m: about ") for one in chosen.reasons.values())
+    assert {name: getattr(chosen.config, name) for name in given} == given
+    assert bool(warnings) == (train_s == 1e3 and "freeze_layers" in given)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_what_a_budget_has_chosen_is_repeated_from_the_config(cli, dataset, tmp_path, monkeypatch):
+    fixed_speed(monkeypatch, forward_s=0.001, train_s=10.0)
+    words = [word for word in SMALL_FLAGS if word not in ("--epochs", "2")]
+    done = cli("train", dataset, *words, "--budget", "1000s", "--name", "first")
+    assert done.code == 0, done.err
+    first = json.loads((tmp_path / "runs/first/config.json").read_text("utf-8"))
+    assert "budget 1000s: epochs 3, patience 3, about" in done.err
+    assert first["sources"]["epochs"] == "auto"
+    assert "--epochs 3 " in first["command"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    done = cli("train", "--config", "runs/first/config.json", "--name", "second")
+    second = json.loads((tmp_path / "runs/second/config.json").read_text("utf-8"))
+    assert [second[name] for name in ("epochs", "patience", "lr")] == (
+        [first[name] for name in ("epochs", "patience", "lr")]
+    )
+    assert cli("train", dataset, "--budget", "soon").code == 2
+
+
+# The result
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_result_as_json_and_every_event(cli, dataset, tmp_path):
+    done = cli("train", dataset, *SMALL_FLAGS, "--json")
+    result = json.loads(done.out)
+    run = Path(result["run"])
+    metrics = json.loads((tmp_path / run / "metrics.json").read_text("utf-8"))
+    assert {name: result[name] for name in ("accuracy", "accuracy_ci95", "split")} == (
+        {name: metrics[name] for name in ("accuracy", "accuracy_ci95", "split")}
+    )
+    assert 1 / 3 <= result["majority_accuracy"] < 1
+    events = read_events(tmp_path / run)
+    kinds = [event["event"] for event in events]
+    assert kinds.count("plan") == kinds.count("result") == 1
+    assert [one["epoch"] for one in events if one["event"] == "epoch"] == [1, 2]
+    assert events[-1] | result == events[-1], "the result has all that is printed"
+    assert [one["time"] for one in events] == sorted(one["time"] for one in events)
+    plan = events[kinds.index("plan")]
+    assert plan["settings"]["epochs"] == 2
+    notes = [one["text"] for one in events if one["event"] == "note"]
+    assert any(text.startswith("recipe: ") for text in notes)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_events_are_appended_on_resume(dataset, tmp_path):
+    class Stop(swinclf.Reporter):
+        def epoch(self, row, *, total, best):  # noqa: ARG002
+            raise KeyboardInterrupt
+
+    from conftest import SMALL_SETTINGS, resume_run
+
+    with pytest.raises(KeyboardInterrupt):
+        swinclf.train(dataset, report=Stop(), out=tmp_path / "runs", **SMALL_SETTINGS)
+    run = resume_run(tmp_path / "runs" / "colours-1")
+    kinds = [one["event"] for one in read_events(run)]
+    assert kinds.count("plan") == 2
+    assert kinds[-1] == "result"
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_report_is_opened(cli, dataset, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr("webbrowser.open", lambda page: pages.append(page) or True)
+    done = cli("train", dataset, *HEAD, "--epochs", 1, "--open")
+    assert pages == [(tmp_path / done.out.strip() / "report.html").as_uri()]
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_result_near_guessing_is_a_warning(cli, tmp_path):
+    same = {"one": (90, 90, 90), "two": (90, 90, 90)}
+    data = write_dataset(tmp_path / "same", per_class=10, colours=same)
+    done = cli("train", data, *SMALL_FLAGS)
+    assert "not significantly better than always answering the largest class (" in done.err
+    assert "\ndone, but read the warning\n" in done.err
+    assert "always answering the largest class: " in done.err
+    assert len(read_rows(tmp_path / "runs" / "same-1" / "history.csv")) == 2
+
+
+def test_an_exploded_loss_is_a_warning():
+    import numpy as np
+
+    tally = Tally(("a", "b"))
+    tally.update(np.array([[0.9, 0.1], [0.1, 0.9]] * 50), np.array([0, 1] * 50))
+    good = tally.result("val")
+    assert list(result_warnings(good, [row(1), row(2, 0.5)])) == []
+    (text,) = result_warnings(good, [row(1), row(2, 12_684.0)])
+    assert "exploded: 1.268e+04" in text
