@@ -45,7 +45,7 @@ HOSTILE = (
     "nul\x00\nline",
     "&lt; & &amp;",
 )
-VOID = {"meta", "img", "input", "link", "br", "hr", "rect"}
+VOID = {"meta", "img", "input", "link", "br", "hr", "rect", "wbr"}
 JPEG = b"\xff\xd8 a small picture"
 
 

@@ -79,13 +79,17 @@ def write_results(
     draw_confusion_matrix(result.metrics, matrix)
     if provenance.history:
         draw_curves(provenance.history, folder / "curves.png")
-    write_report(
+    verdict = write_report(
         folder / "report.html",
         provenance,
         metrics=result.metrics,
         rows=result.rows,
         matrix=matrix,
-        skipped=[(one.path, one.reason) for one in result.skipped],
+        skipped=[
+            (one.path, one.reason)
+            for one in result.skipped
+            if one.label not in sections.unknown_classes
+        ],
         sections=_add_images(sections, result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
@@ -101,6 +105,7 @@ def write_results(
         result.metrics,
         skipped=len(result.skipped),
         teacher=sections.teacher,
+        verdict=verdict,
     )
 
 

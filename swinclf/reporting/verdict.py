@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from swinclf.metrics import SELECTION_NOTE, ClassMetrics, difference_interval, wilson_interval
+from swinclf.metrics import (
+    SELECTION_NOTE,
+    UNBIASED_NOTE,
+    ClassMetrics,
+    difference_interval,
+    wilson_interval,
+)
 
 MIN_SCORED = 50  # images; the interval of fewer is about 25 points wide
 MIN_PER_CLASS = 20  # training images
@@ -45,15 +51,12 @@ ADVICE = {
     VerdictKind.NEAR_CHANCE: "The model is hardly better than always answering the most frequent "
     "class: start from trained weights (--model embedded), and check the dataset (swinclf check "
     "DATA)",
-    VerdictKind.TOO_FEW_IMAGES: "Add images, at least 50 of each class: it is what would help most",
     VerdictKind.LABEL_NOISE: "Correct the likely label errors listed in suspects.csv, then train "
     "again",
     VerdictKind.IMBALANCE: "The rare classes are recognised less often: add images of them, or use "
     "--class-weights balanced",
     VerdictKind.OVERFITTING: "The held-out loss rises while the training loss falls: train fewer "
     "epochs or fewer layers (--freeze-layers), or add images",
-    VerdictKind.WRONG_RESOLUTION: "The resolution of the images and the input size (--img-size) "
-    "are far apart",
     VerdictKind.GOOD: "Good: export the model (swinclf export), or test it on images from where it "
     "will be used (swinclf eval OTHER)",
 }
@@ -147,7 +150,7 @@ def find_kinds(figures: RunFigures) -> tuple[VerdictKind, ...]:
     """Return what stands out, the most urgent first."""
     found = {
         VerdictKind.NEAR_CHANCE: is_near_chance(figures),
-        VerdictKind.TOO_FEW_IMAGES: _has_too_few_images(figures),
+        VerdictKind.TOO_FEW_IMAGES: _what_is_too_few(figures) is not None,
         VerdictKind.LABEL_NOISE: _has_label_noise(figures.labels),
         VerdictKind.IMBALANCE: _neglects_rare_classes(figures),
         VerdictKind.OVERFITTING: _overfits(figures.train_losses, figures.val_losses),
@@ -174,7 +177,10 @@ def verdict_lines(figures: RunFigures, kinds: Sequence[VerdictKind]) -> tuple[st
         f"interval is {100 * (high - low):.1f} points wide."
     )
     if figures.is_selected:
-        certain += f" {SELECTION_NOTE[0].upper()}{SELECTION_NOTE[1:]}."
+        certain += (
+            f" {SELECTION_NOTE.capitalize()}. {UNBIASED_NOTE.capitalize()}: swinclf eval OTHER "
+            "--run RUN."
+        )
     advice = [_advice(kind, figures) for kind in kinds[:2]] or [NO_ADVICE]
     return good, certain, ". ".join(advice) + "."
 
@@ -189,9 +195,10 @@ def as_share(share: float) -> str:
 
 
 def _advice(kind: VerdictKind, figures: RunFigures) -> str:
-    resolution = _resolution_advice(figures)
-    if kind is VerdictKind.WRONG_RESOLUTION and resolution is not None:
-        return f"{ADVICE[kind]}: {resolution}"
+    if kind is VerdictKind.TOO_FEW_IMAGES:
+        return f"Add images: {_what_is_too_few(figures)}"
+    if kind is VerdictKind.WRONG_RESOLUTION:
+        return f"Check the resolution: {_resolution_advice(figures)}"
     return ADVICE[kind]
 
 
@@ -200,14 +207,17 @@ def is_near_chance(figures: RunFigures) -> bool:
     return figures.majority < 1 and figures.interval[0] <= figures.majority
 
 
-def _has_too_few_images(figures: RunFigures) -> bool:
+def _what_is_too_few(figures: RunFigures) -> str | None:
+    """Return why more images would help; None if nothing shows that they would."""
     counts = [count for count in (figures.train_counts or {}).values() if count]
+    if counts and median(counts) < MIN_PER_CLASS:
+        return f"half of the classes have fewer than {MIN_PER_CLASS} training images"
     gain, gain_low = figures.gain or (0.0, 0.0)
-    return (
-        figures.images < MIN_SCORED
-        or (bool(counts) and median(counts) < MIN_PER_CLASS)
-        or (gain >= MIN_GAIN and gain_low > 0)
-    )
+    if gain >= MIN_GAIN and gain_low > 0:
+        return f"twice as many might raise the accuracy by {100 * gain:.1f} points"
+    if figures.images < MIN_SCORED:
+        return f"{figures.images:,} held-out images are too few for a reliable accuracy"
+    return None
 
 
 def _has_label_noise(labels: LabelReview | None) -> bool:
