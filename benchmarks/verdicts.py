@@ -169,7 +169,9 @@ def imbalance(rng: Random) -> RunFigures:
     counts, recalls = np.full(classes, 400), np.full(classes, rng.uniform(0.85, 0.97))
     rare = rng.choice(classes, max(1, classes // 3), replace=False)
     counts[rare], recalls[rare] = 40, rng.uniform(0.1, 0.4)
-    return sample_run(rng, recalls=recalls, train_counts=counts, scored=int(rng.integers(600, 1500)))
+    return sample_run(
+        rng, recalls=recalls, train_counts=counts, scored=int(rng.integers(600, 1500))
+    )
 
 
 def overfitting(rng: Random) -> RunFigures:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
 from swinclf.device import one_blas_thread
 from swinclf.metrics import wilson_interval
+from swinclf.reporter import format_percent
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
-from swinclf.reporting.verdict import as_share
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
 REPEATS = 3  # random subsets per share
@@ -116,15 +116,15 @@ def _note(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
     now = points[-1]
     if forecast is None:
         return "Accuracy does not rise with the number of images here."
-    interval = f"{as_share(forecast.low)} to {as_share(forecast.high)}"
+    interval = f"{format_percent(forecast.low)} to {format_percent(forecast.high)}"
     if forecast.low > now.accuracy:
         return (
-            f"Twice as many images might bring {as_share(forecast.accuracy)} ({interval}) where "
-            f"these bring {as_share(now.accuracy)}."
+            f"Twice as many images might bring {format_percent(forecast.accuracy)} ({interval}) where "
+            f"these bring {format_percent(now.accuracy)}."
         )
     if forecast.high < now.accuracy + SMALL_GAIN:
         return "More images like these would hardly help: other images, or another model, might."
     return (
         "There are too few held-out images to say whether more images would help: the forecast for "
-        f"twice as many is {interval}, where these bring {as_share(now.accuracy)}."
+        f"twice as many is {interval}, where these bring {format_percent(now.accuracy)}."
     )

@@ -105,7 +105,7 @@ def write_results(
         result.metrics,
         skipped=len(result.skipped),
         teacher=sections.teacher,
-        verdict=verdict,
+        verdict=verdict if sections.training is not None else None,
     )
 
 

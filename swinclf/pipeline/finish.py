@@ -13,8 +13,8 @@ from swinclf.card import ModelCard
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
-from swinclf.device import Hardware, one_blas_thread
 from swinclf.data_quality.image_stats import median_side_px
+from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
 from swinclf.files import read_json
 from swinclf.inference.fit_confidence import ConfidenceFit, fit_confidence

@@ -66,9 +66,9 @@ class _MatrixLayout(NamedTuple):
 def _layout_for(side: int) -> _MatrixLayout:
     """Return the sizes for a matrix of `side` by `side` cells."""
     if side <= 25:
-        return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 32, True, True)
+        return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 40, True, True)
     if side <= 60:
-        return _MatrixLayout(0.32, 150, 8, 32, True, False)
+        return _MatrixLayout(0.32, 150, 8, 40, True, False)
     if side <= 250:
         return _MatrixLayout(0.15, 100, 7.5, 26, False, False)
     return _MatrixLayout(0.03, 100, 7, 26, False, False)  # 3 pixels: a single mistake is visible
@@ -234,8 +234,10 @@ def _label_axes(
 ) -> None:
     """Label rows and columns, on all four sides of a matrix without counts."""
     texts = [label.get_text() for label in labels]
-    longest = max(len(line) for text in texts for line in text.split("\n")) * layout.font_size * 0.62 / 72
-    rotation = 0 if longest < layout.cell else 45 if layout.has_counts else 90
+    longest = (
+        max(len(line) for text in texts for line in text.split("\n")) * layout.font_size * 0.62 / 72
+    )
+    rotation = 0 if longest < layout.cell else 45 if layout.has_shares else 90
     is_wide = not layout.has_counts
     axes.set_xticks(shown, texts)
     axes.set_yticks(shown, texts)

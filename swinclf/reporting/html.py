@@ -62,9 +62,9 @@ def _name(value: object) -> str:
 
 
 def _breakable(label: str) -> Markup:
-    """Return a label that may break after underscores and similar characters."""
-    pieces = re.split(r"(?<=[_/.-])(?=\w)", label)
-    return Markup("<wbr>").join(pieces)  # escapes the pieces
+    """Return a label with its line breaks, which may break after underscores and the like too."""
+    lines = (re.split(r"(?<=[_/.-])(?=\w)", line) for line in label.split("\n"))
+    return Markup("<br>").join(Markup("<wbr>").join(pieces) for pieces in lines)  # escapes
 
 
 def _setting_text(value: object) -> str:

@@ -24,7 +24,7 @@ from swinclf.metrics import (
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
 from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
-from swinclf.reporting.display_names import distinct_labels
+from swinclf.reporting.display_names import distinct_labels, wrap_label
 from swinclf.reporting.embedded_images import Thumbnails, embed
 from swinclf.reporting.gallery import choose_gallery
 from swinclf.reporting.html import data_uri, page_template
@@ -36,7 +36,7 @@ from swinclf.reporting.weak_sections import find_weak_sections
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
 MAX_ROOMY = 12  # classes up to which the matrix has large cells
-MAX_LABEL = 64  # columns of a class name in the matrix
+MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
 
 Row = TypeVar("Row")
@@ -171,10 +171,14 @@ def _confusion(
     grid, confused = build_grid(metrics), _confused(metrics)
     pairs = collect_cell_images(metrics, grid, [pair[:2] for pair in confused], rows)
     is_fine = len(grid.classes) > MAX_ROOMY
+    names = {index: metrics.classes[index] for index in grid.classes}
     return {
         "grid": grid,
         "is_fine": is_fine,
-        "labels": distinct_labels({i: metrics.classes[i] for i in grid.classes}, MAX_LABEL),
+        "labels": {
+            index: wrap_label(label, MAX_LINE)
+            for index, label in distinct_labels(names, 2 * MAX_LINE).items()
+        },
         "confused": confused,
         "pairs": pairs,
         "linked": {(pair.true, pair.predicted) for pair in pairs},

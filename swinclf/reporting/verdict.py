@@ -21,6 +21,7 @@ from swinclf.metrics import (
     difference_interval,
     wilson_interval,
 )
+from swinclf.reporter import format_percent
 
 MIN_SCORED = 50  # images; the interval of fewer is about 25 points wide
 MIN_PER_CLASS = 20  # training images
@@ -165,12 +166,13 @@ def find_kinds(figures: RunFigures) -> tuple[VerdictKind, ...]:
 def verdict_lines(figures: RunFigures, kinds: Sequence[VerdictKind]) -> tuple[str, str, str]:
     """Return how good the model is, how certain that is, and what to do next."""
     low, high = figures.interval
+    interval = f"{format_percent(low)} to {format_percent(high)}"
     probe = figures.probe_accuracy
     good = (
-        f"{as_share(figures.accuracy)} of the images are classified correctly (95 % interval "
-        f"{as_share(low)} to {as_share(high)}); always answering the most frequent class would "
-        f"reach {as_share(figures.majority)}"
-        + (f", a linear probe {as_share(probe)}." if probe is not None else ".")
+        f"{format_percent(figures.accuracy)} of the images are classified correctly (95 % interval "
+        f"{interval}); always answering the most frequent class would reach "
+        f"{format_percent(figures.majority)}"
+        + (f", a linear probe {format_percent(probe)}." if probe is not None else ".")
     )
     certain = (
         f"Measured on {figures.images:,} {'image' if figures.images == 1 else 'images'}: the "
@@ -183,15 +185,6 @@ def verdict_lines(figures: RunFigures, kinds: Sequence[VerdictKind]) -> tuple[st
         )
     advice = [_advice(kind, figures) for kind in kinds[:2]] or [NO_ADVICE]
     return good, certain, ". ".join(advice) + "."
-
-
-def as_share(share: float) -> str:
-    """Return a share as percent with one decimal.
-
-    >>> as_share(0.4129)
-    '41.3 %'
-    """
-    return f"{100 * share:.1f} %"
 
 
 def _advice(kind: VerdictKind, figures: RunFigures) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median
 
-from swinclf.reporting.verdict import RunFigures, as_share, is_near_chance
+from swinclf.reporter import format_percent
+from swinclf.reporting.verdict import RunFigures, is_near_chance
 
 MIN_CURVE, MIN_CALIBRATION = 100, 200  # scored images
 MIN_SUPPORT = 5  # scored images of a class
@@ -27,8 +28,8 @@ def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[
     elif figures.labels is not None and not figures.labels.is_reliable:
         share = figures.labels.confident / figures.labels.images
         reasons["suspects"] = (
-            "These features are too weak to judge labels: only "
-            f"{as_share(share)} of the labels can be predicted with a probability of 90 % or more."
+            f"These features are too weak to judge labels: only {format_percent(share)} of the "
+            "labels can be predicted with a probability of 90 % or more."
         )
     if figures.images < MIN_CURVE and "learning" not in reasons:
         reasons["learning"] = (
@@ -38,7 +39,7 @@ def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[
     if figures.images < MIN_CALIBRATION and ideal_ece is not None:
         reasons["confidence"] = (
             f"{figures.images:,} images are too few to judge calibration: even a perfectly "
-            f"calibrated model would have a calibration error of about {as_share(ideal_ece)}."
+            f"calibrated model would have a calibration error of about {format_percent(ideal_ece)}."
         )
     support = [one.support for one in (figures.per_class or {}).values() if one.support]
     if support and median(support) < MIN_SUPPORT:
