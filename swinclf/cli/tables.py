@@ -143,8 +143,8 @@ def rejection_text(done: RejectionScores) -> str:
     ]
     if done.unknown:
         lines += [
-            f"  unknown classes  {format_percent(done.unknown_accepted)} of {done.unknown:,} images "
-            "accepted",
+            f"  unknown classes  {format_percent(done.unknown_accepted)} of {done.unknown:,} "
+            "images accepted",
             "  out-of-distribution detection: AUROC "
             f"{done.auroc_probability:.3f} by probability, "
             f"{done.auroc_ood:.3f} by OOD score",

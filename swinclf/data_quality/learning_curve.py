@@ -119,8 +119,8 @@ def _note(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
     interval = f"{format_percent(forecast.low)} to {format_percent(forecast.high)}"
     if forecast.low > now.accuracy:
         return (
-            f"Twice as many images might bring {format_percent(forecast.accuracy)} ({interval}) where "
-            f"these bring {format_percent(now.accuracy)}."
+            f"Twice as many images might bring {format_percent(forecast.accuracy)} ({interval}) "
+            f"where these bring {format_percent(now.accuracy)}."
         )
     if forecast.high < now.accuracy + SMALL_GAIN:
         return "More images like these would hardly help: other images, or another model, might."

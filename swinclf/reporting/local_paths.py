@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _DRIVE = r"(?:[A-Za-z]:|\\\\[^\\/\s'\"]+)?"
+_WHOLE = re.compile(rf"{_DRIVE}[\\/](?:.*[\\/])?([^\\/]+)[\\/]?", re.DOTALL)
 # A quoted path may contain spaces; an unquoted one ends at the first.
 _QUOTED = re.compile(rf"""(['"]){_DRIVE}[\\/](?:[^'"\n]*[\\/])?([^'"\n\\/]+)[\\/]?\1""")
 _PLAIN = re.compile(rf"""(?<![^\s'"=(\[]){_DRIVE}[\\/](?:[^\\/\s'"]+[\\/])*(?=[^\\/\s'"])""")
@@ -18,4 +19,6 @@ def without_folders(text: str) -> str:
     >>> without_folders(r"weights of C:\Users\me\model.safetensors")
     'weights of model.safetensors'
     """
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
     return _PLAIN.sub("", _QUOTED.sub(r"\1\2\1", text))
