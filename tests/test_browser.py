@@ -366,7 +366,8 @@ def test_the_printed_page_has_no_gallery_and_a_sensible_length(opened):
 
 def test_no_label_of_a_diagram_is_cut_off(opened):
     cut = (
-        "[...document.querySelectorAll('.diagrams svg')].flatMap(s => [...s.querySelectorAll('text')]"
+        "[...document.querySelectorAll('.diagrams svg')]"
+        ".flatMap(s => [...s.querySelectorAll('text')]"
         ".filter(t => t.getBoundingClientRect().left < s.getBoundingClientRect().left - 0.5"
         " || t.getBoundingClientRect().right > s.getBoundingClientRect().right + 0.5)"
         ".map(t => t.textContent))"

@@ -485,7 +485,7 @@ SECRET = "/home/someone/secret project"
 
 def test_no_path_of_this_machine_is_in_the_page(written):
     text = written(
-        command=f"swinclf train '{SECRET}/photos' --weights {SECRET.replace(' ', '-')}/a.safetensors",
+        command=f"swinclf train '{SECRET}/photos' --weights /home/someone/x/a.safetensors",
         settings={
             "data": ReportedSetting(f"{SECRET}/photos", "flag", f"found in '{SECRET}/photos'"),
             "weights": ReportedSetting("C:\\Users\\someone\\a.safetensors", "default", None),
@@ -521,7 +521,7 @@ def test_sections_that_the_data_cannot_support_are_collapsed(written):
         rows=[PredictionRow(f"{i}.jpg", "cat", "cat", 0.5) for i in range(120)],
         sections=everything(),
     )
-    (ideal,) = re.findall(r"would have a calibration error of about ([\d.]+) %", text)
+    (ideal,) = re.findall(r"would have a calibration error of about ([\d.]+)\xa0%", text)
     assert 1 < float(ideal) < 15
     assert "near chance is too weak to judge labels" in text
     for section in ("confidence", "suspects", "learning"):

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from swinclf.reporting.display_names import to_printable
 from swinclf.reporting.local_paths import without_folders
 
+LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
+
 
 def data_uri(content: bytes, kind: str) -> str:
     """Return an image as a data URI.
@@ -75,7 +77,9 @@ def _setting_text(value: object) -> str:
         return ", ".join(map(_setting_text, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return "not set" if value is None else without_folders(str(value))
+    if value is None:
+        return "not set"
+    return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", without_folders(str(value)))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -152,7 +152,7 @@ def find_kinds(figures: RunFigures) -> tuple[VerdictKind, ...]:
     found = {
         VerdictKind.NEAR_CHANCE: is_near_chance(figures),
         VerdictKind.TOO_FEW_IMAGES: _what_is_too_few(figures) is not None,
-        VerdictKind.LABEL_NOISE: _has_label_noise(figures.labels),
+        VerdictKind.LABEL_NOISE: _has_label_noise(figures),
         VerdictKind.IMBALANCE: _neglects_rare_classes(figures),
         VerdictKind.OVERFITTING: _overfits(figures.train_losses, figures.val_losses),
         VerdictKind.WRONG_RESOLUTION: _resolution_advice(figures) is not None,
@@ -202,8 +202,7 @@ def is_near_chance(figures: RunFigures) -> bool:
 
 def _what_is_too_few(figures: RunFigures) -> str | None:
     """Return why more images would help; None if nothing shows that they would."""
-    counts = [count for count in (figures.train_counts or {}).values() if count]
-    if counts and median(counts) < MIN_PER_CLASS:
+    if has_tiny_classes(figures):
         return f"half of the classes have fewer than {MIN_PER_CLASS} training images"
     gain, gain_low = figures.gain or (0.0, 0.0)
     if gain >= MIN_GAIN and gain_low > 0:
@@ -213,8 +212,16 @@ def _what_is_too_few(figures: RunFigures) -> str | None:
     return None
 
 
-def _has_label_noise(labels: LabelReview | None) -> bool:
-    if labels is None or not labels.is_reliable:
+def has_tiny_classes(figures: RunFigures) -> bool:
+    """Return whether half of the classes have hardly any training images."""
+    counts = [count for count in (figures.train_counts or {}).values() if count]
+    return bool(counts) and median(counts) < MIN_PER_CLASS
+
+
+def _has_label_noise(figures: RunFigures) -> bool:
+    labels = figures.labels
+    # Classifiers fitted on a few images of each class are confident without reason.
+    if labels is None or not labels.is_reliable or has_tiny_classes(figures):
         return False
     return wilson_interval(labels.contradicted, labels.confident)[0] > MAX_CONTRADICTED
 

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from statistics import median
 
 from swinclf.reporter import format_percent
-from swinclf.reporting.verdict import RunFigures, is_near_chance
+from swinclf.reporting.verdict import (
+    MIN_PER_CLASS,
+    RunFigures,
+    has_tiny_classes,
+    is_near_chance,
+)
 
 MIN_CURVE, MIN_CALIBRATION = 100, 200  # scored images
 MIN_SUPPORT = 5  # scored images of a class
@@ -25,6 +30,11 @@ def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[
     if is_near_chance(figures):
         reasons["suspects"] = "A model that is near chance is too weak to judge labels."
         reasons["learning"] = "The model is near chance, so the curve says little."
+    elif has_tiny_classes(figures):
+        reasons["suspects"] = (
+            f"Half of the classes have fewer than {MIN_PER_CLASS} training images: too few to "
+            "judge labels."
+        )
     elif figures.labels is not None and not figures.labels.is_reliable:
         share = figures.labels.confident / figures.labels.images
         reasons["suspects"] = (
