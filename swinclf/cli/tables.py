@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
-from swinclf.reporter import terminal_safe
+from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
@@ -70,20 +70,32 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
+    class_count = len(metrics.classes)
+    with_images = sum(one.support > 0 for one in metrics.per_class.values())
+    means = ""
+    if with_images < class_count:
+        means = f" (mean of the {with_images:,} of {class_count:,} classes with images)"
     lines = [
         f"accuracy           {accuracy_with_interval(metrics)}",
-        *([f"top-5 accuracy     {metrics.top5_accuracy:.1%}"] if len(metrics.classes) > 5 else []),
-        f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
-        f"macro F1           {metrics.macro_f1:.3f}",
+        *(
+            [f"top-5 accuracy     {format_percent(metrics.top5_accuracy)}"]
+            if class_count > 5
+            else []
+        ),
+        f"balanced accuracy  {format_percent(metrics.balanced_accuracy)}{means}",
+        f"macro F1           {format_percent(metrics.macro_f1)}{means}",
         f"loss               {metrics.loss:.4f}",
-        f"calibration (ECE)  {metrics.ece:.3f}",
+        f"calibration (ECE)  {format_percent(metrics.ece)}",
         f"images             {metrics.images:,} ({metrics.split})",
         "",
-        f"{'class':<{width}}  precision  recall     F1  images",
+        f"{'class':<{width}}  precision   recall       F1  images",
     ]
     for name, one in metrics.per_class.items():
+        recall, f1 = (
+            format_percent(share) if one.support else "-" for share in (one.recall, one.f1)
+        )
         lines.append(
-            f"{_padded(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}"
+            f"{_padded(name, width)}  {format_percent(one.precision):>9}  {recall:>7}  {f1:>7}"
             f"  {one.support:6,}"
         )
     confused = metrics.most_confused(5)
@@ -100,23 +112,24 @@ def rejection_text(done: RejectionScores) -> str:
     """Return the effect of rejecting predictions."""
     lines = [
         f"with --reject {done.precision:g}",
-        f"  known classes    {done.known_accepted:.1%} of {done.known:,} images accepted, "
-        f"{done.right:.1%} of these correct",
+        f"  known classes    {format_percent(done.known_accepted)} of {done.known:,} images "
+        f"accepted, {format_percent(done.right)} of these correct",
     ]
     if done.unknown:
         lines += [
-            f"  unknown classes  {done.unknown_accepted:.1%} of {done.unknown:,} images accepted",
+            f"  unknown classes  {format_percent(done.unknown_accepted)} of {done.unknown:,} "
+            "images accepted",
             "  out-of-distribution detection: AUROC "
             f"{done.auroc_probability:.3f} by probability, "
             f"{done.auroc_ood:.3f} by OOD score",
         ]
     if done.unknown and done.known:
-        low, high = done.difference
+        low, high = map(format_percent, done.difference)
         lines += [
-            f"  unknown images are accepted less often: by {low:.1%} to {high:.1%} (95 % interval)"
+            f"  unknown images are accepted less often: by {low} to {high} (95 % interval)"
             if done.detects_unknown
             else "  unknown images are not significantly less accepted (known minus unknown, 95 % "
-            f"interval: {low:+.1%} to {high:+.1%}): do not rely on --reject for them"
+            f"interval: {low} to {high}): do not rely on --reject for them"
         ]
     return "\n".join(lines)
 
@@ -378,8 +391,8 @@ def _json_line(one: Prediction) -> str:
 
 def accuracy_with_interval(metrics: Metrics) -> str:
     """Return an accuracy with its interval."""
-    low, high = metrics.accuracy_ci95
-    return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    low, high = map(format_percent, metrics.accuracy_ci95)
+    return f"{format_percent(metrics.accuracy)} (95 % interval {low} to {high})"
 
 
 def _padded(name: str, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,12 +72,14 @@ class SplitScores:
         split: Which of them were scored: val, test, train or all.
         result: Metrics and a row for each image.
         rejection: The effect of rejection; None if not requested.
+        unknown_classes: Number of images of each class that the model does not know.
     """
 
     index: FolderIndex
     split: str
     result: ScoringResult
     rejection: RejectionScores | None
+    unknown_classes: Mapping[str, int]
 
 
 def score(
@@ -138,7 +141,8 @@ def score(
     for loss in describe_lost_classes(_lost(result, index)):
         report.warn(loss)
     result = replace(result, skipped=[*index.skipped, *unknown, *result.skipped])
-    return SplitScores(index, split, result, rejection)
+    unknown_classes = Counter(skipped.label for skipped in unknown)
+    return SplitScores(index, split, result, rejection, unknown_classes)
 
 
 def evaluate(
@@ -183,7 +187,7 @@ def evaluate(
         result,
         Provenance(
             title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
-            data=str(root),
+            data=root.name,
             command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
         ),
         illustrations=Illustrations(
@@ -193,7 +197,11 @@ def evaluate(
             drawer.draw if drawer else None,
             neighbours,
         ),
-        sections=ReportSections(confidence=predictor.card.confidence, rejection=done.rejection),
+        sections=ReportSections(
+            confidence=predictor.card.confidence,
+            rejection=done.rejection,
+            unknown_classes=done.unknown_classes,
+        ),
     )
     return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
 

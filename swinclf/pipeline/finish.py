@@ -14,8 +14,10 @@ from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
 from swinclf.data.split import SplitRule
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
+from swinclf.data_quality.image_stats import median_side_px
 from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
+from swinclf.files import read_json
 from swinclf.inference.fit_confidence import ConfidenceFit, LabelledOutputs, fit_confidence
 from swinclf.inference.predictor import (
     InferenceOptions,
@@ -47,7 +49,9 @@ from swinclf.reporting.report_data import (
     ReportedSetting,
     ReportSections,
     Suspect,
+    TrainingFigures,
 )
+from swinclf.reporting.verdict import LabelReview
 from swinclf.run_folder import RunFolder
 from swinclf.settings import command_of
 from swinclf.training.defaults import Regime
@@ -93,7 +97,7 @@ def finish(
         report=report,
         cached_outputs=cached_outputs,
     )
-    sections = _sections(plan, measured, findings, report)
+    sections = _sections(plan, run, measured, findings, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # the disk is waited for in parallel
         saving = writer.submit(_save, run, network, card, measured)
@@ -129,20 +133,37 @@ def _computed_outputs(
 
 
 def _sections(
-    plan: Plan, measured: ConfidenceFit, findings: Sequence[FindingSummary], report: Reporter
+    plan: Plan,
+    run: RunFolder,
+    measured: ConfidenceFit,
+    findings: Sequence[FindingSummary],
+    report: Reporter,
 ) -> ReportSections:
     """Return the sections of the report that do not depend on the scores."""
     # One core each. The thread limit is set around both, as each would reset that of the other.
     with ThreadPoolExecutor(1) as other, one_blas_thread():
         learning = other.submit(_learning_curve, plan, report)
-        suspects = _label_issues(plan, report)
+        suspects, labels = _label_issues(plan, report)
     return ReportSections(
         calibration=measured.calibration,
         confidence=measured.confidence,
         suspects=suspects,
+        labels=labels,
         learning=learning.result(),
         audit=findings,
         is_untrained=not plan.start.trained_weights,
+        training=_training_figures(plan, run),
+    )
+
+
+def _training_figures(plan: Plan, run: RunFolder) -> TrainingFigures:
+    """Return the figures of the training that the verdict depends on."""
+    probe = read_json(run.baseline)["val_accuracy"] if run.baseline.is_file() else None
+    return TrainingFigures(
+        counts=plan.dataset.counts(TRAIN),
+        probe_accuracy=probe,
+        image_px=median_side_px(plan.dataset.paths(TRAIN)),
+        input_px=min(plan.start.preprocess.height, plan.start.preprocess.width),
     )
 
 
@@ -224,11 +245,11 @@ def _cached_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], 
     return outputs
 
 
-def _label_issues(plan: Plan, report: Reporter) -> list[Suspect]:
+def _label_issues(plan: Plan, report: Reporter) -> tuple[list[Suspect], LabelReview | None]:
     """Find label issues by the features of the starting weights; none without features."""
     dataset, extracted = plan.dataset, plan.extracted
     if extracted.features is None:
-        return []
+        return [], None
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
     features = extracted.plain_features(images).numpy()
     return find_label_issues(
@@ -264,7 +285,7 @@ def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Prov
     settings = plan.settings
     return Provenance(
         title=run.path.name,
-        data=str(plan.dataset.root),
+        data=plan.dataset.root.name,
         command=command_of(settings),
         settings={
             name: ReportedSetting(
