@@ -176,6 +176,16 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
         (1, ("{run}", "{tmp}", "--format", "table")),
     ],
+    "runs": [
+        (0, ()),
+        *[
+            (0, ("{tmp}/runs", "--sort", order, "--format", form))
+            for order, form in (("date", "table"), ("name", "json"), ("data", "table"))
+        ],
+        *[(0, ("--sort", order)) for order in ("model", "accuracy", "time", "size")],
+        (1, ("--remove", "latest", "--yes")),
+        (1, ("--remove", "absent", "--no-yes")),
+    ],
     "inspect": [
         (0, ()),  # the newest run is one of timm's test networks: there is a table
         (2, ("{run}", "--output", "{tmp}/p")),  # and nothing to draw

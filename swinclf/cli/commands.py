@@ -17,6 +17,7 @@ from swinclf.cli.model_commands import (
     predict_command,
 )
 from swinclf.cli.program import app, handle_errors
+from swinclf.cli.run_commands import runs_command
 from swinclf.cli.train_commands import demo_command, train_command
 from swinclf.errors import ExitCode
 
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, Callable[..., ExitCode | None]] = {
     "export": export_command,
     "check": check_command,
     "compare": compare_command,
+    "runs": runs_command,
     "inspect": inspect_command,
     "models": models_command,
     "doctor": doctor_command,

@@ -1,0 +1,59 @@
+"""runs, compare and relabel: the commands that work on finished runs and their tables.
+
+A command is imported when it is called: --help must not wait for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from swinclf.cli import console
+from swinclf.cli.columns import output_width
+from swinclf.cli.streams import flush_data, write_data
+from swinclf.cli.tables import ResultFormat
+from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
+from swinclf.errors import ExitCode
+
+YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]
+
+
+def runs_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of the runs.")
+    ] = Path("runs"),
+    sort: Annotated[
+        RunSort, typer.Option("--sort", help="Order: best, newest or largest first.")
+    ] = RunSort.DATE,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="Format of the list.")
+    ] = ResultFormat.TABLE,
+    remove: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--remove", metavar="NAME", help="Delete this run of the folder.", show_default="none"
+        ),
+    ] = None,
+    yes: YesOption = False,
+) -> ExitCode:
+    """List all runs, or remove one."""
+    from swinclf.cli.runs_table import runs_text, unfinished_text
+
+    if remove is not None:
+        path = removable_run(folder / remove).path
+        if not console.confirm(f"Delete {path} with its model and all results?", yes=yes):
+            console.print_line("nothing was removed")
+            return ExitCode.FAILED
+        remove_run(path)
+        console.print_line(f"removed {path}")
+        return ExitCode.OK
+    runs = list_runs(folder, sort=sort)
+    write_data(runs_text(runs, result_format, output_width()))
+    flush_data()
+    if hint := unfinished_text(runs):
+        console.print_line(hint)
+    if not runs:
+        console.print_line(f"no runs in '{folder}': swinclf train DATA")
+    return ExitCode.OK
