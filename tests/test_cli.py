@@ -19,7 +19,7 @@ from typer.main import get_command
 
 import swinclf
 from swinclf import terminal
-from swinclf.cli import commands, model_commands  # noqa: F401 - registers the commands
+from swinclf.cli import commands, predict_command  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
@@ -138,6 +138,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
         (0, ("{picture}", "--reject", "0.5")),
+        (
+            0,
+            (
+                *("{data}", "--queue", "2", "--page", "{tmp}/p.html"),
+                *("--sort-into", "{tmp}/by-class"),
+            ),
+        ),
     ],
     "export": [
         (0, ()),
@@ -174,6 +181,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (2, ()),
         (0, ("{run}", "{run}")),
         (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
+        (0, ("{run}", "{run}", "{run}", "--page", "{tmp}/c.html")),
         (1, ("{run}", "{tmp}", "--format", "table")),
     ],
     "runs": [
@@ -566,7 +574,7 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     def fail(_):
         raise ZeroDivisionError("once\nand again")
 
-    monkeypatch.setattr(model_commands, "find_model", fail)
+    monkeypatch.setattr(predict_command, "find_model", fail)
     done = cli("predict", "x.png")
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -592,7 +600,7 @@ def test_every_ending_has_its_exit_code(cli, monkeypatch, ending, code, said):
     def end(_):
         raise ending
 
-    monkeypatch.setattr(model_commands, "find_model", end)
+    monkeypatch.setattr(predict_command, "find_model", end)
     done = cli("predict", "x.png")
     assert done.code == code
     assert said in done.err

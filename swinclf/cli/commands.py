@@ -10,14 +10,10 @@ from swinclf.cli.inspect_commands import (
     inspect_command,
     models_command,
 )
-from swinclf.cli.model_commands import (
-    compare_command,
-    eval_command,
-    export_command,
-    predict_command,
-)
+from swinclf.cli.model_commands import eval_command, export_command
+from swinclf.cli.predict_command import predict_command
 from swinclf.cli.program import app, handle_errors
-from swinclf.cli.run_commands import runs_command
+from swinclf.cli.run_commands import compare_command, runs_command
 from swinclf.cli.train_commands import demo_command, train_command
 from swinclf.errors import ExitCode
 

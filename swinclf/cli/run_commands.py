@@ -57,3 +57,35 @@ def runs_command(
     if not runs:
         console.print_line(f"no runs in '{folder}': swinclf train DATA")
     return ExitCode.OK
+
+
+def compare_command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Two or more runs or output folders of eval, on the same images."
+        ),
+    ],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="JSON file for the comparison.", show_default="none"),
+    ] = None,
+    page: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--page", help="HTML file with the images on which they differ.", show_default="none"
+        ),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="Format of the comparison.")
+    ] = ResultFormat.TABLE,
+) -> None:
+    """Compare runs on the same images."""
+    from swinclf.cli.compare_table import comparison_text
+    from swinclf.commands.compare import compare
+
+    first, second = runs
+    del page
+    write_data(comparison_text(compare(first, second, output=output), result_format))
+    if output is not None:
+        console.print_line(f"saved to {output}")
