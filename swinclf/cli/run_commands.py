@@ -81,11 +81,16 @@ def compare_command(
     ] = ResultFormat.TABLE,
 ) -> None:
     """Compare runs on the same images."""
-    from swinclf.cli.compare_table import comparison_text
-    from swinclf.commands.compare import compare
+    from swinclf.cli.compare_table import comparison_text, leaderboard_text
+    from swinclf.commands.compare import compare, rank_runs
 
-    first, second = runs
-    del page
-    write_data(comparison_text(compare(first, second, output=output), result_format))
-    if output is not None:
-        console.print_line(f"saved to {output}")
+    if len(runs) == 2:
+        write_data(comparison_text(compare(*runs, output=output), result_format))
+        if page is not None:
+            rank_runs(runs, page=page)
+    else:
+        done = rank_runs(runs, output=output, page=page)
+        write_data(leaderboard_text(done, result_format, output_width()))
+    for path in (output, page):
+        if path is not None:
+            console.print_line(f"saved to {path}")
