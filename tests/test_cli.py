@@ -194,6 +194,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (1, ("--remove", "latest", "--yes")),
         (1, ("--remove", "absent", "--no-yes")),
     ],
+    "relabel": [
+        (2, ()),
+        (1, ("{picture}",)),
+        (2, ("{run}/split.csv", "--undo", "{config}")),
+        (1, ("--undo", "{config}", "--yes")),
+        (0, ("{run}/split.csv", "--data", "{data}", "--no-yes")),  # all have their labels
+    ],
     "inspect": [
         (0, ()),  # the newest run is one of timm's test networks: there is a table
         (2, ("{run}", "--output", "{tmp}/p")),  # and nothing to draw

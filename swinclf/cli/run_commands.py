@@ -5,8 +5,9 @@ A command is imported when it is called: --help must not wait for it.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, cast
 
 import typer
 
@@ -15,7 +16,8 @@ from swinclf.cli.columns import output_width
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.cli.tables import ResultFormat
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
-from swinclf.errors import ExitCode
+from swinclf.errors import ConfigError, ExitCode
+from swinclf.terminal import one_line
 
 YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]
 
@@ -94,3 +96,46 @@ def compare_command(
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")
+
+
+def relabel_command(
+    table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with the columns path and label, such as suspects.csv, edited.",
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="The dataset.", show_default="that of the run that FILE is in"),
+    ] = None,
+    undo: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--undo", help="Move back what this undo file lists.", show_default="none"),
+    ] = None,
+    yes: YesOption = False,
+) -> ExitCode:
+    """Move images into the class folders of new labels, or back."""
+    from swinclf.commands.relabel import apply_moves, plan_relabel, plan_undo
+
+    if (table is None) == (undo is None):
+        raise ConfigError(
+            "a table, or --undo with an undo file",
+            found="none" if table is None else "both",
+            hint="swinclf relabel FILE",
+        )
+    plan = plan_undo(undo) if undo else plan_relabel(cast(Path, table), data)
+    for one in plan.moves:
+        write_data(f"{one_line(one.path)} -> {one_line(one.target)}\n")
+    flush_data()
+    console.print_line(f"{len(plan.moves):,} images to move, {plan.unchanged:,} unchanged")
+    if not plan.moves:
+        return ExitCode.OK
+    if not console.confirm(f"Move {len(plan.moves):,} images in {plan.data}?", yes=yes):
+        console.print_line("nothing was moved")
+        return ExitCode.FAILED
+    saved = apply_moves(plan, is_undo=undo is not None)
+    undone = f"; to undo: swinclf relabel --undo {shlex.quote(str(saved))}" if saved else ""
+    console.print_line(f"moved {len(plan.moves):,} images{undone}")
+    return ExitCode.OK
