@@ -140,6 +140,13 @@ def test_a_page_is_bounded_and_says_what_is_left_out(tmp_path, monkeypatch):
     assert "20.0" not in text  # nobody is 20 % sure that it is unknown
 
 
+def test_a_page_that_cannot_be_written_is_an_error_at_once(cli, trained, photos, tmp_path):
+    page = tmp_path / "no" / "p.html"
+    done = cli("predict", photos, "--run", trained.path, "--page", page, "--queue", "2")
+    assert (done.code, done.out) == (1, "")
+    assert error_lines(done)[2].startswith(f"create the folder '{page.parent}'")
+
+
 # --- folders by class ---------------------------------------------------------------------------
 
 

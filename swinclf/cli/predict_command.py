@@ -25,7 +25,13 @@ from swinclf.cli.options import (
     StrictOption,
     WorkersOption,
 )
-from swinclf.cli.prediction_writer import EXTENSIONS, PredictFormat, PredictionWriter, format_of
+from swinclf.cli.prediction_writer import (
+    EXTENSIONS,
+    PredictFormat,
+    PredictionWriter,
+    check_folder_of,
+    format_of,
+)
 from swinclf.cli.streams import standard_input
 from swinclf.errors import ExitCode
 from swinclf.run_folder import find_data_folder, find_model
@@ -108,6 +114,8 @@ def predict_command(
     from swinclf.inference.label_folders import LabelFolders
     from swinclf.inference.predictor import InferenceOptions, open_predictor
 
+    if page:
+        check_folder_of(page, "--page")
     model = find_model(run)
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
@@ -120,7 +128,8 @@ def predict_command(
     if "-" not in inputs:
         paths = list(paths)
     gallery: list[Prediction] | None = [] if page else None
-    with _progress(report, paths, is_visible=bool(output or queue)) as advance:
+    writer = _writer(output, output_format, predictor.card.classes, top_k, reject)
+    with _progress(report, paths, is_visible=bool(output or queue)) as advance, writer:
         predictions: Iterable[Prediction] = tally.count(
             predict(
                 predictor,
@@ -134,11 +143,11 @@ def predict_command(
         )
         if queue:
             predictions = select_queue(predictor, predictions, queue, workers=workers)
-        classes = predictor.card.classes
-        with _writer(output, output_format, classes, top_k, reject) as writer:
-            _distribute(predictions, writer, folders, gallery)
+        _distribute(predictions, writer, folders, gallery)
     if page and gallery is not None:
-        write_gallery(page, gallery, predictor, is_queue=bool(queue), workers=workers)
+        write_gallery(
+            page, gallery, predictor, is_queue=bool(queue), workers=workers, report=report
+        )
     _print_end(tally, ignored, writer.count, output, page, folders)
     if tally.unreadable:
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED

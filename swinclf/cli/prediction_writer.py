@@ -48,6 +48,16 @@ def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat
     return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
 
 
+def check_folder_of(path: Path, option: str) -> None:
+    """Raise a RunError if the folder of a file to be written does not exist."""
+    if not path.parent.is_dir():
+        raise RunError(
+            f"to write '{path}'",
+            found="No such file or directory",
+            hint=f"create the folder '{path.parent}' first, or another {option}",
+        )
+
+
 class PredictionWriter:
     """Streaming output of predictions, to standard output or a file.
 
@@ -89,12 +99,7 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         """Open the output and write its header."""
         if self._output is not None:
-            if not self._output.parent.is_dir():
-                raise RunError(
-                    f"to write '{self._output}'",
-                    found="No such file or directory",
-                    hint=f"create the folder '{self._output.parent}' first, or another --output",
-                )
+            check_folder_of(self._output, "--output")
             self._file = FileReplacement(self._output).__enter__()
         if self._format is PredictFormat.CSV:
             ranks = range(2, self._runners_up + 2)

@@ -21,6 +21,7 @@ from swinclf.inference.labelling_queue import CANDIDATES, select_diverse
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs
+from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
 
@@ -157,6 +158,7 @@ def write_gallery(
     *,
     is_queue: bool = False,
     workers: int | None = None,
+    report: Reporter = SILENT,
 ) -> None:
     """Write an HTML page with the thumbnails of predictions.
 
@@ -166,7 +168,17 @@ def write_gallery(
         predictor: The model.
         is_queue: Whether the predictions are in order of importance, as by `select_queue`.
         workers: As for `predict`.
+        report: Receives progress.
     """
+
+    def draw(files: Sequence[str]) -> Iterator[bytes | None]:
+        count = default_workers() if workers is None else workers
+        ranges = predictor.card.preprocess.ranges
+        with report.track("thumbnails", len(files)) as advance:
+            for picture in thumbnails(Path(), files, workers=count, ranges=ranges):
+                advance(1)
+                yield picture
+
     rows = []
     for one in predictions:
         classes = one.top if one.is_unknown else one.top[1:]
@@ -180,12 +192,7 @@ def write_gallery(
         rows,
         [(one.path, one.error) for one in predictions if one.error],
         model=predictor.card.model,
-        thumbnails=lambda files: thumbnails(
-            Path(),
-            files,
-            workers=default_workers() if workers is None else workers,
-            ranges=predictor.card.preprocess.ranges,
-        ),
+        thumbnails=draw,
         is_ordered=is_queue,
     )
 
