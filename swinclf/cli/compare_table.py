@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
 from swinclf.reporter import terminal_safe
 
 if TYPE_CHECKING:
-    from swinclf.commands.compare import Comparison
+    from swinclf.commands.compare import Comparison, Leaderboard
     from swinclf.reporting.paired_comparison import PredictionPair
 
 CLASSES, IMAGES, WIDTH = 20, 10, 40
@@ -51,13 +52,41 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
             f"different predictions: {len(done.differing):,} images, most confident first",
         ]
         lines += [_image_line(one) for one in most_confident[:IMAGES]]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *done.notes]) + "\n"
+
+
+def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int | None) -> str:
+    """Return the comparison of several runs as JSON, or as tables of runs and groups of seeds."""
+    if result_format is ResultFormat.JSON:
+        return to_json(done.to_dict())
+    rows = [("run", "accuracy", "95 % interval", "to the best", "p (Holm)")]
+    for one in done.runs:
+        low, high = one.accuracy_ci95
+        p_value = "best" if one.p_value is None else f"{one.p_value:.2g}"
+        gap = "" if one.p_value is None else _points(one.difference)
+        interval = f"{low:.1%} to {high:.1%}"
+        rows.append((_safe(one.run), f"{one.accuracy:.1%}", interval, gap, p_value))
+    title = f"accuracy on the {done.images:,} images of all runs; McNemar's test against the best"
+    lines = [title, *align_columns(rows, width=width, elided=[0], right=[1, 2, 3, 4])]
+    if not done.images:
+        lines = ["no image was scored by all runs: each seed has its own validation images"]
+    if done.groups:
+        lines += ["", "mean and standard deviation over seeds, each run on all its images"]
+        groups = [("settings", "accuracy", "deviation", "seeds")]
+        for group in done.groups:
+            deviation = "" if group.deviation is None else f"{100 * group.deviation:.1f} points"
+            seeds = ", ".join(map(str, group.seeds))
+            groups.append((_safe(group.settings), f"{group.mean:.1%}", deviation, seeds))
+        lines += align_columns(groups, width=width, elided=[0, 3], right=[1, 2])
+    if done.differing:
+        lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
+    return "\n".join([*lines, "", *done.notes]) + "\n"
 
 
 def _verdict(done: Comparison) -> str:
     if done.overall.p_value >= 0.05:
         return "not significant"
-    return f"the {'second' if done.overall.difference > 0 else 'first'} is better"
+    return f"the {'second' if done.overall.difference > 0 else 'first'} is better on these images"
 
 
 def _image_line(one: PredictionPair) -> str:
