@@ -38,6 +38,12 @@ MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
 MAX_ROOMY = 12  # classes up to which the matrix has large cells
 MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
+CONSTANTS = {
+    "box": svg_charts,
+    "short_count": short_count,
+    "examples": EXAMPLES,
+    "version": __version__,
+}
 
 Row = TypeVar("Row")
 
@@ -134,11 +140,10 @@ def write_report(
     unseen = metrics.images - scores["right"] - len(mistakes)
     uses = _uses(mistakes, extra, confusion["pairs"]) + [one.path for one in gallery.rows]
     page = page_template("reporting", "report.html.jinja").render(
+        **CONSTANTS,
         **scores,
         **confusion,
         **_training(provenance.history),
-        box=svg_charts,
-        short_count=short_count,
         provenance=provenance,
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         verdict=verdict,
@@ -147,11 +152,9 @@ def write_report(
         skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
         mistakes=TruncatedList(mistakes, unseen),
         suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
-        examples=EXAMPLES,
         extra=extra,
         thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
-        version=__version__,
     )
     write_text(path, page)
     return verdict
