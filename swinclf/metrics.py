@@ -26,7 +26,7 @@ SELECTION_NOTE = (
 UNBIASED_NOTE = "for an unbiased score, use images that were not used in training"
 PROBE_NOTE = "linear probe (L-BFGS), no epochs"
 UNTRAINED_NOTE = (
-    "The network started from random weights: confidence, suspect labels and evidence need trained "
+    "The network started from random weights: confidence, label errors and evidence need trained "
     "weights."
 )
 

@@ -140,6 +140,7 @@ def test_metrics_agree_with_sklearn_on_the_predictions(mistaken):
     assert metrics["top5_accuracy"] == 1  # of three classes
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     assert metrics.pop("skipped") == 1
+    assert metrics.pop("verdict")["kinds"] == ["too few images"]
     assert run.metrics.to_dict() == metrics
 
 
