@@ -33,8 +33,9 @@ class ModelCard:
         model_args: Differences from the architecture of that name.
         precision: Number format of the run, the default for prediction.
         confidence: Calibration and rejection parameters.
-        split: How images were held out: `seed`, `val_split`, `dataset`, a digest of the folder's
-            path, and `content`, the first digits of the content digests of some images.
+        split: How images were held out: `seed`, `val_split`, `test_split` and `rule` (the version
+            of the rule), `dataset`, a digest of the folder's path, and `content`, the first digits
+            of the content digests of some images.
         versions: Versions of the packages that can change a prediction.
     """
 
@@ -163,10 +164,13 @@ def _split(text: str) -> dict[str, Any]:
     values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError(f"an object. Received: {text[:80]}")
-    seed, part = values.get("seed", 0), values.get("val_split", 0)
-    is_number = isinstance(part, int | float) and not isinstance(part, bool)
-    if type(seed) is not int or not is_number or not 0 <= part < 1:
+    seed, rule = values.get("seed", 0), values.get("rule", 1)
+    parts = [values.get(name, 0) for name in ("val_split", "test_split")]
+    are_numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in parts)
+    if type(seed) is not int or not are_numbers or not all(0 <= one < 1 for one in parts):
         raise ValueError(f"a seed and a val_split in [0, 1). Received: {text[:80]}")
+    if rule not in (1, 2):
+        raise ValueError(f"a split by rule 1 or 2. Received: {text[:80]}")
     if "dataset" in values and not values.keys() >= {"seed", "val_split"}:
         raise ValueError(f"a seed and a val_split. Received: {text[:80]}")
     content = values.get("content", [])

@@ -151,6 +151,21 @@ class Config(Generic[Open]):
         low=0,
         high=0.9,
     )
+    test_split: float = _setting(
+        0.0,
+        "Fraction of each class that is held out for the final score alone and selects nothing.",
+        low=0,
+        high=0.9,
+    )
+    folds: int | Open = _setting(
+        None,
+        "Cross-validate a frozen network's head in this many folds, and fit the final head to all "
+        "images; 0 holds images out instead.",
+        low=0,
+        high=100,
+        auto="5 below 300 images if the backbone is frozen and trained, and neither a val folder "
+        "nor --val-split is given; else 0",
+    )
     val: str | None = _setting(
         None,
         "A folder of class folders for validation.",

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -351,6 +352,16 @@ def expand_home(path: str) -> str:
     if not path.startswith("~") or os.path.lexists(path.replace("\\", "/").split("/")[0]):
         return path
     return os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings they were given as
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key by which numbers in names are in numerical order.
+
+    >>> sorted(["IMG 10", "img 3", "IMG 2"], key=natural_key)
+    ['IMG 2', 'img 3', 'IMG 10']
+    """
+    pieces = re.split(r"([0-9]+)", name)  # text and digits by turns
+    return [int(one) if number % 2 else one.casefold() for number, one in enumerate(pieces)], name
 
 
 def decode_text(data: bytes) -> str:

@@ -74,6 +74,23 @@ def remove_stale_locks(folder: Path) -> None:
             FolderLock(locked).release()
 
 
+def lock_owner(folder: Path) -> str:
+    """Return which process has reserved a folder; empty if none has.
+
+    Without lock files nothing is created, so that a folder may be listed without writing to it.
+    """
+    folder = folder.resolve()
+    outside = folder.with_name(f".{folder.name}{LOCK_SUFFIX}")
+    if outside.exists() or (folder / LOCK_SUFFIX).exists():
+        try:
+            FolderLock(folder).release()
+        except LockHeldError as held:
+            return str(held)
+        except OSError:
+            return ""
+    return ""
+
+
 def describe_process() -> str:
     """Return a description of this process for the lock messages of others."""
     return f"process {os.getpid()} on {socket.gethostname()}"

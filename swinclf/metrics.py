@@ -60,7 +60,7 @@ class Metrics:
         accuracy_ci95: The accuracy's 95 % Wilson interval, low and high.
         top5_accuracy: Share whose true class is among the min(5, K) most probable.
         balanced_accuracy: Mean recall of the classes that have images.
-        macro_f1: Mean F1 of the classes that have images or were predicted.
+        macro_f1: Mean F1 of the classes that have images.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error of the predicted class, with 15 bins of equal width.
         per_class: Class name -> its scores, in the order of `classes`.
@@ -254,7 +254,7 @@ class Tally:
             accuracy_ci95=wilson_interval(int(is_right.sum()), image_count),
             top5_accuracy=float(in_top.mean()),
             balanced_accuracy=float(recall[support > 0].mean()),
-            macro_f1=float(f1[support + calls > 0].mean()),
+            macro_f1=float(f1[support > 0].mean()),
             loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
             ece=expected_calibration_error(confidence, is_right),
             per_class=dict(zip(self.classes, per_class, strict=True)),

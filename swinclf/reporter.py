@@ -17,6 +17,15 @@ LOGGER = logging.getLogger("swinclf")
 LOGGER.addHandler(logging.NullHandler())  # silent unless configured
 
 
+def format_percent(share: float) -> str:
+    """Return a share as percent with one decimal, as all texts of the program write it.
+
+    >>> format_percent(0.4129)
+    '41.3 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
 @dataclass(frozen=True)
 class EpochRow:
     """One line of history.csv.

@@ -74,6 +74,12 @@ def contradictions(values: Mapping[str, Any]) -> list[str]:
         name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
     ):
         problems.append(f"name is the name of one folder, not {name!r}")
+    if values.get("folds") == 1:
+        problems.append("--folds is 0 or at least 2, not 1")
+    if values.get("folds") and values.get("val_split"):
+        problems.append("--folds and --val-split cannot be combined")
+    if values.get("val_split", 0.2) + values.get("test_split", 0) > 0.9:
+        problems.append("--val-split and --test-split leave less than a tenth for training")
     if values.get("teacher") is None:
         idle = [name for name in _TEACHER_SETTINGS if values.get(name) is not None]
         problems += [f"--{name.replace('_', '-')} has no effect without --teacher" for name in idle]

@@ -30,6 +30,8 @@ class TrainOptions(TypedDict, total=False):
     img_size: int | None
     train_size: int | None
     val_split: float
+    test_split: float
+    folds: int | None
     val: str | Path | None
     fit: Fit | Literal["crop", "pad", "squash"] | None
     mean: str | tuple[float, ...] | list[float] | None

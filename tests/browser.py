@@ -131,6 +131,10 @@ class Browser:
         self._call("Input.dispatchKeyEvent", type="keyDown", text=text, **values)
         self._call("Input.dispatchKeyEvent", type="keyUp", **values)
 
+    def print_media(self, emulated: bool) -> None:
+        """Whether the page is styled as it would be printed."""
+        self._call("Emulation.setEmulatedMedia", media="print" if emulated else "")
+
     def without_scripts(self, disabled: bool) -> None:
         """Whether pages opened from now on run scripts."""
         self._call("Emulation.setScriptExecutionDisabled", value=disabled)

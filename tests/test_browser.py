@@ -63,7 +63,9 @@ def page(tmp_path_factory):
             title=NAMES[0],
             data="data",
             command="swinclf eval",
-            history=[{"epoch": epoch, "train_loss": 1 / epoch, "lr": 0.1} for epoch in (1, 2, 3)],
+            history=[
+                {"epoch": epoch, "train_loss": 1 / epoch, "lr": 7.5e-4} for epoch in (1, 2, 3)
+            ],
         ),
         metrics=metrics,
         matrix=None,
@@ -305,6 +307,83 @@ def test_without_scripts_cells_are_links_and_all_is_there(opened, page):
         pair = opened.run("document.querySelector('.matrix a').dataset.pair")
         opened.click(".matrix a")
         assert opened.run(SHOWN) == [pair]
+    finally:
+        opened.without_scripts(False)
+        opened.open(page)
+
+
+SHOWN_IMAGES = (
+    "[...document.querySelectorAll('#gallery figure')].filter(f => f.checkVisibility())"
+    ".map(f => [f.dataset.class, f.dataset.result])"
+)
+
+
+def choose(chromium, select, value):
+    """Chooses an option as a user does, which makes the page hear of it."""
+    chromium.run(
+        f"(s => (s.value = '{value}', s.dispatchEvent(new Event('change', {{bubbles: true}}))))"
+        f"(document.querySelector('#{select}'))"
+    )
+    return chromium.run(SHOWN_IMAGES)
+
+
+def test_the_gallery_is_filtered_by_class_result_and_confidence(opened):
+    assert opened.run(SHOWN_IMAGES) == []
+    opened.click("#gallery summary")
+    everything_shown = opened.run(SHOWN_IMAGES)
+    assert len(everything_shown) == 120
+    wrong = choose(opened, "of-result", "0")
+    assert wrong == [one for one in everything_shown if one[1] == "0"]
+    assert choose(opened, "of-class", "1") == [one for one in wrong if one[0] == "1"]
+    assert choose(opened, "of-confidence", "0.95 2") == []  # all are of 50 %
+    assert opened.run("document.querySelector('#gallery output').textContent") == (
+        "0 of 120 images"
+    )
+    for select in ("of-class", "of-result", "of-confidence"):
+        choose(opened, select, "")
+    assert opened.run(SHOWN_IMAGES) == everything_shown
+
+
+def test_the_gallery_opens_and_filters_by_keyboard(opened):
+    opened.run("document.querySelector('#gallery summary').focus()")
+    opened.press("Enter")
+    for select in ("of-class", "of-result", "of-confidence"):
+        opened.press("Tab")
+        assert opened.run("document.activeElement.id") == select
+        assert opened.run("document.activeElement.labels[0].innerText.trim().length > 0")
+
+
+def test_the_printed_page_has_no_gallery_and_a_sensible_length(opened):
+    opened.click("#gallery summary")
+    opened.print_media(True)
+    try:
+        assert opened.run(SHOWN_IMAGES) == []
+        assert opened.run("document.querySelector('#gallery h2').checkVisibility()")
+        assert opened.run("document.querySelector('#curves table').checkVisibility()") is False
+    finally:
+        opened.print_media(False)
+
+
+def test_no_label_of_a_diagram_is_cut_off(opened):
+    cut = (
+        "[...document.querySelectorAll('.diagrams svg')]"
+        ".flatMap(s => [...s.querySelectorAll('text')]"
+        ".filter(t => t.getBoundingClientRect().left < s.getBoundingClientRect().left - 0.5"
+        " || t.getBoundingClientRect().right > s.getBoundingClientRect().right + 0.5)"
+        ".map(t => t.textContent))"
+    )
+    assert opened.run("document.querySelectorAll('.diagrams svg text').length") > 20
+    opened.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert opened.run(cut) == []
+
+
+def test_without_scripts_the_gallery_can_be_opened(opened, page):
+    opened.without_scripts(True)
+    try:
+        opened.open(page)
+        opened.click("#gallery summary")
+        assert len(opened.run(SHOWN_IMAGES)) == 120
+        assert opened.run("document.querySelector('#of-class').checkVisibility()") is False
     finally:
         opened.without_scripts(False)
         opened.open(page)

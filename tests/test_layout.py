@@ -7,6 +7,7 @@ from test_folder import error_of, paths_of, touch, unreadable
 
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, scan_folder
+from swinclf.data.split import SplitRule
 from swinclf.data.split_names import is_part_name, recognize_splits, split_name
 
 CLASSES = ("daisy", "rose", "tulip")
@@ -142,7 +143,7 @@ def test_splits_in_each_class(root):
         "folders read as splits, in each class: 'Train' as train, 'test' as test"
     )
     digests = {path: path.encode() for path in paths_of(index)}
-    dataset = assign_splits(index, digests, {}, val_split=0.5, seed=0)
+    dataset = assign_splits(index, digests, {}, SplitRule(0.5))
     assert all("/Train/" in path.path for path in dataset.of(VAL))
 
 

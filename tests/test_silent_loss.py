@@ -23,6 +23,7 @@ from swinclf.data.image_detector import (
     is_readable_format,
     unsupported_format,
 )
+from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
 from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.errors import DataError
@@ -373,7 +374,7 @@ def test_every_class_of_two_has_one_held_out(tmp_path):
     index = scan_folder(tmp_path)
     digests = {image.path: image.path.encode() for image in index.images}
     for seed in range(20):
-        dataset = assign_splits(index, digests, {}, val_split=0.2, seed=seed)
+        dataset = assign_splits(index, digests, {}, SplitRule(0.2, seed=seed))
         assert dataset.counts(VAL)["a"] == 0
         assert dataset.counts(VAL)["b"] == 1
         assert 1 <= dataset.counts(VAL)["c"] < 9

@@ -50,8 +50,9 @@ def planted():
 def test_features_find_the_swaps(planted):
     images, features, swapped = planted
     listener = Listener()
-    found = find_label_issues(images, features, KINDS, seed=0, report=listener)
+    found, review = find_label_issues(images, features, KINDS, seed=0, report=listener)
     assert {one.path for one in found} == swapped
+    assert (review.images, review.contradicted, review.is_reliable) == (180, 9, True)
     assert all(one.path.split("/")[1].startswith(one.suggested) for one in found)
     assert listener.notes == []
 
@@ -60,7 +61,7 @@ def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatc
     images, features, swapped = planted
     monkeypatch.setattr(dataset_insights, "IMAGES_MOST", 150)
     listener = Listener()
-    found = find_label_issues(images, features, KINDS, seed=0, report=listener)
+    found, _ = find_label_issues(images, features, KINDS, seed=0, report=listener)
     assert 5 <= len(found) <= 9
     assert {one.path for one in found} <= swapped
     assert listener.notes == ["label issues are searched in 150 of 180 images"]
@@ -72,7 +73,7 @@ def test_classes_too_small_to_judge_have_no_suspects(planted):
     found = find_label_issues(
         [images[row] for row in rows], features[rows], KINDS, seed=0, report=Listener()
     )
-    assert found == []
+    assert found == ([], None)
 
 
 def test_small_matrices_are_left_to_one_thread(monkeypatch):

@@ -33,6 +33,7 @@ from swinclf.device import Hardware, Precision
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.models.compute import Computer
 from swinclf.pipeline import prepare
+from swinclf.reporter import SILENT
 from swinclf.training import loop
 from swinclf.training.defaults import (
     ClassWeights,
@@ -56,8 +57,18 @@ def mistaken(tmp_path_factory):
     root = tmp_path_factory.mktemp("mistaken")
     data = write_dataset(root / "greys", per_class=40, colours=NEAR)
     (data / "a grey" / "broken.jpg").write_bytes(b"no picture")
-    settings = {**SMALL_SETTINGS, "val_split": 0.4, "epochs": 3, "lr": 1e-3}
+    settings = {**SMALL_SETTINGS, "val_split": 0.4, "epochs": 3, "lr": 3e-4}
     return swinclf.train(data, out=str(root / "runs"), **settings), data
+
+
+class Notes:
+    """A reporter that stores the notes."""
+
+    def __init__(self, notes):
+        self.note = notes.append
+
+    def __getattr__(self, name):
+        return getattr(SILENT, name)
 
 
 @pytest.fixture
@@ -173,10 +184,10 @@ def test_the_split_is_disjoint_and_stratified(mistaken):
     assert all(row["path"].startswith(row["label"] + "/") for row in rows)
     for label in NEAR:
         held_out = [row["split"] for row in rows if row["label"] == label].count("val")
-        assert 8 <= held_out <= 24  # 16 of 40, give or take: each image is drawn by its content
+        assert held_out == 16  # of 40
 
 
-def test_adding_images_moves_no_old_one_across(dataset, tmp_path):
+def test_added_images_move_few_old_ones_and_the_quotas_stay_exact(dataset, tmp_path):
     def split():
         run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS)
         return {row["path"]: row["split"] for row in read_rows(run.folder.split)}
@@ -189,7 +200,14 @@ def test_adding_images_moves_no_old_one_across(dataset, tmp_path):
             )
     after = split()
     assert len(after) == len(before) + 30
-    assert {path: after[path] for path in before} == before
+    for label in COLOURS:
+        counts = [
+            [split for path, split in one.items() if path.startswith(label)].count("val")
+            for one in (before, after)
+        ]
+        assert counts == [2, 4]  # of 12 and of 22
+    moved = [path for path, split in before.items() if after[path] != split]
+    assert len(moved) < 6
 
 
 def test_history_has_its_columns_and_a_row_an_epoch(mistaken):
@@ -197,18 +215,15 @@ def test_history_has_its_columns_and_a_row_an_epoch(mistaken):
     assert run.folder.history.read_text("utf-8").splitlines()[0] == HISTORY
     rows = read_rows(run.folder.history)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[-1]["lr"]) == pytest.approx(1e-3 * 0.01)
+    assert float(rows[-1]["lr"]) == pytest.approx(3e-4 * 0.01)
     assert all(float(row["seconds"]) > 0 and float(row["images_per_second"]) > 0 for row in rows)
-    best = max(float(row["val_accuracy"]) for row in rows)
-    assert best == pytest.approx(run.metrics.accuracy), "the best epoch's weights are kept"
 
 
-def test_the_metrics_are_the_best_epochs_with_its_temperature(mistaken):
+def test_the_metrics_are_those_of_the_epoch_of_least_loss(mistaken):
     run, _ = mistaken
-    rows = read_rows(run.folder.history)
-    best = max(rows, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    best = min(read_rows(run.folder.history), key=lambda row: float(row["val_loss"]))
     assert run.metrics.accuracy == pytest.approx(float(best["val_accuracy"]))
-    assert run.metrics.loss < float(best["val_loss"]), "the temperature is fitted on these images"
+    assert run.metrics.loss <= float(best["val_loss"]) + 1e-4, "with a temperature if it helps"
 
 
 def test_config_tells_every_value_and_where_it_came_from(cli, dataset, tmp_path):
@@ -458,7 +473,7 @@ def test_a_training_that_ends_below_the_baseline_keeps_the_baseline(
         assert (before[name].tobytes() == after[name].tobytes()) == (name not in heads), name
     assert json.loads((run / "metrics.json").read_text("utf-8"))["accuracy"] == 1
     saved = json.loads((run / "baseline.json").read_text("utf-8"))
-    assert (saved["val_accuracy"], saved["train_images"]) == (1.0, 32)
+    assert (saved["val_accuracy"], saved["train_images"]) == (1.0, 30)
 
 
 def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monkeypatch):
@@ -736,20 +751,22 @@ def test_all_problems_of_the_settings_are_told_at_once():
         assert part in error.value.found
 
 
-def test_early_stopping_keeps_the_best_epoch(dataset, tmp_path, monkeypatch):
+def test_early_stopping_keeps_the_epoch_of_least_loss(dataset, tmp_path, monkeypatch):
+    losses = iter([1.0, 0.8, 0.9, 0.9, 0.95, 0.9, 0.9, 0.9])
     accuracies = iter([0.2, 0.5, 0.9, 0.4, 0.9, 0.9, 0.1, 0.1])
-    ended_with = []
+    ended_with, notes = [], []
 
     def scripted(model, *_):
         ended_with.append({name: one.clone() for name, one in model.state_dict().items()})
-        return 1.0, next(accuracies)
+        return next(losses), next(accuracies)
 
     monkeypatch.setattr(loop, "validate", scripted)
     settings = {**SMALL_SETTINGS, "epochs": 8, "patience": 3}
-    run = swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
+    run = swinclf.train(dataset, out=str(tmp_path / "runs"), report=Notes(notes), **settings)
     history = read_rows(run.folder.history)
     assert [row["val_accuracy"] for row in history] == ["0.2", "0.5", "0.9", "0.4", "0.9", "0.9"]
-    best = {name: one.cpu().numpy() for name, one in ended_with[2].items()}
+    assert any("stopped after epoch 6" in note and "for 3 epochs" in note for note in notes)
+    best = {name: one.cpu().numpy() for name, one in ended_with[1].items()}
     assert same_weights(weights_of(run.folder.path), best)
 
 

@@ -18,7 +18,7 @@ from swinclf.commands import train as train_verb
 from swinclf.commands.check import check
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
-from swinclf.data.split import split_position
+from swinclf.data.split import SplitRule
 from swinclf.data.value_range import describe_range, measure_ranges, merge_ranges
 from swinclf.device import Hardware, Precision, StopFlag
 from swinclf.errors import ExitCode, Interrupted
@@ -380,7 +380,7 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
 
 def settled(data, notes, *, saved=None, seed=0):
     """The value ranges of a training on a folder."""
-    options = ExtractionOptions("", 0, False, 0.2, seed, False, 0)
+    options = ExtractionOptions("", 0, False, SplitRule(0.2, seed=seed), False, 0)
     start = StartingModel(nn.Identity(), PREPROCESS, Regime.HEAD, True, True, "", options)
     context = Context(Hardware("cpu", Precision.FP32, ""), notes, StopFlag())
     return resolve_ranges(scan_folder(data), start, context, saved).preprocess.ranges
@@ -393,7 +393,7 @@ def test_only_training_images_are_measured(tmp_path):
             tmp_path / "d" / "0" / f"bright{number}.tif",
             np.full((4, 4), 60_000 + number, np.uint16),
         )
-        if split_position(content_digest(path.read_bytes()), 0) >= 0.2:
+        if SplitRule(0.2).position(content_digest(path.read_bytes())) >= 0.2:
             path.unlink()
         else:
             bright += 1

@@ -10,13 +10,10 @@ from swinclf.cli.inspect_commands import (
     inspect_command,
     models_command,
 )
-from swinclf.cli.model_commands import (
-    compare_command,
-    eval_command,
-    export_command,
-    predict_command,
-)
+from swinclf.cli.model_commands import eval_command, export_command
+from swinclf.cli.predict_command import predict_command
 from swinclf.cli.program import app, handle_errors
+from swinclf.cli.run_commands import compare_command, relabel_command, runs_command
 from swinclf.cli.train_commands import demo_command, train_command
 from swinclf.errors import ExitCode
 
@@ -27,6 +24,8 @@ COMMANDS: Mapping[str, Callable[..., ExitCode | None]] = {
     "export": export_command,
     "check": check_command,
     "compare": compare_command,
+    "runs": runs_command,
+    "relabel": relabel_command,
     "inspect": inspect_command,
     "models": models_command,
     "doctor": doctor_command,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.panel import Panel
 from rich.text import Text
 
-from swinclf.errors import SwinclfError
+from swinclf.errors import ConfigError, SwinclfError
 from swinclf.reporter import terminal_safe
 from swinclf.terminal import error_console, print_styled
 
@@ -31,3 +33,26 @@ def print_box(title: str, text: str) -> None:
         print_styled(Panel(Text(terminal_safe(text)), title=title, expand=False, padding=(1, 2)))
     else:
         print_line(f"{title}\n{text}")
+
+
+def has_terminal() -> bool:
+    """Return whether there is a terminal to ask a question on."""
+    return bool(sys.stdin and sys.stdin.isatty())
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """Return whether the user agrees, by an option or on the terminal.
+
+    Raises:
+        ConfigError: If there is no terminal to ask on.
+    """
+    if yes:
+        return True
+    if not has_terminal():
+        raise ConfigError(
+            "--yes, as there is no terminal to ask on",
+            found=f"a question: {question}",
+            hint="the same command with --yes",
+        )
+    answer = error_console().input(f"{terminal_safe(question)} [y/N] ", markup=False)
+    return answer.strip().lower() in ("y", "yes")

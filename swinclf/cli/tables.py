@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.errors import RunError
-from swinclf.files import FileReplacement, csv_text, to_json, to_utf8
-from swinclf.reporter import terminal_safe
+from swinclf.files import to_json
+from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
     from swinclf.commands.export import Export
     from swinclf.commands.inspect import Inspection
-    from swinclf.commands.predict import Prediction
     from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
     from swinclf.metrics import Metrics
@@ -31,29 +26,6 @@ class ResultFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
-
-
-class PredictFormat(StrEnum):
-    """Output format of predictions."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
-EXTENSIONS = {
-    ".csv": PredictFormat.CSV,
-    ".json": PredictFormat.JSON,
-    ".jsonl": PredictFormat.JSONL,
-    ".ndjson": PredictFormat.JSONL,
-}
-
-
-def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat:
-    """Return the output format: as given, else by the extension of the file, else a table."""
-    extension = output.suffix.lower() if output is not None else ""
-    return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
 
 
 class Split(StrEnum):
@@ -70,20 +42,32 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
     width = min(40, max(len(one_line(name)) for name in metrics.classes))
+    class_count = len(metrics.classes)
+    with_images = sum(one.support > 0 for one in metrics.per_class.values())
+    means = ""
+    if with_images < class_count:
+        means = f" (mean of the {with_images:,} of {class_count:,} classes with images)"
     lines = [
         f"accuracy           {accuracy_with_interval(metrics)}",
-        *([f"top-5 accuracy     {metrics.top5_accuracy:.1%}"] if len(metrics.classes) > 5 else []),
-        f"balanced accuracy  {metrics.balanced_accuracy:.1%}",
-        f"macro F1           {metrics.macro_f1:.3f}",
+        *(
+            [f"top-5 accuracy     {format_percent(metrics.top5_accuracy)}"]
+            if class_count > 5
+            else []
+        ),
+        f"balanced accuracy  {format_percent(metrics.balanced_accuracy)}{means}",
+        f"macro F1           {format_percent(metrics.macro_f1)}{means}",
         f"loss               {metrics.loss:.4f}",
-        f"calibration (ECE)  {metrics.ece:.3f}",
+        f"calibration (ECE)  {format_percent(metrics.ece)}",
         f"images             {metrics.images:,} ({metrics.split})",
         "",
-        f"{'class':<{width}}  precision  recall     F1  images",
+        f"{'class':<{width}}  precision   recall       F1  images",
     ]
     for name, one in metrics.per_class.items():
+        recall, f1 = (
+            format_percent(share) if one.support else "-" for share in (one.recall, one.f1)
+        )
         lines.append(
-            f"{_padded(name, width)}  {one.precision:9.1%}  {one.recall:6.1%}  {one.f1:5.3f}"
+            f"{_padded(name, width)}  {format_percent(one.precision):>9}  {recall:>7}  {f1:>7}"
             f"  {one.support:6,}"
         )
     confused = metrics.most_confused(5)
@@ -100,23 +84,24 @@ def rejection_text(done: RejectionScores) -> str:
     """Return the effect of rejecting predictions."""
     lines = [
         f"with --reject {done.precision:g}",
-        f"  known classes    {done.known_accepted:.1%} of {done.known:,} images accepted, "
-        f"{done.right:.1%} of these correct",
+        f"  known classes    {format_percent(done.known_accepted)} of {done.known:,} images "
+        f"accepted, {format_percent(done.right)} of these correct",
     ]
     if done.unknown:
         lines += [
-            f"  unknown classes  {done.unknown_accepted:.1%} of {done.unknown:,} images accepted",
+            f"  unknown classes  {format_percent(done.unknown_accepted)} of {done.unknown:,} "
+            "images accepted",
             "  out-of-distribution detection: AUROC "
             f"{done.auroc_probability:.3f} by probability, "
             f"{done.auroc_ood:.3f} by OOD score",
         ]
     if done.unknown and done.known:
-        low, high = done.difference
+        low, high = map(format_percent, done.difference)
         lines += [
-            f"  unknown images are accepted less often: by {low:.1%} to {high:.1%} (95 % interval)"
+            f"  unknown images are accepted less often: by {low} to {high} (95 % interval)"
             if done.detects_unknown
             else "  unknown images are not significantly less accepted (known minus unknown, 95 % "
-            f"interval: {low:+.1%} to {high:+.1%}): do not rely on --reject for them"
+            f"interval: {low} to {high}): do not rely on --reject for them"
         ]
     return "\n".join(lines)
 
@@ -125,7 +110,7 @@ def export_text(done: Export) -> str:
     """Return the parity of an export with its run."""
     parity = done.parity
     lines = [
-        f"{done.path}",
+        f"{done.path} ({done.path.stat().st_size / 1e6:,.1f} MB)",
         f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
         f"largest difference of a probability {parity.largest:.2g} "
         f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",
@@ -284,102 +269,10 @@ def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -
     return "".join(f"{name:<{width}}  {value}\n" for name, value in findings.items())
 
 
-class PredictionWriter:
-    """Streaming output of predictions, to standard output or a file.
-
-    A file is written atomically; after an interrupt an existing one is unchanged.
-    Names are written byte for byte, except in the table, which is for terminals.
-
-    Args:
-        output: The file; None for standard output.
-        output_format: Format.
-        classes: For the width of the table.
-    """
-
-    def __init__(
-        self, output: Path | None, output_format: PredictFormat, classes: Sequence[str]
-    ) -> None:
-        self.count = 0
-        self._format = output_format
-        self._width = min(40, max(len(one_line(name)) for name in classes))
-        self._output = output
-        self._file: FileReplacement | None = None
-
-    def __enter__(self) -> PredictionWriter:
-        """Open the output and write its header."""
-        if self._output is not None:
-            if not self._output.parent.is_dir():
-                raise RunError(
-                    f"to write '{self._output}'",
-                    found="No such file or directory",
-                    hint=f"create the folder '{self._output.parent}' first, or another --output",
-                )
-            self._file = FileReplacement(self._output).__enter__()
-        if self._format is PredictFormat.CSV:
-            self._put(csv_text([["path", "label", "probability", "error"]]))
-        elif self._format is PredictFormat.JSON:
-            self._put("[")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Write the end of the output; publish a file."""
-        if kind is None:
-            if self._format is PredictFormat.JSON:
-                self._put("\n]\n" if self.count else "]\n")
-            if self._file is None:
-                flush_data()
-        if self._file is not None:
-            self._file.__exit__(kind, value, trace)
-
-    def write(self, prediction: Prediction) -> None:
-        """Write one prediction; flush standard output."""
-        self._put(self._text(prediction))
-        self.count += 1
-        if self._file is None and self._format is not PredictFormat.JSON:
-            flush_data()
-
-    def _put(self, text: str) -> None:
-        if self._file is None:
-            write_data(text)
-        else:
-            self._file.write(to_utf8(text))
-
-    def _text(self, one: Prediction) -> str:
-        if self._format is PredictFormat.CSV:
-            probability = "" if one.error else repr(one.probability)
-            return csv_text([[one.path, one.label, probability, one.error]])
-        if self._format is PredictFormat.JSONL:
-            return _json_line(one) + "\n"
-        if self._format is PredictFormat.JSON:
-            return (",\n  " if self.count else "\n  ") + _json_line(one)
-        path = one_line(one.path)
-        if one.error:
-            return f"{'error':>6}  {'-':<{self._width}}  {path}: {one_line(one.error)}\n"
-        others = ", ".join(f"{one_line(label)} {value:.1%}" for label, value in one.top[1:])
-        more = f"  ({others})" if others else ""
-        return f"{one.probability:6.1%}  {_padded(one.label, self._width)}  {path}{more}\n"
-
-
-def _json_line(one: Prediction) -> str:
-    if one.error:
-        record: dict[str, object] = {"path": one.path, "error": one.error}
-    else:
-        top = [{"label": label, "probability": share} for label, share in one.top]
-        record = {"path": one.path, "label": one.label, "probability": one.probability, "top": top}
-    text = json.dumps(record, ensure_ascii=False)
-    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
-    return text if is_unicode else json.dumps(record)
-
-
 def accuracy_with_interval(metrics: Metrics) -> str:
     """Return an accuracy with its interval."""
-    low, high = metrics.accuracy_ci95
-    return f"{metrics.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    low, high = map(format_percent, metrics.accuracy_ci95)
+    return f"{format_percent(metrics.accuracy)} (95 % interval {low} to {high})"
 
 
 def _padded(name: str, width: int) -> str:

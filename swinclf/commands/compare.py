@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from swinclf.errors import DataError, RunError
-from swinclf.files import read_csv, write_json
+from swinclf.config import SETTINGS
+from swinclf.data.thumbnails import thumbnails
+from swinclf.device import default_workers
+from swinclf.errors import ConfigError, DataError, RunError
+from swinclf.files import read_csv, read_json, write_json
 from swinclf.latest_run import follow_latest
-from swinclf.reporting.paired_comparison import PairedCounts, PredictionPair
+from swinclf.metrics import wilson_interval
+from swinclf.reporting.compare_page import write_compare_page
+from swinclf.reporting.paired_comparison import (
+    DifferingImage,
+    PairedCounts,
+    PredictionPair,
+    RunScore,
+    SeedGroup,
+    holm,
+)
 from swinclf.run_folder import make_folder
 
 PREDICTIONS = "predictions.csv"
 COLUMNS = ("path", "label", "predicted", "probability")
+# Settings that do not change what is learned, but for the random numbers.
+_NOT_COMPARED = ("seed", "name", "out", "device", "threads", "workers", "cache", "cache_gib")
+SEED_NOTE = (
+    "This compares trained models on these images. Another --seed alone moves accuracy by a point "
+    "or more: to compare settings, train each with --seed 0, 1 and 2, and compare all those runs."
+)
+SELECTED_NOTE = "Each run selected its epoch on these images: the accuracies are a little too high."
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,7 @@ class Comparison:
         overall: Counts over all images.
         classes: Counts over the images of each class, largest difference first.
         differing: Images with different predictions, in order of path.
+        notes: What the comparison does not show.
     """
 
     first: Path
@@ -36,6 +58,7 @@ class Comparison:
     overall: PairedCounts
     classes: Mapping[str, PairedCounts]
     differing: tuple[PredictionPair, ...]
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. The difference is the second accuracy less the first."""
@@ -48,6 +71,29 @@ class Comparison:
             "classes": {name: _record(counts) for name, counts in self.classes.items()},
             "differing": [asdict(pair) for pair in self.differing],
         }
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The comparison of any number of classifiers on the images that all of them have.
+
+    Attributes:
+        images: Number of those images; 0 if another seed has selected other validation images.
+        runs: The runs, the most accurate first; none without such images.
+        groups: Runs that differ in their seed only, the most accurate first; empty if none do.
+        differing: Images with different predictions, in order of path.
+        notes: What the comparison does not show.
+    """
+
+    images: int
+    runs: tuple[RunScore, ...]
+    groups: tuple[SeedGroup, ...]
+    differing: tuple[DifferingImage, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON. A difference is the run's accuracy less the best."""
+        return asdict(self)
 
 
 def compare(first: Path, second: Path, *, output: Path | None = None) -> Comparison:
@@ -78,10 +124,157 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
         overall=PairedCounts.from_pairs(pairs),
         classes={name: classes[name] for name in changed},
         differing=tuple(pair for pair in pairs if pair.first != pair.second),
+        notes=_notes([first, second]),
     )
     if output is not None:
         write_json(make_folder(output.parent) / output.name, comparison.to_dict())
     return comparison
+
+
+def rank_runs(
+    folders: Sequence[Path], *, output: Path | None = None, page: Path | None = None
+) -> Leaderboard:
+    """Compare any number of runs or evaluations, on the images that all of them have.
+
+    Args:
+        folders: As for `compare`, two or more.
+        output: A JSON file for the comparison.
+        page: An HTML file for it, with the images on which they differ.
+
+    Raises:
+        ConfigError: If there are less than two folders.
+        RunError: If one of them has no predictions.
+        DataError: If an image has different labels, or if there is nothing to compare: no image
+            that all have, and no runs that differ in their seed only.
+    """
+    if len(folders) < 2:
+        raise ConfigError(
+            "two runs or more to compare",
+            found=f"{len(folders)}",
+            hint="swinclf compare RUN RUN, and swinclf runs lists them",
+        )
+    folders = [follow_latest(folder) for folder in folders]
+    tables = [_predictions(folder) for folder in folders]
+    common = sorted(set.intersection(*(set(table) for table in tables)))
+    groups = _seed_groups(folders, tables)
+    for (first, rows), (second, others) in pairwise(zip(folders, tables, strict=True)):
+        if not (common or groups):
+            _check_same_images(first, second, rows, others)
+        same = [{path: table[path] for path in common} for table in (rows, others)]
+        _check_same_images(first, second, *same)
+        _check_same_data(first, second, common)
+    done = Leaderboard(
+        images=len(common),
+        runs=_rank(folders, tables, common) if common else (),
+        groups=groups,
+        differing=tuple(
+            DifferingImage(
+                path, tables[0][path]["label"], tuple(table[path]["predicted"] for table in tables)
+            )
+            for path in common
+            if len({table[path]["predicted"] for table in tables}) > 1
+        ),
+        notes=_notes(folders) if common else (),
+    )
+    if output is not None:
+        write_json(make_folder(output.parent) / output.name, done.to_dict())
+    if page is not None:
+        _write_page(page, done, folders)
+    return done
+
+
+def _rank(
+    folders: Sequence[Path],
+    tables: Sequence[Mapping[str, Mapping[str, str]]],
+    common: Sequence[str],
+) -> tuple[RunScore, ...]:
+    """Return the scores of runs, best first, each compared with the best."""
+    right = [[_is_right(table[path]) for path in common] for table in tables]
+    order = sorted(range(len(folders)), key=lambda index: -sum(right[index]))
+    best = order[0]
+    counts = {
+        index: PairedCounts.from_outcomes(zip(right[best], right[index], strict=True))
+        for index in order
+    }
+    corrected = dict(
+        zip(order[1:], holm([counts[index].p_value for index in order[1:]]), strict=True)
+    )
+    return tuple(
+        RunScore(
+            run=str(folders[index]),
+            number=index + 1,
+            accuracy=sum(right[index]) / len(common),
+            accuracy_ci95=wilson_interval(sum(right[index]), len(common)),
+            difference=counts[index].difference,
+            difference_ci95=counts[index].difference_ci95,
+            p_value=corrected.get(index),
+            own_images=len(tables[index]),
+            own_accuracy=_accuracy(tables[index]),
+        )
+        for index in order
+    )
+
+
+def _seed_groups(
+    folders: Sequence[Path], tables: Sequence[Mapping[str, Mapping[str, str]]]
+) -> tuple[SeedGroup, ...]:
+    """Return the runs grouped by their settings but for the seed; none if all groups are single."""
+    groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for folder, table in zip(folders, tables, strict=True):
+        config = _config_of(folder) or _config_of(folder.parent)
+        if not config:
+            continue
+        given = {name: config.get(name) for name in SETTINGS if name not in _NOT_COMPARED}
+        groups[json.dumps(given)].append((int(config.get("seed", 0)), _accuracy(table)))
+    if all(len({seed for seed, _ in members}) < 2 for members in groups.values()):
+        return ()
+    settings = [json.loads(key) for key in groups]
+    varied = [name for name in settings[0] if len({str(one[name]) for one in settings}) > 1]
+    found = [
+        SeedGroup(
+            settings=", ".join(f"{name} {Path(str(one[name])).name}" for name in varied) or "equal",
+            seeds=tuple(seed for seed, _ in members),
+            mean=statistics.fmean(score for _, score in members),
+            deviation=statistics.stdev(score for _, score in members) if len(members) > 1 else None,
+        )
+        for one, members in zip(settings, groups.values(), strict=True)
+    ]
+    return tuple(sorted(found, key=lambda group: -group.mean))
+
+
+def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Return what a comparison of trained models does not show."""
+    selected = [
+        config.get("epochs") and _json_of(folder / "metrics.json").get("split") == "val"
+        for folder in folders
+        if (config := _config_of(folder))
+    ]
+    is_selected = len(selected) == len(folders) and all(selected)
+    return (SEED_NOTE, *([SELECTED_NOTE] if is_selected else []))
+
+
+def _write_page(page: Path, done: Leaderboard, folders: Sequence[Path]) -> None:
+    """Write the page, with thumbnails from the dataset of the first run that still has one."""
+    roots = [root for folder in folders if (root := _data_of(folder)) and root.is_dir()]
+    write_compare_page(
+        page,
+        images=done.images,
+        runs=done.runs,
+        groups=done.groups,
+        differing=done.differing,
+        notes=done.notes,
+        thumbnails=lambda files: (
+            thumbnails(roots[0], files, workers=default_workers()) if roots else iter(())
+        ),
+    )
+
+
+def _is_right(row: Mapping[str, str]) -> bool:
+    return row["label"] == row["predicted"]
+
+
+def _accuracy(table: Mapping[str, Mapping[str, str]]) -> float:
+    return statistics.fmean(map(_is_right, table.values()))
 
 
 def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
@@ -169,10 +362,20 @@ def _check_same_data(first: Path, second: Path, paths: Sequence[str]) -> None:
 
 def _data_of(folder: Path) -> Path | None:
     """Return the dataset that a run was trained on; None if it is not recorded."""
+    data = _config_of(folder).get("data")
+    return Path(data) if isinstance(data, str) else None
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
+    """Return the settings of a run; none for other folders."""
+    return _json_of(folder / "config.json")
+
+
+def _json_of(file: Path) -> Mapping[str, Any]:
     try:
-        return Path(json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return read_json(file)
+    except RunError:
+        return {}
 
 
 def _hint(first: Path, second: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from swinclf.confidence.selective import (
     threshold_for,
 )
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
-from swinclf.data.folder import FolderIndex, SkippedFile
+from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.inference.predictor import (
@@ -71,12 +72,14 @@ class SplitScores:
         split: Which of them were scored: val, test, train or all.
         result: Metrics and a row for each image.
         rejection: The effect of rejection; None if not requested.
+        unknown_classes: Number of images of each class that the model does not know.
     """
 
     index: FolderIndex
     split: str
     result: ScoringResult
     rejection: RejectionScores | None
+    unknown_classes: Mapping[str, int]
 
 
 def score(
@@ -107,11 +110,13 @@ def score(
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
     run = find_enclosing_run(model)
     root = data or find_training_dataset(model, run)
+    requested = split
     index, split = select_images(root, split, run, predictor.card, report)
     for note in index.notes.notes():
         report.note(note)
     for warning in index.notes.warnings():
         report.warn(warning)
+    _note_selection(split, report, is_requested=requested is not None, rejects=reject is not None)
     images, unknown = match_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
     result = score_images(
@@ -129,7 +134,8 @@ def score(
     for loss in describe_lost_classes(_lost(result, index)):
         report.warn(loss)
     result = replace(result, skipped=[*index.skipped, *unknown, *result.skipped])
-    return SplitScores(index, split, result, rejection)
+    unknown_classes = Counter(skipped.label for skipped in unknown)
+    return SplitScores(index, split, result, rejection, unknown_classes)
 
 
 def evaluate(
@@ -174,7 +180,7 @@ def evaluate(
         result,
         Provenance(
             title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
-            data=str(root),
+            data=root.name,
             command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
         ),
         illustrations=Illustrations(
@@ -184,9 +190,25 @@ def evaluate(
             drawer.draw if drawer else None,
             neighbours,
         ),
-        sections=ReportSections(confidence=predictor.card.confidence, rejection=done.rejection),
+        sections=ReportSections(
+            confidence=predictor.card.confidence,
+            rejection=done.rejection,
+            unknown_classes=done.unknown_classes,
+        ),
     )
     return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
+
+
+def _note_selection(split: str, report: Reporter, *, is_requested: bool, rejects: bool) -> None:
+    """Report what the training has already selected or learned by these images."""
+    if split == TRAIN and not is_requested:
+        report.warn(
+            "the model was trained on all of these images: their scores say nothing about new ones"
+        )
+    if rejects and split == VAL:
+        report.note(
+            "the thresholds of --reject were set on these images: other images give a fairer test"
+        )
 
 
 def _lost(result: ScoringResult, index: FolderIndex) -> Mapping[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,10 @@ def export(
     if ours.note:
         report.warn(ours.note)
     theirs = open_predictor(path)
-    reference = _probabilities(ours, images, batch_size=32)
-    parity = _worst_parity(reference, theirs, images, tolerance)
+    passes = 1 + len(BATCHES)
+    with report.track("comparing with the run", passes * len(images)) as advance:
+        reference = _probabilities(ours, images, batch_size=32, advance=advance)
+        parity = _worst_parity(reference, theirs, images, tolerance, advance)
     if not parity.agrees:
         raise MismatchError(
             f"'{path}' to agree with its run on {parity.images} images, within {tolerance:g}",
@@ -100,13 +102,19 @@ def export(
 
 
 def _worst_parity(
-    reference: np.ndarray, exported: Predictor, images: Sequence[str], tolerance: float
+    reference: np.ndarray,
+    exported: Predictor,
+    images: Sequence[str],
+    tolerance: float,
+    advance: Callable[[int], None],
 ) -> Parity:
     """Return the parity of an exported file at the batch size at which it differs most."""
     return max(
         (
             compare_probabilities(
-                reference, _probabilities(exported, images, batch_size=size), tolerance=tolerance
+                reference,
+                _probabilities(exported, images, batch_size=size, advance=advance),
+                tolerance=tolerance,
             )
             for size in BATCHES
         ),
@@ -131,10 +139,20 @@ def _images(model: Path, data: Path | None) -> list[str]:
     return images
 
 
-def _probabilities(predictor: Predictor, images: Sequence[str], *, batch_size: int) -> np.ndarray:
+def _probabilities(
+    predictor: Predictor,
+    images: Sequence[str],
+    *,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda _done: None,
+) -> np.ndarray:
     """Return the (N, K) probabilities of the readable images."""
     outputs = stream_outputs(predictor, images, workers=default_workers(), batch_size=batch_size)
-    rows = [output.probabilities for _, output in outputs if output.probabilities is not None]
+    rows = []
+    for _, output in outputs:
+        advance(1)
+        if output.probabilities is not None:
+            rows.append(output.probabilities)
     if not rows:
         raise ExportError(
             "readable images to compare on",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import glob
+import heapq
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from swinclf.confidence.selective import UNKNOWN, SelectiveScores, is_rejected, threshold_for
+from swinclf.data.thumbnails import thumbnails
 from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
-from swinclf.files import expand_home
+from swinclf.files import expand_home, natural_key
+from swinclf.inference.labelling_queue import CANDIDATES, select_diverse
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs
+from swinclf.reporter import SILENT, Reporter, format_percent
+from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +46,16 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str = ""
     ood_score: float | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the prediction was rejected: `top` has the withheld classes."""
+        return bool(self.top) and self.label != self.top[0][0]
+
+    @property
+    def margin(self) -> float:
+        """The probability of the most likely class less that of the next in `top`."""
+        return self.probability - (self.top[1][1] if len(self.top) > 1 else 0.0)
 
     def __repr__(self) -> str:
         """Return one line: the label and its probability, or the error; then the path.
@@ -106,6 +122,79 @@ def predict(
             yield Prediction(path, label, probability, top, ood_score=output.ood_score)
 
 
+def select_queue(
+    predictor: Predictor,
+    predictions: Iterable[Prediction],
+    count: int,
+    *,
+    workers: int | None = None,
+) -> list[Prediction]:
+    """Return the predictions of the images most worth labelling next, the most valuable first.
+
+    Args:
+        predictor: The model, whose features make the selection diverse.
+        predictions: Of files, each with two classes or more in `top`.
+        count: Number of images.
+        workers: As for `predict`.
+    """
+    readable = (one for one in predictions if not one.error)
+    candidates = heapq.nsmallest(CANDIDATES * count, readable, key=lambda one: one.margin)
+    outputs = stream_outputs(
+        predictor,
+        [one.path for one in candidates],
+        workers=default_workers() if workers is None else workers,
+    )
+    rows = [output.features for _, output in outputs]
+    found = [row for row in rows if row is not None]
+    features = np.stack(found) if found and len(found) == len(candidates) else None
+    margins = np.array([one.margin for one in candidates])
+    return [candidates[index] for index in select_diverse(margins, features, count)]
+
+
+def write_gallery(
+    path: Path,
+    predictions: Sequence[Prediction],
+    predictor: Predictor,
+    *,
+    is_queue: bool = False,
+    workers: int | None = None,
+    report: Reporter = SILENT,
+) -> None:
+    """Write an HTML page with the thumbnails of predictions.
+
+    Args:
+        path: The file; overwritten.
+        predictions: Of files.
+        predictor: The model.
+        is_queue: Whether the predictions are in order of importance, as by `select_queue`.
+        workers: As for `predict`.
+        report: Receives progress.
+    """
+
+    def draw(files: Sequence[str]) -> Iterator[bytes | None]:
+        count = default_workers() if workers is None else workers
+        ranges = predictor.card.preprocess.ranges
+        with report.track("thumbnails", len(files)) as advance:
+            for picture in thumbnails(Path(), files, workers=count, ranges=ranges):
+                advance(1)
+                yield picture
+
+    rows = []
+    for one in predictions:
+        classes = one.top if one.is_unknown else one.top[1:]
+        others = ", ".join(f"{label} {format_percent(share)}" for label, share in classes[:2])
+        if not one.error:
+            rows.append(PageRow(one.path, one.label, one.probability, others, one.is_unknown))
+    write_prediction_page(
+        path,
+        rows,
+        [(one.path, one.error) for one in predictions if one.error],
+        model=predictor.card.model,
+        thumbnails=draw,
+        is_ordered=is_queue,
+    )
+
+
 def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) -> Iterator[str]:
     """Expand folders to the images in them and patterns to what they match.
 
@@ -114,14 +203,14 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
         ignored: Counts the files in folders that are not images, by extension; None does not.
 
     Yields:
-        Paths of files, in order; a pattern or folder without any itself, so that it is reported
-        as an error.
+        Paths of files in the order of the inputs, those of a folder or pattern with numbers in
+        numerical order; a folder or pattern without any itself, so that it is reported as an error.
     """
     for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
             yield from _or_itself(_images_in(given, ignored), given)
         elif glob.has_magic(given) and not os.path.lexists(given):
-            matches = sorted(glob.iglob(given, recursive=True))  # noqa: PTH207
+            matches = sorted(glob.iglob(given, recursive=True), key=natural_key)  # noqa: PTH207
             files = (one for match in matches for one in _files_of(match, ignored))
             yield from _or_itself(files, given)
         else:
@@ -134,7 +223,7 @@ def _files_of(path: str, ignored: Counter[str] | None) -> Iterator[str]:
 
 
 def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
-    walk = new_walk(folder)
+    walk = new_walk(folder, order=natural_key)
     yield from walk_images(folder, walk)
     if ignored is not None:
         ignored.update(walk.ignored)

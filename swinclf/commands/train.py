@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinclf.config import ResolvedConfig
-from swinclf.data.folder import FolderIndex, SkippedFile, scan_folder
+from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split_file import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
+from swinclf.errors import ConfigError
 from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
@@ -138,6 +139,7 @@ def train(
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+        _refuse_second_test_split(index, config.test_split)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
             context = Context(hardware, EventLog(report, claim), stop)
             if budget_s is not None:
@@ -172,7 +174,7 @@ def forecast_training(
         if budget_s is not None:
             settings = fit_budget(settings, budget_s, index, context)
         settings = resolve_machine(settings, context.hardware, index.root)
-        settings, start = build_starting_model(settings, index.classes, None, report)
+        settings, start = build_starting_model(settings, index, None, report)
         start = resolve_ranges(index, start, context, None)
         reading = replace(start, extracts_features=False)
         extracted, dataset = extract_features(index, reading, context)
@@ -242,7 +244,7 @@ def _plan(
     """
     report, saved = context.report, resumed.saved if resumed else None
     settings = resolve_machine(settings, context.hardware, index.root)
-    settings, start = build_starting_model(settings, index.classes, saved, report)
+    settings, start = build_starting_model(settings, index, saved, report)
     settings, teacher = find_teacher(settings, index.classes, saved, context)
     check_free_space(run.path.parent, start.bytes_on_disk, "the weights and checkpoints")
 
@@ -264,6 +266,15 @@ def _plan(
     plan = resolve_plan(settings, start, dataset, extracted, teacher_data)
     report_plan(plan, context, changes)
     return plan, findings
+
+
+def _refuse_second_test_split(index: FolderIndex, test_split: float) -> None:
+    if test_split and any(image.split == TEST for image in index.images):
+        raise ConfigError(
+            "--test-split for a dataset without a test folder",
+            found=f"a test folder in '{index.root}'",
+            hint="no --test-split; after the training: swinclf eval --split test",
+        )
 
 
 def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from swinclf.data.class_names import quote_names, similar_names
 from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
-from swinclf.data.split import hold_out
+from swinclf.data.split import SplitRule
 
 SIMILAR = "differ only in case, outer spaces or Unicode form"
 NAMED = 5  # classes that are listed by name
@@ -88,9 +88,7 @@ def assign_splits(
     index: FolderIndex,
     digests: Mapping[str, bytes],
     errors: Mapping[str, str],
-    *,
-    val_split: float,
-    seed: int,
+    rule: SplitRule,
 ) -> Dataset:
     """Drop unreadable images and assign a split to each of the others.
 
@@ -98,8 +96,7 @@ def assign_splits(
         index: The scan of the dataset.
         digests: Content digest of every readable image, by path.
         errors: Why an image cannot be read, by path.
-        val_split: Fraction of each class to hold out if the folders define no split.
-        seed: Seed of the split.
+        rule: Of the split. Folders for validation or testing come before it.
 
     Raises:
         DataError: If the remaining images cannot be trained on.
@@ -119,8 +116,8 @@ def assign_splits(
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
     )
     check_trainable(cleaned)
-    if not index.has_val:
-        cleaned = replace(cleaned, images=_hold_out(readable, digests, val_split, seed))
+    rule = replace(rule, val=0.0) if index.has_val else rule
+    cleaned = replace(cleaned, images=_split(readable, digests, rule))
     lost, empty = classes_without_images(cleaned)
     return Dataset(
         cleaned.root,
@@ -165,18 +162,12 @@ def describe_lost_classes(lost: Mapping[str, str]) -> Iterator[str]:
         yield f"{len(rest)} more classes have no readable image: {list_some(rest)}"
 
 
-def _hold_out(
-    images: Sequence[ImageFile], digests: Mapping[str, bytes], fraction: float, seed: int
+def _split(
+    images: Sequence[ImageFile], digests: Mapping[str, bytes], rule: SplitRule
 ) -> tuple[ImageFile, ...]:
-    """Split the images that may be trained on; those of a test folder stay in test."""
-    open_images = [image for image in images if image.split in ("", TRAIN)]
-    held_out = hold_out(
-        [image.label for image in open_images],
-        [digests[image.path] for image in open_images],
-        fraction=fraction,
-        seed=seed,
-    )
-    split = {
-        image.path: VAL if out else TRAIN for image, out in zip(open_images, held_out, strict=True)
-    }
+    """Split the images that may be trained on; others stay in the split of their folder."""
+    may_train = [image for image in images if image.split in ("", TRAIN)]
+    labels = [image.label for image in may_train]
+    assigned = rule.assign(labels, [digests[image.path] for image in may_train])
+    split = {image.path: name for image, name in zip(may_train, assigned, strict=True)}
     return tuple(replace(image, split=split.get(image.path, image.split)) for image in images)

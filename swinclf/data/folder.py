@@ -25,6 +25,7 @@ from swinclf.data.dataset_layout import (
 from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason, remedy_for
+from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
 from swinclf.data.split_names import VAL as VAL

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 TRAIN, VAL, TEST = "train", "val", "test"
+CROSS_VALIDATION = "cross-validation"  # all images, each scored by a head fitted without it
 PLAIN_NAMES = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 _WORDS = {
     **PLAIN_NAMES,

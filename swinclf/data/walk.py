@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from swinclf.data.image_detector import (
     FileUse,
@@ -45,6 +46,7 @@ class FolderWalk:
     Args:
         root: The folder that holds all of them, resolved.
         folders: The folders to be walked, which links do not lead to again.
+        order: Sort key of the paths in a folder.
 
     Attributes:
         ignored: Number of files that are not images, by extension.
@@ -53,7 +55,10 @@ class FolderWalk:
         sniffer: Classifies files by name and content.
     """
 
-    def __init__(self, root: Path, folders: Sequence[str]) -> None:
+    def __init__(
+        self, root: Path, folders: Sequence[str], *, order: Callable[[str], Any] = str
+    ) -> None:
+        self._order = order
         self.ignored: Counter[str] = Counter()
         self.unusual: Counter[str] = Counter()
         self.linked_out = 0
@@ -109,10 +114,10 @@ class FolderWalk:
                         files.append((entry.path, reason))
         except OSError as error:
             yield folder, error.strerror or str(error)
-        yield from sorted(files)
-        for path in sorted(below):
+        yield from sorted(files, key=lambda one: self._order(one[0]))
+        for path in sorted(below, key=self._order):
             yield from self.below(path, outside=outside)
-        for path in sorted(links):
+        for path in sorted(links, key=self._order):
             if reason := self._why_not_follow(path, self._all):
                 yield path, reason
             else:
@@ -148,10 +153,10 @@ class FolderWalk:
         return _is_within(os.path.realpath(path), self._root)
 
 
-def new_walk(folder: str) -> FolderWalk:
-    """Return a walk over one folder, for `walk_images`."""
+def new_walk(folder: str, *, order: Callable[[str], Any] = str) -> FolderWalk:
+    """Return a walk over one folder, for `walk_images`; `order` as for `FolderWalk`."""
     real = os.path.realpath(folder)
-    return FolderWalk(Path(real), [real])
+    return FolderWalk(Path(real), [real], order=order)
 
 
 def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:

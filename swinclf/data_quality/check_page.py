@@ -5,13 +5,13 @@ The JSON output has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf import __version__
 from swinclf.data.thumbnails import thumbnail
-from swinclf.data_quality.findings import Example, Finding
+from swinclf.data_quality.findings import Example, Finding, FindingKind
 from swinclf.files import write_text
 from swinclf.preprocess import ValueRange
 from swinclf.reporting.html import data_uri, page_template
@@ -26,6 +26,25 @@ class Thumbnail:
 
     path: str
     uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindingView:
+    """A finding as the page shows it.
+
+    Attributes:
+        finding: The finding.
+        examples: The first of its examples that no earlier finding has shown.
+        repeated: Number of its examples that an earlier finding has shown.
+        more: Number of examples left out.
+        spare: Files that can be deleted, as an equal file remains.
+    """
+
+    finding: Finding
+    examples: tuple[ExampleView, ...]
+    repeated: int
+    more: int
+    spare: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +83,36 @@ def write_page(
         findings: In display order.
         ranges: Black and white points of images of more than 8 bits.
     """
-    shown = [
-        (finding, [_shown(root, one, ranges) for one in finding.examples[:EXAMPLES]])
-        for finding in findings
-    ]
     page = page_template("data_quality", "page.html.jinja").render(
-        data=str(root),
         name_of_data=root.name,
         images=images,
         classes=classes,
         fit=fit,
-        findings=shown,
+        findings=list(_finding_views(root, findings, ranges)),
         fixes=sum(finding.needs_fix for finding in findings),
         version=__version__,
     )
     write_text(path, page)
+
+
+def _finding_views(
+    root: Path, findings: Sequence[Finding], ranges: tuple[ValueRange, ...]
+) -> Iterator[FindingView]:
+    """Yield the findings, without groups of files that an earlier one has shown."""
+    shown: set[frozenset[str]] = set()
+    for finding in findings:
+        groups = [(frozenset(one.paths), one) for one in finding.examples]
+        new = [one for group, one in groups if len(group) < 2 or group not in shown]
+        repeated = len(groups) - len(new)
+        views = tuple(_shown(root, one, ranges) for one in new[:EXAMPLES])
+        spare: tuple[str, ...] = ()
+        if finding.kind is FindingKind.EXACT_DUPLICATES:
+            # Of a group in an earlier finding, the right copy is not known.
+            earlier = frozenset().union(*shown)
+            decided = (one for one in new if earlier.isdisjoint(one.paths))
+            spare = tuple(path for one in decided for path in one.paths[1:])
+        shown |= {group for group, _ in groups}
+        yield FindingView(finding, views, repeated, finding.count - repeated - len(views), spare)
 
 
 def _shown(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> ExampleView:

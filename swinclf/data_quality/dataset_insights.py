@@ -15,7 +15,9 @@ from swinclf.data_quality.label_issues import (
 from swinclf.data_quality.learning_curve import learning_curve
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import LearningCurve, Suspect
+from swinclf.reporting.verdict import LabelReview
 
+CONFIDENT = 0.9  # probability from which a prediction counts in the review of the labels
 IMAGES_MOST = 100_000  # 128 components each in float64: 100 MB
 
 
@@ -26,8 +28,8 @@ def find_label_issues(
     *,
     seed: int,
     report: Reporter,
-) -> list[Suspect]:
-    """Return the images whose label is probably wrong, the least likely label first.
+) -> tuple[list[Suspect], LabelReview | None]:
+    """Return the images whose label is probably wrong, the least likely label first, and a review.
 
     Args:
         images: N images with their labels.
@@ -35,17 +37,20 @@ def find_label_issues(
         classes: Class names by index.
         seed: Seed of the folds and of the subsample.
         report: Receives a note if only a part of the images is scored.
+
+    Returns:
+        The images, and how many labels were judged; None if none could be.
     """
     targets = _targets(images, classes)
     drawn = _subsample(len(images), IMAGES_MOST, seed)
     rows = drawn[scorable_rows(targets[drawn])]
     if not len(rows):
-        return []
+        return [], None
     known, labels = np.unique(targets[rows], return_inverse=True)
     if len(rows) < len(images):
         report.note(f"label issues are searched in {len(rows):,} of {len(images):,} images")
     probs = out_of_fold_probabilities(features[rows], labels, seed=seed)
-    return [
+    suspects = [
         Suspect(
             images[rows[one.row]].path,
             images[rows[one.row]].label,
@@ -54,6 +59,12 @@ def find_label_issues(
         )
         for one in rank_label_issues(probs, labels)
     ]
+    review = LabelReview(
+        images=len(rows),
+        confident=int((probs.max(axis=1) >= CONFIDENT).sum()),
+        contradicted=sum(one.probability >= CONFIDENT for one in suspects),
+    )
+    return suspects, review
 
 
 def fit_learning_curve(

@@ -6,6 +6,7 @@ Decodes every file completely, to detect truncation, but a JPEG at a reduced siz
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,6 +115,16 @@ def read_image_stats(
             stats.spreads[row] = one.spread
             stats.prints[row] = one.prints
     return stats
+
+
+def median_side_px(paths: Sequence[Path], *, count: int = 32) -> float | None:
+    """Return the median shorter side of some images, spread evenly; None if none can be read."""
+    sides = []
+    for path in paths[:: max(1, len(paths) // count)][:count]:
+        with suppress(UnreadableImage):
+            data = read_bytes(path)
+            sides.append(use_image(data, lambda _, header: min(header.size), decode_px=SIDE))
+    return float(np.median(sides)) if sides else None
 
 
 def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _ImageRecord | str:

@@ -11,12 +11,14 @@ import numpy.typing as npt
 from swinclf.data_quality.lda import Floats, Labels, fit_lda, reduce_dimensions
 from swinclf.device import one_blas_thread
 from swinclf.metrics import wilson_interval
+from swinclf.reporter import format_percent
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
 REPEATS = 3  # random subsets per share
 FORECAST = 2.0  # times the present number of images; no extrapolation beyond it
 FEWEST = 40  # held-out images below which a curve is noise
+SMALL_GAIN = 0.01  # in accuracy; less is not worth collecting images for
 RESAMPLED = 300  # bootstrap samples
 
 
@@ -63,7 +65,7 @@ def learning_curve(
     if len(points) < 2:
         return None
     forecast = _forecast(points, len(val), random)
-    return LearningCurve(points, [forecast] if forecast else [], [_verdict(points, forecast)])
+    return LearningCurve(points, [forecast] if forecast else [], [_note(points, forecast)])
 
 
 def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
@@ -109,12 +111,20 @@ def _power_law(images: Floats, errors: Floats, held_out: int) -> Floats:
     return lines
 
 
-def _verdict(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
+def _note(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
+    """Return what the forecast means, no more firmly than its interval allows."""
     now = points[-1]
-    if forecast is None or forecast.accuracy - now.accuracy < 0.002:
+    if forecast is None:
+        return "Accuracy does not rise with the number of images here."
+    interval = f"{format_percent(forecast.low)} to {format_percent(forecast.high)}"
+    if forecast.low > now.accuracy:
+        return (
+            f"Twice as many images might bring {format_percent(forecast.accuracy)} ({interval}) "
+            f"where these bring {format_percent(now.accuracy)}."
+        )
+    if forecast.high < now.accuracy + SMALL_GAIN:
         return "More images like these would hardly help: other images, or another model, might."
     return (
-        f"Twice as many images might bring {forecast.accuracy:.1%} "
-        f"({forecast.low:.1%} to {forecast.high:.1%}) where these bring {now.accuracy:.1%}, "
-        "by a linear head on these features."
+        "There are too few held-out images to say whether more images would help: the forecast for "
+        f"twice as many is {interval}, where these bring {format_percent(now.accuracy)}."
     )

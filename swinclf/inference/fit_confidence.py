@@ -31,12 +31,14 @@ class LabelledOutputs:
         features: (N, D); None from a model that does not give them.
         targets: (N,) class indices.
         images: The images, in the order of the rows.
+        ood_scores: (N,), nan without a feature space; None to compute them by the model's.
     """
 
     logits: np.ndarray
     features: np.ndarray | None
     targets: np.ndarray
     images: Sequence[ImageFile] = ()
+    ood_scores: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ConfidenceFit:
 def fit_confidence(
     predictor: Predictor,
     root: Path,
-    held_out: Sequence[ImageFile],
+    held_out: Sequence[ImageFile] | LabelledOutputs,
     training: Sequence[ImageFile],
     *,
     seed: int,
@@ -72,7 +74,7 @@ def fit_confidence(
     Args:
         predictor: The model, with temperature 1.
         root: The folder that the images' paths are relative to.
-        held_out: Labelled images that were not trained on.
+        held_out: Labelled images that were not trained on, or their outputs.
         training: Images that were trained on.
         seed: Seed of the samples and folds.
         workers: Threads that decode.
@@ -90,8 +92,11 @@ def fit_confidence(
         return LabelledOutputs(*cached_outputs(images), targets, images) if images else None
 
     classes = predictor.card.classes
-    limit = max(1, min(MAX_HELD_OUT, MAX_LOGITS // len(classes)))
-    held_out_outputs = outputs_of(_sample(held_out, limit, seed), "calibrating")
+    if isinstance(held_out, LabelledOutputs):
+        held_out_outputs: LabelledOutputs | None = held_out
+    else:
+        limit = max(1, min(MAX_HELD_OUT, MAX_LOGITS // len(classes)))
+        held_out_outputs = outputs_of(_sample(held_out, limit, seed), "calibrating")
     if held_out_outputs is None:
         return ConfidenceFit(Confidence(), None)
     training_outputs = outputs_of(_sample(training, MAX_TRAINING, seed), "measuring")
@@ -104,12 +109,10 @@ def _fit(
 ) -> ConfidenceFit:
     """Fit to outputs; without training images there is no out-of-distribution score."""
     calibration = calibrate(held_out.logits, held_out.targets, seed=seed)
-    space, ood_threshold = _fit_space(training, held_out)
+    space, ood_scores, ood_threshold = _fit_space(training, held_out)
     probabilities = softmax(held_out.logits, calibration.temperature)
     is_right = held_out.logits.argmax(axis=1) == held_out.targets
-    is_accepted = np.ones(len(is_right), dtype=bool)
-    if space is not None and held_out.features is not None:
-        is_accepted = space.ood_scores(held_out.features) <= ood_threshold
+    is_accepted = np.nan_to_num(ood_scores) <= ood_threshold
     confidence = Confidence(
         temperature=calibration.temperature,
         thresholds=_thresholds(probabilities.max(axis=1), is_right, is_accepted),
@@ -130,14 +133,23 @@ def _thresholds(
 
 def _fit_space(
     training: LabelledOutputs | None, held_out: LabelledOutputs
-) -> tuple[FeatureSpace | None, float]:
-    """Return the feature space and the out-of-distribution threshold; None and inf without."""
+) -> tuple[FeatureSpace | None, np.ndarray, float]:
+    """Return the feature space, the (N,) scores of held-out images, and the threshold.
+
+    Without a feature space: None, nan and inf.
+    """
+    none = None, np.full(len(held_out.targets), np.nan), np.inf
     if training is None or training.features is None or held_out.features is None:
-        return None, np.inf
+        return none
     space = fit_feature_space(training.features, training.targets)
     if space is None:
-        return None, np.inf
-    return space, float(np.quantile(space.ood_scores(held_out.features), 1 - OOD_SHARE))
+        return none
+    scores = held_out.ood_scores
+    if scores is None:
+        scores = space.ood_scores(held_out.features)
+    if np.isnan(scores).any():
+        return none
+    return space, scores, float(np.quantile(scores, 1 - OOD_SHARE))
 
 
 def _sample(images: Sequence[ImageFile], count: int, seed: int) -> list[ImageFile]:

@@ -37,7 +37,12 @@ def find_held_out_neighbours(
     wanted = [path for path in paths if path in row_of]
     queries = held_out.features[[row_of[path] for path in wanted]]
     images = [(image.path, image.label) for image in training.images]
-    return dict(zip(wanted, find_nearest(queries, training.features, images), strict=True))
+    # One more than is shown: with cross-validation an image is its own nearest neighbour.
+    found = find_nearest(queries, training.features, images, NEAREST + 1)
+    return {
+        path: [one for one in near if one.path != path][:NEAREST]
+        for path, near in zip(wanted, found, strict=True)
+    }
 
 
 def find_reference_neighbours(

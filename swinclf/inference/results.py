@@ -70,8 +70,9 @@ def write_results(
     write_csv(
         folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
     )
-    if result.skipped:
-        write_skipped(folder / "skipped.csv", [(one.path, one.reason) for one in result.skipped])
+    skipped = [(one.path, one.reason) for one in result.skipped]
+    if skipped:
+        write_skipped(folder / "skipped.csv", skipped)
     write_confusion_csv(folder / "confusion_matrix.csv", result.metrics)
     if sections.suspects:
         write_csv(folder / "suspects.csv", SUSPECT_COLUMNS, map(astuple, sections.suspects))
@@ -79,13 +80,13 @@ def write_results(
     draw_confusion_matrix(result.metrics, matrix)
     if provenance.history:
         draw_curves(provenance.history, folder / "curves.png")
-    write_report(
+    verdict = write_report(
         folder / "report.html",
         provenance,
         metrics=result.metrics,
         rows=result.rows,
         matrix=matrix,
-        skipped=[(one.path, one.reason) for one in result.skipped],
+        skipped=_of_known_classes(result, sections),
         sections=_add_images(sections, result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
@@ -99,9 +100,16 @@ def write_results(
     write_metrics_json(
         folder / "metrics.json",
         result.metrics,
-        skipped=len(result.skipped),
+        skipped=len(skipped),
         teacher=sections.teacher,
+        verdict=verdict if sections.training is not None else None,
     )
+
+
+def _of_known_classes(result: ScoringResult, sections: ReportSections) -> list[tuple[str, str]]:
+    """Return the skipped files of classes that the model knows: the report counts the others."""
+    unknown = sections.unknown_classes
+    return [(one.path, one.reason) for one in result.skipped if one.label not in unknown]
 
 
 def _add_images(

@@ -37,6 +37,10 @@ class ScoringResult:
     selective: SelectiveScores
     skipped: list[SkippedFile]
 
+    def paths(self, root: Path) -> list[Path]:
+        """Return the files of the scored images."""
+        return [root / row.path for row in self.rows]
+
 
 def score_images(
     predictor: Predictor,

@@ -22,7 +22,7 @@ from swinclf.data.folder import (
     scan_folder,
 )
 from swinclf.data.relocate import recorded_folders, sampled
-from swinclf.data.split import hold_out
+from swinclf.data.split import SplitRule
 from swinclf.data.split_file import read_split
 from swinclf.errors import DataError, RunError
 from swinclf.reporter import SILENT, Reporter
@@ -100,13 +100,20 @@ def select_images(
     if run is not None and _is_dataset_of(run, root, card) and not _are_renamed(run, root):
         images = read_split(run.split)
         index = FolderIndex(root.resolve(), (), images, (), has_val=True)
-        return _only(index, split or (VAL if _has(images, VAL) else TRAIN))
+        return _only(index, split or _default_split(images, card))
     index = scan_folder(root)
     if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
-        return _only(_split_by_rule(index, card), split or VAL)
+        index = _split_by_rule(index, card)
+        return _only(index, split or _default_split(index.images, card))
     if split is None and card.split.get("dataset") != dataset_digest(root):
         report.note(f"'{root}' is not where this model was trained: all of its images are scored")
     return _only(index, split or ALL)
+
+
+def _default_split(images: Sequence[ImageFile], card: ModelCard) -> str:
+    """Return the split that a training scores: test if it held one out, else val."""
+    held_out = TEST if card.split.get("test_split") else VAL
+    return held_out if any(image.split == held_out for image in images) else TRAIN
 
 
 def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
@@ -141,16 +148,11 @@ def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     others = [image for image in index.images if image.split != TEST]
     digests, _ = digest_files(index.root, (image.path for image in others))
     readable = [image for image in others if image.path in digests]  # the rest was not used
-    held_out = hold_out(
-        [image.label for image in readable],
-        [digests[image.path] for image in readable],
-        fraction=float(card.split["val_split"]),
-        seed=int(card.split["seed"]),
+    labels = [image.label for image in readable]
+    assigned = SplitRule.from_dict(card.split).assign(
+        labels, [digests[image.path] for image in readable]
     )
-    split = [
-        replace(image, split=VAL if out else TRAIN)
-        for image, out in zip(readable, held_out, strict=True)
-    ]
+    split = [replace(image, split=name) for image, name in zip(readable, assigned, strict=True)]
     return replace(index, images=(*split, *tests))
 
 
@@ -164,10 +166,6 @@ def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
             hint=f"--split {VAL if VAL in there else there[0] if there else ALL}",
         )
     return replace(index, images=images), split
-
-
-def _has(images: Sequence[ImageFile], split: str) -> bool:
-    return any(image.split == split for image in images)
 
 
 def match_labels(

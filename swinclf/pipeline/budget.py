@@ -143,7 +143,7 @@ def _resolve(
     for name, value in changes.items():
         settings = settings.replaced(name, value, BUDGET_REASON)
     settings = resolve_machine(settings, context.hardware, index.root)
-    settings, start = build_starting_model(settings, index.classes, None, SILENT)
+    settings, start = build_starting_model(settings, index, None, SILENT)
     dataset = rough_dataset(index, settings.config.val_split)
     return resolve_plan(settings, start, dataset, ExtractedFeatures(), None)
 

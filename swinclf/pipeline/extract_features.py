@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
@@ -63,9 +64,8 @@ def extract_features(
         stop=stop,
         caches=open_user_caches(start, context),
     )
-    views_of = views_by_split(
-        index, mirror=options.mirror, val_split=options.val_split, seed=options.seed
-    )
+    rule = replace(options.split, val=0.0) if index.has_val else options.split
+    views_of = views_by_split(index, rule, mirror=options.mirror)
     with closing(extractor), translate_out_of_memory(fixed_batch_size(hardware.device)):
         extracted = extractor.extracted
         extractor.extract([image.path for image in index.images], views_of)
@@ -73,13 +73,7 @@ def extract_features(
             dataset = (
                 Dataset(index.root, index.classes, index.images, index.skipped)
                 if is_resumed
-                else assign_splits(
-                    index,
-                    extracted.digests,
-                    extracted.errors,
-                    val_split=options.val_split,
-                    seed=options.seed,
-                )
+                else assign_splits(index, extracted.digests, extracted.errors, rule)
             )
         if not stop and options.mirror:
             train_paths = [image.path for image in dataset.of(TRAIN)]

@@ -12,10 +12,13 @@ from torch.nn import Module
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
+from swinclf.data.split import SplitRule
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
+from swinclf.data_quality.image_stats import median_side_px
 from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
-from swinclf.inference.fit_confidence import ConfidenceFit, fit_confidence
+from swinclf.files import read_json
+from swinclf.inference.fit_confidence import ConfidenceFit, LabelledOutputs, fit_confidence
 from swinclf.inference.predictor import (
     InferenceOptions,
     Outputs,
@@ -35,6 +38,7 @@ from swinclf.inference.score import (
 )
 from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
+from swinclf.pipeline.cross_validation import cross_validate
 from swinclf.pipeline.distill import score_teacher
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.reporter import EpochRow, Reporter
@@ -45,10 +49,14 @@ from swinclf.reporting.report_data import (
     ReportedSetting,
     ReportSections,
     Suspect,
+    TrainingFigures,
 )
+from swinclf.reporting.verdict import LabelReview
 from swinclf.run_folder import RunFolder
 from swinclf.settings import command_of
 from swinclf.training.defaults import Regime
+
+CURVE_SPLIT = SplitRule(0.2)  # of a cross-validated training
 
 
 def finish(
@@ -78,24 +86,26 @@ def finish(
     card = plan.card(context.hardware)
     cached_outputs = _cached_outputs(plan, options.device)
     hardware = choose_model_hardware(card, options)
+    cross_validated = cross_validate(plan, context) if plan.config.folds else None
     measured = fit_confidence(
         TorchPredictor(network, card, hardware),
         dataset.root,
-        dataset.of(VAL),
+        cross_validated or dataset.of(VAL),
         dataset.of(TRAIN),
         seed=plan.config.seed,
         workers=plan.config.workers,
         report=report,
         cached_outputs=cached_outputs,
     )
-    sections = _sections(plan, measured, findings, report)
+    sections = _sections(plan, run, measured, findings, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # the disk is waited for in parallel
         saving = writer.submit(_save, run, network, card, measured)
-        if cached_outputs is None:
+        outputs = _computed_outputs(plan, cached_outputs, cross_validated)
+        if outputs is None:
             saving.result()
-        scored = _score(plan, run, card, cached_outputs, options, report)
-        save_samples(run.samples, dataset.paths(scored.metrics.split), plan.start.preprocess)
+        scored = _score(plan, run, card, outputs, options, report)
+        save_samples(run.samples, scored.paths(dataset.root), plan.start.preprocess)
         illustrations = _illustrations(plan, run, card, measured, hardware, saving)
         teacher = score_teacher(plan, scored.rows)
         if teacher is not None:
@@ -111,21 +121,49 @@ def finish(
     return scored
 
 
+def _computed_outputs(
+    plan: Plan,
+    cached_outputs: Callable[[Sequence[ImageFile]], Outputs] | None,
+    cross_validated: LabelledOutputs | None,
+) -> Outputs | None:
+    """Return the outputs for the scored images; None if the saved model has to compute them."""
+    if cross_validated is not None:
+        return Outputs(cross_validated.logits, cross_validated.features)
+    return None if cached_outputs is None else cached_outputs(plan.scored_images())
+
+
 def _sections(
-    plan: Plan, measured: ConfidenceFit, findings: Sequence[FindingSummary], report: Reporter
+    plan: Plan,
+    run: RunFolder,
+    measured: ConfidenceFit,
+    findings: Sequence[FindingSummary],
+    report: Reporter,
 ) -> ReportSections:
     """Return the sections of the report that do not depend on the scores."""
     # One core each. The thread limit is set around both, as each would reset that of the other.
     with ThreadPoolExecutor(1) as other, one_blas_thread():
         learning = other.submit(_learning_curve, plan, report)
-        suspects = _label_issues(plan, report)
+        suspects, labels = _label_issues(plan, report)
     return ReportSections(
         calibration=measured.calibration,
         confidence=measured.confidence,
         suspects=suspects,
+        labels=labels,
         learning=learning.result(),
         audit=findings,
         is_untrained=not plan.start.trained_weights,
+        training=_training_figures(plan, run),
+    )
+
+
+def _training_figures(plan: Plan, run: RunFolder) -> TrainingFigures:
+    """Return the figures of the training that the verdict depends on."""
+    probe = read_json(run.baseline)["val_accuracy"] if run.baseline.is_file() else None
+    return TrainingFigures(
+        counts=plan.dataset.counts(TRAIN),
+        probe_accuracy=probe,
+        image_px=median_side_px(plan.dataset.paths(TRAIN)),
+        input_px=min(plan.start.preprocess.height, plan.start.preprocess.width),
     )
 
 
@@ -164,18 +202,18 @@ def _score(
     plan: Plan,
     run: RunFolder,
     card: ModelCard,
-    cached_outputs: Callable[[Sequence[ImageFile]], Outputs] | None,
+    outputs: Outputs | None,
     options: InferenceOptions,
     report: Reporter,
 ) -> ScoringResult:
-    """Score the validation images, or the training images without any."""
-    dataset = plan.dataset
-    split = VAL if dataset.rows(VAL) else TRAIN
-    images = dataset.of(split)
-    if cached_outputs is not None:
-        answers = to_image_outputs_in_batches(
-            cached_outputs(images), card.confidence, options.device
-        )
+    """Score the split that is the result of the training.
+
+    `outputs` are those of the split; None runs the saved model.
+    """
+    dataset, split = plan.dataset, plan.scored_split
+    images = plan.scored_images()
+    if outputs is not None:
+        answers = to_image_outputs_in_batches(outputs, card.confidence, options.device)
         scored = score_outputs(
             card.classes, dataset.root, images, answers, split=split, report=report
         )
@@ -207,11 +245,11 @@ def _cached_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], 
     return outputs
 
 
-def _label_issues(plan: Plan, report: Reporter) -> list[Suspect]:
+def _label_issues(plan: Plan, report: Reporter) -> tuple[list[Suspect], LabelReview | None]:
     """Find label issues by the features of the starting weights; none without features."""
     dataset, extracted = plan.dataset, plan.extracted
     if extracted.features is None:
-        return []
+        return [], None
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
     features = extracted.plain_features(images).numpy()
     return find_label_issues(
@@ -225,6 +263,11 @@ def _learning_curve(plan: Plan, report: Reporter) -> LearningCurve | None:
     if extracted.features is None:
         return None
     train, val = dataset.of(TRAIN), dataset.of(VAL)
+    if plan.config.folds:  # a fifth has to be held out for the curve
+        digests = [extracted.digests[image.path] for image in train]
+        split = CURVE_SPLIT.assign([image.label for image in train], digests)
+        val = [image for image, name in zip(train, split, strict=True) if name == VAL]
+        train = [image for image, name in zip(train, split, strict=True) if name == TRAIN]
     train_features, val_features = (extracted.plain_features(one).numpy() for one in (train, val))
     return fit_learning_curve(
         train,
@@ -242,7 +285,7 @@ def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Prov
     settings = plan.settings
     return Provenance(
         title=run.path.name,
-        data=str(plan.dataset.root),
+        data=plan.dataset.root.name,
         command=command_of(settings),
         settings={
             name: ReportedSetting(

@@ -12,7 +12,7 @@ from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_some
-from swinclf.data.folder import TEST, TRAIN, VAL, dataset_digest
+from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
 from swinclf.data.relocate import content_sample
 from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
@@ -94,6 +94,19 @@ class Plan:
     extracted: ExtractedFeatures
     teacher_data: TeacherData | None = None
 
+    @property
+    def scored_split(self) -> str:
+        """Return the split whose scores are the result of the training."""
+        if self.config.folds:
+            return CROSS_VALIDATION
+        splits = (TEST, VAL) if self.config.test_split else (VAL,)
+        return next((one for one in splits if self.dataset.rows(one)), TRAIN)
+
+    def scored_images(self) -> list[ImageFile]:
+        """Return the images of the scored split."""
+        split = self.scored_split
+        return self.dataset.of(TRAIN if split == CROSS_VALIDATION else split)
+
     def to_dict(self) -> dict[str, object]:
         """Return classes, images of each split and settings as JSON values."""
         counts = Counter(one.split for one in self.dataset.images)
@@ -115,8 +128,7 @@ class Plan:
             preprocess=self.start.preprocess,
             precision=hardware.precision,
             split={
-                "seed": config.seed,
-                "val_split": config.val_split,
+                **self.start.extraction.split.to_dict(),
                 "dataset": dataset_digest(self.dataset.root),
                 "content": content_sample(self.dataset.images, self.extracted.digests),
             },

@@ -145,7 +145,7 @@ def prepare_teacher(
     unlabelled, skipped = _select_unlabelled(
         listed, dataset, extracted, extracted_by_teacher, context, resumed
     )
-    _check_extracted(dataset, extracted, extracted_by_teacher, table)
+    _check_extracted(start.extraction, dataset, extracted, extracted_by_teacher, table)
     head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context)
     student: ExtractedFeatures | None = None
     if unlabelled is not None and start.regime is Regime.HEAD:
@@ -188,7 +188,7 @@ def _extract_teacher_features(
     views: dict[str, tuple[bytes, ...]] = {
         one.path: both if one.split == TRAIN else (PLAIN,)
         for one in dataset.images
-        if one.split != TEST
+        if one.split != TEST or options.split.test  # scored at the end of the training
     }
     if listed is not None:
         views |= {str(file): both if is_cached else () for file in listed.files}
@@ -310,6 +310,7 @@ def _select_unlabelled(
 
 
 def _check_extracted(
+    options: ExtractionOptions,
     dataset: Dataset,
     extracted: ExtractedFeatures,
     extracted_by_teacher: ExtractedFeatures,
@@ -318,7 +319,8 @@ def _check_extracted(
     """Check that the teacher's features of all images have been extracted."""
     errors = extracted_by_teacher.errors
     for image in dataset.images:
-        if image.split != TEST and extracted.digests[image.path] + PLAIN not in table:
+        is_needed = image.split != TEST or options.split.test
+        if is_needed and extracted.digests[image.path] + PLAIN not in table:
             raise _changed_image(dataset.root / image.path, errors.get(image.path))
 
 

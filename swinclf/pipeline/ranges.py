@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from swinclf.data.folder import TEST, VAL, FolderIndex
+from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.images import content_digest
-from swinclf.data.split import split_position
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
@@ -24,7 +23,8 @@ def resolve_ranges(
     """Return the starting model with the value ranges of the training images; report them.
 
     Args:
-        index: The images. Only training images are measured.
+        index: The images. Only training images are measured, as far as the split is known before
+            all images have been read.
         start: Of the training.
         context: Its reporter is used.
         saved: The ranges of a resumed run; None for a new one.
@@ -36,11 +36,10 @@ def resolve_ranges(
         ranges = parse_ranges(saved)
     else:
         options = start.extraction
+        rule = replace(options.split, val=0.0) if index.has_val else options.split
 
         def takes(data: bytes) -> bool:
-            if index.has_val:
-                return True
-            return split_position(content_digest(data), options.seed) >= options.val_split
+            return rule.expected(content_digest(data)) == TRAIN
 
         files = [index.root / one.path for one in index.images if one.split not in (VAL, TEST)]
         ranges = measure_ranges(files, workers=options.workers, takes=takes)

@@ -28,15 +28,16 @@ from swinclf.files import write_bytes
 from swinclf.metrics import PROBE_NOTE, Metrics
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
+    distinct_labels,
     families_for,
     shorten,
     spell_out,
-    to_composed,
     to_printable,
+    wrap_label,
 )
 
 INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
-TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"  # of the colour-blind safe Okabe-Ito palette
+TRAIN_COLOUR, VAL_COLOUR = "#0b5fa5", "#a94400"  # as in report.css, safe for colour blindness
 EMPTY_CELL, EMPTY_ROW = "#f4f6f8", "#d9dce1"
 MAX_CELLS = 1000  # a side of the matrix; with more classes a cell represents several
 MAX_MARKED_EPOCHS = 40  # more markers would overlap
@@ -49,7 +50,7 @@ class _MatrixLayout(NamedTuple):
         cell: Side of a cell in inches.
         dpi: Pixels per inch.
         font_size: Of the class names, in points.
-        name_columns: Longest class name in text columns.
+        name_columns: Longest line of a class name in text columns; two lines at most.
         has_counts: Whether cells show their counts.
         has_shares: Whether they also show their shares of the row.
     """
@@ -65,9 +66,9 @@ class _MatrixLayout(NamedTuple):
 def _layout_for(side: int) -> _MatrixLayout:
     """Return the sizes for a matrix of `side` by `side` cells."""
     if side <= 25:
-        return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 32, True, True)
+        return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 40, True, True)
     if side <= 60:
-        return _MatrixLayout(0.32, 150, 8, 32, True, False)
+        return _MatrixLayout(0.32, 150, 8, 40, True, False)
     if side <= 250:
         return _MatrixLayout(0.15, 100, 7.5, 26, False, False)
     return _MatrixLayout(0.03, 100, 7, 26, False, False)  # 3 pixels: a single mistake is visible
@@ -209,21 +210,21 @@ def _class_labels(
     Args:
         classes: All names.
         shown: Indices of the classes to label.
-        columns: Longest label in text columns.
+        columns: Longest line of a label in text columns; a longer label has two lines.
 
     Returns:
         A text with its fonts for each class in `shown`; index -> spelled-out name for each that
         no installed font can draw.
     """
-    texts = {index: shorten(to_composed(classes[index]), columns) for index in shown}
-    seen = list(texts.values())
+    texts = distinct_labels({index: classes[index] for index in shown}, 2 * columns)
     labels, key = [], {}
-    for (index, text), families in zip(texts.items(), families_for(seen), strict=True):
+    for (index, text), families in zip(
+        texts.items(), families_for(list(texts.values())), strict=True
+    ):
         if families is None:
             key[index] = shorten(spell_out(classes[index]), 2 * columns)
             text, families = f"#{index}", (DEFAULT_FAMILY,)
-        elif seen.count(text) > 1:  # names that differ only in the middle
-            text = f"{text} #{index}"
+        text = wrap_label(text, columns)
         labels.append(Text(text=text, fontfamily=list(families), parse_math=False))
     return labels, key
 
@@ -233,8 +234,10 @@ def _label_axes(
 ) -> None:
     """Label rows and columns, on all four sides of a matrix without counts."""
     texts = [label.get_text() for label in labels]
-    longest = max(map(len, texts)) * layout.font_size * 0.62 / 72
-    rotation = 0 if longest < layout.cell else 45 if layout.has_counts else 90
+    longest = (
+        max(len(line) for text in texts for line in text.split("\n")) * layout.font_size * 0.62 / 72
+    )
+    rotation = 0 if longest < layout.cell else 45 if layout.has_shares else 90
     is_wide = not layout.has_counts
     axes.set_xticks(shown, texts)
     axes.set_yticks(shown, texts)

@@ -6,6 +6,7 @@ Knows Unicode and matplotlib's list of fonts; knows nothing about figures or pag
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -44,6 +45,7 @@ PLACEHOLDER_FAMILIES = ("Last Resort", ".LastResort", "LastResort", "Adobe Blank
 # Embeddings, overrides and isolates reorder the text that follows them. Directional marks do not
 # and are left as they are.
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+WORD_ENDS = frozenset(" _-/.")
 SHAPES_TEXT = hasattr(ft2font, "__libraqm_version__")  # matplotlib 3.11 joins and reorders letters
 
 
@@ -121,6 +123,36 @@ def shorten(name: str, width: int) -> str:
         else:
             tail, right = cluster + tail, right - 1
     return f"{head}…{tail}"
+
+
+def distinct_labels(names: Mapping[int, str], width: int) -> dict[int, str]:
+    """Return names no wider than `width`, never two alike: these have their index added.
+
+    Args:
+        names: Different names by class index.
+        width: As for `shorten`.
+
+    >>> distinct_labels({0: "one_long_name", 3: "one_lone_name", 4: "two"}, 9)
+    {0: 'one_…name #0', 3: 'one_…name #3', 4: 'two'}
+    """
+    labels = {index: shorten(to_composed(name), width) for index, name in names.items()}
+    counts = Counter(labels.values())
+    return {i: f"{one} #{i}" if counts[one] > 1 else one for i, one in labels.items()}
+
+
+def wrap_label(label: str, width: int) -> str:
+    r"""Return a label on two lines, broken at the word end nearest to its middle, if it is wider.
+
+    >>> wrap_label("Dodecatheon_pulchellum alpine", 20)
+    'Dodecatheon_\npulchellum alpine'
+    """
+    if _columns(label) <= width:
+        return label
+    breaks = [i for i in range(1, len(label)) if label[i - 1] in WORD_ENDS]
+    if not breaks:
+        return label
+    at = min(breaks, key=lambda i: abs(i - len(label) / 2))
+    return f"{label[:at].rstrip()}\n{label[at:]}"
 
 
 def _clusters(text: str) -> Iterator[str]:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from swinclf.reporting.display_names import to_printable
+from swinclf.reporting.local_paths import without_folders
+
+LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -42,9 +47,13 @@ def page_template(folder: str, name: str) -> Template:
     )
     environment.filters |= {
         "name": _name,
+        "portable": without_folders,
+        "setting": _setting_text,
         "percent": _percent,
         "number": _number,
         "csp_hash": _csp_hash,
+        "breakable": _breakable,
+        "zip": zip,
     }
     return environment.get_template(name)
 
@@ -52,6 +61,25 @@ def page_template(folder: str, name: str) -> Template:
 def _name(value: object) -> str:
     """Return a text from outside on one line and as valid UTF-8; the page escapes it."""
     return to_printable(str(value))
+
+
+def _breakable(label: str) -> Markup:
+    """Return a label with its line breaks, which may break after underscores and the like too."""
+    lines = (re.split(r"(?<=[_/.-])(?=\w)", line) for line in label.split("\n"))
+    return Markup("<br>").join(Markup("<wbr>").join(pieces) for pieces in lines)  # escapes
+
+
+def _setting_text(value: object) -> str:
+    """Return the value of a setting in words, without the folders of a path."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if value is None:
+        return "not set"
+    return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", without_folders(str(value)))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -7,19 +7,25 @@ classes would be a file of hundreds of megabytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from swinclf.files import spreadsheet_safe, write_csv, write_text
+from swinclf.files import read_json, spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
 from swinclf.reporting.teacher_scores import TeacherScores
+from swinclf.reporting.verdict import Verdict
 
 
 def write_metrics_json(
-    path: Path, metrics: Metrics, *, skipped: int = 0, teacher: TeacherScores | None = None
+    path: Path,
+    metrics: Metrics,
+    *,
+    skipped: int = 0,
+    teacher: TeacherScores | None = None,
+    verdict: Verdict | None = None,
 ) -> None:
     """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
@@ -31,11 +37,25 @@ def write_metrics_json(
         metrics: The metrics; the file parses to their `to_dict()`.
         skipped: Number of files that could not be read; if any, the key `skipped`.
         teacher: Scores of the teacher; if any, the key `teacher`.
+        verdict: The verdict of the report; if any, the key `verdict`.
     """
     named = teacher.name if teacher is not None else ""
     ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
-    text = _json_text(metrics, skipped, teacher, ascii_only=ascii_only)
-    write_text(path, text)
+    extras = {
+        "skipped": skipped or None,
+        "teacher": teacher.to_dict() if teacher is not None else None,
+        "verdict": verdict.to_dict() if verdict is not None else None,
+    }
+    write_text(path, _json_text(metrics, extras, ascii_only=ascii_only))
+
+
+def read_verdict_lines(path: Path) -> tuple[str, ...]:
+    """Return the lines of the verdict in a metrics.json; none if it has none.
+
+    Raises:
+        RunError: If the file cannot be read.
+    """
+    return tuple(map(str, read_json(path).get("verdict", {}).get("lines", ())))
 
 
 def write_confusion_csv(path: Path, metrics: Metrics) -> None:
@@ -59,10 +79,8 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
     write_csv(path, ("true/predicted", *names), rows)
 
 
-def _json_text(
-    metrics: Metrics, skipped: int, teacher: TeacherScores | None, *, ascii_only: bool
-) -> str:
-    """Return the JSON of `Metrics.to_dict`, with its keys in order."""
+def _json_text(metrics: Metrics, extras: Mapping[str, object], *, ascii_only: bool) -> str:
+    """Return the JSON of `Metrics.to_dict` and of what there is of `extras`, with keys in order."""
     dumps = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False)
     plain = {
         "split": metrics.split,
@@ -75,8 +93,7 @@ def _json_text(
         "macro_f1": metrics.macro_f1,
         "loss": metrics.loss,
         "ece": metrics.ece,
-        **({"skipped": skipped} if skipped else {}),
-        **({"teacher": teacher.to_dict()} if teacher is not None else {}),
+        **{key: value for key, value in extras.items() if value is not None},
     }
     lines = [f'  "{key}": {dumps(value)},\n' for key, value in plain.items()]
     rows = [f"    {dumps(name)}: {dumps(asdict(row))}" for name, row in metrics.per_class.items()]

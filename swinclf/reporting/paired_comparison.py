@@ -7,7 +7,7 @@ or both wrong, do not tell which is better: only the discordant ones count.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy.optimize import brentq
@@ -38,6 +38,65 @@ class PredictionPair:
 
 
 @dataclass(frozen=True, slots=True)
+class RunScore:
+    """One of several runs on the images that all of them have. Fractions are in [0, 1].
+
+    Attributes:
+        run: The folder of its predictions.
+        number: Its position on the command line, from 1.
+        accuracy: On the common images.
+        accuracy_ci95: Its 95 % Wilson interval.
+        difference: That accuracy less the best one.
+        difference_ci95: The 95 % score interval of the difference.
+        p_value: Of McNemar's exact test against the best one, corrected by Holm; None for the best.
+        own_images: Number of all its images.
+        own_accuracy: On all its images.
+    """
+
+    run: str
+    number: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    difference: float
+    difference_ci95: tuple[float, float]
+    p_value: float | None
+    own_images: int
+    own_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeedGroup:
+    """Runs with the same settings but for the seed.
+
+    Attributes:
+        settings: In what they differ from the other groups.
+        seeds: Of each run.
+        mean: Mean accuracy, each run on all its images.
+        deviation: Standard deviation of the accuracy; None for a single run.
+    """
+
+    settings: str
+    seeds: tuple[int, ...]
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingImage:
+    """An image with different predictions.
+
+    Attributes:
+        path: The image.
+        label: Its true class.
+        predicted: The class predicted by each run, in the order of the command line.
+    """
+
+    path: str
+    label: str
+    predicted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PairedCounts:
     """Counts of images that two classifiers predict correctly.
 
@@ -56,7 +115,14 @@ class PairedCounts:
     @classmethod
     def from_pairs(cls, pairs: Iterable[PredictionPair]) -> PairedCounts:
         """Count the correct predictions."""
-        right = [(pair.first == pair.label, pair.second == pair.label) for pair in pairs]
+        return cls.from_outcomes(
+            (pair.first == pair.label, pair.second == pair.label) for pair in pairs
+        )
+
+    @classmethod
+    def from_outcomes(cls, outcomes: Iterable[tuple[bool, bool]]) -> PairedCounts:
+        """Count images by whether the first and the second prediction are correct."""
+        right = list(outcomes)
         counted = (right.count(which) for which in ((True, True), (True, False), (False, True)))
         return cls(len(right), *counted)
 
@@ -93,6 +159,22 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the same order.
+
+    >>> holm([0.04, 0.01, 0.03])
+    [0.06, 0.03, 0.06]
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6:65-70.
+    """
+    corrected = list(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(corrected)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(corrected) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:

@@ -1,4 +1,5 @@
-// Behaviour of the report: sorting, the images of a confusion matrix cell, the colour theme.
+// Behaviour of the report: sorting, the images of a confusion matrix cell, the filters of the
+// gallery, the colour theme.
 // Everything is readable without it.
 "use strict";
 const root = document.documentElement;
@@ -74,3 +75,24 @@ for (const link of links) {
 const wanted = document.getElementById(location.hash.slice(1));
 if (wanted?.classList.contains("pair")) showPair(wanted.id);
 else if (links.length) showPair(document.querySelector(".pair").id);
+
+// Gallery: an image is shown if it passes all three filters.
+const filters = document.querySelector(".filters");
+if (filters) {
+  const [ofClass, ofResult, ofConfidence] = filters.querySelectorAll("select");
+  const figures = [...document.querySelectorAll("#gallery figure")];
+  const isShown = ({ dataset }) => {
+    const [low, high] = (ofConfidence.value || "0 2").split(" ");
+    return (!ofClass.value || dataset.class === ofClass.value)
+      && (!ofResult.value || dataset.result === ofResult.value)
+      && +dataset.confidence >= +low && +dataset.confidence < +high;
+  };
+  const filter = () => {
+    for (const figure of figures) figure.hidden = !isShown(figure);
+    const shown = figures.filter((figure) => !figure.hidden).length;
+    filters.querySelector("output").textContent = `${shown} of ${figures.length} images`;
+  };
+  filters.addEventListener("change", filter);
+  filters.hidden = false;
+  filter();
+}

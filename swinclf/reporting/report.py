@@ -18,22 +18,25 @@ from swinclf import __version__
 from swinclf.files import write_text
 from swinclf.metrics import (
     PROBE_NOTE,
-    SELECTION_NOTE,
-    UNBIASED_NOTE,
     UNTRAINED_NOTE,
     Metrics,
 )
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
 from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
-from swinclf.reporting.display_names import shorten, to_printable
+from swinclf.reporting.display_names import distinct_labels, wrap_label
 from swinclf.reporting.embedded_images import Thumbnails, embed
+from swinclf.reporting.gallery import choose_gallery
 from swinclf.reporting.html import data_uri, page_template
 from swinclf.reporting.report_data import EXAMPLES, PredictionRow, Provenance, ReportSections
+from swinclf.reporting.run_figures import to_figures
+from swinclf.reporting.verdict import Verdict, judge
+from swinclf.reporting.weak_sections import find_weak_sections
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
-MAX_ROOMY = 12  # classes up to which the matrix has large cells and long names
+MAX_ROOMY = 12  # classes up to which the matrix has large cells
+MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
 
 Row = TypeVar("Row")
@@ -100,7 +103,7 @@ def write_report(
     skipped: Sequence[tuple[str, str]],
     sections: ReportSections | None = None,
     thumbnails: Thumbnails = no_thumbnails,
-) -> None:
+) -> Verdict:
     """Write the report as one HTML file without external resources.
 
     Long lists are truncated, with the number of missing rows and the file that has them. Thumbnails
@@ -117,17 +120,24 @@ def write_report(
         sections: Other contents.
         thumbnails: Makes small JPEGs of images.
 
+    Returns:
+        The verdict that the report opens with.
+
     Raises:
         FileNotFoundError: If the matrix file does not exist.
     """
     extra = sections or ReportSections()
     mistakes = worst_mistakes(rows)
+    figures = to_figures(metrics, provenance, extra)
+    verdict, confidence = judge(figures), _confidence(rows)
+    ideal_ece = confidence["ideal_ece"] if confidence else None
+    gallery = choose_gallery(rows)
     wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
     confusion = _confusion(metrics, rows, matrix)
-    uses = _uses(mistakes, extra, confusion["pairs"])
+    uses = _uses(mistakes, extra, confusion["pairs"]) + [one.path for one in gallery.rows]
     page = page_template("reporting", "report.html.jinja").render(
         **confusion,
-        **_training(provenance.history, metrics.split),
+        **_training(provenance.history),
         box=svg_charts,
         short_count=short_count,
         provenance=provenance,
@@ -135,7 +145,11 @@ def write_report(
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
         right=metrics.images - wrong_count,
         class_rows=TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
-        confidence=_confidence(rows),
+        confidence=confidence,
+        verdict=verdict,
+        weak=find_weak_sections(figures, ideal_ece),
+        gallery=gallery,
+        with_images=sum(one.support > 0 for one in metrics.per_class.values()),
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
         skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
         mistakes=TruncatedList(mistakes, wrong_count - len(mistakes)),
@@ -147,6 +161,7 @@ def write_report(
         version=__version__,
     )
     write_text(path, page)
+    return verdict
 
 
 def _confusion(
@@ -156,13 +171,14 @@ def _confusion(
     grid, confused = build_grid(metrics), _confused(metrics)
     pairs = collect_cell_images(metrics, grid, [pair[:2] for pair in confused], rows)
     is_fine = len(grid.classes) > MAX_ROOMY
+    names = {index: metrics.classes[index] for index in grid.classes}
     return {
         "grid": grid,
         "is_fine": is_fine,
-        "short_names": [
-            shorten(to_printable(metrics.classes[index]), 16 if is_fine else 24)
-            for index in grid.classes
-        ],
+        "labels": {
+            index: wrap_label(label, MAX_LINE)
+            for index, label in distinct_labels(names, 2 * MAX_LINE).items()
+        },
         "confused": confused,
         "pairs": pairs,
         "linked": {(pair.true, pair.predicted) for pair in pairs},
@@ -170,11 +186,10 @@ def _confusion(
     }
 
 
-def _training(history: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
-    """The epochs as curves and as a table, and what was selected by the split that is scored."""
+def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The epochs as curves and as a table."""
     epochs = [row for row in history if row["epoch"]]  # none of a linear probe
     return {
-        "selection": (SELECTION_NOTE, UNBIASED_NOTE) if epochs and split == "val" else None,
         "curves": svg_charts.curves(epochs) if epochs else [],
         "probe": PROBE_NOTE if history and not epochs else None,
         "epochs": TruncatedList.from_rows(history, EPOCH_ROWS),
@@ -216,6 +231,7 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     return {
         "diagrams": [svg_charts.reliability(bins), svg_charts.coverage(curve, len(rows))],
         "bins": bins,
+        "ideal_ece": svg_charts.ideal_calibration_error(confidence),
         "coverage": svg_charts.coverage_rows(curve),
     }
 

@@ -13,6 +13,7 @@ from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.selective import RejectionScores
 from swinclf.confidence.temperature import Calibration
 from swinclf.reporting.teacher_scores import TeacherScores
+from swinclf.reporting.verdict import LabelReview
 
 EXAMPLES = 6  # shown of each finding
 
@@ -49,11 +50,11 @@ class ReportedSetting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where scores come from.
+    """Where scores come from. The page shows absolute paths by their last part only.
 
     Attributes:
         title: The heading, such as the run's name.
-        data: The folder that was scored.
+        data: The name of the folder that was scored.
         command: What to type for the same result.
         settings: Of the training, by name, in the order to be shown; may be empty.
         history: A row an epoch with the keys of history.csv; empty where nothing was trained.
@@ -151,6 +152,23 @@ class Neighbour:
     file: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFigures:
+    """Figures of a training that the verdict depends on.
+
+    Attributes:
+        counts: Number of training images of each class.
+        probe_accuracy: Of a linear probe on the held-out images; None if unknown.
+        image_px: Median shorter side of the images; None if unknown.
+        input_px: Side of the network's input.
+    """
+
+    counts: Mapping[str, int]
+    probe_accuracy: float | None
+    image_px: float | None
+    input_px: int
+
+
 @dataclass(frozen=True, slots=True)
 class ReportSections:
     """The optional sections of a report. What is None or empty is left out.
@@ -160,21 +178,27 @@ class ReportSections:
         confidence: Of the model, with its rejection thresholds.
         rejection: The effect of rejection, where it was measured.
         suspects: Suspect labels, most likely wrong first.
+        labels: The review of all labels; None if they were not reviewed.
         learning: The learning curve.
         audit: Findings in the dataset, most important first.
         is_untrained: Whether the network started from random weights.
         teacher: Scores of the teacher of a distillation.
         evidence: Path of a mistake -> JPEG of a saliency map of the wrong prediction.
         neighbours: Path of a mistake -> its nearest training images, nearest first.
+        training: Figures of the training; None for an evaluation.
+        unknown_classes: Number of images of each class that the model does not know.
     """
 
     calibration: Calibration | None = None
     confidence: Confidence = field(default_factory=Confidence)
     rejection: RejectionScores | None = None
     suspects: Sequence[Suspect] = ()
+    labels: LabelReview | None = None
     learning: LearningCurve | None = None
     audit: Sequence[FindingSummary] = ()
     is_untrained: bool = False
     teacher: TeacherScores | None = None
     evidence: Mapping[str, bytes] = field(default_factory=dict)
     neighbours: Mapping[str, Sequence[Neighbour]] = field(default_factory=dict)
+    training: TrainingFigures | None = None
+    unknown_classes: Mapping[str, int] = field(default_factory=dict)

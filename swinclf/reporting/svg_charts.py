@@ -14,7 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
-from swinclf.metrics import ECE_BINS, calibration_bins, wilson_interval
+from swinclf.metrics import (
+    ECE_BINS,
+    calibration_bins,
+    expected_calibration_error,
+    wilson_interval,
+)
 from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -23,6 +28,7 @@ MAX_POINTS = 300  # of a line
 MAX_MARKERS = 40  # points; more markers would overlap
 TICKS = 5
 MIN_COVERED = 10  # images; the accuracy of fewer is noise
+SIMULATED = 100  # evaluations of a perfectly calibrated model
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
 
@@ -32,7 +38,7 @@ class Line:
 
     Attributes:
         name: For the legend; empty for none.
-        style: CSS class: `a`, `b`, `guide`, `line` or `forecast`.
+        style: CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`.
         points: (x, y); a y that is None or not finite leaves a gap.
         band: (low, high) interval of each point; empty for none.
         sizes: Radius of each point's marker; empty for the default.
@@ -109,8 +115,15 @@ def as_percent(value: float) -> str:
 
 
 def as_number(value: float) -> str:
-    """Return the tick label of a number."""
-    return f"{value:.3g}"
+    """Return the tick label of a number, short enough for the margin.
+
+    >>> as_number(0.00025), as_number(0.05), as_number(12684)
+    ('2.5e-4', '0.05', '1.27e4')
+    """
+    if value and not 0.001 <= abs(value) < 10_000:
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{value:.4g}"
 
 
 def draw(title: str, summary: str, x: Axis, y: Axis, lines: Iterable[Line]) -> Diagram:
@@ -138,7 +151,7 @@ def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], 
     count = len(line.points)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
     path, marks, whiskers, broken = [], [], [], True
-    is_marked = line.style in ("a", "b") and (bool(line.sizes) or count <= MAX_MARKERS)
+    is_marked = line.style in ("a", "train", "val") and (bool(line.sizes) or count <= MAX_MARKERS)
     for index in chosen.tolist():
         x, y = line.points[index]
         if y is None or not math.isfinite(y):
@@ -160,8 +173,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
     diagrams = []
     for measure in ("loss", "accuracy"):
         lines = [
-            Line(split, style, _column(history, f"{split}_{measure}"))
-            for split, style in (("train", "a"), ("val", "b"))
+            Line(split, split, _column(history, f"{split}_{measure}")) for split in ("train", "val")
         ]
         y_range = _range(lines, at_least=0.1, top=1.0 if measure == "accuracy" else None)
         if y_range is not None:
@@ -272,6 +284,19 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
     y = Axis("accuracy", 0, 1, as_percent)
     summary = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
     return draw("Reliability diagram", summary, x, y, [guide, points])
+
+
+def ideal_calibration_error(confidence: npt.NDArray[np.float64]) -> float:
+    """Return the expected calibration error of a perfectly calibrated model, by simulation.
+
+    It is above 0, as the accuracy of few images in a bin is never their mean confidence.
+
+    Args:
+        confidence: Probability of each predicted class, (N,).
+    """
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(confidence)) < confidence for _ in range(SIMULATED))
+    return float(np.mean([expected_calibration_error(confidence, one) for one in draws]))
 
 
 class CoveragePoint(NamedTuple):

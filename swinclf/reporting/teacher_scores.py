@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from swinclf.metrics import wilson_interval
+from swinclf.reporter import format_percent
 from swinclf.reporting.paired_comparison import PairedCounts, PredictionPair
 
 
@@ -58,7 +59,7 @@ class TeacherScores:
         """Return the comparison in one line."""
         low, high = self.difference_ci95
         return (
-            f"teacher {self.name}: accuracy {self.accuracy:.1%}; the student's is "
+            f"teacher {self.name}: accuracy {format_percent(self.accuracy)}; the student's is "
             f"{100 * self.difference:+.1f} points from it (95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f}), with the same prediction for {self.agreement:.1%}"
+            f"{100 * high:+.1f}), with the same prediction for {format_percent(self.agreement)}"
         )

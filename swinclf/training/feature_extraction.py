@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from swinclf.data.folder import TEST, VAL, FolderIndex, ImageFile
+from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, ImageFile
 from swinclf.data.images import FORMATS, REVISION
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
-from swinclf.data.split import split_position
+from swinclf.data.split import SplitRule
 from swinclf.data.transforms import to_torch_input
 from swinclf.device import Hardware, StopFlag, cpu_features, fixed_batch_size, versions
 from swinclf.models.compute import REVISION as COMPUTE_REVISION
@@ -338,28 +338,25 @@ def _machine(device: str) -> list[object]:
     return [device, torch.get_num_threads(), *abilities]
 
 
-def views_by_split(index: FolderIndex, *, mirror: bool, val_split: float, seed: int) -> ViewsOf:
+def views_by_split(index: FolderIndex, rule: SplitRule, *, mirror: bool) -> ViewsOf:
     """Return which views to extract of each file, by its split as predicted from its content.
 
-    Training images get a mirrored view, validation images do not. The final split differs for the
-    few images that `hold_out` moves (`missing_views`).
+    Training images get a mirrored view, validation images do not. The final split is known when all
+    images have been read; it differs for a few (`missing_views`).
 
     Args:
         index: The dataset's files.
+        rule: Of the split, for the images of folders without one.
         mirror: Whether to train on mirror images.
-        val_split: Fraction of each class that is held out where no folder is.
-        seed: Of the split.
     """
     split_of = {image.path: image.split for image in index.images}
 
     def views_of(file: str, digest: bytes) -> Sequence[bytes]:
         split = split_of[file]
-        if split == TEST:  # test images must not influence any choice
+        if split == TEST:  # scored by another command
             return ()
-        held_out = split == VAL
-        if not index.has_val:
-            held_out = split_position(digest, seed) < val_split
-        return (PLAIN, MIRROR) if mirror and not held_out else (PLAIN,)
+        is_train = split != VAL and rule.expected(digest) == TRAIN
+        return (PLAIN, MIRROR) if mirror and is_train else (PLAIN,)
 
     return views_of
 

@@ -169,8 +169,9 @@ def start_from_baseline(state: TrainState, baseline: Baseline) -> None:
         return
     model = baseline.probe if isinstance(state.model, Probe) else state.model
     weights = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
-    worst_loss = -sys.float_info.max  # so that an epoch of equal accuracy wins
+    worst_loss = -sys.float_info.max  # so that any epoch that is as accurate wins
     state.best = BestEpoch(0, (baseline.accuracy, worst_loss), weights)
+    state.floor = baseline.accuracy
 
 
 def use_baseline(state: TrainState, baseline: Baseline, images: int) -> None:

@@ -1,0 +1,169 @@
+"""Do the figures of a run hold on fresh photographs? JSON lines on stdout.
+
+For each seed, some photographs are drawn and given to `swinclf train`, with a frozen network; all
+others are fresh. For each number of held-out images and each way of training, a row states, over
+the seeds: the reported accuracy less that of fresh photographs, how often the interval of 95 %
+covers that of fresh ones, and how often the predictions that `--reject` accepts reach their target.
+
+    python benchmarks/held_out.py PHOTOS
+    python benchmarks/held_out.py PHOTOS --held-out 40 --seeds 200 --way folds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import swinclf
+from swinclf.commands.train import Run
+from swinclf.confidence.selective import SelectiveScores, is_rejected
+from swinclf.data.folder import scan_folder
+from swinclf.errors import RunError
+from swinclf.inference.predictor import InferenceOptions, TorchPredictor, softmax
+from swinclf.metrics import expected_calibration_error
+
+WAYS: Mapping[str, Mapping[str, object]] = {
+    "probe": {"folds": 0},  # the default from 300 images on
+    "folds": {"folds": 5},  # the default below
+    "epochs": {"epochs": 60},  # of AdamW; the best one is selected
+}
+PRECISIONS = (0.8, 0.9)
+HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """All photographs, with the features of the frozen network.
+
+    Attributes:
+        files: The files.
+        labels: The class of each.
+        features: (N, D).
+    """
+
+    files: Sequence[Path]
+    labels: Sequence[str]
+    features: np.ndarray
+
+
+def read_photographs(folder: Path, settings: Mapping[str, object], scratch: Path) -> Photographs:
+    """Return the photographs of a folder, with their features by a first training."""
+    index = scan_folder(folder)
+    files = [index.root / image.path for image in index.images]
+    run = swinclf.train(folder, out=str(scratch / "first"), **settings)  # type: ignore[arg-type]
+    features = swinclf.load(run.path).embed(files)
+    return Photographs(files, [image.label for image in index.images], np.asarray(features))
+
+
+def measure(
+    photos: Photographs, count: int, way: str, seed: int, settings: Mapping[str, object]
+) -> dict[str, float]:
+    """Train on some photographs and compare the figures of the run with those of all others."""
+    order = list(range(len(photos.files)))
+    random.Random(seed).shuffle(order)
+    drawn, fresh = order[:count], order[count:]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        for row in drawn:
+            link = data / photos.labels[row] / f"{row}{photos.files[row].suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(photos.files[row])
+        run = swinclf.train(
+            data,
+            **{**settings, **WAYS[way], "seed": seed, "out": str(Path(folder) / "runs")},
+        )
+        return _compare(run, photos, fresh)
+
+
+def _compare(run: Run, photos: Photographs, fresh: Sequence[int]) -> dict[str, float]:
+    """Return the reported and the fresh figures of a run."""
+    predictor = TorchPredictor.open(run.folder.model, InferenceOptions(device="cpu"))
+    confidence, features = predictor.card.confidence, photos.features[fresh]
+    head = predictor.network.get_classifier()  # type: ignore[operator]
+    logits = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    probabilities = softmax(logits, confidence.temperature)
+    classes = predictor.card.classes
+    targets = np.array([classes.index(photos.labels[row]) for row in fresh])
+    right = probabilities.argmax(axis=1) == targets
+    low, high = run.metrics.accuracy_ci95
+    row = {
+        "reported": run.metrics.accuracy,
+        "fresh": right.mean(),
+        "covered": low <= right.mean() <= high,
+        "temperature": confidence.temperature,
+        "ece": expected_calibration_error(probabilities.max(axis=1), right),
+        "ece_unscaled": expected_calibration_error(softmax(logits, 1.0).max(axis=1), right),
+    }
+    ood_scores = np.full(len(fresh), np.nan)
+    if confidence.space is not None:
+        ood_scores = confidence.space.ood_scores(features)
+    scores = SelectiveScores(probabilities.max(axis=1), ood_scores)
+    for precision in PRECISIONS:
+        try:
+            accepted = ~is_rejected(confidence, precision, scores)
+        except RunError:  # refused: nothing is promised
+            continue
+        row[f"precision_{precision}"] = right[accepted].mean()
+        row[f"accepted_{precision}"] = accepted.mean()
+    return {name: float(value) for name, value in row.items()}
+
+
+def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    """Return means over the seeds."""
+
+    def mean(name: str) -> float | None:
+        values = [row[name] for row in rows if name in row]
+        return round(float(np.mean(values)), 4) if values else None
+
+    gaps = np.array([row["reported"] - row["fresh"] for row in rows])
+    record: dict[str, object] = {
+        name: mean(name) for name in ("reported", "fresh", "covered", "ece", "ece_unscaled")
+    }
+    record["reported_minus_fresh"] = round(float(gaps.mean()), 4)
+    record["standard_error"] = round(float(gaps.std(ddof=1) / len(gaps) ** 0.5), 4)
+    record["scaled"] = sum(row["temperature"] != 1 for row in rows)
+    for precision in PRECISIONS:
+        reached = [row.get(f"precision_{precision}") for row in rows]
+        promised = [value for value in reached if value is not None]
+        record[f"reject_{precision}"] = {
+            "offered": len(promised),
+            "reached": sum(value >= precision for value in promised),
+            "lowest": round(min(promised), 4) if promised else None,
+            "accepted": mean(f"accepted_{precision}"),
+        }
+    return record
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path, help="a folder of class folders")
+    parser.add_argument("--held-out", type=int, nargs="+", default=[40, 200, 400])
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--random-weights", action="store_true", help="a small ViT, untrained")
+    args = parser.parse_args()
+    settings: dict[str, object] = {"model": "embedded", "freeze_layers": True}
+    if args.random_weights:
+        settings |= {"model": "vit_tiny_patch16_224", "img_size": 64, "pretrained": False}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
+        photos = read_photographs(args.photos, settings, Path(folder))
+        for held_out in args.held_out:
+            count = round(held_out / HELD_OUT)
+            for way in args.way:
+                rows = [measure(photos, count, way, seed, settings) for seed in range(args.seeds)]
+                row = {"held_out": held_out, "way": way, "seeds": args.seeds, **summary(rows)}
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""predict: its options, and where the predictions go.
+
+A command is imported when it is called: torch takes seconds to import, and --help must not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from swinclf.cli import console
+from swinclf.cli.columns import output_width
+from swinclf.cli.options import (
+    DeviceOption,
+    ImplOption,
+    PrecisionOption,
+    RejectOption,
+    RunOption,
+    StrictOption,
+    WorkersOption,
+)
+from swinclf.cli.prediction_writer import (
+    EXTENSIONS,
+    PredictFormat,
+    PredictionWriter,
+    check_folder_of,
+    format_of,
+)
+from swinclf.cli.streams import standard_input
+from swinclf.errors import ExitCode
+from swinclf.run_folder import find_data_folder, find_model
+from swinclf.terminal import ConsoleReporter
+
+if TYPE_CHECKING:
+    from swinclf.commands.predict import Prediction
+    from swinclf.inference.label_folders import LabelFolders
+
+TOP_K = 5
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Files, folders, patterns, or - for paths on standard input."
+    ),
+]
+TopKOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--top-k", min=1, help="Classes to return for each image.", show_default="5; in CSV 1"
+    ),
+]
+FormatOption = Annotated[
+    Optional[PredictFormat],  # noqa: UP045
+    typer.Option(
+        "--format",
+        help="table, json, jsonl (streamed) or csv.",
+        show_default="by the extension of --output, else table",
+    ),
+]
+OutputOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--output", help="File for the predictions.", show_default="standard output"),
+]
+PageOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--page", help="HTML file of thumbnails to sort and filter too.", show_default="none"
+    ),
+]
+SortOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--sort-into",
+        help="New folder of links to the images, in a folder for each predicted class. "
+        "Copies where links are impossible.",
+        show_default="none",
+    ),
+]
+QueueOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--queue",
+        min=1,
+        help="Only the N images most worth labelling next, best first: uncertain, and unlike "
+        "each other.",
+        show_default="all images, in order",
+    ),
+]
+
+
+def predict_command(
+    inputs: Inputs,
+    run: RunOption = None,
+    top_k: TopKOption = None,
+    output_format: FormatOption = None,
+    output: OutputOption = None,
+    page: PageOption = None,
+    sort_into: SortOption = None,
+    queue: QueueOption = None,
+    reject: RejectOption = None,
+    impl: ImplOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    strict: StrictOption = False,
+) -> ExitCode:
+    """Label files, folders, patterns or a list of paths."""
+    from swinclf.commands.predict import expand_inputs, predict, select_queue, write_gallery
+    from swinclf.inference.label_folders import LabelFolders
+    from swinclf.inference.predictor import InferenceOptions, open_predictor
+
+    if page:
+        check_folder_of(page, "--page")
+    model = find_model(run)
+    sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
+    folders = LabelFolders(sort_into, sources) if sort_into else None
+    predictor = open_predictor(model, InferenceOptions(impl, device, precision))
+    report = ConsoleReporter()
+    if predictor.note:
+        report.warn(predictor.note)
+    tally, ignored = _Tally(), Counter[str]()
+    paths: Iterable[str] = expand_inputs(_with_standard_input(inputs, model), ignored)
+    if "-" not in inputs:
+        paths = list(paths)
+    gallery: list[Prediction] | None = [] if page else None
+    writer = _writer(output, output_format, predictor.card.classes, top_k, reject)
+    with _progress(report, paths, is_visible=bool(output or queue)) as advance, writer:
+        predictions: Iterable[Prediction] = tally.count(
+            predict(
+                predictor,
+                paths,
+                top_k=max(top_k or TOP_K, 2 if queue else 1),
+                workers=workers,
+                low_latency="-" in inputs,
+                reject=reject,
+            ),
+            advance,
+        )
+        if queue:
+            predictions = select_queue(predictor, predictions, queue, workers=workers)
+        _distribute(predictions, writer, folders, gallery)
+    if page and gallery is not None:
+        write_gallery(
+            page, gallery, predictor, is_queue=bool(queue), workers=workers, report=report
+        )
+    _print_end(tally, ignored, writer.count, output, page, folders)
+    if tally.unreadable:
+        return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
+    return ExitCode.OK
+
+
+class _Tally:
+    """Counts predictions while they pass."""
+
+    def __init__(self) -> None:
+        self.all = self.unreadable = 0
+
+    def count(
+        self, predictions: Iterable[Prediction], advance: Callable[[int], None]
+    ) -> Iterator[Prediction]:
+        for one in predictions:
+            self.all += 1
+            self.unreadable += bool(one.error)
+            advance(1)
+            yield one
+
+
+def _progress(
+    report: ConsoleReporter, paths: Iterable[str], *, is_visible: bool
+) -> AbstractContextManager[Callable[[int], None]]:
+    """Return a progress bar, unless rows appear on the same terminal."""
+    if not is_visible and sys.stdout.isatty():
+        return nullcontext(lambda _done: None)
+    return report.track("predicting", len(paths) if isinstance(paths, list) else None)
+
+
+def _writer(
+    output: Path | None,
+    given: PredictFormat | None,
+    classes: Sequence[str],
+    top_k: int | None,
+    reject: float | None,
+) -> PredictionWriter:
+    chosen = format_of(output, given)
+    if output is not None and EXTENSIONS.get(output.suffix.lower(), chosen) is not chosen:
+        console.print_line(f"note: '{output}' is written as {chosen}, as --format says")
+    return PredictionWriter(
+        output,
+        chosen,
+        classes,
+        runners_up=(top_k or 1) - 1,
+        reject=reject is not None,
+        width=output_width() if output is None else None,
+    )
+
+
+def _distribute(
+    predictions: Iterable[Prediction],
+    writer: PredictionWriter,
+    folders: LabelFolders | None,
+    gallery: list[Prediction] | None,
+) -> None:
+    for one in predictions:
+        writer.write(one)
+        if folders is not None and not one.error:
+            folders.add(one.path, one.label)
+        if gallery is not None:
+            gallery.append(one)
+
+
+def _print_end(
+    tally: _Tally,
+    ignored: Mapping[str, int],
+    rows: int,
+    output: Path | None,
+    page: Path | None,
+    folders: LabelFolders | None,
+) -> None:
+    """Print what was written where, and what could not be read."""
+    from swinclf.data.scan_notes import counts_by_extension
+
+    if ignored:
+        console.print_line(f"ignored, not images: {counts_by_extension(ignored)}")
+    if folders is not None:
+        copied = f", {folders.copied:,} copies" if folders.copied else ""
+        console.print_line(f"{folders.linked:,} links{copied} in {folders.root}, by class")
+    if page is not None:
+        console.print_line(f"page saved to {page}")
+    if output is not None:
+        unreadable = f", {tally.unreadable:,} unreadable" if tally.unreadable else ""
+        console.print_line(f"{rows:,} rows written to {output}{unreadable}")
+    elif tally.unreadable:
+        console.print_line(f"{tally.unreadable:,} of {tally.all:,} inputs could not be read")
+
+
+def _with_standard_input(inputs: list[str], model: Path) -> Iterator[str]:
+    """Yield the inputs, with - replaced by the paths on standard input."""
+    from swinclf.data.path_lists import read_path_list
+
+    for given in inputs:
+        if given != "-":
+            yield given
+            continue
+        base = find_data_folder(model)
+        yield from read_path_list(standard_input(), base=base, note=console.print_line)

@@ -1,0 +1,198 @@
+"""The output of `predict`: rows for people, CSV and JSON for programs, written as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from swinclf.cli.columns import elide, pad
+from swinclf.cli.streams import flush_data, write_data
+from swinclf.errors import RunError
+from swinclf.files import FileReplacement, csv_text, to_utf8
+from swinclf.reporter import format_percent
+from swinclf.terminal import one_line
+
+if TYPE_CHECKING:
+    from swinclf.commands.predict import Prediction
+
+MAX_LABEL = 40  # columns; a quarter of a terminal
+COLUMNS = ("path", "label", "probability", "error")
+REJECT_COLUMNS = ("withheld_label", "ood_score")
+
+
+class PredictFormat(StrEnum):
+    """Output format of predictions."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+EXTENSIONS = {
+    ".csv": PredictFormat.CSV,
+    ".json": PredictFormat.JSON,
+    ".jsonl": PredictFormat.JSONL,
+    ".ndjson": PredictFormat.JSONL,
+}
+
+
+def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat:
+    """Return the output format: as given, else by the extension of the file, else a table."""
+    extension = output.suffix.lower() if output is not None else ""
+    return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
+
+
+def check_folder_of(path: Path, option: str) -> None:
+    """Raise a RunError if the folder of a file to be written does not exist."""
+    if not path.parent.is_dir():
+        raise RunError(
+            f"to write '{path}'",
+            found="No such file or directory",
+            hint=f"create the folder '{path.parent}' first, or another {option}",
+        )
+
+
+class PredictionWriter:
+    """Streaming output of predictions, to standard output or a file.
+
+    A file is written atomically; after an interrupt an existing one is unchanged.
+    Names are written byte for byte, except in the table, which is for terminals.
+
+    Args:
+        output: The file; None for standard output.
+        output_format: Format.
+        classes: The classes, for the width of the table.
+        runners_up: Number of classes after the first for which CSV has columns.
+        reject: Whether predictions may be rejected: CSV and JSON get the withheld label and the
+            out-of-distribution score.
+        width: Columns of the terminal, which a row of the table fits; None for any.
+
+    Attributes:
+        count: Number of predictions written.
+        failed: Number of those whose input could not be read.
+    """
+
+    def __init__(
+        self,
+        output: Path | None,
+        output_format: PredictFormat,
+        classes: Sequence[str],
+        *,
+        runners_up: int = 0,
+        reject: bool = False,
+        width: int | None = None,
+    ) -> None:
+        self.count = self.failed = 0
+        self._format, self._width = output_format, width
+        longest = max(len(one_line(name)) for name in classes)
+        self._label_width = min(MAX_LABEL if width is None else max(7, width // 4), longest)
+        self._runners_up, self._reject = min(runners_up, len(classes) - 1), reject
+        self._output = output
+        self._file: FileReplacement | None = None
+
+    def __enter__(self) -> PredictionWriter:
+        """Open the output and write its header."""
+        if self._output is not None:
+            check_folder_of(self._output, "--output")
+            self._file = FileReplacement(self._output).__enter__()
+        if self._format is PredictFormat.CSV:
+            ranks = range(2, self._runners_up + 2)
+            more = [f"{name}_{rank}" for rank in ranks for name in ("label", "probability")]
+            self._put(csv_text([[*COLUMNS, *more, *(REJECT_COLUMNS if self._reject else ())]]))
+        elif self._format is PredictFormat.JSON:
+            self._put("[")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write the end of the output; publish a file."""
+        if kind is None:
+            if self._format is PredictFormat.JSON:
+                self._put("\n]\n" if self.count else "]\n")
+            if self._file is None:
+                flush_data()
+        if self._file is not None:
+            self._file.__exit__(kind, value, trace)
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one prediction; flush standard output."""
+        self._put(self._text(prediction))
+        self.count += 1
+        self.failed += bool(prediction.error)
+        if self._file is None and self._format is not PredictFormat.JSON:
+            flush_data()
+
+    def _put(self, text: str) -> None:
+        if self._file is None:
+            write_data(text)
+        else:
+            self._file.write(to_utf8(text))
+
+    def _text(self, one: Prediction) -> str:
+        if self._format is PredictFormat.CSV:
+            return csv_text([self._fields(one)])
+        if self._format is PredictFormat.JSONL:
+            return self._json(one) + "\n"
+        if self._format is PredictFormat.JSON:
+            return (",\n  " if self.count else "\n  ") + self._json(one)
+        return self._table_row(one).rstrip() + "\n"
+
+    def _fields(self, one: Prediction) -> list[object]:
+        """Return the fields of a row of CSV; those that do not apply are empty."""
+        fields: list[object] = [one.path, one.label, "" if one.error else one.probability]
+        more = [value for pair in one.top[1 : 1 + self._runners_up] for value in pair]
+        fields += [one.error, *more, *[""] * (2 * self._runners_up - len(more))]
+        if self._reject:
+            fields += [*_withheld(one).values()]
+        return fields
+
+    def _json(self, one: Prediction) -> str:
+        record: dict[str, object] = {"path": one.path}
+        if one.error:
+            record |= {"error": one.error}
+        else:
+            top = [{"label": label, "probability": share} for label, share in one.top]
+            record |= {"label": one.label, "probability": one.probability, "top": top}
+            record |= _withheld(one) if self._reject else {}
+        text = json.dumps(record, ensure_ascii=False)
+        is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+        return text if is_unicode else json.dumps(record)
+
+    def _table_row(self, one: Prediction) -> str:
+        """Return probability, label, path and other classes; on a terminal in columns."""
+        share = "error" if one.error else "-" if one.is_unknown else format_percent(one.probability)
+        start = f"{share:>7}  {pad(one_line(one.label) or '-', self._label_width)}  "
+        path = one_line(one.path)
+        classes = one.top if one.is_unknown else one.top[1:]
+        others = [f"{one_line(label)} {format_percent(value)}" for label, value in classes]
+        if self._width is None:
+            end = f": {one_line(one.error)}" if one.error else others and f"  ({', '.join(others)})"
+            return f"{start}{path}{end or ''}"
+        room = max(20, self._width - len(start))
+        if not others and not one.error:
+            return start + elide(path, room)
+        path = pad(path, room // 2)
+        left = room - room // 2 - 2
+        if one.error:
+            return f"{start}{path}  {elide(one_line(one.error), left)}"
+        while len(others) > 1 and cell_len(", ".join(others)) > left - 2:
+            others.pop()
+        joined = ", ".join(others)
+        return f"{start}{path}  {elide(f'({joined})', left)}"
+
+
+def _withheld(one: Prediction) -> dict[str, object]:
+    """Return what --reject adds to a prediction: the label that it withheld, and why."""
+    label = one.top[0][0] if one.is_unknown else ""
+    return dict(zip(REJECT_COLUMNS, (label, one.ood_score), strict=True))

@@ -1,0 +1,141 @@
+"""runs, compare and relabel: the commands that work on finished runs and their tables.
+
+A command is imported when it is called: --help must not wait for it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional, cast
+
+import typer
+
+from swinclf.cli import console
+from swinclf.cli.columns import output_width
+from swinclf.cli.streams import flush_data, write_data
+from swinclf.cli.tables import ResultFormat
+from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
+from swinclf.errors import ConfigError, ExitCode
+from swinclf.terminal import one_line
+
+YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]
+
+
+def runs_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of the runs.")
+    ] = Path("runs"),
+    sort: Annotated[
+        RunSort, typer.Option("--sort", help="Order: best, newest or largest first.")
+    ] = RunSort.DATE,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="Format of the list.")
+    ] = ResultFormat.TABLE,
+    remove: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--remove", metavar="NAME", help="Delete this run of the folder.", show_default="none"
+        ),
+    ] = None,
+    yes: YesOption = False,
+) -> ExitCode:
+    """List all runs, or remove one."""
+    from swinclf.cli.runs_table import runs_text, unfinished_text
+
+    if remove is not None:
+        path = removable_run(folder / remove).path
+        if not console.confirm(f"Delete {path} with its model and all results?", yes=yes):
+            console.print_line("nothing was removed")
+            return ExitCode.FAILED
+        remove_run(path)
+        console.print_line(f"removed {path}")
+        return ExitCode.OK
+    runs = list_runs(folder, sort=sort)
+    write_data(runs_text(runs, result_format, output_width()))
+    flush_data()
+    if hint := unfinished_text(runs):
+        console.print_line(hint)
+    if not runs:
+        console.print_line(f"no runs in '{folder}': swinclf train DATA")
+    return ExitCode.OK
+
+
+def compare_command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Two or more runs or output folders of eval, on the same images."
+        ),
+    ],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", help="JSON file for the comparison.", show_default="none"),
+    ] = None,
+    page: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--page", help="HTML file with the images on which they differ.", show_default="none"
+        ),
+    ] = None,
+    result_format: Annotated[
+        ResultFormat, typer.Option("--format", help="Format of the comparison.")
+    ] = ResultFormat.TABLE,
+) -> None:
+    """Compare runs on the same images."""
+    from swinclf.cli.compare_table import comparison_text, leaderboard_text
+    from swinclf.commands.compare import compare, rank_runs
+
+    if len(runs) == 2:
+        write_data(comparison_text(compare(*runs, output=output), result_format))
+        if page is not None:
+            rank_runs(runs, page=page)
+    else:
+        done = rank_runs(runs, output=output, page=page)
+        write_data(leaderboard_text(done, result_format, output_width()))
+    for path in (output, page):
+        if path is not None:
+            console.print_line(f"saved to {path}")
+
+
+def relabel_command(
+    table: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(
+            metavar="FILE",
+            help="CSV with the columns path and label, such as suspects.csv, edited.",
+        ),
+    ] = None,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="The dataset.", show_default="that of the run that FILE is in"),
+    ] = None,
+    undo: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--undo", help="Move back what this undo file lists.", show_default="none"),
+    ] = None,
+    yes: YesOption = False,
+) -> ExitCode:
+    """Move images into the class folders of new labels, or back."""
+    from swinclf.commands.relabel import apply_moves, plan_relabel, plan_undo
+
+    if (table is None) == (undo is None):
+        raise ConfigError(
+            "a table, or --undo with an undo file",
+            found="none" if table is None else "both",
+            hint="swinclf relabel FILE",
+        )
+    plan = plan_undo(undo) if undo else plan_relabel(cast(Path, table), data)
+    for one in plan.moves:
+        write_data(f"{one_line(one.path)} -> {one_line(one.target)}\n")
+    flush_data()
+    console.print_line(f"{len(plan.moves):,} images to move, {plan.unchanged:,} unchanged")
+    if not plan.moves:
+        return ExitCode.OK
+    if not console.confirm(f"Move {len(plan.moves):,} images in {plan.data}?", yes=yes):
+        console.print_line("nothing was moved")
+        return ExitCode.FAILED
+    saved = apply_moves(plan, is_undo=undo is not None)
+    undone = f"; to undo: swinclf relabel --undo {shlex.quote(str(saved))}" if saved else ""
+    console.print_line(f"moved {len(plan.moves):,} images{undone}")
+    return ExitCode.OK

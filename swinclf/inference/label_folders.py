@@ -1,0 +1,80 @@
+"""A folder with a subfolder for each predicted label, of links to the images. Moves nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from swinclf.errors import ConfigError
+from swinclf.files import cannot_write
+
+_NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
+
+
+class LabelFolders:
+    """Links to images by predicted label; copies where links are not allowed.
+
+    Args:
+        root: The folder; new or empty.
+        sources: Folders that must not contain it: those of the images.
+
+    Attributes:
+        root: The folder.
+        linked: Number of links made.
+        copied: Number of copies made.
+
+    Raises:
+        ConfigError: If the folder has files in it, or is in one of `sources`.
+    """
+
+    def __init__(self, root: Path, sources: Iterable[Path]) -> None:
+        self.linked = self.copied = 0
+        self.root = root
+        found = ""
+        for source in sources:
+            if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
+                found = f"'{root}' in '{source}', where the images are"
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            found = f"'{root}', which is {'not empty' if root.is_dir() else 'a file'}"
+        if found:
+            raise ConfigError(
+                "a new or empty folder outside the images, for --sort-into",
+                found=found,
+                hint="--sort-into with another folder",
+            )
+
+    def add(self, path: str, label: str) -> None:
+        """Link an image into the folder of a label, under a name that is free there.
+
+        Raises:
+            RunError: If neither a link nor a copy can be written.
+        """
+        folder = self.root / folder_name(label)
+        file = Path(path)
+        target, number = folder / file.name, 1
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            while os.path.lexists(target):
+                number += 1
+                target = folder / f"{file.stem}-{number}{file.suffix}"
+            try:
+                target.symlink_to(os.path.abspath(file))  # noqa: PTH100 - links stay as they are
+                self.linked += 1
+            except (OSError, NotImplementedError):
+                shutil.copyfile(file, target)
+                self.copied += 1
+        except OSError as error:
+            raise cannot_write(target, error) from error
+
+
+def folder_name(label: str) -> str:
+    """Return a label as a folder name: a model file from elsewhere may have any text as a class.
+
+    >>> folder_name("../red")
+    '.._red'
+    """
+    name = _NOT_IN_NAMES.sub("_", label)
+    return name if name.strip(". ") else "_"

@@ -1,0 +1,62 @@
+"""The HTML page of `compare`: a table of runs, and the images on which they differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from swinclf import __version__
+from swinclf.files import write_text
+from swinclf.reporting.embedded_images import Thumbnails, embed
+from swinclf.reporting.html import page_template
+from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
+
+MAX_IMAGES = 500
+
+
+def write_compare_page(
+    path: Path,
+    *,
+    images: int,
+    runs: Sequence[RunScore],
+    groups: Sequence[SeedGroup],
+    differing: Sequence[DifferingImage],
+    notes: Sequence[str],
+    thumbnails: Thumbnails,
+) -> None:
+    """Write the page: one file of bounded size, without scripts and without absolute paths.
+
+    Args:
+        path: The file; overwritten.
+        images: Number of images of all runs.
+        runs: Best first; may be none.
+        groups: Runs that differ in their seed only.
+        differing: Images with different predictions; those with the most wrong ones come first.
+        notes: What the comparison does not show.
+        thumbnails: Makes small JPEGs of images; none if the dataset is gone.
+    """
+    shown = sorted(differing, key=lambda one: one.predicted.count(one.label))[:MAX_IMAGES]
+    page = page_template("reporting", "compare_page.html.jinja").render(
+        images=images,
+        runs=runs,
+        names=_short_names([run.run for run in sorted(runs, key=lambda run: run.number)]),
+        groups=groups,
+        differing=shown,
+        more=len(differing) - len(shown),
+        notes=notes,
+        uris=embed([one.path for one in shown], thumbnails),
+        version=__version__,
+    )
+    write_text(path, page)
+
+
+def _short_names(folders: Sequence[str]) -> list[str]:
+    """Return each folder's path below the folder that all of them are in."""
+    paths = [Path(folder).resolve() for folder in folders]
+    parents = {str(path.parent) for path in paths}
+    try:
+        top = os.path.commonpath(parents) if parents else ""
+    except ValueError:  # on several drives
+        return [path.name for path in paths]
+    return [path.relative_to(top).as_posix() for path in paths]

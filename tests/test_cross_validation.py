@@ -1,0 +1,160 @@
+"""Cross-validation of a frozen head, and a test split that selects nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset
+
+from swinclf.data.images import content_digest
+from swinclf.data.split import SplitRule
+from swinclf.pipeline.cross_validation import assign_folds
+
+NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
+FROZEN = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--freeze-layers")
+
+
+@pytest.fixture(scope="module")
+def greys(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("folds") / "greys", per_class=20, colours=NEAR)
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text("utf-8"))
+
+
+def test_folds_divide_each_class_evenly_and_duplicates_stay_together():
+    labels = ["a"] * 13 + ["b"] * 7 + ["c"] * 2
+    digests = [content_digest(b"%d" % number) for number in range(22)]
+    fold_of = assign_folds(labels, digests, folds=5, rule=SplitRule(0.0))
+    for label in "abc":
+        own = fold_of[[row for row, name in enumerate(labels) if name == label]]
+        counts = np.bincount(own, minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert np.bincount(fold_of).tolist() == [5, 5, 4, 4, 4]
+    twice = assign_folds(labels * 2, digests * 2, folds=5, rule=SplitRule(0.0))
+    assert (twice[:22] == twice[22:]).all()
+    other = assign_folds(labels, digests, folds=5, rule=SplitRule(0.0, seed=1))
+    assert (fold_of != other).any()
+
+
+def test_every_image_is_scored_by_a_head_that_has_not_seen_it(cli, greys, tmp_path):
+    done = cli("train", greys, *FROZEN, "--folds", "4", "--name", "folds")
+    assert done.code == 0, done.err
+    run = tmp_path / "runs" / "folds"
+    metrics, config = metrics_of(run), json.loads((run / "config.json").read_text("utf-8"))
+    assert (metrics["split"], metrics["images"]) == ("cross-validation", 60)
+    assert (config["folds"], config["sources"]["folds"]) == (4, "flag")
+    assert {row["split"] for row in read_rows(run / "split.csv")} == {"train"}
+    rows = read_rows(run / "predictions.csv")
+    assert len(rows) == 60
+    assert metrics["accuracy"] == np.mean([row["label"] == row["predicted"] for row in rows])
+    low, high = metrics["accuracy_ci95"]
+    assert low < metrics["accuracy"] < high
+    assert "cross-validation" in (run / "report.html").read_text("utf-8")
+
+
+def test_random_labels_are_not_predicted(cli, tmp_path):
+    """A score of images that the head has seen would be far above chance."""
+    colours = {"heads": (120, 120, 120), "tails": (120, 120, 120)}
+    data = write_dataset(tmp_path / "coins", per_class=40, colours=colours)
+    done = cli("train", data, *FROZEN, "--folds", "5", "--name", "coins")
+    assert done.code == 0, done.err
+    assert 0.3 < metrics_of(tmp_path / "runs" / "coins")["accuracy"] < 0.7
+
+
+def test_trained_weights_and_few_images_are_cross_validated_by_default(cli, greys, tmp_path):
+    first = cli("train", greys, *SMALL_FLAGS, "--name", "first")
+    assert first.code == 0, first.err
+    weights = ("--weights", tmp_path / "runs" / "first")
+    by_default = cli("train", greys, *weights, "--name", "default")
+    assert by_default.code == 0, by_default.err
+    config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
+    assert (config["folds"], config["reasons"]["folds"]) == (5, "fewer than 300 images")
+    assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"
+    for flags in (("--val-split", "0.2"), ("--folds", "0"), ("--epochs", "1")):
+        name = flags[0].strip("-")
+        done = cli("train", greys, *weights, *flags, "--name", name)
+        assert done.code == 0, done.err
+        assert metrics_of(tmp_path / "runs" / name)["split"] == "val"
+
+
+def test_the_model_of_a_cross_validated_run_warns_where_it_is_scored_on_its_own_images(
+    cli, greys, tmp_path
+):
+    done = cli("train", greys, *FROZEN, "--folds", "3", "--name", "folds")
+    assert done.code == 0, done.err
+    scored = cli("eval", "--run", tmp_path / "runs" / "folds")
+    assert scored.code == 0, scored.err
+    assert "trained on all of these images: their scores say nothing about new ones" in scored.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (("--no-freeze-layers",), "the whole network trains"),
+        (("--freeze-layers", "--epochs", "3"), "--epochs or --lr"),
+        (("--freeze-layers", "--teacher", "embedded"), "--teacher"),
+    ],
+)
+def test_folds_without_a_linear_probe_are_refused(cli, greys, flags, found):
+    done = cli("train", greys, *FROZEN[:-1], "--folds", "5", *flags)
+    assert done.code == 2
+    assert found in error_lines(done)[1]
+    assert error_lines(done)[2] == "no --folds"
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--folds", "1"), "--folds is 0 or at least 2"),
+        (("--folds", "3", "--val-split", "0.2"), "--folds and --val-split cannot be combined"),
+        (("--test-split", "0.8"), "leave less than a tenth for training"),
+    ],
+)
+def test_contradictions_are_refused(cli, greys, flags, problem):
+    done = cli("train", greys, *FROZEN, *flags)
+    assert done.code == 2
+    assert problem in error_lines(done)[1]
+
+
+def test_a_test_split_is_the_score_and_selects_nothing(cli, greys, tmp_path):
+    done = cli("train", greys, *SMALL_FLAGS, "--test-split", "0.25", "--name", "tested")
+    assert done.code == 0, done.err
+    run = tmp_path / "runs" / "tested"
+    rows = read_rows(run / "split.csv")
+    tested = {row["path"] for row in rows if row["split"] == "test"}
+    assert len(tested) == 15
+    metrics = metrics_of(run)
+    assert (metrics["split"], metrics["images"]) == ("test", 15)
+    assert {row["path"] for row in read_rows(run / "predictions.csv")} == tested
+    scored = cli("eval", "--run", run, "--output", tmp_path / "scores")
+    assert scored.code == 0, scored.err
+    assert metrics_of(tmp_path / "scores")["confusion_matrix"] == metrics["confusion_matrix"]
+    (run / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    alone = cli("eval", greys, "--run", tmp_path / "alone.safetensors", "--output", "again")
+    assert alone.code == 0, alone.err
+    again = metrics_of(tmp_path / "again")
+    assert (again["split"], again["loss"]) == ("test", metrics["loss"])
+    assert again["confusion_matrix"] == metrics["confusion_matrix"]
+
+
+def test_a_test_folder_and_a_test_split_are_refused(cli, tmp_path):
+    for split in ("train", "test"):
+        write_dataset(tmp_path / "data" / split, per_class=4, colours=NEAR)
+    done = cli("train", tmp_path / "data", *SMALL_FLAGS, "--test-split", "0.2")
+    assert done.code == 2
+    assert error_lines(done)[1].startswith("a test folder in")
+    assert "swinclf eval --split test" in error_lines(done)[2]
+
+
+def test_a_student_is_compared_with_its_teacher_on_the_test_split(cli, greys, tmp_path):
+    assert cli("train", greys, *SMALL_FLAGS, "--name", "teacher").code == 0
+    flags = ("--teacher", "runs/teacher", "--test-split", "0.2", "--name", "student")
+    done = cli("train", greys, *SMALL_FLAGS, *flags)
+    assert done.code == 0, done.err
+    assert "the student's is" in done.err
+    metrics = metrics_of(tmp_path / "runs" / "student")
+    assert (metrics["split"], metrics["images"]) == ("test", 12)
