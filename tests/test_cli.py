@@ -318,7 +318,9 @@ def test_every_case_ends_as_it_should(cli, places, command, code, words):
     if code in (1, 2) and words:
         error_lines(done)
         assert done.out == ""
-    if command == "train" and code == 0:
+    if "--dry-run" in words:
+        _assert_recorded(json.loads(done.out)["settings"], filled[1:])
+    elif command == "train" and code == 0:
         saved = json.loads((places["tmp"] / done.out.strip() / "config.json").read_text("utf-8"))
         _assert_recorded(saved, filled[1:])
     if command == "demo" and code == 0:

@@ -95,6 +95,7 @@ def test_a_finished_run_holds_exactly_its_files(mistaken):
     files = {path.name for path in run.folder.path.iterdir()}
     assert files == {
         *("config.json", "class_indices.json", "split.csv", "skipped.csv", "history.csv"),
+        "events.jsonl",
         *("model.safetensors", "neighbours.safetensors", "metrics.json", "predictions.csv"),
         *("confusion_matrix.png", "confusion_matrix.csv", "curves.png", "report.html", "samples"),
     }

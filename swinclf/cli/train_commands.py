@@ -51,21 +51,22 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print the plan with its time, memory and disk space, and stop. Writes no run.",
+        help="Print the plan with its time, memory and disk space, and stop. Writes no run. "
+        "Default: train.",
     ),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", help="Print only warnings, errors and the result.")
+    bool, typer.Option("--quiet", help="Print only warnings, errors and the result. Default: off.")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Print every setting with its reason, too.")
+    bool, typer.Option("--verbose", help="Print every setting with its reason, too. Default: off.")
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option("--json", help="Print the result as a JSON object instead of the run's path."),
+    typer.Option("--json", help="Print the result as a JSON object. Default: the run's path."),
 ]
 OpenOption = Annotated[
-    bool, typer.Option("--open", help="Open the report in the browser at the end.")
+    bool, typer.Option("--open", help="Open the report in the browser at the end. Default: off.")
 ]
 ClassCountOption = Annotated[Optional[int], typer.Option("--num-classes", hidden=True)]  # noqa: UP045
 

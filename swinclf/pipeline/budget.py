@@ -45,6 +45,8 @@ def fit_budget(
         context: Hardware and reporter.
     """
     ends_at = time.monotonic() + budget_s
+    if settings.config.teacher is not None:
+        context.report.warn("--budget does not include the time of the teacher")
     quickest: _Candidate | None = None
     for one in _candidates(settings, index, context, ends_at):
         if one.cost.seconds <= ends_at - time.monotonic():
