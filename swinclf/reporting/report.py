@@ -20,6 +20,7 @@ from swinclf.metrics import (
     PROBE_NOTE,
     UNTRAINED_NOTE,
     Metrics,
+    describe_split,
 )
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
@@ -165,6 +166,7 @@ def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures
     confidence = _confidence(rows)
     return {
         "metrics": metrics,
+        "split": describe_split(metrics.split),
         "right": round(metrics.accuracy * metrics.images),
         "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
         "class_rows": TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
