@@ -272,7 +272,7 @@ class Config(Generic[Open]):
     class_weights: ClassWeights | Open = _setting(
         None,
         "Weights of the classes in the loss, by their size.",
-        auto="sqrt if the largest class is 10 times the smallest, else none",
+        auto="balanced if the largest class is 10 times the smallest, else none",
     )
 
     teacher: str | None = _setting(
