@@ -144,13 +144,14 @@ def scan_and_split(folder: Path) -> None:
     from swinclf.data.dataset import assign_splits
     from swinclf.data.digests import digest_files
     from swinclf.data.folder import scan_folder
+    from swinclf.data.split import SplitRule
 
     start = time.perf_counter()
     index = scan_folder(folder)
     scanned = time.perf_counter()
     digests, errors = digest_files(index.root, (image.path for image in index.images))
     told_apart = time.perf_counter()
-    dataset = assign_splits(index, digests, errors, val_split=0.2, seed=0)
+    dataset = assign_splits(index, digests, errors, SplitRule(0.2))
     split = time.perf_counter()
     row = {
         "scan_s": scanned - start,

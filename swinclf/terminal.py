@@ -134,8 +134,8 @@ class ConsoleReporter(Reporter):
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        lines = wrapped(f"warning: {terminal_safe(text)}", self._width).removeprefix("warning: ")
-        self._print(Text("warning: ", style="bold yellow") + Text(lines))
+        lines = wrapped(f"warning: {terminal_safe(text)}", self._width).removeprefix("warning:")
+        self._print(Text("warning:", style="bold yellow") + Text(lines))
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
         """Print a line an epoch; on a terminal in a live table, of a head only a summary."""

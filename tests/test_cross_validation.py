@@ -10,6 +10,7 @@ from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset
 
 from swinclf.data.images import content_digest
 from swinclf.data.split import SplitRule
+from swinclf.metrics import cross_validation_interval, wilson_interval
 from swinclf.pipeline.cross_validation import assign_folds
 
 NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
@@ -52,8 +53,18 @@ def test_every_image_is_scored_by_a_head_that_has_not_seen_it(cli, greys, tmp_pa
     assert len(rows) == 60
     assert metrics["accuracy"] == np.mean([row["label"] == row["predicted"] for row in rows])
     low, high = metrics["accuracy_ci95"]
-    assert low < metrics["accuracy"] < high
-    assert "cross-validation" in (run / "report.html").read_text("utf-8")
+    plain = wilson_interval(round(60 * metrics["accuracy"]), 60)
+    assert low < plain[0] < metrics["accuracy"] < plain[1] < high  # the folds are correlated
+    assert (low, high) == pytest.approx(
+        cross_validation_interval(metrics["accuracy"], 60, 4), abs=1e-12
+    )
+    assert "by cross-validation" in (run / "report.html").read_text("utf-8")
+
+
+def test_the_interval_of_a_cross_validation_is_wilsons_of_fewer_images():
+    for hits in (0, 50, 93, 100):
+        found = cross_validation_interval(hits / 100, 225, 5)  # 225 / (1 + 5 / 4) = 100
+        assert found == pytest.approx(wilson_interval(hits, 100), abs=1e-6)
 
 
 def test_random_labels_are_not_predicted(cli, tmp_path):

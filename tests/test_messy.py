@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, SMALL_MODEL, Outcome, write_dataset, write_image
+from conftest import COLOURS, SMALL_FLAGS, SMALL_MODEL, Outcome, write_dataset, write_image
 from PIL import Image
 
 from swinclf.errors import ExitCode
@@ -255,7 +255,11 @@ def test_the_same_folder_gives_the_same_split_to_every_regime(cli, messy, tmp_pa
 def test_a_file_that_goes_bad_while_training_is_left_out_and_said(cli, dataset, monkeypatch):
     from swinclf.training import loop
 
-    real, target = loop.validate, dataset / "red" / "003.png"
+    first = cli("train", dataset, *SMALL_FLAGS, "--name", "first")
+    assert first.code == ExitCode.OK, first.err
+    rows = read_csv(dataset.parent / "runs" / "first" / "split.csv")
+    trained = next(row["path"] for row in rows if row["split"] == "train")
+    real, target = loop.validate, dataset / trained
 
     def spoil(*arguments):
         target.write_bytes(b"spoilt")
@@ -267,6 +271,8 @@ def test_a_file_that_goes_bad_while_training_is_left_out_and_said(cli, dataset, 
     words = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--epochs", 3)
     outcome = cli("train", dataset, *words, "--device", "cpu")
     assert outcome.code == ExitCode.OK, outcome.err
-    warnings = [line for line in said_in(outcome) if "003.png" in line]
+    warnings = [
+        line for line in said_in(outcome) if target.name in line and target.parent.name in line
+    ]
     assert len(warnings) == 1
     assert "not an image of a known format" in warnings[0]

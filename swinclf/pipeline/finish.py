@@ -36,6 +36,7 @@ from swinclf.inference.score import (
     score_outputs,
     to_image_outputs_in_batches,
 )
+from swinclf.metrics import cross_validation_interval
 from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
 from swinclf.pipeline.cross_validation import cross_validate
@@ -226,7 +227,11 @@ def _score(
             workers=plan.config.workers,
             report=report,
         )
-    return replace(scored, skipped=[*dataset.skipped, *scored.skipped])
+    metrics, folds = scored.metrics, plan.config.folds
+    if folds:
+        interval = cross_validation_interval(metrics.accuracy, metrics.images, folds)
+        metrics = replace(metrics, accuracy_ci95=interval)
+    return replace(scored, metrics=metrics, skipped=[*dataset.skipped, *scored.skipped])
 
 
 def _cached_outputs(plan: Plan, device: str) -> Callable[[Sequence[ImageFile]], Outputs] | None:
