@@ -68,6 +68,16 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
     assert "pip install 'swinclf[onnx]'" in found["onnx extra"]
     assert "not created yet" in found["weight cache"]
     assert "offline" in found["weight cache"]
+    assert found["verdict"].startswith("ready to train")
+    assert found["verdict"].endswith("no export: pip install 'swinclf[onnx]'")
+    assert ("no GPU" in found["verdict"]) == (found["device"] == "cpu")
+    assert "no published weights: embedded ones" in found["verdict"]
+
+
+def test_models_name_the_default(cli):
+    done = cli("models")
+    assert "default: swin_tiny_patch4_window7_224; embedded" in done.err
+    assert cli("models", "swin_tiny").err == ""
 
 
 @pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])

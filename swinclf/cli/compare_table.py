@@ -59,7 +59,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
     """Return the comparison of several runs as JSON, or as tables of runs and groups of seeds."""
     if result_format is ResultFormat.JSON:
         return to_json(done.to_dict())
-    rows = [("run", "accuracy", "95 % interval", "to the best", "p (Holm)")]
+    rows = [("run", "accuracy", "95 % interval", "difference", "p (Holm)")]
     for one in done.runs:
         low, high = one.accuracy_ci95
         p_value = "best" if one.p_value is None else f"{one.p_value:.2g}"

@@ -14,7 +14,7 @@ from swinclf.cli import console, tables
 from swinclf.cli.options import StrictOption, WorkersOption
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
-from swinclf.config import Impl
+from swinclf.config import Impl, TrainConfig
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
@@ -188,6 +188,11 @@ def models_command(
             + (" that this package builds itself" if impl is Impl.NATIVE else ""),
             found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
+        )
+    if not pattern and result_format is ResultFormat.TABLE:
+        console.print_line(
+            f"default: {TrainConfig().model}; embedded, which comes with the package, where its "
+            "weights are unavailable"
         )
     return ExitCode.OK
 

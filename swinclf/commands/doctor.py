@@ -25,17 +25,31 @@ DECODE_COUNT = 5
 def examine() -> Mapping[str, str]:
     """Return the properties of the machine by name, as text."""
     hardware = choose_hardware()
+    extra, hub = _onnx_extra(), _hub()
     return {
         **versions(),
-        "onnx extra": _onnx_extra(),
+        "onnx extra": extra,
         "cores": str(available_cores()),
         "device": hardware.device,
         "precision": f"{hardware.precision}: {hardware.reason}",
         "weight cache": _weight_cache(),
-        "Hub": _hub(),
+        "Hub": hub,
         "picture formats": ", ".join(sorted(FORMATS)),
         "decode speed": _decode_speed(),
+        "verdict": _verdict(hardware.device, extra, hub),
     }
+
+
+def _verdict(device: str, extra: str, hub: str) -> str:
+    """Return whether training works here, and what is limited."""
+    limits = []
+    if device == "cpu":
+        limits.append("no GPU: training a head is fast, --no-freeze-layers slow")
+    if hub.startswith("not reachable"):
+        limits.append(f"no published weights: {EMBEDDED} ones, or --weights FILE")
+    if extra.startswith("not installed"):
+        limits.append("no export: pip install 'swinclf[onnx]'")
+    return "; ".join(["ready to train", *limits])
 
 
 def _onnx_extra() -> str:
