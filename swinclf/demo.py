@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from swinclf.api import Classifier, load, train
+from swinclf.commands.train import Run
 from swinclf.errors import ExportError, RunError
 from swinclf.metrics import Metrics
 from swinclf.reporter import Reporter
@@ -32,13 +33,16 @@ SETTINGS: TrainOptions = {
 }
 
 
-def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
+def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> Run:
     """Create a dataset, train, evaluate, predict and export, and explain each step.
 
     Args:
         parent: Folder for the dataset and the run.
         report: Receives progress.
         say: Prints a line.
+
+    Returns:
+        The run.
 
     Raises:
         SwinclfError: If it fails.
@@ -73,6 +77,7 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("   swinclf train DATA                      a classifier on a pretrained network")
     say("   swinclf train DATA --no-freeze-layers   the network is trained too: slower, better")
     say("   swinclf predict PICTURE                 with the newest run")
+    return run
 
 
 def accuracy_text(metrics: Metrics) -> str:

@@ -74,10 +74,12 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
     assert "no published weights: embedded ones" in found["verdict"]
 
 
-def test_models_name_the_default(cli):
-    done = cli("models")
-    assert "default: swin_tiny_patch4_window7_224; embedded" in done.err
-    assert cli("models", "swin_tiny").err == ""
+def test_models_begin_with_the_recommended_ones(cli):
+    heading, *lines = cli("models").out.splitlines()
+    assert heading == "recommended:"
+    assert lines[0].split()[3:] == ["embedded", "in", "the", "package;", "fast", "on", "a", "CPU"]
+    assert lines[1].split()[3:] == ["swin_tiny_patch4_window7_224", "the", "default"]
+    assert "recommended" not in cli("models", "swin_tiny").out
 
 
 @pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])

@@ -11,10 +11,10 @@ from typing import Annotated, Optional
 import typer
 
 from swinclf.cli import console, tables
-from swinclf.cli.options import StrictOption, WorkersOption
+from swinclf.cli.options import JsonOption, StrictOption, WorkersOption
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
-from swinclf.config import Impl, TrainConfig
+from swinclf.config import Impl
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
@@ -25,7 +25,10 @@ def check_command(
     val: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--val", help="A folder of class folders for validation.", show_default="DATA/val"
+            "--val",
+            metavar="DIR",
+            help="A folder of class folders for validation.",
+            show_default="DATA/val",
         ),
     ] = None,
     output: Annotated[
@@ -40,7 +43,8 @@ def check_command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             "--weights",
-            help="Also search for near-duplicates by features of this run or weights file.",
+            metavar="FILE|RUN",
+            help="Also search for near-duplicates by features of these weights.",
             show_default="fingerprints only",
         ),
     ] = None,
@@ -48,6 +52,7 @@ def check_command(
         Optional[str],  # noqa: UP045
         typer.Option(
             "--model",
+            metavar="NAME",
             help="Network of a plain weights file, or embedded, whose weights are in the package.",
             show_default="as in train",
         ),
@@ -55,6 +60,7 @@ def check_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the findings.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
     workers: WorkersOption = None,
     strict: StrictOption = False,
 ) -> ExitCode:
@@ -72,7 +78,7 @@ def check_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(audit_text(audit, result_format))
+    write_data(audit_text(audit, tables.chosen_format(result_format, as_json=as_json)))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")
@@ -86,7 +92,7 @@ Subject = Annotated[
     typer.Argument(
         metavar="MODEL|RUN",
         help="A name from `swinclf models`, `vit` or `swin` for a custom one, or a run.",
-        show_default="the newest finished run under runs/",
+        show_default="the newest finished run",
     ),
 ]
 ImageOption = Annotated[
@@ -101,6 +107,7 @@ PicturesOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--output",
+        metavar="DIR",
         help="Save figures to this folder.",
         show_default="inspect-NAME-N here if another option asks for figures, else none",
     ),
@@ -117,7 +124,7 @@ PretrainedOption = Annotated[
     bool,
     typer.Option(
         "--pretrained",
-        help="Draw figures of a name with its published weights. Default: random weights.",
+        help="Draw figures of a name with its published weights.",
     ),
 ]
 ImgSizeOption = Annotated[
@@ -130,7 +137,8 @@ ModelArgOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         "--model-arg",
-        help="KEY=VALUE, repeatable: changes to the architecture of a name.",
+        metavar="KEY=VALUE",
+        help="Change the architecture of a name; repeatable.",
         show_default="none",
     ),
 ]
@@ -147,6 +155,7 @@ def inspect_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the table.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a network's shapes, costs and attention."""
     from swinclf.commands.inspect import FigureOptions, inspect
@@ -158,7 +167,7 @@ def inspect_command(
         figures=FigureOptions(image=image, output=output, weights=weights, pretrained=pretrained),
         report=ConsoleReporter(),
     )
-    write_data(tables.inspection_text(done, result_format))
+    write_data(tables.inspection_text(done, tables.chosen_format(result_format, as_json=as_json)))
     if done.pictures:
         console.print_line(tables.pictures_text(done))
 
@@ -177,10 +186,14 @@ def models_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the list.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> ExitCode:
     """List the available backbones, with their sizes."""
-    from swinclf.models.catalogue import list_backbones
+    from swinclf.models.catalogue import list_backbones, recommended_backbones
 
+    result_format = tables.chosen_format(result_format, as_json=as_json)
+    if not pattern and result_format is ResultFormat.TABLE:
+        write_data(tables.recommended_text(recommended_backbones()))
     count = tables.write_backbones(list_backbones(pattern, impl=impl), result_format)
     if not count:
         raise ConfigError(
@@ -189,11 +202,6 @@ def models_command(
             found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
         )
-    if not pattern and result_format is ResultFormat.TABLE:
-        console.print_line(
-            f"default: {TrainConfig().model}; embedded, which comes with the package, where its "
-            "weights are unavailable"
-        )
     return ExitCode.OK
 
 
@@ -201,8 +209,11 @@ def doctor_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the report.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show versions, device, precision, caches, speed."""
     from swinclf.commands.doctor import examine
 
-    write_data(tables.findings_text(examine(), result_format))
+    write_data(
+        tables.findings_text(examine(), tables.chosen_format(result_format, as_json=as_json))
+    )

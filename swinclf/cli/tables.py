@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ class ResultFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+def chosen_format(given: ResultFormat, *, as_json: bool) -> ResultFormat:
+    """Return the format, of which --json is the short form."""
+    return ResultFormat.JSON if as_json else given
 
 
 class Split(StrEnum):
@@ -106,6 +112,17 @@ def rejection_text(done: RejectionScores) -> str:
     return "\n".join(lines)
 
 
+def export_record(done: Export) -> dict[str, object]:
+    """Return an export as JSON values."""
+    return {
+        "path": str(done.path),
+        "bytes": done.path.stat().st_size,
+        "parity": asdict(done.parity),
+        "drift": asdict(done.drift) if done.drift else None,
+        "run_precision": str(done.run_precision),
+    }
+
+
 def export_text(done: Export) -> str:
     """Return the parity of an export with its run."""
     parity = done.parity
@@ -123,6 +140,16 @@ def export_text(done: Export) -> str:
     return "\n".join(lines)
 
 
+def recommended_text(backbones: Mapping[Backbone, str]) -> str:
+    """Return the recommended backbones with the reason for each, and the heading of the rest."""
+    rows = [f"{_backbone_row(one)}".ljust(50) + f"  {reason}" for one, reason in backbones.items()]
+    return "\n".join(["recommended:", *rows, "", "all Swin and ViT:"]) + "\n"
+
+
+def _backbone_row(one: Backbone) -> str:
+    return f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}"
+
+
 def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) -> int:
     """Print backbones as they are found; return their number."""
     count = 0
@@ -132,7 +159,7 @@ def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) 
             write_data(f"{'parameters':>10}  {'px':>4}  name\n")
         count += 1
         if result_format is ResultFormat.TABLE:
-            write_data(f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}\n")
+            write_data(f"{_backbone_row(one)}\n")
             flush_data()
         else:
             rows.append({"name": one.name, "parameters": one.parameters, "image_px": one.image_px})
