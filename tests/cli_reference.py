@@ -32,9 +32,7 @@ def cli_reference() -> str:
         command = group.commands[name]
         own = type(context)(command, context, name, terminal_width=COLUMNS)
         sections.append((f"swinclf {name}", command.get_help(own)))
-    texts = [
-        f"\n## {title}\n\n```text\n{text.strip()}\n```\n" for title, text in sections
-    ]
+    texts = [f"\n## {title}\n\n```text\n{text.strip()}\n```\n" for title, text in sections]
     return HEADER + "".join(texts)
 
 

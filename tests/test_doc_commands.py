@@ -18,6 +18,7 @@ import typer
 from conftest import COLOURS, write_dataset, write_image
 
 from swinclf.cli import commands  # noqa: F401 - registers the commands
+from swinclf.cli.examples import EXAMPLES
 from swinclf.cli.legacy import modernise
 from swinclf.cli.program import app
 from swinclf.cli.usage import UsageError, usage_error
@@ -106,6 +107,17 @@ def test_calls_are_found():
 def test_every_command_can_be_parsed(name, call):
     assert name in DOCUMENTS
     parse(shlex.split(call))
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_every_example_can_be_parsed(command):
+    assert {*GROUP.commands, "swinclf"} == set(EXAMPLES)
+    assert 2 <= len(EXAMPLES[command]) <= 4
+    for example, comment in EXAMPLES[command]:
+        assert comment
+        (call,) = program_calls(example)
+        assert command in ("swinclf", call[0])
+        parse(call)
 
 
 @pytest.mark.parametrize("call", ["trian x", "train x --epoch 5", "predict a --format pdf"])

@@ -31,8 +31,8 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("swinclf predict photos --reject 0.95 --format json", "or unknown"),
     ),
     "export": (
-        ("swinclf export", "the newest run as ONNX, into its folder"),
-        ("swinclf export --run runs/flowers-1 --output f.onnx", "elsewhere"),
+        ("swinclf export", "the newest run as ONNX"),
+        ("swinclf export --run runs/flowers-1 --output f.onnx", "a file"),
     ),
     "check": (
         ("swinclf check flowers", "duplicates, damaged files"),
