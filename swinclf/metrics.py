@@ -23,12 +23,23 @@ TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, wh
 SELECTION_NOTE = (
     "these images also selected the epoch and the head: accuracy on new images may be lower"
 )
-UNBIASED_NOTE = "for an unbiased score, use images that were not used in training"
+UNBIASED_NOTE = "for an unbiased score, train with --test-split 0.15, or use other images"
+_SPLITS = {
+    "val": "validation images",
+    "test": "test images, which selected nothing",
+    "train": "training images (no validation images)",
+    "cross-validation": "images by cross-validation: each is scored by a head that has not seen it",
+}
 PROBE_NOTE = "linear probe (L-BFGS), no epochs"
 UNTRAINED_NOTE = (
-    "The network started from random weights: confidence, suspect labels and evidence need trained "
+    "The network started from random weights: confidence, label errors and evidence need trained "
     "weights."
 )
+
+
+def describe_split(split: str) -> str:
+    """Return what the images of a split are, to print after their number."""
+    return _SPLITS.get(split, f"images ({split})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,8 @@ class _Training:
     def add(self, row: EpochRow, *, total: int, best: bool) -> None:
         """Add a finished epoch."""
         self.rows.append(row)
-        self.last_line = time.monotonic()
+        if not self.hides_epochs:
+            self.last_line = time.monotonic()
         self._lines = [*self._lines, epoch_line(row, total=total, best=best)][-NEWEST:]
         if best:
             self._best, self._best_line = row, self._lines[-1]
@@ -267,7 +268,7 @@ class _Training:
             lines = [self._best_line, *lines]
         if lines:
             lines.append("mean loss and accuracy of each epoch; * is the best one so far")
-        texts = [Text(line, style="bold" if "*" in line[:-40] else "") for line in lines]
+        texts = [Text(line, style="bold" if line == self._best_line else "") for line in lines]
         return Group(*texts, *([self._bar] if self._bar is not None else []))
 
 

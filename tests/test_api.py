@@ -184,7 +184,7 @@ def test_the_keyword_options_are_the_settings():
     assert options == {name: accepted(name) for name in options}
     assert not swinclf.TrainOptions.__required_keys__
     others = inspect.signature(swinclf.train).parameters.keys() - {"options"}
-    assert others == {"data", "report", "verbose"}
+    assert others == {"data", "report", "verbose", "budget"}
     assert not others & options.keys()
 
 

@@ -330,7 +330,9 @@ def test_every_case_ends_as_it_should(cli, places, command, code, words):
         assert done.out == ""
     if "--json" in words:
         assert json.loads(done.out) is not None, "one value and nothing else"
-    if command == "train" and code == 0 and "--json" not in words:
+    if "--dry-run" in words:
+        _assert_recorded(json.loads(done.out)["settings"], filled[1:])
+    elif command == "train" and code == 0:
         saved = json.loads((places["tmp"] / done.out.strip() / "config.json").read_text("utf-8"))
         _assert_recorded(saved, filled[1:])
     if command == "demo" and code == 0:

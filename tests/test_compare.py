@@ -155,8 +155,8 @@ def test_compare_two_folders(cli, two, tmp_path):
     table = cli("compare", first, second).out
     assert "difference  +20.0 points (95 % interval " in table
     assert "p = 0.219: not significant" in table
-    assert "rose/0.jpg: tulip 75.0% -> daisy 75.0% (both wrong)" in table
-    assert "tulip/3.jpg: tulip 75.0% -> rose 75.0% (first correct)" in table
+    assert "rose/0.jpg: tulip 75.0 % -> daisy 75.0 % (both wrong)" in table
+    assert "tulip/3.jpg: tulip 75.0 % -> rose 75.0 % (first correct)" in table
 
 
 def test_the_better_one_is_named(cli, tmp_path):
@@ -235,7 +235,7 @@ def test_runs_that_differ_in_their_seed_are_a_group(cli, three):
     text = cli("compare", *three, fourth).out
     assert "no image was scored by all runs: each seed has its own validation images" in text
     assert "lr 0.1" in text
-    assert "80.0%  14.1 points" in text
+    assert "80.0 %  14.1 points" in text
 
 
 def test_one_alone_or_nothing_in_common_is_an_error(cli, three, tmp_path):

@@ -254,7 +254,7 @@ def test_a_killed_training_leaves_a_cache_that_serves_the_next(dataset, tmp_path
         text=True,
     ) as process:
         for line in process.stderr:
-            if line.startswith("epoch"):
+            if line.startswith("linear probe"):
                 break
         process.send_signal(signal.SIGKILL)
         process.communicate()

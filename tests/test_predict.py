@@ -179,8 +179,7 @@ def test_csv_has_its_columns(cli, trained, pictures):
 def test_the_table_has_a_line_an_input(cli, trained, pictures):
     lines = _as("table", cli, trained, pictures / "red.png", "absent.png").splitlines()
     assert len(lines) == 2
-    assert lines[0].split()[1:3] == ["red", str(pictures / "red.png")]
-    assert lines[0].split()[0].endswith("%")
+    assert lines[0].split()[1:4] == ["%", "red", str(pictures / "red.png")]
     assert "error" in lines[1]
     assert "absent.png" in lines[1]
 

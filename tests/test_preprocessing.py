@@ -19,6 +19,7 @@ from torchvision import models
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
+from swinclf.data.folder import FolderIndex
 from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.models.build import Architecture, create_network
@@ -45,7 +46,8 @@ def start(**asked: Any) -> tuple[Settings, StartingModel]:
     asked = {"data": ".", "pretrained": False, "device": "cpu", "img_size": 32} | asked
     settings = gather_settings(asked)
     settings = resolve_machine(settings, choose_hardware("cpu"), Path())
-    return build_starting_model(settings, ["a", "b"], None, SILENT)
+    index = FolderIndex(Path("data"), ("a", "b"), (), (), has_val=False)
+    return build_starting_model(settings, index, None, SILENT)
 
 
 def beside(folder: Path, name: str, content: object) -> KnownPreprocess | None:

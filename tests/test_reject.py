@@ -93,13 +93,15 @@ def test_an_export_withholds_the_same_answers(run, cli, tmp_path):
 def test_eval_compares_known_with_unknown_classes(run, cli):
     done = cli("eval", run.data, "--run", run.path, "--reject", "0.9")
     assert done.code == 3, "images of classes that the model does not know are not scored"
-    known = re.search(r"known classes +([\d.]+)% of 60 images accepted, ([\d.]+)% of", done.err)
-    unknown = re.search(r"unknown classes +([\d.]+)% of 40 images accepted", done.err)
+    known = re.search(r"known classes +([\d.]+) % of 60 images accepted, ([\d.]+) % of", done.err)
+    unknown = re.search(r"unknown classes +([\d.]+) % of 40 images accepted", done.err)
     area = re.search(r"AUROC ([\d.]+) by probability, ([\d.]+) by OOD score", done.err)
     assert None not in (known, unknown, area), done.err
     assert float(unknown[1]) < float(known[1])
     assert max(map(float, area.groups())) > 0.8
-    gap = re.search(r"unknown images are accepted less often: by ([\d.]+)% to ([\d.]+)%", done.err)
+    gap = re.search(
+        r"unknown images are accepted less often: by ([\d.]+) % to ([\d.]+) %", done.err
+    )
     assert gap, done.err
     assert 0 < float(gap[1]) < float(known[1]) - float(unknown[1]) <= float(gap[2])
     assert "The accepted share is smaller for unknown classes" in report_of(run)
@@ -112,7 +114,7 @@ def test_eval_says_where_the_unknown_are_not_kept_out(run, cli, tmp_path):
         shutil.copytree(mixed / name, mixed / f"{name}ish")
     done = cli("eval", mixed, "--run", run.path, "--reject", "0.9")
     assert done.code == 3
-    gap = re.search(r"not significantly less accepted .*interval: (\S+)% to (\S+)%\)", done.err)
+    gap = re.search(r"not significantly less accepted .*interval: (\S+) % to (\S+) %\)", done.err)
     assert gap, done.err
     assert float(gap[1]) <= 0 < float(gap[2])
     assert "do not rely on --reject" in done.err

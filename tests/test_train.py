@@ -95,6 +95,7 @@ def test_a_finished_run_holds_exactly_its_files(mistaken):
     files = {path.name for path in run.folder.path.iterdir()}
     assert files == {
         *("config.json", "class_indices.json", "split.csv", "skipped.csv", "history.csv"),
+        "events.jsonl",
         *("model.safetensors", "neighbours.safetensors", "metrics.json", "predictions.csv"),
         *("confusion_matrix.png", "confusion_matrix.csv", "curves.png", "report.html", "samples"),
     }
@@ -140,6 +141,7 @@ def test_metrics_agree_with_sklearn_on_the_predictions(mistaken):
     assert metrics["top5_accuracy"] == 1  # of three classes
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
     assert metrics.pop("skipped") == 1
+    assert metrics.pop("verdict")["kinds"] == ["too few images"]
     assert run.metrics.to_dict() == metrics
 
 

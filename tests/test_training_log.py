@@ -17,6 +17,7 @@ from swinclf.pipeline import budget, fit, forecast
 from swinclf.pipeline.result_warnings import result_warnings
 from swinclf.reporter import EpochRow
 from swinclf.terminal import wrapped
+from swinclf.training import time_estimate
 from swinclf.training.time_estimate import TimeEstimate
 
 HEAD = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
@@ -128,6 +129,7 @@ def test_the_first_estimate_is_within_a_quarter(epochs, steps, step_s, first_s, 
 def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatch):
     flags = [word if word != "2" else "4" for word in SMALL_FLAGS]
     monkeypatch.setattr(fit, "SHORT_S", 0.0)
+    monkeypatch.setattr(time_estimate, "MIN_S", 0.0)
     done = cli("train", dataset, *flags)
     assert len(re.findall(r"^about .* for 4 epochs \(until \d\d:\d\d\)$", done.err, re.M)) == 1
     assert "faster:" not in done.err

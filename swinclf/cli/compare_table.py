@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
-from swinclf.reporter import terminal_safe
+from swinclf.reporter import format_percent, terminal_safe
 
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison, Leaderboard
@@ -23,8 +23,8 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
     overall = done.overall
     low, high = overall.difference_ci95
     lines = [
-        f"first       {overall.first_accuracy:.1%}  {_safe(str(done.first))}",
-        f"second      {overall.second_accuracy:.1%}  {_safe(str(done.second))}",
+        f"first       {format_percent(overall.first_accuracy)}  {_safe(str(done.first))}",
+        f"second      {format_percent(overall.second_accuracy)}  {_safe(str(done.second))}",
         f"difference  {_points(overall.difference)} "
         f"(95 % interval {_points(low)} to {_points(high)})",
         f"McNemar     p = {overall.p_value:.3g}: {_verdict(done)}",
@@ -35,10 +35,11 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
     if changed:
         shown = list(changed.items())[:CLASSES]
         width = min(WIDTH, max(len("class"), *(len(_safe(name)) for name, _ in shown)))
-        lines += ["", f"{'class':<{width}}  images   first  second  only first  only second"]
+        lines += ["", f"{'class':<{width}}  images    first   second  only first  only second"]
         lines += [
-            f"{_safe(name)[:width]:<{width}}  {one.images:6,}  {one.first_accuracy:6.1%}  "
-            f"{one.second_accuracy:6.1%}  {one.only_first:10,}  {one.only_second:11,}"
+            f"{_safe(name)[:width]:<{width}}  {one.images:6,}  "
+            f"{format_percent(one.first_accuracy):>7}  {format_percent(one.second_accuracy):>7}  "
+            f"{one.only_first:10,}  {one.only_second:11,}"
             for name, one in shown
         ]
         if len(changed) > CLASSES:
@@ -64,8 +65,8 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         low, high = one.accuracy_ci95
         p_value = "best" if one.p_value is None else f"{one.p_value:.2g}"
         gap = "" if one.p_value is None else _points(one.difference)
-        interval = f"{low:.1%} to {high:.1%}"
-        rows.append((_safe(one.run), f"{one.accuracy:.1%}", interval, gap, p_value))
+        interval = f"{format_percent(low)} to {format_percent(high)}"
+        rows.append((_safe(one.run), format_percent(one.accuracy), interval, gap, p_value))
     title = f"accuracy on the {done.images:,} images of all runs; McNemar's test against the best"
     lines = [title, *align_columns(rows, width=width, elided=[0], right=[1, 2, 3, 4])]
     if not done.images:
@@ -76,7 +77,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         for group in done.groups:
             deviation = "" if group.deviation is None else f"{100 * group.deviation:.1f} points"
             seeds = ", ".join(map(str, group.seeds))
-            groups.append((_safe(group.settings), f"{group.mean:.1%}", deviation, seeds))
+            groups.append((_safe(group.settings), format_percent(group.mean), deviation, seeds))
         lines += align_columns(groups, width=width, elided=[0, 3], right=[1, 2])
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
@@ -92,8 +93,8 @@ def _verdict(done: Comparison) -> str:
 def _image_line(one: PredictionPair) -> str:
     scored = {one.first: "first correct", one.second: "second correct"}.get(one.label, "both wrong")
     return (
-        f"  {_safe(one.path)}: {_safe(one.first)} {one.first_probability:.1%} -> "
-        f"{_safe(one.second)} {one.second_probability:.1%} ({scored})"
+        f"  {_safe(one.path)}: {_safe(one.first)} {format_percent(one.first_probability)} -> "
+        f"{_safe(one.second)} {format_percent(one.second_probability)} ({scored})"
     )
 
 

@@ -15,6 +15,7 @@ from swinclf.cli.columns import elide, pad
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_utf8
+from swinclf.reporter import format_percent
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
@@ -170,11 +171,11 @@ class PredictionWriter:
 
     def _table_row(self, one: Prediction) -> str:
         """Return probability, label, path and other classes; on a terminal in columns."""
-        share = "error" if one.error else "-" if one.is_unknown else f"{one.probability:.1%}"
-        start = f"{share:>6}  {pad(one_line(one.label) or '-', self._label_width)}  "
+        share = "error" if one.error else "-" if one.is_unknown else format_percent(one.probability)
+        start = f"{share:>7}  {pad(one_line(one.label) or '-', self._label_width)}  "
         path = one_line(one.path)
         classes = one.top if one.is_unknown else one.top[1:]
-        others = [f"{one_line(label)} {value:.1%}" for label, value in classes]
+        others = [f"{one_line(label)} {format_percent(value)}" for label, value in classes]
         if self._width is None:
             end = f": {one_line(one.error)}" if one.error else others and f"  ({', '.join(others)})"
             return f"{start}{path}{end or ''}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
+from swinclf.reporter import format_percent
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     accuracy = str(run.state)
     if run.accuracy is not None and run.accuracy_ci95 is not None:
         low, high = run.accuracy_ci95
-        accuracy = f"{run.accuracy:.1%} ({100 * low:.0f}-{100 * high:.0f})"
+        accuracy = f"{format_percent(run.accuracy)} ({100 * low:.0f}-{100 * high:.0f})"
     return (
         one_line(run.name),
         one_line(Path(run.data).name),

@@ -18,12 +18,12 @@ SUMMARY_WIDTH = 74  # columns of a text in a box 80 columns wide
 
 def training_summary(run: Run) -> tuple[str, str]:
     """Return title and text of the result of a training."""
-    from swinclf.metrics import SELECTION_NOTE
+    from swinclf.metrics import SELECTION_NOTE, describe_split
 
     metrics = run.metrics
     lines = [
         f"accuracy {accuracy_with_interval(metrics)}",
-        f"on {metrics.images:,} {_split_description(metrics.split)}",
+        f"on {metrics.images:,} {describe_split(metrics.split)}",
         f"always answering the largest class: {metrics.majority_accuracy:.1%}",
     ]
     if run.epochs and run.probe_accuracy is not None and metrics.split == "val":
@@ -72,9 +72,3 @@ def next_steps(run: Run) -> str:
 
         lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {run.path}"]
     return "\n".join(lines)
-
-
-def _split_description(split: str) -> str:
-    return {"val": "validation images", "train": "training images (no validation images)"}.get(
-        split, split
-    )

@@ -116,14 +116,7 @@ def score(
         report.note(note)
     for warning in index.notes.warnings():
         report.warn(warning)
-    if split == TRAIN and requested is None:
-        report.warn(
-            "the model was trained on all of these images: their scores say nothing about new ones"
-        )
-    if reject is not None and split == VAL:
-        report.note(
-            "the thresholds of --reject were set on these images: other images give a fairer test"
-        )
+    _note_selection(split, report, is_requested=requested is not None, rejects=reject is not None)
     images, unknown = match_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
     result = score_images(
@@ -204,6 +197,18 @@ def evaluate(
         ),
     )
     return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
+
+
+def _note_selection(split: str, report: Reporter, *, is_requested: bool, rejects: bool) -> None:
+    """Report what the training has already selected or learned by these images."""
+    if split == TRAIN and not is_requested:
+        report.warn(
+            "the model was trained on all of these images: their scores say nothing about new ones"
+        )
+    if rejects and split == VAL:
+        report.note(
+            "the thresholds of --reject were set on these images: other images give a fairer test"
+        )
 
 
 def _lost(result: ScoringResult, index: FolderIndex) -> Mapping[str, str]:

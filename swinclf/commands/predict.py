@@ -21,7 +21,7 @@ from swinclf.inference.labelling_queue import CANDIDATES, select_diverse
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs
-from swinclf.reporter import SILENT, Reporter
+from swinclf.reporter import SILENT, Reporter, format_percent
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
 
@@ -182,9 +182,7 @@ def write_gallery(
     rows = []
     for one in predictions:
         classes = one.top if one.is_unknown else one.top[1:]
-        others = ", ".join(
-            f"{label} {100 * share:.1f}\N{NO-BREAK SPACE}%" for label, share in classes[:2]
-        )
+        others = ", ".join(f"{label} {format_percent(share)}" for label, share in classes[:2])
         if not one.error:
             rows.append(PageRow(one.path, one.label, one.probability, others, one.is_unknown))
     write_prediction_page(

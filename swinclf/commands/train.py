@@ -21,7 +21,6 @@ from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
 from swinclf.pipeline.budget import fit_budget
-from swinclf.pipeline.cross_validation import choose_folds
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
@@ -175,7 +174,7 @@ def forecast_training(
         if budget_s is not None:
             settings = fit_budget(settings, budget_s, index, context)
         settings = resolve_machine(settings, context.hardware, index.root)
-        settings, start = build_starting_model(settings, index.classes, None, report)
+        settings, start = build_starting_model(settings, index, None, report)
         start = resolve_ranges(index, start, context, None)
         reading = replace(start, extracts_features=False)
         extracted, dataset = extract_features(index, reading, context)
@@ -245,12 +244,10 @@ def _plan(
     """
     report, saved = context.report, resumed.saved if resumed else None
     settings = resolve_machine(settings, context.hardware, index.root)
-    settings, start = build_starting_model(settings, index.classes, saved, report)
+    settings, start = build_starting_model(settings, index, saved, report)
     settings, teacher = find_teacher(settings, index.classes, saved, context)
     check_free_space(run.path.parent, start.bytes_on_disk, "the weights and checkpoints")
 
-    if resumed is None:
-        settings, start = choose_folds(settings, start, index)
     start = resolve_ranges(index, start, context, saved.fingerprint.ranges if saved else None)
     if resumed:
         extracted, dataset, changes = extract_run_features(run, settings, resumed, start, context)

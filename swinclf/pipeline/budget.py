@@ -45,6 +45,8 @@ def fit_budget(
         context: Hardware and reporter.
     """
     ends_at = time.monotonic() + budget_s
+    if settings.config.teacher is not None:
+        context.report.warn("--budget does not include the time of the teacher")
     quickest: _Candidate | None = None
     for one in _candidates(settings, index, context, ends_at):
         if one.cost.seconds <= ends_at - time.monotonic():
@@ -141,7 +143,7 @@ def _resolve(
     for name, value in changes.items():
         settings = settings.replaced(name, value, BUDGET_REASON)
     settings = resolve_machine(settings, context.hardware, index.root)
-    settings, start = build_starting_model(settings, index.classes, None, SILENT)
+    settings, start = build_starting_model(settings, index, None, SILENT)
     dataset = rough_dataset(index, settings.config.val_split)
     return resolve_plan(settings, start, dataset, ExtractedFeatures(), None)
 

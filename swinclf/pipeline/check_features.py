@@ -101,7 +101,7 @@ def build_duplicate_extractor(
     }
     hardware = choose_hardware()
     settings = resolve_machine(gather_settings(options), hardware, index.root)
-    settings, start = build_starting_model(settings, index.classes, None, report)
+    settings, start = build_starting_model(settings, index, None, report)
     start = replace(start, preprocess=replace(start.preprocess, ranges=ranges))
     report.note(
         f"also searching for near-duplicates by features: {settings.config.model} on "

@@ -15,64 +15,12 @@ import numpy as np
 import torch
 
 from swinclf.confidence.ood import fit_feature_space
-from swinclf.data.folder import TEST, TRAIN, FolderIndex
+from swinclf.data.folder import TRAIN
 from swinclf.data.split import SplitRule
-from swinclf.errors import ConfigError
 from swinclf.inference.fit_confidence import LabelledOutputs
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.pipeline.starting_model import StartingModel
-from swinclf.settings import Settings
-from swinclf.training.defaults import Regime
 from swinclf.training.logistic_regression import fit_baseline
 from swinclf.training.setup import build_feature_batches, build_schedule
-
-FEW_IMAGES = 300  # below, cross-validation is the default
-DEFAULT_FOLDS = 5
-
-
-def choose_folds(
-    settings: Settings, start: StartingModel, index: FolderIndex
-) -> tuple[Settings, StartingModel]:
-    """Choose the number of folds, and hold no image out for validation if there are any.
-
-    Args:
-        settings: With the regime.
-        start: The network.
-        index: The images of a new training.
-
-    Raises:
-        ConfigError: If folds are given where a head is not fitted to features of all images.
-    """
-    why_not = _why_no_folds(settings, start, index)
-    if settings.config.folds and why_not:
-        raise ConfigError(
-            "--folds where the head alone trains, by L-BFGS, on images that are not split yet",
-            found=why_not,
-            hint="no --folds",
-        )
-    count = sum(image.split != TEST for image in index.images)
-    folds, reason = 0, why_not or f"{count:,} images are enough to hold some out"
-    if not why_not and settings.is_given("val_split"):
-        reason = "--val-split is given"
-    elif not why_not and not start.trained_weights:
-        reason = "random weights"
-    elif not why_not and count < FEW_IMAGES:
-        folds, reason = DEFAULT_FOLDS, f"fewer than {FEW_IMAGES} images"
-    settings, folds = settings.choose_value("folds", folds, reason)
-    rule = replace(start.extraction.split, val=0.0) if folds else start.extraction.split
-    return settings, replace(start, extraction=replace(start.extraction, split=rule))
-
-
-def _why_no_folds(settings: Settings, start: StartingModel, index: FolderIndex) -> str:
-    """Return why a training cannot be cross-validated; empty if it can."""
-    config = settings.config
-    if start.regime is not Regime.HEAD:
-        return "the whole network trains"
-    if config.epochs or config.lr:
-        return "--epochs or --lr, by which the head is trained by AdamW"
-    if config.teacher is not None:
-        return "--teacher"
-    return "a folder for validation" if index.has_val else ""
 
 
 def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:

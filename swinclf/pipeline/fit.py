@@ -116,7 +116,7 @@ def _faster(plan: Plan) -> str:
         return f"faster: --epochs {max(1, config.epochs // 5)}; a head rarely needs more"
     return (
         "faster: --freeze-layers takes about a tenth of the time (4.8 points less accurate on "
-        f"photographs of flowers, docs/recipe.md); --epochs {max(1, config.epochs // 2)} half"
+        f"photographs of flowers, docs/recipe.md); --epochs {max(1, config.epochs // 2)} takes half"
     )
 
 

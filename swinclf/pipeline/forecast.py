@@ -27,7 +27,7 @@ from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
 MIN_STEPS, MAX_STEPS = 2, 8
-# Not measured before a training, but on 2,000 photographs on two cores (docs/training.md).
+# Of parts that are not measured before a training: rounded, on two cores.
 HEAD_IMAGE_S = 2e-5  # of an epoch on cached features
 PROBE_IMAGE_S = 2e-3  # of the linear probe
 REPORT_S, REPORT_IMAGE_S = 5.0, 3e-3  # of calibration and report, without the network

@@ -10,6 +10,7 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, TrainConfig
+from swinclf.data.folder import FolderIndex
 from swinclf.data.split import SplitRule
 from swinclf.device import Hardware, default_workers, seed_everything, set_threads
 from swinclf.models.build import (
@@ -38,7 +39,13 @@ from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
 from swinclf.training.checkpoint import Checkpoint
-from swinclf.training.defaults import Regime, choose_drop_path, choose_mirror, choose_regime
+from swinclf.training.defaults import (
+    Regime,
+    choose_drop_path,
+    choose_folds,
+    choose_mirror,
+    choose_regime,
+)
 from swinclf.training.resume_guard import check_network, frozen_digest
 
 
@@ -115,7 +122,7 @@ def resolve_machine(settings: Settings, hardware: Hardware, data: Path) -> Setti
 
 
 def build_starting_model(
-    settings: Settings, classes: Sequence[str], saved: Checkpoint | None, report: Reporter
+    settings: Settings, index: FolderIndex, saved: Checkpoint | None, report: Reporter
 ) -> tuple[Settings, StartingModel]:
     """Build the network with weights from a file, published weights or random ones.
 
@@ -123,7 +130,7 @@ def build_starting_model(
 
     Args:
         settings: With the defaults of the machine.
-        classes: Names of the dataset's classes.
+        index: The dataset.
         saved: Checkpoint of a resumed run.
         report: Receives the notes of a download.
 
@@ -143,7 +150,9 @@ def build_starting_model(
     settings, impl = _choose_network(settings, weights, known, report)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
-    settings, architecture = _choose_architecture(settings, impl, regime, len(classes))
+    if saved is None:
+        settings = choose_folds(settings, regime, index, trained_weights=trained_weights)
+    settings, architecture = _choose_architecture(settings, impl, regime, len(index.classes))
     network, loaded = _build(settings.config, architecture, weights, from_checkpoint, report)
     if loaded is not None:
         implied = preprocess_of_layout(loaded.layout, network.state_dict())
@@ -155,7 +164,7 @@ def build_starting_model(
         freeze_stages(network, settings.config.freeze_stages)
     settings, preprocess = choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
-    settings, extraction = _choose_extraction(settings, classes, tunes_convolutions)
+    settings, extraction = _choose_extraction(settings, index.classes, tunes_convolutions)
     extracts_features = regime is Regime.HEAD or (trained_weights and not from_checkpoint)
     return settings, StartingModel(
         network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded

@@ -20,6 +20,7 @@ from swinclf.metrics import (
     PROBE_NOTE,
     UNTRAINED_NOTE,
     Metrics,
+    describe_split,
 )
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
@@ -30,7 +31,7 @@ from swinclf.reporting.gallery import choose_gallery
 from swinclf.reporting.html import data_uri, page_template
 from swinclf.reporting.report_data import EXAMPLES, PredictionRow, Provenance, ReportSections
 from swinclf.reporting.run_figures import to_figures
-from swinclf.reporting.verdict import Verdict, judge
+from swinclf.reporting.verdict import RunFigures, Verdict, judge
 from swinclf.reporting.weak_sections import find_weak_sections
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
@@ -38,6 +39,12 @@ MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
 MAX_ROOMY = 12  # classes up to which the matrix has large cells
 MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
+CONSTANTS = {
+    "box": svg_charts,
+    "short_count": short_count,
+    "examples": EXAMPLES,
+    "version": __version__,
+}
 
 Row = TypeVar("Row")
 
@@ -129,39 +136,43 @@ def write_report(
     extra = sections or ReportSections()
     mistakes = worst_mistakes(rows)
     figures = to_figures(metrics, provenance, extra)
-    verdict, confidence = judge(figures), _confidence(rows)
-    ideal_ece = confidence["ideal_ece"] if confidence else None
-    gallery = choose_gallery(rows)
-    wrong_count = metrics.images - round(metrics.accuracy * metrics.images)
-    confusion = _confusion(metrics, rows, matrix)
+    verdict, gallery = judge(figures), choose_gallery(rows)
+    scores, confusion = _scores(metrics, rows, figures), _confusion(metrics, rows, matrix)
+    unseen = metrics.images - scores["right"] - len(mistakes)
     uses = _uses(mistakes, extra, confusion["pairs"]) + [one.path for one in gallery.rows]
     page = page_template("reporting", "report.html.jinja").render(
+        **CONSTANTS,
+        **scores,
         **confusion,
         **_training(provenance.history),
-        box=svg_charts,
-        short_count=short_count,
         provenance=provenance,
-        metrics=metrics,
         untrained=UNTRAINED_NOTE if extra.is_untrained else None,
-        right=metrics.images - wrong_count,
-        class_rows=TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
-        confidence=confidence,
         verdict=verdict,
-        weak=find_weak_sections(figures, ideal_ece),
         gallery=gallery,
-        with_images=sum(one.support > 0 for one in metrics.per_class.values()),
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
         skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
-        mistakes=TruncatedList(mistakes, wrong_count - len(mistakes)),
+        mistakes=TruncatedList(mistakes, unseen),
         suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
-        examples=EXAMPLES,
         extra=extra,
         thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
-        version=__version__,
     )
     write_text(path, page)
     return verdict
+
+
+def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures) -> dict[str, Any]:
+    """The scores, overall and of each class, and the sections that they cannot support."""
+    confidence = _confidence(rows)
+    return {
+        "metrics": metrics,
+        "split": describe_split(metrics.split),
+        "right": round(metrics.accuracy * metrics.images),
+        "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
+        "class_rows": TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
+        "confidence": confidence,
+        "weak": find_weak_sections(figures, confidence["ideal_ece"] if confidence else None),
+    }
 
 
 def _confusion(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from swinclf.config import Augment, ClassWeights, TeacherViews
+from swinclf.data.folder import TEST, FolderIndex
 from swinclf.errors import ConfigError
 from swinclf.settings import Settings
 from swinclf.training.distillation import DistillationTerms
@@ -22,6 +23,7 @@ CONVOLUTIONAL_LR_AT_64 = 1.4e-3  # 1e-3 at batch 32
 SCRATCH_LR_AT_64 = 5e-4
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
+FEW_IMAGES, DEFAULT_FOLDS = 300, 5  # cross-validation is the default below
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
@@ -63,6 +65,46 @@ def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Setting
     why = "starting from trained weights" if trained_weights else "starting from random weights"
     settings, is_head = settings.choose_value("freeze_layers", trained_weights, why)
     return settings, Regime.HEAD if is_head else Regime.FULL
+
+
+def choose_folds(
+    settings: Settings, regime: Regime, index: FolderIndex, *, trained_weights: bool
+) -> Settings:
+    """Choose the number of folds of a new training.
+
+    Args:
+        settings: As given.
+        regime: Which parameters train.
+        index: The images.
+        trained_weights: Whether the network starts from trained weights.
+
+    Raises:
+        ConfigError: If folds are given where no head is fitted to the features of all images.
+    """
+    config = settings.config
+    if regime is not Regime.HEAD:
+        why_not = "the whole network trains"
+    elif config.epochs or config.lr:
+        why_not = "--epochs or --lr, by which the head is trained by AdamW"
+    elif config.teacher is not None:
+        why_not = "--teacher"
+    else:
+        why_not = "a folder for validation" if index.has_val else ""
+    if config.folds and why_not:
+        raise ConfigError(
+            "--folds where the head alone trains, by L-BFGS, on images that are not split yet",
+            found=why_not,
+            hint="no --folds",
+        )
+    count = sum(image.split != TEST for image in index.images)
+    if not why_not and not trained_weights:
+        why_not = "random weights"
+    elif not why_not and settings.is_given("val_split"):
+        why_not = "--val-split is given"
+    elif not why_not and count >= FEW_IMAGES:
+        why_not = f"{count:,} images are enough to hold some out"
+    folds = 0 if why_not else DEFAULT_FOLDS
+    return settings.choose("folds", folds, why_not or f"fewer than {FEW_IMAGES} images")
 
 
 def choose_drop_path(settings: Settings, regime: Regime) -> tuple[Settings, float]:

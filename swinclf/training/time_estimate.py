@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 WARMUP_STEPS = 3  # are slower: memory is new, and the reader threads have only started
 MIN_STEPS = 10  # before the first estimate
+MIN_S = 1.0  # before an estimate is announced: steps of milliseconds are irregular
 
 
 class TimeEstimate:
@@ -35,7 +36,7 @@ class TimeEstimate:
         self._val_s: float | None = None  # of the last validation
         self._epoch_s: list[float] = []  # of each whole epoch here
         self._is_whole = True
-        self._epoch_started = self._last = clock()
+        self._started = self._epoch_started = self._last = clock()
         self._is_announced = False
 
     def begin_epoch(self, step: int) -> None:
@@ -55,7 +56,8 @@ class TimeEstimate:
             return None
         left = self._seconds_of_epoch() * (self._epochs - epoch - 1)
         left += (self._steps - step) * self._step_s() + self._seconds_of_validation()
-        if self._step_count >= MIN_STEPS and not self._is_announced:
+        is_reliable = self._step_count >= MIN_STEPS and now - self._started >= MIN_S
+        if is_reliable and not self._is_announced:
             self._is_announced = True
             self._announce(left)
         return left
@@ -69,7 +71,7 @@ class TimeEstimate:
 
     def _seconds_of_epoch(self) -> float:
         """Return the duration of a later epoch: the first one is slower, as images are decoded."""
-        later = self._epoch_s[1:][-3:]
+        later = self._epoch_s[1:][-5:]
         if later:
             return math.fsum(later) / len(later)
         return self._steps * self._step_s() + self._seconds_of_validation()
