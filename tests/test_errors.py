@@ -53,9 +53,14 @@ def test_no_such_folder(cli):
 def test_a_file_for_a_folder(cli, tmp_path):
     (tmp_path / "photos.zip").touch()
     _, found, hint = failure(cli("train", "photos.zip"))
-    assert found == "a file"
+    assert found == "an archive (.zip)"
     assert hint == "unpack it, then the folder that holds the class folders"
-    assert "download the dataset" in failure(cli("train", "https://example.org/d"))[2]
+    for command in ("train", "check"):
+        _, found, hint = failure(cli(command, "https://example.org/d"))
+        assert found == "a web address, 'https://example.org/d'"
+        assert "download the dataset" in hint
+    (tmp_path / "notes.txt").touch()
+    assert failure(cli("train", "notes.txt"))[1] == "a file"
 
 
 def test_home_that_the_shell_did_not_expand(cli, dataset, tmp_path, monkeypatch):

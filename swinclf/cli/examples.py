@@ -32,7 +32,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "export": (
         ("swinclf export", "the newest run as ONNX"),
-        ("swinclf export --run runs/flowers-1 --output f.onnx", "a file"),
+        ("swinclf export --output flowers.onnx", "a file of this name"),
     ),
     "check": (
         ("swinclf check flowers", "duplicates, damaged files"),

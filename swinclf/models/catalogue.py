@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from swinclf.config import Impl
 from swinclf.errors import ModelError
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED, PARAMETERS, PREPROCESS
-from swinclf.models.names import DEFAULT, registry, suggest_names
+from swinclf.models.names import DEFAULT, name_alternatives, registry, suggest_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,8 @@ def check_name(name: str) -> str:
         raise ModelError(
             f"the name of a backbone, such as {known_example()}",
             found=f"'{name}', which timm does not know",
-            hint=(f"did you mean {_or(near)}? " if near else "") + "All names: swinclf models",
+            hint=(f"did you mean {name_alternatives(near)}? " if near else "")
+            + "All names: swinclf models",
         )
     if tag and name not in timm.list_pretrained(f"{arch}.*"):
         tags = timm.list_pretrained(f"{arch}.*")
@@ -116,11 +117,6 @@ def check_name(name: str) -> str:
             hint=f"--model {(difflib.get_close_matches(name, tags, n=1, cutoff=0) or [arch])[0]}",
         )
     return name
-
-
-def _or(names: list[str]) -> str:
-    """Return names as alternatives, with the default marked."""
-    return " or ".join(f"{name} (the default)" if name == DEFAULT else name for name in names)
 
 
 def known_example() -> str:
