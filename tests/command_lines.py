@@ -17,7 +17,7 @@ from swinclf.settings import gather_settings
 
 GROUP = typer.main.get_group(app)
 # Where a command ends in the sentence of a hint.
-_END = re.compile(r"[;,)]\s|[;,)]$|`| or | lists | names | - < |\. |: ")
+_END = re.compile(r"\?( |$)|[;,)]\s|[;,)]$|`| or | lists | names | - < |\. |: ")
 
 
 def program_calls(line: str) -> list[list[str]]:

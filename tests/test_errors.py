@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from command_lines import suggested_calls
 from conftest import SMALL_MODEL, error_lines, write_dataset, write_image
 from safetensors.torch import save_file
 
@@ -495,6 +496,40 @@ def test_an_input_that_cannot_be_read_is_a_row_and_exit_code_3(cli, trained):
     assert rows[0] == {"path": "gone.png", "error": "No such file or directory"}
     assert rows[1]["label"] == "blue"
     assert "1 of 2 inputs could not be read" in outcome.err
+
+
+@pytest.mark.usefixtures("dataset")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train",),
+        ("train", "colours", "--epochs", "x"),
+        ("train", "colours", "--lr", "-1"),
+        ("train", "colours", "--lr"),
+        ("train", "colours", "--quiet", "--verbose"),
+        ("train", "colours", "--budget", "soon"),
+        ("train", "colours", "--model", "swin_tiny"),
+        ("train", "colours", "--model", "vit_tny", "--impl", "native"),
+        ("predict", "x.png", "--format", "tflite"),
+        ("predict",),
+        ("export", "--format", "tflite"),
+        ("compare", "runs/a"),
+        ("relabel",),
+        ("runs", "--remove", "absent"),
+        ("inspect", "resnet18", "--image", "x.png"),
+        ("models", "zzz"),
+        ("trian", "colours"),
+        ("eval", "--run", "absent"),
+    ],
+    ids=" ".join,
+)
+def test_a_suggested_command_is_not_refused_as_wrong_usage(cli, words):
+    _, _, hint = error_lines(cli(*words))
+    for call in suggested_calls(hint):
+        if call[0] != "demo":  # it has tests of its own
+            done = cli(*call)
+            needs_more = call == ["relabel"] or len(call) == 1 and call[0] == "train"
+            assert done.code != ExitCode.USAGE or needs_more, f"swinclf {call}: {done.err}"
 
 
 # The errors themselves

@@ -174,7 +174,7 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
         return to_json(_inspection_record(done))
     costs = done.costs
     height, width = costs.image_px
-    attention = f" {'attention':>10}" if costs.formula else ""
+    attention = f" {'attention':>11}" if costs.formula else ""
     lines = [
         f"{terminal_safe(done.name)}, images of {height} x {width} px",
         _structure_line(costs),
@@ -224,7 +224,7 @@ def _structure_line(costs: Costs) -> str:
 def pictures_text(done: Inspection) -> str:
     """Return the paths of an inspection's figures, and the prediction."""
     names = ", ".join(path.name for path in done.pictures)
-    answer = f"\npredicted {done.label} ({done.probability:.1%})" if done.label else ""
+    answer = f"\npredicted {done.label} ({format_percent(done.probability)})" if done.label else ""
     return f"figures in {done.folder}: {names}{answer}"
 
 
@@ -237,7 +237,7 @@ def _within(part: Part) -> str:
 def _part_line(part: Part, name: str) -> str:
     """Return a row of the table, with the attention's fraction of its multiply-adds."""
     shape = " x ".join(map(str, part.shape))
-    share = f"{part.attention_macs / part.macs:10.1%}" if part.attention_macs else ""
+    share = f"{format_percent(part.attention_macs / part.macs):>11}" if part.attention_macs else ""
     return f"{name:<21} {shape:<13} {part.parameters:12,} {part.macs:15,} {share}".rstrip()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from swinclf.explain import drawing
 from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
+from swinclf.reporter import format_percent
 from swinclf.reporting.charts import EMPTY_CELL, GRID, INK, MUTED, TRAIN_COLOUR, VAL_COLOUR
 
 VIT_MAPS = 4  # blocks and heads shown
@@ -177,7 +178,7 @@ def draw_evidence(
     figure = drawing.new_figure(
         12,
         3.6,
-        f"Evidence for {name} ({probabilities[found.target]:.0%})",
+        f"Evidence for {name} ({format_percent(probabilities[found.target], 0)})",
         f"By {found.units}: gradient x activation of the {found.where}; orange supports the "
         "class, purple opposes it. By pixels: where a small change would\nchange the score most "
         "(gradient, averaged over noisy copies). The score: the class's logit minus the mean logit."
@@ -212,7 +213,15 @@ def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequ
         text, families = drawing.class_text(classes[index], index, 20)
         axes.text(0, row - 0.22, text, fontsize=9, color=INK, va="bottom", parse_math=False,
                   fontfamily=families)  # fmt: skip
-        axes.text(1, row - 0.22, f"{share:.1%}", fontsize=9, color=INK, va="bottom", ha="right")
+        axes.text(
+            1,
+            row - 0.22,
+            format_percent(share),
+            fontsize=9,
+            color=INK,
+            va="bottom",
+            ha="right",
+        )
     axes.set_ylim(len(order) - 0.5, -0.75)
     axes.set_xlim(0, 1)
     axes.set_axis_off()
