@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from agent_docs import EXIT_CODES, JSON_KEYS, llms, skill
 from cli_reference import cli_reference
+from command_lines import GROUP
 from test_architecture import LEVELS
 
 import swinclf
+from swinclf.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,6 +77,17 @@ def test_the_command_reference_is_what_help_prints():
     )
 
 
+def test_the_pages_for_programs_are_those_of_the_commands():
+    assert (DOCS / "SKILL.md").read_text(encoding="utf-8") == skill(), "python tests/agent_docs.py"
+    assert (DOCS / "llms.txt").read_text(encoding="utf-8") == llms(), "python tests/agent_docs.py"
+    assert len(skill().splitlines()) <= 120
+    assert set(JSON_KEYS) == set(GROUP.commands)
+    assert set(EXIT_CODES) == set(ExitCode)
+    linked = re.findall(r"\]\((.*?)\)", llms())
+    assert len(linked) > 15
+    assert [page for page in linked if not (DOCS / page).is_file()] == []
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) < 220
 
@@ -116,6 +130,7 @@ def test_what_inspect_prints(cli):
 
 def test_every_command_is_documented():
     from swinclf.cli import commands  # noqa: F401
+from swinclf.errors import ExitCode
     from swinclf.cli.program import app
 
     names = list(typer.main.get_group(app).commands)
