@@ -130,7 +130,6 @@ def test_what_inspect_prints(cli):
 
 def test_every_command_is_documented():
     from swinclf.cli import commands  # noqa: F401
-from swinclf.errors import ExitCode
     from swinclf.cli.program import app
 
     names = list(typer.main.get_group(app).commands)
