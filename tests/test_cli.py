@@ -579,9 +579,9 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
 @pytest.mark.parametrize(
     ("words", "expected", "found"),
     [
-        (("train", "x", "--lr", "0"), "more than 0, and finite for lr", "0.0"),
-        (("train", "x", "--lr", "nan"), "more than 0, and finite for lr", "nan"),
-        (("train", "x", "--lr", "inf"), "more than 0, and finite for lr", "inf"),
+        (("train", "x", "--lr", "0"), "more than 0, and finite for --lr", "0.0"),
+        (("train", "x", "--lr", "nan"), "more than 0, and finite for --lr", "nan"),
+        (("train", "x", "--lr", "inf"), "more than 0, and finite for --lr", "inf"),
         (("train", "x", "--lr", "fast"), "a number for --lr", "fast"),
         (("train", "x", "--epochs", "many"), "a whole number for --epochs", "many"),
         (("train", "x", "--epochs=0"), "a number of at least 1 for --epochs", "0"),

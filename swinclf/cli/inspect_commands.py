@@ -19,44 +19,50 @@ from swinclf.errors import ConfigError, ExitCode
 from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
 
+ValOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--val",
+        metavar="DIR",
+        help="A folder of class folders for validation.",
+        show_default="DATA/val",
+    ),
+]
+FindingsFileOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--output", help="JSON file for all findings.", show_default="none"),
+]
+CheckPageOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
+]
+CheckWeightsOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--weights",
+        metavar="FILE|RUN",
+        help="Also search for near-duplicates by features of these weights.",
+        show_default="fingerprints only",
+    ),
+]
+CheckModelOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Network of a plain weights file, or embedded, whose weights are in the package.",
+        show_default="as in train",
+    ),
+]
+
 
 def check_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders.")],
-    val: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--val",
-            metavar="DIR",
-            help="A folder of class folders for validation.",
-            show_default="DATA/val",
-        ),
-    ] = None,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="JSON file for all findings.", show_default="none"),
-    ] = None,
-    page: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
-    ] = None,
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--weights",
-            metavar="FILE|RUN",
-            help="Also search for near-duplicates by features of these weights.",
-            show_default="fingerprints only",
-        ),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="Network of a plain weights file, or embedded, whose weights are in the package.",
-            show_default="as in train",
-        ),
-    ] = None,
+    val: ValOption = None,
+    output: FindingsFileOption = None,
+    page: CheckPageOption = None,
+    weights: CheckWeightsOption = None,
+    model: CheckModelOption = None,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the findings.")
     ] = ResultFormat.TABLE,

@@ -144,12 +144,11 @@ def predict_command(
     if predictor.note:
         report.warn(predictor.note)
     tally, ignored = _Tally(), Counter[str]()
-    paths: Iterable[str] = expand_inputs(_with_standard_input(inputs, model), ignored)
-    if "-" not in inputs:
-        paths = list(paths)
+    expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
+    paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
     gallery: list[Prediction] | None = [] if page else None
-    output_format = PredictFormat.JSON if as_json else output_format
-    writer = _writer(output, output_format, predictor.card.classes, top_k, reject)
+    chosen = PredictFormat.JSON if as_json else output_format
+    writer = _writer(output, chosen, predictor.card.classes, top_k, reject)
     with _progress(report, paths, is_visible=bool(output or queue)) as advance, writer:
         predictions: Iterable[Prediction] = tally.count(
             predict(
