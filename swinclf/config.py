@@ -259,7 +259,7 @@ class Config(Generic[Open]):
         None,
         OptionGroup.TRAINING,
         "In the loss.",
-        auto="sqrt from 1:10 on, else none",
+        auto="balanced from 1:10 on, else none",
     )
 
     teacher: str | None = _setting(

@@ -184,7 +184,7 @@ def _assert_not_to_be_had(done: Outcome, tmp_path: Path) -> str:
     assert done.code == 1, done.err
     expected, found, hint = error_lines(done)
     assert f"the published weights of '{SMALL_MODEL}'" in expected
-    for way in ("--weights FILE", "HF_HOME", "--no-pretrained"):
+    for way in ("--model embedded", "hf download ", "--weights weights", "--no-pretrained"):
         assert way in hint
     assert not list(tmp_path.glob("runs/*"))
     return found

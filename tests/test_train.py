@@ -592,7 +592,7 @@ def test_severe_imbalance_is_weighted_and_a_mild_one_is_not(dataset, tmp_path):
         write_image(dataset / "blue" / f"{number:03d}.png", COLOURS["blue"], seed=number)
     for path in sorted((dataset / "red").iterdir())[4:]:
         path.unlink()
-    assert weights_for(dataset) == ("sqrt", "auto")
+    assert weights_for(dataset) == ("balanced", "auto")
 
 
 @pytest.mark.parametrize("kind", [ClassWeights.SQRT, ClassWeights.BALANCED])

@@ -54,14 +54,15 @@ def find_pretrained(
     if cached is not None:
         return cached
     if _is_offline():
-        raise _unavailable(name, "none in the cache, and HF_HUB_OFFLINE is set")
+        why = "none in the cache, and HF_HUB_OFFLINE is set"
+        raise _unavailable(name, repository, filename, why)
     report.note(f"fetching the published weights from the Hub, once: {repository}")
     try:
         return _download(repository, filename, report)
     except Exception as error:  # of huggingface_hub, its HTTP library, or the disk
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         why = f"none in the cache, and the Hub is unreachable: {type(error).__name__}: {reason}"
-        raise _unavailable(name, why) from error
+        raise _unavailable(name, repository, filename, why) from error
 
 
 @functools.cache
@@ -144,12 +145,13 @@ def _download(repository: str, filename: str, report: Reporter) -> Path:
     return path
 
 
-def _unavailable(name: str, why: str) -> WeightsError:
+def _unavailable(name: str, repository: str, filename: str, why: str) -> WeightsError:
     return WeightsError(
         f"the published weights of '{name}'",
         found=why,
-        hint="--weights FILE; or run once on a machine with a network and copy its HF_HOME folder "
-        "here; or start from random weights: --no-pretrained",
+        hint="--model embedded, which needs no download; or on a machine with a network: "
+        f"hf download {repository} {filename} config.json --local-dir weights, and here: "
+        "--weights weights; or start from random weights: --no-pretrained",
     )
 
 

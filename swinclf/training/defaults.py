@@ -322,9 +322,10 @@ def _choose_lr(
 
 
 def _choose_class_weights(settings: Settings, facts: TrainingFacts) -> Settings:
+    """Choose the weights of the classes, as measured by `benchmarks/imbalance.py`."""
     largest, smallest = max(facts.class_counts.values()), min(facts.class_counts.values())
     severe = largest >= SEVERE_IMBALANCE * smallest
     reason = f"the largest class has {largest:,} images, the smallest {smallest:,}"
     return settings.choose(
-        "class_weights", ClassWeights.SQRT if severe else ClassWeights.NONE, reason
+        "class_weights", ClassWeights.BALANCED if severe else ClassWeights.NONE, reason
     )
