@@ -686,7 +686,7 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
     assert "\x1b" not in done.err, "no colours and no bars on a pipe"
     assert "95 % interval" in done.err
     assert "these images also selected the epoch and the head: accuracy on new images" in done.err
-    assert "not used in training:\n  swinclf eval OTHER --run runs/colours-1" in done.err
+    assert "or use other images:\n  swinclf eval OTHER --run runs/colours-1" in done.err
     scored = cli("eval", "--format", "json")
     assert json.loads(scored.out)["split"] == "val"
     assert "results in" in scored.err
