@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -201,7 +202,22 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
         f"multiply-adds of a block's attention, by the paper's formula {costs.formula}:",
     ]
     lines += [f"  {name}  {formula}" for name, formula in _formulas(costs.parts)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_token_notes(costs)]) + "\n"
+
+
+def _token_notes(costs: Costs) -> Iterator[str]:
+    """Yield what hw counts besides the patches: other tokens, or the padding of windows."""
+    patches = costs.patches
+    if patches and (prefix := patches.prefix_tokens):
+        others = "the class token" if prefix == 1 else f"{prefix} more tokens"
+        yield f"hw: the tokens, {patches.count:,} patches and {others}"
+    grids = {
+        (part.shape[:-1], int(part.formula.split()[2])) for part in costs.parts if part.formula
+    }
+    for shape, tokens in sorted(grids):
+        if len(shape) == 2 and math.prod(shape) != tokens:
+            side = " x ".join(map(str, shape))
+            yield f"hw = {tokens:,}: {side} tokens, padded to whole windows"
 
 
 def _structure_line(costs: Costs) -> str:
