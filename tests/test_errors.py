@@ -305,7 +305,7 @@ def test_published_weights_without_network_and_cache(cli, dataset, tmp_path, mon
     expected, found, hint = failure(cli("train", dataset, "--model", SMALL_MODEL))
     assert SMALL_MODEL in expected
     assert "HF_HUB_OFFLINE" in found
-    assert all(way in hint for way in ("--weights FILE", "HF_HOME", "--no-pretrained"))
+    assert all(way in hint for way in ("--model embedded", "hf download", "--no-pretrained"))
 
 
 # Runs
