@@ -52,8 +52,21 @@ class ExportFormat(StrEnum):
     ONNX = "onnx"
 
 
+class OptionGroup(StrEnum):
+    """Group of options in --help, in their order."""
+
+    DATA = "Data"
+    MODEL = "Model"
+    TRAINING = "Training"
+    AUGMENTATION = "Augmentation"
+    DISTILLATION = "Distillation"
+    MACHINE = "Machine"
+    OUTPUT = "Output"
+
+
 def _setting(
     default: Any,
+    group: OptionGroup,
     text: str,
     *,
     low: float | None = None,
@@ -61,19 +74,24 @@ def _setting(
     above: float | None = None,
     auto: str = "",
     colours: tuple[float, float] | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """Return a field of the table.
 
     Args:
         default: None for a default that depends on the data.
-        text: Meaning and unit, for --help.
+        group: Group in --help.
+        text: Meaning and unit, for --help, in one or two lines of 48 columns with the default.
         low: Smallest value allowed.
         high: Largest value allowed.
         above: Exclusive lower bound; None for `low`.
         auto: Description of the default if it is None, for --help.
         colours: Smallest and largest value allowed for red, green and blue.
+        metavar: Placeholder of the value in --help; None for one by its type.
     """
     metadata = {
+        "group": group,
+        "metavar": metavar,
         "text": text,
         "low": low,
         "high": high,
@@ -84,7 +102,7 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
-_AS_TRAINED = "as the weights were trained, else the model's own"
+_AS_TRAINED = "as trained"
 
 # The type of an open setting: None in a TrainConfig, Never in a ResolvedConfig.
 Open = TypeVar("Open", bound=None, covariant=True)
@@ -98,246 +116,206 @@ class Config(Generic[Open]):
     stages, the folders that DATA implies.
     """
 
-    data: str = field(default="", metadata={"text": "A folder of class folders."})
+    data: str = _setting("", OptionGroup.DATA, "A folder of class folders.")
 
     model: str = _setting(
         "swin_tiny_patch4_window7_224",
-        "A timm Swin or ViT name, ARCH or ARCH.TAG (`swinclf models` lists them), or embedded: "
-        "the trained network that comes with the package. If not given, embedded is used where "
-        "the default's published weights are not cached and the Hub is unreachable.",
+        OptionGroup.MODEL,
+        "See swinclf models. If the default's weights are not available, embedded is used, which "
+        "comes with the package.",
+        metavar="NAME",
     )
     impl: Impl | Open = _setting(
-        None,
-        "Implementation of the network: timm's or this package's own, with the same outputs.",
-        auto="native, which is faster, if it has the model; else timm",
+        None, OptionGroup.MODEL, "Implementation.", auto="native where it exists"
     )
-    pretrained: bool = _setting(True, "Start from timm's published weights, or from random ones.")
+    pretrained: bool = _setting(True, OptionGroup.MODEL, "Start from published weights.")
     model_arg: tuple[str, ...] = _setting(
-        (),
-        "KEY=VALUE, repeatable: architecture of --model vit or swin, or changes to a native one.",
+        (), OptionGroup.MODEL, "Architecture; repeatable.", metavar="KEY=VALUE"
     )
     weights: str | None = _setting(
-        None,
-        "Start from this weights file or earlier run instead.",
-        auto="none",
+        None, OptionGroup.MODEL, "Start from these weights.", auto="none", metavar="FILE|RUN"
     )
     freeze_layers: bool | Open = _setting(
         None,
+        OptionGroup.MODEL,
         "Train the head only, or the whole network.",
-        auto="head only if starting from trained weights",
+        auto="on if starting from trained weights",
     )
     freeze_stages: int | None = _setting(
-        None,
-        "Freeze the stem and the first N stages (Swin) or blocks (ViT), train the rest.",
-        low=0,
-        auto="none",
+        None, OptionGroup.MODEL, "Freeze stem and first N stages.", low=0, auto="none"
     )
     img_size: int | Open = _setting(
-        None,
-        "Side of the network's input, px.",
-        low=8,
-        auto="the model's own",
+        None, OptionGroup.MODEL, "Side of the input, px.", low=8, auto="the model's own"
     )
     train_size: int | Open = _setting(
         None,
-        "Side of the input of a convolutional network in training, px.",
+        OptionGroup.MODEL,
+        "The same in training only.",
         low=8,
-        auto="about 5/7 of --img-size for a convolutional network; else --img-size",
+        auto="--img-size; about 5/7 of it for CNNs",
     )
 
     val_split: float = _setting(
-        0.2,
-        "Fraction of each class that is held out for validation, if there is no val folder.",
-        low=0,
-        high=0.9,
+        0.2, OptionGroup.DATA, "Validation part of each class.", low=0, high=0.9
     )
     test_split: float = _setting(
-        0.0,
-        "Fraction of each class that is held out for the final score alone and selects nothing.",
-        low=0,
-        high=0.9,
+        0.0, OptionGroup.DATA, "Part for the final score only.", low=0, high=0.9
     )
     folds: int | Open = _setting(
         None,
-        "Cross-validate a frozen network's head in this many folds, and fit the final head to all "
-        "images; 0 holds images out instead.",
+        OptionGroup.DATA,
+        "Cross-validate a frozen network's head; 0: do not.",
         low=0,
         high=100,
-        auto="5 below 300 images if the backbone is frozen and trained, and neither a val folder "
-        "nor --val-split is given; else 0",
+        auto="5 below 300 images, else 0",
     )
     val: str | None = _setting(
-        None,
-        "A folder of class folders for validation.",
-        auto="DATA/val, else --val-split",
+        None, OptionGroup.DATA, "Validation images.", auto="DATA/val", metavar="DIR"
     )
     fit: Fit | Open = _setting(
-        None,
-        "For images of other aspect ratios: crop the centre, pad with the mean colour, or squash.",
-        auto="the model's own, usually crop",
+        None, OptionGroup.DATA, "How images become square.", auto="the model's own"
     )
     mean: str | Open = _setting(
         None,
-        "Mean of red, green, blue, of values from 0 to 1, such as 0.485,0.456,0.406.",
+        OptionGroup.DATA,
+        "Mean colour, from 0 to 1.",
         auto=_AS_TRAINED,
         colours=(0, 1),
+        metavar="R,G,B",
     )
     std: str | Open = _setting(
         None,
-        "Standard deviation of red, green, blue, such as 0.229,0.224,0.225.",
+        OptionGroup.DATA,
+        "Its standard deviation.",
         auto=_AS_TRAINED,
         colours=(0.001, 10),
+        metavar="R,G,B",
     )
     interpolation: Interpolation | Open = _setting(
-        None,
-        "Interpolation of resized images.",
-        auto=_AS_TRAINED,
+        None, OptionGroup.DATA, "Filter of resizing.", auto=_AS_TRAINED
     )
     crop_pct: float | Open = _setting(
-        None,
-        "With --fit crop, the fraction of the resized image's side that is used.",
-        low=0.1,
-        high=1,
-        auto=_AS_TRAINED,
+        None, OptionGroup.DATA, "Side left by --fit crop.", low=0.1, high=1, auto=_AS_TRAINED
     )
     augment: Augment | Open = _setting(
         None,
-        "Augmentation of training images: none, random crops, or crops and TrivialAugment.",
-        auto="trivial; crop without mirroring or if a trained convolutional network is tuned",
+        OptionGroup.AUGMENTATION,
+        "Random crops; trivial adds TrivialAugment.",
+        auto="trivial; crop for CNNs and --no-mirror",
     )
     min_crop: float = _setting(
-        0.35,
-        "Smallest fraction of the area of an image that a random crop covers.",
-        low=0.01,
-        high=1,
+        0.35, OptionGroup.AUGMENTATION, "Smallest area of a crop.", low=0.01, high=1
     )
     mirror: bool | Open = _setting(
         None,
-        "Also train on mirror images.",
-        auto="on, unless a class name has left or right or is a digit or letter",
+        OptionGroup.AUGMENTATION,
+        "Train on mirror images, too.",
+        auto="on unless a class name has left, right or is one letter",
     )
 
     epochs: int | Open = _setting(
-        None,
-        "Passes over the training images.",
-        low=1,
-        auto="by regime and dataset size",
+        None, OptionGroup.TRAINING, "Passes over the images.", low=1, auto="by dataset size"
     )
     batch_size: int | Open = _setting(
         None,
-        "Images a step; on out-of-memory, gradients are accumulated over smaller micro-batches.",
+        OptionGroup.TRAINING,
+        "Images a step.",
         low=1,
-        auto="64 for the head; 32 for the network, up to 128 on a GPU with 100 steps an epoch",
+        auto="64 for the head; else 32, on a GPU up to 128",
     )
     lr: float | Open = _setting(
-        None, "Peak learning rate, more than 0.", above=0, auto="by regime and batch size"
+        None, OptionGroup.TRAINING, "Peak rate, more than 0.", above=0, auto="by batch size"
     )
-    lrf: float = _setting(0.01, "Final rate as a fraction of the peak (cosine).", low=0, high=1)
+    lrf: float = _setting(
+        0.01, OptionGroup.TRAINING, "Final rate as a part of --lr.", low=0, high=1
+    )
     warmup: float = _setting(
-        0.1,
-        "Fraction of all steps in which the rate rises to its peak.",
-        low=0,
-        high=0.9,
+        0.1, OptionGroup.TRAINING, "Part of all steps to warm up.", low=0, high=0.9
     )
     patience: int | Open = _setting(
         None,
-        "Epochs without improvement before early stopping; 0 turns it off.",
+        OptionGroup.TRAINING,
+        "Epochs without progress until it stops; 0: never.",
         low=0,
-        auto="a third of the epochs; 0 if --epochs is given or only the head trains",
+        auto="a third; 0 for the head or --epochs",
     )
-
-    weight_decay: float = _setting(0.05, "AdamW's weight decay.", low=0)
+    weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "AdamW's weight decay.", low=0)
     layer_decay: float | Open = _setting(
         None,
-        "Each layer's rate is this times the rate of the layer above it.",
+        OptionGroup.TRAINING,
+        "Rate of each layer relative to the next.",
         low=0.1,
         high=1,
-        auto="0.9 for Swin and convolutional, 0.75 for ViT; 1 with random weights",
+        auto="0.75 for ViT, else 0.9; 1 from random weights",
     )
     label_smoothing: float | Open = _setting(
-        None,
-        "Fraction of the target spread over all classes.",
-        low=0,
-        high=0.9,
-        auto="0.1 for the network, 0 for the head",
+        None, OptionGroup.TRAINING, "Label smoothing.", low=0, high=0.9, auto="0.1; 0 for the head"
     )
     drop_path: float | Open = _setting(
-        None,
-        "Probability to skip the last block, falling to 0 at the first (stochastic depth).",
-        low=0,
-        high=0.9,
-        auto="0.1 if the network trains, else 0",
+        None, OptionGroup.TRAINING, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
     )
-    clip_norm: float = _setting(1.0, "Largest gradient norm; 0 for no clipping.", low=0)
+    clip_norm: float = _setting(1.0, OptionGroup.TRAINING, "Largest gradient norm; 0: any.", low=0)
     class_weights: ClassWeights | Open = _setting(
         None,
-        "Weights of the classes in the loss, by their size.",
-        auto="balanced if the largest class is 10 times the smallest, else none",
+        OptionGroup.TRAINING,
+        "In the loss.",
+        auto="balanced from 1:10 on, else none",
     )
 
     teacher: str | None = _setting(
         None,
-        "Distill this trained network: a run with these classes, its model.safetensors, or a "
-        "model as in --model, to which a head is fitted.",
+        OptionGroup.DISTILLATION,
+        "The network to distill.",
         auto="none",
+        metavar="RUN|MODEL",
     )
     unlabelled: str | None = _setting(
         None,
-        "A folder of additional images without labels, for distillation.",
+        OptionGroup.DISTILLATION,
+        "More images, without labels.",
         auto="none",
+        metavar="DIR",
     )
     teacher_temperature: float | None = _setting(
-        None,
-        "Divisor of the logits of teacher and student, more than 0.",
-        above=0,
-        auto="2 with a teacher",
+        None, OptionGroup.DISTILLATION, "Divisor of logits.", above=0, auto="2 with a teacher"
     )
     teacher_weight: float | None = _setting(
         None,
-        "Weight of the teacher's probabilities in the loss; the labels get the rest.",
+        OptionGroup.DISTILLATION,
+        "Weight of its outputs.",
         low=0,
         high=1,
         auto="0.5 with a teacher",
     )
     teacher_features: float | None = _setting(
-        None,
-        "Weight of the loss between the features of student and teacher.",
-        low=0,
-        auto="1 with a teacher, 0 if only the head trains",
+        None, OptionGroup.DISTILLATION, "Weight of its features.", low=0, auto="1; 0 for the head"
     )
     teacher_views: TeacherViews | None = _setting(
         None,
-        "What the teacher sees: each image and its mirror image once, or every augmented view.",
-        auto="cached without random crops, else online",
+        OptionGroup.DISTILLATION,
+        "Its inputs: images, or augmented views.",
+        auto="online with random crops",
     )
 
-    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.")
-    precision: Precision = _setting(
-        Precision.AUTO,
-        "Number format; auto is bf16 where the hardware supports it natively.",
+    device: str = _setting(
+        "auto", OptionGroup.MACHINE, "auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
     )
-    compile: bool = _setting(
-        False,
-        "Train with torch.compile: takes a minute or more at the start, then is often faster on a "
-        "GPU, not on a CPU.",
-    )
+    precision: Precision = _setting(Precision.AUTO, OptionGroup.MACHINE, "Number format.")
+    compile: bool = _setting(False, OptionGroup.MACHINE, "Use torch.compile (GPU).")
     threads: int | Open = _setting(
-        None,
-        "Compute threads on the CPU; the number affects rounding.",
-        low=1,
-        high=1024,
-        auto="torch's default",
+        None, OptionGroup.MACHINE, "CPU threads.", low=1, high=1024, auto="torch's own"
     )
-    workers: int | Open = _setting(None, "Reader threads.", low=0, high=256, auto="one per core")
-    strict: bool = _setting(False, "Stop, with exit code 1, if any file cannot be read.")
-    cache: bool = _setting(
-        True,
-        "Cache the features of frozen layers in the user's cache folder, for the next training.",
+    workers: int | Open = _setting(
+        None, OptionGroup.MACHINE, "Reader threads.", low=0, high=256, auto="one per core"
     )
-    cache_gib: float = _setting(2.0, "Largest size of the cache on disk, GiB.", low=0)
-    seed: int = _setting(0, "Seed of the split, the order and the augmentation.", low=0)
-    out: str = _setting("runs", "The folder for runs.")
-    name: str | None = _setting(None, "The run's folder in --out.", auto="DATA's name and a number")
+    strict: bool = _setting(False, OptionGroup.DATA, "Stop if a file is unreadable.")
+    cache: bool = _setting(True, OptionGroup.MACHINE, "Cache features on disk.")
+    cache_gib: float = _setting(2.0, OptionGroup.MACHINE, "Largest cache, GiB.", low=0)
+    seed: int = _setting(0, OptionGroup.TRAINING, "Of split, order, augmentation.", low=0)
+    out: str = _setting("runs", OptionGroup.OUTPUT, "The folder for runs.", metavar="DIR")
+    name: str | None = _setting(
+        None, OptionGroup.OUTPUT, "The run's name.", auto="DATA's and a number", metavar="NAME"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from swinclf.api import Classifier, load, train
+from swinclf.commands.train import Run
 from swinclf.errors import ExportError, RunError
 from swinclf.metrics import Metrics
-from swinclf.reporter import Reporter
+from swinclf.reporter import Reporter, format_percent
 from swinclf.run_folder import next_free_folder
 from swinclf.settings import command_of, gather_settings
 from swinclf.train_options import TrainOptions
@@ -32,13 +33,16 @@ SETTINGS: TrainOptions = {
 }
 
 
-def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
+def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> Run:
     """Create a dataset, train, evaluate, predict and export, and explain each step.
 
     Args:
         parent: Folder for the dataset and the run.
         report: Receives progress.
         say: Prints a line.
+
+    Returns:
+        The run.
 
     Raises:
         SwinclfError: If it fails.
@@ -49,7 +53,8 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("2. Training: the network that comes with this package is pretrained on photographs and")
     say("   frozen; a linear classifier on its features is trained. The command is")
     options: TrainOptions = {"out": str(parent / "runs"), **SETTINGS}
-    say(f"   {command_of(gather_settings({'data': str(data), **options}))}")
+    command = command_of(gather_settings({"data": str(data), **options}))
+    say("   " + command.replace(" --img-size", " \\\n     --img-size"))
     run = train(data, report=report, **options)
     folder = run.path
     say("")
@@ -57,12 +62,13 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("")
     classifier = load(folder)
     again = classifier.evaluate(output=next_free_folder(folder, "eval"))
-    say(f"3. Evaluated the saved model, as `swinclf eval` does: accuracy {again.accuracy:.1%}.")
+    accuracy = format_percent(again.accuracy)
+    say(f"3. Evaluated the saved model, as `swinclf eval` does: accuracy {accuracy}.")
     say("")
     say("4. Predicted pictures that are not in the dataset, as `swinclf predict` does (a name says")
     say("   what a picture shows):")
     for prediction in classifier.predict(sorted(new.iterdir())):
-        say(f"   {prediction.path}: {prediction.label} ({prediction.probability:.1%})")
+        say(f"   {prediction.path}: {prediction.label} ({format_percent(prediction.probability)})")
     say("   (These are the middles of the photographs; the dataset has smaller tiles of all.)")
     say("")
     _export(classifier, folder / "model.onnx", say)
@@ -73,16 +79,18 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> None:
     say("   swinclf train DATA                      a classifier on a pretrained network")
     say("   swinclf train DATA --no-freeze-layers   the network is trained too: slower, better")
     say("   swinclf predict PICTURE                 with the newest run")
+    return run
 
 
 def accuracy_text(metrics: Metrics) -> str:
     """Return the accuracy with its interval, and that of the digits alone, in one line."""
-    low, high = metrics.accuracy_ci95
+    low, high = map(format_percent, metrics.accuracy_ci95)
     digits = [row for name, row in metrics.per_class.items() if name not in TILES]
     correct, count = sum(row.recall * row.support for row in digits), sum(r.support for r in digits)
     return (
-        f"Accuracy {metrics.accuracy:.1%} on {metrics.images} held-out pictures (95 % interval "
-        f"{low:.1%} to {high:.1%}); of the {count} digits among them, {correct / count:.1%}."
+        f"Accuracy {format_percent(metrics.accuracy)} on {metrics.images} held-out pictures "
+        f"(95 % interval {low} to {high}); of the {count} digits among them, "
+        f"{format_percent(correct / count)}."
     )
 
 

@@ -340,7 +340,7 @@ def _unreadable(expected: str, error: Exception) -> RunError:
     return RunError(
         expected,
         found=f"{getattr(error, 'strerror', None) or error}"[:300],
-        hint="take the file from its run again, or train again",
+        hint="another path; or, for a file of a run, restore it or train again",
     )
 
 

@@ -17,13 +17,13 @@ LOGGER = logging.getLogger("swinclf")
 LOGGER.addHandler(logging.NullHandler())  # silent unless configured
 
 
-def format_percent(share: float) -> str:
-    """Return a share as percent with one decimal, as all texts of the program write it.
+def format_percent(share: float, digits: int = 1) -> str:
+    """Return a share as percent, as all texts of the program write it.
 
     >>> format_percent(0.4129)
     '41.3 %'
     """
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,10 @@ def epoch_line(row: EpochRow, *, total: int, best: bool) -> str:
     """Return an epoch's figures in one line; a star marks the best epoch so far."""
     parts = [
         f"epoch {row.epoch:>{len(str(total))}}/{total}",
-        f"train loss {row.train_loss:.4f}, {row.train_accuracy:6.1%}",
+        f"train loss {row.train_loss:.4f}, {format_percent(row.train_accuracy):>7}",
     ]
     if row.val_loss is not None and row.val_accuracy is not None:
         mark = "*" if best else " "
-        parts.append(f"val loss {row.val_loss:.4f}, {row.val_accuracy:6.1%} {mark}")
+        parts.append(f"val loss {row.val_loss:.4f}, {format_percent(row.val_accuracy):>7} {mark}")
     parts.append(duration_text(row.seconds))
     return "  ".join(parts)

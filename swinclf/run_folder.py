@@ -431,9 +431,8 @@ def _no_run(where: Path) -> RunError:
         )
         if (where / "config.json").is_file():
             found = "an unfinished run"
-    near = difflib.get_close_matches(
-        where.name, [run.path.name for run in _runs(where.parent)], n=1
-    )
+    others = [run.path.name for run in _runs(where.parent) if run.path.name != where.name]
+    near = difflib.get_close_matches(where.name, others, n=1)
     hint = (
         f"did you mean '{where.parent / near[0]}'?" if near else "swinclf train DATA, or --run RUN"
     )

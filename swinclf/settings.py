@@ -128,7 +128,9 @@ def _settings_error(problems: Sequence[str | SettingValueError]) -> ConfigError:
     only = problems[0]
     if len(problems) == 1 and isinstance(only, SettingValueError):
         return ConfigError(
-            f"{only.allowed} for {only.name}", found=repr(only.value), hint="swinclf train --help"
+            f"{only.allowed} for --{only.name.replace('_', '-')}",
+            found=repr(only.value),
+            hint="swinclf train --help",
         )
     found = "; ".join(map(str, problems))
     return ConfigError("valid settings", found=found, hint="swinclf train --help")
@@ -144,7 +146,7 @@ def read_budget(text: str) -> float:
         return parse_duration(text)
     except ValueError:
         raise ConfigError(
-            "a time such as 90s, 10m or 1h for budget",
+            "a time such as 90s, 10m or 1h for --budget",
             found=repr(text),
             hint="swinclf train DATA --budget 10m",
         ) from None

@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 from swinclf.durations import duration_text
-from swinclf.reporter import EpochRow, Reporter, epoch_line, terminal_safe
+from swinclf.reporter import EpochRow, Reporter, epoch_line, format_percent, terminal_safe
 
 BAR_AFTER_S = 0.5  # shorter tasks show no bar
 LINE_EVERY_S = 15.0  # interval of progress lines on a pipe
@@ -253,9 +253,10 @@ class _Training:
         if row is None:
             return text
         if row.val_loss is None or row.val_accuracy is None:
-            return f"{text}: train loss {row.train_loss:.4f}, accuracy {row.train_accuracy:.1%}"
+            accuracy = format_percent(row.train_accuracy)
+            return f"{text}: train loss {row.train_loss:.4f}, accuracy {accuracy}"
         best = f"best: epoch {row.epoch}, val loss {row.val_loss:.4f}"
-        return f"{text}; {best}, accuracy {row.val_accuracy:.1%}"
+        return f"{text}; {best}, accuracy {format_percent(row.val_accuracy)}"
 
     def close(self) -> None:
         """Remove the table."""

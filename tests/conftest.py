@@ -27,6 +27,7 @@ os.environ.pop("CI", None)
 
 import numpy as np
 import pytest
+from command_lines import parse, suggested_calls
 from PIL import Image
 from safetensors import safe_open
 
@@ -186,7 +187,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 def error_lines(outcome: Outcome) -> tuple[str, str, str]:
-    """The three lines of an error, without the words before the colons."""
+    """The three lines of an error, without the words before the colons.
+
+    The commands that the last one suggests are parsed: none of them may be refused.
+    """
     lines = outcome.err.strip().splitlines()[-3:]
     words = ("error: expected ", "found: ", "try: ")
     assert len(lines) == 3, outcome.err
@@ -194,6 +198,8 @@ def error_lines(outcome: Outcome) -> tuple[str, str, str]:
     first, second, third = (
         line.removeprefix(word) for line, word in zip(lines, words, strict=True)
     )
+    for call in suggested_calls(third):
+        parse(call)
     return first, second, third
 
 

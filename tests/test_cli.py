@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
+from agent_docs import JSON_KEYS, LISTS
 from conftest import SMALL_FLAGS, SMALL_MODEL, error_lines, read_rows, write_dataset
 from typer.main import get_command
 
@@ -21,7 +23,7 @@ import swinclf
 from swinclf import terminal
 from swinclf.cli import commands, predict_command  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
-from swinclf.config import SETTINGS
+from swinclf.config import SETTINGS, OptionGroup
 from swinclf.errors import ExitCode, Interrupted
 
 try:
@@ -98,7 +100,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
         (0, ("{data}", "--weights", "{run}", "--freeze-layers", "--folds", "3")),
         (0, ("{data}", *SMALL, "--dry-run", "--json", "--budget", "1h")),
-        (0, ("{data}", *SMALL, "--quiet", "--open")),
+        (0, ("{data}", *SMALL, "--quiet", "--open", "--json")),
         (2, ("{data}", "--quiet", "--verbose")),
         (1, ("{spoilt}", *SMALL, "--strict")),
         (
@@ -122,7 +124,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (1, ("--split", "test")),
         (0, ("--precision", "bf16", "--device", "auto")),
         (0, ("--precision", "fp16", "--strict")),
-        (0, ("--precision", "auto", "--no-strict")),
+        (0, ("--precision", "auto", "--no-strict", "--json")),
         (1, ("{spoilt}", "--strict", "--format", "json")),
         (1, ("--impl", "native")),
         (1, ("--reject", "0.9")),  # six held-out images promise less
@@ -137,7 +139,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (3, ("{picture}", "absent.png", "--format", "table", "--workers", "0")),
         (0, ("{picture}", "--precision", "bf16", "--device", "auto")),
         (0, ("{picture}", "--precision", "fp16", "--strict")),
-        (0, ("{picture}", "--no-strict")),
+        (0, ("{picture}", "--no-strict", "--json")),
         (1, ("{spoilt}", "--strict", "--output", "{tmp}/p.txt")),
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
@@ -161,7 +163,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         (0, ("--device", "auto", "--precision", "bf16")),
-        (0, ("--precision", "fp16")),
+        (0, ("--precision", "fp16", "--json")),
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
     ],
@@ -180,12 +182,14 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         ),
         (1, ("{tmp}/nowhere", "--format", "table")),
         (0, ("{data}", "--weights", "{run}", "--model", SMALL_MODEL)),
+        (0, ("{data}", "--json")),
     ],
     "compare": [
         (2, ()),
         (0, ("{run}", "{run}")),
         (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
         (0, ("{run}", "{run}", "{run}", "--page", "{tmp}/c.html")),
+        (0, ("{run}", "{run}", "--json")),
         (1, ("{run}", "{tmp}", "--format", "table")),
     ],
     "runs": [
@@ -194,6 +198,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (0, ("{tmp}/runs", "--sort", order, "--format", form))
             for order, form in (("date", "table"), ("name", "json"), ("data", "table"))
         ],
+        (0, ("--json",)),
         *[(0, ("--sort", order)) for order in ("model", "accuracy", "time", "size")],
         (1, ("--remove", "latest", "--yes")),
         (1, ("--remove", "absent", "--no-yes")),
@@ -204,12 +209,14 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (2, ("{run}/split.csv", "--undo", "{config}")),
         (1, ("--undo", "{config}", "--yes")),
         (0, ("{run}/split.csv", "--data", "{data}", "--no-yes")),  # all have their labels
+        (0, ("{run}/split.csv", "--data", "{data}", "--json")),
     ],
     "inspect": [
         (0, ()),  # the newest run is one of timm's test networks: there is a table
         (2, ("{run}", "--output", "{tmp}/p")),  # and nothing to draw
         (1, ("vit_tiny_patch16_224", "--pretrained")),  # not to be had offline
         (0, ("vit_tiny_patch16_224", "--img-size", "32", "--format", "json")),
+        (0, ("vit_tiny_patch16_224", "--img-size", "32", "--json")),
         (1, ("vit_tiny_patch16_224", "--weights", "{run}", "--image", "{picture}")),
         (
             0,
@@ -224,9 +231,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("swin_tiny", "--format", "json", "--impl", "timm")),
         (0, ("swin_tiny*", "--format", "table", "--impl", "native")),
         (2, ("swinv2", "--impl", "native")),
+        (0, ("swin_tiny", "--json")),
     ],
-    "doctor": [(0, ()), (0, ("--format", "json")), (0, ("--format", "table"))],
-    "demo": [(0, ()), (0, ("--output", "{tmp}/sample"))],
+    "doctor": [(0, ()), (0, ("--json",)), (0, ("--format", "json")), (0, ("--format", "table"))],
+    "demo": [(0, ()), (0, ("--json",)), (0, ("--output", "{tmp}/sample"))],
 }
 GLOBAL = [
     (0, ("--version",)),
@@ -236,6 +244,8 @@ GLOBAL = [
     (0, ("--help",)),
     (0, ("-h",)),
     (0, ("--debug", "models", "deit3")),
+    (0, ("--show-completion",)),
+    (0, ("--install-completion",)),
 ]
 
 
@@ -280,6 +290,7 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
 
     def train_quickly(parent, **_):
         parent.mkdir()
+        return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
     monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
@@ -318,13 +329,20 @@ def test_every_case_ends_as_it_should(cli, places, command, code, words):
     if code in (1, 2) and words:
         error_lines(done)
         assert done.out == ""
+    if "--json" in words:
+        found = json.loads(done.out)  # one value and nothing else
+        first = found[0] if command in LISTS and found else found
+        is_result = "--dry-run" not in words and found != []
+        assert not is_result or {*JSON_KEYS[command]} <= first.keys()
     if "--dry-run" in words:
         _assert_recorded(json.loads(done.out)["settings"], filled[1:])
-    elif command == "train" and code == 0:
+    elif command == "train" and code == 0 and "--json" not in words:
         saved = json.loads((places["tmp"] / done.out.strip() / "config.json").read_text("utf-8"))
         _assert_recorded(saved, filled[1:])
     if command == "demo" and code == 0:
-        assert (places["tmp"] / (words[-1].format(**places) if words else "swinclf-demo")).is_dir()
+        assert (
+            places["tmp"] / (words[1].format(**places) if len(words) > 1 else "swinclf-demo")
+        ).is_dir()
 
 
 def _assert_recorded(saved, words):
@@ -366,7 +384,9 @@ def test_every_default_is_run(command):
 
 
 @pytest.mark.parametrize(("code", "words"), GLOBAL)
-def test_global_options(cli, code, words):
+def test_global_options(cli, code, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     done = cli(*words)
     assert done.code == code
     assert done.out
@@ -398,30 +418,53 @@ def test_defaults_of_a_training_are_those_of_the_table(cli, dataset, tmp_path, n
 def test_help_shows_every_option_with_its_default(cli, command):
     done = cli(command, "--help")
     assert (done.code, done.err) == (0, "")
-    entries = [" ".join(one.split()) for one in re.split(r"\n  (?=--)", done.out)[1:]]
-    about = {entry.split()[0]: entry for entry in entries}
+    entries = [" ".join(one.split()) for one in re.split(r"\n  (?=-)", done.out)[1:]]
+    about = {entry.split()[0].replace("[no-]", ""): entry for entry in entries}
     shown = [one for one in _group().commands[command].params if not one.hidden]
-    options = {one.opts[0] for one in shown if one.name != "help"}
-    options = {one for one in options if one.startswith("-")}
-    assert about.keys() == options
-    for option in options:
-        assert re.search(r"Default: \S|\[default: \S", about[option]), option
+    options = {one.opts[0]: one for one in shown if one.opts[0].startswith("-")}
+    assert about.keys() == {*options} - {"--help"} | {"-h,"}
+    for option, one in options.items():
+        if not one.is_flag or one.secondary_opts:
+            assert re.search(r"\[default: \S", about[option]), option
 
 
-def test_help_of_train_says_the_tables_defaults_and_bounds(cli):
+@pytest.mark.parametrize("command", ["", *sorted(CASES)])
+def test_help_fits_a_terminal_and_begins_with_examples(cli, command):
+    text = cli(*command.split(), "--help").out
+    lines = text.splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 80
+    assert lines[4] == "Examples:"
+    assert lines[5].startswith(f"  swinclf {command or 'demo'}")
+    assert not re.search(r"<\w+>|\brange\b|Default:|\x1b", text), "plain types, one form of default"
+
+
+def test_the_groups_of_train_are_those_of_the_table(cli):
+    text = cli("train", "--help").out
+    headings = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
+    assert headings == ["Examples", "Options", *OptionGroup]
+
+
+def test_help_of_train_says_the_tables_defaults(cli):
     text = " ".join(cli("train", "-h").out.split())
     for name, setting in SETTINGS.items():
-        if name == "data":
-            continue
         about = setting.metadata
         assert " ".join(about["text"].split()) in text, name
         if setting.default is None:
-            assert f"Default: {' '.join(about['auto'].split())}." in text, name
-        elif isinstance(setting.default, str | int | float) and setting.default not in (
-            True,
-            False,
-        ):
-            assert f"Default: {setting.default}." in text, name
+            assert f"[default: {' '.join(about['auto'].split())}]" in text, name
+        elif isinstance(setting.default, bool):
+            assert f"{about['text']} [default: {'on' if setting.default else 'off'}]" in text, name
+        elif name != "data":
+            assert f"[default: {setting.default or 'none'}]" in text or setting.default == 0, name
+
+
+def test_help_has_colours_on_a_terminal_and_the_same_text(cli, monkeypatch):
+    plain = cli("train", "--help").out
+    monkeypatch.setattr("swinclf.cli.help._has_colours", lambda: True)
+    monkeypatch.setattr("typer._click.utils.should_strip_ansi", lambda *_, **__: False)
+    coloured = cli("train", "--help").out
+    assert "\x1b[36m--resume RUN\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
 
 
 def test_help_lists_every_command(cli):
@@ -536,9 +579,9 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
 @pytest.mark.parametrize(
     ("words", "expected", "found"),
     [
-        (("train", "x", "--lr", "0"), "more than 0, and finite for lr", "0.0"),
-        (("train", "x", "--lr", "nan"), "more than 0, and finite for lr", "nan"),
-        (("train", "x", "--lr", "inf"), "more than 0, and finite for lr", "inf"),
+        (("train", "x", "--lr", "0"), "more than 0, and finite for --lr", "0.0"),
+        (("train", "x", "--lr", "nan"), "more than 0, and finite for --lr", "nan"),
+        (("train", "x", "--lr", "inf"), "more than 0, and finite for --lr", "inf"),
         (("train", "x", "--lr", "fast"), "a number for --lr", "fast"),
         (("train", "x", "--epochs", "many"), "a whole number for --epochs", "many"),
         (("train", "x", "--epochs=0"), "a number of at least 1 for --epochs", "0"),
@@ -565,7 +608,7 @@ def test_wrong_usage_says_what_was_expected_and_found(cli, words, expected, foun
 
 def test_help_says_that_a_rate_is_more_than_0(cli):
     about = " ".join(cli("train", "--help").out.split())
-    assert re.search(r"--lr <float> Peak learning rate, more than 0\. Default: [^[]*--lrf", about)
+    assert "--lr FLOAT Peak rate, more than 0. [default: " in about
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -643,7 +686,7 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
     assert "\x1b" not in done.err, "no colours and no bars on a pipe"
     assert "95 % interval" in done.err
     assert "these images also selected the epoch and the head: accuracy on new images" in done.err
-    assert "not used in training:\n  swinclf eval OTHER --run runs/colours-1" in done.err
+    assert "or use other images:\n  swinclf eval OTHER --run runs/colours-1" in done.err
     scored = cli("eval", "--format", "json")
     assert json.loads(scored.out)["split"] == "val"
     assert "results in" in scored.err

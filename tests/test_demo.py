@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from command_lines import parse, program_calls
 from PIL import Image
 
 PHOTOGRAPHS = ("flower", "palace", "portrait")
@@ -36,7 +37,7 @@ def test_the_demo_does_what_it_says(program, tmp_path):
     assert (run / "eval-1" / "metrics.json").is_file()
 
     said = re.sub(r"\s+", " ", done.err)
-    assert f"{metrics['accuracy']:.1%}" in said
+    assert f"{100 * metrics['accuracy']:.1f} %" in said
     assert f"of the {_digits(metrics)} digits among them" in said
     for words in ("1. Wrote", "2. Training", "3. Evaluated", "4. Predicted", "5. Exported"):
         assert words in said
@@ -45,9 +46,15 @@ def test_the_demo_does_what_it_says(program, tmp_path):
     assert "report.html" in said
     for command in ("swinclf train DATA", "swinclf predict PICTURE"):
         assert command in said
-    predicted = re.findall(r"new/(\S+)\.(?:png|jpg): (\S+) \(\d+\.\d%\)", said)
+    predicted = re.findall(r"new/(\S+)\.(?:png|jpg): (\S+) \(\d+\.\d %\)", said)
     assert [name for name, _ in predicted] == ["digit-2", "digit-5", "digit-8", *PHOTOGRAPHS]
     assert "Traceback" not in done.err
+    lines = done.err.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("   swinclf train"))
+    assert lines[start].endswith(" \\")
+    assert max(map(len, lines[start : start + 2])) <= 80
+    (call,) = program_calls(lines[start].strip().removesuffix("\\") + lines[start + 1])
+    parse(call)
 
 
 def _digits(metrics):

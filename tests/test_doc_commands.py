@@ -14,13 +14,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
+from command_lines import GROUP, parse, program_calls
 from conftest import COLOURS, write_dataset, write_image
 
-from swinclf.cli import commands  # noqa: F401 - registers the commands
-from swinclf.cli.legacy import modernise
-from swinclf.cli.program import app
-from swinclf.cli.usage import UsageError, usage_error
+from swinclf.cli.examples import EXAMPLES
 from swinclf.demo import write_samples
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +27,6 @@ DOCUMENTS = {
     if path.name not in ("CHANGELOG.md", "cli.md")  # what was, and what is generated
 }
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-GROUP = typer.main.get_group(app)
 CHECK_FOUND_SOMETHING = 3
 
 
@@ -49,38 +45,6 @@ def code_lines(text: str) -> list[str]:
     """Every line that may hold a command: of blocks, without its prompt, and inline code."""
     lines = [line for _, body in FENCED.findall(text) for line in body.splitlines()]
     return [line.removeprefix("$ ") for line in lines] + inline_code(text)
-
-
-def program_calls(line: str) -> list[list[str]]:
-    """The words after `swinclf` of each call in a line, without what the shell does with them."""
-    if not re.match(r"(.*\| )?swinclf( [a-z-]|$)", line):
-        return []
-    words = shlex.split(line, comments=True)
-    calls: list[list[str]] = []
-    for word in words:
-        if word == "swinclf":
-            calls.append([])
-        elif word in ("|", ">") and calls:
-            break
-        elif calls:
-            calls[-1].append(word)
-    return [call for call in calls if call]
-
-
-def parse(words: list[str]) -> None:
-    """Read a command line as the program does, without running it."""
-    modern, _ = modernise(words)
-    parent = GROUP.make_context("swinclf", ["doctor"])
-    name, *rest = modern
-    try:
-        if name not in GROUP.commands:
-            raise UsageError(f"No such command '{name}'")
-        if rest:  # a name alone is a mention
-            GROUP.commands[name].make_context(name, rest, parent=parent)
-    except typer.Exit:
-        pass  # --help
-    except UsageError as error:
-        pytest.fail(f"swinclf {shlex.join(words)}: {usage_error(error, words)}")
 
 
 PARSED = sorted(
@@ -106,6 +70,17 @@ def test_calls_are_found():
 def test_every_command_can_be_parsed(name, call):
     assert name in DOCUMENTS
     parse(shlex.split(call))
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_every_example_can_be_parsed(command):
+    assert {*GROUP.commands, "swinclf"} == set(EXAMPLES)
+    assert 2 <= len(EXAMPLES[command]) <= 4
+    for example, comment in EXAMPLES[command]:
+        assert comment
+        (call,) = program_calls(example)
+        assert command in ("swinclf", call[0])
+        parse(call)
 
 
 @pytest.mark.parametrize("call", ["trian x", "train x --epoch 5", "predict a --format pdf"])

@@ -74,10 +74,12 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
     assert "no published weights: embedded ones" in found["verdict"]
 
 
-def test_models_name_the_default(cli):
-    done = cli("models")
-    assert "default: swin_tiny_patch4_window7_224; embedded" in done.err
-    assert cli("models", "swin_tiny").err == ""
+def test_models_begin_with_the_recommended_ones(cli):
+    heading, *lines = cli("models").out.splitlines()
+    assert heading == "recommended:"
+    assert lines[0].split()[3:] == ["embedded", "in", "the", "package;", "fast", "on", "a", "CPU"]
+    assert lines[1].split()[3:] == ["swin_tiny_patch4_window7_224", "the", "default"]
+    assert "recommended" not in cli("models", "swin_tiny").out
 
 
 @pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])
@@ -146,6 +148,7 @@ def test_a_pattern_that_matches_nothing_is_a_usage_error(cli):
 
 
 def test_no_pattern_lists_every_swin_and_vit(cli):
-    names = [line.split()[-1] for line in cli("models").out.splitlines()[1:]]
+    listed = cli("models").out.partition("all Swin and ViT:\n")[2]
+    names = [line.split()[-1] for line in listed.splitlines()[1:]]
     assert "swin_tiny_patch4_window7_224.ms_in1k" in names
     assert "vit_base_patch16_224.augreg2_in21k_ft_in1k" in names

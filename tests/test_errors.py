@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from command_lines import suggested_calls
 from conftest import SMALL_MODEL, error_lines, write_dataset, write_image
 from safetensors.torch import save_file
 
@@ -53,9 +54,14 @@ def test_no_such_folder(cli):
 def test_a_file_for_a_folder(cli, tmp_path):
     (tmp_path / "photos.zip").touch()
     _, found, hint = failure(cli("train", "photos.zip"))
-    assert found == "a file"
+    assert found == "an archive (.zip)"
     assert hint == "unpack it, then the folder that holds the class folders"
-    assert "download the dataset" in failure(cli("train", "https://example.org/d"))[2]
+    for command in ("train", "check"):
+        _, found, hint = failure(cli(command, "https://example.org/d"))
+        assert found == "a web address, 'https://example.org/d'"
+        assert "download the dataset" in hint
+    (tmp_path / "notes.txt").touch()
+    assert failure(cli("train", "notes.txt"))[1] == "a file"
 
 
 def test_home_that_the_shell_did_not_expand(cli, dataset, tmp_path, monkeypatch):
@@ -299,7 +305,7 @@ def test_published_weights_without_network_and_cache(cli, dataset, tmp_path, mon
     expected, found, hint = failure(cli("train", dataset, "--model", SMALL_MODEL))
     assert SMALL_MODEL in expected
     assert "HF_HUB_OFFLINE" in found
-    assert all(way in hint for way in ("--weights FILE", "HF_HOME", "--no-pretrained"))
+    assert all(way in hint for way in ("--model embedded", "hf download", "--no-pretrained"))
 
 
 # Runs
@@ -490,6 +496,40 @@ def test_an_input_that_cannot_be_read_is_a_row_and_exit_code_3(cli, trained):
     assert rows[0] == {"path": "gone.png", "error": "No such file or directory"}
     assert rows[1]["label"] == "blue"
     assert "1 of 2 inputs could not be read" in outcome.err
+
+
+@pytest.mark.usefixtures("dataset")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train",),
+        ("train", "colours", "--epochs", "x"),
+        ("train", "colours", "--lr", "-1"),
+        ("train", "colours", "--lr"),
+        ("train", "colours", "--quiet", "--verbose"),
+        ("train", "colours", "--budget", "soon"),
+        ("train", "colours", "--model", "swin_tiny"),
+        ("train", "colours", "--model", "vit_tny", "--impl", "native"),
+        ("predict", "x.png", "--format", "tflite"),
+        ("predict",),
+        ("export", "--format", "tflite"),
+        ("compare", "runs/a"),
+        ("relabel",),
+        ("runs", "--remove", "absent"),
+        ("inspect", "resnet18", "--image", "x.png"),
+        ("models", "zzz"),
+        ("trian", "colours"),
+        ("eval", "--run", "absent"),
+    ],
+    ids=" ".join,
+)
+def test_a_suggested_command_is_not_refused_as_wrong_usage(cli, words):
+    _, _, hint = error_lines(cli(*words))
+    for call in suggested_calls(hint):
+        if call[0] != "demo":  # it has tests of its own
+            done = cli(*call)
+            needs_more = call == ["relabel"] or len(call) == 1 and call[0] == "train"
+            assert done.code != ExitCode.USAGE or needs_more, f"swinclf {call}: {done.err}"
 
 
 # The errors themselves

@@ -135,6 +135,17 @@ def test_table_and_json_say_the_same(cli):
     assert "not " not in table.out
 
 
+def test_the_formula_says_what_it_counts_besides_patches(cli):
+    small = ("--model-arg", "embed_dim=24")
+    vit = cli("inspect", "vit", "--img-size", 32, *small, "--model-arg", "num_heads=3").out
+    assert "hw: the tokens, 4 patches and the class token\n" in vit
+    stages = ("--model-arg", "depths=2,2", "--model-arg", "num_heads=2,4", *small)
+    swin = cli("inspect", "swin", "--img-size", 32, *stages, "--output", "p")
+    assert "hw = 196: 8 x 8 tokens, padded to whole windows\n" in swin.out
+    with Image.open("p/attention.png") as picture:
+        assert picture.width > 1.4 * picture.height, "both kinds of windows are in one row"
+
+
 # --- attention ----------------------------------------------------------------------------------
 
 

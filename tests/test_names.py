@@ -91,7 +91,7 @@ def test_multiply_adds_are_what_torch_counts(name: str) -> None:
         ("resnet50", "--impl timm"),
         ("vit_base_patch16_siglip_224", "--impl timm, or did you mean"),
         ("vit_base_patch16_242", "did you mean vit_base_patch16_224?"),
-        ("swin_tiny_patch4_windw7_224", "did you mean swin_tiny_patch4_window7_224?"),
+        ("swin_tiny_patch4_windw7_224", "did you mean swin_tiny_patch4_window7_224 (the default)?"),
         ("vit_base_patch16_224.augreg_in1", "vit_base_patch16_224.augreg_in1k"),
     ],
 )
@@ -114,6 +114,7 @@ def test_other_names_are_refused_with_the_way_out(name: str, hint: str) -> None:
         ("ViT-L-32", "vit_large_patch32_224"),
         ("swin_base", "swin_base_patch4_window7_224"),
         ("swin_tinny_patch4_window7_224", "swin_tiny_patch4_window7_224"),
+        ("swin_tnyy", "swin_tiny_patch4_window7_224"),
         ("resnet", None),
         ("", None),
     ],

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from agent_docs import EXIT_CODES, JSON_KEYS, llms, skill
 from cli_reference import cli_reference
+from command_lines import GROUP
 from test_architecture import LEVELS
 
 import swinclf
+from swinclf.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,6 +75,17 @@ def test_the_command_reference_is_what_help_prints():
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == cli_reference(), (
         "write it again: python tests/cli_reference.py > docs/cli.md"
     )
+
+
+def test_the_pages_for_programs_are_those_of_the_commands():
+    assert (DOCS / "SKILL.md").read_text(encoding="utf-8") == skill(), "python tests/agent_docs.py"
+    assert (DOCS / "llms.txt").read_text(encoding="utf-8") == llms(), "python tests/agent_docs.py"
+    assert len(skill().splitlines()) <= 120
+    assert set(JSON_KEYS) == set(GROUP.commands)
+    assert set(EXIT_CODES) == set(ExitCode)
+    linked = re.findall(r"\]\((.*?)\)", llms())
+    assert len(linked) > 15
+    assert [page for page in linked if not (DOCS / page).is_file()] == []
 
 
 def test_the_readme_is_short():

@@ -268,7 +268,8 @@ def test_the_embedded_model_is_given_a_head_and_its_features_are_kept(cli, tmp_p
     done = cli("train", dataset, *SMALL_FLAGS, *flags, "--epochs", "1")
     assert done.code == 0, done.err
     assert (
-        "teacher: embedded, with a linear probe as its head, validation accuracy 100.0%" in done.err
+        "teacher: embedded, with a linear probe as its head, validation accuracy 100.0 %"
+        in done.err
     )
     scores = facts_of(tmp_path / done.out.strip(), "metrics")["teacher"]
     assert (scores["name"], scores["accuracy"]) == ("embedded", 1.0)

@@ -452,7 +452,7 @@ def test_fine_tuning_starts_from_the_baselines_head(trained, tmp_path, monkeypat
     weight = probe.linear.weight / probe.std
     assert torch.equal(first[0][0], weight.detach())
     assert torch.equal(first[0][1], (probe.linear.bias - weight @ probe.mean).detach())
-    assert "linear probe (L-BFGS): validation accuracy 100.0%, fitted in " in done.err
+    assert "linear probe (L-BFGS): validation accuracy 100.0 %, fitted in " in done.err
     assert "used as the initial head" in done.err
     before = weights_of(trained.path)
     after = weights_of(tmp_path / done.out.strip())
@@ -466,7 +466,7 @@ def test_a_training_that_ends_below_the_baseline_keeps_the_baseline(
     monkeypatch.setattr(loop, "validate", lambda *_: (1.0, 0.25))
     done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], *how)
     assert done.code == 0, done.err
-    assert "validation accuracy of the linear probe (100.0%): the model is the probe" in done.err
+    assert "validation accuracy of the linear probe (100.0 %): the model is the probe" in done.err
     run = tmp_path / done.out.strip()
     before, after = weights_of(trained.path), weights_of(run)
     heads = {"head.weight", "head.bias"}

@@ -50,3 +50,9 @@ def test_the_list_is_read():
 def test_these_words_are_avoided(path):
     found = offenders(words_of(path))
     assert found == [], "\n".join(found)
+
+
+def test_percentages_are_written_in_one_way():
+    """By `format_percent`, as "41.3 %"."""
+    written = [path.name for path in CODE if re.search(r":[^{}\s\"]*%\}", path.read_text("utf-8"))]
+    assert written == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from swinclf.cli.help import Command
 from swinclf.cli.inspect_commands import (
     check_command,
     doctor_command,
@@ -33,4 +34,4 @@ COMMANDS: Mapping[str, Callable[..., ExitCode | None]] = {
 }
 
 for name, command in COMMANDS.items():
-    app.command(name)(handle_errors(command))
+    app.command(name, cls=Command)(handle_errors(command))

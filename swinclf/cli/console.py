@@ -26,6 +26,11 @@ def print_line(text: str) -> None:
     print_styled(Text(terminal_safe(text)))
 
 
+def print_help(text: str) -> None:
+    """Print the help, which has colours if standard output is a terminal."""
+    print_styled(Text.from_ansi(text))
+
+
 def print_box(title: str, text: str) -> None:
     """Print a box on a terminal, plain lines on a pipe."""
     console = error_console()

@@ -11,50 +11,62 @@ from typing import Annotated, Optional
 import typer
 
 from swinclf.cli import console, tables
-from swinclf.cli.options import StrictOption, WorkersOption
+from swinclf.cli.options import JsonOption, StrictOption, WorkersOption
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
-from swinclf.config import Impl, TrainConfig
+from swinclf.config import Impl
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
 
+ValOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--val",
+        metavar="DIR",
+        help="A folder of class folders for validation.",
+        show_default="DATA/val",
+    ),
+]
+FindingsFileOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--output", help="JSON file for all findings.", show_default="none"),
+]
+CheckPageOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
+]
+CheckWeightsOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--weights",
+        metavar="FILE|RUN",
+        help="Also search for near-duplicates by features of these weights.",
+        show_default="fingerprints only",
+    ),
+]
+CheckModelOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Network of a plain weights file, or embedded, whose weights are in the package.",
+        show_default="as in train",
+    ),
+]
+
 
 def check_command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders.")],
-    val: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--val", help="A folder of class folders for validation.", show_default="DATA/val"
-        ),
-    ] = None,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="JSON file for all findings.", show_default="none"),
-    ] = None,
-    page: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
-    ] = None,
-    weights: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--weights",
-            help="Also search for near-duplicates by features of this run or weights file.",
-            show_default="fingerprints only",
-        ),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--model",
-            help="Network of a plain weights file, or embedded, whose weights are in the package.",
-            show_default="as in train",
-        ),
-    ] = None,
+    val: ValOption = None,
+    output: FindingsFileOption = None,
+    page: CheckPageOption = None,
+    weights: CheckWeightsOption = None,
+    model: CheckModelOption = None,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the findings.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
     workers: WorkersOption = None,
     strict: StrictOption = False,
 ) -> ExitCode:
@@ -72,7 +84,7 @@ def check_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(audit_text(audit, result_format))
+    write_data(audit_text(audit, tables.chosen_format(result_format, as_json=as_json)))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")
@@ -86,7 +98,7 @@ Subject = Annotated[
     typer.Argument(
         metavar="MODEL|RUN",
         help="A name from `swinclf models`, `vit` or `swin` for a custom one, or a run.",
-        show_default="the newest finished run under runs/",
+        show_default="the newest finished run",
     ),
 ]
 ImageOption = Annotated[
@@ -101,6 +113,7 @@ PicturesOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--output",
+        metavar="DIR",
         help="Save figures to this folder.",
         show_default="inspect-NAME-N here if another option asks for figures, else none",
     ),
@@ -117,7 +130,7 @@ PretrainedOption = Annotated[
     bool,
     typer.Option(
         "--pretrained",
-        help="Draw figures of a name with its published weights. Default: random weights.",
+        help="Draw figures of a name with its published weights.",
     ),
 ]
 ImgSizeOption = Annotated[
@@ -130,7 +143,8 @@ ModelArgOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         "--model-arg",
-        help="KEY=VALUE, repeatable: changes to the architecture of a name.",
+        metavar="KEY=VALUE",
+        help="Change the architecture of a name; repeatable.",
         show_default="none",
     ),
 ]
@@ -147,6 +161,7 @@ def inspect_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the table.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a network's shapes, costs and attention."""
     from swinclf.commands.inspect import FigureOptions, inspect
@@ -158,7 +173,7 @@ def inspect_command(
         figures=FigureOptions(image=image, output=output, weights=weights, pretrained=pretrained),
         report=ConsoleReporter(),
     )
-    write_data(tables.inspection_text(done, result_format))
+    write_data(tables.inspection_text(done, tables.chosen_format(result_format, as_json=as_json)))
     if done.pictures:
         console.print_line(tables.pictures_text(done))
 
@@ -177,10 +192,14 @@ def models_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the list.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> ExitCode:
     """List the available backbones, with their sizes."""
-    from swinclf.models.catalogue import list_backbones
+    from swinclf.models.catalogue import list_backbones, recommended_backbones
 
+    result_format = tables.chosen_format(result_format, as_json=as_json)
+    if not pattern and result_format is ResultFormat.TABLE:
+        write_data(tables.recommended_text(recommended_backbones()))
     count = tables.write_backbones(list_backbones(pattern, impl=impl), result_format)
     if not count:
         raise ConfigError(
@@ -189,11 +208,6 @@ def models_command(
             found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
         )
-    if not pattern and result_format is ResultFormat.TABLE:
-        console.print_line(
-            f"default: {TrainConfig().model}; embedded, which comes with the package, where its "
-            "weights are unavailable"
-        )
     return ExitCode.OK
 
 
@@ -201,8 +215,11 @@ def doctor_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the report.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show versions, device, precision, caches, speed."""
     from swinclf.commands.doctor import examine
 
-    write_data(tables.findings_text(examine(), result_format))
+    write_data(
+        tables.findings_text(examine(), tables.chosen_format(result_format, as_json=as_json))
+    )

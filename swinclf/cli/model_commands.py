@@ -14,6 +14,7 @@ from swinclf.cli import console, tables
 from swinclf.cli.options import (
     DeviceOption,
     ImplOption,
+    JsonOption,
     PrecisionOption,
     RejectOption,
     RunOption,
@@ -24,6 +25,7 @@ from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
 from swinclf.config import ExportFormat
 from swinclf.errors import ExitCode
+from swinclf.files import to_json
 from swinclf.run_folder import find_model
 from swinclf.terminal import ConsoleReporter
 
@@ -44,12 +46,16 @@ def eval_command(
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--output", help="Folder for the results.", show_default="eval-N next to the model"
+            "--output",
+            metavar="DIR",
+            help="Folder for the results.",
+            show_default="eval-N next to the model",
         ),
     ] = None,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the scores.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
     reject: RejectOption = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
@@ -71,7 +77,9 @@ def eval_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(tables.metrics_text(done.metrics, result_format))
+    write_data(
+        tables.metrics_text(done.metrics, tables.chosen_format(result_format, as_json=as_json))
+    )
     if done.rejection is not None:
         console.print_line(tables.rejection_text(done.rejection))
     console.print_line(f"results in {done.folder}")
@@ -103,12 +111,16 @@ def export_command(
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--data", help="Images to compare on.", show_default="samples stored in the run"
+            "--data",
+            metavar="DIR",
+            help="Images to compare on.",
+            show_default="samples stored in the run",
         ),
     ] = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a deployable file, verified against the run."""
     from swinclf.commands.export import export
@@ -123,5 +135,5 @@ def export_command(
         options=InferenceOptions(impl, device, precision),
         report=ConsoleReporter(),
     )
-    write_data(f"{done.path}\n")
+    write_data(to_json(tables.export_record(done)) if as_json else f"{done.path}\n")
     console.print_box("exported", tables.export_text(done))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional, get_args, get_origin
 
 import typer
 
-from swinclf.config import SETTING_TYPES, SETTINGS, Impl
+from swinclf.config import SETTING_TYPES, SETTINGS, Impl, OptionGroup
 from swinclf.device import Precision
 from swinclf.errors import ExitCode
 
@@ -18,18 +18,37 @@ RunOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time
     typer.Option(
         "--run",
+        metavar="RUN",
         help="A run folder, a weights file in one, or an exported file.",
-        show_default="the newest finished run under runs/",
+        show_default="the newest finished run",
     ),
 ]
 ImplOption = Annotated[
     Optional[Impl],  # noqa: UP045
-    typer.Option("--impl", help="Implementation of the network.", show_default="as in the run"),
+    typer.Option(
+        "--impl",
+        help="Implementation of the network.",
+        show_default="as in the run",
+        rich_help_panel=OptionGroup.MACHINE,
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=OptionGroup.MACHINE,
+    ),
+]
 PrecisionOption = Annotated[
     Optional[Precision],  # noqa: UP045
-    typer.Option("--precision", help="Number format.", show_default="as in the run"),
+    typer.Option(
+        "--precision",
+        help="Number format.",
+        show_default="as in the run",
+        rich_help_panel=OptionGroup.MACHINE,
+    ),
 ]
 RejectOption = Annotated[
     Optional[float],  # noqa: UP045
@@ -37,20 +56,30 @@ RejectOption = Annotated[
         "--reject",
         min=0.01,
         max=0.9999,
-        help="Answer `unknown` instead of guessing: target accuracy of the accepted predictions. "
+        help="Target accuracy of accepted predictions; others are `unknown`. "
         "Without a value: 0.95.",
-        show_default="accept all predictions",
+        show_default="accept all",
     ),
 ]
 
 WorkersOption = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option("--workers", min=0, max=256, help="Reader threads.", show_default="one per core"),
+    typer.Option(
+        "--workers",
+        min=0,
+        max=256,
+        help="Reader threads.",
+        show_default="one per core",
+        rich_help_panel=OptionGroup.MACHINE,
+    ),
 ]
 
 StrictOption = Annotated[
     bool,
     typer.Option("--strict/--no-strict", help="Exit code 1 if any file cannot be read."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, on standard output.")
 ]
 
 
@@ -90,13 +119,14 @@ def _parameter(setting: Field[Any]) -> inspect.Parameter:
     type_hint = SETTING_TYPES[setting.name]
     is_list = get_origin(type_hint) is tuple
     kind = list[str] if is_list else _plain_type(type_hint)
-    annotation: Any
-    if setting.name == "data":
-        annotation = Annotated[
-            str | None, typer.Argument(metavar="DATA", help=setting.metadata["text"])
-        ]  # noqa: UP045
-    else:
-        annotation = Annotated[Optional[kind], _option(setting, kind)]  # noqa: UP045
+    about = setting.metadata
+    is_argument = setting.name == "data"
+    annotation: Any = Annotated[
+        Optional[kind],  # noqa: UP045
+        typer.Argument(metavar="DATA", help=about["text"], rich_help_panel=about["group"])
+        if is_argument
+        else _option(setting, kind),
+    ]
     return inspect.Parameter(
         setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
@@ -110,17 +140,19 @@ def _plain_type(type_hint: Any) -> Any:
 def _option(setting: Field[Any], kind: Any) -> Any:
     flag = setting.name.replace("_", "-")
     about = setting.metadata
-    shown = about["auto"] if setting.default is None else _shown(flag, setting.default)
     is_number = kind in (int, float)
     return typer.Option(
         f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",
-        help=f"{about['text']} Default: {shown}.",
+        help=about["text"],
+        show_default=about["auto"] if setting.default is None else _shown(setting.default),
         min=about["low"] if is_number else None,
         max=about["high"] if is_number else None,
+        metavar=about["metavar"],
+        rich_help_panel=about["group"],
     )
 
 
-def _shown(flag: str, default: object) -> str:
+def _shown(default: object) -> str:
     if isinstance(default, bool):
-        return flag if default else f"no-{flag}"
+        return "on" if default else "off"
     return "none" if default == () else str(default)

@@ -33,6 +33,7 @@ from swinclf.cli.prediction_writer import (
     format_of,
 )
 from swinclf.cli.streams import standard_input
+from swinclf.config import OptionGroup
 from swinclf.errors import ExitCode
 from swinclf.run_folder import find_data_folder, find_model
 from swinclf.terminal import ConsoleReporter
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from swinclf.inference.label_folders import LabelFolders
 
 TOP_K = 5
+PredictJsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="The same as --format json.", rich_help_panel=OptionGroup.OUTPUT),
+]
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -51,34 +56,48 @@ Inputs = Annotated[
 TopKOption = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
-        "--top-k", min=1, help="Classes to return for each image.", show_default="5; in CSV 1"
+        "--top-k",
+        min=1,
+        help="Classes for each image.",
+        show_default="5; in CSV 1",
     ),
 ]
 FormatOption = Annotated[
     Optional[PredictFormat],  # noqa: UP045
     typer.Option(
         "--format",
-        help="table, json, jsonl (streamed) or csv.",
-        show_default="by the extension of --output, else table",
+        help="Format; jsonl is streamed.",
+        rich_help_panel=OptionGroup.OUTPUT,
+        show_default="by --output, else table",
     ),
 ]
 OutputOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--output", help="File for the predictions.", show_default="standard output"),
+    typer.Option(
+        "--output",
+        help="File for the predictions.",
+        show_default="standard output",
+        rich_help_panel=OptionGroup.OUTPUT,
+    ),
 ]
 PageOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        "--page", help="HTML file of thumbnails to sort and filter too.", show_default="none"
+        "--page",
+        help="HTML file of thumbnails to sort and filter too.",
+        show_default="none",
+        rich_help_panel=OptionGroup.OUTPUT,
     ),
 ]
 SortOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--sort-into",
+        metavar="DIR",
         help="New folder of links to the images, in a folder for each predicted class. "
         "Copies where links are impossible.",
         show_default="none",
+        rich_help_panel=OptionGroup.OUTPUT,
     ),
 ]
 QueueOption = Annotated[
@@ -98,6 +117,7 @@ def predict_command(
     run: RunOption = None,
     top_k: TopKOption = None,
     output_format: FormatOption = None,
+    as_json: PredictJsonOption = False,
     output: OutputOption = None,
     page: PageOption = None,
     sort_into: SortOption = None,
@@ -124,11 +144,11 @@ def predict_command(
     if predictor.note:
         report.warn(predictor.note)
     tally, ignored = _Tally(), Counter[str]()
-    paths: Iterable[str] = expand_inputs(_with_standard_input(inputs, model), ignored)
-    if "-" not in inputs:
-        paths = list(paths)
+    expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
+    paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
     gallery: list[Prediction] | None = [] if page else None
-    writer = _writer(output, output_format, predictor.card.classes, top_k, reject)
+    chosen = PredictFormat.JSON if as_json else output_format
+    writer = _writer(output, chosen, predictor.card.classes, top_k, reject)
     with _progress(report, paths, is_visible=bool(output or queue)) as advance, writer:
         predictions: Iterable[Prediction] = tally.count(
             predict(

@@ -12,6 +12,7 @@ import typer
 
 from swinclf import __version__
 from swinclf.cli import console
+from swinclf.cli.help import Program
 from swinclf.cli.streams import flush_data, output_failure, write_data
 from swinclf.cli.usage import UsageError, usage_error
 from swinclf.device import sigterm_as_exception
@@ -22,12 +23,12 @@ P = ParamSpec("P")
 
 app = typer.Typer(
     name="swinclf",
+    cls=Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Transfer learning on a folder of images: train, evaluate, predict, export.",
-    epilog="A first try, offline, in a minute: swinclf demo",
+    epilog="The options of a command: swinclf COMMAND --help",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 shows_tracebacks = False  # set by --debug
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except UsageError as error:
         if not arguments:  # the parser shows its help this way
-            console.print_line(str(error))
+            console.print_help(str(error))
             return ExitCode.USAGE
         console.print_error(usage_error(error, arguments))
         return ExitCode.USAGE

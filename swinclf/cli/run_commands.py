@@ -6,6 +6,7 @@ A command is imported when it is called: --help must not wait for it.
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional, cast
 
@@ -13,10 +14,12 @@ import typer
 
 from swinclf.cli import console
 from swinclf.cli.columns import output_width
+from swinclf.cli.options import JsonOption
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.cli.tables import ResultFormat
+from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
 from swinclf.errors import ConfigError, ExitCode
+from swinclf.files import to_json
 from swinclf.terminal import one_line
 
 YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]
@@ -32,6 +35,7 @@ def runs_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the list.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
     remove: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -52,6 +56,7 @@ def runs_command(
         console.print_line(f"removed {path}")
         return ExitCode.OK
     runs = list_runs(folder, sort=sort)
+    result_format = chosen_format(result_format, as_json=as_json)
     write_data(runs_text(runs, result_format, output_width()))
     flush_data()
     if hint := unfinished_text(runs):
@@ -81,11 +86,13 @@ def compare_command(
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the comparison.")
     ] = ResultFormat.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
     from swinclf.cli.compare_table import comparison_text, leaderboard_text
     from swinclf.commands.compare import compare, rank_runs
 
+    result_format = chosen_format(result_format, as_json=as_json)
     if len(runs) == 2:
         write_data(comparison_text(compare(*runs, output=output), result_format))
         if page is not None:
@@ -108,13 +115,19 @@ def relabel_command(
     ] = None,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--data", help="The dataset.", show_default="that of the run that FILE is in"),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="The dataset.",
+            show_default="that of the run that FILE is in",
+        ),
     ] = None,
     undo: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--undo", help="Move back what this undo file lists.", show_default="none"),
     ] = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> ExitCode:
     """Move images into the class folders of new labels, or back."""
     from swinclf.commands.relabel import apply_moves, plan_relabel, plan_undo
@@ -126,16 +139,20 @@ def relabel_command(
             hint="swinclf relabel FILE",
         )
     plan = plan_undo(undo) if undo else plan_relabel(cast(Path, table), data)
-    for one in plan.moves:
-        write_data(f"{one_line(one.path)} -> {one_line(one.target)}\n")
-    flush_data()
+    if not as_json:
+        write_data("".join(f"{one_line(a.path)} -> {one_line(a.target)}\n" for a in plan.moves))
+        flush_data()
     console.print_line(f"{len(plan.moves):,} images to move, {plan.unchanged:,} unchanged")
-    if not plan.moves:
-        return ExitCode.OK
-    if not console.confirm(f"Move {len(plan.moves):,} images in {plan.data}?", yes=yes):
+    if plan.moves and not console.confirm(
+        f"Move {len(plan.moves):,} images in {plan.data}?", yes=yes
+    ):
         console.print_line("nothing was moved")
         return ExitCode.FAILED
-    saved = apply_moves(plan, is_undo=undo is not None)
+    saved = apply_moves(plan, is_undo=undo is not None) if plan.moves else None
+    if as_json:
+        moves = [asdict(one) for one in plan.moves]
+        write_data(to_json({"moves": moves, "undo": str(saved) if saved else None}))
     undone = f"; to undo: swinclf relabel --undo {shlex.quote(str(saved))}" if saved else ""
-    console.print_line(f"moved {len(plan.moves):,} images{undone}")
+    if plan.moves:
+        console.print_line(f"moved {len(plan.moves):,} images{undone}")
     return ExitCode.OK

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,11 @@ class ResultFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+def chosen_format(given: ResultFormat, *, as_json: bool) -> ResultFormat:
+    """Return the format, of which --json is the short form."""
+    return ResultFormat.JSON if as_json else given
 
 
 class Split(StrEnum):
@@ -106,6 +113,17 @@ def rejection_text(done: RejectionScores) -> str:
     return "\n".join(lines)
 
 
+def export_record(done: Export) -> dict[str, object]:
+    """Return an export as JSON values."""
+    return {
+        "path": str(done.path),
+        "bytes": done.path.stat().st_size,
+        "parity": asdict(done.parity),
+        "drift": asdict(done.drift) if done.drift else None,
+        "run_precision": str(done.run_precision),
+    }
+
+
 def export_text(done: Export) -> str:
     """Return the parity of an export with its run."""
     parity = done.parity
@@ -123,6 +141,16 @@ def export_text(done: Export) -> str:
     return "\n".join(lines)
 
 
+def recommended_text(backbones: Mapping[Backbone, str]) -> str:
+    """Return the recommended backbones with the reason for each, and the heading of the rest."""
+    rows = [f"{_backbone_row(one)}".ljust(50) + f"  {reason}" for one, reason in backbones.items()]
+    return "\n".join(["recommended:", *rows, "", "all Swin and ViT:"]) + "\n"
+
+
+def _backbone_row(one: Backbone) -> str:
+    return f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}"
+
+
 def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) -> int:
     """Print backbones as they are found; return their number."""
     count = 0
@@ -132,7 +160,7 @@ def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) 
             write_data(f"{'parameters':>10}  {'px':>4}  name\n")
         count += 1
         if result_format is ResultFormat.TABLE:
-            write_data(f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}\n")
+            write_data(f"{_backbone_row(one)}\n")
             flush_data()
         else:
             rows.append({"name": one.name, "parameters": one.parameters, "image_px": one.image_px})
@@ -147,7 +175,7 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
         return to_json(_inspection_record(done))
     costs = done.costs
     height, width = costs.image_px
-    attention = f" {'attention':>10}" if costs.formula else ""
+    attention = f" {'attention':>11}" if costs.formula else ""
     lines = [
         f"{terminal_safe(done.name)}, images of {height} x {width} px",
         _structure_line(costs),
@@ -174,7 +202,22 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
         f"multiply-adds of a block's attention, by the paper's formula {costs.formula}:",
     ]
     lines += [f"  {name}  {formula}" for name, formula in _formulas(costs.parts)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_token_notes(costs)]) + "\n"
+
+
+def _token_notes(costs: Costs) -> Iterator[str]:
+    """Yield what hw counts besides the patches: other tokens, or the padding of windows."""
+    patches = costs.patches
+    if patches and (prefix := patches.prefix_tokens):
+        others = "the class token" if prefix == 1 else f"{prefix} more tokens"
+        yield f"hw: the tokens, {patches.count:,} patches and {others}"
+    grids = {
+        (part.shape[:-1], int(part.formula.split()[2])) for part in costs.parts if part.formula
+    }
+    for shape, tokens in sorted(grids):
+        if len(shape) == 2 and math.prod(shape) != tokens:
+            side = " x ".join(map(str, shape))
+            yield f"hw = {tokens:,}: {side} tokens, padded to whole windows"
 
 
 def _structure_line(costs: Costs) -> str:
@@ -197,7 +240,7 @@ def _structure_line(costs: Costs) -> str:
 def pictures_text(done: Inspection) -> str:
     """Return the paths of an inspection's figures, and the prediction."""
     names = ", ".join(path.name for path in done.pictures)
-    answer = f"\npredicted {done.label} ({done.probability:.1%})" if done.label else ""
+    answer = f"\npredicted {done.label} ({format_percent(done.probability)})" if done.label else ""
     return f"figures in {done.folder}: {names}{answer}"
 
 
@@ -210,7 +253,7 @@ def _within(part: Part) -> str:
 def _part_line(part: Part, name: str) -> str:
     """Return a row of the table, with the attention's fraction of its multiply-adds."""
     shape = " x ".join(map(str, part.shape))
-    share = f"{part.attention_macs / part.macs:10.1%}" if part.attention_macs else ""
+    share = f"{format_percent(part.attention_macs / part.macs):>11}" if part.attention_macs else ""
     return f"{name:<21} {shape:<13} {part.parameters:12,} {part.macs:15,} {share}".rstrip()
 
 

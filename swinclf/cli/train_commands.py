@@ -13,9 +13,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from swinclf.cli import console, training_tables
-from swinclf.cli.options import add_setting_options
+from swinclf.cli.options import JsonOption, add_setting_options
 from swinclf.cli.streams import write_data
-from swinclf.config import MOVABLE
+from swinclf.config import MOVABLE, OptionGroup
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.reporter import Reporter
@@ -27,15 +27,18 @@ ResumeOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time
     typer.Option(
         "--resume",
-        help="Resume this interrupted run; with DATA if its images have moved. Default: none.",
+        metavar="RUN",
+        help="Resume an interrupted run.",
+        show_default="none",
     ),
 ]
 ConfigOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
         "--config",
-        help="Settings from a .json or .toml file, such as a run's config.json; flags win. "
-        "Default: none.",
+        metavar="FILE",
+        help="Settings (.json, .toml).",
+        show_default="none",
     ),
 ]
 BudgetOption = Annotated[
@@ -43,30 +46,35 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Choose what trains, epochs and image size so that all takes at most this long, "
-        "such as 90s, 10m or 1h. Given settings are not changed. Default: none.",
+        help="Choose the settings that are not given to take at most 90s, 10m or 1h.",
+        show_default="none",
     ),
 ]
 DryRunOption = Annotated[
     bool,
-    typer.Option(
-        "--dry-run",
-        help="Print the plan with its time, memory and disk space, and stop. Writes no run. "
-        "Default: train.",
-    ),
+    typer.Option("--dry-run", help="Print plan, time, memory and disk; train nothing."),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", help="Print only warnings, errors and the result. Default: off.")
+    bool,
+    typer.Option(
+        "--quiet",
+        help="Print only warnings, errors and result.",
+        rich_help_panel=OptionGroup.OUTPUT,
+    ),
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Print every setting with its reason, too. Default: off.")
-]
-JsonOption = Annotated[
     bool,
-    typer.Option("--json", help="Print the result as a JSON object. Default: the run's path."),
+    typer.Option(
+        "--verbose",
+        help="Print all settings with their reasons.",
+        rich_help_panel=OptionGroup.OUTPUT,
+    ),
 ]
 OpenOption = Annotated[
-    bool, typer.Option("--open", help="Open the report in the browser at the end. Default: off.")
+    bool,
+    typer.Option(
+        "--open", help="Open the report in the browser.", rich_help_panel=OptionGroup.OUTPUT
+    ),
 ]
 ClassCountOption = Annotated[Optional[int], typer.Option("--num-classes", hidden=True)]  # noqa: UP045
 
@@ -140,13 +148,17 @@ def _open(page: Path) -> None:
 
 def demo_command(
     output: Annotated[
-        Path, typer.Option("--output", help="Folder for the sample dataset and the run.")
+        Path,
+        typer.Option("--output", metavar="DIR", help="Folder for the sample dataset and the run."),
     ] = Path("swinclf-demo"),
+    as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate, predict and export on sample data, offline."""
     from swinclf.demo import demo
 
-    demo(output, report=ConsoleReporter(), say=console.print_line)
+    run = demo(output, report=ConsoleReporter(), say=console.print_line)
+    if as_json:
+        write_data(to_json(run.to_dict()))
 
 
 def _resolve_settings(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.tables import accuracy_with_interval
 from swinclf.durations import duration_text
+from swinclf.reporter import format_percent
 from swinclf.terminal import wrapped
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ def training_summary(run: Run) -> tuple[str, str]:
     lines = [
         f"accuracy {accuracy_with_interval(metrics)}",
         f"on {metrics.images:,} {describe_split(metrics.split)}",
-        f"always answering the largest class: {metrics.majority_accuracy:.1%}",
+        f"always answering the largest class: {format_percent(metrics.majority_accuracy)}",
     ]
     if run.epochs and run.probe_accuracy is not None and metrics.split == "val":
-        lines.append(f"linear probe, without training epochs: {run.probe_accuracy:.1%}")
+        lines.append(f"linear probe, without training epochs: {format_percent(run.probe_accuracy)}")
     lines.append(
-        f"balanced accuracy {metrics.balanced_accuracy:.1%}, macro F1 {metrics.macro_f1:.3f}"
+        f"balanced accuracy {format_percent(metrics.balanced_accuracy)}, "
+        f"macro F1 {format_percent(metrics.macro_f1)}"
     )
     if metrics.split == "val" and run.epochs:
         lines.append(SELECTION_NOTE)

@@ -37,6 +37,8 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "swinclf"
+    if context is None and arguments and not arguments[0].startswith("-"):
+        command = f"swinclf {arguments[0]}"
     hint = f"{command} --help"
     if match := re.match(r"No such option: (\S+)", message):
         near = getattr(error, "possibilities", None) or ()
@@ -68,6 +70,7 @@ def _wrong_value(flag: str, message: str, arguments: Sequence[str], hint: str) -
     for pattern, meaning in _VALUES:
         if match := re.search(pattern, message):
             expected = f"{meaning.format(*match.groups())} for {flag}"
+            expected = re.sub(r"^one of ('[^']*') for", r"\1 for", expected)
             found = _given(flag, arguments) or message
             break
     return ConfigError(expected, found=found, hint=hint)

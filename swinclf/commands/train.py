@@ -204,6 +204,8 @@ def _train(
     )
     baseline = prepare_baseline(plan, context, features) if features else None
     state, batches = prepare_training(plan, context, features, baseline, saved)
+    if saved:
+        context.report.note(f"resuming after epoch {state.epoch} of {plan.config.epochs}")
     fingerprint = saved.fingerprint if saved else create_run(plan, claim, baseline, state, findings)
 
     with add_resume_hint(claim.run):

@@ -12,6 +12,7 @@ import numpy as np
 from swinclf.confidence.parameters import Confidence, Threshold
 from swinclf.errors import RunError
 from swinclf.metrics import difference_interval
+from swinclf.reporter import format_percent
 
 UNKNOWN = "unknown"
 
@@ -157,13 +158,14 @@ def threshold_for(confidence: Confidence, precision: float) -> Threshold:
         return threshold
     if not rows:
         raise RunError(
-            f"a model with a rejection threshold for {precision:.1%} correct predictions",
+            "a model with a rejection threshold for "
+            f"{format_percent(precision)} correct predictions",
             found="none: too few images were held out from its training, or the file is from an "
             "earlier version",
             hint="no --reject, or train again with more held-out images (--val-split, --val)",
         )
     raise RunError(
         f"a precision that held-out images reached, for --reject {precision:g}",
-        found=f"{rows[-1].precision:g} at most, on {rows[-1].coverage:.0%} of them",
+        found=f"{rows[-1].precision:g} at most, on {format_percent(rows[-1].coverage, 0)} of them",
         hint=f"--reject {rows[-1].precision:g}",
     )

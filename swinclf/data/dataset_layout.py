@@ -33,6 +33,7 @@ from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP
 from swinclf.errors import DataError
 
 NOTED = 5  # names in a message
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
 _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})
 
 
@@ -131,14 +132,7 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
-        raise DataError(
-            f"a folder of class folders at '{folder}'",
-            found=kinds.get(error.errno or 0) or error.strerror or str(error),
-            hint=_unpack_first(folder)
-            or _near_folder(folder)
-            or "the path of your dataset, or: swinclf demo",
-        ) from error
+        raise _no_folder(folder, error) from error
 
 
 def list_some(names: Iterable[str]) -> str:
@@ -309,12 +303,21 @@ def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _unpack_first(path: Path) -> str:
-    """Return the advice for an archive or a URL; empty for anything else."""
-    if re.match(r"[a-z0-9]+:/", str(path)):
-        return "an address is not read: download the dataset first"
-    is_archive = path.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar"))
-    return "unpack it, then the folder that holds the class folders" if is_archive else ""
+def _no_folder(path: Path, error: OSError) -> DataError:
+    """Return the error for a path that is no folder: a URL, an archive, a file, or misspelt."""
+    if match := re.match(r"([a-z0-9]{2,}:)/+(.*)", str(path)):  # a Path has one slash only
+        return DataError(
+            "a folder of class folders on this machine",
+            found=f"a web address, '{match[1]}//{match[2]}'",
+            hint="download the dataset and unpack it, then the path of its folder",
+        )
+    kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
+    found = kinds.get(error.errno or 0) or error.strerror or str(error)
+    hint = _near_folder(path) or "the path of your dataset, or: swinclf demo"
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        found = f"an archive ({path.suffix.lower()})"
+        hint = "unpack it, then the folder that holds the class folders"
+    return DataError(f"a folder of class folders at '{path}'", found=found, hint=hint)
 
 
 def _near_folder(path: Path) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from swinclf.data.folder import TRAIN, ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
+from swinclf.reporter import format_percent
 
 TINY = 10  # images of a class below which training and validation are unreliable
 IMBALANCE = 10.0  # the largest class over the smallest
@@ -232,11 +233,13 @@ def suggest_fit(sizes: np.ndarray) -> tuple[Fit, str]:
     longer = np.maximum(ratios, 1 / ratios)
     share = float((longer > LONG).mean())
     if share <= CROPPED:
-        return Fit.CROP, f"{1 - share:.0%} of the images are at most {LONG} times as long as wide"
+        crops = format_percent(1 - share, 0)
+        return Fit.CROP, f"{crops} of the images are at most {LONG} times as long as wide"
     low, high = np.quantile(ratios, (0.05, 0.95))
     if high / low <= ALIKE:
         return Fit.SQUASH, "the images are long, but all of one shape"
-    return Fit.PAD, f"a crop would cut more than a third off {share:.0%} of the images"
+    cut = format_percent(share, 0)
+    return Fit.PAD, f"a crop would cut more than a third off {cut} of the images"
 
 
 def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Finding]:

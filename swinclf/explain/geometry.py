@@ -124,8 +124,9 @@ def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
         7.6,
         6.6,
         "Similarity of the position embeddings",
-        "One map for each of some patches, marked by the ring: the cosine similarity of its\n"
-        f"position embedding with that of every other patch ({rows} x {columns}).\n{about}",
+        f"Maps for {len(at_rows)} x {len(at_columns)} of the {rows} x {columns} patches, each "
+        "marked by the ring: the cosine\nsimilarity of its position embedding with that of every "
+        f"other patch.\n{about}",
     )
     grid = figure.subplots(len(at_rows), len(at_columns), squeeze=False)
     lowest = float(alike.min())

@@ -24,7 +24,13 @@ from swinclf.models.build import (
 )
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import find_pretrained
-from swinclf.models.names import is_native, native_data_config, native_names, suggest_names
+from swinclf.models.names import (
+    is_native,
+    name_alternatives,
+    native_data_config,
+    native_names,
+    suggest_names,
+)
 from swinclf.models.store import architecture_of, load_model, read_card
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
@@ -214,4 +220,6 @@ def _published_classes(name: str) -> int:
 
 def _near(name: str) -> str:
     near = suggest_names(name.partition(".")[0], native_names(), limit=1)
-    return f"did you mean {near[0]}?" if near and near[0] != name.partition(".")[0] else ""
+    if not near or near[0] == name.partition(".")[0]:
+        return ""
+    return f"did you mean {name_alternatives(near)}?"

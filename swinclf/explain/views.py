@@ -18,6 +18,7 @@ from torch import Tensor
 from swinclf.explain import drawing
 from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
+from swinclf.reporter import format_percent
 from swinclf.reporting.charts import EMPTY_CELL, GRID, INK, MUTED, TRAIN_COLOUR, VAL_COLOUR
 
 VIT_MAPS = 4  # blocks and heads shown
@@ -77,36 +78,44 @@ def draw_swin_attention(
     """
     stages = sorted({one.stage for one in found})
     columns = max(4, len(stages))
+    panels = [[(stage, is_shifted) for stage in stages] for is_shifted in (False, True)]
+    if 2 * len(stages) <= columns:  # both kinds of windows fit into one row
+        panels = [panels[0] + panels[1]]
+    rows = 1 + len(panels)
     figure = drawing.new_figure(
         2.75 * columns,
-        8.6,
+        2.75 * rows + 0.35,
         "Attention inside the windows",
         "Relative to a uniform share in a window, which is 1: orange tokens receive more, purple "
-        "ones less. A square is a token.\nRows: the last block of each stage with regular windows, "
-        f"and the last one with shifted windows.\n{about}",
+        "ones less. A square is a token.\nThe last block of each stage with regular windows, and "
+        f"the last one with shifted windows.\n{about}",
     )
-    grid = _grid(figure, columns)
+    grid = _grid(figure, columns, rows)
     _draw_overview(figure, grid, pixels, followed)
     _draw_distances(figure.add_subplot(grid[0, 2:-1]), found)
-    for row, is_shifted in enumerate((False, True), start=1):
-        chosen = {one.stage: one for one in found if one.is_shifted is is_shifted}
-        cells = [*[grid[row, stage] for stage in chosen], grid[row, -1]]
-        word = "shifted" if is_shifted else "regular"
-        names = [f"stage {stage + 1}, {word}" for stage in chosen]
-        maps = [_array(one.received.mean(0)) for one in chosen.values()]
-        if maps:
-            _draw_row(figure, cells, pixels, maps, names)
-        for stage in set(stages) - set(chosen):
-            axes = figure.add_subplot(grid[row, stage])
+    last = {(one.stage, one.is_shifted): one for one in found}
+    for row, wanted in enumerate(panels, start=1):
+        cells, maps, names = [], [], []
+        for column, key in enumerate(wanted):
+            cell = grid[row, column]
+            stage, word = key[0] + 1, "shifted" if key[1] else "regular"
+            if key in last:
+                cells.append(cell)
+                maps.append(_array(last[key].received.mean(0)))
+                names.append(f"stage {stage}, {word}")
+                continue
+            axes = figure.add_subplot(cell)
             axes.set_axis_off()
-            axes.text(0.5, 0.5, f"stage {stage + 1}:\nno {word} windows", ha="center", va="center",
+            axes.text(0.5, 0.5, f"stage {stage}:\nno {word} windows", ha="center", va="center",
                       color=MUTED, fontsize=10, transform=axes.transAxes)  # fmt: skip
+        if maps:
+            _draw_row(figure, [*cells, grid[row, -1]], pixels, maps, names)
     drawing.save(figure, path)
 
 
-def _grid(figure: Figure, columns: int) -> GridSpec:
-    """Return a grid of three rows of maps, each with a colour bar at its end."""
-    return GridSpec(3, columns + 1, figure=figure, width_ratios=[1] * columns + [0.045])
+def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
+    """Return a grid of rows of maps, each with a colour bar at its end."""
+    return GridSpec(rows, columns + 1, figure=figure, width_ratios=[1] * columns + [0.045])
 
 
 def _draw_overview(figure: Figure, grid: GridSpec, pixels: Pixels, followed: Tensor) -> None:
@@ -177,7 +186,7 @@ def draw_evidence(
     figure = drawing.new_figure(
         12,
         3.6,
-        f"Evidence for {name} ({probabilities[found.target]:.0%})",
+        f"Evidence for {name} ({format_percent(probabilities[found.target], 0)})",
         f"By {found.units}: gradient x activation of the {found.where}; orange supports the "
         "class, purple opposes it. By pixels: where a small change would\nchange the score most "
         "(gradient, averaged over noisy copies). The score: the class's logit minus the mean logit."
@@ -212,7 +221,15 @@ def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequ
         text, families = drawing.class_text(classes[index], index, 20)
         axes.text(0, row - 0.22, text, fontsize=9, color=INK, va="bottom", parse_math=False,
                   fontfamily=families)  # fmt: skip
-        axes.text(1, row - 0.22, f"{share:.1%}", fontsize=9, color=INK, va="bottom", ha="right")
+        axes.text(
+            1,
+            row - 0.22,
+            format_percent(share),
+            fontsize=9,
+            color=INK,
+            va="bottom",
+            ha="right",
+        )
     axes.set_ylim(len(order) - 0.5, -0.75)
     axes.set_xlim(0, 1)
     axes.set_axis_off()

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 from swinclf.config import Impl
 from swinclf.errors import ModelError
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED, PARAMETERS, PREPROCESS
-from swinclf.models.names import registry, suggest_names
+from swinclf.models.names import DEFAULT, name_alternatives, registry, suggest_names
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_RECOMMENDED = {
+    DEFAULT: "the default",
+    "vit_small_patch16_224": "a ViT of the same size",
+    "swin_base_patch4_window7_224": "larger: more accurate, slower",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,17 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbon
     return backbones
 
 
+def recommended_backbones() -> dict[Backbone, str]:
+    """Return the backbones to begin with, and the reason for each."""
+    sizes = registry()
+    found = {Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width): "in the package; fast on a CPU"}
+    for name, reason in _RECOMMENDED.items():
+        entry = sizes[name]
+        pixels = next(iter(entry.weights.values())).img_size
+        found[Backbone(name, entry.parameters, pixels)] = reason
+    return found
+
+
 def meta_network(arch: str, *, num_classes: int) -> nn.Module:
     """Build one of timm's networks on the meta device."""
     import timm
@@ -88,7 +106,7 @@ def check_name(name: str) -> str:
         raise ModelError(
             f"the name of a backbone, such as {known_example()}",
             found=f"'{name}', which timm does not know",
-            hint=(f"did you mean {' or '.join(near)}? " if near else "")
+            hint=(f"did you mean {name_alternatives(near)}? " if near else "")
             + "All names: swinclf models",
         )
     if tag and name not in timm.list_pretrained(f"{arch}.*"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from swinclf.models.vit import ViT, ViTConfig
 
 REGISTRY_FILE = Path(__file__).with_name("registry.json")
 DEFAULT = "swin_tiny_patch4_window7_224"
+MIN_LIKENESS = 0.75  # of a misspelt name, in [0, 1]
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
 
@@ -175,8 +176,19 @@ def _closest(word: str, words: Mapping[str, Any]) -> str | None:
 
 def _instead(arch: str) -> str:
     """Return a hint for a name that is not known here."""
-    close = next(iter(suggest_names(arch, native_names(), limit=1)), None)
-    return "--impl timm" + (f", or did you mean {close}?" if close else "")
+    near = suggest_names(arch, native_names(), limit=1)
+    if arch not in registry() and near:
+        return f"did you mean {name_alternatives(near)}? All names: swinclf models --impl native"
+    return "--impl timm" + (f", or did you mean {near[0]}?" if near else "")
+
+
+def name_alternatives(names: Sequence[str]) -> str:
+    """Return names as alternatives, with the default marked.
+
+    >>> name_alternatives(["swin_tiny_patch4_window7_224", "swin_s3_tiny_224"])
+    'swin_tiny_patch4_window7_224 (the default) or swin_s3_tiny_224'
+    """
+    return " or ".join(f"{name} (the default)" if name == DEFAULT else name for name in names)
 
 
 def suggest_names(word: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
@@ -199,4 +211,16 @@ def suggest_names(word: str, known: Iterable[str], *, limit: int = 3) -> list[st
         found = [name for name in begun if all(part in name for part in parts[1:])]
         together = "_".join(parts)
         found.sort(key=lambda name: not name.startswith(together))
-    return (found or difflib.get_close_matches(plain, names, n=limit, cutoff=0.75))[:limit]
+    return (found or _similar_names(plain, names))[:limit]
+
+
+def _similar_names(word: str, names: Sequence[str]) -> list[str]:
+    """Return the names that resemble a word, or begin with something that does."""
+
+    def likeness(name: str) -> float:
+        words = (name, name[: len(word)])
+        return max(difflib.SequenceMatcher(None, word, one).ratio() for one in words)
+
+    scores = {name: likeness(name) for name in names}
+    close = [name for name in names if word and scores[name] >= MIN_LIKENESS]
+    return sorted(close, key=lambda name: -scores[name])

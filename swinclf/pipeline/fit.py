@@ -12,7 +12,7 @@ from swinclf.errors import DivergedError, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.reporter import EpochRow, Reporter
+from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
@@ -78,7 +78,7 @@ def fit_best(
     if schedule.epochs and state.best is not None and state.best.epoch == 0:
         context.report.warn(
             "no epoch reached the validation accuracy of the linear probe "
-            f"({state.best.score[0]:.1%}): the model is the probe"
+            f"({format_percent(state.best.score[0])}): the model is the probe"
         )
     install_best(state, plan.start.network)
 

@@ -14,7 +14,7 @@ from swinclf.models.build import reset_head
 from swinclf.pipeline.distill import build_objective
 from swinclf.pipeline.extract_features import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.reporter import Reporter
+from swinclf.reporter import Reporter, format_percent
 from swinclf.training.batches import UNLABELLED, Batches, FeatureBatches, ImageBatches
 from swinclf.training.checkpoint import Checkpoint, restore
 from swinclf.training.defaults import Regime
@@ -46,7 +46,9 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
     linear_classifiers(network)  # fail early if the head is not linear
     schedule = build_schedule(config, plan.dataset, context.hardware.device)
     baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=context.stop)
-    accuracy = f"validation accuracy {baseline.accuracy:.1%}, " if features.val_count else ""
+    accuracy = (
+        f"validation accuracy {format_percent(baseline.accuracy)}, " if features.val_count else ""
+    )
     context.report.note(
         f"linear probe (L-BFGS): {accuracy}fitted in {baseline.seconds:.1f} s{_baseline_use(plan)}"
     )

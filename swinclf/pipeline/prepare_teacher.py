@@ -20,6 +20,7 @@ from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import open_user_caches
 from swinclf.pipeline.plan import Context, TeacherData
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
+from swinclf.reporter import format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
 from swinclf.training.batches import FeatureBatches
@@ -350,7 +351,8 @@ def _teacher_head(
         seed=seed,
     )
     fitted = fit_baseline(features, count, PLAIN_LOSS, seed=seed, stop=context.stop)
-    accuracy = f", validation accuracy {fitted.accuracy:.1%}" if features.val_count else ""
+    scored = format_percent(fitted.accuracy)
+    accuracy = f", validation accuracy {scored}" if features.val_count else ""
     report.note(f"teacher: {teacher.name}, with a linear probe as its head{accuracy}")
     probe = fitted.probe
     head = nn.Linear(probe.linear.in_features, count).requires_grad_(False)

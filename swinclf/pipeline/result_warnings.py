@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from swinclf.metrics import Metrics
-from swinclf.reporter import EpochRow
+from swinclf.reporter import EpochRow, format_percent
 
 EXPLODED = 3  # times the loss of a uniform guess
 
@@ -20,9 +20,9 @@ def result_warnings(metrics: Metrics, history: Sequence[EpochRow]) -> Iterator[s
     """
     if len(metrics.classes) > 1 and metrics.accuracy_ci95[0] <= metrics.majority_accuracy:
         yield (
-            f"the accuracy of {metrics.accuracy:.1%} on {metrics.images:,} images is not "
-            "significantly better than always answering the largest class "
-            f"({metrics.majority_accuracy:.1%}): do not rely on this model"
+            f"the accuracy of {format_percent(metrics.accuracy)} on {metrics.images:,} images is "
+            "not significantly better than always answering the largest class "
+            f"({format_percent(metrics.majority_accuracy)}): do not rely on this model"
         )
     uniform = math.log(max(2, len(metrics.classes)))
     losses = [row.train_loss for row in history]

@@ -20,6 +20,7 @@ from swinclf.metrics import (
     expected_calibration_error,
     wilson_interval,
 )
+from swinclf.reporter import format_percent
 from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -282,7 +283,10 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
     guide = Line("perfect calibration", "guide", [(0, 0), (1, 1)])
     x = Axis("confidence", 0, 1, as_percent)
     y = Axis("accuracy", 0, 1, as_percent)
-    summary = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
+    summary = "; ".join(
+        f"confidence {format_percent(b.confidence, 0)}, accuracy {format_percent(b.accuracy, 0)}"
+        for b in bins
+    )
     return draw("Reliability diagram", summary, x, y, [guide, points])
 
 
@@ -339,7 +343,7 @@ def coverage(curve: Sequence[CoveragePoint], images: int) -> Diagram:
     assert y_range is not None  # the last point stands for all images
     x = Axis("coverage", 0, 1, as_percent)
     y = Axis("accuracy", *y_range, as_percent)
-    summary = f"accuracy {curve[-1].accuracy:.1%} at full coverage"
+    summary = f"accuracy {format_percent(curve[-1].accuracy)} at full coverage"
     return draw("Accuracy by coverage", summary, x, y, lines)
 
 
@@ -373,5 +377,5 @@ def learning(curve: LearningCurve) -> Diagram:
     most = max(x for one in lines for x, _ in one.points)
     x = Axis("training images", 0, most * 1.05, lambda value: f"{value:,.0f}", whole=True)
     y = Axis("accuracy", *y_range, as_percent)
-    summary = "; ".join(f"{p.images:,} images: {p.accuracy:.1%}" for p in curve.points)
+    summary = "; ".join(f"{p.images:,} images: {format_percent(p.accuracy)}" for p in curve.points)
     return draw("Accuracy by number of training images", summary, x, y, lines)

@@ -215,7 +215,7 @@ def _not_found(where: Path) -> WeightsError:
         name = text.rpartition("/")[2].partition("?")[0] or "FILE"
         return WeightsError(
             "a weights file or a folder on this machine",
-            found=f"an address, '{text}'",
+            found=f"a web address, '{text.replace(':/', '://', 1)}'",
             hint=f"download it, then --weights {name}",
         )
     name = re.sub(r"^(hf-hub:|hf_hub:)?(timm/)?", "", text)
