@@ -74,7 +74,8 @@ def mistakes_in(folder: Path) -> dict[str, list[Near]]:
             )
             for uri, alt, label, bare in re.findall(
                 r'<figure class="shot">\n(?:<img src="([^"]*)" alt="([^"]*)" .*>\n)?'
-                r'<figcaption><strong(?: title="[^"]*")?><bdi>(.*?)</bdi></strong>(?:<bdi dir="ltr">(.*?)</bdi>)?',
+                r'<figcaption><strong(?: title="[^"]*")?><bdi>(.*?)</bdi></strong>'
+                r'(?:<bdi dir="ltr">(.*?)</bdi>)?',
                 block,
             )
         ]
