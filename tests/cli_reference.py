@@ -25,7 +25,7 @@ What `swinclf COMMAND --help` prints. A test compares this page with it, and
 
 def cli_reference() -> str:
     """Return the page: the program's help, then that of each command, in the order of the help."""
-    group = typer.main.get_group(app)
+    group = typer.main.get_command(app)
     context = group.make_context("swinclf", ["doctor"], terminal_width=COLUMNS)
     sections = [("swinclf", group.get_help(context))]
     for name in group.list_commands(context):

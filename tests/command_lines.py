@@ -15,7 +15,7 @@ from swinclf.cli.usage import UsageError, usage_error
 from swinclf.config import SETTINGS
 from swinclf.settings import gather_settings
 
-GROUP = typer.main.get_group(app)
+GROUP = typer.main.get_command(app)
 # Where a command ends in the sentence of a hint.
 _END = re.compile(r"\?( |$)|[;,)]\s|[;,)]$|`| or | lists | names | - < |\. |: ")
 
@@ -48,6 +48,8 @@ def parse(words: list[str]) -> None:
     parent = GROUP.make_context("swinclf", ["doctor"])
     name, *rest = modern
     try:
+        if any(name in one.opts for one in GROUP.params):
+            return  # an option of the program itself
         if name not in GROUP.commands:
             raise UsageError(f"No such command '{name}'")
         if rest:  # a name alone is a mention
