@@ -19,6 +19,7 @@ from swinclf.metrics import Metrics
 from swinclf.reporter import Reporter, format_percent
 from swinclf.run_folder import next_free_folder
 from swinclf.settings import command_of, gather_settings
+from swinclf.terminal import wrapped
 from swinclf.train_options import TrainOptions
 
 DIGIT_PX = 32  # the digits are 8 x 8 px, enlarged for the report
@@ -58,7 +59,7 @@ def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> Run:
     run = train(data, report=report, **options)
     folder = run.path
     say("")
-    say("   " + accuracy_text(run.metrics))
+    say(wrapped("   " + accuracy_text(run.metrics)))
     say("")
     classifier = load(folder)
     again = classifier.evaluate(output=next_free_folder(folder, "eval"))

@@ -56,6 +56,7 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
         means = f" (mean of the {with_images:,} of {class_count:,} classes with images)"
     lines = [
         f"accuracy           {accuracy_with_interval(metrics)}",
+        f"largest class      {format_percent(metrics.majority_accuracy)} (always answering it)",
         *(
             [f"top-5 accuracy     {format_percent(metrics.top5_accuracy)}"]
             if class_count > 5
