@@ -31,6 +31,7 @@ from typing import Any
 import swinclf
 from swinclf.data.folder import scan_folder
 from swinclf.errors import SwinclfError
+from swinclf.reporter import format_percent
 
 VARIANTS: Mapping[str, Mapping[str, object]] = {
     "frozen": {"freeze_layers": True},
@@ -150,10 +151,10 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        interval = f"{row['low']:.1%} to {row['high']:.1%}"
+        interval = f"{format_percent(row['low'])} to {format_percent(row['high'])}"
         lines.append(
             f"| {row['dataset']} | {row['classes']} | {row['per_class']} | {row['variant']} "
-            f"| {row['test_images']:,} | {row['accuracy']:.1%} ({interval}) "
+            f"| {row['test_images']:,} | {format_percent(row['accuracy'])} ({interval}) "
             f"| {row['seconds']:.0f} s |"
         )
     return "\n".join(lines)
