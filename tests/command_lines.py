@@ -39,7 +39,8 @@ def program_calls(line: str) -> list[list[str]]:
 def suggested_calls(hint: str) -> list[list[str]]:
     """The words after `swinclf` of each command in the sentence that follows "try:"."""
     calls = [_END.split(part, maxsplit=1)[0] for part in hint.split("swinclf ")[1:]]
-    return [words for call in calls if (words := shlex.split(call))]
+    words_of = [shlex.split(call) for call in calls]
+    return [words for words in words_of if words and not words[0][0].isdigit()]  # a version
 
 
 def parse(words: list[str]) -> None:

@@ -376,7 +376,8 @@ def test_no_such_folder_and_nothing_near(tmp_path):
 
 
 def test_a_file_is_no_folder(root):
-    assert error_of(touch(root, "photos.zip") / "photos.zip").found == "a file"
+    assert error_of(touch(root, "photos.zip") / "photos.zip").found == "an archive (.zip)"
+    assert error_of(touch(root, "notes.txt") / "notes.txt").found == "a file"
 
 
 def test_a_folder_with_only_its_readme(root):

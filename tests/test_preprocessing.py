@@ -84,15 +84,18 @@ def test_the_models_own_is_used_and_recorded_without_anything_else() -> None:
     [
         (
             {"mean": "0.1,0.2"},
-            "three numbers separated by commas, such as 0.485,0.456,0.406 for mean",
+            "three numbers separated by commas, such as 0.485,0.456,0.406 for --mean",
         ),
         ({"mean": "a,b,c"}, "three numbers separated by commas"),
         ({"mean": "123.7,116.3,103.5"}, "from 0 to 1 (for pixel values from 0 to 1, not to 255)"),
         ({"mean": "nan,0,0"}, "three numbers separated by commas"),
-        ({"std": "0,0.5,0.5"}, "three numbers from 0.001 to 10 for std"),
+        ({"std": "0,0.5,0.5"}, "three numbers from 0.001 to 10 for --std"),
         ({"std": [0.2, "x", 1]}, "three numbers separated by commas"),
-        ({"crop_pct": 1.5}, "from 0.1 to 1 for crop_pct"),
-        ({"interpolation": "area"}, "one of nearest, bilinear, bicubic, lanczos for interpolation"),
+        ({"crop_pct": 1.5}, "from 0.1 to 1 for --crop-pct"),
+        (
+            {"interpolation": "area"},
+            "one of nearest, bilinear, bicubic, lanczos for --interpolation",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(asked: Mapping[str, object], said: str) -> None:

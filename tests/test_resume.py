@@ -105,7 +105,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     done = cli(*words)
     assert done.code == 0, done.err
     assert done.out.strip() == str(run)
-    assert f"resuming after epoch {(steps - 1) // 4} of 3\n" in done.err
+    epochs = {**SMALL_SETTINGS, **REGIMES[regime]}["epochs"]
+    assert f"resuming after epoch {(steps - 1) // 4} of {epochs}\n" in done.err
     _assert_same_run(undisturbed[regime], run)
 
 

@@ -314,7 +314,7 @@ def _no_folder(path: Path, error: OSError) -> DataError:
     kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
     found = kinds.get(error.errno or 0) or error.strerror or str(error)
     hint = _near_folder(path) or "the path of your dataset, or: swinclf demo"
-    if path.is_file() and path.suffix.lower() in ARCHIVES:
+    if error.errno == errno.ENOTDIR and path.suffix.lower() in ARCHIVES:
         found = f"an archive ({path.suffix.lower()})"
         hint = "unpack it, then the folder that holds the class folders"
     return DataError(f"a folder of class folders at '{path}'", found=found, hint=hint)
