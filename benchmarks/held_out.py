@@ -53,6 +53,21 @@ class Photographs:
     labels: Sequence[str]
     features: np.ndarray
 
+    def link(self, rows: Sequence[int], folder: Path) -> Path:
+        """Return a dataset in `folder`, of links to some photographs."""
+        for row in rows:
+            link = folder / self.labels[row] / f"{row}{self.files[row].suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self.files[row])
+        return folder
+
+    def logits(self, predictor: TorchPredictor, rows: Sequence[int]) -> np.ndarray:
+        """Return the logits of some photographs, (N, K), by the head of a trained model."""
+        head = predictor.network.get_classifier()  # type: ignore[operator]
+        weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+        logits: np.ndarray = self.features[rows] @ weight.T + bias
+        return logits
+
 
 def read_photographs(folder: Path, settings: Mapping[str, object], scratch: Path) -> Photographs:
     """Return the photographs of a folder, with their features by a first training."""
@@ -71,13 +86,8 @@ def measure(
     random.Random(seed).shuffle(order)
     drawn, fresh = order[:count], order[count:]
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        for row in drawn:
-            link = data / photos.labels[row] / f"{row}{photos.files[row].suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(photos.files[row])
         run = swinclf.train(
-            data,
+            photos.link(drawn, Path(folder) / "data"),
             **{**settings, **WAYS[way], "seed": seed, "out": str(Path(folder) / "runs")},
         )
         return _compare(run, photos, fresh)
@@ -87,8 +97,7 @@ def _compare(run: Run, photos: Photographs, fresh: Sequence[int]) -> dict[str, f
     """Return the reported and the fresh figures of a run."""
     predictor = TorchPredictor.open(run.folder.model, InferenceOptions(device="cpu"))
     confidence, features = predictor.card.confidence, photos.features[fresh]
-    head = predictor.network.get_classifier()  # type: ignore[operator]
-    logits = features @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    logits = photos.logits(predictor, fresh)
     probabilities = softmax(logits, confidence.temperature)
     classes = predictor.card.classes
     targets = np.array([classes.index(photos.labels[row]) for row in fresh])

@@ -49,17 +49,12 @@ def measure(
 ) -> dict[str, float]:
     """Train with some weights of the classes and score all other photographs."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        for row in drawn:
-            link = data / photos.labels[row] / f"{row}{photos.files[row].suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(photos.files[row])
+        data = photos.link(drawn, Path(folder) / "data")
         out = str(Path(folder) / "runs")
         run = swinclf.train(data, **{**settings, "class_weights": weights, "out": out})
         predictor = TorchPredictor.open(run.folder.model, InferenceOptions(device="cpu"))
-    fresh = np.setdiff1d(np.arange(len(photos.files)), drawn)
-    head = predictor.network.get_classifier()  # type: ignore[operator]
-    logits = photos.features[fresh] @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    fresh = np.setdiff1d(np.arange(len(photos.files)), drawn).tolist()
+    logits = photos.logits(predictor, fresh)
     classes = np.array(predictor.card.classes)
     labels = np.array(photos.labels)[fresh]
     right = classes[logits.argmax(axis=1)] == labels

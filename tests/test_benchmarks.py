@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import COLOURS, SMALL_MODEL, write_dataset
 from PIL import Image
 
@@ -57,6 +58,23 @@ def test_classes_are_left_out_and_shown(tmp_path):
     assert row["left_out"] == "red"
     assert (row["known"], row["unknown"]) == (30, 15)
     assert 0 <= row["auroc_probability"] <= 1
+
+
+def test_the_figures_of_runs_are_compared_with_fresh_images(tmp_path):
+    photos = write_dataset(tmp_path / "photos", per_class=20)
+    words = ("--held-out", 6, "--seeds", 2, "--way", "folds", "--random-weights")
+    (row,) = lines("held_out.py", photos, *words)
+    assert (row["held_out"], row["way"], row["seeds"]) == (6, "folds", 2)
+    assert row["reported_minus_fresh"] == pytest.approx(row["reported"] - row["fresh"], abs=2e-4)
+    assert row["reject_0.9"]["reached"] <= row["reject_0.9"]["offered"] <= 2
+
+
+def test_weights_of_the_classes_are_compared_on_a_rare_class(tmp_path):
+    colours = {name: COLOURS[name] for name in ("red", "blue")}
+    photos = write_dataset(tmp_path / "photos", per_class=14, colours=colours)
+    rows = lines("imbalance.py", photos, "--most", 8, "--ratio", 4, "--seeds", 1)
+    assert [row["class_weights"] for row in rows] == ["none", "sqrt", "balanced"]
+    assert all(row["trainings"] == 2 and 0 <= row["recall_of_rare"] <= 1 for row in rows)
 
 
 def test_accuracies_are_measured_once_and_taken_up_again(tmp_path):

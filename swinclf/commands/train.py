@@ -54,7 +54,7 @@ class Run:
 
     Attributes:
         folder: Its files by name, such as `run.folder.history`.
-        metrics: Scores on the validation images.
+        metrics: Scores on the validation images, those of --test-split, or by cross-validation.
         skipped: Files that could not be used.
         config: The resolved settings.
         epochs: Trained epochs; 0 if the head was fitted by L-BFGS.
@@ -77,7 +77,7 @@ class Run:
         return self.folder.path
 
     def __repr__(self) -> str:
-        """Return one line: the folder, the validation images and the accuracy on them."""
+        """Return one line: the folder, the number of scored images and the accuracy on them."""
         scores = f"images={self.metrics.images}, accuracy={self.metrics.accuracy:.3f}"
         return f"Run(path={self.path.as_posix()!r}, {scores}, skipped={len(self.skipped)})"
 

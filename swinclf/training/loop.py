@@ -42,7 +42,7 @@ class Schedule:
         clip_norm: Largest gradient norm; 0 for no clipping.
         label_smoothing: Fraction of the target spread over all classes.
         class_weights: (K,) float32, mean 1 over the training images; None for equal weights.
-        patience: Epochs without improvement before early stopping; 0 turns it off.
+        patience: Epochs without a better loss or accuracy before early stopping; 0 turns it off.
     """
 
     epochs: int
