@@ -79,13 +79,13 @@ class Reporter:
         """Receive data for programs.
 
         Args:
-            kind: `plan` or `result`, of a training.
+            kind: `plan`, `estimate` or `result`, of a training.
             values: JSON values by name.
         """
 
     @contextmanager
     def track(
-        self, task: str, total: int | None, unit: str = "images"
+        self, task: str, total: int | None, unit: str = "images", done: int = 0
     ) -> Iterator[Callable[[int], None]]:
         """Receive the progress of one long task.
 
@@ -93,11 +93,12 @@ class Reporter:
             task: A short description.
             total: Units to do; None if unknown.
             unit: Name of the unit.
+            done: Units done before, which do not count in the rate.
 
         Yields:
             A function to call with the number of units just done.
         """
-        del task, total, unit
+        del task, total, unit, done
         yield lambda _done: None
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
@@ -166,10 +167,10 @@ class ForwardingReporter(Reporter):
 
     @contextmanager
     def track(
-        self, task: str, total: int | None, unit: str = "images"
+        self, task: str, total: int | None, unit: str = "images", done: int = 0
     ) -> Iterator[Callable[[int], None]]:
         """Pass the progress on."""
-        with self._reporter.track(task, total, unit) as advance:
+        with self._reporter.track(task, total, unit, done) as advance:
             yield advance
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:

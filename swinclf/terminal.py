@@ -171,16 +171,16 @@ class ConsoleReporter(Reporter):
 
     @contextmanager
     def track(
-        self, task: str, total: int | None, unit: str = "images"
+        self, task: str, total: int | None, unit: str = "images", done: int = 0
     ) -> Iterator[Callable[[int], None]]:
         """Show a bar with the rate and the time left, or print an occasional line."""
         if self._verbosity is Verbosity.QUIET:
             yield lambda _done: None
             return
         follower = (
-            _ProgressBar(self._console, task, total, unit, self._training)
+            _ProgressBar(self._console, task, total, unit, done, self._training)
             if self._has_bars
-            else _ProgressLines(task, total, unit, self._training)
+            else _ProgressLines(task, total, unit, done, self._training)
         )
         try:
             yield follower.advance
@@ -299,7 +299,13 @@ class _ProgressBar:
     """A progress bar that appears once a task takes long."""
 
     def __init__(
-        self, console: Console, task: str, total: int | None, unit: str, training: _Training | None
+        self,
+        console: Console,
+        task: str,
+        total: int | None,
+        unit: str,
+        done: int,
+        training: _Training | None,
     ) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -310,7 +316,7 @@ class _ProgressBar:
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task(task, total=total)
+        self._task = self._progress.add_task(task, total=total, completed=done)
         self._show_at = time.monotonic() + BAR_AFTER_S
         self._training = training
         self._shown = False
@@ -337,16 +343,18 @@ class _ProgressBar:
 class _ProgressLines:
     """Occasional lines with the progress, the rate and the time left."""
 
-    def __init__(self, task: str, total: int | None, unit: str, training: _Training | None) -> None:
+    def __init__(
+        self, task: str, total: int | None, unit: str, done: int, training: _Training | None
+    ) -> None:
         self._task, self._total, self._unit, self._training = task, total, unit, training
-        self._done, self._started = 0, time.monotonic()
+        self._done, self._before, self._started = done, done, time.monotonic()
         self._next_line = self._started + LINE_EVERY_S
 
     def advance(self, count: int) -> None:
         self._done += count
         if not self._line_is_due():
             return
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
         of, left = f" {self._unit}", ""
         if self._total is not None:
             of = f"/{self._total:,} {self._unit}"

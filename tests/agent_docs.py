@@ -78,8 +78,8 @@ swinclf export --json
 |---|---|
 {keys}
 
-`events.jsonl` in the folder of a run has an object a line while it trains: plan, notes, warnings,
-epochs, result.
+`events.jsonl` in the folder of a run has an object a line while it trains: plan, estimate (of the
+seconds left), notes, warnings, epochs, result.
 
 An error has three lines on standard error: `error: expected ...`, `found: ...`, `try: ...`. The
 last one is what to type next.

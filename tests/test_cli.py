@@ -190,6 +190,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
         (0, ("{run}", "{run}", "{run}", "--page", "{tmp}/c.html")),
         (0, ("{run}", "{run}", "--json")),
+        (1, ("{tmp}", "{run}", "--seeds", "2")),
         (1, ("{run}", "{tmp}", "--format", "table")),
     ],
     "runs": [

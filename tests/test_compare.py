@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_lines, read_rows
+from conftest import SMALL_FLAGS, error_lines, read_rows
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -236,6 +237,35 @@ def test_runs_that_differ_in_their_seed_are_a_group(cli, three):
     assert "no image was scored by all runs: each seed has its own validation images" in text
     assert "lr 0.1" in text
     assert "80.0 %  14.1 points" in text
+    low, high = second["difference_ci95"]
+    expected = stats.ttest_rel([0.9, 0.7], [1.0, 1.0]).confidence_interval()
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert first["difference_ci95"] is None
+    assert f"{100 * low:+.1f} to {100 * high:+.1f} points" in text
+
+
+def test_missing_seeds_are_trained_and_compared(cli, dataset, no_plots):
+    del no_plots
+    for name, lr in (("slow", 0.0001), ("fast", 0.001)):
+        assert cli("train", dataset, *SMALL_FLAGS, "--lr", lr, "--name", name).code == 0
+    assert cli("train", dataset, *SMALL_FLAGS, "--lr", 0.001, "--name", "b", "--seed", 1).code == 0
+    done = cli("compare", "runs/slow", "runs/fast", "--seeds", 2, "--json")
+    assert done.code == 0, done.err
+    assert done.err.count("training slow-seed1") == 1
+    assert "training fast" not in done.err, "runs/b is that one"
+    groups = json.loads(done.out)["groups"]
+    assert sorted((group["settings"], group["seeds"]) for group in groups) == [
+        ("lr 0.0001", [0, 1]),
+        ("lr 0.001", [0, 1]),
+    ]
+    assert not Path("runs/fast-seed1").exists()
+
+
+def test_seeds_need_runs(cli, three):
+    done = cli("compare", *three, "--seeds", 3)
+    assert done.code == 1
+    assert error_lines(done)[1] == "no config.json in it"
+    assert cli("compare", *three, "--seeds", 1).code == 2
 
 
 def test_one_alone_or_nothing_in_common_is_an_error(cli, three, tmp_path):

@@ -262,8 +262,8 @@ def test_a_download_says_how_far_it_is(home, hub, monkeypatch):  # noqa: ARG001
 
     class Listener(Reporter):
         @contextmanager
-        def track(self, task, total, unit="images"):
-            said.append((task, total, unit))
+        def track(self, task, total, unit="images", done=0):
+            said.append((task, total, unit, done))
             yield said.append
 
     hub.content = save({"numbers": torch.zeros(1_500_000)})

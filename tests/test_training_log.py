@@ -11,12 +11,13 @@ import pytest
 from conftest import SMALL_FLAGS, SMALL_MODEL, read_rows, write_dataset
 
 import swinclf
+from swinclf import terminal
 from swinclf.durations import duration_text, parse_duration
 from swinclf.metrics import Tally
 from swinclf.pipeline import budget, fit, forecast
 from swinclf.pipeline.result_warnings import result_warnings
 from swinclf.reporter import EpochRow
-from swinclf.terminal import wrapped
+from swinclf.terminal import ConsoleReporter, wrapped
 from swinclf.training import time_estimate
 from swinclf.training.time_estimate import TimeEstimate
 
@@ -133,10 +134,23 @@ def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatc
     done = cli("train", dataset, *flags)
     assert len(re.findall(r"^about .* for 4 epochs \(until \d\d:\d\d\)$", done.err, re.M)) == 1
     assert "faster:" not in done.err
+    (event,) = (e for e in read_events(Path(done.out.strip())) if e["event"] == "estimate")
+    assert event["seconds"] > 0
+    assert event["epochs"] == 4
     monkeypatch.setattr(fit, "LONG_S", 0.0)
     done = cli("train", dataset, *flags, "--patience", 3)
     assert "at most about " in done.err
     assert "faster: --model embedded" in done.err
+
+
+def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch, capsys):
+    """A resumed epoch: its first images were read by another process."""
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with ConsoleReporter().track("epoch 2/8", 1000, done=600) as advance:
+        now[0] = 20.0
+        advance(100)
+    assert capsys.readouterr().err == "epoch 2/8: 700/1,000 images, 5 images/s, 60 s left\n"
 
 
 # The plan

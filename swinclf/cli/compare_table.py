@@ -73,12 +73,14 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         lines = ["no image was scored by all runs: each seed has its own validation images"]
     if done.groups:
         lines += ["", "mean and standard deviation over seeds, each run on all its images"]
-        groups = [("settings", "accuracy", "deviation", "seeds")]
+        groups = [("settings", "accuracy", "deviation", "difference (95 %)", "seeds")]
         for group in done.groups:
             deviation = "" if group.deviation is None else f"{100 * group.deviation:.1f} points"
             seeds = ", ".join(map(str, group.seeds))
-            groups.append((_safe(group.settings), format_percent(group.mean), deviation, seeds))
-        lines += align_columns(groups, width=width, elided=[0, 3], right=[1, 2])
+            gap = " to ".join(map(_points, group.difference_ci95 or ())).replace(" points", "", 1)
+            mean = format_percent(group.mean)
+            groups.append((_safe(group.settings), mean, deviation, gap, seeds))
+        lines += align_columns(groups, width=width, elided=[0, 4], right=[1, 2, 3])
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
     return "\n".join([*lines, "", *done.notes]) + "\n"

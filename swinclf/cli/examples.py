@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     "compare": (
         ("swinclf compare runs/flowers-1 runs/flowers-2", "with intervals"),
         ("swinclf compare runs/* --page compare.html", "a ranking, as a page"),
+        ("swinclf compare runs/a runs/b --seeds 3", "their settings"),
     ),
     "runs": (
         ("swinclf runs", "all runs, the newest first"),

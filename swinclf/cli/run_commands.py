@@ -20,7 +20,7 @@ from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
-from swinclf.terminal import one_line
+from swinclf.terminal import ConsoleReporter, one_line
 
 YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]
 
@@ -83,6 +83,15 @@ def compare_command(
             "--page", help="HTML file with the images on which they differ.", show_default="none"
         ),
     ] = None,
+    seeds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--seeds",
+            metavar="K",
+            help="Compare the settings: train each run with other seeds, K in all.",
+            show_default="none",
+        ),
+    ] = None,
     result_format: Annotated[
         ResultFormat, typer.Option("--format", help="Format of the comparison.")
     ] = ResultFormat.TABLE,
@@ -93,7 +102,12 @@ def compare_command(
     from swinclf.commands.compare import compare, rank_runs
 
     result_format = chosen_format(result_format, as_json=as_json)
-    if len(runs) == 2:
+    if seeds is not None:
+        from swinclf.commands.train_seeds import train_seeds
+
+        report = ConsoleReporter()
+        runs = [one for run in runs for one in train_seeds(run, seeds, report=report)]
+    if len(runs) == 2 and seeds is None:
         write_data(comparison_text(compare(*runs, output=output), result_format))
         if page is not None:
             rank_runs(runs, page=page)

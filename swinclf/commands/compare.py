@@ -26,8 +26,9 @@ from swinclf.reporting.paired_comparison import (
     RunScore,
     SeedGroup,
     holm,
+    seeds_interval,
 )
-from swinclf.run_folder import make_folder
+from swinclf.run_folder import RunFolder, make_folder
 
 PREDICTIONS = "predictions.csv"
 COLUMNS = ("path", "label", "predicted", "probability")
@@ -35,7 +36,7 @@ COLUMNS = ("path", "label", "predicted", "probability")
 _NOT_COMPARED = ("seed", "name", "out", "device", "threads", "workers", "cache", "cache_gib")
 SEED_NOTE = (
     "This compares trained models on these images. Another --seed alone moves accuracy by a point "
-    "or more: to compare settings, train each with --seed 0, 1 and 2, and compare all those runs."
+    "or more: to compare their settings, add --seeds 3, which trains each with further seeds."
 )
 SELECTED_NOTE = "Each run selected its epoch on these images: the accuracies are a little too high."
 
@@ -219,25 +220,25 @@ def _seed_groups(
     folders: Sequence[Path], tables: Sequence[Mapping[str, Mapping[str, str]]]
 ) -> tuple[SeedGroup, ...]:
     """Return the runs grouped by their settings but for the seed; none if all groups are single."""
-    groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    groups: dict[str, dict[int, float]] = defaultdict(dict)
     for folder, table in zip(folders, tables, strict=True):
-        config = _config_of(folder) or _config_of(folder.parent)
-        if not config:
-            continue
-        given = {name: config.get(name) for name in SETTINGS if name not in _NOT_COMPARED}
-        groups[json.dumps(given)].append((int(config.get("seed", 0)), _accuracy(table)))
-    if all(len({seed for seed, _ in members}) < 2 for members in groups.values()):
+        config = read_config(folder) or read_config(folder.parent)
+        if config:
+            groups[json.dumps(recipe_of(config))][int(config.get("seed", 0))] = _accuracy(table)
+    if all(len(members) < 2 for members in groups.values()):
         return ()
-    settings = [json.loads(key) for key in groups]
-    varied = [name for name in settings[0] if len({str(one[name]) for one in settings}) > 1]
+    recipes = [json.loads(key) for key in groups]
+    varied = [name for name in recipes[0] if len({str(one[name]) for one in recipes}) > 1]
+    best = max(groups.values(), key=lambda members: statistics.fmean(members.values()))
     found = [
         SeedGroup(
             settings=", ".join(f"{name} {Path(str(one[name])).name}" for name in varied) or "equal",
-            seeds=tuple(seed for seed, _ in members),
-            mean=statistics.fmean(score for _, score in members),
-            deviation=statistics.stdev(score for _, score in members) if len(members) > 1 else None,
+            seeds=tuple(members),
+            mean=statistics.fmean(members.values()),
+            deviation=statistics.stdev(members.values()) if len(members) > 1 else None,
+            difference_ci95=None if members is best else seeds_interval(members, best),
         )
-        for one, members in zip(settings, groups.values(), strict=True)
+        for one, members in zip(recipes, groups.values(), strict=True)
     ]
     return tuple(sorted(found, key=lambda group: -group.mean))
 
@@ -247,7 +248,7 @@ def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
     selected = [
         config.get("epochs") and _json_of(folder / "metrics.json").get("split") == "val"
         for folder in folders
-        if (config := _config_of(folder))
+        if (config := read_config(folder))
     ]
     is_selected = len(selected) == len(folders) and all(selected)
     return (SEED_NOTE, *([SELECTED_NOTE] if is_selected else []))
@@ -362,13 +363,18 @@ def _check_same_data(first: Path, second: Path, paths: Sequence[str]) -> None:
 
 def _data_of(folder: Path) -> Path | None:
     """Return the dataset that a run was trained on; None if it is not recorded."""
-    data = _config_of(folder).get("data")
+    data = read_config(folder).get("data")
     return Path(data) if isinstance(data, str) else None
 
 
-def _config_of(folder: Path) -> Mapping[str, Any]:
+def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the settings of a run; none for other folders."""
-    return _json_of(folder / "config.json")
+    return _json_of(RunFolder(folder).config)
+
+
+def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that change what is learned, but for the seed."""
+    return {name: config.get(name) for name in SETTINGS if name not in _NOT_COMPARED}
 
 
 def _json_of(file: Path) -> Mapping[str, Any]:

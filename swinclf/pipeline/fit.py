@@ -91,6 +91,7 @@ def _time_estimate(plan: Plan, batches: Batches, report: Reporter) -> TimeEstima
     val_steps = VAL_COST * scale * batches.val_count / batches.batch_size
 
     def announce(seconds: float) -> None:
+        report.record("estimate", {"seconds": round(seconds, 1), "epochs": config.epochs})
         if seconds < SHORT_S:
             return
         until = time.strftime("%H:%M", time.localtime(time.time() + seconds))

@@ -7,11 +7,13 @@ or both wrong, do not tell which is better: only the discordant ones count.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.optimize import brentq
 from scipy.stats import binomtest
+from scipy.stats import t as student_t
 
 from swinclf.metrics import Z_95
 
@@ -73,12 +75,16 @@ class SeedGroup:
         seeds: Of each run.
         mean: Mean accuracy, each run on all its images.
         deviation: Standard deviation of the accuracy; None for a single run.
+        difference_ci95: 95 % interval of the mean accuracy less that of the best group, by
+            Student's t over the seeds that both have; None for the best group, or if they share
+            less than two seeds.
     """
 
     settings: str
     seeds: tuple[int, ...]
     mean: float
     deviation: float | None
+    difference_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,27 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def seeds_interval(
+    own: Mapping[int, float], best: Mapping[int, float]
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean difference in accuracy, paired by seed.
+
+    Args:
+        own: Accuracy by seed.
+        best: The accuracy that is subtracted, by seed.
+
+    Returns:
+        The interval of Student's t; None if they share less than two seeds.
+    """
+    differences = [own[seed] - best[seed] for seed in sorted(own.keys() & best.keys())]
+    if len(differences) < 2:
+        return None
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    margin = float(student_t.ppf(0.975, len(differences) - 1)) * error
+    return mean - margin, mean + margin
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

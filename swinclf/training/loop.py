@@ -236,8 +236,8 @@ def _train_epoch(
     train_mode(state.model, frozen_statistics=state.frozen_statistics)
     if state.step:  # resumed, perhaps with no step left: the epoch's row records the rate
         set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
-    with report.track(f"epoch {state.epoch + 1}/{schedule.epochs}", batches.train_count) as advance:
-        advance(state.sums.count)
+    task, done = f"epoch {state.epoch + 1}/{schedule.epochs}", state.sums.count
+    with report.track(task, batches.train_count, done=done) as advance:
         for batch in batches.train(state.epoch, state.step):
             set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step, steps))
             if len(batch.targets):
