@@ -14,33 +14,23 @@ from swinclf.confidence.ood import FeatureSpace
 
 
 class Threshold(NamedTuple):
-    """A rejection threshold for a target precision.
+    """A rejection threshold for a target precision."""
 
-    Attributes:
-        precision: Target share of correct predictions among the accepted ones, in [0, 1].
-        probability: Predictions below this are rejected, in [0, 1].
-        coverage: Share of the held-out images that are accepted, in [0, 1].
-    """
-
-    precision: float
-    probability: float
-    coverage: float
+    precision: float  # target share of correct predictions among the accepted ones, in [0, 1]
+    probability: float  # predictions below this are rejected, in [0, 1]
+    coverage: float  # share of the held-out images that are accepted, in [0, 1]
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """The confidence parameters of a model.
+    """The confidence parameters of a model."""
 
-    Attributes:
-        temperature: Logits are divided by this before the softmax, > 0.
-        thresholds: One for each precision that the held-out images reached, in ascending order.
-        space: The feature space; None if there were too few training images.
-        ood_threshold: Images with a higher out-of-distribution score are rejected, > 0.
-    """
-
-    temperature: float = 1.0
+    temperature: float = 1.0  # logits are divided by this before the softmax, > 0
+    # one for each precision that the held-out images reached, in ascending order
     thresholds: tuple[Threshold, ...] = ()
+    # the feature space; None if there were too few training images
     space: FeatureSpace | None = None
+    # images with a higher out-of-distribution score are rejected, > 0
     ood_threshold: float = math.inf
 
     def threshold(self, precision: float) -> Threshold | None:

@@ -19,30 +19,20 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class RejectionScores:
-    """The effect of rejection on images of known and of unknown classes. Shares are in [0, 1].
+    """The effect of rejection on images of known and of unknown classes. Shares are in [0, 1]."""
 
-    Attributes:
-        precision: Target share of correct predictions among the accepted ones.
-        known: Number of images of the model's classes.
-        known_accepted: Share of them that were accepted.
-        right: Share of the accepted ones that are correct; nan without any.
-        unknown: Number of images of other classes.
-        unknown_accepted: Share of them that were accepted; nan without any.
-        auroc_probability: AUROC of detecting unknown classes by a low probability; nan without
-            unknown images.
-        auroc_ood: AUROC of detecting them by the out-of-distribution score; nan without a score.
-        difference: 95 % interval of the accepted share of the known less that of the unknown, in
-            [-1, 1]; nan without images of both.
-    """
-
-    precision: float
-    known: int
-    known_accepted: float
-    right: float
-    unknown: int
-    unknown_accepted: float
+    precision: float  # target share of correct predictions among the accepted ones
+    known: int  # number of images of the model's classes
+    known_accepted: float  # share of them that were accepted
+    right: float  # share of the accepted ones that are correct; nan without any
+    unknown: int  # number of images of other classes
+    unknown_accepted: float  # share of them that were accepted; nan without any
+    # AUROC of detecting unknown classes by a low probability; nan without unknown images
     auroc_probability: float
+    # AUROC of detecting them by the out-of-distribution score; nan without a score
     auroc_ood: float
+    # 95 % interval of the accepted share of the known less that of the unknown, in [-1, 1]; nan
+    # without images of both
     difference: tuple[float, float]
 
     @property
@@ -53,15 +43,10 @@ class RejectionScores:
 
 @dataclass(frozen=True)
 class SelectiveScores:
-    """The scores that rejection depends on, (N,) each.
+    """The scores that rejection depends on, (N,) each."""
 
-    Attributes:
-        probability: Of the predicted class.
-        ood_score: Out-of-distribution score; nan from a model without a feature space.
-    """
-
-    probability: np.ndarray
-    ood_score: np.ndarray
+    probability: np.ndarray  # of the predicted class
+    ood_score: np.ndarray  # out-of-distribution score; nan from a model without a feature space
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[float, float]]) -> Self:
@@ -70,11 +55,7 @@ class SelectiveScores:
 
 
 def is_rejected(confidence: Confidence, precision: float, scores: SelectiveScores) -> np.ndarray:
-    """Return which predictions are rejected, (N,) booleans.
-
-    Raises:
-        RunError: As `threshold_for`.
-    """
+    """Return which predictions are rejected, (N,) booleans; raises as `threshold_for`."""
     is_sure = scores.probability >= threshold_for(confidence, precision).probability
     is_ood: np.ndarray = np.nan_to_num(scores.ood_score) > confidence.ood_threshold
     rejected: np.ndarray = ~is_sure | is_ood
@@ -90,15 +71,8 @@ def score_rejection(
 ) -> RejectionScores:
     """Measure the effect of rejection on images of known and of unknown classes.
 
-    Args:
-        confidence: Of the model.
-        precision: Target precision.
-        known: Scores of images of the model's classes.
-        right: (N,) whether their predictions are correct.
-        unknown: Scores of images of other classes.
-
-    Raises:
-        RunError: As `threshold_for`.
+    `right` is whether the predictions of the known images are correct, (N,). Raises as
+    `threshold_for`.
     """
     accepted = ~is_rejected(confidence, precision, known)
     accepted_unknown = ~is_rejected(confidence, precision, unknown)
@@ -121,14 +95,9 @@ def score_rejection(
 
 
 def auroc(low: np.ndarray, high: np.ndarray) -> float:
-    """Return the area under the ROC curve of telling `high` from `low` by value.
+    """Return the area under the ROC curve of telling `high` from `low` by value, (N,) and (M,).
 
-    Args:
-        low: (N,) scores of the negatives.
-        high: (M,) scores of the positives.
-
-    Returns:
-        In [0, 1]; nan if one side is empty or has a nan.
+    In [0, 1]; nan if one side is empty or has a nan.
     """
     if not len(low) or not len(high) or np.isnan(low).any() or np.isnan(high).any():
         return math.nan
@@ -143,11 +112,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def threshold_for(confidence: Confidence, precision: float) -> Threshold:
-    """Return the threshold that reaches a precision.
-
-    Args:
-        confidence: Of the model.
-        precision: Target share of correct predictions among the accepted ones, in (0, 1).
+    """Return the threshold that reaches a target share of correct accepted predictions, in (0, 1).
 
     Raises:
         RunError: If the held-out images did not reach that precision, or none were held out.

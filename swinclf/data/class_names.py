@@ -35,13 +35,9 @@ def quote_names(names: Collection[str]) -> str:
 
 
 def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapping[str, str]:
-    """Map labels to the classes from which they differ only in Unicode form.
+    """Map names of folders to the classes from which they differ only in Unicode form.
 
     Only unique matches are returned: no label becomes a class that another label already has.
-
-    Args:
-        labels: Names of folders.
-        classes: Names of the known classes.
     """
     labels = set(labels)
     unknown, free = labels - set(classes), set(classes) - labels

@@ -39,17 +39,11 @@ _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"}
 
 @dataclass(frozen=True, slots=True)
 class ClassFolder:
-    """A folder whose images are of one class.
-
-    Attributes:
-        path: The folder.
-        label: Its name.
-        split: train, val or test; empty if the folders define no split.
-    """
+    """A folder whose images are of one class."""
 
     path: str
     label: str
-    split: str
+    split: str  # train, val or test; empty if the folders define no split
 
     @property
     def is_trained_on(self) -> bool:
@@ -59,25 +53,20 @@ class ClassFolder:
 
 @dataclass
 class DatasetLayout:
-    """The class folders and splits of a dataset.
+    """The class folders and splits of a dataset."""
 
-    Attributes:
-        class_folders: Sorted, those behind links last.
-        splits: Split by the folder that holds its class folders; empty without splits.
-        split_folders: The folders named like splits: these, or their parents.
-        skipped: Links that are not followed: path and reason.
-        unused: Folders next to the splits that are not splits.
-        loose: Number of images outside class folders.
-        notes: How unusual folders were interpreted.
-    """
-
+    # sorted, those behind links last
     class_folders: list[ClassFolder] = field(default_factory=list)
+    # split by the folder that holds its class folders; empty without splits
     splits: dict[str, str] = field(default_factory=dict)
+    # the folders named like splits: these, or their parents
     split_folders: set[str] = field(default_factory=set)
+    # links that are not followed: path and reason
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    # folders next to the splits that are not splits
     unused: list[str] = field(default_factory=list)
-    loose: int = 0
-    notes: list[str] = field(default_factory=list)
+    loose: int = 0  # number of images outside class folders
+    notes: list[str] = field(default_factory=list)  # how unusual folders were interpreted
 
     @property
     def train_labels(self) -> set[str]:
@@ -91,9 +80,7 @@ class DatasetLayout:
 def find_layout(root: Path, val: Path | None) -> DatasetLayout:
     """Return the class folders of a dataset, each with its split.
 
-    Args:
-        root: The dataset's folder, resolved.
-        val: A folder of class folders to use as validation split instead, resolved.
+    `val` is a folder of class folders to use as validation split instead. Both paths are resolved.
 
     Raises:
         DataError: If a split has two folders, or it is ambiguous which folder is which split.
@@ -145,10 +132,7 @@ def list_some(names: Iterable[str]) -> str:
 def _find_splits(root: Path, layout: DatasetLayout, val: Path | None) -> dict[str, str]:
     """Return the folders that hold the class folders of each split; empty without splits.
 
-    Args:
-        root: The dataset's folder.
-        layout: Receives notes and unused folders.
-        val: The validation folder, if given by the user.
+    Notes and unused folders are added to `layout`; `val` is the user's validation folder, if any.
     """
     names = {
         Path(path).name: path
@@ -192,9 +176,7 @@ def _note_of(splits: Mapping[str, str], root: Path) -> list[str]:
 def _named_splits(root: Path, names: Mapping[str, str]) -> dict[str, str]:
     """Return the split of each folder that is one, by name; the name "" for `root` itself.
 
-    Args:
-        root: The folder that holds them.
-        names: The paths of its folders, by name.
+    `names` has the paths of the folders in `root` by name.
 
     Raises:
         DataError: If the names denote splits, but it is ambiguous which is which.
@@ -262,11 +244,7 @@ def _unwrapped(folder: str) -> str:
 
 
 def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the subfolders of a folder, linked ones included, and the links that are not used.
-
-    Raises:
-        DataError: If it cannot be listed.
-    """
+    """Return the subfolders of a folder, linked ones included, and the links that are not used."""
     found, refused, real = [], [], {}
     entries = list_folder(Path(folder))
     for entry in entries:

@@ -9,13 +9,9 @@ from swinclf.data.images import UnreadableImage, content_digest, read_bytes
 
 
 def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the content digests of files, and why files cannot be read, both by path.
+    """Return the content digests of files in a folder, and why files cannot be read, both by path.
 
     Nothing is decoded: a file with a digest need not be an image.
-
-    Args:
-        root: Folder that the paths are relative to.
-        paths: The files.
     """
     digests: dict[str, bytes] = {}
     errors: dict[str, str] = {}

@@ -37,17 +37,11 @@ from swinclf.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image of a dataset.
+    """One image of a dataset."""
 
-    Attributes:
-        path: Relative to the dataset's root, with "/" between folders.
-        label: The name of its class folder.
-        split: train, val or test; empty if the folders define no split.
-    """
-
-    path: str
-    label: str
-    split: str = ""
+    path: str  # relative to the dataset's root, with "/" between folders
+    label: str  # the name of its class folder
+    split: str = ""  # train, val or test; empty if the folders define no split
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +55,18 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """The scan of a dataset.
+    """The scan of a dataset."""
 
-    Attributes:
-        root: The dataset's folder, absolute.
-        classes: Names of the class folders with training images, sorted.
-        images: Sorted by path.
-        skipped: Entries that should be images and cannot be used: links that are not followed,
-            pipes, unreadable folders, images of unsupported formats.
-        has_val: Whether the folders define a validation split.
-        folders: Names of the class folders for training, with or without images, sorted.
-        notes: Further observations of the scan.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    images: tuple[ImageFile, ...]
+    root: Path  # the dataset's folder, absolute
+    classes: tuple[str, ...]  # names of the class folders with training images, sorted
+    images: tuple[ImageFile, ...]  # sorted by path
+    # entries that should be images and cannot be used: links that are not followed, pipes,
+    # unreadable folders, images of unsupported formats
     skipped: tuple[SkippedFile, ...]
-    has_val: bool
+    has_val: bool  # whether the folders define a validation split
+    # names of the class folders for training, with or without images, sorted
     folders: tuple[str, ...] = ()
-    notes: ScanNotes = field(default_factory=ScanNotes)
+    notes: ScanNotes = field(default_factory=ScanNotes)  # further observations of the scan
 
     def counts(self, split: str | None = None) -> Counter[str]:
         """Return the number of images of each class, in one split or in all."""
@@ -92,10 +78,8 @@ class FolderIndex:
 def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
     """Scan a dataset folder.
 
-    Args:
-        root: The dataset's folder.
-        val: A folder of class folders that replaces the validation split of `root`. Paths of its
-            images are relative to `root` as well.
+    `val` is a folder of class folders that replaces its validation split. Paths of images in it are
+    relative to `root` as well.
 
     Raises:
         DataError: If there is no such folder, it has no classes, its splits have different
@@ -154,9 +138,6 @@ def dataset_digest(root: Path) -> str:
 
 def check_trainable(index: FolderIndex) -> None:
     """Check that there are at least two classes and that all splits have the same.
-
-    Args:
-        index: The dataset, without its unreadable images.
 
     Raises:
         DataError: Naming the classes at fault.

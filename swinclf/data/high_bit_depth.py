@@ -23,12 +23,7 @@ _MAX_HEADER = 4096
 
 
 def read_png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
-    """Return the samples of a PNG of several 16-bit channels; None for any other image.
-
-    Args:
-        data: The whole file.
-        picture: The same, opened.
-    """
+    """Return the samples of an opened PNG of several 16-bit channels; None for any other image."""
     if picture.format != "PNG" or not picture.tile:
         return None
     rawmode = picture.tile[0].args

@@ -19,11 +19,7 @@ FREE_PART = 4  # the cache takes 1/FREE_PART of the free memory when training st
 
 
 class ImageCache:
-    """Decoded pixels by key; nothing is evicted, as epochs read the images cyclically.
-
-    Args:
-        limit_bytes: Largest total size of the pixels.
-    """
+    """Decoded pixels by key, up to `limit_bytes`; none is evicted, as epochs are cyclic."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -39,10 +35,8 @@ class ImageCache:
     ) -> LoadedImage:
         """Return an augmented image; thread-safe.
 
-        Args:
-            key: Identifies the image and how it is loaded.
-            load: Reads and decodes the file on a cache miss.
-            vary: Augments cached pixels, without changing them.
+        `key` identifies the image and how it is loaded, `load` reads and decodes the file on a
+        cache miss, `vary` augments cached pixels without changing them.
         """
         loaded = LoadedImage(self._pixels.get(key), b"", "")
         if loaded.pixels is None:

@@ -94,17 +94,11 @@ class FileUse(Enum):
 
 
 class FileVerdict(NamedTuple):
-    """How a file is used, and why.
-
-    Attributes:
-        use: The use.
-        reason: Why an image cannot be used; empty if it can.
-        by_content: Whether an image was recognized by its content rather than its name.
-    """
+    """How a file is used, and why."""
 
     use: FileUse
-    reason: str = ""
-    by_content: bool = False
+    reason: str = ""  # why an image cannot be used; empty if it can
+    by_content: bool = False  # whether an image was recognized by its content rather than its name
 
 
 IMAGE, IGNORED = FileVerdict(FileUse.IMAGE), FileVerdict(FileUse.IGNORED)
@@ -142,11 +136,7 @@ def extension_of(name: str) -> str:
 
 
 def is_readable_format(head: bytes) -> bool:
-    """Return whether the first bytes are those of a supported image format.
-
-    Args:
-        head: The first `HEAD_BYTES` of the file, or all of a shorter one.
-    """
+    """Return whether the first `HEAD_BYTES` of a file are those of a supported image format."""
     if head.startswith(_STARTS):
         return True
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -183,9 +173,6 @@ class ImageDetector:
 
     After `SNIFFS_PER_EXTENSION` files of an extension, further ones are not opened: if any of the
     opened ones was an image, they are used as images (and listed if they are not).
-
-    Attributes:
-        unopened: Number of files classified by others of their extension.
     """
 
     def __init__(self) -> None:
@@ -194,12 +181,7 @@ class ImageDetector:
         self._images: set[str] = set()
 
     def classify(self, path: str, name: str) -> FileVerdict:
-        """Return how a file is used.
-
-        Args:
-            path: The file.
-            name: Its name, or that of a link to it.
-        """
+        """Return how a file is used; `name` is that of a link if a link leads to it."""
         if has_image_name(name):
             return IMAGE
         if is_no_image_name(name):

@@ -105,15 +105,10 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Metadata of an image.
+    """Metadata of an image."""
 
-    Attributes:
-        size: Width and height of the upright image, px, at full size.
-        orientation: The EXIF tag, 1 to 8; 1 is upright, also without a tag.
-    """
-
-    size: tuple[int, int]
-    orientation: int
+    size: tuple[int, int]  # width and height of the upright image, px, at full size
+    orientation: int  # the EXIF tag, 1 to 8; 1 is upright, also without a tag
 
 
 def has_image_name(name: str) -> bool:
@@ -153,11 +148,7 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def read_head(path: Path, size: int = 64) -> bytes:
-    """Return the first bytes of a file, as `read_bytes` would.
-
-    Raises:
-        UnreadableImage: As `read_bytes`.
-    """
+    """Return the first bytes of a file, as `read_bytes` would."""
     return _read(path, size)
 
 
@@ -223,16 +214,9 @@ def use_image(
 
 
 def measure_values(data: bytes) -> ValueRange | None:
-    """Return the sample type of an image with its smallest and largest value.
+    """Return the sample type of an image file with its smallest and largest value.
 
-    Args:
-        data: The whole file.
-
-    Returns:
-        None for an 8-bit image, or one that declares its range itself.
-
-    Raises:
-        UnreadableImage: As `decode_image`.
+    None for an 8-bit image, or one that declares its range itself. Raises as `decode_image`.
     """
     with _named_reasons(data):
         if is_tiff(data) and open_tiff(data).is_decoded_by_pillow:  # of 8 bits
@@ -355,9 +339,6 @@ def _identify(data: bytes) -> ImageFile.ImageFile:
     """Read the header of an image with the first of `FORMATS` that accepts it.
 
     As `Image.open`, but without its process-wide pixel limit, which many cameras exceed.
-
-    Raises:
-        UnidentifiedImageError: If no format accepts it.
     """
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]

@@ -30,12 +30,7 @@ def component_bits(data: bytes) -> list[int]:
 
 
 def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
-    """Return why Pillow would decode the file incorrectly; empty if it does not.
-
-    Args:
-        picture: Opened.
-        data: Its file.
-    """
+    """Return why Pillow would decode an opened file incorrectly; empty if it does not."""
     bits = component_bits(data)
     most = max(bits, default=8)
     if most > _MOST_BITS or (most > 8 and picture.mode != "I;16"):
@@ -48,12 +43,7 @@ def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
 
 
 def correct_jpeg2000_raster(picture: Image.Image, data: bytes) -> Raster | None:
-    """Return grey of 9 to 16 bits with its white value; None for any other image.
-
-    Args:
-        picture: Decoded.
-        data: Its file.
-    """
+    """Return decoded grey of 9 to 16 bits with its white value; None for any other image."""
     raster = to_raster(picture)
     bits = component_bits(data)
     if raster is None or not bits or bits[0] == _MOST_BITS:
@@ -62,12 +52,7 @@ def correct_jpeg2000_raster(picture: Image.Image, data: bytes) -> Raster | None:
 
 
 def correct_jpeg2000(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Return an image of fewer than 8 bits per sample, scaled to 8; any other unchanged.
-
-    Args:
-        picture: Decoded.
-        data: Its file.
-    """
+    """Return a decoded image of fewer than 8 bits per sample, scaled to 8; any other unchanged."""
     bits = component_bits(data)
     if not bits or min(bits) >= 8 or len(bits) != len(picture.getbands()) or picture.mode == "P":
         return picture

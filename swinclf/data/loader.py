@@ -40,19 +40,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """Pixels and digest of one file, or the error.
+    """Pixels and digest of one file, or the error."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8; None if the file cannot be read, or need not be decoded.
-        digest: Content digest; empty if the file cannot be read, or none was requested.
-        error: Why it cannot be read; empty if it can.
-        is_mirrored: Whether the pixels are of the mirror image.
-    """
-
+    # (H, W, 3) uint8; None if the file cannot be read, or need not be decoded
     pixels: np.ndarray | None
-    digest: bytes
-    error: str
-    is_mirrored: bool = False
+    digest: bytes  # content digest; empty if the file cannot be read, or none was requested
+    error: str  # why it cannot be read; empty if it can
+    is_mirrored: bool = False  # whether the pixels are of the mirror image
 
 
 def load_image(
@@ -95,16 +89,10 @@ def decode_encoded(
     decode_px: int,
     ranges: tuple[ValueRange, ...] = (),
 ) -> np.ndarray:
-    """Decode and transform an image file that is in memory.
-
-    Args:
-        data: The whole file, at most `limits.MAX_FILE_BYTES`.
-        to_pixels: RGB image -> (H, W, 3) uint8.
-        decode_px: Required length of the shorter side, px.
-        ranges: Black and white points of images of more than 8 bits.
+    """Decode and transform an image file that is in memory; arguments as for `load_image`.
 
     Raises:
-        UnreadableImage: If it cannot be read.
+        UnreadableImage: If it cannot be read, or exceeds `limits.MAX_FILE_BYTES`.
     """
     if not data:
         raise UnreadableImage("expected the bytes of an image file; found none")
@@ -205,14 +193,9 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def available_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of the items available so far, from a slow source such as a pipe.
+    """Yield lists of the items available so far, at least one, from a slow source such as a pipe.
 
-    Args:
-        items: Consumed in a separate thread, at most `size` in advance.
-        size: Largest number of items in a list.
-
-    Yields:
-        At least one item; blocks only while there is none.
+    The items are consumed in a separate thread, at most `size` in advance.
     """
     arrived: SimpleQueue[Item | _End] = SimpleQueue()
     room = Semaphore(size)

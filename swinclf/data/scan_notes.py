@@ -20,29 +20,20 @@ class SkipReason(Protocol):
 
 @dataclass(frozen=True)
 class ScanNotes:
-    """Observations of a scan besides its images.
+    """Observations of a scan besides its images."""
 
-    Attributes:
-        layout: How unusual folders were interpreted, a sentence each.
-        warning: Why the class folders may not be classes; empty for no doubt.
-        renamed: Classes matched despite different Unicode forms, a sentence each.
-        unused: Folders next to the splits that are not splits.
-        loose: Number of images outside class folders.
-        linked_out: Number of images outside the dataset that links lead to.
-        unusual: Number of images recognized by content, by extension.
-        ignored: Number of files that are not images, by extension.
-        unopened: Number of files classified by others of the same extension.
-    """
-
-    layout: tuple[str, ...] = ()
-    warning: str = ""
+    layout: tuple[str, ...] = ()  # how unusual folders were interpreted, a sentence each
+    warning: str = ""  # why the class folders may not be classes; empty for no doubt
+    # classes matched despite different Unicode forms, a sentence each
     renamed: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    loose: int = 0
-    linked_out: int = 0
+    unused: tuple[str, ...] = ()  # folders next to the splits that are not splits
+    loose: int = 0  # number of images outside class folders
+    linked_out: int = 0  # number of images outside the dataset that links lead to
+    # number of images recognized by content, by extension
     unusual: Mapping[str, int] = field(default_factory=dict)
+    # number of files that are not images, by extension
     ignored: Mapping[str, int] = field(default_factory=dict)
-    unopened: int = 0
+    unopened: int = 0  # number of files classified by others of the same extension
 
     def notes(self) -> Iterator[str]:
         """Yield remarks, a sentence each."""

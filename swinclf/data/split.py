@@ -26,19 +26,12 @@ QUOTAS = 2  # version of the rule; 1 is the rule of earlier versions, without ex
 
 @dataclass(frozen=True)
 class SplitRule:
-    """The rule that assigns images to splits.
+    """The rule that assigns images to splits."""
 
-    Attributes:
-        val: Fraction of each class that is held out for validation, in [0, 1).
-        test: Fraction of each class that is held out for testing, in [0, 1).
-        seed: Seed of the split.
-        version: Of the rule.
-    """
-
-    val: float
-    test: float = 0.0
+    val: float  # fraction of each class that is held out for validation, in [0, 1)
+    test: float = 0.0  # fraction of each class that is held out for testing, in [0, 1)
     seed: int = 0
-    version: int = QUOTAS
+    version: int = QUOTAS  # of the rule
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model card."""
@@ -65,15 +58,9 @@ class SplitRule:
     def assign(self, labels: Sequence[str], digests: Sequence[bytes]) -> list[str]:
         """Return the split of each image: train, val or test.
 
-        Args:
-            labels: Class name of each image.
-            digests: Content digest of each image.
-
-        Returns:
-            Of every class of m different images, round(val * m) are in validation and
-            round(test * m) in test, unless they are in other classes too. With two or more, at
-            least one is in train and one in validation (if `val` is not 0); with three, one is in
-            test (if `test` is not 0).
+        Of every class of m different images, round(val * m) are in validation and round(test * m)
+        in test, unless they are in other classes too. With two or more, at least one is in train
+        and one in validation (if `val` is not 0); with three, one is in test (if `test` is not 0).
         """
         if self.version != QUOTAS:
             return self._assign_by_position(labels, digests)

@@ -35,18 +35,13 @@ _HELD_OUT = re.compile(r"(hold|held)[\W_]*out", re.IGNORECASE)
 
 
 class SplitName(NamedTuple):
-    """A parsed folder name.
-
-    Attributes:
-        split: train, val or test.
-        stem: The other words, such as ("flowers",) of flowers_train, without numbers and words
-            such as data or set.
-        word: The word for the split.
-    """
+    """A parsed folder name."""
 
     split: str
+    # the other words, such as ("flowers",) of flowers_train, without numbers and words such as data
+    # or set
     stem: tuple[str, ...]
-    word: str
+    word: str  # the word for the split
 
 
 def split_name(name: str) -> SplitName | None:
@@ -88,9 +83,6 @@ def recognize_splits(names: Iterable[str]) -> Mapping[str, str]:
     Such a set has a train folder, another split, and the same stem: seg_train and seg_test, but not
     train_station and test_tube. Two folders of one split are both returned, except for ambiguous
     names: next to val/, eval/ is the test split.
-
-    Args:
-        names: The names of all folders.
     """
     spoken = {name: found for name in names if (found := split_name(name))}
     groups: dict[tuple[str, ...], dict[str, SplitName]] = defaultdict(dict)

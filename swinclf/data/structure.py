@@ -29,8 +29,7 @@ class LabelledPath(Protocol):
 def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     """Return the split of each folder inside class folders, if all of them are splits.
 
-    Args:
-        inner: The folders in each class folder, from `folders_in_classes`.
+    `inner` has the folders in each class folder, from `folders_in_classes`.
     """
     names = {name for folders in inner.values() for name in folders}
     found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
@@ -39,11 +38,7 @@ def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
 
 
 def folders_in_classes(images: Sequence[LabelledPath]) -> dict[str, set[str]]:
-    """Return the folders directly in each class folder; empty if it holds files as well.
-
-    Args:
-        images: Of a dataset without splits.
-    """
+    """Return the folders directly in each class folder; empty if it holds files as well."""
     inner: dict[str, set[str]] = defaultdict(set)
     direct = set()
     for image in images:
@@ -62,11 +57,6 @@ def check_structure(
     root: Path, images: Sequence[LabelledPath], inner: Mapping[str, Set[str]]
 ) -> str:
     """Refuse classes that are splits or copies of the dataset; return a warning, or "".
-
-    Args:
-        root: The dataset's folder.
-        images: All images.
-        inner: The folders in each class folder, from `folders_in_classes`.
 
     Raises:
         DataError: If a class folder holds the class folders next to it, or if all of them hold

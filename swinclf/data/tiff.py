@@ -54,16 +54,10 @@ _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], a
 
 @dataclass(frozen=True)
 class Tiff:
-    """A TIFF whose directory has been read.
-
-    Attributes:
-        layout: TiffLayout of its samples.
-        orientation: As in EXIF, 1 to 8; 1 is upright.
-        page: The tags.
-    """
+    """A TIFF whose directory has been read."""
 
     layout: TiffLayout
-    orientation: int
+    orientation: int  # as in EXIF, 1 to 8; 1 is upright
     page: Directory
 
     @property
@@ -123,10 +117,7 @@ _MODES = {
 
 
 def open_tiff(data: bytes) -> Tiff:
-    """Read the directory of a TIFF.
-
-    Args:
-        data: The whole file.
+    """Read the directory of a TIFF file.
 
     Raises:
         ValueError: If there is none, or its layout is not supported; the message names it.
@@ -159,27 +150,16 @@ def _palette(page: Directory, layout: TiffLayout) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Offsets and sizes of the strips or tiles of an image.
+    """Offsets and sizes of the strips or tiles of an image."""
 
-    Attributes:
-        width: Of a strip or tile, px.
-        height: Of a strip or tile, px.
-        across: Tiles per row; 1 for strips.
-        down: Strips, or rows of tiles.
-        offsets: (planes, down, across) offsets in the file.
-        sizes: (planes, down, across) sizes, bytes.
-        row_bytes: Of one row of a strip or tile in one plane, decompressed.
-        is_tiled: Whether they are tiles, which are padded at the edges.
-    """
-
-    width: int
-    height: int
-    across: int
-    down: int
-    offsets: np.ndarray
-    sizes: np.ndarray
-    row_bytes: int
-    is_tiled: bool
+    width: int  # of a strip or tile, px
+    height: int  # of a strip or tile, px
+    across: int  # tiles per row; 1 for strips
+    down: int  # strips, or rows of tiles
+    offsets: np.ndarray  # (planes, down, across) offsets in the file
+    sizes: np.ndarray  # (planes, down, across) sizes, bytes
+    row_bytes: int  # of one row of a strip or tile in one plane, decompressed
+    is_tiled: bool  # whether they are tiles, which are padded at the edges
 
     @property
     def band_bytes(self) -> int:

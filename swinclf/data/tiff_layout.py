@@ -43,35 +43,20 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """Layout of the samples of a page.
-
-    Attributes:
-        width: Px.
-        height: Px.
-        samples: Per pixel.
-        bits: Per sample.
-        form: uint, int, float, or an unsupported form.
-        photometric: Photometric interpretation, TIFF's number.
-        is_planar: Whether each channel is stored separately.
-        compression: TIFF's number.
-        predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
-        fill_order: 2 if the bits of each byte are reversed.
-        extra: Meaning of the samples beyond the colours, TIFF's numbers.
-        is_little_endian: Byte order.
-    """
+    """Layout of the samples of a page."""
 
     width: int
     height: int
-    samples: int
-    bits: int
-    form: str
-    photometric: int
-    is_planar: bool
-    compression: int
-    predictor: int
-    fill_order: int
-    extra: tuple[int, ...]
-    is_little_endian: bool
+    samples: int  # per pixel
+    bits: int  # per sample
+    form: str  # uint, int, float, or an unsupported form
+    photometric: int  # photometric interpretation, TIFF's number
+    is_planar: bool  # whether each channel is stored separately
+    compression: int  # TIFF's number
+    predictor: int  # 1 none, 2 differences, 3 differences of the bytes of floats
+    fill_order: int  # 2 if the bits of each byte are reversed
+    extra: tuple[int, ...]  # meaning of the samples beyond the colours, TIFF's numbers
+    is_little_endian: bool  # byte order
 
     @property
     def stored_bits(self) -> int:

@@ -47,12 +47,6 @@ class FolderWalk:
         root: The folder that holds all of them, resolved.
         folders: The folders to be walked, which links do not lead to again.
         order: Sort key of the paths in a folder.
-
-    Attributes:
-        ignored: Number of files that are not images, by extension.
-        unusual: Number of images recognized by content, by extension.
-        linked_out: Number of images outside `root` that links lead to.
-        sniffer: Classifies files by name and content.
     """
 
     def __init__(
@@ -69,16 +63,11 @@ class FolderWalk:
         self._all = _FolderSet(folders)
 
     def walk(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Yield (path, reason) of every possible image below one of `folders`.
+        """Yield (path, reason) of every possible image below a folder; no reason for an image.
 
         A folder's own files come first, sorted, then its subfolders, sorted, then the targets of
-        links. Unreadable folders and links that are not followed are yielded too.
-
-        Args:
-            folder: The folder, or a link to it.
-
-        Yields:
-            A path that starts with `folder`, and why it cannot be used; empty for an image.
+        links. Unreadable folders and links that are not followed are yielded too. Every path starts
+        with `folder`.
         """
         reason = self._why_not_follow(folder, self._own) if is_link(folder) else ""
         if reason or _identity(folder) in self._visited:
@@ -87,12 +76,7 @@ class FolderWalk:
             yield from self.below(folder, outside=not self._is_inside(folder))
 
     def below(self, folder: str, *, outside: bool = False) -> Iterator[tuple[str, str]]:
-        """Walk a folder without checking links to it; as `walk`.
-
-        Args:
-            folder: The folder.
-            outside: Whether it is outside the root.
-        """
+        """Walk a folder, inside or outside the root, without checking links to it; as `walk`."""
         identity = _identity(folder)
         if identity in self._visited:
             return
@@ -164,10 +148,6 @@ def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:
 
     Unreadable files and folders are yielded as well, to be reported when they are read. Hidden
     files and links to what is read anyway are ignored.
-
-    Args:
-        folder: The folder, as given by the user.
-        walk: Counts ignored files; None for a new one.
     """
     walk = walk or new_walk(folder)
     for path, reason in walk.below(folder):

@@ -30,36 +30,22 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class FindingView:
-    """A finding as the page shows it.
-
-    Attributes:
-        finding: The finding.
-        examples: The first of its examples that no earlier finding has shown.
-        repeated: Number of its examples that an earlier finding has shown.
-        more: Number of examples left out.
-        spare: Files that can be deleted, as an equal file remains.
-    """
+    """A finding as the page shows it."""
 
     finding: Finding
-    examples: tuple[ExampleView, ...]
-    repeated: int
-    more: int
-    spare: tuple[str, ...]
+    examples: tuple[ExampleView, ...]  # the first of its examples that no earlier finding has shown
+    repeated: int  # number of its examples that an earlier finding has shown
+    more: int  # number of examples left out
+    spare: tuple[str, ...]  # files that can be deleted, as an equal file remains
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleView:
-    """An example with its thumbnails.
+    """An example with its thumbnails."""
 
-    Attributes:
-        thumbnails: Of the first few files.
-        more: Number of files that are not shown.
-        note: As in `Example`.
-    """
-
-    thumbnails: tuple[Thumbnail, ...]
-    more: int
-    note: str
+    thumbnails: tuple[Thumbnail, ...]  # of the first few files
+    more: int  # number of files that are not shown
+    note: str  # as in `Example`
 
 
 def write_page(

@@ -31,15 +31,8 @@ def find_label_issues(
 ) -> tuple[list[Suspect], LabelReview | None]:
     """Return the images whose label is probably wrong, the least likely label first, and a review.
 
-    Args:
-        images: N images with their labels.
-        features: (N, D) of a network that was not trained on these labels.
-        classes: Class names by index.
-        seed: Seed of the folds and of the subsample.
-        report: Receives a note if only a part of the images is scored.
-
-    Returns:
-        The images, and how many labels were judged; None if none could be.
+    `features` are (N, D) of a network that was not trained on these labels. A note says if only a
+    part of the images is scored; the review is None if no label could be judged.
     """
     targets = _targets(images, classes)
     drawn = _subsample(len(images), IMAGES_MOST, seed)
@@ -79,14 +72,7 @@ def fit_learning_curve(
 ) -> LearningCurve | None:
     """Return the learning curve of a linear classifier; None if there are too few images.
 
-    Args:
-        training: Training images with their labels.
-        training_features: (N, D).
-        held_out: Held-out images with their labels.
-        held_out_features: (M, D).
-        classes: Class names by index.
-        seed: Seed of the subsamples.
-        report: Receives a note if only a part of the images is used.
+    Training features are (N, D), held-out ones (M, D). A note says if only a part of them is used.
     """
     drawn = _subsample(len(training), IMAGES_MOST, seed)
     if len(drawn) < len(training):

@@ -17,17 +17,11 @@ BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to select f
 
 @dataclass(frozen=True)
 class MirroredFeatures:
-    """Features of images and of their mirror images.
+    """Features of images and of their mirror images."""
 
-    Attributes:
-        rows: (M,) row of each image in the dataset, ascending.
-        features: (M, D) float32.
-        mirrored: (M, D) float32, of the mirror images.
-    """
-
-    rows: np.ndarray
-    features: np.ndarray
-    mirrored: np.ndarray
+    rows: np.ndarray  # (M,) row of each image in the dataset, ascending
+    features: np.ndarray  # (M, D) float32
+    mirrored: np.ndarray  # (M, D) float32, of the mirror images
 
 
 def nearest_pairs(
@@ -35,10 +29,7 @@ def nearest_pairs(
 ) -> list[tuple[int, int, bool]]:
     """Return the nearest neighbours of each image by cosine similarity of the centred features.
 
-    Args:
-        table: Features of the images.
-        among: Rows to search; others are ignored.
-        report: Receives progress.
+    Only the rows in `among` are searched.
 
     Returns:
         (row, larger row, whether one of them is mirrored), unique and sorted.

@@ -47,34 +47,21 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Files or a class that a finding applies to.
+    """Files or a class that a finding applies to."""
 
-    Attributes:
-        paths: The files, relative to the dataset; empty for a class.
-        note: Details.
-    """
-
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # the files, relative to the dataset; empty for a class
     note: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem or a remark, with its examples.
-
-    Attributes:
-        kind: FindingKind of finding.
-        needs_fix: Whether it should be fixed; otherwise it is a note.
-        message: What was found, with its count.
-        advice: What to do.
-        examples: All occurrences, the worst first.
-    """
+    """A problem or a remark, with its examples."""
 
     kind: FindingKind
-    needs_fix: bool
+    needs_fix: bool  # whether it should be fixed; otherwise it is a note
     message: str
     advice: str
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...]  # all occurrences, the worst first
 
     @property
     def count(self) -> int:
@@ -98,11 +85,7 @@ def find_unreadable(skipped: Iterable[SkippedFile]) -> Iterator[Finding]:
 
 
 def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Yield class sets that differ between splits, tiny classes and class imbalance.
-
-    Args:
-        images: Readable ones only.
-    """
+    """Yield class sets that differ between splits, tiny classes and class imbalance."""
     by_split: dict[str, Counter[str]] = defaultdict(Counter)
     for image in images:
         by_split[image.split][image.label] += 1
@@ -220,14 +203,11 @@ def find_image_faults(
 
 
 def suggest_fit(sizes: np.ndarray) -> tuple[Fit, str]:
-    """Return the --fit that suits the images' aspect ratios, and the reason.
+    """Return the --fit that suits the images' (N, 2) widths and heights, px, and the reason.
 
     `crop` keeps the centre only, so it is wrong once many images are long. If all have one shape,
     `squash` distorts all of them in the same way, which a network learns; otherwise `pad` keeps
     every pixel.
-
-    Args:
-        sizes: (N, 2) width and height, px.
     """
     ratios = sizes[:, 0] / sizes[:, 1]
     longer = np.maximum(ratios, 1 / ratios)

@@ -33,13 +33,9 @@ def small_grey(picture: Image.Image, side: int = SIDE) -> np.ndarray:
 
 
 def fingerprints(grey: np.ndarray) -> np.ndarray:
-    """Return the fingerprints of an image and of its centre crops.
+    """Return the fingerprints of a (SIDE, SIDE) float32 image and of its centre crops.
 
-    Args:
-        grey: (SIDE, SIDE) float32.
-
-    Returns:
-        (len(CROPS), LENGTH) float32, each row of norm 1, or near 0 for a uniform image.
+    (len(CROPS), LENGTH) float32, each row of norm 1, or near 0 for a uniform image.
     """
     values = (_BASES @ grey @ _BASES.transpose(0, 2, 1))[:, _ROWS, _COLUMNS]
     norm = np.sqrt(np.einsum("ij,ij->i", values, values))

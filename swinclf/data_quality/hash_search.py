@@ -21,19 +21,12 @@ NEAREST = 8  # neighbours returned per image
 
 
 class NeighbourPairs(NamedTuple):
-    """Pairs of near fingerprints, as columns of equal length.
+    """Pairs of near fingerprints, as columns of equal length."""
 
-    Attributes:
-        first: Rows.
-        second: Rows, of whole images.
-        crop: Which fingerprint of the first is near.
-        distance: Euclidean distance.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    crop: np.ndarray
-    distance: np.ndarray
+    first: np.ndarray  # rows
+    second: np.ndarray  # rows, of whole images
+    crop: np.ndarray  # which fingerprint of the first is near
+    distance: np.ndarray  # Euclidean distance
 
     def select(self, which: np.ndarray) -> NeighbourPairs:
         """Return the pairs of a mask or of indices."""
@@ -43,12 +36,8 @@ class NeighbourPairs(NamedTuple):
 def search_fingerprints(prints: np.ndarray, within: float) -> NeighbourPairs:
     """Return the pairs in which some fingerprint of the first is near that of the whole second.
 
-    Args:
-        prints: (N, crops, numbers) of norm 1; crop 0 is the whole image.
-        within: Largest distance, below 1.
-
-    Returns:
-        Each unordered pair at most once, at its smallest distance.
+    (N, crops, numbers) of norm 1, of which crop 0 is the whole image -> each unordered pair within
+    a distance below 1 at most once, at its smallest distance.
     """
     found = _joined([])
     if len(prints) < 2:

@@ -33,27 +33,16 @@ AHEAD = 64  # files read in advance
 
 @dataclass(frozen=True)
 class ImageStats:
-    """Statistics of the images; row i is `images[i]`.
-
-    Attributes:
-        images: The files.
-        errors: Why a file cannot be read; empty if it can.
-        digests: Of the content; empty for an unreadable file.
-        sizes: (N, 2) int32: width and height, px, of the upright image; 0 if unreadable.
-        orientations: (N,) uint8: the EXIF tag, 1 without one.
-        spreads: (N,) float32: standard deviation of the grey values, which are up to 255.
-        prints: (N, crops, numbers) float32 fingerprints.
-        ranges: Black and white points of images of more than 8 bits.
-    """
+    """Statistics of the images; row i is `images[i]`."""
 
     images: Sequence[ImageFile]
-    errors: list[str]
-    digests: list[bytes]
-    sizes: np.ndarray
-    orientations: np.ndarray
-    spreads: np.ndarray
-    prints: np.ndarray
-    ranges: tuple[ValueRange, ...] = ()
+    errors: list[str]  # why a file cannot be read; empty if it can
+    digests: list[bytes]  # of the content; empty for an unreadable file
+    sizes: np.ndarray  # (N, 2) int32: width and height, px, of the upright image; 0 if unreadable
+    orientations: np.ndarray  # (N,) uint8: the EXIF tag, 1 without one
+    spreads: np.ndarray  # (N,) float32: standard deviation of the grey values, which are up to 255
+    prints: np.ndarray  # (N, crops, numbers) float32 fingerprints
+    ranges: tuple[ValueRange, ...] = ()  # black and white points of images of more than 8 bits
 
     @property
     def readable(self) -> np.ndarray:
@@ -78,15 +67,7 @@ def read_image_stats(
     report: Reporter,
     ranges: tuple[ValueRange, ...] = (),
 ) -> ImageStats:
-    """Read every file once.
-
-    Args:
-        root: Folder that the images' paths are relative to.
-        images: The files.
-        workers: Reader threads; 0 reads in this thread.
-        report: Receives progress.
-        ranges: Black and white points of images of more than 8 bits.
-    """
+    """Read every file once, in `workers` threads; 0 reads in this thread."""
     count = len(images)
     stats = ImageStats(
         images=images,

@@ -18,19 +18,12 @@ FOLDS = 5  # classes of fewer images are not scored
 
 
 class LabelIssue(NamedTuple):
-    """An image whose label is probably wrong.
-
-    Attributes:
-        row: Index of the image.
-        suggested: Index of the predicted class.
-        own: Probability of its own label, in [0, 1].
-        other: Probability of the suggested one, in [0, 1].
-    """
+    """An image whose label is probably wrong."""
 
     row: int
-    suggested: int
-    own: float
-    other: float
+    suggested: int  # index of the predicted class
+    own: float  # probability of its own label, in [0, 1]
+    other: float  # probability of the suggested one, in [0, 1]
 
 
 def scorable_rows(targets: Labels) -> npt.NDArray[np.intp]:
@@ -43,15 +36,9 @@ def scorable_rows(targets: Labels) -> npt.NDArray[np.intp]:
 def out_of_fold_probabilities(
     features: npt.NDArray[np.floating], labels: Labels, *, seed: int
 ) -> Floats:
-    """Return class probabilities by five-fold cross-validation of a linear discriminant.
+    """Return class probabilities, (N, K), by five-fold cross-validation of a linear discriminant.
 
-    Args:
-        features: (N, D).
-        labels: (N,), 0 to K - 1, at least five of each.
-        seed: Seed of the folds.
-
-    Returns:
-        (N, K) probabilities.
+    (N, D) features, and (N,) labels from 0 to K - 1, at least five of each.
     """
     components = reduce_dimensions(features)
     probs = np.empty((len(labels), int(labels.max()) + 1))
@@ -65,9 +52,7 @@ def out_of_fold_probabilities(
 def rank_label_issues(probs: Floats, labels: Labels) -> list[LabelIssue]:
     """Return the images that are more likely of another class, the least likely label first.
 
-    Args:
-        probs: (N, K), out of fold.
-        labels: (N,).
+    (N, K) probabilities out of fold, (N,) labels.
 
     Source: Northcutt, Jiang & Chuang 2021, "Confident Learning", sec. 3: ranked by self-confidence.
     """

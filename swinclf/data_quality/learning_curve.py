@@ -33,12 +33,7 @@ def learning_curve(
 ) -> LearningCurve | None:
     """Return the accuracy with 10, 25, 50 and 100 % of each class and a forecast for twice as many.
 
-    Args:
-        train: (N, D) features.
-        train_targets: (N,) class indices.
-        val: (M, D) features of the held-out images.
-        val_targets: (M,) class indices.
-        seed: Seed of the subsets.
+    (N, D) features and (N,) class indices of training images, (M, D) and (M,) of held-out ones.
 
     Returns:
         The curve, without shares of no more images than classes; None if only one share

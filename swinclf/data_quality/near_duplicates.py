@@ -47,34 +47,21 @@ CACHED_IMAGES, CACHED_SMALL, CACHED_SPECTRA = 2048, 65536, 512
 
 @dataclass(frozen=True, slots=True)
 class NearPair:
-    """Two files that show the same image.
+    """Two files that show the same image."""
 
-    Attributes:
-        first: A row.
-        second: A larger one.
-        agreement: Correlation of their details, in [-1, 1].
-        by_features: Whether only features proposed the pair, not fingerprints.
-    """
-
-    first: int
-    second: int
-    agreement: float
-    by_features: bool
+    first: int  # a row
+    second: int  # a larger one
+    agreement: float  # correlation of their details, in [-1, 1]
+    by_features: bool  # whether only features proposed the pair, not fingerprints
 
 
 class _Candidate(NamedTuple):
-    """Two rows, and how to align the second with the first.
+    """Two rows, and how to align the second with the first."""
 
-    Attributes:
-        first: A row.
-        second: Another.
-        mirrored: Whether to mirror the first.
-        part: Centre crop of the first that the second may show; None for any crop of either.
-    """
-
-    first: int
-    second: int
-    mirrored: bool
+    first: int  # a row
+    second: int  # another
+    mirrored: bool  # whether to mirror the first
+    # centre crop of the first that the second may show; None for any crop of either
     part: float | None
 
 
@@ -89,13 +76,6 @@ def find_near_pairs(
     """Return near duplicates that are not exact ones, the best agreement first.
 
     Of exact duplicates only the first is compared; nearly empty images are left out.
-
-    Args:
-        root: Folder that the paths are relative to.
-        stats: Statistics of all images.
-        workers: Threads.
-        report: Receives progress.
-        features: Features of the images, if a network is given.
     """
     firsts = {digest: row for row, digest in reversed(list(enumerate(stats.digests))) if digest}
     rows = np.array(

@@ -13,9 +13,7 @@ from swinclf.reporting.report_data import EXAMPLES, FindingSummary
 def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
     """Yield exact duplicates, conflicting labels, leaks, tiny classes and class imbalance.
 
-    Args:
-        images: With the splits of the folders.
-        digests: Content digest of every readable image, by path.
+    `digests` has the content digest of every readable image, by path.
     """
     readable = [image for image in images if image.path in digests]
     yield from find_duplicates(readable, group_identical([digests[one.path] for one in readable]))

@@ -19,17 +19,11 @@ MARGIN = 2  # px at the border that are not compared
 
 
 class CropWindow(NamedTuple):
-    """Position of one image as a square window of another.
+    """Position of one image as a square window of another."""
 
-    Attributes:
-        scale: Side of the window over the side of the whole image.
-        x: Centre of the window, from -1 (left edge) to 1 (right edge).
-        y: Likewise, downwards.
-    """
-
-    scale: float = 1.0
-    x: float = 0.0
-    y: float = 0.0
+    scale: float = 1.0  # side of the window over the side of the whole image
+    x: float = 0.0  # centre of the window, from -1 (left edge) to 1 (right edge)
+    y: float = 0.0  # likewise, downwards
 
 
 FULL_WINDOW = CropWindow()
@@ -38,10 +32,8 @@ FULL_WINDOW = CropWindow()
 def detail_agreement(one: np.ndarray, other: np.ndarray, start: CropWindow = FULL_WINDOW) -> float:
     """Return the correlation of the details of two images after registration.
 
-    Args:
-        one: (DETAIL_SIDE, DETAIL_SIDE) grey, float32.
-        other: Likewise.
-        start: Initial window of `other` in `one`.
+    Both are (DETAIL_SIDE, DETAIL_SIDE) grey, float32; `start` is the initial window of `other` in
+    `one`.
 
     Returns:
         In [-1, 1]; 0 if the registration fails or there are no details.

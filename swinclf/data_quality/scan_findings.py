@@ -14,8 +14,7 @@ from swinclf.data_quality.findings import Example, Finding, FindingKind
 def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
     """Yield lost classes, similar class names and layout problems.
 
-    Args:
-        index: A scan whose `skipped` includes the unreadable files.
+    The scan's `skipped` includes the unreadable files.
     """
     yield from _lost_classes(index)
     similar = similar_names(index.folders)

@@ -25,18 +25,13 @@ FLAT = 1.0  # of 255: details below it are noise
 
 
 class MatchSpectra(NamedTuple):
-    """Precomputed spectra of an image, as a template and as an image to search.
+    """Precomputed spectra of an image, as a template and as an image to search."""
 
-    Attributes:
-        spectrum: (side, side // 2 + 1) complex64, of its details.
-        shrunk: (sizes, side, side // 2 + 1) complex64, of its details at each size, of norm 1;
-            conjugate.
-        norms: (sizes, side, side) float32: of the details in the window of each size that starts
-            there; infinite where the window would exceed the image.
-    """
-
-    spectrum: np.ndarray
+    spectrum: np.ndarray  # (side, side // 2 + 1) complex64, of its details
+    # (sizes, side, side // 2 + 1) complex64, of its details at each size, of norm 1; conjugate
     shrunk: np.ndarray
+    # (sizes, side, side) float32: of the details in the window of each size that starts there;
+    # infinite where the window would exceed the image
     norms: np.ndarray
 
 

@@ -31,14 +31,7 @@ Labels = npt.NDArray[np.int64]
 
 
 def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str) -> None:
-    """Draw the image with its grid of patches, and the patches separately.
-
-    Args:
-        network: The network, for the size of its patches.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image.
-    """
+    """Draw the image, (H, W, 3), with its grid of patches, and the patches separately."""
     embed, step = network.patch_embed, _stride(network)
     (rows, columns), side = embed.grid_size, embed.patch_size[0]
     numbers = side * side * 3
@@ -90,13 +83,7 @@ def _draw_apart(
 def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
     """Draw the similarity of the position embeddings, or the relative position bias tables.
 
-    Args:
-        network: With trained weights.
-        path: The PNG file.
-        about: Description of the weights.
-
-    Returns:
-        Whether a figure was drawn: a ViT may have no position embeddings.
+    Returns whether a figure was drawn: a ViT may have no position embeddings.
 
     Source: Dosovitskiy et al. 2021, fig. 7 (centre); Liu et al. 2021, sec. 3.2.
     """
@@ -200,12 +187,6 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
 
 def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> None:
     """Draw each stage's windows, how they are shifted, and which pairs the masks separate.
-
-    Args:
-        network: The network, for its grids, windows and shifts.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image.
 
     Source: Liu et al. 2021, figs. 2 and 4.
     """

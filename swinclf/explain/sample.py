@@ -7,15 +7,7 @@ import numpy.typing as npt
 
 
 def synthetic_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a deterministic image with a large shape, edges and a texture.
-
-    Args:
-        height: Pixels down.
-        width: Pixels across.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """Return a fixed (height, width, 3) uint8 image with a large shape, edges and a texture."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     y, x = (y + 0.5) / height * 2 - 1, (x + 0.5) / width * 2 - 1
     sky, grass = np.array([150, 190, 225.0]), np.array([70, 130, 60.0])

@@ -42,16 +42,10 @@ from swinclf.run_folder import MODEL_SUFFIXES, RunFolder, find_model
 
 @dataclass(frozen=True)
 class InspectionTarget:
-    """A network to inspect.
-
-    Attributes:
-        architecture: The network.
-        file: The weights of its run; None for a name.
-        card: Their card.
-    """
+    """A network to inspect."""
 
     architecture: Architecture
-    file: Path | None = None
+    file: Path | None = None  # the weights of its run; None for a name
     card: ModelCard | None = None
 
     @property
@@ -84,10 +78,8 @@ class InspectionTarget:
     ) -> tuple[nn.Module, str]:
         """Build the network with its weights, in evaluation mode, and describe the weights.
 
-        Args:
-            weights: For a name: a weights file or run.
-            pretrained: For a name: whether to load its published weights.
-            report: Receives a note on what was loaded of a weights file.
+        A network given by name gets a weights file or run, or its published weights if
+        `pretrained`.
 
         Raises:
             WeightsError: If weights are not available, or do not fit.
@@ -124,9 +116,7 @@ class InspectionTarget:
     def picture(self, path: Path | None, preprocess: Preprocess) -> tuple[np.ndarray, str]:
         """Return an image at the network's input size, (H, W, 3) uint8, and a description.
 
-        Args:
-            path: Its file; None for one of the run's samples, or else a synthetic one.
-            preprocess: The network's preprocessing.
+        Without a path it is one of the run's samples, or else a synthetic one.
 
         Raises:
             DataError: If it cannot be read.
@@ -201,11 +191,7 @@ def _builder(name: str) -> Impl:
 
 
 def _published_classes(name: str) -> int:
-    """Return the number of classes of a name's published head.
-
-    Raises:
-        ModelError: If neither this package nor timm knows the name.
-    """
+    """Return the number of classes of a name's published head; ModelError for an unknown name."""
     if name in (*OWN_SHAPES, EMBEDDED):
         return 1000
     if is_native(name):

@@ -34,15 +34,9 @@ def draw_vit_attention(
     reader: str,
     about: str,
 ) -> None:
-    """Draw a ViT's rollout, the attention of blocks and heads, and attention distances.
+    """Draw a ViT's rollout, (h, w), the attention of blocks and heads, and attention distances.
 
-    Args:
-        found: Attention of every block.
-        followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        reader: The pooled token, whose attention is shown, in words.
-        about: Description of the image and the weights.
+    `reader` is the pooled token, whose attention is shown, in words.
     """
     figure = drawing.new_figure(
         11,
@@ -67,15 +61,7 @@ def draw_vit_attention(
 def draw_swin_attention(
     found: Sequence[BlockAttention], followed: Tensor, pixels: Pixels, path: Path, *, about: str
 ) -> None:
-    """Draw a Swin's rollout, the attention in windows by stage, and attention distances.
-
-    Args:
-        found: Attention of every block.
-        followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image and the weights.
-    """
+    """Draw a Swin's rollout, (h, w), the attention in windows by stage, and attention distances."""
     stages = sorted({one.stage for one in found})
     columns = max(4, len(stages))
     panels = [[(stage, is_shifted) for stage in stages] for is_shifted in (False, True)]
@@ -174,13 +160,7 @@ def draw_evidence(
 ) -> None:
     """Draw the evidence for the predicted class by cell and by pixel, and the top classes.
 
-    Args:
-        found: The evidence.
-        probabilities: Of all classes, (K,), summing to 1.
-        classes: Their names.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image and the weights.
+    `probabilities` are those of all classes, (K,).
     """
     name, families = drawing.class_text(classes[found.target], found.target)
     figure = drawing.new_figure(

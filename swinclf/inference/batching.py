@@ -15,11 +15,7 @@ MIN_SPEEDUP = 1.05  # a doubled batch size is adopted only if it is faster by th
 
 
 class BatchSize:
-    """The size of the next batch, doubled for as long as that raises the throughput.
-
-    Args:
-        parallel: The first and the largest size.
-    """
+    """The size of the next batch, doubled for as long as that raises the throughput."""
 
     def __init__(self, parallel: ParallelBatches) -> None:
         self.size = parallel.first_size
@@ -30,12 +26,7 @@ class BatchSize:
         self._lock = Lock()
 
     def record(self, count: int, seconds: float) -> None:
-        """Record how long a batch took; the first batch of each size is a warm-up.
-
-        Args:
-            count: Images in it.
-            seconds: Time of the network alone.
-        """
+        """Record how long the network alone took; the first batch of each size is a warm-up."""
         with self._lock:
             if self._settled or count != self.size:  # or it is of the previous size
                 return

@@ -24,38 +24,24 @@ OOD_SHARE = 0.05  # of the held-out images score above the out-of-distribution t
 
 @dataclass(frozen=True)
 class LabelledOutputs:
-    """The outputs of a network for labelled images.
+    """The outputs of a network for labelled images."""
 
-    Attributes:
-        logits: (N, K).
-        features: (N, D); None from a model that does not give them.
-        targets: (N,) class indices.
-        images: The images, in the order of the rows.
-        ood_scores: (N,), nan without a feature space; None to compute them by the model's.
-    """
-
-    logits: np.ndarray
-    features: np.ndarray | None
-    targets: np.ndarray
-    images: Sequence[ImageFile] = ()
+    logits: np.ndarray  # (N, K)
+    features: np.ndarray | None  # (N, D); None from a model that does not give them
+    targets: np.ndarray  # (N,) class indices
+    images: Sequence[ImageFile] = ()  # the images, in the order of the rows
+    # (N,), nan without a feature space; None to compute them by the model's
     ood_scores: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class ConfidenceFit:
-    """The fitted confidence and the outputs that it was fitted on.
+    """The fitted confidence and the outputs that it was fitted on."""
 
-    Attributes:
-        confidence: What the model file stores.
-        calibration: For the report; None where no images were held out.
-        held_out: Outputs for the sample of held-out images.
-        training: Outputs for the sample of training images.
-    """
-
-    confidence: Confidence
-    calibration: Calibration | None
-    held_out: LabelledOutputs | None = None
-    training: LabelledOutputs | None = None
+    confidence: Confidence  # what the model file stores
+    calibration: Calibration | None  # for the report; None where no images were held out
+    held_out: LabelledOutputs | None = None  # outputs for the sample of held-out images
+    training: LabelledOutputs | None = None  # outputs for the sample of training images
 
 
 def fit_confidence(

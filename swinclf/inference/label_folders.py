@@ -17,17 +17,8 @@ _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
 class LabelFolders:
     """Links to images by predicted label; copies where links are not allowed.
 
-    Args:
-        root: The folder; new or empty.
-        sources: Folders that must not contain it: those of the images.
-
-    Attributes:
-        root: The folder.
-        linked: Number of links made.
-        copied: Number of copies made.
-
     Raises:
-        ConfigError: If the folder has files in it, or is in one of `sources`.
+        ConfigError: If the folder has files in it, or is in one of `sources`, those of the images.
     """
 
     def __init__(self, root: Path, sources: Iterable[Path]) -> None:

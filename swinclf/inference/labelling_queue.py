@@ -8,7 +8,7 @@ CANDIDATES = 5  # times as many images of small margin as are selected
 
 
 def select_diverse(margins: np.ndarray, features: np.ndarray | None, count: int) -> list[int]:
-    """Return the indices of images to label, the most valuable first.
+    """Return the indices of up to `count` images to label, the most valuable first.
 
     The first has the smallest margin. Each other one has the largest product of its doubt (one
     minus the margin) and its distance to the nearest that is selected already, so that

@@ -20,14 +20,8 @@ def find_nearest(
 ) -> list[list[Neighbour]]:
     """Return the nearest training images of each query, by cosine similarity of the features.
 
-    Args:
-        queries: (Q, D).
-        features: (N, D), N at least 1.
-        images: (path, label) of each row of `features`.
-        count: Neighbours of each query, at most.
-
-    Returns:
-        The neighbours of each query, nearest first, each with its own path as `file`.
+    (Q, D) queries and (N, D) features of N >= 1 images, (path, label) each -> up to `count`
+    neighbours of each query, nearest first, with their own path as `file`.
     """
     similarities = unit_rows(queries) @ unit_rows(features).T  # (Q, N)
     found = []

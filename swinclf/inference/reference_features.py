@@ -26,26 +26,16 @@ FEATURES, IMAGES, MODEL = "features", "images", "model"  # the names in the file
 
 @dataclass(frozen=True)
 class ReferenceFeatures:
-    """The features of a sample of the training images.
+    """The features of a sample of the training images."""
 
-    Attributes:
-        features: (N, D), N at least 1, rows of length 1.
-        images: Path and label of each row.
-    """
-
-    features: npt.NDArray[np.float32]
-    images: Sequence[tuple[str, str]]
+    features: npt.NDArray[np.float32]  # (N, D), N at least 1, rows of length 1
+    images: Sequence[tuple[str, str]]  # path and label of each row
 
 
 def save_reference_features(run: RunFolder, outputs: LabelledOutputs | None) -> None:
     """Write the features next to the run's model, in half precision: a few MB at most.
 
-    Args:
-        run: The run's folder, which has its model.
-        outputs: The network's outputs for the sample; nothing is written without features.
-
-    Raises:
-        RunError: If the file cannot be written.
+    Nothing is written if the outputs have no features.
     """
     if outputs is None or outputs.features is None:
         return
@@ -56,14 +46,10 @@ def save_reference_features(run: RunFolder, outputs: LabelledOutputs | None) -> 
 
 
 def load_reference_features(path: Path, model: Path) -> ReferenceFeatures:
-    """Read the features of a model's training images.
-
-    Args:
-        path: The file.
-        model: The model.safetensors that computed them; features of another model are of no use.
+    """Read the features of the training images that a model.safetensors computed.
 
     Raises:
-        WeightsError: If it cannot be read, is damaged, or of another model.
+        WeightsError: If the file cannot be read, is damaged, or of another model.
     """
     tensors, facts = read_tensors(path, signed=True)
     try:

@@ -24,9 +24,7 @@ def find_held_out_neighbours(
 ) -> Mapping[str, Sequence[Neighbour]]:
     """Return the nearest training images of held-out images, by features already computed.
 
-    Args:
-        fit: Holds the features of held-out and of training images.
-        paths: Images to find neighbours of; those that are not among the held-out ones get none.
+    Images that are not among the held-out ones get none.
     """
     held_out, training = fit.held_out, fit.training
     if held_out is None or training is None:

@@ -31,21 +31,15 @@ OutputT = TypeVar("OutputT")
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """The outputs for one image, or why it could not be read.
+    """The outputs for one image, or why it could not be read."""
 
-    Attributes:
-        probabilities: (K,) float32, calibrated; None if the image could not be read.
-        error: Why it could not be read; empty if it could.
-        ood_score: Distance to the training images; None from a model without a feature space.
-        logits: (K,) float32, before calibration.
-        features: (D,) float32; None from a model that does not give them.
-    """
-
+    # (K,) float32, calibrated; None if the image could not be read
     probabilities: np.ndarray | None
-    error: str
+    error: str  # why it could not be read; empty if it could
+    # distance to the training images; None from a model without a feature space
     ood_score: float | None = None
-    logits: np.ndarray | None = None
-    features: np.ndarray | None = None
+    logits: np.ndarray | None = None  # (K,) float32, before calibration
+    features: np.ndarray | None = None  # (D,) float32; None from a model that does not give them
 
     @property
     def selective_scores(self) -> tuple[float, float]:
@@ -135,15 +129,10 @@ def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutp
 
 
 class _Loaded(NamedTuple):
-    """A decoded source.
+    """A decoded source."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8 in the network's size; None if it could not be read.
-        error: Why it could not be read; empty if it could.
-    """
-
-    pixels: np.ndarray | None
-    error: str
+    pixels: np.ndarray | None  # (H, W, 3) uint8 in the network's size; None if it could not be read
+    error: str  # why it could not be read; empty if it could
 
 
 def _load(source: Any, preprocess: Preprocess) -> _Loaded:

@@ -44,23 +44,14 @@ MAX_MARKED_EPOCHS = 40  # more markers would overlap
 
 
 class _MatrixLayout(NamedTuple):
-    """The sizes of a confusion matrix, which depend on its number of cells.
+    """The sizes of a confusion matrix, which depend on its number of cells."""
 
-    Attributes:
-        cell: Side of a cell in inches.
-        dpi: Pixels per inch.
-        font_size: Of the class names, in points.
-        name_columns: Longest line of a class name in text columns; two lines at most.
-        has_counts: Whether cells show their counts.
-        has_shares: Whether they also show their shares of the row.
-    """
-
-    cell: float
-    dpi: int
-    font_size: float
-    name_columns: int
-    has_counts: bool
-    has_shares: bool
+    cell: float  # side of a cell in inches
+    dpi: int  # pixels per inch
+    font_size: float  # of the class names, in points
+    name_columns: int  # longest line of a class name in text columns; two lines at most
+    has_counts: bool  # whether cells show their counts
+    has_shares: bool  # whether they also show their shares of the row
 
 
 def _layout_for(side: int) -> _MatrixLayout:
@@ -80,10 +71,6 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     Cells show counts and percentages if they have room. A name that no installed font can draw is
     replaced by its class index, with a key below. Above 250 classes only some are named, above
     1000 a cell represents several neighbouring classes.
-
-    Args:
-        metrics: The metrics.
-        path: The PNG file, replaced if it exists.
     """
     class_count = len(metrics.classes)
     block = math.ceil(class_count / MAX_CELLS)
@@ -205,16 +192,10 @@ def _label_step(layout: _MatrixLayout) -> int:
 def _class_labels(
     classes: Sequence[str], shown: Sequence[int], columns: int
 ) -> tuple[list[Text], dict[int, str]]:
-    """Return the axis labels of some classes, and the key of those that are numbers.
+    """Return the axis labels of the classes in `shown`, and the key of those that are numbers.
 
-    Args:
-        classes: All names.
-        shown: Indices of the classes to label.
-        columns: Longest line of a label in text columns; a longer label has two lines.
-
-    Returns:
-        A text with its fonts for each class in `shown`; index -> spelled-out name for each that
-        no installed font can draw.
+    A label longer than `columns` has two lines. Each text has its fonts; the key has the
+    spelled-out name by index for each class that no installed font can draw.
     """
     texts = distinct_labels({index: classes[index] for index in shown}, 2 * columns)
     labels, key = [], {}
@@ -323,10 +304,8 @@ def _write_key(
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw loss, accuracy and learning rate over the epochs.
 
-    Args:
-        history: A row an epoch with the keys epoch, train_loss, train_accuracy, val_loss,
-            val_accuracy and lr; a value may be None. Accuracies in [0, 1].
-        path: The PNG file, replaced if it is there.
+    A row an epoch has the keys epoch, train_loss, train_accuracy, val_loss, val_accuracy and lr; a
+    value may be None. Accuracies are in [0, 1].
 
     Raises:
         ValueError: If there is no epoch.

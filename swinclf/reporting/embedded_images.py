@@ -17,7 +17,7 @@ Thumbnails = Callable[[Sequence[str]], Iterator[bytes | None]]
 def embed(
     uses: Sequence[str], thumbnails: Thumbnails, *, budget: int = MAX_CHARS
 ) -> dict[str, str]:
-    """Return the data URIs of a page's thumbnails.
+    """Return the data URIs of a page's thumbnails by path, up to a budget in characters.
 
     Args:
         uses: Paths of the images in order of importance, once for each use: a thumbnail that the
@@ -26,8 +26,8 @@ def embed(
         budget: Largest number of characters in the page.
 
     Returns:
-        Path -> data URI. Unreadable images are missing, and so are all from the first one that
-        would have exceeded the budget.
+        Unreadable images are missing, and so are all from the first one that would have exceeded
+        the budget.
     """
     counts = Counter(uses)
     uris: dict[str, str] = {}

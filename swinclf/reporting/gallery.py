@@ -14,25 +14,18 @@ MAX_GALLERY = 300  # images
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The images of a gallery.
+    """The images of a gallery."""
 
-    Attributes:
-        rows: Mistakes, most confident first, then correct predictions, least confident first.
-        labels: Their true classes, sorted.
-        images: Number of images that they are chosen from.
-    """
-
+    # mistakes, most confident first, then correct predictions, least confident first
     rows: Sequence[PredictionRow]
-    labels: Sequence[str]
-    images: int
+    labels: Sequence[str]  # their true classes, sorted
+    images: int  # number of images that they are chosen from
 
 
 def choose_gallery(rows: Sequence[PredictionRow], *, limit: int = MAX_GALLERY) -> Gallery:
     """Return all mistakes, then a random sample of the other images, the same in every report.
 
-    Args:
-        rows: All predictions.
-        limit: Largest number of images; of more mistakes a random sample is taken.
+    Of more mistakes than the limit a random sample is taken.
     """
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     shuffled = [rows[index] for index in order]

@@ -20,12 +20,7 @@ LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of ea
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return an image as a data URI.
-
-    Args:
-        content: The encoded image.
-        kind: Its format, such as png or jpeg.
-    """
+    """Return an encoded image as a data URI; `kind` is its format, such as png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -33,9 +28,7 @@ def data_uri(content: bytes, kind: str) -> str:
 def page_template(folder: str, name: str) -> Template:
     """Return a template that escapes every value and raises on an undefined variable.
 
-    Args:
-        folder: The package's folder with the template; page.css can be included from any.
-        name: The file name.
+    It is in the package's folder `folder`; page.css can be included from any.
     """
     loaders = [PackageLoader("swinclf", one) for one in (folder, "reporting")]
     environment = Environment(

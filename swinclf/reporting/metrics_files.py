@@ -29,15 +29,9 @@ def write_metrics_json(
 ) -> None:
     """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
-    If a name is not valid Unicode (a file name of another encoding), everything beyond ASCII is
-    escaped.
-
-    Args:
-        path: The file, replaced if it exists.
-        metrics: The metrics; the file parses to their `to_dict()`.
-        skipped: Number of files that could not be read; if any, the key `skipped`.
-        teacher: Scores of the teacher; if any, the key `teacher`.
-        verdict: The verdict of the report; if any, the key `verdict`.
+    The keys `skipped` (number of unreadable files), `teacher` and `verdict` are written if there
+    are any. If a name is not valid Unicode (a file name of another encoding), everything beyond
+    ASCII is escaped.
     """
     named = teacher.name if teacher is not None else ""
     ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
@@ -63,10 +57,6 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
 
     The first row and column are the class names, escaped for spreadsheets. Beyond `MATRIX_CLASSES`
     classes, a row for each pair that occurred: true, predicted, count.
-
-    Args:
-        path: The file, replaced if it exists.
-        metrics: The metrics.
     """
     names = metrics.classes
     if not metrics.has_matrix:

@@ -18,99 +18,59 @@ from swinclf.metrics import Z_95
 
 @dataclass(frozen=True, slots=True)
 class PredictionPair:
-    """The two predictions for one image.
-
-    Attributes:
-        path: The image.
-        label: Its true class.
-        first: Class predicted by the first classifier.
-        second: Class predicted by the second one.
-        first_probability: Probability of `first`, in [0, 1].
-        second_probability: Probability of `second`, in [0, 1].
-    """
+    """The two predictions for one image."""
 
     path: str
     label: str
-    first: str
-    second: str
-    first_probability: float
-    second_probability: float
+    first: str  # class predicted by the first classifier
+    second: str  # class predicted by the second one
+    first_probability: float  # probability of `first`, in [0, 1]
+    second_probability: float  # probability of `second`, in [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class RunScore:
-    """One of several runs on the images that all of them have. Fractions are in [0, 1].
+    """One of several runs on the images that all of them have. Fractions are in [0, 1]."""
 
-    Attributes:
-        run: The folder of its predictions.
-        number: Its position on the command line, from 1.
-        accuracy: On the common images.
-        accuracy_ci95: Its 95 % Wilson interval.
-        difference: That accuracy less the best one.
-        difference_ci95: The 95 % score interval of the difference.
-        p_value: Of McNemar's exact test against the best one, corrected by Holm; None for the best.
-        own_images: Number of all its images.
-        own_accuracy: On all its images.
-    """
-
-    run: str
-    number: int
-    accuracy: float
-    accuracy_ci95: tuple[float, float]
-    difference: float
-    difference_ci95: tuple[float, float]
+    run: str  # the folder of its predictions
+    number: int  # its position on the command line, from 1
+    accuracy: float  # on the common images
+    accuracy_ci95: tuple[float, float]  # its 95 % Wilson interval
+    difference: float  # that accuracy less the best one
+    difference_ci95: tuple[float, float]  # the 95 % score interval of the difference
+    # of McNemar's exact test against the best one, corrected by Holm; None for the best
     p_value: float | None
-    own_images: int
-    own_accuracy: float
+    own_images: int  # number of all its images
+    own_accuracy: float  # on all its images
 
 
 @dataclass(frozen=True, slots=True)
 class SeedGroup:
-    """Runs with the same settings but for the seed.
+    """Runs with the same settings but for the seed."""
 
-    Attributes:
-        settings: In what they differ from the other groups.
-        seeds: Of each run.
-        mean: Mean accuracy, each run on all its images.
-        deviation: Standard deviation of the accuracy; None for a single run.
-    """
-
-    settings: str
-    seeds: tuple[int, ...]
-    mean: float
-    deviation: float | None
+    settings: str  # in what they differ from the other groups
+    seeds: tuple[int, ...]  # of each run
+    mean: float  # mean accuracy, each run on all its images
+    deviation: float | None  # standard deviation of the accuracy; None for a single run
 
 
 @dataclass(frozen=True, slots=True)
 class DifferingImage:
-    """An image with different predictions.
-
-    Attributes:
-        path: The image.
-        label: Its true class.
-        predicted: The class predicted by each run, in the order of the command line.
-    """
+    """An image with different predictions."""
 
     path: str
     label: str
-    predicted: tuple[str, ...]
+    predicted: tuple[str, ...]  # the class predicted by each run, in the order of the command line
 
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """Counts of images that two classifiers predict correctly.
+    """Counts of images that two classifiers predict correctly."""
 
-    Attributes:
-        images: Number of images, at least 1.
-        both: Correct by both.
-        only_first: Correct by the first alone.
-        only_second: Correct by the second alone.
-    """
-
-    images: int
-    both: int
-    only_first: int
-    only_second: int
+    images: int  # number of images, at least 1
+    both: int  # correct by both
+    only_first: int  # correct by the first alone
+    only_second: int  # correct by the second alone
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[PredictionPair]) -> PairedCounts:
@@ -182,16 +142,11 @@ def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
 
     It has its nominal coverage for few images and for differences near 0, where Wald's has not.
 
-    Args:
-        gained: Images that count for the difference.
-        lost: Images that count against it.
-        images: All of them, at least 1 and at least gained + lost.
-
     Returns:
         Low and high, in [-1, 1].
 
     Raises:
-        ValueError: If the counts are not as above.
+        ValueError: If a count is negative, or there are fewer images than 1 or gained + lost.
 
     Source: Tango 1998, Statistics in Medicine 17:891-908, eqs. 3 and 4; recommended by Newcombe
     1998, Statistics in Medicine 17:2635-2650, and Fagerland et al. 2014.

@@ -51,15 +51,10 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class TruncatedList(Generic[Row]):
-    """The first rows of a list, and the number of the others.
-
-    Attributes:
-        rows: The first rows.
-        more: Number of rows left out.
-    """
+    """The first rows of a list, and the number of the others."""
 
     rows: Sequence[Row]
-    more: int
+    more: int  # number of rows left out
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], limit: int) -> TruncatedList[Row]:
@@ -70,23 +65,14 @@ class TruncatedList(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """A line of the per-class table.
+    """A line of the per-class table."""
 
-    Attributes:
-        index: Class index, as in class_indices.json.
-        name: The class.
-        support: Number of its images.
-        precision: In [0, 1].
-        recall: In [0, 1]; None without images.
-        f1: In [0, 1]; None without images.
-    """
-
-    index: int
+    index: int  # class index, as in class_indices.json
     name: str
     support: int
-    precision: float
-    recall: float | None
-    f1: float | None
+    precision: float  # in [0, 1]
+    recall: float | None  # in [0, 1]; None without images
+    f1: float | None  # in [0, 1]; None without images
 
 
 def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
@@ -111,10 +97,10 @@ def write_report(
     sections: ReportSections | None = None,
     thumbnails: Thumbnails = no_thumbnails,
 ) -> Verdict:
-    """Write the report as one HTML file without external resources.
+    """Write the report as one HTML file without external resources; return its verdict.
 
     Long lists are truncated, with the number of missing rows and the file that has them. Thumbnails
-    are embedded in order of importance, up to `embedded_images.MAX_CHARS`.
+    are embedded in order of importance, up to `html.MAX_CHARS`.
 
     Args:
         path: The file, replaced if it exists.
@@ -126,12 +112,6 @@ def write_report(
         skipped: (path, reason) of the files that could not be read.
         sections: Other contents.
         thumbnails: Makes small JPEGs of images.
-
-    Returns:
-        The verdict that the report opens with.
-
-    Raises:
-        FileNotFoundError: If the matrix file does not exist.
     """
     extra = sections or ReportSections()
     mistakes = worst_mistakes(rows)

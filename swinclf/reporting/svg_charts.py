@@ -35,21 +35,14 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line in data coordinates.
+    """A line in data coordinates."""
 
-    Attributes:
-        name: For the legend; empty for none.
-        style: CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`.
-        points: (x, y); a y that is None or not finite leaves a gap.
-        band: (low, high) interval of each point; empty for none.
-        sizes: Radius of each point's marker; empty for the default.
-    """
-
-    name: str
-    style: str
+    name: str  # for the legend; empty for none
+    style: str  # CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`
+    # (x, y); a y that is None or not finite leaves a gap
     points: Sequence[tuple[float, float | None]]
-    band: Sequence[tuple[float, float]] = ()
-    sizes: Sequence[float] = ()
+    band: Sequence[tuple[float, float]] = ()  # (low, high) interval of each point; empty for none
+    sizes: Sequence[float] = ()  # radius of each point's marker; empty for the default
 
 
 class SvgLine(NamedTuple):
@@ -71,23 +64,14 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """The contents of an SVG.
-
-    Attributes:
-        title: The heading.
-        summary: A description for screen readers.
-        x_label: Label of the x axis.
-        x_ticks: Left to right.
-        y_ticks: Bottom to top.
-        lines: In drawing order.
-    """
+    """The contents of an SVG."""
 
     title: str
-    summary: str
-    x_label: str
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    lines: Sequence[SvgLine]
+    summary: str  # a description for screen readers
+    x_label: str  # label of the x axis
+    x_ticks: Sequence[Tick]  # left to right
+    y_ticks: Sequence[Tick]  # bottom to top
+    lines: Sequence[SvgLine]  # in drawing order
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,23 +208,14 @@ def _range(
 
 
 class ReliabilityBin(NamedTuple):
-    """A bin of predictions of similar confidence.
+    """A bin of predictions of similar confidence."""
 
-    Attributes:
-        low: Lower end, exclusive.
-        high: Upper end, inclusive.
-        images: Number of images, at least 1.
-        confidence: Mean confidence.
-        accuracy: Share of correct predictions.
-        interval: 95 % interval of the accuracy.
-    """
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    accuracy: float
-    interval: tuple[float, float]
+    low: float  # lower end, exclusive
+    high: float  # upper end, inclusive
+    images: int  # number of images, at least 1
+    confidence: float  # mean confidence
+    accuracy: float  # share of correct predictions
+    interval: tuple[float, float]  # 95 % interval of the accuracy
 
 
 def reliability_bins(
@@ -248,9 +223,7 @@ def reliability_bins(
 ) -> list[ReliabilityBin]:
     """Return the bins of the expected calibration error that have images, in ascending order.
 
-    Args:
-        confidence: Probability of each predicted class, (N,).
-        is_right: Whether it was the true one, (N,).
+    (N,) probabilities of the predicted classes, and (N,) whether they are correct.
     """
     indices = calibration_bins(confidence)
     bins = []
@@ -293,10 +266,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
 def ideal_calibration_error(confidence: npt.NDArray[np.float64]) -> float:
     """Return the expected calibration error of a perfectly calibrated model, by simulation.
 
-    It is above 0, as the accuracy of few images in a bin is never their mean confidence.
-
-    Args:
-        confidence: Probability of each predicted class, (N,).
+    It is above 0, as the accuracy of few images in a bin is never their mean confidence, (N,).
     """
     rng = np.random.default_rng(0)
     draws = (rng.random(len(confidence)) < confidence for _ in range(SIMULATED))
@@ -314,11 +284,7 @@ class CoveragePoint(NamedTuple):
 def coverage_curve(
     confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
 ) -> list[CoveragePoint]:
-    """Return coverage and accuracy for every threshold, highest first.
-
-    Args:
-        confidence: Probability of each predicted class, (N,).
-        is_right: Whether it was the true one, (N,).
+    """Return coverage and accuracy for every threshold, highest first; arguments (N,).
 
     Source: risk-coverage curve, El-Yaniv & Wiener 2010, On the Foundations of Noise-free
     Selective Classification, sec. 2.

@@ -13,27 +13,16 @@ from swinclf.reporting.paired_comparison import PairedCounts, PredictionPair
 
 @dataclass(frozen=True, slots=True)
 class TeacherScores:
-    """The scores of a teacher on the images that its student is scored on. Fractions in [0, 1].
-
-    Attributes:
-        name: The teacher.
-        images: Number of images.
-        accuracy: Of the teacher.
-        accuracy_ci95: Its 95 % Wilson interval.
-        agreement: Share of the images for which both predict the same class.
-        difference: The student's accuracy less the teacher's.
-        difference_ci95: Its 95 % score interval for paired predictions.
-        p_value: Of McNemar's exact test.
-    """
+    """The scores of a teacher on the images that its student is scored on. Fractions in [0, 1]."""
 
     name: str
     images: int
     accuracy: float
-    accuracy_ci95: tuple[float, float]
-    agreement: float
-    difference: float
-    difference_ci95: tuple[float, float]
-    p_value: float
+    accuracy_ci95: tuple[float, float]  # its 95 % Wilson interval
+    agreement: float  # share of the images for which both predict the same class
+    difference: float  # the student's accuracy less the teacher's
+    difference_ci95: tuple[float, float]  # its 95 % score interval for paired predictions
+    p_value: float  # of McNemar's exact test
 
     @classmethod
     def from_pairs(cls, name: str, pairs: Sequence[PredictionPair]) -> TeacherScores:

@@ -69,17 +69,11 @@ NO_ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReview:
-    """Labels compared with the predictions of classifiers that were not trained on them.
+    """Labels compared with the predictions of classifiers that were not trained on them."""
 
-    Attributes:
-        images: Number of labels judged.
-        confident: Number of predictions with a probability of at least 90 %.
-        contradicted: Number of these that differ from the label.
-    """
-
-    images: int
-    confident: int
-    contradicted: int
+    images: int  # number of labels judged
+    confident: int  # number of predictions with a probability of at least 90 %
+    contradicted: int  # number of these that differ from the label
 
     @property
     def is_reliable(self) -> bool:
@@ -89,52 +83,31 @@ class LabelReview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """What a verdict is based on. Fractions are in [0, 1]; what is unknown is None or empty.
+    """What a verdict is based on. Fractions are in [0, 1]; what is unknown is None or empty."""
 
-    Attributes:
-        accuracy: On the scored images.
-        interval: Its 95 % interval.
-        images: Number of scored images.
-        majority: Share of the most frequent class among them.
-        probe_accuracy: Of a linear probe on the same images.
-        is_selected: Whether the scored images also selected the epoch.
-        train_counts: Number of training images of each class.
-        per_class: Scores of each class.
-        train_losses: Of each epoch.
-        val_losses: Of each epoch.
-        gain: Forecast gain in accuracy of twice as many images, and the lower end of its interval.
-        labels: The review of the labels.
-        image_px: Median shorter side of the images.
-        input_px: Side of the network's input.
-    """
-
-    accuracy: float
+    accuracy: float  # on the scored images
     interval: tuple[float, float]
     images: int
-    majority: float
-    probe_accuracy: float | None = None
-    is_selected: bool = False
-    train_counts: Mapping[str, int] | None = None
+    majority: float  # share of the most frequent class among them
+    probe_accuracy: float | None = None  # of a linear probe on the same images
+    is_selected: bool = False  # whether the scored images also selected the epoch
+    train_counts: Mapping[str, int] | None = None  # number of training images of each class
     per_class: Mapping[str, ClassMetrics] | None = None
-    train_losses: Sequence[float] = ()
-    val_losses: Sequence[float] = ()
+    train_losses: Sequence[float] = ()  # of each epoch
+    val_losses: Sequence[float] = ()  # of each epoch
+    # forecast gain in accuracy of twice as many images, and the lower end of its interval
     gain: tuple[float, float] | None = None
-    labels: LabelReview | None = None
-    image_px: float | None = None
-    input_px: int | None = None
+    labels: LabelReview | None = None  # the review of the labels
+    image_px: float | None = None  # median shorter side of the images
+    input_px: int | None = None  # side of the network's input
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on a run.
+    """The verdict on a run."""
 
-    Attributes:
-        kinds: What stands out, the most urgent first; may be empty.
-        lines: How good, how certain, what next: a sentence or two each.
-    """
-
-    kinds: tuple[VerdictKind, ...]
-    lines: tuple[str, str, str]
+    kinds: tuple[VerdictKind, ...]  # what stands out, the most urgent first; may be empty
+    lines: tuple[str, str, str]  # how good, how certain, what next: a sentence or two each
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value of `verdict` in metrics.json."""

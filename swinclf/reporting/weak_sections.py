@@ -20,10 +20,7 @@ MIN_SUPPORT = 5  # scored images of a class
 def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[str, str]:
     """Return the reason for each section to collapse, by the section's id.
 
-    Args:
-        figures: Of the run.
-        ideal_ece: The calibration error of a perfectly calibrated model with as many images; None
-            if it is unknown.
+    `ideal_ece` is the calibration error of a perfectly calibrated model with as many images.
     """
     low, high = figures.interval
     reasons = {}

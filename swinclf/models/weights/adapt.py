@@ -30,26 +30,22 @@ _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
 class AdaptedWeights:
     """Weights that fit a network exactly."""
 
+    # every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds
     state: State
-    """Every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds."""
-    head_loaded: bool
-    """Whether the head is the file's; otherwise it is the network's own."""
+    head_loaded: bool  # whether the head is the file's; otherwise it is the network's own
+    # position tables that were resized to the network's image size or window
     resized: list[str] = field(default_factory=list)
-    """Position tables that were resized to the network's image size or window."""
-    match: Match | None = None
-    """The part of the file that the tensors are from, and its layout."""
-    loaded: int = 0
-    """Number of the file's tensors that were loaded."""
+    match: Match | None = None  # the part of the file that the tensors are from, and its layout
+    loaded: int = 0  # number of the file's tensors that were loaded
+    # tensors of the file that only its training needs, or of a pooling that the network lacks
     left_out: tuple[str, ...] = ()
-    """Tensors of the file that only its training needs, or of a pooling that the network lacks."""
+    # the classifier of the file, left out if `head_loaded` is false
     file_head: Mapping[str, Tensor] = field(default_factory=dict)
-    """The classifier of the file, left out if `head_loaded` is false."""
-    fresh: tuple[str, ...] = ()
-    """Hidden layers of the network's head that the file lacks."""
+    fresh: tuple[str, ...] = ()  # hidden layers of the network's head that the file lacks
+    # groups of tensors that the conversion of the layout ignored, with their numbers
     unused: Mapping[str, int] = field(default_factory=dict)
-    """Groups of tensors that the conversion of the layout ignored, with their numbers."""
+    # original shapes of the tables in `resized`
     old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
-    """Original shapes of the tables in `resized`."""
 
 
 def adapt(
@@ -62,7 +58,7 @@ def adapt(
     """Adapt the tensors of a file to a network, or report what does not fit.
 
     Args:
-        state: Result of read_state_dict, in any of the layouts, under any prefix.
+        state: The file's tensors, in any of the layouts, under any prefix.
         model: A network of this package or of timm.
         allow_other_head: Whether to leave out a head of other classes instead of refusing it.
         grid: Grid of patches of the file's position table; None: the network's if the count
@@ -85,17 +81,10 @@ def adapt_first(
 ) -> tuple[AdaptedWeights, int]:
     """Adapt the first of several state dicts that has all of a network's body, else the closest.
 
-    Args:
-        states: The state dicts of one file, the preferred first.
-        model: A network of this package or of timm.
-        allow_other_head: As in `adapt`.
-        grid: As in `adapt`.
+    Arguments and errors as for `adapt`.
 
     Returns:
         The weights, and the index of their state dict.
-
-    Raises:
-        WeightsError: As `adapt`, for the closest one.
     """
     wanted = dict(model.state_dict())
     head = classifier_names(model) & wanted.keys()
@@ -203,11 +192,7 @@ def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
-    """Refuse integer tensors for floating-point parameters: they are quantised.
-
-    Raises:
-        WeightsError: If the tensor is quantised.
-    """
+    """Refuse integer tensors for floating-point parameters: they are quantised."""
     if wanted.is_floating_point() and not value.is_floating_point():
         kind = str(value.dtype).removeprefix("torch.")
         raise WeightsError(
@@ -218,11 +203,7 @@ def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        WeightsError: If there is one.
-    """
+    """Refuse NaN and infinity."""
     if not value.is_floating_point() or value.is_meta:
         return
     value = value if value.dtype.itemsize >= 2 else value.float()

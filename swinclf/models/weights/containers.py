@@ -41,9 +41,8 @@ def read_state_dict(path: str | Path) -> State:
 def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     """Read all state dicts of a weights file, the preferred first (`select.select`).
 
-    Args:
-        path: A safetensors or .npz file, a file of torch.save or torch.jit.save, an index of
-            shards or one of the shards.
+    `path` is a safetensors or .npz file, a file of torch.save or torch.jit.save, an index of shards
+    or one of the shards.
 
     Raises:
         WeightsError: If it cannot be read, or has no tensors; the message names the kind of file.
@@ -80,11 +79,7 @@ def _read_shards(files: list[Path]) -> State:
 
 
 def _read(path: Path) -> Any:
-    """Read one file.
-
-    Raises:
-        WeightsError: If it is damaged.
-    """
+    """Read one file, or raise that it is damaged."""
     kind = detect_kind(path)
     try:
         if kind is WeightsFileKind.SAFETENSORS:

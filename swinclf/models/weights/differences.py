@@ -24,12 +24,8 @@ def tensor_mismatch_error(
 ) -> WeightsMismatchError:
     """Return the error with the first differences and the number of the others.
 
-    Args:
-        match: The part of the file.
-        found: Its tensors, with the network's own for those left out of the file.
-        wanted: The network's tensors.
-        own: The network's tensors that are not loaded.
-        reason: What failed at one tensor, before all were compared.
+    `found` has the file's tensors, and the network's `own` for those that are not loaded. A
+    `reason` is what failed at one tensor before all were compared.
     """
     lines = [reason] if reason else _differences(found, wanted)
     why, hint = _explanation({n: v for n, v in found.items() if n not in own}, wanted)

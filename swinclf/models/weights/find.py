@@ -37,23 +37,17 @@ _SHOWN = 4  # files that an error lists
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """Weights to start a training from.
+    """Weights to start a training from."""
 
-    Attributes:
-        path: The weights file, or the index of its shards.
-        card: The model card, if the file is a run's.
-    """
-
-    path: Path
-    card: ModelCard | None
+    path: Path  # the weights file, or the index of its shards
+    card: ModelCard | None  # the model card, if the file is a run's
 
 
 def find_weights(where: Path) -> StartingWeights:
     """Return the file that --weights refers to, without network access.
 
-    Args:
-        where: A weights file, a run folder, a file in one, or a folder with weights of another
-            program; also with timm's prefix `local-dir:`.
+    `where` is a weights file, a run folder, a file in one, or a folder with weights of another
+    program; also with timm's prefix `local-dir:`.
 
     Raises:
         WeightsError: If there is none, or it is of an unsupported kind.
@@ -90,11 +84,7 @@ def find_weights(where: Path) -> StartingWeights:
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the weights file of a folder.
-
-    Raises:
-        WeightsError: If there is none, or more than one.
-    """
+    """Return the only, or the preferred, weights file of a folder."""
     folder = _snapshot(folder) or folder
     for name in _NAMES:
         if (folder / name).is_file():
@@ -158,11 +148,7 @@ def _holds(entry: Path) -> bool:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Refuse the checkpoints of unfinished runs of this package.
-
-    Raises:
-        WeightsError: If it is one.
-    """
+    """Refuse the checkpoints of unfinished runs of this package."""
     run = RunFolder(path.parent)
     if path not in (run.checkpoint, run.previous_checkpoint) or not path.is_file():
         return
@@ -177,11 +163,7 @@ def _refuse_checkpoint(path: Path) -> None:
 
 
 def _refuse_distributed(folder: Path) -> None:
-    """Refuse distributed checkpoints, with the command that joins their parts.
-
-    Raises:
-        WeightsError: If it is one.
-    """
+    """Refuse distributed checkpoints, with the command that joins their parts."""
     parts = folder if any(folder.glob("*.distcp")) else None
     parts = parts or next((path.parent for path in sorted(folder.glob("*/*.distcp"))), None)
     if parts:

@@ -20,10 +20,7 @@ def classifier_names(network: nn.Module) -> set[str]:
     """Return the names of the parameters that a new classifier replaces.
 
     A pooling with weights, or a norm within the head, is not among them: it stays when the classes
-    change.
-
-    Args:
-        network: A network of this package or of timm, with or without a classifier; not changed.
+    change. The network, of this package or of timm, is not changed.
     """
     memo: dict[int, Any] = {
         id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)

@@ -35,20 +35,13 @@ _TRAINING_ONLY = re.compile(
 class Match:
     """A part of a file under the names of a network's state dict."""
 
-    state: State
-    """The tensors, converted and renamed, including those that the network lacks."""
-    prefix: str
-    """The prefix removed from the names; ends with a dot unless empty."""
-    layout: WeightLayout | None
-    """The original layout; None for timm's own naming."""
-    outside: tuple[str, ...]
-    """Names of the file without the prefix."""
-    stored: int
-    """Tensors under the prefix, without those that a network computes itself."""
-    fitting: int
-    """Tensors that match the network by name and shape, position tables in any size."""
-    named: int
-    """Tensors that match the network by name."""
+    state: State  # the tensors, converted and renamed, including those that the network lacks
+    prefix: str  # the prefix removed from the names; ends with a dot unless empty
+    layout: WeightLayout | None  # the original layout; None for timm's own naming
+    outside: tuple[str, ...]  # names of the file without the prefix
+    stored: int  # tensors under the prefix, without those that a network computes itself
+    fitting: int  # tensors that match the network by name and shape, position tables in any size
+    named: int  # tensors that match the network by name
 
     def is_whole(self, body: Mapping[str, Tensor]) -> bool:
         """Return whether every tensor of a network's body is present and fits."""
@@ -79,14 +72,9 @@ def best_match(
 ) -> Match:
     """Return the part of a file that fits a network best.
 
-    Args:
-        tensors: A state dict under the names of the file.
-        wanted: The network's state dict.
-        body: The part of it that a file must have.
-
-    Returns:
-        Of all parts that fit completely the most preferred (`rank_of`), with the shortest prefix;
-        if none does, the one with the most fitting tensors.
+    `wanted` is the network's state dict, `body` the part of it that a file must have. Of all parts
+    that fit completely the most preferred (`rank_of`) is returned, with the shortest prefix; if
+    none does, the one with the most fitting tensors.
     """
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_COMPUTED)}
     best: tuple[tuple[int, ...], Match] | None = None

@@ -12,11 +12,7 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suff
 
 
 def read_shard_index(path: Path) -> list[Path]:
-    """Return the files listed in an index (`model.safetensors.index.json`).
-
-    Raises:
-        WeightsError: If one is missing, or outside the folder of the index.
-    """
+    """Return the files listed in an index (`model.safetensors.index.json`)."""
     names = sorted(set(map(str, json.loads(path.read_bytes())["weight_map"].values())))
     if any(Path(name).name != name for name in names):
         raise WeightsError(
@@ -28,11 +24,7 @@ def read_shard_index(path: Path) -> list[Path]:
 
 
 def find_sibling_shards(path: Path) -> list[Path]:
-    """Return all shards of a file that is one (`model-00001-of-00003.safetensors`), else it alone.
-
-    Raises:
-        WeightsError: If one is missing.
-    """
+    """Return all shards of a file such as `model-00001-of-00003.safetensors`, else it alone."""
     match = _SHARD.fullmatch(path.name)
     if not match:
         return [path]
@@ -45,11 +37,7 @@ def find_sibling_shards(path: Path) -> list[Path]:
 
 
 def _all_there(shards: list[Path], name: str) -> list[Path]:
-    """Return the shards after checking that they exist.
-
-    Raises:
-        WeightsError: If one is missing.
-    """
+    """Return the shards after checking that they exist."""
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
         raise WeightsError(

@@ -27,13 +27,7 @@ _NAME_KEYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
 def add_suggestion(
     error: WeightsMismatchError, checkpoints: Sequence[WeightsCheckpoint], model: str
 ) -> WeightsMismatchError:
-    """Return the error with the model that the file fits, or unchanged if none is certain.
-
-    Args:
-        error: Error of the model that was tried.
-        checkpoints: The state dicts of the file.
-        model: Its name.
-    """
+    """Return the error of a model, with the one that the file certainly fits, if any."""
     fitting = [name for name in fitting_models(checkpoints) if name != model.partition(".")[0]]
     if not fitting:
         return error

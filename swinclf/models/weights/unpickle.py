@@ -37,15 +37,11 @@ class Reference:
 class Placeholder:
     """An inert object of a class that is not rebuilt, with its arguments and state."""
 
-    name: str
-    """Module and class, `yacs.config.CfgNode`."""
+    name: str  # module and class, `yacs.config.CfgNode`
     args: tuple[Any, ...] = ()
-    state: Any = None
-    """The state that the pickle sets, mostly a dict of attributes."""
-    entries: dict[Any, Any] = field(default_factory=dict)
-    """Items of a dict subclass."""
-    elements: list[Any] = field(default_factory=list)
-    """Items of a list subclass."""
+    state: Any = None  # the state that the pickle sets, mostly a dict of attributes
+    entries: dict[Any, Any] = field(default_factory=dict)  # items of a dict subclass
+    elements: list[Any] = field(default_factory=list)  # items of a list subclass
 
 
 @dataclass(frozen=True)
@@ -58,9 +54,7 @@ class Storage:
 def interpret(stream: IO[bytes], persistent: Callable[[Any], Any]) -> Any:
     """Read one pickle from a stream, up to and including its end.
 
-    Args:
-        stream: Positioned at the start of the pickle.
-        persistent: Resolves persistent ids, which torch uses to refer to storages.
+    `persistent` resolves persistent ids, which torch uses to refer to storages.
 
     Raises:
         UnreadablePickleError: If it is not a pickle, or damaged.
@@ -79,14 +73,9 @@ def interpret(stream: IO[bytes], persistent: Callable[[Any], Any]) -> Any:
 
 
 def storage_of(persistent_id: Any, load: Loader) -> Storage:
-    """Return the storage of one of torch's persistent ids.
+    """Return the storage of a persistent id; ValueError if it is not torch's, or damaged.
 
-    Args:
-        persistent_id: ("storage", its class, key, device, number of values, ...).
-        load: Reads its bytes.
-
-    Raises:
-        ValueError: If the id is not torch's, or the number of bytes is wrong.
+    The id is ("storage", its class, key, device, number of values, ...).
     """
     kind, storage_class, key, _, count, *_ = persistent_id
     if kind != "storage" or not isinstance(storage_class, Reference) or type(count) is not int:
@@ -353,11 +342,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def numpy_type(dtype: Any) -> np.dtype[Any]:
-    """Return the plain numeric type of a pickled `numpy.dtype`.
-
-    Raises:
-        ValueError: If it is not numeric.
-    """
+    """Return the plain numeric type of a pickled `numpy.dtype`; ValueError if it is not numeric."""
     code = dtype.args[0] if isinstance(dtype, Placeholder) and dtype.args else None
     if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
         raise ValueError("an array that is not numeric")

@@ -17,14 +17,8 @@ def unused_groups(
 ) -> dict[str, int]:
     """Return the groups of a file's tensors without which its conversion gives the same result.
 
-    Args:
-        match: The converted part.
-        tensors: The file's tensors.
-        wanted: The network's tensors.
-
-    Returns:
-        Number of tensors by common start of their names (the whole name for a single tensor);
-        empty for timm's own names.
+    Their numbers by the common start of their names (the whole name for a single tensor); empty for
+    timm's own names.
     """
     if match.layout is None:
         return {}

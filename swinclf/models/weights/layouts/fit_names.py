@@ -22,11 +22,7 @@ def fit_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Stat
     """Rename and split tensors as in the network.
 
     A change preserves the network's function, and is made only if the network has the new name and
-    not the old one.
-
-    Args:
-        state: Tensors under timm's names: `attn.qkv`, `ls1.gamma`, `mlp.fc1_g`, `head`.
-        wanted: The network's state dict.
+    not the old one. `state` is under timm's names: `attn.qkv`, `ls1.gamma`, `mlp.fc1_g`, `head`.
     """
     found: State = {}
     for name, value in state.items():

@@ -50,10 +50,8 @@ def under_prefix(state: Mapping[str, Tensor], prefix: str) -> State:
 def rename_siblings(state: Mapping[str, Tensor], prefix: str, names: Mapping[str, str]) -> State:
     """Return the siblings of a part of a larger network, under new names.
 
-    Args:
-        state: All tensors.
-        prefix: Prefix of the part, such as "vit." or "model.vit.".
-        names: Prefix of a sibling to its new prefix, such as {"classifier.": "head."}.
+    `prefix` is that of the part, such as "vit." or "model.vit."; `names` has the new prefix of each
+    sibling by its old one, such as {"classifier.": "head."}.
     """
     parts = prefix.split(".")[:-1]
     levels = {"".join(f"{part}." for part in parts[:depth]) for depth in range(len(parts) + 1)}

@@ -98,11 +98,7 @@ def _without_key_bias(state: State) -> State:
 
 
 def _check_periods(periods: Tensor | None) -> None:
-    """Refuse rotary positions of another base than 100, which timm does not compute.
-
-    Raises:
-        WeightsError: If they differ by more than the rounding of bfloat16.
-    """
+    """Refuse rotary positions of another base than 100, which timm does not compute."""
     if periods is None or periods.is_meta:
         return
     steps = torch.arange(len(periods), dtype=torch.float32) / len(periods)

@@ -75,9 +75,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], bool]:
     """Return a recogniser of a backbone with a name that contains one of these parts.
 
-    Args:
-        parts: Parts of names.
-        plain: Whether to recognise a backbone without them instead.
+    With `plain`, of a backbone without them.
     """
 
     def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -14,15 +14,12 @@ State = dict[str, Tensor]
 class WeightLayout:
     """The names and shapes of a tool's files."""
 
-    name: str
-    """The tool, as in a report: "Microsoft Swin"."""
+    name: str  # the tool, as in a report: "Microsoft Swin"
+    # whether a state dict, without any prefix, is in this layout. Called often: names only
     recognises: Callable[[Mapping[str, Tensor]], bool]
-    """Whether a state dict, without any prefix, is in this layout. Called often: names only."""
+    # (tensors of the file, state dict of the network) -> the tensors in timm's naming. Tensors
+    # without a counterpart keep a name that the network lacks, and are reported
     convert: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], State]
-    """(tensors of the file, state dict of the network) -> the tensors in timm's naming.
-
-    Tensors without a counterpart keep a name that the network lacks, and are reported.
-    """
+    # name of the colour statistics of every published file of this layout: `imagenet`, `clip` or
+    # `half`. None: files differ
     normalisation: str | None = None
-    """Name of the colour statistics of every published file of this layout: `imagenet`, `clip` or
-    `half`. None: files differ."""
