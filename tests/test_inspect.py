@@ -19,7 +19,7 @@ from swinclf.config import Impl
 from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
-from swinclf.explain.sample import synthetic_picture
+from swinclf.explain.target import synthetic_picture
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.compute import Computer
 from swinclf.models.names import build_native

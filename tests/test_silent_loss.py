@@ -25,7 +25,7 @@ from swinclf.data.image_detector import (
 )
 from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
-from swinclf.data_quality.scan_findings import find_scan_faults
+from swinclf.data_quality.findings import find_scan_faults
 from swinclf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("no_plots")

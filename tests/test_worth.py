@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
 
-from swinclf.data_quality.label_issues import (
+from swinclf.data_quality.dataset_insights import (
+    learning_curve,
     out_of_fold_probabilities,
     rank_label_issues,
     scorable_rows,
 )
-from swinclf.data_quality.learning_curve import learning_curve
 
 
 def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tuple:

@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,13 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
-from swinclf.data.high_bit_depth import read_png_raster, read_ppm_raster
-from swinclf.data.jpeg2000 import correct_jpeg2000, correct_jpeg2000_raster, why_not_jpeg2000
+from swinclf.data.high_bit_depth import (
+    correct_jpeg2000,
+    correct_jpeg2000_raster,
+    read_png_raster,
+    read_ppm_raster,
+    why_not_jpeg2000,
+)
 from swinclf.data.metadata import UPRIGHT, strip_metadata
 from swinclf.data.raster import Raster, raster_to_rgb, to_raster, to_rgb
 from swinclf.data.tiff import open_tiff
@@ -397,3 +402,28 @@ def _silence_decoders() -> None:
 
 _open_heic()
 _silence_decoders()
+
+
+def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the content digests of files in a folder, and why files cannot be read, both by path.
+
+    Nothing is decoded: a file with a digest need not be an image.
+    """
+    digests: dict[str, bytes] = {}
+    errors: dict[str, str] = {}
+    shared: dict[tuple[int, int, int, int], bytes] = {}
+    for path in paths:
+        file = root / path
+        try:
+            status = file.stat()
+            key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            digest = shared.get(key) or content_digest(read_bytes(file))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            errors[path] = getattr(error, "strerror", None) or str(error)
+        except UnreadableImage as error:
+            errors[path] = str(error)
+        else:
+            digests[path] = digest
+            if status.st_nlink > 1:
+                shared[key] = digest
+    return digests, errors

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swinclf.data.digests import digest_files
 from swinclf.data.folder import ImageFile
+from swinclf.data.images import digest_files
 from swinclf.data.walk import walk_images
 from swinclf.files import read_json
 from swinclf.run_folder import RunFolder

@@ -8,6 +8,8 @@ contradictory, is trained on.
 Adding images moves few old ones: for each image that is added to a class, at most one image of that
 class enters or leaves validation, and at most one enters or leaves the test split. Those next to
 the boundaries move; other classes do not change.
+
+`split.csv` of a run has the split of each image.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from swinclf.data.folder import TEST, TRAIN, VAL
+from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile
+from swinclf.files import read_csv, write_csv
 
 QUOTAS = 2  # version of the rule; 1 is the rule of earlier versions, without exact fractions
 
@@ -112,3 +116,21 @@ def _contents_by_class(labels: Sequence[str], digests: Sequence[bytes]) -> Mappi
 def _rounded(value: float) -> int:
     """Return the nearest integer, a half upwards: 0.15 of 10 is 2, whatever the rounding error."""
     return math.floor(round(value, 9) + 0.5)
+
+
+COLUMNS = ("path", "label", "split")
+
+
+def write_split(path: Path, images: Sequence[ImageFile]) -> None:
+    """Write split.csv; see `files.write_bytes`."""
+    write_csv(path, COLUMNS, map(astuple, images))
+
+
+def read_split(path: Path) -> tuple[ImageFile, ...]:
+    """Return the images, in order.
+
+    Raises:
+        RunError: If the file cannot be read, or is not such a table.
+    """
+    rows = read_csv(path, COLUMNS)
+    return tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows)

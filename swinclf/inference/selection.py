@@ -10,7 +10,6 @@ from pathlib import Path
 
 from swinclf.card import ModelCard
 from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
-from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
     TRAIN,
@@ -21,9 +20,9 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
+from swinclf.data.images import digest_files
 from swinclf.data.relocate import recorded_folders, sampled
-from swinclf.data.split import SplitRule
-from swinclf.data.split_file import read_split
+from swinclf.data.split import SplitRule, read_split
 from swinclf.errors import DataError, RunError
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder

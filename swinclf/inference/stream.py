@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +20,6 @@ from swinclf.data.loader import available_batches, decode_encoded, load_image, m
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
-from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import ParallelBatches, divide_threads
@@ -156,3 +157,43 @@ def _load(source: Any, preprocess: Preprocess) -> _Loaded:
 
 def _timed_out(item: InputT, why: str) -> tuple[InputT, _Loaded]:
     return item, _Loaded(None, why)
+
+
+Item = TypeVar("Item")
+
+MIN_SPEEDUP = 1.05  # a doubled batch size is adopted only if it is faster by this factor
+
+
+class BatchSize:
+    """The size of the next batch, doubled for as long as that raises the throughput."""
+
+    def __init__(self, parallel: ParallelBatches) -> None:
+        self.size = parallel.first_size
+        self._previous, self._max = parallel.first_size, parallel.max_size
+        self._settled = parallel.first_size == parallel.max_size
+        self._best_rate = 0.0
+        self._rates: list[float] = []
+        self._lock = Lock()
+
+    def record(self, count: int, seconds: float) -> None:
+        """Record how long the network alone took; the first batch of each size is a warm-up."""
+        with self._lock:
+            if self._settled or count != self.size:  # or it is of the previous size
+                return
+            self._rates.append(count / seconds)
+            if len(self._rates) < 3:
+                return
+            rate, self._rates = max(self._rates[1:]), []
+            if rate < MIN_SPEEDUP * self._best_rate:
+                self.size, self._settled = self._previous, True
+            elif self.size == self._max:
+                self._settled = True
+            else:
+                self._best_rate, self._previous = rate, self.size
+                self.size = min(2 * self.size, self._max)
+
+    def batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Yield the items in lists of the current size; the last list may be shorter."""
+        source = iter(items)
+        while batch := list(islice(source, self.size)):
+            yield batch

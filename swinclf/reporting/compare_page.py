@@ -8,8 +8,7 @@ from pathlib import Path
 
 from swinclf import __version__
 from swinclf.files import write_text
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.html import page_template
+from swinclf.reporting.html import Thumbnails, embed, page_template
 from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
 
 MAX_IMAGES = 500

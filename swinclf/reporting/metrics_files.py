@@ -15,7 +15,7 @@ from pathlib import Path
 
 from swinclf.files import read_json, spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
-from swinclf.reporting.teacher_scores import TeacherScores
+from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import Verdict
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from swinclf import __version__
 from swinclf.files import write_text
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.html import page_template
+from swinclf.reporting.html import Thumbnails, embed, page_template
 
 MAX_IMAGES, MAX_UNREADABLE = 2000, 100
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from swinclf import __version__
 from swinclf.files import write_text
 from swinclf.metrics import (
@@ -26,13 +28,15 @@ from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
 from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
 from swinclf.reporting.display_names import distinct_labels, wrap_label
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.gallery import choose_gallery
-from swinclf.reporting.html import data_uri, page_template
-from swinclf.reporting.report_data import EXAMPLES, PredictionRow, Provenance, ReportSections
-from swinclf.reporting.run_figures import to_figures
-from swinclf.reporting.verdict import RunFigures, Verdict, judge
-from swinclf.reporting.weak_sections import find_weak_sections
+from swinclf.reporting.html import Thumbnails, data_uri, embed, page_template
+from swinclf.reporting.report_data import (
+    EXAMPLES,
+    LearningCurve,
+    PredictionRow,
+    Provenance,
+    ReportSections,
+)
+from swinclf.reporting.verdict import RunFigures, Verdict, find_weak_sections, judge
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
@@ -241,3 +245,73 @@ def _class_rows(metrics: Metrics) -> list[ClassRow]:
         for index, (name, row) in enumerate(metrics.per_class.items())
     ]
     return sorted(rows, key=lambda row: (row.f1 is None, row.f1))
+
+
+MAX_GALLERY = 300  # images
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The images of a gallery."""
+
+    # mistakes, most confident first, then correct predictions, least confident first
+    rows: Sequence[PredictionRow]
+    labels: Sequence[str]  # their true classes, sorted
+    images: int  # number of images that they are chosen from
+
+
+def choose_gallery(rows: Sequence[PredictionRow], *, limit: int = MAX_GALLERY) -> Gallery:
+    """Return all mistakes, then a random sample of the other images, the same in every report.
+
+    Of more mistakes than the limit a random sample is taken.
+    """
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    shuffled = [rows[index] for index in order]
+    chosen = sorted(shuffled, key=_is_right)[:limit]  # stable: a random sample of each half
+    chosen.sort(key=lambda row: (_is_right(row), row.probability * (1 if _is_right(row) else -1)))
+    return Gallery(chosen, sorted({row.label for row in chosen}), len(rows))
+
+
+def _is_right(row: PredictionRow) -> bool:
+    return row.label == row.predicted
+
+
+def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSections) -> RunFigures:
+    """Return the figures of a run or an evaluation."""
+    training = sections.training
+    epochs = [row for row in provenance.history if row["epoch"]]
+    losses = [
+        (row["train_loss"], row["val_loss"])
+        for row in epochs
+        if row.get("train_loss") is not None and row.get("val_loss") is not None
+    ]
+    # Without epochs the model itself is the linear probe.
+    probe = training.probe_accuracy if training and epochs else None
+    return RunFigures(
+        accuracy=metrics.accuracy,
+        interval=metrics.accuracy_ci95,
+        images=metrics.images,
+        majority=max(one.support for one in metrics.per_class.values()) / metrics.images,
+        probe_accuracy=probe,
+        is_selected=selects_epoch(provenance, metrics.split),
+        train_counts=training.counts if training else None,
+        per_class=metrics.per_class,
+        train_losses=[train for train, _ in losses],
+        val_losses=[val for _, val in losses],
+        gain=_gain(sections.learning),
+        labels=sections.labels,
+        image_px=training.image_px if training else None,
+        input_px=training.input_px if training else None,
+    )
+
+
+def selects_epoch(provenance: Provenance, split: str) -> bool:
+    """Return whether the scored images also selected the epoch; a linear probe has none."""
+    return split == "val" and any(row["epoch"] for row in provenance.history)
+
+
+def _gain(curve: LearningCurve | None) -> tuple[float, float] | None:
+    if curve is None or not curve.forecast:
+        return None
+    now, forecast = curve.points[-1].accuracy, curve.forecast[0]
+    return forecast.accuracy - now, forecast.low - now

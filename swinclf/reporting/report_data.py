@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.selective import RejectionScores
 from swinclf.confidence.temperature import Calibration
-from swinclf.reporting.teacher_scores import TeacherScores
+from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import LabelReview
 
 EXAMPLES = 6  # shown of each finding

@@ -5,6 +5,7 @@ The networks may be this package's or timm's, which use the same parameter names
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,10 @@ from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
 from swinclf.models.weights.differences import tensor_mismatch_error
-from swinclf.models.weights.head import classifier_names, is_classifier_name
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import State
-from swinclf.models.weights.match import Match, best_match, is_training_only
+from swinclf.models.weights.match import Match, best_match, is_training_only, unused_groups
 from swinclf.models.weights.resize import resize_bias_table, resize_positions
-from swinclf.models.weights.unused import unused_groups
 
 # Hidden layers of a head: loaded if the file has them, otherwise new like the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
@@ -250,3 +249,37 @@ def _resized(
 def _prefix_tokens(model: nn.Module) -> int:
     """Return the number of tokens before the patches."""
     return int(getattr(model, "num_prefix_tokens", 0))
+
+
+# Names of classifiers in files of other tools; a norm among them belongs to the body.
+_CLASSIFIER = re.compile(
+    r"(head|heads|head_dist|fc|classifier|cls_head|cls_classifier|distillation_classifier|"
+    r"linear_head|last_layer|logits|pre_logits)(\.(?!.*norm).*)?"
+)
+
+
+def classifier_names(network: nn.Module) -> set[str]:
+    """Return the names of the parameters that a new classifier replaces.
+
+    A pooling with weights, or a norm within the head, is not among them: it stays when the classes
+    change. The network, of this package or of timm, is not changed.
+    """
+    memo: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
+        for value in network.parameters()
+    }
+    memo |= {id(value): value.detach().to("meta") for value in network.buffers()}
+    blank: Any = copy.deepcopy(network, memo)
+    before: dict[str, nn.Parameter] = {}
+    # The random numbers of the new classifier must not affect those of the training.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        for classes in (3, 5):  # one of them differs from the network's own
+            before = dict(blank.named_parameters())
+            blank.reset_classifier(classes)
+    after = dict(blank.named_parameters())
+    return {name for name, value in after.items() if before.get(name) is not value}
+
+
+def is_classifier_name(name: str) -> bool:
+    """Return whether a tensor of a file is named like part of a classifier."""
+    return _CLASSIFIER.fullmatch(name) is not None

@@ -7,6 +7,7 @@ archives without objects.
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
+from swinclf.models.weights.file_kind import (
+    READABLE,
+    WeightsFileKind,
+    detect_kind,
+    missing_file_error,
+    unreadable_error,
+)
 from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import strip_common_prefix
 from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
-from swinclf.models.weights.shards import find_sibling_shards, read_shard_index
 from swinclf.models.weights.torch_files import read_torch
-from swinclf.models.weights.unreadable import missing_file_error, unreadable_error
 
 
 def read_state_dict(path: str | Path) -> State:
@@ -133,3 +138,43 @@ def _no_tensors(path: Path, content: Any) -> WeightsError:
         found=f"none{of}",
         hint="its state dict alone, saved as .safetensors (code in a file is never executed)",
     )
+
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[^.]+)")
+
+
+def read_shard_index(path: Path) -> list[Path]:
+    """Return the files listed in an index (`model.safetensors.index.json`)."""
+    names = sorted(set(map(str, json.loads(path.read_bytes())["weight_map"].values())))
+    if any(Path(name).name != name for name in names):
+        raise WeightsError(
+            f"the shards that '{path.name}' names in its own folder",
+            found="a path that leads elsewhere",
+            hint="an index as transformers writes it",
+        )
+    return _all_there([path.with_name(name) for name in names], path.name)
+
+
+def find_sibling_shards(path: Path) -> list[Path]:
+    """Return all shards of a file such as `model-00001-of-00003.safetensors`, else it alone."""
+    match = _SHARD.fullmatch(path.name)
+    if not match:
+        return [path]
+    count = int(match["count"])
+    names = (
+        f"{match['stem']}-{number:05d}-of-{count:05d}{match['suffix']}"
+        for number in range(1, count + 1)
+    )
+    return _all_there([path.with_name(name) for name in names], path.name)
+
+
+def _all_there(shards: list[Path], name: str) -> list[Path]:
+    """Return the shards after checking that they exist."""
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing or not shards:
+        raise WeightsError(
+            f"the {len(shards)} shards that '{name}' belongs to, in one folder",
+            found=f"no {missing[0]}" if missing else "none",
+            hint="the missing files, copied next to the others",
+        )
+    return shards

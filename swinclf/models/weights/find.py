@@ -12,8 +12,13 @@ from swinclf.errors import WeightsError
 from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
-from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
-from swinclf.models.weights.unreadable import is_weights_name, unreadable_error
+from swinclf.models.weights.file_kind import (
+    READABLE,
+    WeightsFileKind,
+    detect_kind,
+    is_weights_name,
+    unreadable_error,
+)
 from swinclf.run_folder import MODEL_SUFFIXES, RunFolder
 
 # Names that other programs use for weights in a folder, in order of preference.

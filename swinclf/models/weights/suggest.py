@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from swinclf.errors import SwinclfError, WeightsMismatchError
 from swinclf.models.catalogue import meta_network
 from swinclf.models.names import build_native, is_native, registry
-from swinclf.models.weights.adapt import adapt
-from swinclf.models.weights.head import is_classifier_name
+from swinclf.models.weights.adapt import adapt, is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
 from swinclf.models.weights.select import WeightsCheckpoint
 

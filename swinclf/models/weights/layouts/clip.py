@@ -14,17 +14,18 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
+    fit_names,
     join_qkv,
     prefix_of,
     rename,
     rename_siblings,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES, _CLASS = "embeddings.patch_embedding.weight", "embeddings.class_embedding"
 _RULES: Rules = (

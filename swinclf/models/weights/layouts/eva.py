@@ -11,16 +11,18 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names, share_position_bias
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
+    fit_names,
     join_qkv,
     prefix_of,
     rename,
+    share_position_bias,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
 _RULES: Rules = (

@@ -14,9 +14,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import under_prefix
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
+from swinclf.models.weights.layouts.weight_layout import (
+    State,
+    WeightLayout,
+    fit_names,
+    under_prefix,
+)
 
 _PATCHES = "embedding/kernel"
 _ATTENTION = r"MultiHeadDotProductAttention_\d/"

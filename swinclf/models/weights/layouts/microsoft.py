@@ -13,9 +13,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import drop_names, prefix_of, under_prefix
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
+from swinclf.models.weights.layouts.weight_layout import (
+    State,
+    WeightLayout,
+    drop_names,
+    fit_names,
+    prefix_of,
+    under_prefix,
+)
 
 _MERGING = "layers.0.downsample.reduction.weight"
 _COMPUTED = (r".*\.relative_(position_index|coords_table)$", r".*\.attn_mask$")

@@ -11,16 +11,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
+    fit_names,
     prefix_of,
     rename,
     rename_siblings,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _VIT, _SWIN = "layers.0.ffn.layers.0.0.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"
 

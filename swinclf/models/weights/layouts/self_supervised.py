@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
+    fit_names,
     fold_class_position,
     rename,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
 # Preferred encoder if a file holds several: the average that DINO evaluates, the encoder that MoCo

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
+    fit_names,
     prefix_of,
     rename,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _SWIN, _VIT = "features.0.0.weight", "encoder.layers.encoder_layer_0.ln_1.weight"
 
