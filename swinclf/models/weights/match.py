@@ -124,8 +124,8 @@ def _conversions(
     yield None, _named_as(wanted, part)
     for layout in LAYOUTS:
         try:
-            if layout.recognises(part):
-                yield layout, _named_as(wanted, layout.convert(part, wanted))
+            if (state := layout.convert(part, wanted)) is not None:
+                yield layout, _named_as(wanted, state)
         except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError):
             continue  # a file that only resembles the layout
 
@@ -199,9 +199,9 @@ def _shapes(
     """Return the shapes that a conversion gives, or None if it fails."""
     assert match.layout is not None
     try:
-        if not match.layout.recognises(part):
-            return None
         state = match.layout.convert(part, wanted)
     except Exception:  # conversions raise anything where a part is missing
+        return None
+    if state is None:
         return None
     return {name: tuple(value.shape) for name, value in state.items() if name in wanted}

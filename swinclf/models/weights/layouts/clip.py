@@ -19,7 +19,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     State,
     WeightLayout,
     drop_names,
-    fit_names,
     join_qkv,
     prefix_of,
     rename,
@@ -60,22 +59,18 @@ _OPEN_RULES: Rules = (
 )
 
 
-def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of transformers' image tower, or None."""
-    return prefix_of(state, _PATCHES)
+def _transformers_prefix(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]], str | None]:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        prefix = prefix_of(state, _PATCHES)
+        is_found = prefix is not None and (prefix + _CLASS in state) is has_class_token
+        return prefix if is_found else None
+
+    return find_prefix
 
 
-def _is_transformers(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]], bool]:
-    def recognises(state: Mapping[str, Tensor]) -> bool:
-        prefix = _prefix(state)
-        return prefix is not None and (prefix + _CLASS in state) is has_class_token
-
-    return recognises
-
-
-def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _prefix(state)
-    assert prefix is not None
+def _convert_transformers(
+    state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]
+) -> State:
     body = drop_names(
         under_prefix(state, prefix),
         r"embeddings\.position_ids$",
@@ -89,7 +84,7 @@ def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tens
     elif "attn_pool.latent" not in wanted:  # its classifier uses the mean of all patches
         found = drop_names(found, r"attn_pool\.")
         found |= rename_siblings(state, prefix, {"classifier.": "head."})
-    return fit_names(found, wanted)
+    return found
 
 
 def _with_batch(found: State) -> State:
@@ -119,15 +114,13 @@ def _open_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix if prefix is not None and prefix + "class_embedding" in state else None
 
 
-def _convert_open(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _open_prefix(state)
-    assert prefix is not None
+def _convert_open(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     projection = body.pop("proj", None)
     found = _with_batch(rename(body, _OPEN_RULES))
     if projection is not None:
         found["head.weight"] = projection.t()
-    return fit_names(found, wanted)
+    return found
 
 
 def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
@@ -141,30 +134,31 @@ def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix + "visual.trunk."
 
 
-def _convert_trunk(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _trunk_prefix(state)
-    assert prefix is not None
+def _convert_trunk(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     found = under_prefix(state, prefix)
     head = under_prefix(state, re.sub(r"trunk\.$", "head.proj.", prefix))
     if "head.weight" not in found:
         found |= {f"head.{name}": value for name, value in head.items()}
-    return fit_names(found, wanted)
+    return found
 
 
 LAYOUTS = (
     WeightLayout(
-        "transformers CLIP", _is_transformers(has_class_token=True), _convert_transformers, "clip"
+        "transformers CLIP",
+        _transformers_prefix(has_class_token=True),
+        _convert_transformers,
+        "clip",
     ),
     WeightLayout(
         "transformers SigLIP",
-        _is_transformers(has_class_token=False),
+        _transformers_prefix(has_class_token=False),
         _convert_transformers,
         "half",
     ),
-    WeightLayout("OpenCLIP", lambda state: _open_prefix(state) is not None, _convert_open, "clip"),
+    WeightLayout("OpenCLIP", _open_prefix, _convert_open, "clip"),
     WeightLayout(
         "OpenCLIP with a timm network",
-        lambda state: _trunk_prefix(state) is not None,
+        _trunk_prefix,
         _convert_trunk,
     ),
 )

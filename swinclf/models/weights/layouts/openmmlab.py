@@ -16,7 +16,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     State,
     WeightLayout,
     drop_names,
-    fit_names,
     prefix_of,
     rename,
     rename_siblings,
@@ -52,16 +51,12 @@ _HEADS = {
 }
 
 
-def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _VIT)
-    assert prefix is not None
+def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), r"head\.")
-    return fit_names(rename(body, _RULES) | rename_siblings(state, prefix, _HEADS), wanted)
+    return rename(body, _RULES) | rename_siblings(state, prefix, _HEADS)
 
 
-def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _SWIN)
-    assert prefix is not None
+def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = rename(drop_names(under_prefix(state, prefix), r"head\.", *_COMPUTED), _SWIN_RULES)
     # Swin V2 merges patches at the start of a stage, as timm does; Swin at the end of the previous.
     later = any(name.startswith("stages.0.downsample.") for name in body)
@@ -75,7 +70,7 @@ def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             found[f"layers.{stage}.downsample.{merging[2]}"] = _in_order(value) if before else value
         else:
             found[re.sub(r"^stages\.", "layers.", name)] = value
-    return fit_names(found | rename_siblings(state, prefix, _HEADS), wanted)
+    return found | rename_siblings(state, prefix, _HEADS)
 
 
 def _in_order(value: Tensor) -> Tensor:
@@ -91,9 +86,9 @@ def _in_order(value: Tensor) -> Tensor:
 LAYOUTS = (
     WeightLayout(
         "OpenMMLab Swin",
-        lambda state: prefix_of(state, _SWIN) is not None,
+        lambda state: prefix_of(state, _SWIN),
         _convert_swin,
         "imagenet",
     ),
-    WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT) is not None, _convert_vit),
+    WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT), _convert_vit),
 )

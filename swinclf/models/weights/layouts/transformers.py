@@ -16,7 +16,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     State,
     WeightLayout,
     drop_names,
-    fit_names,
     fold_class_position,
     join_qkv,
     prefix_of,
@@ -59,13 +58,15 @@ def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix
 
 
-def _is_second(state: Mapping[str, Tensor]) -> bool:
-    return any("continuous_position_bias_mlp" in name for name in state)
+def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        is_second = any("continuous_position_bias_mlp" in name for name in state)
+        return _swin_prefix(state) if is_second is (version == 2) else None
+
+    return find_prefix
 
 
-def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _swin_prefix(state)
-    assert prefix is not None
+def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), *_SWIN_UNUSED, r"classifier\.", r"decoder\.")
     found = join_qkv(rename(body, _SWIN_RULES))
     found = {
@@ -73,7 +74,7 @@ def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
         for name, value in found.items()
     }
     found |= rename_siblings(state, prefix, {"classifier.": "head."})
-    return fit_names(found, wanted)
+    return found
 
 
 def _next_stage(match: re.Match[str]) -> str:
@@ -84,13 +85,13 @@ def _next_stage(match: re.Match[str]) -> str:
 _SWIN_LAYOUTS = (
     WeightLayout(
         "transformers Swin V2",
-        lambda state: _swin_prefix(state) is not None and _is_second(state),
+        _swin_version(2),
         _convert_swin,
         "imagenet",
     ),
     WeightLayout(
         "transformers Swin",
-        lambda state: _swin_prefix(state) is not None and not _is_second(state),
+        _swin_version(1),
         _convert_swin,
         "imagenet",
     ),
@@ -143,22 +144,20 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix if not any(".blocks." in name for name in state) else None
 
 
-def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], bool]:
-    """Return a recogniser of a backbone with a name that contains one of these parts.
+def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], str | None]:
+    """Find the prefix of a backbone with a name that contains one of these parts.
 
     With `plain`, of a backbone without them.
     """
 
-    def recognises(state: Mapping[str, Tensor]) -> bool:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
         has = any(part in name for name in state for part in parts)
-        return _prefix(state) is not None and has is not plain
+        return _prefix(state) if has is not plain else None
 
-    return recognises
+    return find_prefix
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _prefix(state)
-    assert prefix is not None
+def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     body = {name: value for name, value in body.items() if not name.startswith(tuple(_HEADS))}
     if not prefix:
@@ -169,7 +168,7 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
     if "reg_token" in found and "pos_embed" in found:
         fold_class_position(found)
     share_position_bias(found, wanted)
-    return fit_names(found, wanted)
+    return found
 
 
 def _ungated(state: State) -> State:
@@ -184,7 +183,7 @@ LAYOUTS = (
     WeightLayout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
     WeightLayout(
         "transformers DINOv3",
-        lambda state: _prefix(state) is not None and prefix_of(state, _PATCHES_V3) is not None,
+        lambda state: None if prefix_of(state, _PATCHES_V3) is None else _prefix(state),
         _convert,
         "imagenet",
     ),

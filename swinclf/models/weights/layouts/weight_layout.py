@@ -22,14 +22,19 @@ class WeightLayout:
     """The names and shapes of a tool's files."""
 
     name: str  # the tool, as in a report: "Microsoft Swin"
-    # whether a state dict, without any prefix, is in this layout. Called often: names only
-    recognises: Callable[[Mapping[str, Tensor]], bool]
-    # (tensors of the file, state dict of the network) -> the tensors in timm's naming. Tensors
-    # without a counterpart keep a name that the network lacks, and are reported
-    convert: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], State]
+    # prefix of the network in a state dict; None in another layout. Called often: names only
+    find_prefix: Callable[[Mapping[str, Tensor]], str | None]
+    # (tensors of the file, prefix, state dict of the network) -> the tensors in timm's naming.
+    # Tensors without a counterpart keep a name that the network lacks, and are reported
+    rename: Callable[[Mapping[str, Tensor], str, Mapping[str, Tensor]], State]
     # name of the colour statistics of every published file of this layout: `imagenet`, `clip` or
     # `half`. None: files differ
     normalisation: str | None = None
+
+    def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State | None:
+        """Return the tensors of a file as in a network; None if it is in another layout."""
+        prefix = self.find_prefix(state)
+        return None if prefix is None else fit_names(self.rename(state, prefix, wanted), wanted)
 
 
 Rules = tuple[tuple[str, str], ...]
