@@ -152,9 +152,9 @@ def _read(path: Path, most: int) -> bytes:
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
-def read_head(path: Path, size: int = 64) -> bytes:
+def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, as `read_bytes` would."""
-    return _read(path, size)
+    return _read(path, 64)
 
 
 def content_digest(data: bytes) -> bytes:

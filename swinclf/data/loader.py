@@ -87,13 +87,8 @@ def load_image(
         return LoadedImage(None, b"", str(error))
 
 
-def decode_encoded(
-    data: bytes,
-    to_pixels: Callable[[Image.Image], np.ndarray],
-    decode_px: int,
-    ranges: tuple[ValueRange, ...] = (),
-) -> np.ndarray:
-    """Decode and transform an image file that is in memory; arguments as for `load_image`.
+def decode_encoded(data: bytes, preprocess: Preprocess) -> np.ndarray:
+    """Decode an image file that is in memory, with the preprocessing of evaluation.
 
     Raises:
         UnreadableImage: If it cannot be read, or exceeds `limits.MAX_FILE_BYTES`.
@@ -103,7 +98,12 @@ def decode_encoded(
     if len(data) > MAX_FILE_BYTES:
         raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
     with serialize_if_large(len(data)):
-        return use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges)
+        return use_image(
+            data,
+            lambda one, _: eval_pixels(one, preprocess),
+            decode_px=preprocess.decode_px,
+            ranges=preprocess.ranges,
+        )
 
 
 def load_for_prediction(
@@ -114,13 +114,9 @@ def load_for_prediction(
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
     """Return `load_image` with the preprocessing of evaluation."""
-
-    def to_pixels(picture: Image.Image) -> np.ndarray:
-        return eval_pixels(picture, preprocess)
-
     return load_image(
         path,
-        to_pixels,
+        lambda picture: eval_pixels(picture, preprocess),
         preprocess.decode_px,
         ranges=preprocess.ranges,
         digest=digest,

@@ -29,6 +29,7 @@ from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
 
 AHEAD = 64  # files read in advance
+MEASURED = 32  # images for the median size
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,8 @@ class ImageStats:
         return np.array([not error for error in self.errors], dtype=bool)
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageRecord:
-    digest: bytes
-    size: tuple[int, int]
-    orientation: int
-    spread: float
-    prints: np.ndarray
+# digest, size, orientation, spread and fingerprints of an image
+_Record = tuple[bytes, tuple[int, int], int, float, np.ndarray]
 
 
 def read_image_stats(
@@ -90,32 +86,27 @@ def read_image_stats(
             if isinstance(one, str):
                 stats.errors[row] = one
                 continue
-            stats.digests[row] = one.digest
-            stats.sizes[row] = one.size
-            stats.orientations[row] = one.orientation
-            stats.spreads[row] = one.spread
-            stats.prints[row] = one.prints
+            stats.digests[row], stats.sizes[row], stats.orientations[row] = one[:3]
+            stats.spreads[row], stats.prints[row] = one[3:]
     return stats
 
 
-def median_side_px(paths: Sequence[Path], *, count: int = 32) -> float | None:
+def median_side_px(paths: Sequence[Path]) -> float | None:
     """Return the median shorter side of some images, spread evenly; None if none can be read."""
     sides = []
-    for path in paths[:: max(1, len(paths) // count)][:count]:
+    for path in paths[:: max(1, len(paths) // MEASURED)][:MEASURED]:
         with suppress(UnreadableImage):
             data = read_bytes(path)
             sides.append(use_image(data, lambda _, header: min(header.size), decode_px=SIDE))
     return float(np.median(sides)) if sides else None
 
 
-def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _ImageRecord | str:
+def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _Record | str:
     """Return the statistics of one file, or why it cannot be read."""
 
-    def note(picture: Image.Image, header: Header) -> _ImageRecord:
-        grey = small_grey(picture)
-        spread = float(grey.std())
-        digest = content_digest(data)
-        return _ImageRecord(digest, header.size, header.orientation, spread, fingerprints(grey))
+    def note(picture: Image.Image, header: Header) -> _Record:
+        grey, digest = small_grey(picture), content_digest(data)
+        return digest, header.size, header.orientation, float(grey.std()), fingerprints(grey)
 
     try:
         with read_slot(path):

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from swinclf.files import read_json, spreadsheet_safe, write_csv, write_text
+from swinclf.files import spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
 from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import Verdict
@@ -41,15 +41,6 @@ def write_metrics_json(
         "verdict": verdict.to_dict() if verdict is not None else None,
     }
     write_text(path, _json_text(metrics, extras, ascii_only=ascii_only))
-
-
-def read_verdict_lines(path: Path) -> tuple[str, ...]:
-    """Return the lines of the verdict in a metrics.json; none if it has none.
-
-    Raises:
-        RunError: If the file cannot be read.
-    """
-    return tuple(map(str, read_json(path).get("verdict", {}).get("lines", ())))
 
 
 def write_confusion_csv(path: Path, metrics: Metrics) -> None:

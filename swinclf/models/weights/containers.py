@@ -26,21 +26,8 @@ from swinclf.models.weights.file_kind import (
     unreadable_error,
 )
 from swinclf.models.weights.layouts.weight_layout import State
-from swinclf.models.weights.match import strip_common_prefix
 from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
 from swinclf.models.weights.torch_files import read_torch
-
-
-def read_state_dict(path: str | Path) -> State:
-    """Read the tensors of a weights file; the preferred state dict if there are several.
-
-    Args:
-        path: As for `read_checkpoints`.
-
-    Raises:
-        WeightsError: If it cannot be read, or has no tensors.
-    """
-    return strip_common_prefix(read_checkpoints(path)[0].tensors)
 
 
 def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:

@@ -96,17 +96,6 @@ def best_match(
     return best[1]
 
 
-def strip_common_prefix(tensors: Mapping[str, Tensor]) -> State:
-    """Return a state dict without the dotted prefixes that all its names share."""
-    state = dict(tensors)
-    while state:
-        first = next(iter(state)).partition(".")[0] + "."
-        if len(state) < 2 or not all(name.startswith(first) for name in state):
-            break
-        state = {name.removeprefix(first): value for name, value in state.items()}
-    return state
-
-
 def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
     """Yield the dotted prefixes, the empty one first, of at least `least` names."""
     yield ""
