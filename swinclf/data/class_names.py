@@ -10,6 +10,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+LISTED = 5  # names in a message
+
 
 def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Return the groups of names that differ only in case, outer spaces or Unicode form."""
@@ -32,6 +34,13 @@ def quote_name(name: str, others: Iterable[str] = ()) -> str:
 def quote_names(names: Collection[str]) -> str:
     """Return names in quotes, each with its Unicode form where it differs only in that."""
     return ", ".join(quote_name(name, names) for name in names)
+
+
+def list_some(names: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Return a few names, quoted as by `quote_name`, and the number of the others."""
+    listed, others = list(names), list(others)
+    shown = ", ".join(quote_name(name, others) for name in listed[:LISTED])
+    return shown + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")
 
 
 def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapping[str, str]:

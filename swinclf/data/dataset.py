@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import quote_names, similar_names
-from swinclf.data.dataset_layout import list_some
+from swinclf.data.class_names import list_some, quote_names, similar_names
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
 from swinclf.data.split import SplitRule

@@ -13,10 +13,11 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swinclf.data.class_names import list_some
 from swinclf.data.image_detector import is_junk, is_no_image_name
 from swinclf.data.images import has_image_name
 from swinclf.data.split_names import (
@@ -29,10 +30,9 @@ from swinclf.data.split_names import (
     split_name,
     stems_with_splits,
 )
-from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP
+from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
 from swinclf.errors import DataError
 
-NOTED = 5  # names in a message
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
 _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})
 
@@ -120,13 +120,6 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise _no_folder(folder, error) from error
-
-
-def list_some(names: Iterable[str]) -> str:
-    """Return a few names, quoted, and the number of the others."""
-    listed = list(names)
-    shown = ", ".join(repr(name) for name in listed[:NOTED])
-    return shown + (f" and {len(listed) - NOTED} more" if len(listed) > NOTED else "")
 
 
 def _find_splits(root: Path, layout: DatasetLayout, val: Path | None) -> dict[str, str]:
@@ -260,7 +253,7 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
         target = os.path.realpath(entry.path)
         if os.path.isdir(target):  # noqa: PTH112 - a string in, and it never raises
             split = split_name(entry.name)
-            if _is_within(here, target):
+            if is_within(here, target):
                 refused.append((entry.path, LINK_UP))
             elif split and target in real and real[target] == split:
                 refused.append((entry.path, LINK_AGAIN))
@@ -272,13 +265,8 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _count_images(folder: str) -> int:
-    """Return the number of files directly in a folder that are named like images."""
     entries = list_folder(Path(folder))
     return sum(has_image_name(one.name) and not is_junk(one.name) for one in entries)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _no_folder(path: Path, error: OSError) -> DataError:

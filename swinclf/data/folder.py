@@ -14,12 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
+from swinclf.data.class_names import (
+    find_similar_name,
+    list_some,
+    match_unicode_forms,
+    quote_name,
+    quote_names,
+)
 from swinclf.data.dataset_layout import (
     DatasetLayout,
     find_layout,
     list_folder,
-    list_some,
     overlap_error,
 )
 from swinclf.data.image_detector import is_junk
@@ -29,8 +34,12 @@ from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
 from swinclf.data.split_names import VAL as VAL
-from swinclf.data.split_names import split_name
-from swinclf.data.structure import check_structure, folders_in_classes, splits_in_classes
+from swinclf.data.split_names import (
+    check_structure,
+    folders_in_classes,
+    split_name,
+    splits_in_classes,
+)
 from swinclf.data.walk import FolderWalk, walk_images
 from swinclf.errors import DataError
 
@@ -169,13 +178,13 @@ def _check_same_classes(index: FolderIndex) -> None:
         return
     found = []
     if lacking:
-        found.append(f"the val folder lacks {_some_of(lacking, held_out)}")
+        found.append(f"the val folder lacks {list_some(lacking, held_out)}")
     if added:
         near = find_similar_name(added[0], trained) or next(
             iter(difflib.get_close_matches(added[0], list(trained), n=1)), ""
         )
         found.append(
-            f"the val folder adds {_some_of(added, trained)}"
+            f"the val folder adds {list_some(added, trained)}"
             + (f" (did you mean {quote_name(near, added)}?)" if near else "")
         )
     reason, count = most_frequent_reason(one for one in index.skipped if one.label in lacking)
@@ -188,12 +197,6 @@ def _check_same_classes(index: FolderIndex) -> None:
         or "correct the folder names, or hold out a part of the train folder: "
         f"swinclf train '{_train_folder(index)}'",
     )
-
-
-def _some_of(names: Sequence[str], others: Iterable[str]) -> str:
-    """Return a few names, quoted, with their Unicode form where they differ only in that."""
-    listed = [quote_name(name, others) for name in names[:5]]
-    return ", ".join(listed) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _train_folder(index: FolderIndex) -> Path:

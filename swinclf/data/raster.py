@@ -174,7 +174,6 @@ def _wide(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _table(low: float, high: float) -> np.ndarray:
-    """Return `to_uint8` of every 16-bit value."""
     return to_uint8(np.arange(65536, dtype=np.float64), low, high)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from swinclf.data.class_names import list_some
+
 NOTED = 5  # kinds of files that are listed
 
 
@@ -61,9 +63,8 @@ class ScanNotes:
         if self.loose:
             yield f"{_count(self.loose, 'image')} in no class folder: not used"
         if self.unused:
-            names = ", ".join(map(repr, self.unused[:NOTED]))
-            more = f" and {len(self.unused) - NOTED} more" if len(self.unused) > NOTED else ""
-            yield f"folders next to train that are not splits are not used: {names}{more}"
+            names = list_some(self.unused)
+            yield f"folders next to train that are not splits are not used: {names}"
 
 
 def counts_by_extension(counts: Mapping[str, int]) -> str:

@@ -79,7 +79,6 @@ class SplitRule:
         return [split[digest] for digest in digests]
 
     def _quotas(self, count: int) -> tuple[int, int]:
-        """Return how many of a class's different images are in validation and in test."""
         val = min(max(_rounded(self.val * count), int(self.val > 0)), count - 1)
         test = max(_rounded(self.test * count), int(self.test > 0))
         return val, max(0, min(test, count - 1 - val))

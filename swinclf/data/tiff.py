@@ -274,7 +274,6 @@ def _decompress(
 
 
 def _plain(pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int) -> np.ndarray:
-    """Return uncompressed rows."""
     decoded, done = [], 0
     whole = grid.height * grid.row_bytes
     for number, piece in enumerate(pieces):

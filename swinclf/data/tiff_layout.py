@@ -131,7 +131,6 @@ def why_not_layout(layout: TiffLayout, page: Directory) -> str:
 
 
 def _why_not_samples(layout: TiffLayout, page: Directory) -> str:
-    """Return why the type or meaning of the samples is not supported."""
     one = layout
     if not one.colours:
         return "this photometric interpretation is not supported"
@@ -158,7 +157,6 @@ def _why_not_samples(layout: TiffLayout, page: Directory) -> str:
 
 
 def _why_not_coded(layout: TiffLayout, page: Directory) -> str:
-    """Return why the encoding of the samples is not supported."""
     one = layout
     plain = (one.form, one.bits) == ("uint", 8) and not one.is_planar
     if one.compression in CCITT:

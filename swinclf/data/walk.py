@@ -128,13 +128,13 @@ class FolderWalk:
     def _why_not_follow(self, link: str, ground: _FolderSet) -> str:
         """Return why a link to a folder is not followed; empty if it is."""
         target = os.path.realpath(link)
-        if _is_within(os.path.realpath(os.path.dirname(link)), target):  # noqa: PTH120
+        if is_within(os.path.realpath(os.path.dirname(link)), target):  # noqa: PTH120
             return LINK_UP
         is_read = target in ground or _identity(target) in self._visited
         return LINK_AGAIN if is_read else ""
 
     def _is_inside(self, path: str) -> bool:
-        return _is_within(os.path.realpath(path), self._root)
+        return is_within(os.path.realpath(path), self._root)
 
 
 def new_walk(folder: str, *, order: Callable[[str], Any] = str) -> FolderWalk:
@@ -185,5 +185,6 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
-def _is_within(path: str, folder: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a resolved path is a folder or inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

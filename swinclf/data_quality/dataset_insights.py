@@ -10,7 +10,6 @@ Shapes: N (training) images, M held-out images, D features, R components, K clas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,15 +39,6 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer]
 
 
-class LabelIssue(NamedTuple):
-    """An image whose label is probably wrong."""
-
-    row: int
-    suggested: int  # index of the predicted class
-    own: float  # probability of its own label, in [0, 1]
-    other: float  # probability of the suggested one, in [0, 1]
-
-
 def find_label_issues(
     images: Sequence[ImageFile],
     features: np.ndarray,
@@ -71,15 +61,11 @@ def find_label_issues(
     if len(rows) < len(images):
         report.note(f"label issues are searched in {len(rows):,} of {len(images):,} images")
     probs = out_of_fold_probabilities(features[rows], labels, seed=seed)
-    suspects = [
-        Suspect(
-            images[rows[one.row]].path,
-            images[rows[one.row]].label,
-            classes[known[one.suggested]],
-            one.other,
-        )
-        for one in rank_label_issues(probs, labels)
-    ]
+    suspects = []
+    for row in rank_label_issues(probs, labels):
+        image, suggested = images[rows[row]], int(probs[row].argmax())
+        probability = float(probs[row, suggested])
+        suspects.append(Suspect(image.path, image.label, classes[known[suggested]], probability))
     review = LabelReview(
         images=len(rows),
         confident=int((probs.max(axis=1) >= CONFIDENT).sum()),
@@ -111,24 +97,17 @@ def out_of_fold_probabilities(
     return probs
 
 
-def rank_label_issues(probs: Floats, labels: Labels) -> list[LabelIssue]:
-    """Return the images that are more likely of another class, the least likely label first.
+def rank_label_issues(probs: Floats, labels: Labels) -> list[int]:
+    """Return the rows that are more likely of another class, the least likely label first.
 
     (N, K) probabilities out of fold, (N,) labels.
 
     Source: Northcutt, Jiang & Chuang 2021, "Confident Learning", sec. 3: ranked by self-confidence.
     """
-    rows = np.arange(len(labels))
-    own = probs[rows, labels]
-    others = probs.copy()
-    others[rows, labels] = -1.0
-    best = others.argmax(axis=1)
-    other = others[rows, best]
-    order = np.lexsort((-other, own))
-    return [
-        LabelIssue(int(row), int(best[row]), float(own[row]), float(other[row]))
-        for row in order[own[order] < other[order]]
-    ]
+    own, best = probs[np.arange(len(labels)), labels], probs.max(axis=1)
+    order = np.lexsort((-best, own))
+    rows: list[int] = order[own[order] < best[order]].tolist()
+    return rows
 
 
 def fit_learning_curve(
@@ -208,7 +187,6 @@ def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
 
 
 def _right(fitted: Floats, targets: Labels, val: Floats, val_targets: Labels) -> float:
-    """Return the accuracy on the held-out images."""
     predicted = fit_lda(fitted, targets).predict(val)
     return float((predicted == val_targets).mean())
 

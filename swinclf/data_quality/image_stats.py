@@ -102,7 +102,6 @@ def median_side_px(paths: Sequence[Path]) -> float | None:
 
 
 def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _Record | str:
-    """Return the statistics of one file, or why it cannot be read."""
 
     def note(picture: Image.Image, header: Header) -> _Record:
         grey, digest = small_grey(picture), content_digest(data)

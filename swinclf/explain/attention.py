@@ -173,10 +173,10 @@ def attention_rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tenso
 def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
     """Trace shares from the mean of the last stage to the patches, (h, w)."""
     waiting = list(found)
-    grids = [_blocks(stage)[0].grid for stage in network.layers]
+    grids = [swin_blocks(stage)[0].grid for stage in network.layers]
     shares = torch.ones(grids[-1])
     for index in reversed(range(len(grids))):
-        for block in reversed(_blocks(network.layers[index])):
+        for block in reversed(swin_blocks(network.layers[index])):
             cut = to_windows(block.shifted(shares[None, :, :, None]), block.window)[0, :, :, 0]
             weights = waiting.pop().weights.mean(1)  # (B, A, T, T) -> (B, T, T)
             attended = torch.einsum("bq,bqk->bk", cut, weights)
@@ -254,7 +254,6 @@ def has_feature_map(network: nn.Module) -> bool:
 
 
 def _pools_class_token(network: nn.Module) -> TypeGuard[ViT]:
-    """Return whether the head reads only the class token."""
     return isinstance(network, ViT) and network.config.pool == "token"
 
 
@@ -306,14 +305,13 @@ def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, Swin
     for index, stage in enumerate(network.layers):
         assert isinstance(stage, SwinStage)
         x = stage.downsample(x)
-        for number, block in enumerate(_blocks(stage)):
+        for number, block in enumerate(swin_blocks(stage)):
             yield f"layers.{index}.blocks.{number}", block, x
             x = block(x)
 
 
 @contextmanager
 def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
-    """Record the inputs of modules while they run."""
     inputs: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Any:
@@ -330,7 +328,8 @@ def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _blocks(stage: nn.Module) -> list[SwinBlock]:
+def swin_blocks(stage: nn.Module) -> list[SwinBlock]:
+    """Return the blocks of a stage, in order."""
     return [block for block in stage.modules() if isinstance(block, SwinBlock)]
 
 

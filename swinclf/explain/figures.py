@@ -86,7 +86,6 @@ def _draw_structure(
 
 
 def _draw_attention(scene: InspectionInput, network: ViT | Swin, path: Path, about: str) -> None:
-    """Compute and draw the attention of every block."""
     pixels = scene.pixels
     found = compute_attention(network, _network_input(scene))
     followed = attention_rollout(network, found)
@@ -109,5 +108,4 @@ def _draw_evidence(scene: InspectionInput, path: Path, about: str) -> tuple[str,
 
 
 def _network_input(scene: InspectionInput) -> Tensor:
-    """Return the preprocessed image, (1, 3, H, W)."""
     return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")

@@ -104,7 +104,6 @@ def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
 
 @torch.no_grad()
 def _torch_flops(network: ViT | Swin) -> int:
-    """Count the operations of one image with torch's own counter."""
     like = network.patch_embed.proj.weight
     image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
     was_training = network.training

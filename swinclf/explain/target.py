@@ -153,7 +153,12 @@ def find_target(
     """
     known = name is not None and (_is_own(name) or name == EMBEDDED)
     path = None if name is None else Path(name)
-    is_path = path is None or path.exists() or len(path.parts) > 1 or _is_model_file(path)
+    is_path = (
+        path is None
+        or path.exists()
+        or len(path.parts) > 1
+        or path.suffix.lower() in MODEL_SUFFIXES  # rather than the tag of a name
+    )
     if name is not None and (known or not is_path):
         classes, impl = _published_classes(name), _builder(name)
         if args and impl is Impl.TIMM:
@@ -175,18 +180,11 @@ def find_target(
     return InspectionTarget(architecture, file, card)
 
 
-def _is_model_file(path: Path) -> bool:
-    """Return whether a path has the suffix of a model file, not of a name with a tag."""
-    return path.suffix.lower() in MODEL_SUFFIXES
-
-
 def _is_own(name: str) -> bool:
-    """Return whether this package builds the network of a name."""
     return name in OWN_SHAPES or is_native(name)
 
 
 def _builder(name: str) -> Impl:
-    """Return the backend of a name."""
     return Impl.NATIVE if _is_own(name) else Impl.TIMM
 
 

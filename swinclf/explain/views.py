@@ -105,7 +105,6 @@ def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
 
 
 def _draw_overview(figure: Figure, grid: GridSpec, pixels: Pixels, followed: Tensor) -> None:
-    """Draw the image and the rollout."""
     image, over = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     drawing.show_image(image, pixels, "the image")
     shares = _array(followed) * followed.numel()
@@ -217,7 +216,6 @@ def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequ
 
 
 def _plain(axes: Axes) -> None:
-    """Style the axes of a plot."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(labelsize=8, colors=MUTED, length=2)
@@ -226,6 +224,5 @@ def _plain(axes: Axes) -> None:
 
 
 def _array(values: Tensor) -> Map:
-    """Convert a tensor for matplotlib."""
     array: Map = values.detach().numpy().astype(np.float64)
     return array

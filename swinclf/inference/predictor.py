@@ -155,7 +155,6 @@ class OnnxPredictor:
         return Outputs(logits, features[0] if features else None)
 
     def _check_graph(self) -> None:
-        """Refuse a file whose card and graph disagree."""
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
         if inputs.keys() != {ONNX_INPUT}:

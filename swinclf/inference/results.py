@@ -73,7 +73,11 @@ def write_results(
         metrics=result.metrics,
         rows=result.rows,
         matrix=matrix,
-        skipped=_of_known_classes(result, sections),
+        skipped=[  # the report counts those of unknown classes
+            (one.path, one.reason)
+            for one in result.skipped
+            if one.label not in sections.unknown_classes
+        ],
         sections=_add_images(sections, result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
@@ -91,12 +95,6 @@ def write_results(
         teacher=sections.teacher,
         verdict=verdict if sections.training is not None else None,
     )
-
-
-def _of_known_classes(result: ScoringResult, sections: ReportSections) -> list[tuple[str, str]]:
-    """Return the skipped files of classes that the model knows: the report counts the others."""
-    unknown = sections.unknown_classes
-    return [(one.path, one.reason) for one in result.skipped if one.label not in unknown]
 
 
 def _add_images(

@@ -55,7 +55,6 @@ class _MatrixLayout(NamedTuple):
 
 
 def _layout_for(side: int) -> _MatrixLayout:
-    """Return the sizes for a matrix of `side` by `side` cells."""
     if side <= 25:
         return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 40, True, True)
     if side <= 60:
@@ -396,7 +395,6 @@ def _style_axes(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, including everything outside its axes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.2, dpi=figure.dpi)
     write_bytes(path, buffer.getvalue())

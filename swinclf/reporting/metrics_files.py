@@ -89,7 +89,6 @@ def _json_text(metrics: Metrics, extras: Mapping[str, object], *, ascii_only: bo
 
 
 def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
-    """Yield the rows of the confusion matrix."""
     groups = groupby(metrics.confusions, key=lambda pair: pair[0])
     by_row = {true: list(pairs) for true, pairs in groups}
     for true in range(len(metrics.classes)):

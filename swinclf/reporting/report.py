@@ -182,7 +182,6 @@ def _confusion(
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The epochs as curves and as a table."""
     epochs = [row for row in history if row["epoch"]]  # none of a linear probe
     return {
         "curves": svg_charts.curves(epochs) if epochs else [],

@@ -176,7 +176,6 @@ def _with_head_named(
 
 
 def _is_surplus_head(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Return whether a tensor that the network lacks is part of a classifier."""
     return name not in wanted and is_classifier_name(name)
 
 
@@ -202,7 +201,6 @@ def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    """Refuse NaN and infinity."""
     if not value.is_floating_point() or value.is_meta:
         return
     value = value if value.dtype.itemsize >= 2 else value.float()
@@ -235,7 +233,8 @@ def _resized(
             return value
         if value.dim() != 3 or wanted.dim() != 3:
             return value
-        prefix = 0 if getattr(model, "no_embed_class", False) else _prefix_tokens(model)
+        prefix = getattr(model, "num_prefix_tokens", 0)
+        prefix = 0 if getattr(model, "no_embed_class", False) else int(prefix)
         return resize_positions(value, own, prefix, old_grid=grid, smooth=smooth)
     if name.endswith("relative_position_bias_table") and value.shape[0] != wanted.shape[0]:
         attention: Any = model.get_submodule(name.rpartition(".")[0])
@@ -244,11 +243,6 @@ def _resized(
             return value
         return resize_bias_table(value, tuple(window), wanted.shape[0])
     return value
-
-
-def _prefix_tokens(model: nn.Module) -> int:
-    """Return the number of tokens before the patches."""
-    return int(getattr(model, "num_prefix_tokens", 0))
 
 
 # Names of classifiers in files of other tools; a norm among them belongs to the body.

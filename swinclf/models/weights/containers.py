@@ -62,7 +62,6 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
 
 
 def _read_shards(files: list[Path]) -> State:
-    """Read several files into one state dict."""
     whole: State = {}
     for file in files:
         for state, _ in select(_read(file))[:1]:
@@ -94,7 +93,6 @@ def _read(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    """Read a NumPy archive without objects."""
     # Opened here, since NumPy does not close a broken archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: _from_numpy(np.array(archive[name])) for name in archive.files}
@@ -156,7 +154,6 @@ def find_sibling_shards(path: Path) -> list[Path]:
 
 
 def _all_there(shards: list[Path], name: str) -> list[Path]:
-    """Return the shards after checking that they exist."""
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
         raise WeightsError(

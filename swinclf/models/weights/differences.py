@@ -107,7 +107,6 @@ def _explanation(
 def _positions_explained(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> tuple[str | None, str | None]:
-    """Return the reason if the position tables count their tokens differently."""
     theirs, ours = found.get("pos_embed"), wanted.get("pos_embed")
     if theirs is None or ours is None or theirs.dim() != 3 or "cls_token" not in wanted:
         return None, None

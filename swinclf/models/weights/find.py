@@ -153,7 +153,6 @@ def _holds(entry: Path) -> bool:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Refuse the checkpoints of unfinished runs of this package."""
     run = RunFolder(path.parent)
     if path not in (run.checkpoint, run.previous_checkpoint) or not path.is_file():
         return
@@ -206,7 +205,7 @@ def _not_found(where: Path) -> WeightsError:
             hint=f"download it, then --weights {name}",
         )
     name = re.sub(r"^(hf-hub:|hf_hub:)?(timm/)?", "", text)
-    if _is_architecture(name):
+    if name.partition(".")[0] in registry():
         return WeightsError(
             "a weights file, a folder with one, or a run",
             found=f"the name of published weights, '{text}'",
@@ -233,12 +232,6 @@ def _not_found(where: Path) -> WeightsError:
     )
 
 
-def _is_architecture(name: str) -> bool:
-    """Return whether a name is that of a network, with or without a tag."""
-    return name.partition(".")[0] in registry()
-
-
 def _listed(files: list[Path]) -> str:
-    """Return the names of the first files."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(path.name for path in files[:_SHOWN]) + more

@@ -129,7 +129,6 @@ def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
 
 
 def _blank(arch: str) -> nn.Module:
-    """Build a model on the meta device."""
     if is_native(arch):
         with torch.device("meta"):
             return build_native(arch, num_classes=2)

@@ -129,7 +129,6 @@ def _nothing(_: Any) -> Any:
 
 
 def _bytes(raw: bytearray) -> Tensor:
-    """Return a tensor over bytes, without a copy."""
     return torch.from_numpy(np.frombuffer(raw, np.uint8)) if raw else torch.zeros(0).byte()
 
 

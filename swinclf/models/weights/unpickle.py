@@ -336,7 +336,6 @@ def _reconstructed(made: Any, _base: Any = None, state: Any = None) -> Placehold
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    """Convert a NumPy scalar to a Python number."""
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     return np.frombuffer(raw, numpy_type(dtype))[0].item()
 

@@ -53,7 +53,6 @@ def _find_prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    """Rename and transpose the tensors."""
     found: State = {}
     for name, value in _unstacked(under_prefix(state, prefix)).items():
         for theirs, ours in _GOOGLE:

@@ -31,7 +31,6 @@ def _find_simmim(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    """Move patch merging to the next stage, and rename the head as in timm."""
     body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
     return {
         re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name): value
@@ -40,7 +39,6 @@ def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) 
 
 
 def _next_stage(match: re.Match[str]) -> str:
-    """Return the name of patch merging as part of the next stage."""
     return f"layers.{int(match[1]) + 1}.downsample"
 
 

@@ -78,7 +78,6 @@ def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tens
 
 
 def _next_stage(match: re.Match[str]) -> str:
-    """Return the name of patch merging as part of the next stage."""
     return f"layers.{int(match[1]) + 1}.downsample."
 
 
