@@ -17,7 +17,6 @@ from swinclf.data.class_names import match_unicode_forms, quote_names, similar_n
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import VAL, FolderIndex, SkippedFile, check_trainable, scan_folder
 from swinclf.data.image_detector import (
-    HEAD_BYTES,
     FileUse,
     extension_of,
     is_readable_format,
@@ -35,7 +34,7 @@ NFC, NFD = (unicodedata.normalize(form, "Büffel") for form in ("NFC", "NFD"))
 def head_of(kind, mode="RGB", **options):
     buffer = io.BytesIO()
     Image.new(mode, (20, 20)).save(buffer, kind, **options)
-    return buffer.getvalue()[:HEAD_BYTES]
+    return buffer.getvalue()[:64]
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,13 @@ extension is certainly not an image's (a text, an archive, a video) are never op
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple
 
-from swinclf.data.images import has_image_name
+from swinclf.data.images import UnreadableImage, has_image_name, read_head
 
-HEAD_BYTES = 32
 SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 
 # fmt: off
@@ -136,7 +133,7 @@ def extension_of(name: str) -> str:
 
 
 def is_readable_format(head: bytes) -> bool:
-    """Return whether the first `HEAD_BYTES` of a file are those of a supported image format."""
+    """Return whether the first bytes are those of a supported image format."""
     if head.startswith(_STARTS):
         return True
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -157,14 +154,8 @@ def unsupported_format(head: bytes) -> str:
 
 def read_signature(path: str) -> bytes:
     """Return the first bytes of a regular file; empty if it cannot be read."""
-    with suppress(OSError, ValueError):
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = os.open(path, flags)
-        try:
-            if stat.S_ISREG(os.fstat(handle).st_mode):
-                return os.read(handle, HEAD_BYTES)
-        finally:
-            os.close(handle)
+    with suppress(UnreadableImage):
+        return read_head(path)
     return b""
 
 

@@ -129,10 +129,15 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: If the file is missing, not permitted, empty, too large, or not regular
             (a pipe, a device, a socket), which is detected without blocking.
     """
-    return _read(path, limits.MAX_FILE_BYTES)
+    return _read(path)
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_head(path: str | Path) -> bytes:
+    """Return the first 64 bytes of a file, of any size; otherwise as `read_bytes`."""
+    return _read(path, 64)
+
+
+def _read(path: str | Path, most: int | None = None) -> bytes:
     try:
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -143,18 +148,13 @@ def _read(path: Path, most: int) -> bytes:
                 raise UnreadableImage("not a regular file")
             if status.st_size == 0:
                 raise UnreadableImage("the file is empty")
-            if status.st_size > limits.MAX_FILE_BYTES:
+            if most is None and status.st_size > limits.MAX_FILE_BYTES:
                 raise UnreadableImage(
                     f"{status.st_size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}"
                 )
-            return file.read(most)  # it may be growing
+            return file.read(most or limits.MAX_FILE_BYTES)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
-
-
-def read_head(path: Path) -> bytes:
-    """Return the first bytes of a file, as `read_bytes` would."""
-    return _read(path, 64)
 
 
 def content_digest(data: bytes) -> bytes:

@@ -21,6 +21,7 @@ from swinclf.files import write_text
 from swinclf.metrics import (
     PROBE_NOTE,
     UNTRAINED_NOTE,
+    ClassMetrics,
     Metrics,
     describe_split,
 )
@@ -40,6 +41,7 @@ from swinclf.reporting.verdict import RunFigures, Verdict, find_weak_sections, j
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
+MAX_GALLERY = 300  # images
 MAX_ROOMY = 12  # classes up to which the matrix has large cells
 MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
@@ -65,18 +67,6 @@ class TruncatedList(Generic[Row]):
         """Return the first `limit` of `rows`, which are read once."""
         iterator = iter(rows)
         return cls(list(itertools.islice(iterator, limit)), sum(1 for _ in iterator))
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """A line of the per-class table."""
-
-    index: int  # class index, as in class_indices.json
-    name: str
-    support: int
-    precision: float  # in [0, 1]
-    recall: float | None  # in [0, 1]; None without images
-    f1: float | None  # in [0, 1]; None without images
 
 
 def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
@@ -230,23 +220,10 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     }
 
 
-def _class_rows(metrics: Metrics) -> list[ClassRow]:
-    """Return a row for each class, lowest F1 first, classes without images last."""
-    rows = [
-        ClassRow(
-            index=index,
-            name=name,
-            support=row.support,
-            precision=row.precision,
-            recall=row.recall if row.support else None,
-            f1=row.f1 if row.support else None,
-        )
-        for index, (name, row) in enumerate(metrics.per_class.items())
-    ]
-    return sorted(rows, key=lambda row: (row.f1 is None, row.f1))
-
-
-MAX_GALLERY = 300  # images
+def _class_rows(metrics: Metrics) -> list[tuple[int, str, ClassMetrics]]:
+    """Return index, name and scores of the classes, lowest F1 first, those without images last."""
+    rows = [(index, name, one) for index, (name, one) in enumerate(metrics.per_class.items())]
+    return sorted(rows, key=lambda row: (not row[2].support, row[2].f1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,6 @@ def adapt(
     model: nn.Module,
     *,
     allow_other_head: bool,
-    grid: tuple[int, int] | None = None,
 ) -> AdaptedWeights:
     """Adapt the tensors of a file to a network, or report what does not fit.
 
@@ -60,14 +59,12 @@ def adapt(
         state: The file's tensors, in any of the layouts, under any prefix.
         model: A network of this package or of timm.
         allow_other_head: Whether to leave out a head of other classes instead of refusing it.
-        grid: Grid of patches of the file's position table; None: the network's if the count
-            agrees, otherwise a square.
 
     Raises:
         WeightsError: If a tensor is missing, left over, of another shape, quantised or not finite;
             both sides are named.
     """
-    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head, grid=grid)
+    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head)
     return adapted
 
 
@@ -76,7 +73,6 @@ def adapt_first(
     model: nn.Module,
     *,
     allow_other_head: bool,
-    grid: tuple[int, int] | None = None,
 ) -> tuple[AdaptedWeights, int]:
     """Adapt the first of several state dicts that has all of a network's body, else the closest.
 
@@ -96,7 +92,7 @@ def adapt_first(
         if match.is_whole(body):
             break
     match, index = chosen or (best_match({}, wanted, body), 0)
-    adapted = _fit(match, wanted, head, model, allow_other_head, grid)
+    adapted = _fit(match, wanted, head, model, allow_other_head)
     unused = unused_groups(match, states[index], wanted) if states else {}
     return replace(adapted, unused=unused), index
 
@@ -107,7 +103,6 @@ def _fit(
     head: set[str],
     model: nn.Module,
     allow_other_head: bool,
-    grid: tuple[int, int] | None,
 ) -> AdaptedWeights:
     """Adapt one part of a file to a network, accounting for every tensor of both."""
     found = _with_head_named(match.state, wanted, head)
@@ -129,7 +124,7 @@ def _fit(
         _check_kind(name, found[name], wanted[name])
         try:
             smooth = match.layout is not GOOGLE
-            value = _resized(name, found[name], wanted[name], model, grid, smooth=smooth)
+            value = _resized(name, found[name], wanted[name], model, smooth=smooth)
         except (ValueError, IndexError, RuntimeError) as error:
             raise tensor_mismatch_error(
                 match, found, {**wanted}, own, reason=f"{name}: {error}"
@@ -221,7 +216,6 @@ def _resized(
     value: Tensor,
     wanted: Tensor,
     model: nn.Module,
-    grid: tuple[int, int] | None,
     *,
     smooth: bool,
 ) -> Tensor:
@@ -229,13 +223,13 @@ def _resized(
     if name == "pos_embed":
         embed: Any = model.get_submodule("patch_embed")
         own = tuple(getattr(embed, "grid_size", None) or ())
-        if len(own) != 2 or (value.shape == wanted.shape and grid in (None, own)):
+        if len(own) != 2 or (value.shape == wanted.shape):
             return value
         if value.dim() != 3 or wanted.dim() != 3:
             return value
         prefix = getattr(model, "num_prefix_tokens", 0)
         prefix = 0 if getattr(model, "no_embed_class", False) else int(prefix)
-        return resize_positions(value, own, prefix, old_grid=grid, smooth=smooth)
+        return resize_positions(value, own, prefix, smooth=smooth)
     if name.endswith("relative_position_bias_table") and value.shape[0] != wanted.shape[0]:
         attention: Any = model.get_submodule(name.rpartition(".")[0])
         window = getattr(attention, "window_size", None)

@@ -156,9 +156,5 @@ LAYOUTS = (
         "half",
     ),
     WeightLayout("OpenCLIP", _open_prefix, _convert_open, "clip"),
-    WeightLayout(
-        "OpenCLIP with a timm network",
-        _trunk_prefix,
-        _convert_trunk,
-    ),
+    WeightLayout("OpenCLIP with a timm network", _trunk_prefix, _convert_trunk),
 )

@@ -85,10 +85,7 @@ def _in_order(value: Tensor) -> Tensor:
 
 LAYOUTS = (
     WeightLayout(
-        "OpenMMLab Swin",
-        lambda state: prefix_of(state, _SWIN),
-        _convert_swin,
-        "imagenet",
+        "OpenMMLab Swin", lambda state: prefix_of(state, _SWIN), _convert_swin, "imagenet"
     ),
     WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT), _convert_vit),
 )

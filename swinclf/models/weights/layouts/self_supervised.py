@@ -115,11 +115,6 @@ LAYOUTS = (
     WeightLayout("iBOT", _has("masked_embed"), _convert, "imagenet"),
     WeightLayout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
     WeightLayout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
-    WeightLayout(
-        "Meta DINO",
-        _has(r"(head\.last_layer|dino_head)\..*"),
-        _convert,
-        "imagenet",
-    ),
+    WeightLayout("Meta DINO", _has(r"(head\.last_layer|dino_head)\..*"), _convert, "imagenet"),
     WeightLayout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
 )

@@ -61,7 +61,7 @@ def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tens
     found = {re.sub(r"^features\.(\d+)\.", _stage, name): value for name, value in body.items()}
     for name in [name for name in found if name.endswith(".attn.qkv.bias")]:
         if name.replace("qkv.bias", "logit_scale") in found:  # Swin V2 ignores the bias of keys
-            query, _, own = found[name].chunk(3)
+            query, _key, own = found[name].chunk(3)
             found[name] = torch.cat((query, torch.zeros_like(query), own))
     return found
 
@@ -77,22 +77,7 @@ def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tenso
 
 
 LAYOUTS = (
-    WeightLayout(
-        "torchvision Swin V2",
-        _swin_version(2),
-        _convert_swin,
-        "imagenet",
-    ),
-    WeightLayout(
-        "torchvision Swin",
-        _swin_version(1),
-        _convert_swin,
-        "imagenet",
-    ),
-    WeightLayout(
-        "torchvision ViT",
-        lambda state: prefix_of(state, _VIT),
-        _convert_vit,
-        "imagenet",
-    ),
+    WeightLayout("torchvision Swin V2", _swin_version(2), _convert_swin, "imagenet"),
+    WeightLayout("torchvision Swin", _swin_version(1), _convert_swin, "imagenet"),
+    WeightLayout("torchvision ViT", lambda state: prefix_of(state, _VIT), _convert_vit, "imagenet"),
 )

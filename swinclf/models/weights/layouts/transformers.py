@@ -82,18 +82,8 @@ def _next_stage(match: re.Match[str]) -> str:
 
 
 _SWIN_LAYOUTS = (
-    WeightLayout(
-        "transformers Swin V2",
-        _swin_version(2),
-        _convert_swin,
-        "imagenet",
-    ),
-    WeightLayout(
-        "transformers Swin",
-        _swin_version(1),
-        _convert_swin,
-        "imagenet",
-    ),
+    WeightLayout("transformers Swin V2", _swin_version(2), _convert_swin, "imagenet"),
+    WeightLayout("transformers Swin", _swin_version(1), _convert_swin, "imagenet"),
 )
 
 
