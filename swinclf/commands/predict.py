@@ -17,7 +17,7 @@ from swinclf.data.thumbnails import thumbnails
 from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home, natural_key
-from swinclf.inference.labelling_queue import CANDIDATES, select_diverse
+from swinclf.inference.labelling import CANDIDATES, select_diverse
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs

@@ -29,7 +29,9 @@ from swinclf.data.dataset_layout import (
 )
 from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
+from swinclf.data.scan_notes import ImageFile as ImageFile
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason, remedy_for
+from swinclf.data.scan_notes import SkippedFile as SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
@@ -42,24 +44,6 @@ from swinclf.data.split_names import (
 )
 from swinclf.data.walk import FolderWalk, walk_images
 from swinclf.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One image of a dataset."""
-
-    path: str  # relative to the dataset's root, with "/" between folders
-    label: str  # the name of its class folder
-    split: str = ""  # train, val or test; empty if the folders define no split
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedFile:
-    """A file that cannot be used, the reason, and its class if known."""
-
-    path: str
-    reason: str
-    label: str = ""
 
 
 @dataclass(frozen=True)

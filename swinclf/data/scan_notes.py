@@ -1,23 +1,32 @@
-"""Observations of a dataset scan besides its images, and their messages."""
+"""Results of a dataset scan: images, skipped files and other observations, with their messages."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from swinclf.data.class_names import list_some
 
 NOTED = 5  # kinds of files that are listed
 
 
-class SkipReason(Protocol):
-    """Anything with the reason for which a file is skipped."""
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image of a dataset."""
 
-    @property
-    def reason(self) -> str:
-        """The reason."""
+    path: str  # relative to the dataset's root, with "/" between folders
+    label: str  # the name of its class folder
+    split: str = ""  # train, val or test; empty if the folders define no split
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that cannot be used, the reason, and its class if known."""
+
+    path: str
+    reason: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def counts_by_extension(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (f" and {more:,} others" if more else "")
 
 
-def most_frequent_reason(skipped: Iterable[SkipReason]) -> tuple[str, int]:
+def most_frequent_reason(skipped: Iterable[SkippedFile]) -> tuple[str, int]:
     """Return the most frequent reason for skipping a file, and the number of files."""
     counts = Counter(one.reason for one in skipped)
     return counts.most_common(1)[0] if counts else ("", 0)

@@ -10,9 +10,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from swinclf.data.class_names import list_some
+from swinclf.data.scan_notes import ImageFile
 from swinclf.errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -147,18 +148,6 @@ def _split_word(token: str) -> str:
 ALIKE = 0.5  # Jaccard index from which two sets of folders count as nearly the same
 
 
-class LabelledPath(Protocol):
-    """An image at `label/inner/.../file`."""
-
-    @property
-    def path(self) -> str:
-        """Relative to the folder that holds the class folders."""
-
-    @property
-    def label(self) -> str:
-        """The class folder."""
-
-
 def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     """Return the split of each folder inside class folders, if all of them are splits.
 
@@ -170,7 +159,7 @@ def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     return found if is_layout and set(found.values()) > {TRAIN} else {}
 
 
-def folders_in_classes(images: Sequence[LabelledPath]) -> dict[str, set[str]]:
+def folders_in_classes(images: Sequence[ImageFile]) -> dict[str, set[str]]:
     """Return the folders directly in each class folder; empty if it holds files as well."""
     inner: dict[str, set[str]] = defaultdict(set)
     direct = set()
@@ -186,9 +175,7 @@ def folders_in_classes(images: Sequence[LabelledPath]) -> dict[str, set[str]]:
     }
 
 
-def check_structure(
-    root: Path, images: Sequence[LabelledPath], inner: Mapping[str, Set[str]]
-) -> str:
+def check_structure(root: Path, images: Sequence[ImageFile], inner: Mapping[str, Set[str]]) -> str:
     """Refuse classes that are splits or copies of the dataset; return a warning, or "".
 
     Raises:
@@ -218,7 +205,7 @@ def check_structure(
     )
 
 
-def _check_no_copy_inside(root: Path, images: Sequence[LabelledPath]) -> None:
+def _check_no_copy_inside(root: Path, images: Sequence[ImageFile]) -> None:
     """Refuse a class folder that holds its siblings again: a copy of the dataset."""
     labels = {image.label for image in images}
     inner: dict[str, set[str]] = defaultdict(set)
