@@ -119,21 +119,85 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Execute one opcode; those without an effect are ignored."""
-        if name in _CONSTANTS:
-            self.stack.append(argument)
-        elif name in _VALUES:
-            self.stack.append(_VALUES[name]())
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            self._memo[int(argument)] = self.stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            self.stack.append(self._memo[int(argument)])
-        elif name not in ("PROTO", "FRAME"):
-            method = getattr(self, f"_do_{name.lower()}", None)
-            if method is None:
+        stack = self.stack
+        match name:
+            case _ if name in _CONSTANTS:
+                stack.append(argument)
+            case _ if name in _VALUES:
+                stack.append(_VALUES[name]())
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                self._memo[int(argument)] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self._memo[int(argument)])
+            case "MARK":
+                stack.append(_MARK)
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "TUPLE" | "FROZENSET":
+                stack.append(tuple(self._marked()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "LIST":
+                stack.append(self._marked())
+            case "DICT":
+                stack.append(_with_items({}, self._marked()))
+            case "APPEND":
+                value = stack.pop()
+                _extend(stack[-1], [value])
+            case "APPENDS" | "ADDITEMS":
+                values = self._marked()
+                _extend(stack[-1], values)
+            case "SETITEM":
+                pair = stack[-2:]
+                del stack[-2:]
+                _with_items(stack[-1], pair)
+            case "SETITEMS":
+                pairs = self._marked()
+                _with_items(stack[-1], pairs)
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                self._make_object(name, argument)
+
+    def _make_object(self, name: str, argument: Any) -> None:
+        """Execute an opcode that names, calls or changes something of Python."""
+        stack = self.stack
+        match name:
+            case "GLOBAL":
+                stack.append(Reference(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                module, named = stack[-2:]
+                stack[-2:] = [Reference(f"{module}.{named}")]
+            case "EXT1" | "EXT2" | "EXT4":
+                stack.append(Reference(f"extension {argument}"))
+            case "INST":
+                stack.append(Placeholder(argument.replace(" ", "."), tuple(self._marked())))
+            case "OBJ":
+                made, *args = self._marked()
+                stack.append(_rebuild(made, tuple(args)))
+            case "NEWOBJ" | "REDUCE":
+                made, args = stack[-2:]
+                stack[-2:] = [_rebuild(made, args)]
+            case "NEWOBJ_EX":
+                made, args, _named = stack[-3:]
+                stack[-3:] = [_rebuild(made, args)]
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Placeholder):
+                    stack[-1].state = state
+            case "BINPERSID":
+                stack[-1] = self._persistent(stack[-1])
+            case "PERSID":
+                stack.append(self._persistent(argument))
+            case _:
                 raise ValueError(f"the opcode {name}")
-            method(argument)
 
     def _marked(self) -> list[Any]:
         """Pop the values above the topmost mark."""
@@ -145,100 +209,6 @@ class _Machine:
         values = self.stack[at + 1 :]
         del self.stack[at:]
         return values
-
-    def _do_mark(self, _: Any) -> None:
-        self.stack.append(_MARK)
-
-    def _do_pop(self, _: Any) -> None:
-        self.stack.pop()
-
-    def _do_pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def _do_dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
-    def _do_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._marked()))
-
-    def _do_tuple1(self, _: Any) -> None:
-        self.stack[-1:] = [tuple(self.stack[-1:])]
-
-    def _do_tuple2(self, _: Any) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def _do_tuple3(self, _: Any) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
-
-    def _do_list(self, _: Any) -> None:
-        self.stack.append(self._marked())
-
-    def _do_frozenset(self, _: Any) -> None:
-        self.stack.append(tuple(self._marked()))
-
-    def _do_dict(self, _: Any) -> None:
-        pairs = self._marked()
-        self.stack.append({})
-        _set_items(self.stack[-1], pairs)
-
-    def _do_append(self, _: Any) -> None:
-        value = self.stack.pop()
-        _extend(self.stack[-1], [value])
-
-    def _do_appends(self, _: Any) -> None:
-        values = self._marked()
-        _extend(self.stack[-1], values)
-
-    _do_additems = _do_appends
-
-    def _do_setitem(self, _: Any) -> None:
-        pair = self.stack[-2:]
-        del self.stack[-2:]
-        _set_items(self.stack[-1], pair)
-
-    def _do_setitems(self, _: Any) -> None:
-        pairs = self._marked()
-        _set_items(self.stack[-1], pairs)
-
-    def _do_global(self, argument: str) -> None:
-        self.stack.append(Reference(argument.replace(" ", ".")))
-
-    def _do_stack_global(self, _: Any) -> None:
-        module, name = self.stack[-2:]
-        self.stack[-2:] = [Reference(f"{module}.{name}")]
-
-    def _do_inst(self, argument: str) -> None:
-        self.stack.append(Placeholder(argument.replace(" ", "."), tuple(self._marked())))
-
-    def _do_obj(self, _: Any) -> None:
-        made, *args = self._marked()
-        self.stack.append(_rebuild(made, tuple(args)))
-
-    def _do_newobj(self, _: Any) -> None:
-        made, args = self.stack[-2:]
-        self.stack[-2:] = [_rebuild(made, args)]
-
-    _do_reduce = _do_newobj
-
-    def _do_newobj_ex(self, _: Any) -> None:
-        made, args, _named = self.stack[-3:]
-        self.stack[-3:] = [_rebuild(made, args)]
-
-    def _do_build(self, _: Any) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Placeholder):
-            self.stack[-1].state = state
-
-    def _do_binpersid(self, _: Any) -> None:
-        self.stack[-1] = self._persistent(self.stack[-1])
-
-    def _do_persid(self, argument: str) -> None:
-        self.stack.append(self._persistent(argument))
-
-    def _do_ext1(self, argument: int) -> None:
-        self.stack.append(Reference(f"extension {argument}"))
-
-    _do_ext2 = _do_ext4 = _do_ext1
 
 
 _CONSTANTS = frozenset(
@@ -259,12 +229,12 @@ _VALUES: dict[str, Callable[[], Any]] = {
 }
 
 
-def _set_items(container: Any, pairs: list[Any]) -> None:
-    """Put alternating keys and values into a dict or a placeholder of a dict."""
-    if isinstance(container, Placeholder):
-        container = container.entries
-    if isinstance(container, dict):
-        container.update(zip(pairs[::2], pairs[1::2], strict=True))
+def _with_items(container: Any, pairs: list[Any]) -> Any:
+    """Put alternating keys and values into a dict or a placeholder of a dict; return it."""
+    items = container.entries if isinstance(container, Placeholder) else container
+    if isinstance(items, dict):
+        items.update(zip(pairs[::2], pairs[1::2], strict=True))
+    return container
 
 
 def _extend(container: Any, values: list[Any]) -> None:
