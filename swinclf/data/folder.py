@@ -110,7 +110,7 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             layout=tuple(layout.notes),
             warning=warning,
             renamed=tuple(renamed),
-            unused=tuple(_relative(path, root) for path in layout.unused if _has_image(path)),
+            unused=tuple(_relative(path, root) for path in layout.unused if any(walk_images(path))),
             loose=layout.loose,
             linked_out=walk.linked_out,
             unusual=dict(walk.unusual),
@@ -204,10 +204,6 @@ def _relative(path: str, root: Path) -> str:
     except ValueError:  # on Windows --val may be on another drive: use the whole path
         relative = path
     return relative.replace(os.sep, "/")
-
-
-def _has_image(folder: str) -> bool:
-    return next(walk_images(folder), None) is not None
 
 
 def _by_structure(

@@ -91,13 +91,15 @@ class Tiff:
         """
         one = self.layout
         grid = _Grid.of(self.page, one)
+        # Samples of other types, and amounts of ink, use the whole range of the type.
         is_declared = one.form == "uint" and one.bits not in (16, 32, 64)
+        is_declared = is_declared or one.photometric == layouts.SEPARATED
         return Raster(
             size=self.size,
             kind=f"{one.form}{one.stored_bits}",
             mode=_MODES[one.photometric],
             bands=lambda: _bands(self.page, one, grid),
-            white=float(2**one.bits - 1) if is_declared or _is_printed(one) else None,
+            white=float(2**one.bits - 1) if is_declared else None,
             is_inverted=one.photometric == layouts.WHITE_IS_ZERO,
             alpha=("premultiplied" if one.is_premultiplied else "straight") if one.alpha else "",
             palette=_palette(self.page, one) if one.photometric == layouts.INDEXED else None,
@@ -131,11 +133,6 @@ def open_tiff(data: bytes) -> Tiff:
     except ValueError:
         orientation = 1
     return Tiff(layout, orientation, page)
-
-
-def _is_printed(layout: TiffLayout) -> bool:
-    """Return whether the samples are amounts of ink, which use the whole range of the type."""
-    return layout.photometric == layouts.SEPARATED
 
 
 def _palette(page: Directory, layout: TiffLayout) -> np.ndarray:

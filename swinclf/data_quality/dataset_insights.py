@@ -167,8 +167,8 @@ def learning_curve(
         draws = [_part(train_targets, share, random) for _ in range(1 if share == 1.0 else REPEATS)]
         if len(draws[0]) <= class_count:  # no within-class variance to estimate
             continue
-        right = [_right(train[rows], train_targets[rows], val, val_targets) for rows in draws]
-        accuracy = float(np.mean(right))
+        fitted = (fit_lda(train[rows], train_targets[rows]) for rows in draws)
+        accuracy = float(np.mean([(one.predict(val) == val_targets).mean() for one in fitted]))
         low, high = wilson_interval(round(accuracy * len(val)), len(val))
         points.append(LearningPoint(share, len(draws[0]), accuracy, low, high))
     if len(points) < 2:
@@ -184,11 +184,6 @@ def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
         rows = np.flatnonzero(targets == label)
         parts.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
     return np.concatenate(parts)
-
-
-def _right(fitted: Floats, targets: Labels, val: Floats, val_targets: Labels) -> float:
-    predicted = fit_lda(fitted, targets).predict(val)
-    return float((predicted == val_targets).mean())
 
 
 def _forecast(

@@ -166,16 +166,14 @@ def _details(picture: np.ndarray) -> np.ndarray:
 
 def _norms(details: np.ndarray) -> np.ndarray:
     norms = np.full((len(SIZES), MATCH_SIDE, MATCH_SIDE), np.inf, dtype=np.float32)
-    sums, squares = (_running_sums(details.astype(np.float64) ** power) for power in (1, 2))
+    # Running sums, of which the sum over any window is a difference.
+    summed = [(details.astype(np.float64) ** n).cumsum(axis=0).cumsum(axis=1) for n in (1, 2)]
+    sums, squares = (np.pad(one, ((1, 0), (1, 0))) for one in summed)
     for row, size in enumerate(SIZES):
         spread = _windows(squares, size) - _windows(sums, size) ** 2 / size**2
         room = MATCH_SIDE - size + 1
         norms[row, :room, :room] = np.sqrt(np.maximum(spread, (FLAT * size) ** 2))
     return norms
-
-
-def _running_sums(values: np.ndarray) -> np.ndarray:
-    return np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
 def _windows(sums: np.ndarray, size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.confidence.ood import FeatureSpace, fit_feature_space
-from swinclf.confidence.parameters import Confidence, Threshold
+from swinclf.confidence.parameters import Confidence
 from swinclf.confidence.temperature import Calibration, calibrate, fit_thresholds
 from swinclf.data.folder import ImageFile
 from swinclf.inference.predictor import Outputs, Predictor, softmax
@@ -99,22 +99,16 @@ def _fit(
     probabilities = softmax(held_out.logits, calibration.temperature)
     is_right = held_out.logits.argmax(axis=1) == held_out.targets
     is_accepted = np.nan_to_num(ood_scores) <= ood_threshold
+    # Fitted to images in distribution; the coverage is of all.
+    rows = fit_thresholds(probabilities.max(axis=1)[is_accepted], is_right[is_accepted])
+    share = float(is_accepted.mean())
     confidence = Confidence(
         temperature=calibration.temperature,
-        thresholds=_thresholds(probabilities.max(axis=1), is_right, is_accepted),
+        thresholds=tuple(row._replace(coverage=row.coverage * share) for row in rows),
         space=space,
         ood_threshold=ood_threshold,
     )
     return ConfidenceFit(confidence, calibration)
-
-
-def _thresholds(
-    probability: np.ndarray, is_right: np.ndarray, is_accepted: np.ndarray
-) -> tuple[Threshold, ...]:
-    """Return the thresholds for in-distribution images, with the coverage of all images."""
-    share = float(is_accepted.mean())
-    rows = fit_thresholds(probability[is_accepted], is_right[is_accepted])
-    return tuple(row._replace(coverage=row.coverage * share) for row in rows)
 
 
 def _fit_space(

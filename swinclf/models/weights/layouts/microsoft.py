@@ -8,7 +8,6 @@ Source: microsoft/Swin-Transformer, models/swin_transformer.py and simmim.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -17,6 +16,7 @@ from swinclf.models.weights.layouts.weight_layout import (
     State,
     WeightLayout,
     drop_names,
+    merge_in_next_stage,
     prefix_of,
     under_prefix,
 )
@@ -32,14 +32,7 @@ def _find_simmim(state: Mapping[str, Tensor]) -> str | None:
 
 def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
-    return {
-        re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name): value
-        for name, value in body.items()
-    }
-
-
-def _next_stage(match: re.Match[str]) -> str:
-    return f"layers.{int(match[1]) + 1}.downsample"
+    return merge_in_next_stage(body)
 
 
 LAYOUTS = (

@@ -6,7 +6,6 @@ Source: the model files of transformers 4 and 5.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from swinclf.models.weights.layouts.weight_layout import (
     drop_names,
     fold_class_position,
     join_qkv,
+    merge_in_next_stage,
     prefix_of,
     rename,
     rename_siblings,
@@ -68,17 +68,9 @@ def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
 
 def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), *_SWIN_UNUSED, r"classifier\.", r"decoder\.")
-    found = join_qkv(rename(body, _SWIN_RULES))
-    found = {
-        re.sub(r"^layers\.(\d+)\.downsample\.", _next_stage, name): value
-        for name, value in found.items()
-    }
+    found = merge_in_next_stage(join_qkv(rename(body, _SWIN_RULES)))
     found |= rename_siblings(state, prefix, {"classifier.": "head."})
     return found
-
-
-def _next_stage(match: re.Match[str]) -> str:
-    return f"layers.{int(match[1]) + 1}.downsample."
 
 
 _SWIN_LAYOUTS = (

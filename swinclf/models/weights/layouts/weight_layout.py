@@ -110,6 +110,16 @@ def join_qkv(state: Mapping[str, Tensor]) -> State:
     return joined
 
 
+def merge_in_next_stage(state: Mapping[str, Tensor]) -> State:
+    """Move Swin's patch merging from the end of a stage to the start of the next one."""
+
+    def moved(match: re.Match[str]) -> str:
+        return f"layers.{int(match[1]) + 1}.downsample."
+
+    pattern = r"^layers\.(\d+)\.downsample\."
+    return {re.sub(pattern, moved, name): value for name, value in state.items()}
+
+
 def fold_class_position(state: State) -> None:
     """Add the class token's position to the token, for networks whose table has only patches."""
     state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
