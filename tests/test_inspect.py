@@ -203,7 +203,7 @@ def swin_matrix(block, weights):
 def test_rollout_of_a_swin_is_the_product_of_all_matrices(case):
     network = network_of(case)
     found = looking.compute_attention(network, images(network, 1))
-    blocks = [block for stage in network.layers for block in looking._blocks(stage)]
+    blocks = [block for stage in network.layers for block in looking.swin_blocks(stage)]
     product = None
     for one, block in zip(found, blocks, strict=True):
         tokens = block.grid[0] * block.grid[1]
