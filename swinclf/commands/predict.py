@@ -226,7 +226,7 @@ def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
     walk = new_walk(folder, order=natural_key)
     yield from walk_images(folder, walk)
     if ignored is not None:
-        ignored.update(walk.ignored)
+        ignored.update(walk.detector.ignored)
 
 
 def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:

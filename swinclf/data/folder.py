@@ -113,9 +113,9 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             unused=tuple(_relative(path, root) for path in layout.unused if any(walk_images(path))),
             loose=layout.loose,
             linked_out=walk.linked_out,
-            unusual=dict(walk.unusual),
-            ignored=dict(walk.ignored),
-            unopened=walk.sniffer.unopened,
+            unusual=dict(walk.detector.unusual),
+            ignored=dict(walk.detector.ignored),
+            unopened=walk.detector.unopened,
         ),
     )
     if not index.classes:

@@ -7,9 +7,8 @@ extension is certainly not an image's (a text, an archive, a video) are never op
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import suppress
-from enum import Enum
-from typing import NamedTuple
 
 from swinclf.data.images import UnreadableImage, has_image_name, read_head
 
@@ -82,26 +81,6 @@ _BITMAP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's 
 _TIFF_STARTS = (b"II", b"MM")
 
 
-class FileUse(Enum):
-    """How a file of a dataset is used."""
-
-    IMAGE = "image"
-    REFUSED = "refused"  # an image of an unsupported format
-    IGNORED = "ignored"  # not an image
-
-
-class FileVerdict(NamedTuple):
-    """How a file is used, and why."""
-
-    use: FileUse
-    reason: str = ""  # why an image cannot be used; empty if it can
-    by_content: bool = False  # whether an image was recognized by its content rather than its name
-
-
-IMAGE, IGNORED = FileVerdict(FileUse.IMAGE), FileVerdict(FileUse.IGNORED)
-IMAGE_BY_CONTENT = FileVerdict(FileUse.IMAGE, by_content=True)
-
-
 def is_junk(name: str) -> bool:
     """Return whether a file or folder is hidden or created by an operating system."""
     return name.startswith(".") or name in _JUNK_FOLDERS or name.lower() in _JUNK_FILES
@@ -167,24 +146,27 @@ class ImageDetector:
     """
 
     def __init__(self) -> None:
-        self.unopened = 0
-        self._opened: dict[str, int] = {}
+        self.unusual: Counter[str] = Counter()  # images recognized by content, by extension
+        self.ignored: Counter[str] = Counter()  # files that are not images, by extension
+        self.unopened = 0  # files classified by others of their extension
+        self._opened: Counter[str] = Counter()
         self._images: set[str] = set()
 
-    def classify(self, path: str, name: str) -> FileVerdict:
-        """Return how a file is used; `name` is that of a link if a link leads to it."""
+    def classify(self, path: str, name: str) -> str | None:
+        """Return why an image cannot be used, empty if it can; None for no image.
+
+        `name` is that of the file, or of a link to it.
+        """
         if has_image_name(name):
-            return IMAGE
+            return ""
+        extension, other = extension_of(name), OTHER_IMAGES.get(_end_of(name), "")
         if is_no_image_name(name):
-            return IGNORED
-        other = OTHER_IMAGES.get(_end_of(name), "")
-        extension = extension_of(name)
-        opened = self._opened.get(extension, 0)
-        if opened >= SNIFFS_PER_EXTENSION:
+            is_image = False
+        elif self._opened[extension] >= SNIFFS_PER_EXTENSION:
             self.unopened += 1
             is_image = extension in self._images
         else:
-            self._opened[extension] = opened + 1
+            self._opened[extension] += 1
             head = read_signature(path)
             # A raw image of a camera is a TIFF whose first page is a thumbnail.
             is_image = is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
@@ -192,9 +174,9 @@ class ImageDetector:
             if is_image:
                 self._images.add(extension)
         if is_image:
-            return IMAGE_BY_CONTENT
+            self.unusual[extension] += 1
+            return ""
         if other:
-            return FileVerdict(
-                FileUse.REFUSED, f"{other}, which is not supported: convert it, e.g. to PNG"
-            )
-        return IGNORED
+            return f"{other}, which is not supported: convert it, e.g. to PNG"
+        self.ignored[extension] += 1
+        return None

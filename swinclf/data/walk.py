@@ -7,15 +7,12 @@ is read anyway: no image is read twice, and the walk terminates.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from swinclf.data.image_detector import (
-    FileUse,
     ImageDetector,
-    extension_of,
     is_junk,
     is_no_image_name,
 )
@@ -53,10 +50,8 @@ class FolderWalk:
         self, root: Path, folders: Sequence[str], *, order: Callable[[str], Any] = str
     ) -> None:
         self._order = order
-        self.ignored: Counter[str] = Counter()
-        self.unusual: Counter[str] = Counter()
         self.linked_out = 0
-        self.sniffer = ImageDetector()
+        self.detector = ImageDetector()
         self._root = str(root)
         self._visited: set[tuple[int, int]] = set()
         self._own = _FolderSet(folder for folder in folders if not is_link(folder))
@@ -115,15 +110,10 @@ class FolderWalk:
                 kind == LINK_TO_NOTHING and not is_no_image_name(entry.name)
             )
             return kind if is_lost else None
-        found = self.sniffer.classify(entry.path, entry.name)
-        if found.use is FileUse.IGNORED:
-            self.ignored[extension_of(entry.name)] += 1
-            return None
-        if found.use is FileUse.IMAGE:
-            if found.by_content:
-                self.unusual[extension_of(entry.name)] += 1
+        reason = self.detector.classify(entry.path, entry.name)
+        if reason == "":
             self.linked_out += outside or (entry.is_symlink() and not self._is_inside(entry.path))
-        return found.reason
+        return reason
 
     def _why_not_follow(self, link: str, ground: _FolderSet) -> str:
         """Return why a link to a folder is not followed; empty if it is."""
