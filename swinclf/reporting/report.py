@@ -8,11 +8,10 @@ limits their size and escapes names.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -51,22 +50,6 @@ CONSTANTS = {
     "examples": EXAMPLES,
     "version": __version__,
 }
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class TruncatedList(Generic[Row]):
-    """The first rows of a list, and the number of the others."""
-
-    rows: Sequence[Row]
-    more: int  # number of rows left out
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Row], limit: int) -> TruncatedList[Row]:
-        """Return the first `limit` of `rows`, which are read once."""
-        iterator = iter(rows)
-        return cls(list(itertools.islice(iterator, limit)), sum(1 for _ in iterator))
 
 
 def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
@@ -124,15 +107,20 @@ def write_report(
         verdict=verdict,
         gallery=gallery,
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
-        skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
-        mistakes=TruncatedList(mistakes, unseen),
-        suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
+        skipped=_first(skipped, SKIPPED_ROWS),
+        mistakes={"rows": mistakes, "more": unseen},
+        suspects=_first(extra.suspects, SUSPECTS),
         extra=extra,
         thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
     )
     write_text(path, page)
     return verdict
+
+
+def _first(rows: Sequence[Any], limit: int) -> dict[str, Any]:
+    """Return the first rows of a list, and the number of the others."""
+    return {"rows": rows[:limit], "more": len(rows[limit:])}
 
 
 def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures) -> dict[str, Any]:
@@ -143,7 +131,7 @@ def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures
         "split": describe_split(metrics.split),
         "right": round(metrics.accuracy * metrics.images),
         "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
-        "class_rows": TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
+        "class_rows": _first(_class_rows(metrics), CLASS_ROWS),
         "confidence": confidence,
         "weak": find_weak_sections(figures, confidence["ideal_ece"] if confidence else None),
     }
@@ -176,7 +164,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "curves": svg_charts.curves(epochs) if epochs else [],
         "probe": PROBE_NOTE if history and not epochs else None,
-        "epochs": TruncatedList.from_rows(history, EPOCH_ROWS),
+        "epochs": _first(history, EPOCH_ROWS),
     }
 
 
@@ -269,7 +257,8 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         images=metrics.images,
         majority=max(one.support for one in metrics.per_class.values()) / metrics.images,
         probe_accuracy=probe,
-        is_selected=selects_epoch(provenance, metrics.split),
+        # The scored images also selected the epoch; a linear probe has none.
+        is_selected=metrics.split == "val" and bool(epochs),
         train_counts=training.counts if training else None,
         per_class=metrics.per_class,
         train_losses=[train for train, _ in losses],
@@ -279,11 +268,6 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         image_px=training.image_px if training else None,
         input_px=training.input_px if training else None,
     )
-
-
-def selects_epoch(provenance: Provenance, split: str) -> bool:
-    """Return whether the scored images also selected the epoch; a linear probe has none."""
-    return split == "val" and any(row["epoch"] for row in provenance.history)
 
 
 def _gain(curve: LearningCurve | None) -> tuple[float, float] | None:
