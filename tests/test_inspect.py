@@ -14,7 +14,7 @@ from PIL import Image
 
 from swinclf.card import ModelCard
 from swinclf.commands.inspect import FigureOptions, inspect
-from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Confidence
 from swinclf.config import Impl
 from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from swinclf.cli.tables import ResultFormat, metrics_text
-from swinclf.confidence.parameters import Confidence, Threshold
-from swinclf.confidence.selective import RejectionScores
+from swinclf.confidence.selective import Confidence, RejectionScores, Threshold
 from swinclf.confidence.temperature import Calibration
 from swinclf.inference.neighbours import find_nearest
 from swinclf.metrics import Tally

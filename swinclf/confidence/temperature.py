@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import bdtrc, log_softmax
 
-from swinclf.confidence.parameters import Threshold
+from swinclf.confidence.selective import Threshold
 from swinclf.metrics import expected_calibration_error
 
 FOLDS = 5

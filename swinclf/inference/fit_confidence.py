@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.confidence.ood import FeatureSpace, fit_feature_space
-from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Confidence
 from swinclf.confidence.temperature import Calibration, calibrate, fit_thresholds
 from swinclf.data.folder import ImageFile
 from swinclf.inference.predictor import Outputs, Predictor, softmax

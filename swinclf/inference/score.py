@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.confidence.parameters import Confidence
-from swinclf.confidence.selective import SelectiveScores
+from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.device import fixed_batch_size

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Confidence
 from swinclf.data.loader import (
     LoadedImage,
     available_batches,

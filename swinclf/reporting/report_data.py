@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from swinclf.confidence.parameters import Confidence
-from swinclf.confidence.selective import RejectionScores
+from swinclf.confidence.selective import Confidence, RejectionScores
 from swinclf.confidence.temperature import Calibration
 from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import LabelReview

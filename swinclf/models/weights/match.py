@@ -39,7 +39,6 @@ class Match:
     prefix: str  # the prefix removed from the names; ends with a dot unless empty
     layout: WeightLayout | None  # the original layout; None for timm's own naming
     outside: tuple[str, ...]  # names of the file without the prefix
-    stored: int  # tensors under the prefix, without those that a network computes itself
     fitting: int  # tensors that match the network by name and shape, position tables in any size
     named: int  # tensors that match the network by name
 
@@ -84,7 +83,7 @@ def best_match(
         for layout, state in _conversions(part, wanted):
             named = [name for name in body if name in state]
             fitting = sum(_fits(name, state[name], body[name]) for name in named)
-            match = Match(state, prefix, layout, outside, len(part), fitting, len(named))
+            match = Match(state, prefix, layout, outside, fitting, len(named))
             whole = match.is_whole(body)
             surplus = sum(n not in wanted and not is_training_only(n) for n in state)
             rank = rank_of(prefix) if whole else 0
