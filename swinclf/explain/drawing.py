@@ -5,10 +5,8 @@ Every figure is a separate object, so that a caller's pyplot state is neither us
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from swinclf.files import write_bytes
 from swinclf.reporting.charts import GRID, INK, MUTED
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
@@ -156,10 +153,3 @@ def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
     if families is None:
         return f"#{index} {shorten(spell_out(name), width)}", [DEFAULT_FAMILY]
     return text, list(families)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    write_bytes(path, buffer.getvalue())

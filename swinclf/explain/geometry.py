@@ -20,7 +20,7 @@ from swinclf.explain.drawing import Pixels
 from swinclf.models.positions import RelativePosition
 from swinclf.models.swin import Swin, SwinBlock, WindowAttention, from_windows
 from swinclf.models.vit import Block, ViT
-from swinclf.reporting.charts import GRID, INK, MUTED
+from swinclf.reporting.charts import GRID, INK, MUTED, save_png
 
 APART_UP_TO = 16  # patches per side that are drawn separately; of more, the central ones
 SMALL_MAPS = 7  # similarity maps per side
@@ -64,7 +64,7 @@ def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str)
         box = (shown[1] * step + side - step, shown[0] * step + side - step)
         for colour, line in (("white", 3.5), (INK, 1.5)):
             left.add_patch(Rectangle(corner, *box, fill=False, ec=colour, lw=line))
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_apart(
@@ -133,7 +133,7 @@ def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
         axes.set_xlabel(f"column {column + 1}", color=MUTED, fontsize=9)
     assert image is not None
     drawing.colour_bar(figure, image, list(grid.ravel()), "cosine similarity")
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
@@ -183,7 +183,7 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
         axes_row[0].set_ylabel(f"{label}\n{heads} heads\n{offsets}", color=INK, fontsize=9)
         assert image is not None
         drawing.colour_bar(figure, image, list(axes_row), "bias")
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> None:
@@ -219,7 +219,7 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
             _draw_shifted(axes_row[1:], shifted, pixels)
         else:
             _say_unshifted(axes_row[1:], blocks[0])
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_unshifted(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:

@@ -19,7 +19,15 @@ from swinclf.explain import drawing
 from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
 from swinclf.reporter import format_percent
-from swinclf.reporting.charts import EMPTY_CELL, GRID, INK, MUTED, TRAIN_COLOUR, VAL_COLOUR
+from swinclf.reporting.charts import (
+    EMPTY_CELL,
+    GRID,
+    INK,
+    MUTED,
+    TRAIN_COLOUR,
+    VAL_COLOUR,
+    save_png,
+)
 
 VIT_MAPS = 4  # blocks and heads shown
 BARS = 5  # classes shown
@@ -55,7 +63,7 @@ def draw_vit_attention(
     maps = [_array(head) for head in found[-1].received[:VIT_MAPS]]
     labels = [f"block {len(found)}, head {n + 1}" for n in range(len(maps))]
     _draw_row(figure, [*[grid[2, n] for n in range(len(maps))], grid[2, -1]], pixels, maps, labels)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def draw_swin_attention(
@@ -96,7 +104,7 @@ def draw_swin_attention(
                       color=MUTED, fontsize=10, transform=axes.transAxes)  # fmt: skip
         if maps:
             _draw_row(figure, [*cells, grid[row, -1]], pixels, maps, names)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
@@ -186,7 +194,7 @@ def draw_evidence(
     )
     drawing.colour_bar_below(figure, shown, by_pixel)
     _draw_bars(bars, probabilities, classes)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:

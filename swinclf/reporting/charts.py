@@ -40,6 +40,8 @@ INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
 TRAIN_COLOUR, VAL_COLOUR = "#0b5fa5", "#a94400"  # as in report.css, safe for colour blindness
 EMPTY_CELL, EMPTY_ROW = "#f4f6f8", "#d9dce1"
 MAX_CELLS = 1000  # a side of the matrix; with more classes a cell represents several
+# Everything outside the axes is in the file too.
+WITH_LABELS: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.2}
 MAX_MARKED_EPOCHS = 40  # more markers would overlap
 
 
@@ -91,7 +93,7 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     _draw_colour_bar(figure, image, left=inches.x1 + 0.2, top=side * layout.cell)
     _write_title(axes, metrics, block, has_empty_rows=bool((counts.sum(axis=1) == 0).any()))
     _write_key(figure, key, left=0, top=inches.y0 - 0.25, width=max(side * layout.cell, 6))
-    _save(figure, path)
+    save_png(figure, path, **WITH_LABELS)
 
 
 def _block_counts(metrics: Metrics, block: int) -> npt.NDArray[np.int64]:
@@ -326,7 +328,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     _widen(accuracy, at_least=0.1)
     rate.set_ylim(bottom=0)
     _mark_best(accuracy, epochs, _column(history, "val_accuracy"))
-    _save(figure, path)
+    save_png(figure, path, **WITH_LABELS)
 
 
 def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
@@ -394,7 +396,8 @@ def _style_axes(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None
         axes.legend(frameon=False, fontsize=9, loc="best")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure as PNG, atomically, with further options of `savefig`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.2, dpi=figure.dpi)
+    figure.savefig(buffer, format="png", dpi=figure.dpi, **options)
     write_bytes(path, buffer.getvalue())

@@ -18,13 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.file_kind import (
-    READABLE,
-    WeightsFileKind,
-    detect_kind,
-    missing_file_error,
-    unreadable_error,
-)
+from swinclf.models.weights.file_kind import WeightsFileKind, detect_readable_kind, unreadable_error
 from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
 from swinclf.models.weights.torch_files import read_torch
@@ -40,20 +34,9 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
         WeightsError: If it cannot be read, or has no tensors; the message names the kind of file.
     """
     path = Path(path)
-    try:
-        kind = detect_kind(path)
-        if kind not in READABLE:
-            raise unreadable_error(path, kind)
-        files = (
-            read_shard_index(path) if kind is WeightsFileKind.INDEX else find_sibling_shards(path)
-        )
-        content = _read(files[0]) if len(files) == 1 else _read_shards(files)
-    except FileNotFoundError:
-        raise missing_file_error(path) from None
-    except OSError as error:
-        raise WeightsError(
-            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
-        ) from error
+    is_index = detect_readable_kind(path) is WeightsFileKind.INDEX
+    files = read_shard_index(path) if is_index else find_sibling_shards(path)
+    content = _read(files[0]) if len(files) == 1 else _read_shards(files)
     states = select(content)
     if not states:
         raise _no_tensors(path, content)
@@ -71,7 +54,7 @@ def _read_shards(files: list[Path]) -> State:
 
 def _read(path: Path) -> Any:
     """Read one file, or raise that it is damaged."""
-    kind = detect_kind(path)
+    kind = detect_readable_kind(path)
     try:
         if kind is WeightsFileKind.SAFETENSORS:
             return load_file(path)

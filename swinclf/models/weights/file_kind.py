@@ -121,6 +121,25 @@ def detect_kind(path: Path) -> WeightsFileKind:
     return WeightsFileKind.UNKNOWN
 
 
+def detect_readable_kind(path: Path) -> WeightsFileKind:
+    """Return the kind of a file that can be read.
+
+    Raises:
+        WeightsError: If it is missing, not permitted or of an unsupported kind.
+    """
+    try:
+        kind = detect_kind(path)
+    except FileNotFoundError:
+        raise WeightsError("a weights file", found=f"no file {path}", hint="another path") from None
+    except OSError as error:
+        raise WeightsError(
+            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
+        ) from error
+    if kind not in READABLE:
+        raise unreadable_error(path, kind)
+    return kind
+
+
 def _safetensors(path: Path, length: int, size: int) -> WeightsFileKind:
     """Return whether a safetensors file has all the bytes that its header declares."""
     if 8 + length > size:
@@ -238,8 +257,3 @@ def _packed(path: Path, kind: WeightsFileKind) -> WeightsError:
 def is_weights_name(name: str) -> bool:
     """Return whether a file is named like weights."""
     return name.lower().endswith(WEIGHT_SUFFIXES)
-
-
-def missing_file_error(path: Path) -> WeightsError:
-    """Return the error for a file that does not exist."""
-    return WeightsError("a weights file", found=f"no file {path}", hint="another path")

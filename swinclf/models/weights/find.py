@@ -13,9 +13,9 @@ from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
 from swinclf.models.weights.file_kind import (
-    READABLE,
     WeightsFileKind,
     detect_kind,
+    detect_readable_kind,
     is_weights_name,
     unreadable_error,
 )
@@ -68,15 +68,7 @@ def find_weights(where: Path) -> StartingWeights:
             found="an exported file, which cannot be trained",
             hint="the run it was exported from",
         )
-    try:
-        kind = detect_kind(path)
-    except OSError as error:
-        raise WeightsError(
-            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
-        ) from error
-    if kind not in READABLE:
-        raise unreadable_error(path, kind)
-    if kind is not WeightsFileKind.SAFETENSORS:
+    if detect_readable_kind(path) is not WeightsFileKind.SAFETENSORS:
         return StartingWeights(path, None)
     try:
         metadata = read_metadata(path)
