@@ -1,8 +1,10 @@
-"""Safe unpickler: an interpreter of pickle opcodes that imports and executes nothing.
+r"""Safe unpickler: an interpreter of pickle opcodes that imports and executes nothing.
 
 A pickle is a program; `pickle` would import and call whatever it names. Here tensors, containers
 and NumPy values are rebuilt by functions of this file, from a fixed table, and every object of
-another class becomes an inert `Placeholder`.
+another class becomes an inert `Placeholder`. A `pickle.Unpickler` that imports nothing does not
+replace it: it allocates what a file asks for. This one of nine bytes takes 1.5 GB:
+`python -c 'import pickle; pickle.loads(b"\x80\x02Nr\x00\xe1\xf5\x05.")'`.
 
 Source: the opcodes as documented in Python's `pickletools`.
 """
