@@ -313,28 +313,28 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     if not history:
         raise ValueError("no epoch to draw. Received: history=[]")
-    epochs = _column(history, "epoch")
+    epochs = history_column(history, "epoch")
     figure = Figure(figsize=(10.5, 3.6), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     for axes, measure in ((loss, "loss"), (accuracy, "accuracy")):
-        _draw_line(axes, epochs, _column(history, f"train_{measure}"), "train")
-        _draw_line(axes, epochs, _column(history, f"val_{measure}"), "val")
-    _draw_line(rate, epochs, _column(history, "lr"), "")
+        _draw_line(axes, epochs, history_column(history, f"train_{measure}"), "train")
+        _draw_line(axes, epochs, history_column(history, f"val_{measure}"), "val")
+    _draw_line(rate, epochs, history_column(history, "lr"), "")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate")):
         _style_axes(axes, title, epochs)
     _widen(accuracy, at_least=0.1)
     rate.set_ylim(bottom=0)
-    _mark_best(accuracy, epochs, _column(history, "val_accuracy"))
+    _mark_best(accuracy, epochs, history_column(history, "val_accuracy"))
     save_png(figure, path, **WITH_LABELS)
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+def history_column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
     """Return a value an epoch; missing and infinite values become NaN, which is not drawn."""
     values = [row.get(key) for row in history]
-    column = np.array([math.nan if value is None else float(value) for value in values])
+    column = np.array([math.nan if value in (None, "") else float(value) for value in values])
     return np.where(np.isfinite(column), column, math.nan)
 
 

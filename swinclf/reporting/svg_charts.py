@@ -21,6 +21,7 @@ from swinclf.metrics import (
     wilson_interval,
 )
 from swinclf.reporter import format_percent
+from swinclf.reporting.charts import history_column
 from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -39,8 +40,7 @@ class Line:
 
     name: str  # for the legend; empty for none
     style: str  # CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`
-    # (x, y); a y that is None or not finite leaves a gap
-    points: Sequence[tuple[float, float | None]]
+    points: Sequence[tuple[float, float]]  # (x, y); a y that is not finite leaves a gap
     band: Sequence[tuple[float, float]] = ()  # (low, high) interval of each point; empty for none
     sizes: Sequence[float] = ()  # radius of each point's marker; empty for the default
 
@@ -139,7 +139,7 @@ def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], 
     is_marked = line.style in ("a", "train", "val") and (bool(line.sizes) or count <= MAX_MARKERS)
     for index in chosen.tolist():
         x, y = line.points[index]
-        if y is None or not math.isfinite(y):
+        if not math.isfinite(y):
             broken = True
             continue
         svg_x, svg_y = at_x(x), at_y(y)
@@ -167,7 +167,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
             summary = f"{measure} of the training and the held-out images over the epochs"
             diagrams.append(draw(measure.capitalize(), summary, _epochs(history), y, lines))
     lines = [Line("", "a", _column(history, "lr"))]
-    rates = [value for _, value in lines[0].points if value is not None]
+    rates = [value for _, value in lines[0].points if math.isfinite(value)]
     if rates:
         y = Axis("learning rate", 0, max(rates) * 1.05 or 1, as_number)
         summary = f"from {rates[0]:.3g} to {rates[-1]:.3g}"
@@ -181,21 +181,17 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> Axis:
     return Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5, as_number, whole=True)
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float | None]]:
-    """Return (epoch, value) pairs; missing and infinite values become None."""
-    values = [row.get(key) for row in history]
-    numbers = [None if value in (None, "") else float(str(value)) for value in values]
-    return [
-        (float(row["epoch"]), None if value is None or not math.isfinite(value) else value)
-        for row, value in zip(history, numbers, strict=True)
-    ]
+def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return (epoch, value) pairs; a value that is missing or infinite is NaN."""
+    columns = (history_column(history, one).tolist() for one in ("epoch", key))
+    return list(zip(*columns, strict=True))
 
 
 def _range(
     lines: Sequence[Line], *, at_least: float, top: float | None = None
 ) -> tuple[float, float] | None:
     """Return a range of all points, no narrower than `at_least`; None without points."""
-    values = [y for line in lines for _, y in line.points if y is not None]
+    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
     values += [end for line in lines for ends in line.band for end in ends]
     if not values:
         return None
@@ -301,9 +297,7 @@ def coverage_curve(
 def coverage(curve: Sequence[CoveragePoint], images: int) -> Diagram:
     """Return the diagram of accuracy against coverage, without points of too few images."""
     fewest = min(MIN_COVERED, images) / images
-    points: list[tuple[float, float | None]] = [
-        (one.coverage, one.accuracy) for one in curve if one.coverage >= fewest
-    ]
+    points = [(one.coverage, one.accuracy) for one in curve if one.coverage >= fewest]
     lines = [Line("", "line", points)]
     y_range = _range(lines, at_least=0.05, top=1.0)
     assert y_range is not None  # the last point stands for all images
@@ -332,7 +326,7 @@ def learning(curve: LearningCurve) -> Diagram:
     """Return the learning curve: accuracy by number of training images, measured and forecast."""
 
     def line(name: str, style: str, points: Sequence[LearningPoint]) -> Line:
-        xy: list[tuple[float, float | None]] = [(one.images, one.accuracy) for one in points]
+        xy = [(one.images, one.accuracy) for one in points]
         return Line(name, style, xy, band=[(one.low, one.high) for one in points])
 
     lines = [line("measured, with interval", "a", curve.points)]
