@@ -142,8 +142,8 @@ def make_links(folder: Path, files: int, classes: int, pictures: int) -> None:
 def scan_and_split(folder: Path) -> None:
     """What a training does before it decodes the first image."""
     from swinclf.data.dataset import assign_splits
-    from swinclf.data.digests import digest_files
     from swinclf.data.folder import scan_folder
+    from swinclf.data.images import digest_files
     from swinclf.data.split import SplitRule
 
     start = time.perf_counter()

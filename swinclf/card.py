@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Confidence
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.errors import RunError

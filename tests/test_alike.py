@@ -16,14 +16,25 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.commands.check import check
 from swinclf.data.folder import scan_folder
-from swinclf.data_quality import feature_neighbours
-from swinclf.data_quality.feature_neighbours import NEAREST, MirroredFeatures, nearest_pairs
+from swinclf.data_quality import near_duplicates
 from swinclf.data_quality.findings import FindingKind
 from swinclf.data_quality.fingerprints import small_grey
 from swinclf.data_quality.image_stats import read_image_stats
-from swinclf.data_quality.near_duplicates import AGREEMENT_MIN, LIKENESS_MIN, find_near_pairs
-from swinclf.data_quality.registration import DETAIL_SIDE, detail_agreement
-from swinclf.data_quality.template_match import MATCH_SIDE, locate_crop, match_spectra
+from swinclf.data_quality.near_duplicates import (
+    AGREEMENT_MIN,
+    LIKENESS_MIN,
+    NEAREST,
+    MirroredFeatures,
+    find_near_pairs,
+    nearest_pairs,
+)
+from swinclf.data_quality.registration import (
+    DETAIL_SIDE,
+    MATCH_SIDE,
+    detail_agreement,
+    locate_crop,
+    match_spectra,
+)
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import open_user_caches
 from swinclf.reporter import SILENT
@@ -58,9 +69,9 @@ def cosines(one, other):
     return one @ other.T
 
 
-@pytest.mark.parametrize("block", [1, 700, feature_neighbours.BLOCK_COSINES])
+@pytest.mark.parametrize("block", [1, 700, near_duplicates.BLOCK_COSINES])
 def test_the_nearest_are_those_of_comparing_all(monkeypatch, block):
-    monkeypatch.setattr(feature_neighbours, "BLOCK_COSINES", block)
+    monkeypatch.setattr(near_duplicates, "BLOCK_COSINES", block)
     seen = random_features(60)
     middle = seen.features.mean(axis=0)
     wanted = set()
@@ -100,7 +111,7 @@ def test_pictures_in_which_nothing_is_seen_are_no_error():
 
 
 def test_the_search_takes_memory_by_the_block(monkeypatch):
-    monkeypatch.setattr(feature_neighbours, "BLOCK_COSINES", 2**16)
+    monkeypatch.setattr(near_duplicates, "BLOCK_COSINES", 2**16)
     seen = random_features(4000)
     tracemalloc.start()
     nearest_pairs(seen, np.arange(4000), report=SILENT)

@@ -45,7 +45,7 @@ LEVELS = [
     {"commands"},
     {"terminal"},
     {"api"},
-    {"demo"},
+    {"demo", "train_seeds"},
     {"cli"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

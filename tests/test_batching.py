@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import InferenceOptions, open_predictor
-from swinclf.inference.stream import stream_outputs
+from swinclf.inference.stream import BatchSize, stream_outputs
 from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches, divide_threads
 
 

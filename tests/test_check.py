@@ -20,15 +20,23 @@ from scipy.ndimage import gaussian_filter
 
 from swinclf.commands.check import check
 from swinclf.data.folder import ImageFile, scan_folder
-from swinclf.data_quality.duplicate_groups import connected_components, group_identical
 from swinclf.data_quality.findings import (
     FindingKind,
+    connected_components,
     find_class_faults,
     find_duplicates,
+    group_identical,
     suggest_fit,
 )
-from swinclf.data_quality.fingerprints import CROPS, LENGTH, fingerprints, mirrored, small_grey
-from swinclf.data_quality.hash_search import NEAREST, search_fingerprints
+from swinclf.data_quality.fingerprints import (
+    CROPS,
+    LENGTH,
+    NEAREST,
+    fingerprints,
+    mirrored,
+    search_fingerprints,
+    small_grey,
+)
 from swinclf.data_quality.image_stats import read_image_stats
 from swinclf.data_quality.near_duplicates import find_near_pairs
 from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from swinclf.data import digests
-from swinclf.data.digests import digest_files
-from swinclf.data.images import read_bytes
+from swinclf.data import images
+from swinclf.data.images import digest_files, read_bytes
 
 
 def test_names_of_one_file_share_a_reading(tmp_path, monkeypatch):
@@ -16,9 +15,7 @@ def test_names_of_one_file_share_a_reading(tmp_path, monkeypatch):
     (tmp_path / "other.jpg").write_bytes(b"two")
     (tmp_path / "empty.jpg").write_bytes(b"")
     read = []
-    monkeypatch.setattr(
-        digests, "read_bytes", lambda path: [read.append(path), read_bytes(path)][1]
-    )
+    monkeypatch.setattr(images, "read_bytes", lambda path: [read.append(path), read_bytes(path)][1])
     names = ["a.jpg", "b.jpg", "copy.jpg", "other.jpg", "empty.jpg", "absent.jpg", "nul\0.jpg"]
     found, errors = digest_files(tmp_path, names)
     assert [path.name for path in read] == ["a.jpg", "copy.jpg", "other.jpg", "empty.jpg"]

@@ -15,8 +15,7 @@ from PIL import Image
 
 from swinclf.cli.prediction_writer import PredictFormat, PredictionWriter
 from swinclf.commands.predict import Prediction, expand_inputs
-from swinclf.inference.label_folders import LabelFolders, folder_name
-from swinclf.inference.labelling_queue import select_diverse
+from swinclf.inference.labelling import LabelFolders, folder_name, select_diverse
 from swinclf.reporting import prediction_page
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from swinclf.card import ModelCard
 from swinclf.commands.inspect import FigureOptions, inspect
-from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import Confidence
 from swinclf.config import Impl
 from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
-from swinclf.explain.sample import synthetic_picture
+from swinclf.explain.target import synthetic_picture
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.compute import Computer
 from swinclf.models.names import build_native
@@ -203,7 +203,7 @@ def swin_matrix(block, weights):
 def test_rollout_of_a_swin_is_the_product_of_all_matrices(case):
     network = network_of(case)
     found = looking.compute_attention(network, images(network, 1))
-    blocks = [block for stage in network.layers for block in looking._blocks(stage)]
+    blocks = [block for stage in network.layers for block in looking.swin_blocks(stage)]
     product = None
     for one, block in zip(found, blocks, strict=True):
         tokens = block.grid[0] * block.grid[1]

@@ -20,8 +20,8 @@ from swinclf.data.thumbnails import thumbnail
 from swinclf.errors import WeightsError
 from swinclf.inference import fit_confidence
 from swinclf.inference.fit_confidence import LabelledOutputs
+from swinclf.inference.neighbours import load_reference_features, save_reference_features
 from swinclf.inference.predictor import open_predictor
-from swinclf.inference.reference_features import load_reference_features, save_reference_features
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.run_folder import RunFolder

@@ -16,15 +16,13 @@ import pytest
 from PIL import Image
 
 from swinclf.cli.tables import ResultFormat, metrics_text
-from swinclf.confidence.parameters import Confidence, Threshold
-from swinclf.confidence.selective import RejectionScores
+from swinclf.confidence.selective import Confidence, RejectionScores, Threshold
 from swinclf.confidence.temperature import Calibration
-from swinclf.inference.neighbour_search import find_nearest
+from swinclf.inference.neighbours import find_nearest
 from swinclf.metrics import Tally
 from swinclf.reporting import charts, confusion, svg_charts
-from swinclf.reporting.embedded_images import embed
-from swinclf.reporting.gallery import choose_gallery
-from swinclf.reporting.report import write_report
+from swinclf.reporting.html import embed
+from swinclf.reporting.report import choose_gallery, write_report
 from swinclf.reporting.report_data import (
     FindingSummary,
     LearningCurve,

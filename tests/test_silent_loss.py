@@ -17,15 +17,13 @@ from swinclf.data.class_names import match_unicode_forms, quote_names, similar_n
 from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import VAL, FolderIndex, SkippedFile, check_trainable, scan_folder
 from swinclf.data.image_detector import (
-    HEAD_BYTES,
-    FileUse,
     extension_of,
     is_readable_format,
     unsupported_format,
 )
 from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
-from swinclf.data_quality.scan_findings import find_scan_faults
+from swinclf.data_quality.findings import find_scan_faults
 from swinclf.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -35,7 +33,7 @@ NFC, NFD = (unicodedata.normalize(form, "Büffel") for form in ("NFC", "NFD"))
 def head_of(kind, mode="RGB", **options):
     buffer = io.BytesIO()
     Image.new(mode, (20, 20)).save(buffer, kind, **options)
-    return buffer.getvalue()[:HEAD_BYTES]
+    return buffer.getvalue()[:64]
 
 
 @pytest.fixture(scope="module")
@@ -158,25 +156,25 @@ def test_an_extension_is_judged_by_the_first_of_its_files(tmp_path, jpeg, monkey
     monkeypatch.setattr(
         image_detector, "read_signature", lambda path: opened.append(path) or real(path)
     )
-    sniffer = image_detector.ImageDetector()
+    detector = image_detector.ImageDetector()
     for number in range(4):
         for end, content in (("data", jpeg), ("blob", b"no image"), ("txt", jpeg), ("jpg", b"")):
             (tmp_path / f"{number}.{end}").write_bytes(content)
     uses = {
         end: [
-            sniffer.classify(str(tmp_path / f"{number}.{end}"), f"{number}.{end}").use
+            detector.classify(str(tmp_path / f"{number}.{end}"), f"{number}.{end}")
             for number in range(4)
         ]
         for end in ("data", "blob", "txt", "jpg")
     }
     assert uses == {
-        "data": [FileUse.IMAGE] * 4,
-        "blob": [FileUse.IGNORED] * 4,
-        "txt": [FileUse.IGNORED] * 4,
-        "jpg": [FileUse.IMAGE] * 4,
+        "data": [""] * 4,
+        "blob": [None] * 4,
+        "txt": [None] * 4,
+        "jpg": [""] * 4,
     }
     assert len(opened) == 4
-    assert sniffer.unopened == 4
+    assert detector.unopened == 4
 
 
 # Classes that cannot be read

@@ -15,7 +15,7 @@ from conftest import error_lines
 from safetensors.torch import load_file, save, save_file
 
 from swinclf.card import ModelCard
-from swinclf.confidence.parameters import Confidence, Threshold
+from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.errors import RunError, SwinclfError, WeightsError

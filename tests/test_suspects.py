@@ -12,10 +12,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.data_quality import dataset_insights
-from swinclf.data_quality import label_issues as suspects_module
-from swinclf.data_quality.dataset_insights import find_label_issues
-from swinclf.data_quality.label_issues import out_of_fold_probabilities
-from swinclf.data_quality.lda import fit_lda, reduce_dimensions
+from swinclf.data_quality.dataset_insights import (
+    find_label_issues,
+    fit_lda,
+    out_of_fold_probabilities,
+    reduce_dimensions,
+)
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.reporter import Reporter
 
@@ -83,7 +85,7 @@ def test_small_matrices_are_left_to_one_thread(monkeypatch):
         seen.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
         return reduce_dimensions(features)
 
-    monkeypatch.setattr(suspects_module, "reduce_dimensions", spy)
+    monkeypatch.setattr(dataset_insights, "reduce_dimensions", spy)
     with threadpool_limits(2, user_api="blas"):
         before = threadpool_info()
         labels = np.arange(60) % 3

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from swinclf.config import Augment
 from swinclf.data import loader
-from swinclf.data.image_cache import ImageCache
+from swinclf.data.loader import ImageCache
 from swinclf.data.transforms import (
     Augmentation,
     augment_pixels,

@@ -21,8 +21,7 @@ from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
 from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
-from swinclf.models.weights.adapt import adapt
-from swinclf.models.weights.head import classifier_names
+from swinclf.models.weights.adapt import adapt, classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.containers import read_checkpoints, read_state_dict
+from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.file_kind import WeightsFileKind, detect_kind
 from swinclf.models.weights.find import find_weights
 from swinclf.models.weights.torch_files import read_inert
@@ -46,7 +46,7 @@ def state(network: nn.Module) -> State:
 
 def check_read(path: Path, state: State) -> None:
     """Check that a file, or what --weights makes of a folder, gives exactly these tensors."""
-    found = read_state_dict(find_weights(path).path)
+    found = read_checkpoints(find_weights(path).path)[0].tensors
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], state[name]) for name in state)
 
@@ -54,7 +54,7 @@ def check_read(path: Path, state: State) -> None:
 def refusal(path: Path) -> WeightsError:
     """Return the error of a file or folder, which shows nothing of torch and no escape codes."""
     with pytest.raises(WeightsError) as caught:
-        read_state_dict(find_weights(path).path)
+        read_checkpoints(find_weights(path).path)
     error = caught.value
     text = str(error)
     for word in ("weights_only", "\x1b", "inline_container", "Re-running", "WeightsUnpickler"):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
 
-from swinclf.data_quality.label_issues import (
+from swinclf.data_quality.dataset_insights import (
+    learning_curve,
     out_of_fold_probabilities,
     rank_label_issues,
     scorable_rows,
 )
-from swinclf.data_quality.learning_curve import learning_curve
 
 
 def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tuple:
@@ -21,8 +21,9 @@ def blobs(per_class: int, seed: int, *, spread: float, width: int = 200) -> tupl
     return (centres[targets] + random.normal(0, spread, (4 * per_class, width))), targets
 
 
-def suspects_of(features: np.ndarray, targets: np.ndarray) -> list:
-    return rank_label_issues(out_of_fold_probabilities(features, targets, seed=0), targets)
+def suspects_of(features: np.ndarray, targets: np.ndarray) -> tuple:
+    probs = out_of_fold_probabilities(features, targets, seed=0)
+    return rank_label_issues(probs, targets), probs
 
 
 def test_swapped_labels_are_the_first_suspects():
@@ -30,17 +31,18 @@ def test_swapped_labels_are_the_first_suspects():
     labels, random = truth.copy(), np.random.default_rng(2)
     planted = random.choice(len(labels), 20, replace=False)
     labels[planted] = (labels[planted] + random.integers(1, 4, 20)) % 4
-    found = suspects_of(features, labels)
-    assert set(planted) <= {one.row for one in found[:25]}
-    assert [truth[one.row] for one in found[:20]] == [one.suggested for one in found[:20]]
-    assert all(one.own < one.other for one in found)
-    assert [one.own for one in found] == sorted(one.own for one in found)
-    assert found == suspects_of(features, labels)
+    found, probs = suspects_of(features, labels)
+    assert set(planted) <= set(found[:25])
+    assert np.array_equal(truth[found[:20]], probs[found[:20]].argmax(axis=1))
+    own = probs[found, labels[found]]
+    assert (own < probs[found].max(axis=1)).all()
+    assert np.array_equal(own, np.sort(own))
+    assert found == suspects_of(features, labels)[0]
 
 
 def test_right_labels_are_hardly_doubted():
     features, truth = blobs(100, 3, spread=1.0)
-    assert len(suspects_of(features, truth)) <= 2
+    assert len(suspects_of(features, truth)[0]) <= 2
 
 
 def test_classes_too_small_to_judge_are_left_alone():

@@ -27,7 +27,7 @@ from swinclf.data.images import FORMATS, UnreadableImage, decode_image
 from swinclf.errors import SwinclfError
 from swinclf.files import read_csv, read_json
 from swinclf.models.store import read_card
-from swinclf.models.weights.containers import read_state_dict
+from swinclf.models.weights.containers import read_checkpoints
 from swinclf.settings import gather_settings
 
 NASTY = (b"\x00", b"\xff", b"\x1b[31m", b"\xff\xd9", b"{", b"}", b'"', b"-1", b"1e999", b"NaN")
@@ -92,9 +92,9 @@ def readers(folder: Path) -> Mapping[str, tuple[list[bytes], Callable[[bytes], N
             through_a_file("split.csv", lambda path: read_csv(path, ("path", "label"))),
         ),
         "safetensors": ([weights], through_a_file("a.safetensors", read_card)),
-        "weights": ([weights], through_a_file("b.safetensors", read_state_dict)),
-        "pickles": ([pickled.getvalue()], through_a_file("c.pth", read_state_dict)),
-        "archives": ([archive.getvalue()], through_a_file("d.npz", read_state_dict)),
+        "weights": ([weights], through_a_file("b.safetensors", read_checkpoints)),
+        "pickles": ([pickled.getvalue()], through_a_file("c.pth", read_checkpoints)),
+        "archives": ([archive.getvalue()], through_a_file("d.npz", read_checkpoints)),
         "settings": (
             [json.dumps(settings).encode()],
             through_a_file("e.json", lambda path: gather_settings({}, path)),

@@ -40,7 +40,7 @@ from swinclf.terminal import ConsoleReporter
 
 if TYPE_CHECKING:
     from swinclf.commands.predict import Prediction
-    from swinclf.inference.label_folders import LabelFolders
+    from swinclf.inference.labelling import LabelFolders
 
 TOP_K = 5
 PredictJsonOption = Annotated[
@@ -131,7 +131,7 @@ def predict_command(
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict, select_queue, write_gallery
-    from swinclf.inference.label_folders import LabelFolders
+    from swinclf.inference.labelling import LabelFolders
     from swinclf.inference.predictor import InferenceOptions, open_predictor
 
     if page:

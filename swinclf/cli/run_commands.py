@@ -103,7 +103,7 @@ def compare_command(
 
     result_format = chosen_format(result_format, as_json=as_json)
     if seeds is not None:
-        from swinclf.commands.train_seeds import train_seeds
+        from swinclf.train_seeds import train_seeds
 
         report = ConsoleReporter()
         runs = [one for run in runs for one in train_seeds(run, seeds, report=report)]

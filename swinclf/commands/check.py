@@ -11,19 +11,20 @@ import numpy as np
 
 from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, SkippedFile, scan_folder
 from swinclf.data.value_range import describe_range, measure_ranges
-from swinclf.data_quality.duplicate_groups import connected_components, group_identical
 from swinclf.data_quality.findings import (
     Finding,
     FindingKind,
+    connected_components,
     find_class_faults,
     find_duplicates,
     find_image_faults,
+    find_scan_faults,
     find_unreadable,
+    group_identical,
     suggest_fit,
 )
 from swinclf.data_quality.image_stats import ImageStats, read_image_stats
 from swinclf.data_quality.near_duplicates import EMPTY_SPREAD, NearPair, find_near_pairs
-from swinclf.data_quality.scan_findings import find_scan_faults
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError
 from swinclf.files import write_json

@@ -242,8 +242,7 @@ def _neighbours(
     path = RunFolder(model.resolve().parent).neighbours
     if model.suffix != ".safetensors" or not path.is_file():
         return None
-    from swinclf.inference.reference_features import load_reference_features
-    from swinclf.inference.report_neighbours import find_reference_neighbours
+    from swinclf.inference.neighbours import find_reference_neighbours, load_reference_features
 
     try:
         reference = load_reference_features(path, model)

@@ -17,7 +17,7 @@ from swinclf.data.thumbnails import thumbnails
 from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home, natural_key
-from swinclf.inference.labelling_queue import CANDIDATES, select_diverse
+from swinclf.inference.labelling import CANDIDATES, select_diverse
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs
@@ -226,7 +226,7 @@ def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
     walk = new_walk(folder, order=natural_key)
     yield from walk_images(folder, walk)
     if ignored is not None:
-        ignored.update(walk.ignored)
+        ignored.update(walk.detector.ignored)
 
 
 def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:

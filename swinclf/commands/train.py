@@ -13,7 +13,7 @@ from pathlib import Path
 
 from swinclf.config import ResolvedConfig
 from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
-from swinclf.data.split_file import read_split, write_split
+from swinclf.data.split import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.event_log import EventLog

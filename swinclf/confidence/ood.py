@@ -37,40 +37,27 @@ MIN_FREEDOM = 8  # degrees of freedom that a covariance needs
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """A Gaussian model of the training features with one covariance for all classes.
+    """A Gaussian model of the training features with one covariance for all classes."""
 
-    Attributes:
-        mean: (D,) mean of all training features.
-        basis: (D, R) orthonormal principal directions.
-        whiten: (R, R) whitening of the within-class covariance.
-        centres: (K, R) class means, whitened.
-        leftover: Inverse variance along each of the other directions; 0 if there are none.
-        background: (R, R) whitening of the covariance of all images; None in a model of a version
-            that did not use it.
-        scale: Mean and standard deviation over the training images of the relative distance, then
-            of the distance to all images.
-    """
-
-    mean: Floats
-    basis: Floats
-    whiten: Floats
-    centres: Floats
-    leftover: float
+    mean: Floats  # (D,) mean of all training features
+    basis: Floats  # (D, R) orthonormal principal directions
+    whiten: Floats  # (R, R) whitening of the within-class covariance
+    centres: Floats  # (K, R) class means, whitened
+    leftover: float  # inverse variance along each of the other directions; 0 if there are none
+    # (R, R) whitening of the covariance of all images; None in a model of a version that did not
+    # use it
     background: Floats | None = None
+    # mean and standard deviation over the training images of the relative distance, then of the
+    # distance to all images
     scale: tuple[float, float, float, float] = UNSCALED
 
     def ood_scores(self, features: Floats) -> Floats:
-        """Return how unlike the training images each image is.
+        """Return how unlike the training images each image is, (N, D) -> (N,).
 
         Two squared Mahalanobis distances are added, each in standard deviations over the training
         images: to the nearest class relative to all images together, which finds other classes of
-        the same kind of image, and to all images, which finds other kinds of images.
-
-        Args:
-            features: (N, D).
-
-        Returns:
-            (N,) >= 0; about 1 for an image like the training images.
+        the same kind of image, and to all images, which finds other kinds of images. About 1 for an
+        image like the training images, never below 0.
 
         Source: A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, Ren et al.
         2021, eq. 3; the other directions as in Tipping & Bishop 1999, sec. 3.2.
@@ -143,14 +130,9 @@ class FeatureSpace:
 
 @one_blas_thread()
 def fit_feature_space(features: Floats, targets: npt.NDArray[np.integer]) -> FeatureSpace | None:
-    """Fit a feature space to training features.
+    """Fit a feature space to (N, D) training features; None if they are too few for a covariance.
 
-    Args:
-        features: (N, D) float32.
-        targets: (N,) class indices; classes without images have no centre.
-
-    Returns:
-        The feature space; None if there are too few images to estimate a covariance.
+    Classes without images, by the (N,) class indices, have no centre.
     """
     from sklearn.covariance import ledoit_wolf  # not at the top: predicting starts sooner without
 

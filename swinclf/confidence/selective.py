@@ -1,48 +1,100 @@
-"""Selective classification: rejecting predictions that are uncertain or out of distribution."""
+"""Selective classification: rejecting predictions that are uncertain or out of distribution.
+
+Its parameters are in a model file: temperature, rejection thresholds and feature space.
+`inference.fit_confidence` fits them. Knows arrays; knows nothing about networks, images or files.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from swinclf.confidence.parameters import Confidence, Threshold
+from swinclf.confidence.ood import FeatureSpace
 from swinclf.errors import RunError
 from swinclf.metrics import difference_interval
 from swinclf.reporter import format_percent
+
+
+class Threshold(NamedTuple):
+    """A rejection threshold for a target precision."""
+
+    precision: float  # target share of correct predictions among the accepted ones, in [0, 1]
+    probability: float  # predictions below this are rejected, in [0, 1]
+    coverage: float  # share of the held-out images that are accepted, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The confidence parameters of a model."""
+
+    temperature: float = 1.0  # logits are divided by this before the softmax, > 0
+    # one for each precision that the held-out images reached, in ascending order
+    thresholds: tuple[Threshold, ...] = ()
+    # the feature space; None if there were too few training images
+    space: FeatureSpace | None = None
+    # images with a higher out-of-distribution score are rejected, > 0
+    ood_threshold: float = math.inf
+
+    def threshold(self, precision: float) -> Threshold | None:
+        """Return the lowest threshold that reaches a precision; None if there is none."""
+        return next((row for row in self.thresholds if row.precision >= precision - 1e-9), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "temperature": self.temperature,
+            "thresholds": [list(row) for row in self.thresholds],
+            "strangest": self.ood_threshold if self.space else None,
+            "space": self.space.to_dict() if self.space else None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Confidence:
+        """Return the inverse of `to_dict`; all but the temperature may be missing.
+
+        Thresholds of earlier versions that belong to another classifier (`second`) are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: If a value is missing or invalid.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"calibration must be an object. Received: {type(values).__name__}")
+        space = values.get("space")
+        rows = () if values.get("second") else values.get("thresholds", ())
+        temperature = float(values["temperature"])
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be a number > 0. Received: {temperature}")
+        return cls(
+            temperature=temperature,
+            thresholds=tuple(Threshold(*map(float, row)) for row in rows),
+            space=FeatureSpace.from_dict(space) if space else None,
+            ood_threshold=float(values["strangest"]) if space else math.inf,
+        )
+
 
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class RejectionScores:
-    """The effect of rejection on images of known and of unknown classes. Shares are in [0, 1].
+    """The effect of rejection on images of known and of unknown classes. Shares are in [0, 1]."""
 
-    Attributes:
-        precision: Target share of correct predictions among the accepted ones.
-        known: Number of images of the model's classes.
-        known_accepted: Share of them that were accepted.
-        right: Share of the accepted ones that are correct; nan without any.
-        unknown: Number of images of other classes.
-        unknown_accepted: Share of them that were accepted; nan without any.
-        auroc_probability: AUROC of detecting unknown classes by a low probability; nan without
-            unknown images.
-        auroc_ood: AUROC of detecting them by the out-of-distribution score; nan without a score.
-        difference: 95 % interval of the accepted share of the known less that of the unknown, in
-            [-1, 1]; nan without images of both.
-    """
-
-    precision: float
-    known: int
-    known_accepted: float
-    right: float
-    unknown: int
-    unknown_accepted: float
+    precision: float  # target share of correct predictions among the accepted ones
+    known: int  # number of images of the model's classes
+    known_accepted: float  # share of them that were accepted
+    right: float  # share of the accepted ones that are correct; nan without any
+    unknown: int  # number of images of other classes
+    unknown_accepted: float  # share of them that were accepted; nan without any
+    # AUROC of detecting unknown classes by a low probability; nan without unknown images
     auroc_probability: float
+    # AUROC of detecting them by the out-of-distribution score; nan without a score
     auroc_ood: float
+    # 95 % interval of the accepted share of the known less that of the unknown, in [-1, 1]; nan
+    # without images of both
     difference: tuple[float, float]
 
     @property
@@ -53,15 +105,10 @@ class RejectionScores:
 
 @dataclass(frozen=True)
 class SelectiveScores:
-    """The scores that rejection depends on, (N,) each.
+    """The scores that rejection depends on, (N,) each."""
 
-    Attributes:
-        probability: Of the predicted class.
-        ood_score: Out-of-distribution score; nan from a model without a feature space.
-    """
-
-    probability: np.ndarray
-    ood_score: np.ndarray
+    probability: np.ndarray  # of the predicted class
+    ood_score: np.ndarray  # out-of-distribution score; nan from a model without a feature space
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[float, float]]) -> Self:
@@ -70,11 +117,7 @@ class SelectiveScores:
 
 
 def is_rejected(confidence: Confidence, precision: float, scores: SelectiveScores) -> np.ndarray:
-    """Return which predictions are rejected, (N,) booleans.
-
-    Raises:
-        RunError: As `threshold_for`.
-    """
+    """Return which predictions are rejected, (N,) booleans; raises as `threshold_for`."""
     is_sure = scores.probability >= threshold_for(confidence, precision).probability
     is_ood: np.ndarray = np.nan_to_num(scores.ood_score) > confidence.ood_threshold
     rejected: np.ndarray = ~is_sure | is_ood
@@ -90,15 +133,8 @@ def score_rejection(
 ) -> RejectionScores:
     """Measure the effect of rejection on images of known and of unknown classes.
 
-    Args:
-        confidence: Of the model.
-        precision: Target precision.
-        known: Scores of images of the model's classes.
-        right: (N,) whether their predictions are correct.
-        unknown: Scores of images of other classes.
-
-    Raises:
-        RunError: As `threshold_for`.
+    `right` is whether the predictions of the known images are correct, (N,). Raises as
+    `threshold_for`.
     """
     accepted = ~is_rejected(confidence, precision, known)
     accepted_unknown = ~is_rejected(confidence, precision, unknown)
@@ -121,14 +157,9 @@ def score_rejection(
 
 
 def auroc(low: np.ndarray, high: np.ndarray) -> float:
-    """Return the area under the ROC curve of telling `high` from `low` by value.
+    """Return the area under the ROC curve of telling `high` from `low` by value, (N,) and (M,).
 
-    Args:
-        low: (N,) scores of the negatives.
-        high: (M,) scores of the positives.
-
-    Returns:
-        In [0, 1]; nan if one side is empty or has a nan.
+    In [0, 1]; nan if one side is empty or has a nan.
     """
     if not len(low) or not len(high) or np.isnan(low).any() or np.isnan(high).any():
         return math.nan
@@ -143,11 +174,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def threshold_for(confidence: Confidence, precision: float) -> Threshold:
-    """Return the threshold that reaches a precision.
-
-    Args:
-        confidence: Of the model.
-        precision: Target share of correct predictions among the accepted ones, in (0, 1).
+    """Return the threshold that reaches a target share of correct accepted predictions, in (0, 1).
 
     Raises:
         RunError: If the held-out images did not reach that precision, or none were held out.

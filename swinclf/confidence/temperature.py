@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import bdtrc, log_softmax
 
-from swinclf.confidence.parameters import Threshold
+from swinclf.confidence.selective import Threshold
 from swinclf.metrics import expected_calibration_error
 
 FOLDS = 5
@@ -28,35 +28,24 @@ PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.99
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted temperature and its effect on the calibration error.
+    """A fitted temperature and its effect on the calibration error."""
 
-    Attributes:
-        temperature: Logits are divided by this before the softmax, > 0. It is 1 unless scaling
-            demonstrably helps.
-        images: Held-out images it was fitted on.
-        ece_before: Expected calibration error with temperature 1, in [0, 1].
-        ece_after: The same with a temperature, by cross-validation (five folds), in [0, 1]: an
-            estimate for new images.
-    """
-
+    # logits are divided by this before the softmax, > 0. It is 1 unless scaling demonstrably helps
     temperature: float
-    images: int
-    ece_before: float
+    images: int  # held-out images it was fitted on
+    ece_before: float  # expected calibration error with temperature 1, in [0, 1]
+    # the same with a temperature, by cross-validation (five folds), in [0, 1]: an estimate for new
+    # images
     ece_after: float
 
 
 def calibrate(
     logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], *, seed: int
 ) -> Calibration:
-    """Fit a temperature and estimate its effect by cross-validation.
+    """Fit a temperature to (N, K) logits and estimate its effect by cross-validation.
 
     It is used if it lowers the negative log-likelihood of images that it was not fitted on by more
     than chance: on a few hundred images the calibration error (ECE) is mostly noise.
-
-    Args:
-        logits: (N, K), N >= 1.
-        targets: (N,) class indices.
-        seed: Seed of the folds.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     unscaled = log_softmax(logits.astype(np.float64), axis=1)
@@ -83,14 +72,7 @@ def calibrate(
 
 
 def fit_temperature(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer]) -> float:
-    """Return the maximum a posteriori temperature, close to 1 if there are few images.
-
-    Args:
-        logits: (N, K).
-        targets: (N,) class indices.
-
-    Returns:
-        T in [0.05, 20].
+    """Return the maximum a posteriori temperature, in [0.05, 20], close to 1 for few images.
 
     Source: On Calibration of Modern Neural Networks, Guo et al. 2017, sec. 4.2; a normal prior on
     log T added, without which a classifier that makes no mistake would get T = 0.
@@ -116,15 +98,9 @@ def fit_thresholds(
     A lower confidence bound of the precision (Clopper & Pearson 1934, one-sided, 95 %) has to reach
     it, so that few held-out images promise little: 0.8 needs at least 14 correct predictions
     without a mistake, 0.9 needs 29 and 0.95 needs 59. `benchmarks/held_out.py` measures how often
-    new images reach it.
+    new images reach it. Precisions that are not reached have no threshold.
 
-    Args:
-        confidence: (N,) probability of each image's predicted class.
-        right: (N,) whether the prediction is correct.
-        precisions: Target shares of correct predictions.
-
-    Returns:
-        A threshold for each precision that is reached; the others are left out.
+    `confidence` is the probability of each predicted class, (N,), `right` whether it is correct.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, hits = confidence[order], np.cumsum(right[order])

@@ -10,6 +10,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
+LISTED = 5  # names in a message
+
 
 def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Return the groups of names that differ only in case, outer spaces or Unicode form."""
@@ -34,14 +36,17 @@ def quote_names(names: Collection[str]) -> str:
     return ", ".join(quote_name(name, names) for name in names)
 
 
+def list_some(names: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Return a few names, quoted as by `quote_name`, and the number of the others."""
+    listed, others = list(names), list(others)
+    shown = ", ".join(quote_name(name, others) for name in listed[:LISTED])
+    return shown + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")
+
+
 def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapping[str, str]:
-    """Map labels to the classes from which they differ only in Unicode form.
+    """Map names of folders to the classes from which they differ only in Unicode form.
 
     Only unique matches are returned: no label becomes a class that another label already has.
-
-    Args:
-        labels: Names of folders.
-        classes: Names of the known classes.
     """
     labels = set(labels)
     unknown, free = labels - set(classes), set(classes) - labels

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import quote_names, similar_names
-from swinclf.data.dataset_layout import list_some
+from swinclf.data.class_names import list_some, quote_names, similar_names
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
 from swinclf.data.split import SplitRule
@@ -19,25 +18,16 @@ NAMED = 5  # classes that are listed by name
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with labels and splits.
-
-    Attributes:
-        root: The dataset's folder.
-        classes: Class names in the order of the logits.
-        images: Sorted by path, each with a split.
-        skipped: Files that cannot be used, sorted by path.
-        lost: Class folders without a readable file, each with the reason.
-        empty: Class folders without image files.
-        notes: Further observations of the scan.
-    """
+    """Images with labels and splits."""
 
     root: Path
-    classes: tuple[str, ...]
-    images: tuple[ImageFile, ...]
-    skipped: tuple[SkippedFile, ...]
+    classes: tuple[str, ...]  # class names in the order of the logits
+    images: tuple[ImageFile, ...]  # sorted by path, each with a split
+    skipped: tuple[SkippedFile, ...]  # files that cannot be used, sorted by path
+    # class folders without a readable file, each with the reason
     lost: Mapping[str, str] = field(default_factory=dict)
-    empty: tuple[str, ...] = ()
-    notes: ScanNotes = field(default_factory=ScanNotes)
+    empty: tuple[str, ...] = ()  # class folders without image files
+    notes: ScanNotes = field(default_factory=ScanNotes)  # further observations of the scan
 
     def rows(self, split: str) -> list[int]:
         """Return the indices in `images` of a split."""
@@ -92,11 +82,8 @@ def assign_splits(
 ) -> Dataset:
     """Drop unreadable images and assign a split to each of the others.
 
-    Args:
-        index: The scan of the dataset.
-        digests: Content digest of every readable image, by path.
-        errors: Why an image cannot be read, by path.
-        rule: Of the split. Folders for validation or testing come before it.
+    `digests` and `errors` have the content digest of every readable image, and the reason for every
+    other, by path. Folders for validation or testing come before the rule.
 
     Raises:
         DataError: If the remaining images cannot be trained on.
@@ -133,8 +120,7 @@ def assign_splits(
 def classes_without_images(index: FolderIndex) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the class folders without a usable image.
 
-    Args:
-        index: A dataset whose `skipped` includes all unreadable files.
+    The scan's `skipped` includes all unreadable files.
 
     Returns:
         Folders with only unusable files, each with the most frequent reason, and the names of

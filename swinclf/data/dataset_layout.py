@@ -13,10 +13,11 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swinclf.data.class_names import list_some
 from swinclf.data.image_detector import is_junk, is_no_image_name
 from swinclf.data.images import has_image_name
 from swinclf.data.split_names import (
@@ -29,27 +30,20 @@ from swinclf.data.split_names import (
     split_name,
     stems_with_splits,
 )
-from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP
+from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
 from swinclf.errors import DataError
 
-NOTED = 5  # names in a message
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
 _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFolder:
-    """A folder whose images are of one class.
-
-    Attributes:
-        path: The folder.
-        label: Its name.
-        split: train, val or test; empty if the folders define no split.
-    """
+    """A folder whose images are of one class."""
 
     path: str
     label: str
-    split: str
+    split: str  # train, val or test; empty if the folders define no split
 
     @property
     def is_trained_on(self) -> bool:
@@ -59,25 +53,20 @@ class ClassFolder:
 
 @dataclass
 class DatasetLayout:
-    """The class folders and splits of a dataset.
+    """The class folders and splits of a dataset."""
 
-    Attributes:
-        class_folders: Sorted, those behind links last.
-        splits: Split by the folder that holds its class folders; empty without splits.
-        split_folders: The folders named like splits: these, or their parents.
-        skipped: Links that are not followed: path and reason.
-        unused: Folders next to the splits that are not splits.
-        loose: Number of images outside class folders.
-        notes: How unusual folders were interpreted.
-    """
-
+    # sorted, those behind links last
     class_folders: list[ClassFolder] = field(default_factory=list)
+    # split by the folder that holds its class folders; empty without splits
     splits: dict[str, str] = field(default_factory=dict)
+    # the folders named like splits: these, or their parents
     split_folders: set[str] = field(default_factory=set)
+    # links that are not followed: path and reason
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    # folders next to the splits that are not splits
     unused: list[str] = field(default_factory=list)
-    loose: int = 0
-    notes: list[str] = field(default_factory=list)
+    loose: int = 0  # number of images outside class folders
+    notes: list[str] = field(default_factory=list)  # how unusual folders were interpreted
 
     @property
     def train_labels(self) -> set[str]:
@@ -91,9 +80,7 @@ class DatasetLayout:
 def find_layout(root: Path, val: Path | None) -> DatasetLayout:
     """Return the class folders of a dataset, each with its split.
 
-    Args:
-        root: The dataset's folder, resolved.
-        val: A folder of class folders to use as validation split instead, resolved.
+    `val` is a folder of class folders to use as validation split instead. Both paths are resolved.
 
     Raises:
         DataError: If a split has two folders, or it is ambiguous which folder is which split.
@@ -135,20 +122,10 @@ def list_folder(folder: Path) -> list[os.DirEntry[str]]:
         raise _no_folder(folder, error) from error
 
 
-def list_some(names: Iterable[str]) -> str:
-    """Return a few names, quoted, and the number of the others."""
-    listed = list(names)
-    shown = ", ".join(repr(name) for name in listed[:NOTED])
-    return shown + (f" and {len(listed) - NOTED} more" if len(listed) > NOTED else "")
-
-
 def _find_splits(root: Path, layout: DatasetLayout, val: Path | None) -> dict[str, str]:
     """Return the folders that hold the class folders of each split; empty without splits.
 
-    Args:
-        root: The dataset's folder.
-        layout: Receives notes and unused folders.
-        val: The validation folder, if given by the user.
+    Notes and unused folders are added to `layout`; `val` is the user's validation folder, if any.
     """
     names = {
         Path(path).name: path
@@ -192,9 +169,7 @@ def _note_of(splits: Mapping[str, str], root: Path) -> list[str]:
 def _named_splits(root: Path, names: Mapping[str, str]) -> dict[str, str]:
     """Return the split of each folder that is one, by name; the name "" for `root` itself.
 
-    Args:
-        root: The folder that holds them.
-        names: The paths of its folders, by name.
+    `names` has the paths of the folders in `root` by name.
 
     Raises:
         DataError: If the names denote splits, but it is ambiguous which is which.
@@ -262,11 +237,7 @@ def _unwrapped(folder: str) -> str:
 
 
 def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the subfolders of a folder, linked ones included, and the links that are not used.
-
-    Raises:
-        DataError: If it cannot be listed.
-    """
+    """Return the subfolders of a folder, linked ones included, and the links that are not used."""
     found, refused, real = [], [], {}
     entries = list_folder(Path(folder))
     for entry in entries:
@@ -282,7 +253,7 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
         target = os.path.realpath(entry.path)
         if os.path.isdir(target):  # noqa: PTH112 - a string in, and it never raises
             split = split_name(entry.name)
-            if _is_within(here, target):
+            if is_within(here, target):
                 refused.append((entry.path, LINK_UP))
             elif split and target in real and real[target] == split:
                 refused.append((entry.path, LINK_AGAIN))
@@ -294,13 +265,8 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _count_images(folder: str) -> int:
-    """Return the number of files directly in a folder that are named like images."""
     entries = list_folder(Path(folder))
     return sum(has_image_name(one.name) and not is_junk(one.name) for one in entries)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _no_folder(path: Path, error: OSError) -> DataError:

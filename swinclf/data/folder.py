@@ -14,73 +14,52 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
+from swinclf.data.class_names import (
+    find_similar_name,
+    list_some,
+    match_unicode_forms,
+    quote_name,
+    quote_names,
+)
 from swinclf.data.dataset_layout import (
     DatasetLayout,
     find_layout,
     list_folder,
-    list_some,
     overlap_error,
 )
 from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
+from swinclf.data.scan_notes import ImageFile as ImageFile
 from swinclf.data.scan_notes import ScanNotes, most_frequent_reason, remedy_for
+from swinclf.data.scan_notes import SkippedFile as SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
 from swinclf.data.split_names import VAL as VAL
-from swinclf.data.split_names import split_name
-from swinclf.data.structure import check_structure, folders_in_classes, splits_in_classes
+from swinclf.data.split_names import (
+    check_structure,
+    folders_in_classes,
+    split_name,
+    splits_in_classes,
+)
 from swinclf.data.walk import FolderWalk, walk_images
 from swinclf.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One image of a dataset.
-
-    Attributes:
-        path: Relative to the dataset's root, with "/" between folders.
-        label: The name of its class folder.
-        split: train, val or test; empty if the folders define no split.
-    """
-
-    path: str
-    label: str
-    split: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedFile:
-    """A file that cannot be used, the reason, and its class if known."""
-
-    path: str
-    reason: str
-    label: str = ""
-
-
 @dataclass(frozen=True)
 class FolderIndex:
-    """The scan of a dataset.
+    """The scan of a dataset."""
 
-    Attributes:
-        root: The dataset's folder, absolute.
-        classes: Names of the class folders with training images, sorted.
-        images: Sorted by path.
-        skipped: Entries that should be images and cannot be used: links that are not followed,
-            pipes, unreadable folders, images of unsupported formats.
-        has_val: Whether the folders define a validation split.
-        folders: Names of the class folders for training, with or without images, sorted.
-        notes: Further observations of the scan.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    images: tuple[ImageFile, ...]
+    root: Path  # the dataset's folder, absolute
+    classes: tuple[str, ...]  # names of the class folders with training images, sorted
+    images: tuple[ImageFile, ...]  # sorted by path
+    # entries that should be images and cannot be used: links that are not followed, pipes,
+    # unreadable folders, images of unsupported formats
     skipped: tuple[SkippedFile, ...]
-    has_val: bool
+    has_val: bool  # whether the folders define a validation split
+    # names of the class folders for training, with or without images, sorted
     folders: tuple[str, ...] = ()
-    notes: ScanNotes = field(default_factory=ScanNotes)
+    notes: ScanNotes = field(default_factory=ScanNotes)  # further observations of the scan
 
     def counts(self, split: str | None = None) -> Counter[str]:
         """Return the number of images of each class, in one split or in all."""
@@ -92,10 +71,8 @@ class FolderIndex:
 def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
     """Scan a dataset folder.
 
-    Args:
-        root: The dataset's folder.
-        val: A folder of class folders that replaces the validation split of `root`. Paths of its
-            images are relative to `root` as well.
+    `val` is a folder of class folders that replaces its validation split. Paths of images in it are
+    relative to `root` as well.
 
     Raises:
         DataError: If there is no such folder, it has no classes, its splits have different
@@ -133,12 +110,12 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             layout=tuple(layout.notes),
             warning=warning,
             renamed=tuple(renamed),
-            unused=tuple(_relative(path, root) for path in layout.unused if _has_image(path)),
+            unused=tuple(_relative(path, root) for path in layout.unused if any(walk_images(path))),
             loose=layout.loose,
             linked_out=walk.linked_out,
-            unusual=dict(walk.unusual),
-            ignored=dict(walk.ignored),
-            unopened=walk.sniffer.unopened,
+            unusual=dict(walk.detector.unusual),
+            ignored=dict(walk.detector.ignored),
+            unopened=walk.detector.unopened,
         ),
     )
     if not index.classes:
@@ -154,9 +131,6 @@ def dataset_digest(root: Path) -> str:
 
 def check_trainable(index: FolderIndex) -> None:
     """Check that there are at least two classes and that all splits have the same.
-
-    Args:
-        index: The dataset, without its unreadable images.
 
     Raises:
         DataError: Naming the classes at fault.
@@ -188,13 +162,13 @@ def _check_same_classes(index: FolderIndex) -> None:
         return
     found = []
     if lacking:
-        found.append(f"the val folder lacks {_some_of(lacking, held_out)}")
+        found.append(f"the val folder lacks {list_some(lacking, held_out)}")
     if added:
         near = find_similar_name(added[0], trained) or next(
             iter(difflib.get_close_matches(added[0], list(trained), n=1)), ""
         )
         found.append(
-            f"the val folder adds {_some_of(added, trained)}"
+            f"the val folder adds {list_some(added, trained)}"
             + (f" (did you mean {quote_name(near, added)}?)" if near else "")
         )
     reason, count = most_frequent_reason(one for one in index.skipped if one.label in lacking)
@@ -207,12 +181,6 @@ def _check_same_classes(index: FolderIndex) -> None:
         or "correct the folder names, or hold out a part of the train folder: "
         f"swinclf train '{_train_folder(index)}'",
     )
-
-
-def _some_of(names: Sequence[str], others: Iterable[str]) -> str:
-    """Return a few names, quoted, with their Unicode form where they differ only in that."""
-    listed = [quote_name(name, others) for name in names[:5]]
-    return ", ".join(listed) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _train_folder(index: FolderIndex) -> Path:
@@ -236,10 +204,6 @@ def _relative(path: str, root: Path) -> str:
     except ValueError:  # on Windows --val may be on another drive: use the whole path
         relative = path
     return relative.replace(os.sep, "/")
-
-
-def _has_image(folder: str) -> bool:
-    return next(walk_images(folder), None) is not None
 
 
 def _by_structure(

@@ -6,16 +6,12 @@ extension is certainly not an image's (a text, an archive, a video) are never op
 
 from __future__ import annotations
 
-import os
 import re
-import stat
+from collections import Counter
 from contextlib import suppress
-from enum import Enum
-from typing import NamedTuple
 
-from swinclf.data.images import has_image_name
+from swinclf.data.images import UnreadableImage, has_image_name, read_head
 
-HEAD_BYTES = 32
 SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 
 # fmt: off
@@ -85,32 +81,6 @@ _BITMAP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's 
 _TIFF_STARTS = (b"II", b"MM")
 
 
-class FileUse(Enum):
-    """How a file of a dataset is used."""
-
-    IMAGE = "image"
-    REFUSED = "refused"  # an image of an unsupported format
-    IGNORED = "ignored"  # not an image
-
-
-class FileVerdict(NamedTuple):
-    """How a file is used, and why.
-
-    Attributes:
-        use: The use.
-        reason: Why an image cannot be used; empty if it can.
-        by_content: Whether an image was recognized by its content rather than its name.
-    """
-
-    use: FileUse
-    reason: str = ""
-    by_content: bool = False
-
-
-IMAGE, IGNORED = FileVerdict(FileUse.IMAGE), FileVerdict(FileUse.IGNORED)
-IMAGE_BY_CONTENT = FileVerdict(FileUse.IMAGE, by_content=True)
-
-
 def is_junk(name: str) -> bool:
     """Return whether a file or folder is hidden or created by an operating system."""
     return name.startswith(".") or name in _JUNK_FOLDERS or name.lower() in _JUNK_FILES
@@ -142,11 +112,7 @@ def extension_of(name: str) -> str:
 
 
 def is_readable_format(head: bytes) -> bool:
-    """Return whether the first bytes are those of a supported image format.
-
-    Args:
-        head: The first `HEAD_BYTES` of the file, or all of a shorter one.
-    """
+    """Return whether the first bytes are those of a supported image format."""
     if head.startswith(_STARTS):
         return True
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -167,14 +133,8 @@ def unsupported_format(head: bytes) -> str:
 
 def read_signature(path: str) -> bytes:
     """Return the first bytes of a regular file; empty if it cannot be read."""
-    with suppress(OSError, ValueError):
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = os.open(path, flags)
-        try:
-            if stat.S_ISREG(os.fstat(handle).st_mode):
-                return os.read(handle, HEAD_BYTES)
-        finally:
-            os.close(handle)
+    with suppress(UnreadableImage):
+        return read_head(path)
     return b""
 
 
@@ -183,35 +143,30 @@ class ImageDetector:
 
     After `SNIFFS_PER_EXTENSION` files of an extension, further ones are not opened: if any of the
     opened ones was an image, they are used as images (and listed if they are not).
-
-    Attributes:
-        unopened: Number of files classified by others of their extension.
     """
 
     def __init__(self) -> None:
-        self.unopened = 0
-        self._opened: dict[str, int] = {}
+        self.unusual: Counter[str] = Counter()  # images recognized by content, by extension
+        self.ignored: Counter[str] = Counter()  # files that are not images, by extension
+        self.unopened = 0  # files classified by others of their extension
+        self._opened: Counter[str] = Counter()
         self._images: set[str] = set()
 
-    def classify(self, path: str, name: str) -> FileVerdict:
-        """Return how a file is used.
+    def classify(self, path: str, name: str) -> str | None:
+        """Return why an image cannot be used, empty if it can; None for no image.
 
-        Args:
-            path: The file.
-            name: Its name, or that of a link to it.
+        `name` is that of the file, or of a link to it.
         """
         if has_image_name(name):
-            return IMAGE
+            return ""
+        extension, other = extension_of(name), OTHER_IMAGES.get(_end_of(name), "")
         if is_no_image_name(name):
-            return IGNORED
-        other = OTHER_IMAGES.get(_end_of(name), "")
-        extension = extension_of(name)
-        opened = self._opened.get(extension, 0)
-        if opened >= SNIFFS_PER_EXTENSION:
+            is_image = False
+        elif self._opened[extension] >= SNIFFS_PER_EXTENSION:
             self.unopened += 1
             is_image = extension in self._images
         else:
-            self._opened[extension] = opened + 1
+            self._opened[extension] += 1
             head = read_signature(path)
             # A raw image of a camera is a TIFF whose first page is a thumbnail.
             is_image = is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
@@ -219,9 +174,9 @@ class ImageDetector:
             if is_image:
                 self._images.add(extension)
         if is_image:
-            return IMAGE_BY_CONTENT
+            self.unusual[extension] += 1
+            return ""
         if other:
-            return FileVerdict(
-                FileUse.REFUSED, f"{other}, which is not supported: convert it, e.g. to PNG"
-            )
-        return IGNORED
+            return f"{other}, which is not supported: convert it, e.g. to PNG"
+        self.ignored[extension] += 1
+        return None

@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,13 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
-from swinclf.data.high_bit_depth import read_png_raster, read_ppm_raster
-from swinclf.data.jpeg2000 import correct_jpeg2000, correct_jpeg2000_raster, why_not_jpeg2000
+from swinclf.data.high_bit_depth import (
+    correct_jpeg2000,
+    correct_jpeg2000_raster,
+    read_png_raster,
+    read_ppm_raster,
+    why_not_jpeg2000,
+)
 from swinclf.data.metadata import UPRIGHT, strip_metadata
 from swinclf.data.raster import Raster, raster_to_rgb, to_raster, to_rgb
 from swinclf.data.tiff import open_tiff
@@ -105,15 +110,10 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Metadata of an image.
+    """Metadata of an image."""
 
-    Attributes:
-        size: Width and height of the upright image, px, at full size.
-        orientation: The EXIF tag, 1 to 8; 1 is upright, also without a tag.
-    """
-
-    size: tuple[int, int]
-    orientation: int
+    size: tuple[int, int]  # width and height of the upright image, px, at full size
+    orientation: int  # the EXIF tag, 1 to 8; 1 is upright, also without a tag
 
 
 def has_image_name(name: str) -> bool:
@@ -129,10 +129,15 @@ def read_bytes(path: Path) -> bytes:
         UnreadableImage: If the file is missing, not permitted, empty, too large, or not regular
             (a pipe, a device, a socket), which is detected without blocking.
     """
-    return _read(path, limits.MAX_FILE_BYTES)
+    return _read(path)
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_head(path: str | Path) -> bytes:
+    """Return the first 64 bytes of a file, of any size; otherwise as `read_bytes`."""
+    return _read(path, 64)
+
+
+def _read(path: str | Path, most: int | None = None) -> bytes:
     try:
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -143,22 +148,13 @@ def _read(path: Path, most: int) -> bytes:
                 raise UnreadableImage("not a regular file")
             if status.st_size == 0:
                 raise UnreadableImage("the file is empty")
-            if status.st_size > limits.MAX_FILE_BYTES:
+            if most is None and status.st_size > limits.MAX_FILE_BYTES:
                 raise UnreadableImage(
                     f"{status.st_size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}"
                 )
-            return file.read(most)  # it may be growing
+            return file.read(most or limits.MAX_FILE_BYTES)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
-
-
-def read_head(path: Path, size: int = 64) -> bytes:
-    """Return the first bytes of a file, as `read_bytes` would.
-
-    Raises:
-        UnreadableImage: As `read_bytes`.
-    """
-    return _read(path, size)
 
 
 def content_digest(data: bytes) -> bytes:
@@ -223,16 +219,9 @@ def use_image(
 
 
 def measure_values(data: bytes) -> ValueRange | None:
-    """Return the sample type of an image with its smallest and largest value.
+    """Return the sample type of an image file with its smallest and largest value.
 
-    Args:
-        data: The whole file.
-
-    Returns:
-        None for an 8-bit image, or one that declares its range itself.
-
-    Raises:
-        UnreadableImage: As `decode_image`.
+    None for an 8-bit image, or one that declares its range itself. Raises as `decode_image`.
     """
     with _named_reasons(data):
         if is_tiff(data) and open_tiff(data).is_decoded_by_pillow:  # of 8 bits
@@ -355,9 +344,6 @@ def _identify(data: bytes) -> ImageFile.ImageFile:
     """Read the header of an image with the first of `FORMATS` that accepts it.
 
     As `Image.open`, but without its process-wide pixel limit, which many cameras exceed.
-
-    Raises:
-        UnidentifiedImageError: If no format accepts it.
     """
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -416,3 +402,28 @@ def _silence_decoders() -> None:
 
 _open_heic()
 _silence_decoders()
+
+
+def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the content digests of files in a folder, and why files cannot be read, both by path.
+
+    Nothing is decoded: a file with a digest need not be an image.
+    """
+    digests: dict[str, bytes] = {}
+    errors: dict[str, str] = {}
+    shared: dict[tuple[int, int, int, int], bytes] = {}
+    for path in paths:
+        file = root / path
+        try:
+            status = file.stat()
+            key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            digest = shared.get(key) or content_digest(read_bytes(file))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            errors[path] = getattr(error, "strerror", None) or str(error)
+        except UnreadableImage as error:
+            errors[path] = str(error)
+        else:
+            digests[path] = digest
+            if status.st_nlink > 1:
+                shared[key] = digest
+    return digests, errors

@@ -66,11 +66,9 @@ def why_not_open(data: bytes) -> str:
 
 
 def why_not_size(size: tuple[int, int], kind: str) -> str:
-    """Return why an image of this size must not be decoded; empty if it may.
+    """Return why an image of (width, height) px must not be decoded; empty if it may.
 
-    Args:
-        size: Width and height, px.
-        kind: Format, in Pillow's terms; empty if it is decoded band by band.
+    `kind` is the format in Pillow's terms; empty if it is decoded band by band.
     """
     limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
     if size[0] * size[1] <= limit:
@@ -109,12 +107,7 @@ def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def bytes_of_raster(size: tuple[int, int], band_bytes: int) -> int:
-    """Return the approximate memory for converting an image band by band, bytes.
-
-    Args:
-        size: Width and height, px.
-        band_bytes: Memory for decoding one band.
-    """
+    """Return about how many bytes it takes to convert (width, height) px band by band."""
     return 4 * size[0] * size[1] + band_bytes + _RASTER_BYTES
 
 
@@ -152,8 +145,7 @@ def why_not_jpeg(data: bytes) -> str:
 class MemoryBudget:
     """Memory shared by threads: a request that does not fit blocks until enough is released.
 
-    Args:
-        size: Bytes; a larger request takes the whole budget.
+    A request of more than `size` bytes takes the whole budget.
     """
 
     def __init__(self, size: int) -> None:
@@ -184,12 +176,9 @@ _large_files = Lock()
 
 @contextmanager
 def serialize_if_large(size: int) -> Iterator[None]:
-    """Serialize reading and decoding of very large files, to bound memory.
+    """Serialize reading and decoding of very large files, by their size in bytes, to bound memory.
 
     The wait is bounded as well: the disk of the file that blocks the others may be gone.
-
-    Args:
-        size: Of the file, bytes.
     """
     taken = size > LARGE_FILE_BYTES and _large_files.acquire(timeout=LONGEST_TURN_S)
     try:

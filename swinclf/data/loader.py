@@ -2,18 +2,21 @@
 
 Threads rather than processes: Pillow and NumPy release the GIL, so threads use the cores as well,
 without shared memory or copies, and the results do not depend on their number.
+
+A cache of bounded size keeps decoded images in memory for the epochs after the first. Cached and
+uncached images are computed in the same way: its size changes only the speed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Lock, Semaphore, Thread
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +32,7 @@ from swinclf.data.thread_pool import (
     read_deadline,
 )
 from swinclf.data.transforms import eval_pixels
+from swinclf.device import free_memory
 from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess, ValueRange
 
@@ -40,19 +44,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """Pixels and digest of one file, or the error.
+    """Pixels and digest of one file, or the error."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8; None if the file cannot be read, or need not be decoded.
-        digest: Content digest; empty if the file cannot be read, or none was requested.
-        error: Why it cannot be read; empty if it can.
-        is_mirrored: Whether the pixels are of the mirror image.
-    """
-
+    # (H, W, 3) uint8; None if the file cannot be read, or need not be decoded
     pixels: np.ndarray | None
-    digest: bytes
-    error: str
-    is_mirrored: bool = False
+    digest: bytes  # content digest; empty if the file cannot be read, or none was requested
+    error: str  # why it cannot be read; empty if it can
+    is_mirrored: bool = False  # whether the pixels are of the mirror image
 
 
 def load_image(
@@ -89,29 +87,23 @@ def load_image(
         return LoadedImage(None, b"", str(error))
 
 
-def decode_encoded(
-    data: bytes,
-    to_pixels: Callable[[Image.Image], np.ndarray],
-    decode_px: int,
-    ranges: tuple[ValueRange, ...] = (),
-) -> np.ndarray:
-    """Decode and transform an image file that is in memory.
-
-    Args:
-        data: The whole file, at most `limits.MAX_FILE_BYTES`.
-        to_pixels: RGB image -> (H, W, 3) uint8.
-        decode_px: Required length of the shorter side, px.
-        ranges: Black and white points of images of more than 8 bits.
+def decode_encoded(data: bytes, preprocess: Preprocess) -> np.ndarray:
+    """Decode an image file that is in memory, with the preprocessing of evaluation.
 
     Raises:
-        UnreadableImage: If it cannot be read.
+        UnreadableImage: If it cannot be read, or exceeds `limits.MAX_FILE_BYTES`.
     """
     if not data:
         raise UnreadableImage("expected the bytes of an image file; found none")
     if len(data) > MAX_FILE_BYTES:
         raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
     with serialize_if_large(len(data)):
-        return use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges)
+        return use_image(
+            data,
+            lambda one, _: eval_pixels(one, preprocess),
+            decode_px=preprocess.decode_px,
+            ranges=preprocess.ranges,
+        )
 
 
 def load_for_prediction(
@@ -122,13 +114,9 @@ def load_for_prediction(
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
     """Return `load_image` with the preprocessing of evaluation."""
-
-    def to_pixels(picture: Image.Image) -> np.ndarray:
-        return eval_pixels(picture, preprocess)
-
     return load_image(
         path,
-        to_pixels,
+        lambda picture: eval_pixels(picture, preprocess),
         preprocess.decode_px,
         ranges=preprocess.ranges,
         digest=digest,
@@ -205,14 +193,9 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def available_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of the items available so far, from a slow source such as a pipe.
+    """Yield lists of the items available so far, at least one, from a slow source such as a pipe.
 
-    Args:
-        items: Consumed in a separate thread, at most `size` in advance.
-        size: Largest number of items in a list.
-
-    Yields:
-        At least one item; blocks only while there is none.
+    The items are consumed in a separate thread, at most `size` in advance.
     """
     arrived: SimpleQueue[Item | _End] = SimpleQueue()
     room = Semaphore(size)
@@ -263,3 +246,46 @@ def load_batches(
 def not_loaded(item: Item, why: str) -> tuple[Item, LoadedImage]:
     """Return an item with the reason why its image could not be loaded."""
     return item, LoadedImage(None, b"", why)
+
+
+FREE_PART = 4  # the cache takes 1/FREE_PART of the free memory when training starts
+
+
+class ImageCache:
+    """Decoded pixels by key, up to `limit_bytes`; none is evicted, as epochs are cyclic."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self._pixels: dict[Hashable, np.ndarray] = {}
+        self._lock = Lock()
+
+    def load(
+        self,
+        key: Hashable,
+        load: Callable[[], LoadedImage],
+        vary: Callable[[np.ndarray], np.ndarray],
+    ) -> LoadedImage:
+        """Return an augmented image; thread-safe.
+
+        `key` identifies the image and how it is loaded, `load` reads and decodes the file on a
+        cache miss, `vary` augments cached pixels without changing them.
+        """
+        loaded = LoadedImage(self._pixels.get(key), b"", "")
+        if loaded.pixels is None:
+            loaded = load()
+            if loaded.pixels is None:
+                return loaded
+            self._store(key, loaded.pixels)
+        return replace(loaded, pixels=vary(loaded.pixels))
+
+    def _store(self, key: Hashable, pixels: np.ndarray) -> None:
+        with self._lock:
+            if key not in self._pixels and self.bytes + pixels.nbytes <= self.limit_bytes:
+                self._pixels[key] = pixels
+                self.bytes += pixels.nbytes
+
+
+def image_cache_bytes() -> int:
+    """Return the size limit of the cache: a fraction of the memory that is free now."""
+    return free_memory() // FREE_PART

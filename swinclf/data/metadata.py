@@ -34,14 +34,9 @@ _JFIF, _ADOBE = b"JFIF\0", b"Adobe"
 
 
 def strip_metadata(data: bytes) -> tuple[bytes, int | None]:
-    """Return a file without its metadata, and its orientation.
+    """Return an image file without its metadata, and its EXIF orientation, 1 to 8.
 
-    Args:
-        data: The whole file.
-
-    Returns:
-        The file, unchanged for other formats, and the EXIF orientation, 1 to 8; None if the
-        decoder determines it.
+    Files of other formats are unchanged; None where the decoder determines the orientation.
     """
     if data.startswith(_PNG):
         return _without_png(data)

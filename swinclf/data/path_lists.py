@@ -107,12 +107,7 @@ def _split(texts: Iterable[str], separator: str) -> Iterator[str]:
 
 
 class _Lines:
-    """Parser for a list of lines, whose first lines determine the format.
-
-    Args:
-        base: As in `read_path_list`.
-        note: As in `read_path_list`.
-    """
+    """Parser for a list of lines, whose first lines determine the format."""
 
     def __init__(self, base: Path | None, note: Callable[[str], None]) -> None:
         self._base, self._note = base, note

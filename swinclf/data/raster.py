@@ -24,32 +24,22 @@ _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """The samples of an image, of any type, decoded lazily.
+    """The samples of an image, of any type, decoded lazily."""
 
-    Attributes:
-        size: Width and height as stored, px.
-        kind: NumPy's name of the sample type, such as uint16.
-        mode: Colour space in Pillow's terms: L, RGB, CMYK, LAB, YCbCr or P.
-        bands: Decodes the image: arrays (rows, width, channels) from top to bottom, colour channels
-            first, then alpha if there is any.
-        white: The largest value, if the file itself declares it; None to use the dataset's range.
-        is_inverted: Whether 0 is white.
-        alpha: The last channel: "" for none, "straight", or "premultiplied" into the colours.
-        palette: (N, 3) uint8 colours, of mode P.
-        transparent: The colour that is transparent.
-        band_bytes: Memory that decoding takes besides the result.
-    """
-
-    size: tuple[int, int]
-    kind: str
-    mode: str
+    size: tuple[int, int]  # width and height as stored, px
+    kind: str  # NumPy's name of the sample type, such as uint16
+    mode: str  # colour space in Pillow's terms: L, RGB, CMYK, LAB, YCbCr or P
+    # decodes the image: arrays (rows, width, channels) from top to bottom, colour channels first,
+    # then alpha if there is any
     bands: Callable[[], Iterator[np.ndarray]]
+    # the largest value, if the file itself declares it; None to use the dataset's range
     white: float | None = None
-    is_inverted: bool = False
+    is_inverted: bool = False  # whether 0 is white
+    # the last channel: "" for none, "straight", or "premultiplied" into the colours
     alpha: str = ""
-    palette: np.ndarray | None = None
-    transparent: tuple[int, ...] | None = None
-    band_bytes: int = 0
+    palette: np.ndarray | None = None  # (N, 3) uint8 colours, of mode P
+    transparent: tuple[int, ...] | None = None  # the colour that is transparent
+    band_bytes: int = 0  # memory that decoding takes besides the result
 
     @property
     def is_scaled_by_dataset(self) -> bool:
@@ -96,14 +86,10 @@ def to_raster(picture: Image.Image) -> Raster | None:
 
 
 def to_rgb(picture: Image.Image, ranges: tuple[ValueRange, ...] = ()) -> Image.Image:
-    """Return an image of any mode as 8-bit RGB.
+    """Return an image of any mode as 8-bit RGB, by the value ranges of a model's dataset.
 
     Grey of 16 or more bits is scaled to 8 (a plain conversion would clip it to white); transparent
     pixels are composited over `ALPHA_COLOUR`.
-
-    Args:
-        picture: The image.
-        ranges: Value ranges of the dataset that a model was trained on.
     """
     if (raster := to_raster(picture)) is not None:
         return raster_to_rgb(raster, ranges)
@@ -119,13 +105,7 @@ def to_rgb(picture: Image.Image, ranges: tuple[ValueRange, ...] = ()) -> Image.I
 def raster_to_rgb(
     raster: Raster, ranges: tuple[ValueRange, ...] = (), *, factor: int = 1
 ) -> Image.Image:
-    """Return a raster as 8-bit RGB.
-
-    Args:
-        raster: The image.
-        ranges: Value ranges of the dataset that a model was trained on.
-        factor: Both sides are divided by it, by averaging.
-    """
+    """Return a raster as 8-bit RGB, both sides divided by `factor` by averaging."""
     width, height = raster.size
     low, high = value_span(raster, ranges)
     rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
@@ -194,7 +174,6 @@ def _wide(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _table(low: float, high: float) -> np.ndarray:
-    """Return `to_uint8` of every 16-bit value."""
     return to_uint8(np.arange(65536, dtype=np.float64), low, high)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swinclf.data.digests import digest_files
 from swinclf.data.folder import ImageFile
+from swinclf.data.images import digest_files
 from swinclf.data.walk import walk_images
 from swinclf.files import read_json
 from swinclf.run_folder import RunFolder
@@ -30,11 +30,7 @@ def path_from_run(data: Path, run: RunFolder) -> str:
 
 
 def recorded_folders(run: RunFolder) -> list[Path]:
-    """Return candidates for the dataset of a run: its old path, or the same relative path.
-
-    Raises:
-        RunError: If the run's settings cannot be read.
-    """
+    """Return candidates for the dataset of a run: its old path, or the same relative path."""
     config = read_json(run.config)
     data, from_run = config.get("data"), config.get(FROM_RUN)
     found = [Path(data)] if isinstance(data, str) and data else []
@@ -50,12 +46,7 @@ def sampled(images: Sequence[ImageFile]) -> Sequence[ImageFile]:
 
 
 def content_sample(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> list[str]:
-    """Return the first digits of the content digests of the images that `sampled` selects.
-
-    Args:
-        images: The dataset, in the order of split.csv.
-        digests: The content digest of each, by path.
-    """
+    """Return the first digits of the content digests of the images that `sampled` selects."""
     return [digests[image.path].hex()[:8] for image in sampled(images)]
 
 
@@ -67,16 +58,11 @@ def missing_paths(root: Path, images: Iterable[ImageFile]) -> list[ImageFile]:
 def find_by_content(
     root: Path, others: Sequence[Path], images: Sequence[ImageFile], digests: Sequence[bytes]
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Find images by content under whatever names they have now.
-
-    Args:
-        root: The dataset's present folder; paths are relative to it.
-        others: Further folders to search.
-        images: The images with their old paths.
-        digests: Content digest of each.
+    """Find images by content, in `root` and other folders, under whatever names they have now.
 
     Returns:
-        The images in their order with their present paths, and the images that were not found.
+        The images in their order with their present paths, relative to `root`, and the images
+        that were not found.
     """
     files = {
         os.path.relpath(path, root).replace(os.sep, "/")

@@ -1,48 +1,50 @@
-"""Observations of a dataset scan besides its images, and their messages."""
+"""Results of a dataset scan: images, skipped files and other observations, with their messages."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+
+from swinclf.data.class_names import list_some
 
 NOTED = 5  # kinds of files that are listed
 
 
-class SkipReason(Protocol):
-    """Anything with the reason for which a file is skipped."""
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image of a dataset."""
 
-    @property
-    def reason(self) -> str:
-        """The reason."""
+    path: str  # relative to the dataset's root, with "/" between folders
+    label: str  # the name of its class folder
+    split: str = ""  # train, val or test; empty if the folders define no split
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that cannot be used, the reason, and its class if known."""
+
+    path: str
+    reason: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
 class ScanNotes:
-    """Observations of a scan besides its images.
+    """Observations of a scan besides its images."""
 
-    Attributes:
-        layout: How unusual folders were interpreted, a sentence each.
-        warning: Why the class folders may not be classes; empty for no doubt.
-        renamed: Classes matched despite different Unicode forms, a sentence each.
-        unused: Folders next to the splits that are not splits.
-        loose: Number of images outside class folders.
-        linked_out: Number of images outside the dataset that links lead to.
-        unusual: Number of images recognized by content, by extension.
-        ignored: Number of files that are not images, by extension.
-        unopened: Number of files classified by others of the same extension.
-    """
-
-    layout: tuple[str, ...] = ()
-    warning: str = ""
+    layout: tuple[str, ...] = ()  # how unusual folders were interpreted, a sentence each
+    warning: str = ""  # why the class folders may not be classes; empty for no doubt
+    # classes matched despite different Unicode forms, a sentence each
     renamed: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    loose: int = 0
-    linked_out: int = 0
+    unused: tuple[str, ...] = ()  # folders next to the splits that are not splits
+    loose: int = 0  # number of images outside class folders
+    linked_out: int = 0  # number of images outside the dataset that links lead to
+    # number of images recognized by content, by extension
     unusual: Mapping[str, int] = field(default_factory=dict)
+    # number of files that are not images, by extension
     ignored: Mapping[str, int] = field(default_factory=dict)
-    unopened: int = 0
+    unopened: int = 0  # number of files classified by others of the same extension
 
     def notes(self) -> Iterator[str]:
         """Yield remarks, a sentence each."""
@@ -70,9 +72,8 @@ class ScanNotes:
         if self.loose:
             yield f"{_count(self.loose, 'image')} in no class folder: not used"
         if self.unused:
-            names = ", ".join(map(repr, self.unused[:NOTED]))
-            more = f" and {len(self.unused) - NOTED} more" if len(self.unused) > NOTED else ""
-            yield f"folders next to train that are not splits are not used: {names}{more}"
+            names = list_some(self.unused)
+            yield f"folders next to train that are not splits are not used: {names}"
 
 
 def counts_by_extension(counts: Mapping[str, int]) -> str:
@@ -83,7 +84,7 @@ def counts_by_extension(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (f" and {more:,} others" if more else "")
 
 
-def most_frequent_reason(skipped: Iterable[SkipReason]) -> tuple[str, int]:
+def most_frequent_reason(skipped: Iterable[SkippedFile]) -> tuple[str, int]:
     """Return the most frequent reason for skipping a file, and the number of files."""
     counts = Counter(one.reason for one in skipped)
     return counts.most_common(1)[0] if counts else ("", 0)

@@ -8,6 +8,8 @@ contradictory, is trained on.
 Adding images moves few old ones: for each image that is added to a class, at most one image of that
 class enters or leaves validation, and at most one enters or leaves the test split. Those next to
 the boundaries move; other classes do not change.
+
+`split.csv` of a run has the split of each image.
 """
 
 from __future__ import annotations
@@ -16,29 +18,24 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from swinclf.data.folder import TEST, TRAIN, VAL
+from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile
+from swinclf.files import read_csv, write_csv
 
 QUOTAS = 2  # version of the rule; 1 is the rule of earlier versions, without exact fractions
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """The rule that assigns images to splits.
+    """The rule that assigns images to splits."""
 
-    Attributes:
-        val: Fraction of each class that is held out for validation, in [0, 1).
-        test: Fraction of each class that is held out for testing, in [0, 1).
-        seed: Seed of the split.
-        version: Of the rule.
-    """
-
-    val: float
-    test: float = 0.0
+    val: float  # fraction of each class that is held out for validation, in [0, 1)
+    test: float = 0.0  # fraction of each class that is held out for testing, in [0, 1)
     seed: int = 0
-    version: int = QUOTAS
+    version: int = QUOTAS  # of the rule
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a model card."""
@@ -65,15 +62,9 @@ class SplitRule:
     def assign(self, labels: Sequence[str], digests: Sequence[bytes]) -> list[str]:
         """Return the split of each image: train, val or test.
 
-        Args:
-            labels: Class name of each image.
-            digests: Content digest of each image.
-
-        Returns:
-            Of every class of m different images, round(val * m) are in validation and
-            round(test * m) in test, unless they are in other classes too. With two or more, at
-            least one is in train and one in validation (if `val` is not 0); with three, one is in
-            test (if `test` is not 0).
+        Of every class of m different images, round(val * m) are in validation and round(test * m)
+        in test, unless they are in other classes too. With two or more, at least one is in train
+        and one in validation (if `val` is not 0); with three, one is in test (if `test` is not 0).
         """
         if self.version != QUOTAS:
             return self._assign_by_position(labels, digests)
@@ -88,7 +79,6 @@ class SplitRule:
         return [split[digest] for digest in digests]
 
     def _quotas(self, count: int) -> tuple[int, int]:
-        """Return how many of a class's different images are in validation and in test."""
         val = min(max(_rounded(self.val * count), int(self.val > 0)), count - 1)
         test = max(_rounded(self.test * count), int(self.test > 0))
         return val, max(0, min(test, count - 1 - val))
@@ -125,3 +115,21 @@ def _contents_by_class(labels: Sequence[str], digests: Sequence[bytes]) -> Mappi
 def _rounded(value: float) -> int:
     """Return the nearest integer, a half upwards: 0.15 of 10 is 2, whatever the rounding error."""
     return math.floor(round(value, 9) + 0.5)
+
+
+COLUMNS = ("path", "label", "split")
+
+
+def write_split(path: Path, images: Sequence[ImageFile]) -> None:
+    """Write split.csv; see `files.write_bytes`."""
+    write_csv(path, COLUMNS, map(astuple, images))
+
+
+def read_split(path: Path) -> tuple[ImageFile, ...]:
+    """Return the images, in order.
+
+    Raises:
+        RunError: If the file cannot be read, or is not such a table.
+    """
+    rows = read_csv(path, COLUMNS)
+    return tuple(ImageFile(row["path"], row["label"], row["split"]) for row in rows)

@@ -1,12 +1,20 @@
-"""Recognition of splits by folder name: train/, Testing/, seg_train/, flowers-valid/, dev/."""
+"""Splits by folder name: train/, Testing/, seg_train/, flowers-valid/, dev/.
+
+Also checks of the folders inside class folders: whether the "classes" are splits, or hold splits.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import NamedTuple
+
+from swinclf.data.class_names import list_some
+from swinclf.data.scan_notes import ImageFile
+from swinclf.errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"
 CROSS_VALIDATION = "cross-validation"  # all images, each scored by a head fitted without it
@@ -35,18 +43,13 @@ _HELD_OUT = re.compile(r"(hold|held)[\W_]*out", re.IGNORECASE)
 
 
 class SplitName(NamedTuple):
-    """A parsed folder name.
-
-    Attributes:
-        split: train, val or test.
-        stem: The other words, such as ("flowers",) of flowers_train, without numbers and words
-            such as data or set.
-        word: The word for the split.
-    """
+    """A parsed folder name."""
 
     split: str
+    # the other words, such as ("flowers",) of flowers_train, without numbers and words such as data
+    # or set
     stem: tuple[str, ...]
-    word: str
+    word: str  # the word for the split
 
 
 def split_name(name: str) -> SplitName | None:
@@ -88,9 +91,6 @@ def recognize_splits(names: Iterable[str]) -> Mapping[str, str]:
     Such a set has a train folder, another split, and the same stem: seg_train and seg_test, but not
     train_station and test_tube. Two folders of one split are both returned, except for ambiguous
     names: next to val/, eval/ is the test split.
-
-    Args:
-        names: The names of all folders.
     """
     spoken = {name: found for name in names if (found := split_name(name))}
     groups: dict[tuple[str, ...], dict[str, SplitName]] = defaultdict(dict)
@@ -143,3 +143,91 @@ def _split_word(token: str) -> str:
         if token.endswith(word) and token[: -len(word)] in ("x", "y"):
             return word
     return ""
+
+
+ALIKE = 0.5  # Jaccard index from which two sets of folders count as nearly the same
+
+
+def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
+    """Return the split of each folder inside class folders, if all of them are splits.
+
+    `inner` has the folders in each class folder, from `folders_in_classes`.
+    """
+    names = {name for folders in inner.values() for name in folders}
+    found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
+    is_layout = len(inner) > 1 and all(inner.values()) and found.keys() == names
+    return found if is_layout and set(found.values()) > {TRAIN} else {}
+
+
+def folders_in_classes(images: Sequence[ImageFile]) -> dict[str, set[str]]:
+    """Return the folders directly in each class folder; empty if it holds files as well."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    direct = set()
+    for image in images:
+        parts = image.path.split("/", 2)
+        if len(parts) == 3:
+            inner[image.label].add(parts[1])
+        else:
+            direct.add(image.label)
+    return {
+        label: set() if label in direct else inner[label]
+        for label in {image.label for image in images}
+    }
+
+
+def check_structure(root: Path, images: Sequence[ImageFile], inner: Mapping[str, Set[str]]) -> str:
+    """Refuse classes that are splits or copies of the dataset; return a warning, or "".
+
+    Raises:
+        DataError: If a class folder holds the class folders next to it, or if all of them hold
+            nearly the same folders and have the names of parts of a dataset.
+    """
+    _check_no_copy_inside(root, images)
+    union = set().union(*inner.values())
+    if len(inner) < 2 or len(union) < 2:
+        return ""
+    if any(len(folders) < 2 or len(folders) < ALIKE * len(union) for folders in inner.values()):
+        return ""
+    names = sorted(inner)
+    first, second = _train_first(names)[:2]
+    command = f"swinclf train '{root / first}' --val '{root / second}'"
+    if any(split_name(name) for name in names) or all(map(is_part_name, names)):
+        raise DataError(
+            f"folders in '{root}' whose names say which is train/ and which is val/ or test/",
+            found=f"{list_some(names)}, which hold the same class folders "
+            f"({list_some(sorted(union))})",
+            hint=f"rename them, or name both: {command}",
+        )
+    return (
+        f"the classes {list_some(names)} hold folders of the same names "
+        f"({list_some(sorted(union))}): if the inner folders are the classes and the "
+        f"outer ones splits: {command}"
+    )
+
+
+def _check_no_copy_inside(root: Path, images: Sequence[ImageFile]) -> None:
+    """Refuse a class folder that holds its siblings again: a copy of the dataset."""
+    labels = {image.label for image in images}
+    inner: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        parts = image.path.split("/", 2)
+        if len(parts) == 3:
+            inner[image.label].add(parts[1])
+    for name, folders in inner.items():
+        siblings = labels - {name}
+        common = len(folders & siblings)
+        is_wrapping = is_generic_name(name) or name.casefold() == root.name.casefold()
+        is_alike = common >= ALIKE * len(folders | siblings)
+        if common > 1 and (siblings <= folders or (is_wrapping and is_alike)):
+            raise DataError(
+                f"class folders in '{root}'",
+                found=f"'{name}', which holds the folders next to it again "
+                f"({list_some(sorted(folders & siblings))})",
+                hint=f"move '{root / name}' out of '{root}' if it is a copy, or use it alone: "
+                f"swinclf train '{root / name}'",
+            )
+
+
+def _train_first(names: Sequence[str]) -> list[str]:
+    splits = {name: one.split if (one := split_name(name)) else "" for name in names}
+    return sorted(names, key=lambda name: (splits[name] != TRAIN, name))

@@ -63,12 +63,7 @@ def deadline_paused() -> Iterator[None]:
 
 
 class ReaderPool(Generic[Item, Result]):
-    """A pool of threads that call one function.
-
-    Args:
-        function: Called in a thread.
-        count: Number of threads.
-    """
+    """A pool of threads that call one function."""
 
     def __init__(self, function: Callable[[Item], Result], count: int) -> None:
         self._function, self._count = function, count
@@ -87,10 +82,8 @@ class ReaderPool(Generic[Item, Result]):
     def wait_for(self, job: Job[Item, Result], deadline_s: float) -> Result:
         """Return a job's result.
 
-        Args:
-            job: A submitted job.
-            deadline_s: Seconds since a thread started it, excluding time in which this process
-                itself was suspended.
+        The deadline is in seconds since a thread started the job, excluding time in which this
+        process itself was suspended.
 
         Raises:
             ReadTimeout: If the deadline is exceeded; the thread is then abandoned and replaced.
@@ -112,11 +105,9 @@ class ReaderPool(Generic[Item, Result]):
                 raise ReadTimeout
 
     def close(self, *, waits: bool = False) -> None:
-        """Stop the threads.
+        """Stop the threads, without waiting long for running jobs unless `waits`.
 
-        Args:
-            waits: Wait for running jobs, however long they take, instead of only briefly: a thread
-                that still computes with torch when Python ends would abort the process.
+        A thread that still computes with torch when Python ends would abort the process.
         """
         for _ in self._threads:
             self._jobs.put(None)

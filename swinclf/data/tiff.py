@@ -54,16 +54,10 @@ _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], a
 
 @dataclass(frozen=True)
 class Tiff:
-    """A TIFF whose directory has been read.
-
-    Attributes:
-        layout: TiffLayout of its samples.
-        orientation: As in EXIF, 1 to 8; 1 is upright.
-        page: The tags.
-    """
+    """A TIFF whose directory has been read."""
 
     layout: TiffLayout
-    orientation: int
+    orientation: int  # as in EXIF, 1 to 8; 1 is upright
     page: Directory
 
     @property
@@ -97,13 +91,15 @@ class Tiff:
         """
         one = self.layout
         grid = _Grid.of(self.page, one)
+        # Samples of other types, and amounts of ink, use the whole range of the type.
         is_declared = one.form == "uint" and one.bits not in (16, 32, 64)
+        is_declared = is_declared or one.photometric == layouts.SEPARATED
         return Raster(
             size=self.size,
             kind=f"{one.form}{one.stored_bits}",
             mode=_MODES[one.photometric],
             bands=lambda: _bands(self.page, one, grid),
-            white=float(2**one.bits - 1) if is_declared or _is_printed(one) else None,
+            white=float(2**one.bits - 1) if is_declared else None,
             is_inverted=one.photometric == layouts.WHITE_IS_ZERO,
             alpha=("premultiplied" if one.is_premultiplied else "straight") if one.alpha else "",
             palette=_palette(self.page, one) if one.photometric == layouts.INDEXED else None,
@@ -123,10 +119,7 @@ _MODES = {
 
 
 def open_tiff(data: bytes) -> Tiff:
-    """Read the directory of a TIFF.
-
-    Args:
-        data: The whole file.
+    """Read the directory of a TIFF file.
 
     Raises:
         ValueError: If there is none, or its layout is not supported; the message names it.
@@ -142,11 +135,6 @@ def open_tiff(data: bytes) -> Tiff:
     return Tiff(layout, orientation, page)
 
 
-def _is_printed(layout: TiffLayout) -> bool:
-    """Return whether the samples are amounts of ink, which use the whole range of the type."""
-    return layout.photometric == layouts.SEPARATED
-
-
 def _palette(page: Directory, layout: TiffLayout) -> np.ndarray:
     """Return (2^bits, 3) uint8 colours."""
     table = page.numbers(tags.PALETTE)
@@ -159,27 +147,16 @@ def _palette(page: Directory, layout: TiffLayout) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Offsets and sizes of the strips or tiles of an image.
+    """Offsets and sizes of the strips or tiles of an image."""
 
-    Attributes:
-        width: Of a strip or tile, px.
-        height: Of a strip or tile, px.
-        across: Tiles per row; 1 for strips.
-        down: Strips, or rows of tiles.
-        offsets: (planes, down, across) offsets in the file.
-        sizes: (planes, down, across) sizes, bytes.
-        row_bytes: Of one row of a strip or tile in one plane, decompressed.
-        is_tiled: Whether they are tiles, which are padded at the edges.
-    """
-
-    width: int
-    height: int
-    across: int
-    down: int
-    offsets: np.ndarray
-    sizes: np.ndarray
-    row_bytes: int
-    is_tiled: bool
+    width: int  # of a strip or tile, px
+    height: int  # of a strip or tile, px
+    across: int  # tiles per row; 1 for strips
+    down: int  # strips, or rows of tiles
+    offsets: np.ndarray  # (planes, down, across) offsets in the file
+    sizes: np.ndarray  # (planes, down, across) sizes, bytes
+    row_bytes: int  # of one row of a strip or tile in one plane, decompressed
+    is_tiled: bool  # whether they are tiles, which are padded at the edges
 
     @property
     def band_bytes(self) -> int:
@@ -294,7 +271,6 @@ def _decompress(
 
 
 def _plain(pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int) -> np.ndarray:
-    """Return uncompressed rows."""
     decoded, done = [], 0
     whole = grid.height * grid.row_bytes
     for number, piece in enumerate(pieces):

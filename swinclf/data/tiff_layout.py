@@ -43,35 +43,20 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """Layout of the samples of a page.
-
-    Attributes:
-        width: Px.
-        height: Px.
-        samples: Per pixel.
-        bits: Per sample.
-        form: uint, int, float, or an unsupported form.
-        photometric: Photometric interpretation, TIFF's number.
-        is_planar: Whether each channel is stored separately.
-        compression: TIFF's number.
-        predictor: 1 none, 2 differences, 3 differences of the bytes of floats.
-        fill_order: 2 if the bits of each byte are reversed.
-        extra: Meaning of the samples beyond the colours, TIFF's numbers.
-        is_little_endian: Byte order.
-    """
+    """Layout of the samples of a page."""
 
     width: int
     height: int
-    samples: int
-    bits: int
-    form: str
-    photometric: int
-    is_planar: bool
-    compression: int
-    predictor: int
-    fill_order: int
-    extra: tuple[int, ...]
-    is_little_endian: bool
+    samples: int  # per pixel
+    bits: int  # per sample
+    form: str  # uint, int, float, or an unsupported form
+    photometric: int  # photometric interpretation, TIFF's number
+    is_planar: bool  # whether each channel is stored separately
+    compression: int  # TIFF's number
+    predictor: int  # 1 none, 2 differences, 3 differences of the bytes of floats
+    fill_order: int  # 2 if the bits of each byte are reversed
+    extra: tuple[int, ...]  # meaning of the samples beyond the colours, TIFF's numbers
+    is_little_endian: bool  # byte order
 
     @property
     def stored_bits(self) -> int:
@@ -146,7 +131,6 @@ def why_not_layout(layout: TiffLayout, page: Directory) -> str:
 
 
 def _why_not_samples(layout: TiffLayout, page: Directory) -> str:
-    """Return why the type or meaning of the samples is not supported."""
     one = layout
     if not one.colours:
         return "this photometric interpretation is not supported"
@@ -173,7 +157,6 @@ def _why_not_samples(layout: TiffLayout, page: Directory) -> str:
 
 
 def _why_not_coded(layout: TiffLayout, page: Directory) -> str:
-    """Return why the encoding of the samples is not supported."""
     one = layout
     plain = (one.form, one.bits) == ("uint", 8) and not one.is_planar
     if one.compression in CCITT:

@@ -30,17 +30,11 @@ _MAX_TAGS = 4096
 
 @dataclass(frozen=True)
 class Directory:
-    """The tags of one page: type, count and offset of the values, by number.
-
-    Attributes:
-        data: The whole file.
-        order: Byte order, < or >.
-        tags: The entries of the directory.
-    """
+    """The tags of one page: type, count and offset of the values, by number."""
 
     data: bytes
-    order: str
-    tags: Mapping[int, tuple[int, int, int]]
+    order: str  # byte order, < or >
+    tags: Mapping[int, tuple[int, int, int]]  # the entries of the directory
 
     def __contains__(self, tag: int) -> bool:
         """Return whether a tag is present."""
@@ -88,11 +82,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def read_directories(data: bytes, most: int) -> list[Directory]:
-    """Return the directories of the first pages of a file, or of the TIFF inside an EXIF block.
-
-    Args:
-        data: The whole file.
-        most: Largest number of pages to read.
+    """Return the directories of the first `most` pages of a file, or of the TIFF in an EXIF block.
 
     Raises:
         ValueError: If there is none.
@@ -148,10 +138,8 @@ def replace_directory(
 ) -> bytes:
     """Return a classic TIFF of one page: the same file with another directory.
 
-    Args:
-        data: A file whose first 8 bytes are overwritten.
-        order: Its byte order, < or >.
-        tags: Integers, bytes as uint8, by number.
+    The first 8 bytes of `data` are overwritten; `order` is its byte order, < or >. Values of tags
+    are integers, or bytes as uint8.
     """
     parts, offset = [data[8:]], len(data)
     entries = b""

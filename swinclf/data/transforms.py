@@ -33,29 +33,15 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images.
-
-    Attributes:
-        kind: The policy.
-        min_crop: Smallest area of a random crop, a fraction in (0, 1].
-        mirror: Whether to mirror half of the images.
-    """
+    """Augmentation of training images."""
 
     kind: Augment
-    min_crop: float
-    mirror: bool
+    min_crop: float  # smallest area of a random crop, a fraction in (0, 1]
+    mirror: bool  # whether to mirror half of the images
 
 
 def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """Return the pixels for evaluation.
-
-    Args:
-        picture: RGB.
-        preprocess: The network's preprocessing.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Return the pixels for evaluation: RGB -> (H, W, 3) uint8."""
     size = (preprocess.width, preprocess.height)
     resampling = _RESAMPLING[preprocess.interpolation]
     if preprocess.fit is Fit.SQUASH:
@@ -71,17 +57,9 @@ def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
 def common_pixels(
     picture: Image.Image, preprocess: Preprocess, augmentation: Augmentation
 ) -> np.ndarray:
-    """Return the pixels that are common to all epochs, before augmentation; can be cached.
+    """Return the pixels that are common to all epochs, before augmentation: RGB -> (H, W, 3) uint8.
 
-    A large image is scaled down until its smallest crop has the input size.
-
-    Args:
-        picture: RGB.
-        preprocess: The network's preprocessing.
-        augmentation: The augmentation that follows.
-
-    Returns:
-        (H, W, 3) uint8.
+    They can be cached. A large image is scaled down until its smallest crop has the input size.
     """
     if augmentation.kind is Augment.NONE:
         return eval_pixels(picture, preprocess)
@@ -92,15 +70,10 @@ def common_pixels(
 
 
 class AugmentedImage(NamedTuple):
-    """An image after augmentation.
+    """An image after augmentation."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8.
-        is_mirrored: Whether it is the mirror image.
-    """
-
-    pixels: np.ndarray
-    is_mirrored: bool
+    pixels: np.ndarray  # (H, W, 3) uint8
+    is_mirrored: bool  # whether it is the mirror image
 
 
 def augment_pixels(
@@ -111,11 +84,7 @@ def augment_pixels(
 ) -> AugmentedImage:
     """Return the pixels for one epoch of training: randomly cropped, augmented and mirrored.
 
-    Args:
-        common: From `common_pixels`; not changed.
-        preprocess: The network's preprocessing.
-        augmentation: The augmentation.
-        rng: Generator of this image and epoch.
+    `common` is from `common_pixels` and not changed; `rng` is that of this image and epoch.
     """
     pixels = common
     if augmentation.kind is not Augment.NONE:

@@ -16,16 +16,10 @@ COLUMNS = ("path", "digest")
 
 @dataclass(frozen=True)
 class UnlabelledImages:
-    """Unlabelled images of a folder.
+    """Unlabelled images of a folder."""
 
-    Attributes:
-        root: The folder, absolute.
-        paths: Relative to it, with "/" between folders, sorted.
-        digests: Content digest of each.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
+    root: Path  # the folder, absolute
+    paths: tuple[str, ...]  # relative to it, with "/" between folders, sorted
     digests: tuple[bytes, ...]
 
     @property
@@ -57,14 +51,10 @@ def write_unlabelled(path: Path, images: UnlabelledImages) -> None:
 
 
 def read_unlabelled(path: Path, root: Path) -> UnlabelledImages:
-    """Return the images recorded by `write_unlabelled`.
-
-    Args:
-        path: The file.
-        root: The folder of the images now.
+    """Return the images recorded by `write_unlabelled`, whose folder is now `root`.
 
     Raises:
-        RunError: If it cannot be read, or is not such a table.
+        RunError: If the file cannot be read, or is not such a table.
     """
     rows = read_csv(path, COLUMNS)
     digests = tuple(bytes.fromhex(row["digest"]) for row in rows)

@@ -35,12 +35,9 @@ def measure_ranges(
     workers: int,
     takes: Callable[[bytes], bool] = lambda _: True,
 ) -> tuple[ValueRange, ...]:
-    """Return the value ranges of a dataset, measured on a deterministic sample.
+    """Return the value ranges of a dataset's training images, measured on a deterministic sample.
 
-    Args:
-        files: The training images; unreadable ones are ignored.
-        workers: Reader threads.
-        takes: Whether an image, given as its file's bytes, may be measured.
+    Unreadable images, and those for whose bytes `takes` is false, are ignored.
 
     Returns:
         A range for each sample type of more than 8 bits, sorted; none for 16-bit integers that use
@@ -81,11 +78,7 @@ def may_have_more_bits(head: bytes) -> bool:
 
 
 def merge_ranges(measured: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
-    """Return one range for each sample type, by the rule of this module.
-
-    Args:
-        measured: The smallest and largest value of each image, in any order.
-    """
+    """Return one range for each sample type from those of images, by the rule of this module."""
     found: dict[str, tuple[float, float]] = {}
     for one in measured:
         low, high = found.get(one.kind, (one.low, one.high))

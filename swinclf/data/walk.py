@@ -7,15 +7,12 @@ is read anyway: no image is read twice, and the walk terminates.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from swinclf.data.image_detector import (
-    FileUse,
     ImageDetector,
-    extension_of,
     is_junk,
     is_no_image_name,
 )
@@ -47,38 +44,25 @@ class FolderWalk:
         root: The folder that holds all of them, resolved.
         folders: The folders to be walked, which links do not lead to again.
         order: Sort key of the paths in a folder.
-
-    Attributes:
-        ignored: Number of files that are not images, by extension.
-        unusual: Number of images recognized by content, by extension.
-        linked_out: Number of images outside `root` that links lead to.
-        sniffer: Classifies files by name and content.
     """
 
     def __init__(
         self, root: Path, folders: Sequence[str], *, order: Callable[[str], Any] = str
     ) -> None:
         self._order = order
-        self.ignored: Counter[str] = Counter()
-        self.unusual: Counter[str] = Counter()
         self.linked_out = 0
-        self.sniffer = ImageDetector()
+        self.detector = ImageDetector()
         self._root = str(root)
         self._visited: set[tuple[int, int]] = set()
         self._own = _FolderSet(folder for folder in folders if not is_link(folder))
         self._all = _FolderSet(folders)
 
     def walk(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Yield (path, reason) of every possible image below one of `folders`.
+        """Yield (path, reason) of every possible image below a folder; no reason for an image.
 
         A folder's own files come first, sorted, then its subfolders, sorted, then the targets of
-        links. Unreadable folders and links that are not followed are yielded too.
-
-        Args:
-            folder: The folder, or a link to it.
-
-        Yields:
-            A path that starts with `folder`, and why it cannot be used; empty for an image.
+        links. Unreadable folders and links that are not followed are yielded too. Every path starts
+        with `folder`.
         """
         reason = self._why_not_follow(folder, self._own) if is_link(folder) else ""
         if reason or _identity(folder) in self._visited:
@@ -87,12 +71,7 @@ class FolderWalk:
             yield from self.below(folder, outside=not self._is_inside(folder))
 
     def below(self, folder: str, *, outside: bool = False) -> Iterator[tuple[str, str]]:
-        """Walk a folder without checking links to it; as `walk`.
-
-        Args:
-            folder: The folder.
-            outside: Whether it is outside the root.
-        """
+        """Walk a folder, inside or outside the root, without checking links to it; as `walk`."""
         identity = _identity(folder)
         if identity in self._visited:
             return
@@ -131,26 +110,21 @@ class FolderWalk:
                 kind == LINK_TO_NOTHING and not is_no_image_name(entry.name)
             )
             return kind if is_lost else None
-        found = self.sniffer.classify(entry.path, entry.name)
-        if found.use is FileUse.IGNORED:
-            self.ignored[extension_of(entry.name)] += 1
-            return None
-        if found.use is FileUse.IMAGE:
-            if found.by_content:
-                self.unusual[extension_of(entry.name)] += 1
+        reason = self.detector.classify(entry.path, entry.name)
+        if reason == "":
             self.linked_out += outside or (entry.is_symlink() and not self._is_inside(entry.path))
-        return found.reason
+        return reason
 
     def _why_not_follow(self, link: str, ground: _FolderSet) -> str:
         """Return why a link to a folder is not followed; empty if it is."""
         target = os.path.realpath(link)
-        if _is_within(os.path.realpath(os.path.dirname(link)), target):  # noqa: PTH120
+        if is_within(os.path.realpath(os.path.dirname(link)), target):  # noqa: PTH120
             return LINK_UP
         is_read = target in ground or _identity(target) in self._visited
         return LINK_AGAIN if is_read else ""
 
     def _is_inside(self, path: str) -> bool:
-        return _is_within(os.path.realpath(path), self._root)
+        return is_within(os.path.realpath(path), self._root)
 
 
 def new_walk(folder: str, *, order: Callable[[str], Any] = str) -> FolderWalk:
@@ -164,10 +138,6 @@ def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:
 
     Unreadable files and folders are yielded as well, to be reported when they are read. Hidden
     files and links to what is read anyway are ignored.
-
-    Args:
-        folder: The folder, as given by the user.
-        walk: Counts ignored files; None for a new one.
     """
     walk = walk or new_walk(folder)
     for path, reason in walk.below(folder):
@@ -205,5 +175,6 @@ def _identity(folder: str) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
-def _is_within(path: str, folder: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a resolved path is a folder or inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -6,8 +6,8 @@ The JSON output has all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swinclf import __version__
 from swinclf.data.thumbnails import thumbnail
@@ -18,48 +18,6 @@ from swinclf.reporting.html import data_uri, page_template
 
 EXAMPLES, PICTURES = 24, 6  # per finding; per example
 THUMBNAIL_PX = 160
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """An image file on the page; `uri` is empty if it cannot be read."""
-
-    path: str
-    uri: str
-
-
-@dataclass(frozen=True, slots=True)
-class FindingView:
-    """A finding as the page shows it.
-
-    Attributes:
-        finding: The finding.
-        examples: The first of its examples that no earlier finding has shown.
-        repeated: Number of its examples that an earlier finding has shown.
-        more: Number of examples left out.
-        spare: Files that can be deleted, as an equal file remains.
-    """
-
-    finding: Finding
-    examples: tuple[ExampleView, ...]
-    repeated: int
-    more: int
-    spare: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleView:
-    """An example with its thumbnails.
-
-    Attributes:
-        thumbnails: Of the first few files.
-        more: Number of files that are not shown.
-        note: As in `Example`.
-    """
-
-    thumbnails: tuple[Thumbnail, ...]
-    more: int
-    note: str
 
 
 def write_page(
@@ -97,29 +55,35 @@ def write_page(
 
 def _finding_views(
     root: Path, findings: Sequence[Finding], ranges: tuple[ValueRange, ...]
-) -> Iterator[FindingView]:
+) -> Iterator[dict[str, Any]]:
     """Yield the findings, without groups of files that an earlier one has shown."""
     shown: set[frozenset[str]] = set()
     for finding in findings:
         groups = [(frozenset(one.paths), one) for one in finding.examples]
         new = [one for group, one in groups if len(group) < 2 or group not in shown]
         repeated = len(groups) - len(new)
-        views = tuple(_shown(root, one, ranges) for one in new[:EXAMPLES])
-        spare: tuple[str, ...] = ()
+        spare = []
         if finding.kind is FindingKind.EXACT_DUPLICATES:
             # Of a group in an earlier finding, the right copy is not known.
             earlier = frozenset().union(*shown)
             decided = (one for one in new if earlier.isdisjoint(one.paths))
-            spare = tuple(path for one in decided for path in one.paths[1:])
+            spare = [path for one in decided for path in one.paths[1:]]
         shown |= {group for group, _ in groups}
-        yield FindingView(finding, views, repeated, finding.count - repeated - len(views), spare)
+        yield {
+            "finding": finding,
+            "examples": [_example(root, one, ranges) for one in new[:EXAMPLES]],
+            "repeated": repeated,
+            "more": len(new[EXAMPLES:]),
+            "spare": spare,  # files that can be deleted, as an equal file remains
+        }
 
 
-def _shown(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> ExampleView:
+def _example(root: Path, example: Example, ranges: tuple[ValueRange, ...]) -> dict[str, Any]:
     paths = example.paths[:PICTURES]
     pictures = [thumbnail(root / path, THUMBNAIL_PX, ranges=ranges) for path in paths]
-    shown = tuple(
-        Thumbnail(path, data_uri(picture, "jpeg") if picture else "")
-        for path, picture in zip(paths, pictures, strict=True)
-    )
-    return ExampleView(shown, len(example.paths) - len(paths), example.note)
+    uris = [data_uri(picture, "jpeg") if picture else "" for picture in pictures]
+    return {
+        "thumbnails": list(zip(paths, uris, strict=True)),
+        "more": len(example.paths) - len(paths),
+        "note": example.note,
+    }

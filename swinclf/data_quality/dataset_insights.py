@@ -1,24 +1,42 @@
-"""Dataset diagnostics from features: label issues and the learning curve."""
+"""Dataset diagnostics from features: label issues and the learning curve.
+
+Label issues are labels that classifiers trained on other images consider unlikely; the learning
+curve is accuracy against the number of training images, extrapolated. Both by linear discriminant
+analysis on the principal components of the features.
+
+Shapes: N (training) images, M held-out images, D features, R components, K classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold
 
 from swinclf.data.folder import ImageFile
-from swinclf.data_quality.label_issues import (
-    out_of_fold_probabilities,
-    rank_label_issues,
-    scorable_rows,
-)
-from swinclf.data_quality.learning_curve import learning_curve
-from swinclf.reporter import Reporter
-from swinclf.reporting.report_data import LearningCurve, Suspect
+from swinclf.device import one_blas_thread
+from swinclf.metrics import wilson_interval
+from swinclf.reporter import Reporter, format_percent
+from swinclf.reporting.report_data import LearningCurve, LearningPoint, Suspect
 from swinclf.reporting.verdict import LabelReview
 
 CONFIDENT = 0.9  # probability from which a prediction counts in the review of the labels
 IMAGES_MOST = 100_000  # 128 components each in float64: 100 MB
+COMPONENTS = 128  # of the features
+FOLDS = 5  # classes of fewer images are not scored
+SHARES = (0.1, 0.25, 0.5, 1.0)
+REPEATS = 3  # random subsets per share
+FORECAST = 2.0  # times the present number of images; no extrapolation beyond it
+FEWEST = 40  # held-out images below which a curve is noise
+SMALL_GAIN = 0.01  # in accuracy; less is not worth collecting images for
+RESAMPLED = 300  # bootstrap samples
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.integer]
 
 
 def find_label_issues(
@@ -31,15 +49,8 @@ def find_label_issues(
 ) -> tuple[list[Suspect], LabelReview | None]:
     """Return the images whose label is probably wrong, the least likely label first, and a review.
 
-    Args:
-        images: N images with their labels.
-        features: (N, D) of a network that was not trained on these labels.
-        classes: Class names by index.
-        seed: Seed of the folds and of the subsample.
-        report: Receives a note if only a part of the images is scored.
-
-    Returns:
-        The images, and how many labels were judged; None if none could be.
+    `features` are (N, D) of a network that was not trained on these labels. A note says if only a
+    part of the images is scored; the review is None if no label could be judged.
     """
     targets = _targets(images, classes)
     drawn = _subsample(len(images), IMAGES_MOST, seed)
@@ -50,21 +61,53 @@ def find_label_issues(
     if len(rows) < len(images):
         report.note(f"label issues are searched in {len(rows):,} of {len(images):,} images")
     probs = out_of_fold_probabilities(features[rows], labels, seed=seed)
-    suspects = [
-        Suspect(
-            images[rows[one.row]].path,
-            images[rows[one.row]].label,
-            classes[known[one.suggested]],
-            one.other,
-        )
-        for one in rank_label_issues(probs, labels)
-    ]
+    suspects = []
+    for row in rank_label_issues(probs, labels):
+        image, suggested = images[rows[row]], int(probs[row].argmax())
+        probability = float(probs[row, suggested])
+        suspects.append(Suspect(image.path, image.label, classes[known[suggested]], probability))
     review = LabelReview(
         images=len(rows),
         confident=int((probs.max(axis=1) >= CONFIDENT).sum()),
         contradicted=sum(one.probability >= CONFIDENT for one in suspects),
     )
     return suspects, review
+
+
+def scorable_rows(targets: Labels) -> npt.NDArray[np.intp]:
+    """Return the rows of classes of at least five images; none if there is only one such class."""
+    rows = np.flatnonzero(np.bincount(targets, minlength=1)[targets] >= FOLDS)
+    return rows if len(np.unique(targets[rows])) > 1 else rows[:0]
+
+
+@one_blas_thread()
+def out_of_fold_probabilities(
+    features: npt.NDArray[np.floating], labels: Labels, *, seed: int
+) -> Floats:
+    """Return class probabilities, (N, K), by five-fold cross-validation of a linear discriminant.
+
+    (N, D) features, and (N,) labels from 0 to K - 1, at least five of each.
+    """
+    components = reduce_dimensions(features)
+    probs = np.empty((len(labels), int(labels.max()) + 1))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for fitted, held_out in folds.split(components, labels):
+        model = fit_lda(components[fitted], labels[fitted])
+        probs[held_out] = model.predict_proba(components[held_out])
+    return probs
+
+
+def rank_label_issues(probs: Floats, labels: Labels) -> list[int]:
+    """Return the rows that are more likely of another class, the least likely label first.
+
+    (N, K) probabilities out of fold, (N,) labels.
+
+    Source: Northcutt, Jiang & Chuang 2021, "Confident Learning", sec. 3: ranked by self-confidence.
+    """
+    own, best = probs[np.arange(len(labels)), labels], probs.max(axis=1)
+    order = np.lexsort((-best, own))
+    rows: list[int] = order[own[order] < best[order]].tolist()
+    return rows
 
 
 def fit_learning_curve(
@@ -79,14 +122,7 @@ def fit_learning_curve(
 ) -> LearningCurve | None:
     """Return the learning curve of a linear classifier; None if there are too few images.
 
-    Args:
-        training: Training images with their labels.
-        training_features: (N, D).
-        held_out: Held-out images with their labels.
-        held_out_features: (M, D).
-        classes: Class names by index.
-        seed: Seed of the subsamples.
-        report: Receives a note if only a part of the images is used.
+    Training features are (N, D), held-out ones (M, D). A note says if only a part of them is used.
     """
     drawn = _subsample(len(training), IMAGES_MOST, seed)
     if len(drawn) < len(training):
@@ -97,6 +133,127 @@ def fit_learning_curve(
         held_out_features,
         _targets(held_out, classes),
         seed=seed,
+    )
+
+
+@one_blas_thread()
+def learning_curve(
+    train: npt.NDArray[np.floating],
+    train_targets: Labels,
+    val: npt.NDArray[np.floating],
+    val_targets: Labels,
+    *,
+    seed: int,
+) -> LearningCurve | None:
+    """Return the accuracy with 10, 25, 50 and 100 % of each class and a forecast for twice as many.
+
+    (N, D) features and (N,) class indices of training images, (M, D) and (M,) of held-out ones.
+
+    Returns:
+        The curve, without shares of no more images than classes; None if only one share
+        remains, or with fewer than two classes or forty held-out images.
+
+    Source: the power law of Hestness et al. 2017, Deep Learning Scaling is Predictable,
+    Empirically, sec. 3.
+    """
+    class_count = len(np.unique(train_targets))
+    if len(val_targets) < FEWEST or class_count < 2:
+        return None
+    both = reduce_dimensions(np.concatenate([train, val]))
+    train, val = both[: len(train)], both[len(train) :]
+    random = np.random.default_rng(seed)
+    points = []
+    for share in SHARES:
+        draws = [_part(train_targets, share, random) for _ in range(1 if share == 1.0 else REPEATS)]
+        if len(draws[0]) <= class_count:  # no within-class variance to estimate
+            continue
+        fitted = (fit_lda(train[rows], train_targets[rows]) for rows in draws)
+        accuracy = float(np.mean([(one.predict(val) == val_targets).mean() for one in fitted]))
+        low, high = wilson_interval(round(accuracy * len(val)), len(val))
+        points.append(LearningPoint(share, len(draws[0]), accuracy, low, high))
+    if len(points) < 2:
+        return None
+    forecast = _forecast(points, len(val), random)
+    return LearningCurve(points, [forecast] if forecast else [], [_note(points, forecast)])
+
+
+def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:
+    """Return the rows of a random share of each class, at least one image of each."""
+    parts = []
+    for label in np.unique(targets):
+        rows = np.flatnonzero(targets == label)
+        parts.append(random.permutation(rows)[: max(1, round(share * len(rows)))])
+    return np.concatenate(parts)
+
+
+def _forecast(
+    points: list[LearningPoint], held_out: int, random: np.random.Generator
+) -> LearningPoint | None:
+    """Extrapolate the error by a power law; None if it does not fall."""
+    images = np.array([point.images for point in points], dtype=np.float64)
+    errors = np.array([1 - point.accuracy for point in points])
+    slope = _power_law(images, errors[None], held_out)[0]
+    if not slope[0] < 0:
+        return None
+    # Sampling error of the forecast: refit with as many held-out images, resampled.
+    drawn = random.binomial(held_out, errors, (RESAMPLED, len(errors))) / held_out
+    wanted = np.log(FORECAST * images[-1])
+    laws = _power_law(images, drawn, held_out)
+    spread = np.exp(laws[:, 0] * wanted + laws[:, 1])
+    error = min(float(np.exp(slope[0] * wanted + slope[1])), 1.0)
+    low, high = np.quantile(1 - np.minimum(spread, 1.0), [0.025, 0.975])
+    return LearningPoint(
+        FORECAST, round(FORECAST * images[-1]), 1 - error, min(low, 1 - error), max(high, 1 - error)
+    )
+
+
+def _power_law(images: Floats, errors: Floats, held_out: int) -> Floats:
+    """Return slopes and intercepts of lines through log images and log error, (B, S) -> (B, 2)."""
+    logs = np.log(np.maximum(errors, 0.5 / held_out))  # log of zero observed errors
+    lines: Floats = np.polyfit(np.log(images), logs.T, 1).T
+    return lines
+
+
+def _note(points: list[LearningPoint], forecast: LearningPoint | None) -> str:
+    """Return what the forecast means, no more firmly than its interval allows."""
+    now = points[-1]
+    if forecast is None:
+        return "Accuracy does not rise with the number of images here."
+    interval = f"{format_percent(forecast.low)} to {format_percent(forecast.high)}"
+    if forecast.low > now.accuracy:
+        return (
+            f"Twice as many images might bring {format_percent(forecast.accuracy)} ({interval}) "
+            f"where these bring {format_percent(now.accuracy)}."
+        )
+    if forecast.high < now.accuracy + SMALL_GAIN:
+        return "More images like these would hardly help: other images, or another model, might."
+    return (
+        "There are too few held-out images to say whether more images would help: the forecast for "
+        f"twice as many is {interval}, where these bring {format_percent(now.accuracy)}."
+    )
+
+
+def reduce_dimensions(features: npt.NDArray[np.floating]) -> Floats:
+    """Return the principal components, (N, D) -> (N, R), R <= 128; uses no labels."""
+    values = features.astype(np.float64)
+    count = min(COMPONENTS, *values.shape)
+    if count == values.shape[1]:
+        centred: Floats = values - values.mean(axis=0)
+        return centred
+    reduced: Floats = PCA(count, svd_solver="covariance_eigh").fit_transform(values)
+    return reduced
+
+
+def fit_lda(components: Floats, labels: Labels) -> LinearDiscriminantAnalysis:
+    """Return a classifier fitted on (N, R) components and (N,) labels of at least two classes.
+
+    Source: Fisher 1936; covariances shrunk as in Ledoit & Wolf 2004.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=counts / len(labels))
+    twice = counts[classes] == 1  # of one image scikit-learn warns, which no thread can catch alone
+    return model.fit(
+        np.concatenate([components, components[twice]]), np.concatenate([labels, labels[twice]])
     )
 
 

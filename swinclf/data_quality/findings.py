@@ -12,7 +12,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from swinclf.data.folder import TRAIN, ImageFile, SkippedFile
+from swinclf.data.class_names import quote_names, similar_names
+from swinclf.data.dataset import SIMILAR, classes_without_images
+from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
 from swinclf.reporter import format_percent
@@ -47,34 +49,21 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Files or a class that a finding applies to.
+    """Files or a class that a finding applies to."""
 
-    Attributes:
-        paths: The files, relative to the dataset; empty for a class.
-        note: Details.
-    """
-
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # the files, relative to the dataset; empty for a class
     note: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem or a remark, with its examples.
-
-    Attributes:
-        kind: FindingKind of finding.
-        needs_fix: Whether it should be fixed; otherwise it is a note.
-        message: What was found, with its count.
-        advice: What to do.
-        examples: All occurrences, the worst first.
-    """
+    """A problem or a remark, with its examples."""
 
     kind: FindingKind
-    needs_fix: bool
+    needs_fix: bool  # whether it should be fixed; otherwise it is a note
     message: str
     advice: str
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...]  # all occurrences, the worst first
 
     @property
     def count(self) -> int:
@@ -98,11 +87,7 @@ def find_unreadable(skipped: Iterable[SkippedFile]) -> Iterator[Finding]:
 
 
 def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
-    """Yield class sets that differ between splits, tiny classes and class imbalance.
-
-    Args:
-        images: Readable ones only.
-    """
+    """Yield class sets that differ between splits, tiny classes and class imbalance."""
     by_split: dict[str, Counter[str]] = defaultdict(Counter)
     for image in images:
         by_split[image.split][image.label] += 1
@@ -220,14 +205,11 @@ def find_image_faults(
 
 
 def suggest_fit(sizes: np.ndarray) -> tuple[Fit, str]:
-    """Return the --fit that suits the images' aspect ratios, and the reason.
+    """Return the --fit that suits the images' (N, 2) widths and heights, px, and the reason.
 
     `crop` keeps the centre only, so it is wrong once many images are long. If all have one shape,
     `squash` distorts all of them in the same way, which a network learns; otherwise `pad` keeps
     every pixel.
-
-    Args:
-        sizes: (N, 2) width and height, px.
     """
     ratios = sizes[:, 0] / sizes[:, 1]
     longer = np.maximum(ratios, 1 / ratios)
@@ -280,6 +262,102 @@ def _class_sets(by_split: Mapping[str, Counter[str]]) -> Iterator[Finding]:
             "fix the folder names, or move images: the splits need the same classes",
             tuple(Example((), note) for note in notes),
         )
+
+
+def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
+    """Yield lost classes, similar class names and layout problems.
+
+    The scan's `skipped` includes the unreadable files.
+    """
+    yield from _lost_classes(index)
+    similar = similar_names(index.folders)
+    if similar:
+        yield Finding(
+            FindingKind.SIMILAR_NAMES,
+            True,
+            f"{_count(len(similar), 'group')} of class names that {SIMILAR}",
+            "if they are one class, move the images into one folder: each folder is a class now",
+            tuple(Example((), quote_names(names)) for names in similar),
+        )
+    for warning in index.notes.warnings():
+        yield Finding(
+            FindingKind.LAYOUT,
+            True,
+            warning,
+            "move them, if they should be used",
+            (Example((), ""),),
+        )
+    for note in index.notes.notes():
+        yield Finding(
+            FindingKind.LAYOUT, False, note, "nothing to do if intended", (Example((), ""),)
+        )
+
+
+def _lost_classes(index: FolderIndex) -> Iterator[Finding]:
+    lost, empty = classes_without_images(index)
+    if lost:
+        reason, _ = most_frequent_reason(one for one in index.skipped if one.label in lost)
+        remedy = remedy_for(reason)
+        yield Finding(
+            FindingKind.LOST_CLASSES,
+            True,
+            f"{_count(len(lost), 'class folder')} without an image that can be read",
+            (f"{remedy}, or " if remedy else "")
+            + "replace the files, or remove the folder: training goes without the class",
+            tuple(Example((), f"{name}: {reason}") for name, reason in lost.items()),
+        )
+    if empty:
+        yield Finding(
+            FindingKind.LOST_CLASSES,
+            False,
+            f"{_count(len(empty), 'folder')} without an image",
+            "these are no classes",
+            tuple(Example((), name) for name in empty),
+        )
+
+
+def quick_findings(images: Sequence[ImageFile], digests: Mapping[str, bytes]) -> Iterator[Finding]:
+    """Yield exact duplicates, conflicting labels, leaks, tiny classes and class imbalance.
+
+    `digests` has the content digest of every readable image, by path.
+    """
+    readable = [image for image in images if image.path in digests]
+    yield from find_duplicates(readable, group_identical([digests[one.path] for one in readable]))
+    yield from find_class_faults(readable)
+
+
+def format_finding(finding: Finding) -> str:
+    """Return a finding in one line, with its first example and the advice."""
+    first = finding.examples[0]
+    return f"{finding.message}, e.g. {' = '.join(first.paths[:2]) or first.note}: {finding.advice}"
+
+
+def group_identical(digests: Sequence[bytes]) -> list[list[int]]:
+    """Return groups of rows with equal digests, each ascending; empty digests are left out."""
+    rows: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest:
+            rows[digest].append(row)
+    return [group for group in rows.values() if len(group) > 1]
+
+
+def connected_components(links: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return the connected components of links of two or more rows, all in ascending order."""
+    parent: dict[int, int] = {}
+
+    def root_of(row: int) -> int:
+        while parent.setdefault(row, row) != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for first, *others in links:
+        for other in others:
+            parent[root_of(other)] = root_of(first)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in sorted(parent):
+        groups[root_of(row)].append(row)
+    return sorted(groups.values())
 
 
 def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:

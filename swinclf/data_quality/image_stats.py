@@ -29,31 +29,21 @@ from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
 
 AHEAD = 64  # files read in advance
+MEASURED = 32  # images for the median size
 
 
 @dataclass(frozen=True)
 class ImageStats:
-    """Statistics of the images; row i is `images[i]`.
-
-    Attributes:
-        images: The files.
-        errors: Why a file cannot be read; empty if it can.
-        digests: Of the content; empty for an unreadable file.
-        sizes: (N, 2) int32: width and height, px, of the upright image; 0 if unreadable.
-        orientations: (N,) uint8: the EXIF tag, 1 without one.
-        spreads: (N,) float32: standard deviation of the grey values, which are up to 255.
-        prints: (N, crops, numbers) float32 fingerprints.
-        ranges: Black and white points of images of more than 8 bits.
-    """
+    """Statistics of the images; row i is `images[i]`."""
 
     images: Sequence[ImageFile]
-    errors: list[str]
-    digests: list[bytes]
-    sizes: np.ndarray
-    orientations: np.ndarray
-    spreads: np.ndarray
-    prints: np.ndarray
-    ranges: tuple[ValueRange, ...] = ()
+    errors: list[str]  # why a file cannot be read; empty if it can
+    digests: list[bytes]  # of the content; empty for an unreadable file
+    sizes: np.ndarray  # (N, 2) int32: width and height, px, of the upright image; 0 if unreadable
+    orientations: np.ndarray  # (N,) uint8: the EXIF tag, 1 without one
+    spreads: np.ndarray  # (N,) float32: standard deviation of the grey values, which are up to 255
+    prints: np.ndarray  # (N, crops, numbers) float32 fingerprints
+    ranges: tuple[ValueRange, ...] = ()  # black and white points of images of more than 8 bits
 
     @property
     def readable(self) -> np.ndarray:
@@ -61,13 +51,8 @@ class ImageStats:
         return np.array([not error for error in self.errors], dtype=bool)
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageRecord:
-    digest: bytes
-    size: tuple[int, int]
-    orientation: int
-    spread: float
-    prints: np.ndarray
+# digest, size, orientation, spread and fingerprints of an image
+_Record = tuple[bytes, tuple[int, int], int, float, np.ndarray]
 
 
 def read_image_stats(
@@ -78,15 +63,7 @@ def read_image_stats(
     report: Reporter,
     ranges: tuple[ValueRange, ...] = (),
 ) -> ImageStats:
-    """Read every file once.
-
-    Args:
-        root: Folder that the images' paths are relative to.
-        images: The files.
-        workers: Reader threads; 0 reads in this thread.
-        report: Receives progress.
-        ranges: Black and white points of images of more than 8 bits.
-    """
+    """Read every file once, in `workers` threads; 0 reads in this thread."""
     count = len(images)
     stats = ImageStats(
         images=images,
@@ -109,32 +86,26 @@ def read_image_stats(
             if isinstance(one, str):
                 stats.errors[row] = one
                 continue
-            stats.digests[row] = one.digest
-            stats.sizes[row] = one.size
-            stats.orientations[row] = one.orientation
-            stats.spreads[row] = one.spread
-            stats.prints[row] = one.prints
+            stats.digests[row], stats.sizes[row], stats.orientations[row] = one[:3]
+            stats.spreads[row], stats.prints[row] = one[3:]
     return stats
 
 
-def median_side_px(paths: Sequence[Path], *, count: int = 32) -> float | None:
+def median_side_px(paths: Sequence[Path]) -> float | None:
     """Return the median shorter side of some images, spread evenly; None if none can be read."""
     sides = []
-    for path in paths[:: max(1, len(paths) // count)][:count]:
+    for path in paths[:: max(1, len(paths) // MEASURED)][:MEASURED]:
         with suppress(UnreadableImage):
             data = read_bytes(path)
             sides.append(use_image(data, lambda _, header: min(header.size), decode_px=SIDE))
     return float(np.median(sides)) if sides else None
 
 
-def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _ImageRecord | str:
-    """Return the statistics of one file, or why it cannot be read."""
+def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _Record | str:
 
-    def note(picture: Image.Image, header: Header) -> _ImageRecord:
-        grey = small_grey(picture)
-        spread = float(grey.std())
-        digest = content_digest(data)
-        return _ImageRecord(digest, header.size, header.orientation, spread, fingerprints(grey))
+    def note(picture: Image.Image, header: Header) -> _Record:
+        grey, digest = small_grey(picture), content_digest(data)
+        return digest, header.size, header.orientation, float(grey.std()), fingerprints(grey)
 
     try:
         with read_slot(path):

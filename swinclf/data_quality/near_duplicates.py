@@ -17,14 +17,14 @@ import numpy as np
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import map_ahead
-from swinclf.data_quality.feature_neighbours import MirroredFeatures, nearest_pairs
-from swinclf.data_quality.fingerprints import CROPS, mirrored, small_grey
-from swinclf.data_quality.hash_search import search_fingerprints
+from swinclf.data_quality.fingerprints import CROPS, mirrored, search_fingerprints, small_grey
 from swinclf.data_quality.image_stats import ImageStats
-from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement
-from swinclf.data_quality.template_match import (
+from swinclf.data_quality.registration import (
+    DETAIL_SIDE,
     MATCH_SIDE,
+    CropWindow,
     MatchSpectra,
+    detail_agreement,
     locate_crop,
     match_spectra,
 )
@@ -47,34 +47,21 @@ CACHED_IMAGES, CACHED_SMALL, CACHED_SPECTRA = 2048, 65536, 512
 
 @dataclass(frozen=True, slots=True)
 class NearPair:
-    """Two files that show the same image.
+    """Two files that show the same image."""
 
-    Attributes:
-        first: A row.
-        second: A larger one.
-        agreement: Correlation of their details, in [-1, 1].
-        by_features: Whether only features proposed the pair, not fingerprints.
-    """
-
-    first: int
-    second: int
-    agreement: float
-    by_features: bool
+    first: int  # a row
+    second: int  # a larger one
+    agreement: float  # correlation of their details, in [-1, 1]
+    by_features: bool  # whether only features proposed the pair, not fingerprints
 
 
 class _Candidate(NamedTuple):
-    """Two rows, and how to align the second with the first.
+    """Two rows, and how to align the second with the first."""
 
-    Attributes:
-        first: A row.
-        second: Another.
-        mirrored: Whether to mirror the first.
-        part: Centre crop of the first that the second may show; None for any crop of either.
-    """
-
-    first: int
-    second: int
-    mirrored: bool
+    first: int  # a row
+    second: int  # another
+    mirrored: bool  # whether to mirror the first
+    # centre crop of the first that the second may show; None for any crop of either
     part: float | None
 
 
@@ -89,13 +76,6 @@ def find_near_pairs(
     """Return near duplicates that are not exact ones, the best agreement first.
 
     Of exact duplicates only the first is compared; nearly empty images are left out.
-
-    Args:
-        root: Folder that the paths are relative to.
-        stats: Statistics of all images.
-        workers: Threads.
-        report: Receives progress.
-        features: Features of the images, if a network is given.
     """
     firsts = {digest: row for row, digest in reversed(list(enumerate(stats.digests))) if digest}
     rows = np.array(
@@ -192,3 +172,56 @@ class _ImageComparer:
             return small_grey(decode_image(data, decode_px=side, ranges=self._stats.ranges), side)
         except UnreadableImage:  # it was readable before: the folder is being changed
             return None
+
+
+NEAREST = 8  # neighbours per image, and as many among the mirror images
+BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to select from them
+
+
+@dataclass(frozen=True)
+class MirroredFeatures:
+    """Features of images and of their mirror images."""
+
+    rows: np.ndarray  # (M,) row of each image in the dataset, ascending
+    features: np.ndarray  # (M, D) float32
+    mirrored: np.ndarray  # (M, D) float32, of the mirror images
+
+
+def nearest_pairs(
+    table: MirroredFeatures, among: np.ndarray, *, report: Reporter
+) -> list[tuple[int, int, bool]]:
+    """Return the nearest neighbours of each image by cosine similarity of the centred features.
+
+    Only the rows in `among` are searched.
+
+    Returns:
+        (row, larger row, whether one of them is mirrored), unique and sorted.
+    """
+    which = np.isin(table.rows, among)
+    rows = table.rows[which]
+    count = len(rows)
+    nearest = min(NEAREST, count - 1)
+    if nearest < 1:
+        return []
+    plain, turned = table.features[which], table.mirrored[which]
+    mean = plain.mean(axis=0)
+    for features in (plain, turned):
+        features -= mean
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        features /= np.maximum(lengths, np.finfo(np.float32).tiny)
+    size = max(1, BLOCK_COSINES // count)
+    codes = []
+    with report.track("searching nearest neighbours", count) as advance:
+        for start in range(0, count, size):
+            own = np.arange(start, min(start + size, count))
+            for is_mirrored, others in enumerate((plain, turned)):
+                cosines = plain[own] @ others.T
+                cosines[np.arange(len(own)), own] = -np.inf
+                near = np.argpartition(cosines, -nearest, axis=1)[:, -nearest:]
+                low, high = np.minimum(near, own[:, None]), np.maximum(near, own[:, None])
+                codes.append(np.unique((low * count + high) * 2 + is_mirrored))
+            advance(len(own))
+    return [
+        (int(rows[code // 2 // count]), int(rows[code // 2 % count]), bool(code % 2))
+        for code in np.unique(np.concatenate(codes))
+    ]

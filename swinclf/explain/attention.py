@@ -27,24 +27,16 @@ SMOOTHING_NOISE = 0.15  # of the image's range
 
 @dataclass(frozen=True)
 class BlockAttention:
-    """Attention weights of one block for one image.
+    """Attention weights of one block for one image."""
 
-    Attributes:
-        name: Of the block in the state dict, e.g. layers.0.blocks.1.
-        stage: From 0; always 0 in a ViT.
-        is_shifted: Whether its windows are shifted.
-        weights: (A, T, T), or (B, A, T, T) in windows; each row sums to 1.
-        received: Attention that each token receives per head, relative to a uniform share,
-            (A, h, w); mean over a window's queries, in a ViT over the tokens that are pooled.
-        distance_px: Mean attention distance of each head, pixels, (A,).
-    """
-
-    name: str
-    stage: int
-    is_shifted: bool
-    weights: Tensor
+    name: str  # of the block in the state dict, e.g. layers.0.blocks.1
+    stage: int  # from 0; always 0 in a ViT
+    is_shifted: bool  # whether its windows are shifted
+    weights: Tensor  # (A, T, T), or (B, A, T, T) in windows; each row sums to 1
+    # attention that each token receives per head, relative to a uniform share, (A, h, w); mean over
+    # a window's queries, in a ViT over the tokens that are pooled
     received: Tensor
-    distance_px: Tensor
+    distance_px: Tensor  # mean attention distance of each head, pixels, (A,)
 
 
 @dataclass(frozen=True)
@@ -53,34 +45,23 @@ class Evidence:
 
     The score is the class's logit minus the mean logit, since a constant added to all logits
     changes no probability.
-
-    Attributes:
-        target: Index of the class.
-        logits: Of all classes, (K,).
-        cells: Gradient times activation, summed over channels, of each token, (h, w); positive
-            values support the class, negative ones oppose it.
-        pixels: Magnitude of the score's gradient at each pixel, (H, W), averaged over noisy copies.
-        where: The attributed layer, in words.
-        units: Meaning of a cell: tokens, or positions in a feature map.
     """
 
     target: int
-    logits: Tensor
+    logits: Tensor  # of all classes, (K,)
+    # gradient times activation, summed over channels, of each token, (h, w); positive values
+    # support the class, negative ones oppose it
     cells: Tensor
+    # magnitude of the score's gradient at each pixel, (H, W), averaged over noisy copies
     pixels: Tensor
-    where: str
-    units: str = "tokens"
+    where: str  # the attributed layer, in words
+    units: str = "tokens"  # meaning of a cell: tokens, or positions in a feature map
 
 
 def project_qkv(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the queries, keys and values of a block's attention.
+    """Return queries, keys and values of a block's attention, (..., T, C) -> (..., A, T, E) each.
 
-    Args:
-        attention: `Attention` of a ViT or `WindowAttention` of a Swin.
-        x: Normalised tokens, (..., T, C).
-
-    Returns:
-        q, k and v, (..., A, T, E) each.
+    The attention is the `Attention` of a ViT or the `WindowAttention` of a Swin.
     """
     source: Any = attention
     *before, tokens, width = x.shape
@@ -94,12 +75,7 @@ def project_qkv(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor
 def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
     """Return the tokens that attend to each other: normalised, and in a Swin cut into windows.
 
-    Args:
-        block: A block of either network.
-        x: The block's input for one image, (1, T, C) or (1, h, w, C).
-
-    Returns:
-        (T, C), or in windows (B, T, C).
+    `x` is the block's input for one image, (1, T, C) -> (T, C), or (1, h, w, C) -> (B, T, C).
     """
     assert isinstance(block, Block | SwinBlock)
     x = block.norm1(x)
@@ -109,14 +85,9 @@ def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
-    """Return the attention weights of a block.
+    """Return the attention weights of a block of either network; rows sum to 1.
 
-    Args:
-        block: A block of either network.
-        x: The block's input for one image, (1, T, C) or (1, h, w, C).
-
-    Returns:
-        (A, T, T), or in windows (B, A, T, T); rows sum to 1.
+    `x` is the block's input for one image, (1, T, C) -> (A, T, T), or (1, h, w, C) -> (B, A, T, T).
 
     Source: Attention Is All You Need, Vaswani et al. 2017, eq. 1; Swin Transformer, Liu et al.
     2021, eq. 4.
@@ -136,12 +107,7 @@ def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compute_attention(network: ViT | Swin, image: Tensor) -> list[BlockAttention]:
-    """Return the attention of every block, in order.
-
-    Args:
-        network: In evaluation mode.
-        image: (1, 3, H, W), preprocessed.
-    """
+    """Return the attention of every block, in order, for a preprocessed image, (1, 3, H, W)."""
     found = []
     for name, block, x in _block_inputs(network, image):
         weights = attention_weights(block, x)
@@ -189,10 +155,6 @@ def attention_rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tenso
     averaged. In a Swin the shares are traced through windows and shifts, and a merged token's share
     is divided equally among its four parts.
 
-    Args:
-        network: A network of this package.
-        found: Result of `compute_attention` for one image.
-
     Returns:
         (h, w) shares of the patches, which sum to 1.
 
@@ -211,10 +173,10 @@ def attention_rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tenso
 def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
     """Trace shares from the mean of the last stage to the patches, (h, w)."""
     waiting = list(found)
-    grids = [_blocks(stage)[0].grid for stage in network.layers]
+    grids = [swin_blocks(stage)[0].grid for stage in network.layers]
     shares = torch.ones(grids[-1])
     for index in reversed(range(len(grids))):
-        for block in reversed(_blocks(network.layers[index])):
+        for block in reversed(swin_blocks(network.layers[index])):
             cut = to_windows(block.shifted(shares[None, :, :, None]), block.window)[0, :, :, 0]
             weights = waiting.pop().weights.mean(1)  # (B, A, T, T) -> (B, T, T)
             attended = torch.einsum("bq,bqk->bk", cut, weights)
@@ -227,17 +189,13 @@ def _swin_rollout(network: Swin, found: list[BlockAttention]) -> Tensor:
 
 
 def compute_evidence(network: nn.Module, image: Tensor, target: int | None = None) -> Evidence:
-    """Return the attribution of a class score to the parts of an image.
+    """Return the attribution of a class score to the parts of a preprocessed image, (1, 3, H, W).
 
     Attributed are the last tokens of a Swin or of a ViT with mean pooling, the last feature map of
     a convolutional network, and the input of the last block of a ViT that pools only its class
     token. In a Swin, and in a convolutional network of timm with mean pooling and
     a linear head, everything after that is linear: the cells and the biases sum up to the score.
-
-    Args:
-        network: A ViT, a Swin or a convolutional network, in evaluation mode.
-        image: (1, 3, H, W), preprocessed.
-        target: Index of the class; None for the one with the largest logit.
+    Without a `target` the class is the one with the largest logit.
 
     Source: Grad-CAM, Selvaraju et al. 2017, sec. 3, each cell with its own gradient as in HiResCAM,
     Draelos & Carin 2020; SmoothGrad, Smilkov et al. 2017, eq. 2.
@@ -296,7 +254,6 @@ def has_feature_map(network: nn.Module) -> bool:
 
 
 def _pools_class_token(network: nn.Module) -> TypeGuard[ViT]:
-    """Return whether the head reads only the class token."""
     return isinstance(network, ViT) and network.config.pool == "token"
 
 
@@ -348,14 +305,13 @@ def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, Swin
     for index, stage in enumerate(network.layers):
         assert isinstance(stage, SwinStage)
         x = stage.downsample(x)
-        for number, block in enumerate(_blocks(stage)):
+        for number, block in enumerate(swin_blocks(stage)):
             yield f"layers.{index}.blocks.{number}", block, x
             x = block(x)
 
 
 @contextmanager
 def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
-    """Record the inputs of modules while they run."""
     inputs: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Any:
@@ -372,7 +328,8 @@ def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _blocks(stage: nn.Module) -> list[SwinBlock]:
+def swin_blocks(stage: nn.Module) -> list[SwinBlock]:
+    """Return the blocks of a stage, in order."""
     return [block for block in stage.modules() if isinstance(block, SwinBlock)]
 
 

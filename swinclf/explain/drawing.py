@@ -5,10 +5,8 @@ Every figure is a separate object, so that a caller's pyplot state is neither us
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from swinclf.files import write_bytes
 from swinclf.reporting.charts import GRID, INK, MUTED
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
@@ -41,14 +38,7 @@ TITLE_INCHES = 0.75
 
 
 def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
-    """Return an empty figure with a title, laid out by matplotlib.
-
-    Args:
-        width: Inches.
-        height: Inches, without the title.
-        title: What the figure shows.
-        subtitle: How to read it.
-    """
+    """Return an empty figure of a size in inches, without the title, laid out by matplotlib."""
     lines = subtitle.count("\n") + 1
     room = TITLE_INCHES + 0.19 * (lines - 1)
     figure = Figure(figsize=(width, height + room), dpi=DPI, facecolor="white")
@@ -74,29 +64,15 @@ def strip_axes(axes: Axes, label: str = "") -> None:
 
 
 def show_image(axes: Axes, pixels: Pixels, label: str) -> None:
-    """Show the network's input image.
-
-    Args:
-        axes: The axes.
-        pixels: (H, W, 3).
-        label: Text above it.
-    """
+    """Show the network's input image, (H, W, 3), under a label."""
     axes.imshow(pixels, interpolation="antialiased")
     strip_axes(axes, label)
 
 
 def show_map(axes: Axes, pixels: Pixels, values: Map, label: str, norm: Normalize) -> AxesImage:
-    """Draw a map over a grey copy of the image, with a square for each token.
+    """Draw a map, (h, w), over a grey copy of the image, (H, W, 3), with a square for each token.
 
-    Args:
-        axes: The axes.
-        pixels: (H, W, 3).
-        values: (h, w).
-        label: Text above it.
-        norm: Normalisation of the values; diverging colours if it has a centre.
-
-    Returns:
-        The mappable for a colour bar.
+    The colours are diverging if `norm` has a centre. The mappable is returned for a colour bar.
     """
     height, width, _ = pixels.shape
     grey = pixels.astype(np.float64) @ (0.299, 0.587, 0.114)
@@ -168,26 +144,12 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
-    """Return the text for a class and its fonts.
+    """Return the text for a class, up to `width` columns, and its fonts.
 
-    Args:
-        name: The class.
-        index: Its index in class_indices.json, used if no font can draw the name.
-        width: Largest number of columns.
+    The index in class_indices.json is used if no font can draw the name.
     """
     text = shorten(to_composed(name), width)
     (families,) = families_for([text])
     if families is None:
         return f"#{index} {shorten(spell_out(name), width)}", [DEFAULT_FAMILY]
     return text, list(families)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, atomically.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    write_bytes(path, buffer.getvalue())

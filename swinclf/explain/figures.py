@@ -24,51 +24,30 @@ from swinclf.reporting.display_names import to_printable
 
 @dataclass(frozen=True)
 class InspectionInput:
-    """A network and an image to draw figures of.
+    """A network and an image to draw figures of."""
 
-    Attributes:
-        network: A ViT, a Swin or a convolutional network, in evaluation mode, on the CPU.
-        preprocess: Preprocessing of the pixels.
-        pixels: (H, W, 3) uint8, at the network's input size.
-        image: Description of the image.
-        weights: Description of the weights.
-        classes: Names of the classes; empty if the outputs have no names.
-        temperature: Logits are divided by this before the softmax, > 0.
-    """
-
-    network: nn.Module
+    network: nn.Module  # a ViT, a Swin or a convolutional network, in evaluation mode, on the CPU
     preprocess: Preprocess
-    pixels: np.ndarray
-    image: str
-    weights: str
-    classes: Sequence[str] = ()
-    temperature: float = 1.0
+    pixels: np.ndarray  # (H, W, 3) uint8, at the network's input size
+    image: str  # description of the image
+    weights: str  # description of the weights
+    classes: Sequence[str] = ()  # names of the classes; empty if the outputs have no names
+    temperature: float = 1.0  # logits are divided by this before the softmax, > 0
 
 
 @dataclass(frozen=True)
 class FigureSet:
-    """The figures that were drawn.
+    """The figures that were drawn."""
 
-    Attributes:
-        pictures: The files, in reading order.
-        label: The predicted class; empty if classes have no names.
-        probability: Its probability, in [0, 1].
-    """
-
-    pictures: tuple[Path, ...]
-    label: str = ""
-    probability: float = 0.0
+    pictures: tuple[Path, ...]  # the files, in reading order
+    label: str = ""  # the predicted class; empty if classes have no names
+    probability: float = 0.0  # its probability, in [0, 1]
 
 
 def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSet:
     """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
 
-    For a convolutional network, only evidence is drawn.
-
-    Args:
-        scene: The network and the image.
-        folder: Folder for the PNG files; files of the same names are overwritten.
-        report: Receives notes on figures that do not apply.
+    For a convolutional network, only evidence is drawn; notes say which figures do not apply.
 
     Raises:
         RunError: If a figure cannot be written.
@@ -107,7 +86,6 @@ def _draw_structure(
 
 
 def _draw_attention(scene: InspectionInput, network: ViT | Swin, path: Path, about: str) -> None:
-    """Compute and draw the attention of every block."""
     pixels = scene.pixels
     found = compute_attention(network, _network_input(scene))
     followed = attention_rollout(network, found)
@@ -130,5 +108,4 @@ def _draw_evidence(scene: InspectionInput, path: Path, about: str) -> tuple[str,
 
 
 def _network_input(scene: InspectionInput) -> Tensor:
-    """Return the preprocessed image, (1, 3, H, W)."""
     return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")

@@ -12,14 +12,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_rgb
 from matplotlib.patches import Rectangle
 from numpy import typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from swinclf.explain import drawing
+from swinclf.explain.attention import swin_blocks
 from swinclf.explain.drawing import Pixels
 from swinclf.models.positions import RelativePosition
 from swinclf.models.swin import Swin, SwinBlock, WindowAttention, from_windows
 from swinclf.models.vit import Block, ViT
-from swinclf.reporting.charts import GRID, INK, MUTED
+from swinclf.reporting.charts import GRID, INK, MUTED, save_png
 
 APART_UP_TO = 16  # patches per side that are drawn separately; of more, the central ones
 SMALL_MAPS = 7  # similarity maps per side
@@ -31,15 +32,9 @@ Labels = npt.NDArray[np.int64]
 
 
 def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str) -> None:
-    """Draw the image with its grid of patches, and the patches separately.
-
-    Args:
-        network: The network, for the size of its patches.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image.
-    """
-    embed, step = network.patch_embed, _stride(network)
+    """Draw the image, (H, W, 3), with its grid of patches, and the patches separately."""
+    embed = network.patch_embed
+    step = int(embed.proj.stride[0])  # px from one patch to the next
     (rows, columns), side = embed.grid_size, embed.patch_size[0]
     numbers = side * side * 3
     figure = drawing.new_figure(
@@ -69,13 +64,12 @@ def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str)
         box = (shown[1] * step + side - step, shown[0] * step + side - step)
         for colour, line in (("white", 3.5), (INK, 1.5)):
             left.add_patch(Rectangle(corner, *box, fill=False, ec=colour, lw=line))
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_apart(
     axes: Axes, pixels: Pixels, first: tuple[int, int], shown: tuple[int, int], step: int, side: int
 ) -> None:
-    """Draw some patches with gaps between them on white."""
     gap = max(1, round(side / 6))
     cell = side + gap
     sheet = np.full((shown[0] * cell + gap, shown[1] * cell + gap, 3), 255, np.uint8)
@@ -90,13 +84,7 @@ def _draw_apart(
 def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
     """Draw the similarity of the position embeddings, or the relative position bias tables.
 
-    Args:
-        network: With trained weights.
-        path: The PNG file.
-        about: Description of the weights.
-
-    Returns:
-        Whether a figure was drawn: a ViT may have no position embeddings.
+    Returns whether a figure was drawn: a ViT may have no position embeddings.
 
     Source: Dosovitskiy et al. 2021, fig. 7 (centre); Liu et al. 2021, sec. 3.2.
     """
@@ -145,7 +133,7 @@ def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
         axes.set_xlabel(f"column {column + 1}", color=MUTED, fontsize=9)
     assert image is not None
     drawing.colour_bar(figure, image, list(grid.ravel()), "cosine similarity")
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
@@ -153,7 +141,7 @@ def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
     biases: list[tuple[str, WindowAttention | RelativePosition]] = []
     if isinstance(network, Swin):
         for number, stage in enumerate(network.layers, start=1):
-            biases.append((f"stage {number}", _blocks(stage)[-1].attn))
+            biases.append((f"stage {number}", swin_blocks(stage)[-1].attn))
     else:
         blocks = [block for block in network.blocks if isinstance(block, Block)]
         for number in drawing.spread(len(blocks), BLOCKS_SHOWN):
@@ -195,21 +183,15 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
         axes_row[0].set_ylabel(f"{label}\n{heads} heads\n{offsets}", color=INK, fontsize=9)
         assert image is not None
         drawing.colour_bar(figure, image, list(axes_row), "bias")
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> None:
     """Draw each stage's windows, how they are shifted, and which pairs the masks separate.
 
-    Args:
-        network: The network, for its grids, windows and shifts.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image.
-
     Source: Liu et al. 2021, figs. 2 and 4.
     """
-    stages = [_blocks(stage) for stage in network.layers]
+    stages = [swin_blocks(stage) for stage in network.layers]
     padded = any(any(block.padding) for blocks in stages for block in blocks)
     padding = (
         "\nHatched: padding to whole windows. It is added after the shift, so the mask falls on "
@@ -237,11 +219,10 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
             _draw_shifted(axes_row[1:], shifted, pixels)
         else:
             _say_unshifted(axes_row[1:], blocks[0])
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_unshifted(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:
-    """Draw windows that are not shifted."""
     ids = _window_ids(block)
     _draw_image(axes, pixels, block.grid)
     _draw_padding(axes, block)
@@ -289,10 +270,6 @@ def _draw_shifted(axes_row: npt.NDArray[np.object_], block: SwinBlock, pixels: P
     _draw_masks(masks, block)
 
 
-def _blocks(stage: nn.Module) -> list[SwinBlock]:
-    return [one for one in stage.modules() if isinstance(one, SwinBlock)]
-
-
 def _window_ids(block: SwinBlock) -> Labels:
     """Return the window of each token of the padded grid as computed, (rows, columns)."""
     sizes = [size + more for size, more in zip(block.grid, block.padding, strict=True)]
@@ -329,7 +306,6 @@ def _draw_borders(axes: Axes, ids: Labels) -> None:
 
 
 def _draw_padding(axes: Axes, block: SwinBlock) -> None:
-    """Hatch the padding to whole windows."""
     (rows, columns), (down, across) = block.grid, block.padding
     for x, y, width, height in ((0, rows, columns + across, down), (columns, 0, across, rows)):
         if width and height:
@@ -358,8 +334,3 @@ def _draw_masks(axes: Axes, block: SwinBlock) -> None:
     axes.set_ylim(2 * area + 2 * gap, -2 * gap)
     axes.set_axis_off()
     axes.set_title(f"masks, {area} x {area}", color=INK, fontsize=10, loc="left", pad=4)
-
-
-def _stride(network: ViT | Swin) -> int:
-    """Return the pixels from one patch to the next."""
-    return int(network.patch_embed.proj.stride[0])

@@ -19,17 +19,11 @@ WINDOW_FORMULA = "4hwC^2 + 2M^2hwC"
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Grid of patches of a network of this package.
+    """Grid of patches of a network of this package."""
 
-    Attributes:
-        patch_px: Height and width of a patch, pixels.
-        grid: Patches down and across.
-        prefix_tokens: Number of tokens before the patches.
-    """
-
-    patch_px: tuple[int, int]
-    grid: tuple[int, int]
-    prefix_tokens: int
+    patch_px: tuple[int, int]  # height and width of a patch, pixels
+    grid: tuple[int, int]  # patches down and across
+    prefix_tokens: int  # number of tokens before the patches
 
     @property
     def count(self) -> int:
@@ -39,32 +33,20 @@ class PatchGrid:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of one image.
+    """Costs of one image."""
 
-    Attributes:
-        image_px: Height and width of the image, pixels.
-        colours: Colour channels of the image.
-        parts: The network's parts in execution order.
-        stages: The same summed by stage.
-        parameters: Number of learned parameters.
-        macs: Multiply-adds: by the papers' formulas for the networks of this package, half of
-            `torch_flops` for others.
-        torch_flops: Operations that torch counts while it runs the network; two per multiply-add.
-        patches: For a network of this package; None for others.
-        formula: Of the attention, in the paper's letters; empty for other networks.
-        is_convolutional: Whether most weights are in convolutions.
-    """
-
-    image_px: tuple[int, int]
-    colours: int
-    parts: tuple[Part, ...]
-    stages: tuple[Part, ...]
+    image_px: tuple[int, int]  # height and width of the image, pixels
+    colours: int  # colour channels of the image
+    parts: tuple[Part, ...]  # the network's parts in execution order
+    stages: tuple[Part, ...]  # the same summed by stage
     parameters: int
+    # multiply-adds: by the papers' formulas for the networks of this package, half of `torch_flops`
+    # for others
     macs: int
-    torch_flops: int
-    patches: PatchGrid | None = None
-    formula: str = ""
-    is_convolutional: bool = False
+    torch_flops: int  # operations that torch counts while it runs the network; two per multiply-add
+    patches: PatchGrid | None = None  # for a network of this package; None for others
+    formula: str = ""  # of the attention, in the paper's letters; empty for other networks
+    is_convolutional: bool = False  # whether most weights are in convolutions
 
     @property
     def patch_numbers(self) -> int:
@@ -79,9 +61,8 @@ class Costs:
 def measure_costs(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
     """Return the costs of one image, by formula and by torch's own counter.
 
-    Args:
-        network: On any device; on `meta` nothing is computed and no memory allocated.
-        image_px: Height and width of its images, pixels; not needed for a network of this package.
+    On the device `meta` nothing is computed and no memory allocated. The height and width of images
+    are only needed for a network that is not of this package.
     """
     if not isinstance(network, ViT | Swin):
         assert image_px is not None
@@ -123,7 +104,6 @@ def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
 
 @torch.no_grad()
 def _torch_flops(network: ViT | Swin) -> int:
-    """Count the operations of one image with torch's own counter."""
     like = network.patch_embed.proj.weight
     image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
     was_training = network.training

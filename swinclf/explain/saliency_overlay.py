@@ -48,13 +48,7 @@ class EvidenceDrawer:
 
     @classmethod
     def open(cls, path: Path, *, root: Path, hardware: Hardware) -> EvidenceDrawer | None:
-        """Open a model.safetensors; None if evidence is not supported for the network.
-
-        Args:
-            path: The file.
-            root: The folder that the images' paths are relative to.
-            hardware: Device and precision.
-        """
+        """Open a model.safetensors; None if evidence is not supported for the network."""
         for impl in (Impl.NATIVE, None):
             try:
                 network, card = load_model(path, impl=impl)
@@ -65,10 +59,7 @@ class EvidenceDrawer:
         return None
 
     def draw(self, answers: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        """Draw the evidence for several predictions in one batch.
-
-        Args:
-            answers: (path, label).
+        """Draw the evidence for several predictions, (path, label) each, in one batch.
 
         Returns:
             A JPEG of each image at the network's input size; None if it cannot be read any more.
@@ -96,12 +87,7 @@ def has_evidence(network: nn.Module) -> bool:
 def overlay_evidence(pixels: npt.NDArray[np.uint8], cells: npt.NDArray[np.float32]) -> Image.Image:
     """Return the image in grey with positive cells in orange and negative ones in purple.
 
-    Args:
-        pixels: (H, W, 3).
-        cells: (h, w), on any scale.
-
-    Returns:
-        RGB, its longer side `SIDE_PX`.
+    (H, W, 3) pixels and (h, w) cells, on any scale -> RGB, its longer side `SIDE_PX`.
     """
     height, width = pixels.shape[:2]
     scale = SIDE_PX / max(height, width)

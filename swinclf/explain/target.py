@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
-from swinclf.explain.sample import synthetic_picture
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -42,16 +42,10 @@ from swinclf.run_folder import MODEL_SUFFIXES, RunFolder, find_model
 
 @dataclass(frozen=True)
 class InspectionTarget:
-    """A network to inspect.
-
-    Attributes:
-        architecture: The network.
-        file: The weights of its run; None for a name.
-        card: Their card.
-    """
+    """A network to inspect."""
 
     architecture: Architecture
-    file: Path | None = None
+    file: Path | None = None  # the weights of its run; None for a name
     card: ModelCard | None = None
 
     @property
@@ -84,10 +78,8 @@ class InspectionTarget:
     ) -> tuple[nn.Module, str]:
         """Build the network with its weights, in evaluation mode, and describe the weights.
 
-        Args:
-            weights: For a name: a weights file or run.
-            pretrained: For a name: whether to load its published weights.
-            report: Receives a note on what was loaded of a weights file.
+        A network given by name gets a weights file or run, or its published weights if
+        `pretrained`.
 
         Raises:
             WeightsError: If weights are not available, or do not fit.
@@ -124,9 +116,7 @@ class InspectionTarget:
     def picture(self, path: Path | None, preprocess: Preprocess) -> tuple[np.ndarray, str]:
         """Return an image at the network's input size, (H, W, 3) uint8, and a description.
 
-        Args:
-            path: Its file; None for one of the run's samples, or else a synthetic one.
-            preprocess: The network's preprocessing.
+        Without a path it is one of the run's samples, or else a synthetic one.
 
         Raises:
             DataError: If it cannot be read.
@@ -163,7 +153,12 @@ def find_target(
     """
     known = name is not None and (_is_own(name) or name == EMBEDDED)
     path = None if name is None else Path(name)
-    is_path = path is None or path.exists() or len(path.parts) > 1 or _is_model_file(path)
+    is_path = (
+        path is None
+        or path.exists()
+        or len(path.parts) > 1
+        or path.suffix.lower() in MODEL_SUFFIXES  # rather than the tag of a name
+    )
     if name is not None and (known or not is_path):
         classes, impl = _published_classes(name), _builder(name)
         if args and impl is Impl.TIMM:
@@ -185,27 +180,16 @@ def find_target(
     return InspectionTarget(architecture, file, card)
 
 
-def _is_model_file(path: Path) -> bool:
-    """Return whether a path has the suffix of a model file, not of a name with a tag."""
-    return path.suffix.lower() in MODEL_SUFFIXES
-
-
 def _is_own(name: str) -> bool:
-    """Return whether this package builds the network of a name."""
     return name in OWN_SHAPES or is_native(name)
 
 
 def _builder(name: str) -> Impl:
-    """Return the backend of a name."""
     return Impl.NATIVE if _is_own(name) else Impl.TIMM
 
 
 def _published_classes(name: str) -> int:
-    """Return the number of classes of a name's published head.
-
-    Raises:
-        ModelError: If neither this package nor timm knows the name.
-    """
+    """Return the number of classes of a name's published head; ModelError for an unknown name."""
     if name in (*OWN_SHAPES, EMBEDDED):
         return 1000
     if is_native(name):
@@ -223,3 +207,24 @@ def _near(name: str) -> str:
     if not near or near[0] == name.partition(".")[0]:
         return ""
     return f"did you mean {name_alternatives(near)}?"
+
+
+def synthetic_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Return a fixed (height, width, 3) uint8 image with a large shape, edges and a texture."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    y, x = (y + 0.5) / height * 2 - 1, (x + 0.5) / width * 2 - 1
+    sky, grass = np.array([150, 190, 225.0]), np.array([70, 130, 60.0])
+    blades = 30 * np.sin(60 * x + 12 * y) * np.sin(9 * y)
+    rise = np.clip((y + 0.2) * 4, 0, 1)[..., None]
+    picture = sky * (1 - rise) + (grass + blades[..., None]) * rise
+    cx, cy = x + 0.1, y + 0.12
+    radius, angle = np.hypot(cx, cy), np.arctan2(cy, cx)
+    stem = (np.abs(cx - 0.08 * np.sin(3 * y)) < 0.035) & (cy > 0)
+    picture[stem] = (40, 95, 45)
+    petals = radius < 0.42 + 0.16 * np.cos(7 * angle)
+    shade = (1 - 0.35 * radius)[..., None] * np.array([225, 70, 120.0])
+    picture = np.where(petals[..., None], shade, picture)
+    heart = np.array([245, 200, 60.0]) + 20 * np.sin(90 * x)[..., None] * np.sin(90 * y)[..., None]
+    picture = np.where((radius < 0.19)[..., None], heart, picture)
+    pixels: npt.NDArray[np.uint8] = picture.clip(0, 255).astype(np.uint8)
+    return pixels

@@ -19,7 +19,15 @@ from swinclf.explain import drawing
 from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
 from swinclf.reporter import format_percent
-from swinclf.reporting.charts import EMPTY_CELL, GRID, INK, MUTED, TRAIN_COLOUR, VAL_COLOUR
+from swinclf.reporting.charts import (
+    EMPTY_CELL,
+    GRID,
+    INK,
+    MUTED,
+    TRAIN_COLOUR,
+    VAL_COLOUR,
+    save_png,
+)
 
 VIT_MAPS = 4  # blocks and heads shown
 BARS = 5  # classes shown
@@ -34,15 +42,9 @@ def draw_vit_attention(
     reader: str,
     about: str,
 ) -> None:
-    """Draw a ViT's rollout, the attention of blocks and heads, and attention distances.
+    """Draw a ViT's rollout, (h, w), the attention of blocks and heads, and attention distances.
 
-    Args:
-        found: Attention of every block.
-        followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        reader: The pooled token, whose attention is shown, in words.
-        about: Description of the image and the weights.
+    `reader` is the pooled token, whose attention is shown, in words.
     """
     figure = drawing.new_figure(
         11,
@@ -61,21 +63,13 @@ def draw_vit_attention(
     maps = [_array(head) for head in found[-1].received[:VIT_MAPS]]
     labels = [f"block {len(found)}, head {n + 1}" for n in range(len(maps))]
     _draw_row(figure, [*[grid[2, n] for n in range(len(maps))], grid[2, -1]], pixels, maps, labels)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def draw_swin_attention(
     found: Sequence[BlockAttention], followed: Tensor, pixels: Pixels, path: Path, *, about: str
 ) -> None:
-    """Draw a Swin's rollout, the attention in windows by stage, and attention distances.
-
-    Args:
-        found: Attention of every block.
-        followed: Rollout, (h, w), summing to 1.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image and the weights.
-    """
+    """Draw a Swin's rollout, (h, w), the attention in windows by stage, and attention distances."""
     stages = sorted({one.stage for one in found})
     columns = max(4, len(stages))
     panels = [[(stage, is_shifted) for stage in stages] for is_shifted in (False, True)]
@@ -110,7 +104,7 @@ def draw_swin_attention(
                       color=MUTED, fontsize=10, transform=axes.transAxes)  # fmt: skip
         if maps:
             _draw_row(figure, [*cells, grid[row, -1]], pixels, maps, names)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
@@ -119,7 +113,6 @@ def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
 
 
 def _draw_overview(figure: Figure, grid: GridSpec, pixels: Pixels, followed: Tensor) -> None:
-    """Draw the image and the rollout."""
     image, over = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     drawing.show_image(image, pixels, "the image")
     shares = _array(followed) * followed.numel()
@@ -174,13 +167,7 @@ def draw_evidence(
 ) -> None:
     """Draw the evidence for the predicted class by cell and by pixel, and the top classes.
 
-    Args:
-        found: The evidence.
-        probabilities: Of all classes, (K,), summing to 1.
-        classes: Their names.
-        pixels: (H, W, 3), at the network's input size.
-        path: The PNG file.
-        about: Description of the image and the weights.
+    `probabilities` are those of all classes, (K,).
     """
     name, families = drawing.class_text(classes[found.target], found.target)
     figure = drawing.new_figure(
@@ -207,7 +194,7 @@ def draw_evidence(
     )
     drawing.colour_bar_below(figure, shown, by_pixel)
     _draw_bars(bars, probabilities, classes)
-    drawing.save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
@@ -237,7 +224,6 @@ def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequ
 
 
 def _plain(axes: Axes) -> None:
-    """Style the axes of a plot."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(labelsize=8, colors=MUTED, length=2)
@@ -246,6 +232,5 @@ def _plain(axes: Axes) -> None:
 
 
 def _array(values: Tensor) -> Map:
-    """Convert a tensor for matplotlib."""
     array: Map = values.detach().numpy().astype(np.float64)
     return array

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.confidence.ood import FeatureSpace, fit_feature_space
-from swinclf.confidence.parameters import Confidence, Threshold
+from swinclf.confidence.selective import Confidence
 from swinclf.confidence.temperature import Calibration, calibrate, fit_thresholds
 from swinclf.data.folder import ImageFile
 from swinclf.inference.predictor import Outputs, Predictor, softmax
@@ -24,38 +24,24 @@ OOD_SHARE = 0.05  # of the held-out images score above the out-of-distribution t
 
 @dataclass(frozen=True)
 class LabelledOutputs:
-    """The outputs of a network for labelled images.
+    """The outputs of a network for labelled images."""
 
-    Attributes:
-        logits: (N, K).
-        features: (N, D); None from a model that does not give them.
-        targets: (N,) class indices.
-        images: The images, in the order of the rows.
-        ood_scores: (N,), nan without a feature space; None to compute them by the model's.
-    """
-
-    logits: np.ndarray
-    features: np.ndarray | None
-    targets: np.ndarray
-    images: Sequence[ImageFile] = ()
+    logits: np.ndarray  # (N, K)
+    features: np.ndarray | None  # (N, D); None from a model that does not give them
+    targets: np.ndarray  # (N,) class indices
+    images: Sequence[ImageFile] = ()  # the images, in the order of the rows
+    # (N,), nan without a feature space; None to compute them by the model's
     ood_scores: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class ConfidenceFit:
-    """The fitted confidence and the outputs that it was fitted on.
+    """The fitted confidence and the outputs that it was fitted on."""
 
-    Attributes:
-        confidence: What the model file stores.
-        calibration: For the report; None where no images were held out.
-        held_out: Outputs for the sample of held-out images.
-        training: Outputs for the sample of training images.
-    """
-
-    confidence: Confidence
-    calibration: Calibration | None
-    held_out: LabelledOutputs | None = None
-    training: LabelledOutputs | None = None
+    confidence: Confidence  # what the model file stores
+    calibration: Calibration | None  # for the report; None where no images were held out
+    held_out: LabelledOutputs | None = None  # outputs for the sample of held-out images
+    training: LabelledOutputs | None = None  # outputs for the sample of training images
 
 
 def fit_confidence(
@@ -113,22 +99,16 @@ def _fit(
     probabilities = softmax(held_out.logits, calibration.temperature)
     is_right = held_out.logits.argmax(axis=1) == held_out.targets
     is_accepted = np.nan_to_num(ood_scores) <= ood_threshold
+    # Fitted to images in distribution; the coverage is of all.
+    rows = fit_thresholds(probabilities.max(axis=1)[is_accepted], is_right[is_accepted])
+    share = float(is_accepted.mean())
     confidence = Confidence(
         temperature=calibration.temperature,
-        thresholds=_thresholds(probabilities.max(axis=1), is_right, is_accepted),
+        thresholds=tuple(row._replace(coverage=row.coverage * share) for row in rows),
         space=space,
         ood_threshold=ood_threshold,
     )
     return ConfidenceFit(confidence, calibration)
-
-
-def _thresholds(
-    probability: np.ndarray, is_right: np.ndarray, is_accepted: np.ndarray
-) -> tuple[Threshold, ...]:
-    """Return the thresholds for in-distribution images, with the coverage of all images."""
-    share = float(is_accepted.mean())
-    rows = fit_thresholds(probability[is_accepted], is_right[is_accepted])
-    return tuple(row._replace(coverage=row.coverage * share) for row in rows)
 
 
 def _fit_space(

@@ -31,31 +31,20 @@ ONNX_INPUT = "pixels"
 
 
 class Outputs(NamedTuple):
-    """The outputs of a network for N images.
+    """The outputs of a network for N images."""
 
-    Attributes:
-        logits: (N, K) float32.
-        features: (N, D) float32, the input of the head; None from a file that does not give them.
-    """
-
-    logits: np.ndarray
+    logits: np.ndarray  # (N, K) float32
+    # (N, D) float32, the input of the head; None from a file that does not give them
     features: np.ndarray | None
 
 
 class Predictor(Protocol):
-    """A model that computes logits and features of images.
-
-    Attributes:
-        card: The model card.
-        parallel: How many batches are computed at a time.
-        device: The torch device.
-        note: A remark on the device for the user; may be empty.
-    """
+    """A model that computes logits and features of images."""
 
     card: ModelCard
-    parallel: ParallelBatches
+    parallel: ParallelBatches  # how many batches are computed at a time
     device: str
-    note: str
+    note: str  # a remark on the device for the user; may be empty
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """Compute the outputs for (N, H, W, 3) uint8 images that are resized as the card says."""
@@ -63,17 +52,11 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Options for running a model; those that are None follow the card.
+    """Options for running a model; those that are None follow the card."""
 
-    Attributes:
-        impl: Backend that builds the network; None for the run's.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: Number format; None for the run's.
-    """
-
-    impl: Impl | None = None
-    device: str = "auto"
-    precision: Precision | None = None
+    impl: Impl | None = None  # backend that builds the network; None for the run's
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+    precision: Precision | None = None  # number format; None for the run's
 
 
 RUN_OPTIONS = InferenceOptions()
@@ -172,11 +155,6 @@ class OnnxPredictor:
         return Outputs(logits, features[0] if features else None)
 
     def _check_graph(self) -> None:
-        """Refuse a file whose card and graph disagree.
-
-        Raises:
-            RunError: If they disagree.
-        """
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
         if inputs.keys() != {ONNX_INPUT}:

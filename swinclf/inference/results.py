@@ -26,21 +26,14 @@ SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
 @dataclass(frozen=True)
 class Illustrations:
-    """The sources of a report's pictures.
+    """The sources of a report's pictures."""
 
-    Attributes:
-        root: The folder that the images' paths are relative to.
-        workers: Threads that read images.
-        ranges: Value ranges of images with more than 8 bits.
-        evidence: Draws saliency maps: (path, predicted label) pairs -> a JPEG each, or None where
-            there is none.
-        neighbours: Finds the nearest training images of paths, for those with features.
-    """
-
-    root: Path
+    root: Path  # the folder that the images' paths are relative to
     workers: int
-    ranges: tuple[ValueRange, ...] = ()
+    ranges: tuple[ValueRange, ...] = ()  # value ranges of images with more than 8 bits
+    # draws saliency maps: (path, predicted label) pairs -> a JPEG each, or None where there is none
     evidence: Callable[[Sequence[tuple[str, str]]], Sequence[bytes | None]] | None = None
+    # finds the nearest training images of paths, for those with features
     neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
 
 
@@ -55,14 +48,8 @@ def write_results(
 ) -> None:
     """Write predictions, confusion matrix, plots, report and, last, the metrics.
 
-    Args:
-        folder: The output folder.
-        result: Metrics and predictions.
-        provenance: What was scored, and how it was trained.
-        illustrations: The sources of the report's pictures.
-        sections: Other contents of the report; evidence and neighbours are added here.
-        others: A write that runs at the same time; finished before the metrics are written, as
-            metrics.json marks the folder as complete.
+    Evidence and neighbours are added to `sections`. `others` is a write that runs at the same time;
+    it is finished before the metrics are written, as metrics.json marks the folder as complete.
 
     Raises:
         RunError: If the folder cannot be written to.
@@ -86,7 +73,11 @@ def write_results(
         metrics=result.metrics,
         rows=result.rows,
         matrix=matrix,
-        skipped=_of_known_classes(result, sections),
+        skipped=[  # the report counts those of unknown classes
+            (one.path, one.reason)
+            for one in result.skipped
+            if one.label not in sections.unknown_classes
+        ],
         sections=_add_images(sections, result, illustrations),
         thumbnails=lambda files: thumbnails(
             illustrations.root,
@@ -104,12 +95,6 @@ def write_results(
         teacher=sections.teacher,
         verdict=verdict if sections.training is not None else None,
     )
-
-
-def _of_known_classes(result: ScoringResult, sections: ReportSections) -> list[tuple[str, str]]:
-    """Return the skipped files of classes that the model knows: the report counts the others."""
-    unknown = sections.unknown_classes
-    return [(one.path, one.reason) for one in result.skipped if one.label not in unknown]
 
 
 def _add_images(

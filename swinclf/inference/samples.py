@@ -20,12 +20,7 @@ SAMPLE_COUNT = 16
 def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) -> None:
     """Save small copies of up to `SAMPLE_COUNT` images, spread evenly over `files`.
 
-    The copies are upright and have no metadata.
-
-    Args:
-        folder: Created if missing.
-        files: Images, e.g. the held-out ones; those that cannot be read are left out.
-        preprocess: Determines the size of the copies.
+    The copies are upright and have no metadata. Images that cannot be read are left out.
 
     Raises:
         RunError: If the folder cannot be written to.

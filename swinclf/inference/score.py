@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.confidence.parameters import Confidence
-from swinclf.confidence.selective import SelectiveScores
+from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.device import fixed_batch_size
@@ -23,19 +22,12 @@ from swinclf.reporting.report_data import PredictionRow
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """The metrics and predictions of a scoring.
+    """The metrics and predictions of a scoring."""
 
-    Attributes:
-        metrics: Over the readable images.
-        rows: A row for each readable image, in order.
-        selective: What rejection depends on, for each row.
-        skipped: Images that could not be read.
-    """
-
-    metrics: Metrics
-    rows: list[PredictionRow]
-    selective: SelectiveScores
-    skipped: list[SkippedFile]
+    metrics: Metrics  # over the readable images
+    rows: list[PredictionRow]  # a row for each readable image, in order
+    selective: SelectiveScores  # what rejection depends on, for each row
+    skipped: list[SkippedFile]  # images that could not be read
 
     def paths(self, root: Path) -> list[Path]:
         """Return the files of the scored images."""
@@ -51,15 +43,7 @@ def score_images(
     workers: int,
     report: Reporter,
 ) -> ScoringResult:
-    """Run a model on labelled images and score it.
-
-    Args:
-        predictor: The model.
-        root: The folder that the images' paths are relative to.
-        images: Each with a label that is one of the predictor's classes.
-        split: Name of the split, for the metrics.
-        workers: Threads that decode.
-        report: Receives progress.
+    """Run a model on labelled images, whose labels are its classes, and score it.
 
     Raises:
         DataError: If not one image can be read.
@@ -87,15 +71,7 @@ def score_outputs(
     split: str,
     report: Reporter,
 ) -> ScoringResult:
-    """Score outputs that have been computed for labelled images.
-
-    Args:
-        classes: Class names in the order of the probabilities.
-        root: The folder that the images' paths are relative to.
-        images: Each with a label that is one of the classes.
-        outputs: One for each image, in order.
-        split: Name of the split, for the metrics.
-        report: Receives progress.
+    """Score outputs that have been computed for labelled images, one for each image, in order.
 
     Raises:
         DataError: If not one image could be read.
@@ -139,12 +115,7 @@ def to_image_outputs_in_batches(
 
 
 class _PaddedBatches:
-    """A predictor that pads short batches, so that no output depends on the number of images.
-
-    Args:
-        predictor: The model.
-        size: Images of a full batch.
-    """
+    """A predictor that pads short batches, so that no output depends on the number of images."""
 
     def __init__(self, predictor: Predictor, size: int) -> None:
         self._predictor, self._size = predictor, size

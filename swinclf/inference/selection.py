@@ -10,7 +10,6 @@ from pathlib import Path
 
 from swinclf.card import ModelCard
 from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
-from swinclf.data.digests import digest_files
 from swinclf.data.folder import (
     TEST,
     TRAIN,
@@ -21,9 +20,9 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
+from swinclf.data.images import digest_files
 from swinclf.data.relocate import recorded_folders, sampled
-from swinclf.data.split import SplitRule
-from swinclf.data.split_file import read_split
+from swinclf.data.split import SplitRule, read_split
 from swinclf.errors import DataError, RunError
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder
@@ -35,12 +34,8 @@ MAX_UNKNOWN_WARNINGS = 5  # classes that get a warning of their own
 def find_training_dataset(model: Path, run: RunFolder | None) -> Path:
     """Return the folder that a model was trained on.
 
-    Args:
-        model: The file.
-        run: Its run; None if it is not in a run folder.
-
     Raises:
-        RunError: If it is not recorded.
+        RunError: If it is not recorded, or the model is not in a run folder.
     """
     if run is None:
         raise RunError(
@@ -61,16 +56,10 @@ def find_training_dataset(model: Path, run: RunFolder | None) -> Path:
 def find_training_root(
     model: Path, run: RunFolder | None, root: Path, card: ModelCard
 ) -> Path | None:
-    """Return the folder that the paths of a model's training images are relative to.
+    """Return the folder, absolute, that the paths of a model's training images are relative to.
 
-    Args:
-        model: The file.
-        run: Its run; None if it is not in a run folder.
-        root: The folder that is scored; returned if it is the training's dataset, perhaps moved.
-        card: The model's card.
-
-    Returns:
-        An absolute path, of a folder that may no longer exist; None if it is not recorded.
+    It is `root`, the folder that is scored, if that is the training's dataset, perhaps moved. It
+    may no longer exist; None if it is not recorded.
     """
     if card.split.get("dataset") == dataset_digest(root):
         return root.resolve()
@@ -86,13 +75,8 @@ def select_images(
 ) -> tuple[FolderIndex, str]:
     """Return the images to score and the name of their split.
 
-    Args:
-        root: The folder of the images.
-        split: val, test, train or all; None for the held-out images if the model was trained on
-            this folder, else all.
-        run: The model's run; None if it is not in a run folder.
-        card: The model's card.
-        report: Gets a note if the folder is another one than the training's.
+    `split` is val, test, train or all; None for the held-out images if the model was trained on
+    this folder, else all, with a note.
 
     Raises:
         DataError: If there are none.

@@ -26,11 +26,10 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 def list_sources(inputs: Any) -> Iterable[Any]:
     """Return the inputs as an iterable; a single one becomes a list of one.
 
-    Args:
-        inputs: A `Source`, an iterable of them, or an (N, height, width, 3) array.
+    `inputs` are a `Source`, an iterable of them, or an (N, height, width, 3) array.
 
     Raises:
-        ConfigError: If it is none of these.
+        ConfigError: If they are none of these.
     """
     if isinstance(inputs, (str, os.PathLike, Image.Image, *ENCODED)):
         return [inputs]
@@ -46,10 +45,7 @@ def list_sources(inputs: Any) -> Iterable[Any]:
 
 
 def to_pil(source: Any) -> Image.Image:
-    """Convert an image in memory to a PIL image.
-
-    Args:
-        source: A PIL image, or an array or tensor (H, W, 3) of uint8.
+    """Convert a PIL image, or an array or tensor (H, W, 3) of uint8, to a PIL image.
 
     Raises:
         ValueError: If it is something else, or empty; with a hint.

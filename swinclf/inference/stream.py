@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from swinclf.confidence.parameters import Confidence
-from swinclf.data.loader import available_batches, decode_encoded, load_image, map_ahead
+from swinclf.confidence.selective import Confidence
+from swinclf.data.loader import (
+    LoadedImage,
+    available_batches,
+    decode_encoded,
+    load_for_prediction,
+    map_ahead,
+    not_loaded,
+)
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
-from swinclf.inference.batching import BatchSize
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import ParallelBatches, divide_threads
 from swinclf.preprocess import Preprocess
 
 InputT = TypeVar("InputT", bound=Source)
-BatchT = TypeVar("BatchT")
-OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """The outputs for one image, or why it could not be read.
+    """The outputs for one image, or why it could not be read."""
 
-    Attributes:
-        probabilities: (K,) float32, calibrated; None if the image could not be read.
-        error: Why it could not be read; empty if it could.
-        ood_score: Distance to the training images; None from a model without a feature space.
-        logits: (K,) float32, before calibration.
-        features: (D,) float32; None from a model that does not give them.
-    """
-
+    # (K,) float32, calibrated; None if the image could not be read
     probabilities: np.ndarray | None
-    error: str
+    error: str  # why it could not be read; empty if it could
+    # distance to the training images; None from a model without a feature space
     ood_score: float | None = None
-    logits: np.ndarray | None = None
-    features: np.ndarray | None = None
+    logits: np.ndarray | None = None  # (K,) float32, before calibration
+    features: np.ndarray | None = None  # (D,) float32; None from a model that does not give them
 
     @property
     def selective_scores(self) -> tuple[float, float]:
@@ -79,10 +78,10 @@ def stream_outputs(
     """
     card = predictor.card
 
-    def load(source: InputT) -> tuple[InputT, _Loaded]:
+    def load(source: InputT) -> tuple[InputT, LoadedImage]:
         return source, _load(source, card.preprocess)
 
-    def compute(batch: list[tuple[InputT, _Loaded]]) -> list[tuple[InputT, ImageOutput]]:
+    def compute(batch: list[tuple[InputT, LoadedImage]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         start = perf_counter()
         rows: Iterator[ImageOutput] = iter(())
@@ -98,28 +97,17 @@ def stream_outputs(
     if batch_size is not None:
         parallel = replace(parallel, first_size=batch_size, max_size=batch_size)
     sizes = BatchSize(parallel)
-    outputs: Iterator[list[tuple[InputT, ImageOutput]]]
     if low_latency:
-        groups = available_batches(sources, sizes.size)
-        loads = (
-            list(map_ahead(load, one, workers=workers, ahead=len(one), late=_timed_out))
-            for one in groups
-        )
-        outputs = map(compute, loads)
-    else:
-        ahead = 2 * parallel.max_size
-        loaded = map_ahead(load, sources, workers=workers, ahead=ahead, late=_timed_out)
-        outputs = _compute_in_parallel(compute, sizes.batches(loaded), parallel)
-    for batch in outputs:
-        yield from batch
-
-
-def _compute_in_parallel(
-    compute: Callable[[BatchT], OutputT], batches: Iterable[BatchT], parallel: ParallelBatches
-) -> Iterator[OutputT]:
-    """Yield the outputs of batches, in order; decoding, network and the caller overlap."""
-    with divide_threads(parallel):
-        yield from map_ahead(compute, batches, workers=parallel.count, ahead=parallel.count + 1)
+        for group in available_batches(sources, sizes.size):
+            loads = map_ahead(load, group, workers=workers, ahead=len(group), late=not_loaded)
+            yield from compute(list(loads))
+        return
+    ahead = 2 * parallel.max_size
+    batches = sizes.batches(map_ahead(load, sources, workers=workers, ahead=ahead, late=not_loaded))
+    with divide_threads(parallel):  # decoding, network and the caller overlap
+        lanes = parallel.count
+        for outputs in map_ahead(compute, batches, workers=lanes, ahead=lanes + 1):
+            yield from outputs
 
 
 def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
@@ -134,36 +122,58 @@ def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutp
     return [ImageOutput(row, "", *rest) for row, *rest in columns]
 
 
-class _Loaded(NamedTuple):
-    """A decoded source.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 in the network's size; None if it could not be read.
-        error: Why it could not be read; empty if it could.
-    """
-
-    pixels: np.ndarray | None
-    error: str
-
-
-def _load(source: Any, preprocess: Preprocess) -> _Loaded:
-    to_pixels = partial(eval_pixels, preprocess=preprocess)
-    needed, ranges = preprocess.decode_px, preprocess.ranges
+def _load(source: Any, preprocess: Preprocess) -> LoadedImage:
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
-        file = Path(expand_home(path))
-        loaded = load_image(file, to_pixels, needed, ranges=ranges, digest=False)
-        error = explain_unreadable(path, loaded.error) if loaded.error else ""
-        return _Loaded(loaded.pixels, error)
+        loaded = load_for_prediction(Path(expand_home(path)), preprocess, digest=False)
+        if loaded.error:
+            loaded = replace(loaded, error=explain_unreadable(path, loaded.error))
+        return loaded
     try:
         if isinstance(source, ENCODED):
-            pixels = decode_encoded(bytes(source), to_pixels, needed, ranges)
+            pixels = decode_encoded(bytes(source), preprocess)
         else:
-            pixels = to_pixels(to_rgb(to_pil(source), ranges))
-        return _Loaded(pixels, "")
+            pixels = eval_pixels(to_rgb(to_pil(source), preprocess.ranges), preprocess)
+        return LoadedImage(pixels, b"", "")
     except Exception as error:  # an image in memory may be as broken as one in a file
-        return _Loaded(None, str(error) or type(error).__name__)
+        return LoadedImage(None, b"", str(error) or type(error).__name__)
 
 
-def _timed_out(item: InputT, why: str) -> tuple[InputT, _Loaded]:
-    return item, _Loaded(None, why)
+Item = TypeVar("Item")
+
+MIN_SPEEDUP = 1.05  # a doubled batch size is adopted only if it is faster by this factor
+
+
+class BatchSize:
+    """The size of the next batch, doubled for as long as that raises the throughput."""
+
+    def __init__(self, parallel: ParallelBatches) -> None:
+        self.size = parallel.first_size
+        self._previous, self._max = parallel.first_size, parallel.max_size
+        self._settled = parallel.first_size == parallel.max_size
+        self._best_rate = 0.0
+        self._rates: list[float] = []
+        self._lock = Lock()
+
+    def record(self, count: int, seconds: float) -> None:
+        """Record how long the network alone took; the first batch of each size is a warm-up."""
+        with self._lock:
+            if self._settled or count != self.size:  # or it is of the previous size
+                return
+            self._rates.append(count / seconds)
+            if len(self._rates) < 3:
+                return
+            rate, self._rates = max(self._rates[1:]), []
+            if rate < MIN_SPEEDUP * self._best_rate:
+                self.size, self._settled = self._previous, True
+            elif self.size == self._max:
+                self._settled = True
+            else:
+                self._best_rate, self._previous = rate, self.size
+                self.size = min(2 * self.size, self._max)
+
+    def batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Yield the items in lists of the current size; the last list may be shorter."""
+        source = iter(items)
+        while batch := list(islice(source, self.size)):
+            yield batch

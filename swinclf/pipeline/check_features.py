@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.data.folder import FolderIndex
-from swinclf.data_quality.feature_neighbours import MirroredFeatures
+from swinclf.data_quality.near_duplicates import MirroredFeatures
 from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, translate_out_of_memory
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import open_user_caches

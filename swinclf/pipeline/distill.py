@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from swinclf.data.folder import TRAIN
 from swinclf.pipeline.plan import Plan, TeacherData
-from swinclf.reporting.paired_comparison import PredictionPair
+from swinclf.reporting.paired_comparison import PredictionPair, TeacherScores
 from swinclf.reporting.report_data import PredictionRow
-from swinclf.reporting.teacher_scores import TeacherScores
 from swinclf.training.distillation import Distillation, TeacherFeatures
 from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers

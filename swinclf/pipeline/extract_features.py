@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
-from swinclf.data_quality.quick_check import format_finding, quick_findings, to_report_finding
+from swinclf.data_quality.findings import Finding, format_finding, quick_findings
 from swinclf.device import command_line, fixed_batch_size, translate_out_of_memory
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
-from swinclf.reporting.report_data import FindingSummary
+from swinclf.reporting.report_data import EXAMPLES, FindingSummary
 from swinclf.training.feature_extraction import (
     MIRROR,
     PLAIN,
@@ -108,7 +108,7 @@ def report_findings(
     if findings:
         folder = command_line([str(index.root)])
         report.note(f"all findings, with near-duplicates: swinclf check {folder}")
-    return [to_report_finding(finding) for finding in findings]
+    return [_summarize(finding) for finding in findings]
 
 
 def refuse_skipped(skipped: Sequence[SkippedFile]) -> None:
@@ -123,3 +123,10 @@ def refuse_skipped(skipped: Sequence[SkippedFile]) -> None:
             found=f"{len(skipped)} unreadable, e.g. {skipped[0].path}: {skipped[0].reason}",
             hint="swinclf check DATA lists them all; --no-strict skips them",
         )
+
+
+def _summarize(finding: Finding) -> FindingSummary:
+    """Return a finding as a run's report shows it, with its first few images and notes."""
+    paths = [path for example in finding.examples for path in example.paths]
+    notes = [example.note for example in finding.examples if not example.paths]
+    return FindingSummary(finding.message, finding.advice, paths[:EXAMPLES], notes[:EXAMPLES])

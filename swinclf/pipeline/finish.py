@@ -19,6 +19,7 @@ from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
 from swinclf.files import read_json
 from swinclf.inference.fit_confidence import ConfidenceFit, LabelledOutputs, fit_confidence
+from swinclf.inference.neighbours import find_held_out_neighbours, save_reference_features
 from swinclf.inference.predictor import (
     InferenceOptions,
     Outputs,
@@ -26,8 +27,6 @@ from swinclf.inference.predictor import (
     choose_model_hardware,
     open_predictor,
 )
-from swinclf.inference.reference_features import save_reference_features
-from swinclf.inference.report_neighbours import find_held_out_neighbours
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import (

@@ -10,8 +10,8 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, ResolvedConfig
+from swinclf.data.class_names import list_some
 from swinclf.data.dataset import Dataset
-from swinclf.data.dataset_layout import list_some
 from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
 from swinclf.data.relocate import content_sample
 from swinclf.data.unlabelled import UnlabelledImages

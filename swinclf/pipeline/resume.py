@@ -13,7 +13,7 @@ from swinclf.config import SETTINGS
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex
 from swinclf.data.relocate import FROM_RUN, path_from_run
-from swinclf.data.split_file import read_split, write_split
+from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
 from swinclf.device import command_line, versions
 from swinclf.errors import Interrupted, RunError

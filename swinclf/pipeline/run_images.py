@@ -15,7 +15,7 @@ from swinclf.data.relocate import (
     path_from_run,
     recorded_folders,
 )
-from swinclf.data.split_file import read_split
+from swinclf.data.split import read_split
 from swinclf.errors import RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.run_folder import RunFolder

@@ -40,31 +40,23 @@ INK, MUTED, GRID = "#1c2430", "#5b6675", "#d5dae1"
 TRAIN_COLOUR, VAL_COLOUR = "#0b5fa5", "#a94400"  # as in report.css, safe for colour blindness
 EMPTY_CELL, EMPTY_ROW = "#f4f6f8", "#d9dce1"
 MAX_CELLS = 1000  # a side of the matrix; with more classes a cell represents several
+# Everything outside the axes is in the file too.
+WITH_LABELS: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.2}
 MAX_MARKED_EPOCHS = 40  # more markers would overlap
 
 
 class _MatrixLayout(NamedTuple):
-    """The sizes of a confusion matrix, which depend on its number of cells.
+    """The sizes of a confusion matrix, which depend on its number of cells."""
 
-    Attributes:
-        cell: Side of a cell in inches.
-        dpi: Pixels per inch.
-        font_size: Of the class names, in points.
-        name_columns: Longest line of a class name in text columns; two lines at most.
-        has_counts: Whether cells show their counts.
-        has_shares: Whether they also show their shares of the row.
-    """
-
-    cell: float
-    dpi: int
-    font_size: float
-    name_columns: int
-    has_counts: bool
-    has_shares: bool
+    cell: float  # side of a cell in inches
+    dpi: int  # pixels per inch
+    font_size: float  # of the class names, in points
+    name_columns: int  # longest line of a class name in text columns; two lines at most
+    has_counts: bool  # whether cells show their counts
+    has_shares: bool  # whether they also show their shares of the row
 
 
 def _layout_for(side: int) -> _MatrixLayout:
-    """Return the sizes for a matrix of `side` by `side` cells."""
     if side <= 25:
         return _MatrixLayout(min(max(4.5 / side, 0.5), 1.2), 150, 9, 40, True, True)
     if side <= 60:
@@ -80,10 +72,6 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     Cells show counts and percentages if they have room. A name that no installed font can draw is
     replaced by its class index, with a key below. Above 250 classes only some are named, above
     1000 a cell represents several neighbouring classes.
-
-    Args:
-        metrics: The metrics.
-        path: The PNG file, replaced if it exists.
     """
     class_count = len(metrics.classes)
     block = math.ceil(class_count / MAX_CELLS)
@@ -105,7 +93,7 @@ def draw_confusion_matrix(metrics: Metrics, path: Path) -> None:
     _draw_colour_bar(figure, image, left=inches.x1 + 0.2, top=side * layout.cell)
     _write_title(axes, metrics, block, has_empty_rows=bool((counts.sum(axis=1) == 0).any()))
     _write_key(figure, key, left=0, top=inches.y0 - 0.25, width=max(side * layout.cell, 6))
-    _save(figure, path)
+    save_png(figure, path, **WITH_LABELS)
 
 
 def _block_counts(metrics: Metrics, block: int) -> npt.NDArray[np.int64]:
@@ -205,16 +193,10 @@ def _label_step(layout: _MatrixLayout) -> int:
 def _class_labels(
     classes: Sequence[str], shown: Sequence[int], columns: int
 ) -> tuple[list[Text], dict[int, str]]:
-    """Return the axis labels of some classes, and the key of those that are numbers.
+    """Return the axis labels of the classes in `shown`, and the key of those that are numbers.
 
-    Args:
-        classes: All names.
-        shown: Indices of the classes to label.
-        columns: Longest line of a label in text columns; a longer label has two lines.
-
-    Returns:
-        A text with its fonts for each class in `shown`; index -> spelled-out name for each that
-        no installed font can draw.
+    A label longer than `columns` has two lines. Each text has its fonts; the key has the
+    spelled-out name by index for each class that no installed font can draw.
     """
     texts = distinct_labels({index: classes[index] for index in shown}, 2 * columns)
     labels, key = [], {}
@@ -323,38 +305,36 @@ def _write_key(
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw loss, accuracy and learning rate over the epochs.
 
-    Args:
-        history: A row an epoch with the keys epoch, train_loss, train_accuracy, val_loss,
-            val_accuracy and lr; a value may be None. Accuracies in [0, 1].
-        path: The PNG file, replaced if it is there.
+    A row an epoch has the keys epoch, train_loss, train_accuracy, val_loss, val_accuracy and lr; a
+    value may be None. Accuracies are in [0, 1].
 
     Raises:
         ValueError: If there is no epoch.
     """
     if not history:
         raise ValueError("no epoch to draw. Received: history=[]")
-    epochs = _column(history, "epoch")
+    epochs = history_column(history, "epoch")
     figure = Figure(figsize=(10.5, 3.6), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     for axes, measure in ((loss, "loss"), (accuracy, "accuracy")):
-        _draw_line(axes, epochs, _column(history, f"train_{measure}"), "train")
-        _draw_line(axes, epochs, _column(history, f"val_{measure}"), "val")
-    _draw_line(rate, epochs, _column(history, "lr"), "")
+        _draw_line(axes, epochs, history_column(history, f"train_{measure}"), "train")
+        _draw_line(axes, epochs, history_column(history, f"val_{measure}"), "val")
+    _draw_line(rate, epochs, history_column(history, "lr"), "")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate")):
         _style_axes(axes, title, epochs)
     _widen(accuracy, at_least=0.1)
     rate.set_ylim(bottom=0)
-    _mark_best(accuracy, epochs, _column(history, "val_accuracy"))
-    _save(figure, path)
+    _mark_best(accuracy, epochs, history_column(history, "val_accuracy"))
+    save_png(figure, path, **WITH_LABELS)
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+def history_column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
     """Return a value an epoch; missing and infinite values become NaN, which is not drawn."""
     values = [row.get(key) for row in history]
-    column = np.array([math.nan if value is None else float(value) for value in values])
+    column = np.array([math.nan if value in (None, "") else float(value) for value in values])
     return np.where(np.isfinite(column), column, math.nan)
 
 
@@ -416,8 +396,8 @@ def _style_axes(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None
         axes.legend(frameon=False, fontsize=9, loc="best")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, including everything outside its axes."""
+def save_png(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure as PNG, atomically, with further options of `savefig`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.2, dpi=figure.dpi)
+    figure.savefig(buffer, format="png", dpi=figure.dpi, **options)
     write_bytes(path, buffer.getvalue())

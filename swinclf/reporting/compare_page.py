@@ -8,8 +8,7 @@ from pathlib import Path
 
 from swinclf import __version__
 from swinclf.files import write_text
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.html import page_template
+from swinclf.reporting.html import Thumbnails, embed, page_template
 from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
 
 MAX_IMAGES = 500
@@ -27,14 +26,8 @@ def write_compare_page(
 ) -> None:
     """Write the page: one file of bounded size, without scripts and without absolute paths.
 
-    Args:
-        path: The file; overwritten.
-        images: Number of images of all runs.
-        runs: Best first; may be none.
-        groups: Runs that differ in their seed only.
-        differing: Images with different predictions; those with the most wrong ones come first.
-        notes: What the comparison does not show.
-        thumbnails: Makes small JPEGs of images; none if the dataset is gone.
+    `runs` are best first; of `differing` images those with the most wrong predictions come first;
+    `notes` say what the comparison does not show.
     """
     shown = sorted(differing, key=lambda one: one.predicted.count(one.label))[:MAX_IMAGES]
     page = page_template("reporting", "compare_page.html.jinja").render(

@@ -22,51 +22,32 @@ MAX_IMAGES = 1000  # shown of all cells, unless they have one each
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCell:
-    """A cell of the matrix.
+    """A cell of the matrix."""
 
-    Attributes:
-        true: Index of the true class.
-        predicted: Index of the predicted class.
-        count: Number of images.
-        level: Shade, 0 for no image to `LEVELS` for all images of the row.
-    """
-
-    true: int
-    predicted: int
+    true: int  # index of the true class
+    predicted: int  # index of the predicted class
     count: int
-    level: int
+    level: int  # shade, 0 for no image to `LEVELS` for all images of the row
 
 
 @dataclass(frozen=True, slots=True)
 class ConfusionGrid:
-    """A confusion matrix, or the part of one that fits on a page.
+    """A confusion matrix, or the part of one that fits on a page."""
 
-    Attributes:
-        classes: Indices of the classes, for rows and columns alike.
-        rows: The cells.
-        is_whole: Whether it has all classes.
-    """
-
-    classes: Sequence[int]
+    classes: Sequence[int]  # indices of the classes, for rows and columns alike
     rows: Sequence[Sequence[ConfusionCell]]
-    is_whole: bool
+    is_whole: bool  # whether it has all classes
 
 
 @dataclass(frozen=True, slots=True)
 class CellImages:
-    """Images of a cell.
+    """Images of a cell."""
 
-    Attributes:
-        true: Index of the true class.
-        predicted: Index of the predicted class.
-        rows: Some of its predictions: the most confident mistakes, the least confident hits.
-        more: How many there are besides.
-    """
-
-    true: int
-    predicted: int
+    true: int  # index of the true class
+    predicted: int  # index of the predicted class
+    # some of its predictions: the most confident mistakes, the least confident hits
     rows: Sequence[PredictionRow]
-    more: int
+    more: int  # how many there are besides
 
 
 def build_grid(metrics: Metrics) -> ConfusionGrid:
@@ -108,11 +89,7 @@ def collect_cell_images(
 ) -> list[CellImages]:
     """Return the images of the grid's cells and of listed pairs, most frequent mistake first.
 
-    Args:
-        metrics: Of all predictions.
-        grid: The grid; its empty cells are left out.
-        listed: Other (true, predicted) pairs, such as the most frequent ones.
-        rows: All predictions; those of classes that `metrics` does not know are left out.
+    Empty cells, and predictions of classes that `metrics` does not know, are left out.
     """
     index = {name: number for number, name in enumerate(metrics.classes)}
     cells = {(cell.true, cell.predicted) for row in grid.rows for cell in row if cell.count}

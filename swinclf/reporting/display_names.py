@@ -99,11 +99,9 @@ def _describe(char: str) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Return a name with an ellipsis in its middle if it is wider than `width`.
+    """Return a name with an ellipsis in its middle if it is wider than `width`, at least 3 columns.
 
-    Args:
-        name: One line, from `to_printable`.
-        width: Largest width in columns, at least 3; Chinese, Japanese and Korean letters take two.
+    Chinese, Japanese and Korean letters take two.
 
     >>> shorten("a_very_long_class_name", 11)
     'a_ver…_name'
@@ -127,10 +125,6 @@ def shorten(name: str, width: int) -> str:
 
 def distinct_labels(names: Mapping[int, str], width: int) -> dict[int, str]:
     """Return names no wider than `width`, never two alike: these have their index added.
-
-    Args:
-        names: Different names by class index.
-        width: As for `shorten`.
 
     >>> distinct_labels({0: "one_long_name", 3: "one_lone_name", 4: "two"}, 9)
     {0: 'one_…name #0', 3: 'one_…name #3', 4: 'two'}
@@ -186,9 +180,6 @@ def families_for(names: Sequence[str]) -> list[tuple[str, ...] | None]:
     """Return the installed font families that together have every character of each name.
 
     All names at once: for a character that no font has, every font has to be opened.
-
-    Args:
-        names: Each one line, from `to_printable`.
 
     Returns:
         For each name: families for a text's `fontfamily`, the default one first; None if a

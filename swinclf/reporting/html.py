@@ -1,6 +1,7 @@
 """HTML pages from templates: one file without external resources, every text escaped.
 
-Knows templates and their filters; knows nothing about the contents of a page.
+Absolute paths are replaced by their last part, as a page may be mailed to others. Images are
+embedded in order of importance, within a budget.
 """
 
 from __future__ import annotations
@@ -8,24 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from swinclf.reporting.display_names import to_printable
-from swinclf.reporting.local_paths import without_folders
 
 LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return an image as a data URI.
-
-    Args:
-        content: The encoded image.
-        kind: Its format, such as png or jpeg.
-    """
+    """Return an encoded image as a data URI; `kind` is its format, such as png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -33,9 +30,7 @@ def data_uri(content: bytes, kind: str) -> str:
 def page_template(folder: str, name: str) -> Template:
     """Return a template that escapes every value and raises on an undefined variable.
 
-    Args:
-        folder: The package's folder with the template; page.css can be included from any.
-        name: The file name.
+    It is in the package's folder `folder`; page.css can be included from any.
     """
     loaders = [PackageLoader("swinclf", one) for one in (folder, "reporting")]
     environment = Environment(
@@ -96,3 +91,59 @@ def _csp_hash(text: str) -> str:
     """Return the hash of a style sheet or script for the content security policy."""
     digest = hashlib.sha256(str(text).encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+_DRIVE = r"(?:[A-Za-z]:|\\\\[^\\/\s'\"]+)?"
+_WHOLE = re.compile(rf"{_DRIVE}[\\/](?:.*[\\/])?([^\\/]+)[\\/]?", re.DOTALL)
+# A quoted path may contain spaces; an unquoted one ends at the first.
+_QUOTED = re.compile(rf"""(['"]){_DRIVE}[\\/](?:[^'"\n]*[\\/])?([^'"\n\\/]+)[\\/]?\1""")
+_PLAIN = re.compile(rf"""(?<![^\s'"=(\[]){_DRIVE}[\\/](?:[^\\/\s'"]+[\\/])*(?=[^\\/\s'"])""")
+
+
+def without_folders(text: str) -> str:
+    r"""Return a text whose absolute paths have only their last part left.
+
+    >>> without_folders("swinclf train '/home/me/my photos' --val /data/x/val --out runs/a")
+    "swinclf train 'my photos' --val val --out runs/a"
+    >>> without_folders(r"weights of C:\Users\me\model.safetensors")
+    'weights of model.safetensors'
+    """
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
+    return _PLAIN.sub("", _QUOTED.sub(r"\1\2\1", text))
+
+
+MAX_CHARS = 12_000_000  # of all data URIs in a page
+
+# Paths of images -> a JPEG for each, in order; None for one that cannot be read. Called once, and
+# not exhausted if the budget is spent.
+Thumbnails = Callable[[Sequence[str]], Iterator[bytes | None]]
+
+
+def embed(
+    uses: Sequence[str], thumbnails: Thumbnails, *, budget: int = MAX_CHARS
+) -> dict[str, str]:
+    """Return the data URIs of a page's thumbnails by path, up to a budget in characters.
+
+    Args:
+        uses: Paths of the images in order of importance, once for each use: a thumbnail that the
+            page shows twice costs twice.
+        thumbnails: Makes the JPEGs.
+        budget: Largest number of characters in the page.
+
+    Returns:
+        Unreadable images are missing, and so are all from the first one that would have exceeded
+        the budget.
+    """
+    counts = Counter(uses)
+    uris: dict[str, str] = {}
+    spent = 0
+    for path, jpeg in zip(counts, thumbnails(list(counts)), strict=False):
+        if jpeg is None:
+            continue
+        uri = data_uri(jpeg, "jpeg")
+        spent += len(uri) * counts[path]
+        if spent > budget:
+            break
+        uris[path] = uri
+    return uris

@@ -13,9 +13,9 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from swinclf.files import read_json, spreadsheet_safe, write_csv, write_text
+from swinclf.files import spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
-from swinclf.reporting.teacher_scores import TeacherScores
+from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import Verdict
 
 
@@ -29,15 +29,9 @@ def write_metrics_json(
 ) -> None:
     """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
-    If a name is not valid Unicode (a file name of another encoding), everything beyond ASCII is
-    escaped.
-
-    Args:
-        path: The file, replaced if it exists.
-        metrics: The metrics; the file parses to their `to_dict()`.
-        skipped: Number of files that could not be read; if any, the key `skipped`.
-        teacher: Scores of the teacher; if any, the key `teacher`.
-        verdict: The verdict of the report; if any, the key `verdict`.
+    The keys `skipped` (number of unreadable files), `teacher` and `verdict` are written if there
+    are any. If a name is not valid Unicode (a file name of another encoding), everything beyond
+    ASCII is escaped.
     """
     named = teacher.name if teacher is not None else ""
     ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
@@ -49,24 +43,11 @@ def write_metrics_json(
     write_text(path, _json_text(metrics, extras, ascii_only=ascii_only))
 
 
-def read_verdict_lines(path: Path) -> tuple[str, ...]:
-    """Return the lines of the verdict in a metrics.json; none if it has none.
-
-    Raises:
-        RunError: If the file cannot be read.
-    """
-    return tuple(map(str, read_json(path).get("verdict", {}).get("lines", ())))
-
-
 def write_confusion_csv(path: Path, metrics: Metrics) -> None:
     """Write the confusion matrix as CSV: rows are true classes, columns predicted ones.
 
     The first row and column are the class names, escaped for spreadsheets. Beyond `MATRIX_CLASSES`
     classes, a row for each pair that occurred: true, predicted, count.
-
-    Args:
-        path: The file, replaced if it exists.
-        metrics: The metrics.
     """
     names = metrics.classes
     if not metrics.has_matrix:
@@ -108,7 +89,6 @@ def _json_text(metrics: Metrics, extras: Mapping[str, object], *, ascii_only: bo
 
 
 def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
-    """Yield the rows of the confusion matrix."""
     groups = groupby(metrics.confusions, key=lambda pair: pair[0])
     by_row = {true: list(pairs) for true, pairs in groups}
     for true in range(len(metrics.classes)):

@@ -9,114 +9,75 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
-from swinclf.metrics import Z_95
+from swinclf.metrics import Z_95, wilson_interval
+from swinclf.reporter import format_percent
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionPair:
-    """The two predictions for one image.
-
-    Attributes:
-        path: The image.
-        label: Its true class.
-        first: Class predicted by the first classifier.
-        second: Class predicted by the second one.
-        first_probability: Probability of `first`, in [0, 1].
-        second_probability: Probability of `second`, in [0, 1].
-    """
+    """The two predictions for one image."""
 
     path: str
     label: str
-    first: str
-    second: str
-    first_probability: float
-    second_probability: float
+    first: str  # class predicted by the first classifier
+    second: str  # class predicted by the second one
+    first_probability: float  # probability of `first`, in [0, 1]
+    second_probability: float  # probability of `second`, in [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class RunScore:
-    """One of several runs on the images that all of them have. Fractions are in [0, 1].
+    """One of several runs on the images that all of them have. Fractions are in [0, 1]."""
 
-    Attributes:
-        run: The folder of its predictions.
-        number: Its position on the command line, from 1.
-        accuracy: On the common images.
-        accuracy_ci95: Its 95 % Wilson interval.
-        difference: That accuracy less the best one.
-        difference_ci95: The 95 % score interval of the difference.
-        p_value: Of McNemar's exact test against the best one, corrected by Holm; None for the best.
-        own_images: Number of all its images.
-        own_accuracy: On all its images.
-    """
-
-    run: str
-    number: int
-    accuracy: float
-    accuracy_ci95: tuple[float, float]
-    difference: float
-    difference_ci95: tuple[float, float]
+    run: str  # the folder of its predictions
+    number: int  # its position on the command line, from 1
+    accuracy: float  # on the common images
+    accuracy_ci95: tuple[float, float]  # its 95 % Wilson interval
+    difference: float  # that accuracy less the best one
+    difference_ci95: tuple[float, float]  # the 95 % score interval of the difference
+    # of McNemar's exact test against the best one, corrected by Holm; None for the best
     p_value: float | None
-    own_images: int
-    own_accuracy: float
+    own_images: int  # number of all its images
+    own_accuracy: float  # on all its images
 
 
 @dataclass(frozen=True, slots=True)
 class SeedGroup:
-    """Runs with the same settings but for the seed.
+    """Runs with the same settings but for the seed."""
 
-    Attributes:
-        settings: In what they differ from the other groups.
-        seeds: Of each run.
-        mean: Mean accuracy, each run on all its images.
-        deviation: Standard deviation of the accuracy; None for a single run.
-        difference_ci95: 95 % interval of the mean accuracy less that of the best group, by
-            Student's t over the seeds that both have; None for the best group, or if they share
-            less than two seeds.
-    """
-
-    settings: str
-    seeds: tuple[int, ...]
-    mean: float
-    deviation: float | None
+    settings: str  # in what they differ from the other groups
+    seeds: tuple[int, ...]  # of each run
+    mean: float  # mean accuracy, each run on all its images
+    deviation: float | None  # standard deviation of the accuracy; None for a single run
+    # 95 % interval of the mean accuracy less that of the best group, by Student's t over the seeds
+    # that both have; None for the best group, or if they share less than two seeds
     difference_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DifferingImage:
-    """An image with different predictions.
-
-    Attributes:
-        path: The image.
-        label: Its true class.
-        predicted: The class predicted by each run, in the order of the command line.
-    """
+    """An image with different predictions."""
 
     path: str
     label: str
-    predicted: tuple[str, ...]
+    predicted: tuple[str, ...]  # the class predicted by each run, in the order of the command line
 
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """Counts of images that two classifiers predict correctly.
+    """Counts of images that two classifiers predict correctly."""
 
-    Attributes:
-        images: Number of images, at least 1.
-        both: Correct by both.
-        only_first: Correct by the first alone.
-        only_second: Correct by the second alone.
-    """
-
-    images: int
-    both: int
-    only_first: int
-    only_second: int
+    images: int  # number of images, at least 1
+    both: int  # correct by both
+    only_first: int  # correct by the first alone
+    only_second: int  # correct by the second alone
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[PredictionPair]) -> PairedCounts:
@@ -209,16 +170,11 @@ def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
 
     It has its nominal coverage for few images and for differences near 0, where Wald's has not.
 
-    Args:
-        gained: Images that count for the difference.
-        lost: Images that count against it.
-        images: All of them, at least 1 and at least gained + lost.
-
     Returns:
         Low and high, in [-1, 1].
 
     Raises:
-        ValueError: If the counts are not as above.
+        ValueError: If a count is negative, or there are fewer images than 1 or gained + lost.
 
     Source: Tango 1998, Statistics in Medicine 17:891-908, eqs. 3 and 4; recommended by Newcombe
     1998, Statistics in Medicine 17:2635-2650, and Fagerland et al. 2014.
@@ -255,3 +211,46 @@ def _score(gained: int, lost: int, images: int, difference: float) -> float:
     if variance <= 0.0:
         return 0.0 if excess == 0.0 else math.copysign(math.inf, excess)
     return excess / math.sqrt(variance)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherScores:
+    """The scores of a teacher on the images that its student is scored on. Fractions in [0, 1]."""
+
+    name: str
+    images: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]  # its 95 % Wilson interval
+    agreement: float  # share of the images for which both predict the same class
+    difference: float  # the student's accuracy less the teacher's
+    difference_ci95: tuple[float, float]  # its 95 % score interval for paired predictions
+    p_value: float  # of McNemar's exact test
+
+    @classmethod
+    def from_pairs(cls, name: str, pairs: Sequence[PredictionPair]) -> TeacherScores:
+        """Return the scores from at least one pair of predictions, the teacher's first."""
+        counts = PairedCounts.from_pairs(pairs)
+        return cls(
+            name=name,
+            images=counts.images,
+            accuracy=counts.first_accuracy,
+            accuracy_ci95=wilson_interval(counts.both + counts.only_first, counts.images),
+            agreement=sum(one.first == one.second for one in pairs) / counts.images,
+            difference=counts.difference,
+            difference_ci95=counts.difference_ci95,
+            p_value=counts.p_value,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the value of `teacher` in metrics.json."""
+        values = asdict(self)
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
+
+    def line(self) -> str:
+        """Return the comparison in one line."""
+        low, high = self.difference_ci95
+        return (
+            f"teacher {self.name}: accuracy {format_percent(self.accuracy)}; the student's is "
+            f"{100 * self.difference:+.1f} points from it (95 % interval {100 * low:+.1f} to "
+            f"{100 * high:+.1f}), with the same prediction for {format_percent(self.agreement)}"
+        )

@@ -14,29 +14,20 @@ from pathlib import Path
 
 from swinclf import __version__
 from swinclf.files import write_text
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.html import page_template
+from swinclf.reporting.html import Thumbnails, embed, page_template
 
 MAX_IMAGES, MAX_UNREADABLE = 2000, 100
 
 
 @dataclass(frozen=True, slots=True)
 class PageRow:
-    """One image of the page.
-
-    Attributes:
-        path: The file.
-        label: The predicted label.
-        probability: Of the most likely class, in [0, 1].
-        others: The other likely classes, in words.
-        is_unknown: Whether the prediction was rejected.
-    """
+    """One image of the page."""
 
     path: str
     label: str
-    probability: float
-    others: str = ""
-    is_unknown: bool = False
+    probability: float  # of the most likely class, in [0, 1]
+    others: str = ""  # the other likely classes, in words
+    is_unknown: bool = False  # whether the prediction was rejected
 
 
 def write_prediction_page(
@@ -50,13 +41,8 @@ def write_prediction_page(
 ) -> None:
     """Write the page. Of too many images it has the least confident ones, and says so.
 
-    Args:
-        path: The file; overwritten.
-        rows: The predictions.
-        unreadable: (path, reason) of images that could not be read.
-        model: The network's name.
-        thumbnails: Makes small JPEGs of images.
-        is_ordered: Whether the order of `rows` is their order of importance.
+    `unreadable` has a path and a reason each; `is_ordered` is whether the order of `rows` is their
+    order of importance.
     """
     shown = list(rows) if is_ordered else sorted(rows, key=lambda row: row.probability)
     uris = embed([row.path for row in shown[:MAX_IMAGES]], thumbnails)

@@ -8,17 +8,19 @@ limits their size and escapes names.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
+
+import numpy as np
 
 from swinclf import __version__
 from swinclf.files import write_text
 from swinclf.metrics import (
     PROBE_NOTE,
     UNTRAINED_NOTE,
+    ClassMetrics,
     Metrics,
     describe_split,
 )
@@ -26,16 +28,19 @@ from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
 from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
 from swinclf.reporting.display_names import distinct_labels, wrap_label
-from swinclf.reporting.embedded_images import Thumbnails, embed
-from swinclf.reporting.gallery import choose_gallery
-from swinclf.reporting.html import data_uri, page_template
-from swinclf.reporting.report_data import EXAMPLES, PredictionRow, Provenance, ReportSections
-from swinclf.reporting.run_figures import to_figures
-from swinclf.reporting.verdict import RunFigures, Verdict, judge
-from swinclf.reporting.weak_sections import find_weak_sections
+from swinclf.reporting.html import Thumbnails, data_uri, embed, page_template
+from swinclf.reporting.report_data import (
+    EXAMPLES,
+    LearningCurve,
+    PredictionRow,
+    Provenance,
+    ReportSections,
+)
+from swinclf.reporting.verdict import RunFigures, Verdict, find_weak_sections, judge
 
 CLASS_ROWS, EPOCH_ROWS, SKIPPED_ROWS, CONFUSED_ROWS = 1000, 500, 200, 10
 MISTAKES, SUSPECTS = 24, 24  # shown with thumbnails
+MAX_GALLERY = 300  # images
 MAX_ROOMY = 12  # classes up to which the matrix has large cells
 MAX_LINE = 40  # columns of a line of a class name in the matrix; a name has two at most
 MIN_DIAGRAM_IMAGES = 10  # fewer make no meaningful confidence diagram
@@ -45,48 +50,6 @@ CONSTANTS = {
     "examples": EXAMPLES,
     "version": __version__,
 }
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class TruncatedList(Generic[Row]):
-    """The first rows of a list, and the number of the others.
-
-    Attributes:
-        rows: The first rows.
-        more: Number of rows left out.
-    """
-
-    rows: Sequence[Row]
-    more: int
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Row], limit: int) -> TruncatedList[Row]:
-        """Return the first `limit` of `rows`, which are read once."""
-        iterator = iter(rows)
-        return cls(list(itertools.islice(iterator, limit)), sum(1 for _ in iterator))
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """A line of the per-class table.
-
-    Attributes:
-        index: Class index, as in class_indices.json.
-        name: The class.
-        support: Number of its images.
-        precision: In [0, 1].
-        recall: In [0, 1]; None without images.
-        f1: In [0, 1]; None without images.
-    """
-
-    index: int
-    name: str
-    support: int
-    precision: float
-    recall: float | None
-    f1: float | None
 
 
 def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
@@ -111,10 +74,10 @@ def write_report(
     sections: ReportSections | None = None,
     thumbnails: Thumbnails = no_thumbnails,
 ) -> Verdict:
-    """Write the report as one HTML file without external resources.
+    """Write the report as one HTML file without external resources; return its verdict.
 
     Long lists are truncated, with the number of missing rows and the file that has them. Thumbnails
-    are embedded in order of importance, up to `embedded_images.MAX_CHARS`.
+    are embedded in order of importance, up to `html.MAX_CHARS`.
 
     Args:
         path: The file, replaced if it exists.
@@ -126,12 +89,6 @@ def write_report(
         skipped: (path, reason) of the files that could not be read.
         sections: Other contents.
         thumbnails: Makes small JPEGs of images.
-
-    Returns:
-        The verdict that the report opens with.
-
-    Raises:
-        FileNotFoundError: If the matrix file does not exist.
     """
     extra = sections or ReportSections()
     mistakes = worst_mistakes(rows)
@@ -150,15 +107,20 @@ def write_report(
         verdict=verdict,
         gallery=gallery,
         learning=svg_charts.learning(extra.learning) if extra.learning else None,
-        skipped=TruncatedList.from_rows(skipped, SKIPPED_ROWS),
-        mistakes=TruncatedList(mistakes, unseen),
-        suspects=TruncatedList.from_rows(extra.suspects, SUSPECTS),
+        skipped=_first(skipped, SKIPPED_ROWS),
+        mistakes={"rows": mistakes, "more": unseen},
+        suspects=_first(extra.suspects, SUSPECTS),
         extra=extra,
         thumbnails=embed(uses, thumbnails),
         evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
     )
     write_text(path, page)
     return verdict
+
+
+def _first(rows: Sequence[Any], limit: int) -> dict[str, Any]:
+    """Return the first rows of a list, and the number of the others."""
+    return {"rows": rows[:limit], "more": len(rows[limit:])}
 
 
 def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures) -> dict[str, Any]:
@@ -169,7 +131,7 @@ def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures
         "split": describe_split(metrics.split),
         "right": round(metrics.accuracy * metrics.images),
         "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
-        "class_rows": TruncatedList.from_rows(_class_rows(metrics), CLASS_ROWS),
+        "class_rows": _first(_class_rows(metrics), CLASS_ROWS),
         "confidence": confidence,
         "weak": find_weak_sections(figures, confidence["ideal_ece"] if confidence else None),
     }
@@ -198,12 +160,11 @@ def _confusion(
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The epochs as curves and as a table."""
     epochs = [row for row in history if row["epoch"]]  # none of a linear probe
     return {
         "curves": svg_charts.curves(epochs) if epochs else [],
         "probe": PROBE_NOTE if history and not epochs else None,
-        "epochs": TruncatedList.from_rows(history, EPOCH_ROWS),
+        "epochs": _first(history, EPOCH_ROWS),
     }
 
 
@@ -247,17 +208,70 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     }
 
 
-def _class_rows(metrics: Metrics) -> list[ClassRow]:
-    """Return a row for each class, lowest F1 first, classes without images last."""
-    rows = [
-        ClassRow(
-            index=index,
-            name=name,
-            support=row.support,
-            precision=row.precision,
-            recall=row.recall if row.support else None,
-            f1=row.f1 if row.support else None,
-        )
-        for index, (name, row) in enumerate(metrics.per_class.items())
+def _class_rows(metrics: Metrics) -> list[tuple[int, str, ClassMetrics]]:
+    """Return index, name and scores of the classes, lowest F1 first, those without images last."""
+    rows = [(index, name, one) for index, (name, one) in enumerate(metrics.per_class.items())]
+    return sorted(rows, key=lambda row: (not row[2].support, row[2].f1))
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The images of a gallery."""
+
+    # mistakes, most confident first, then correct predictions, least confident first
+    rows: Sequence[PredictionRow]
+    labels: Sequence[str]  # their true classes, sorted
+    images: int  # number of images that they are chosen from
+
+
+def choose_gallery(rows: Sequence[PredictionRow], *, limit: int = MAX_GALLERY) -> Gallery:
+    """Return all mistakes, then a random sample of the other images, the same in every report.
+
+    Of more mistakes than the limit a random sample is taken.
+    """
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    shuffled = [rows[index] for index in order]
+    chosen = sorted(shuffled, key=_is_right)[:limit]  # stable: a random sample of each half
+    chosen.sort(key=lambda row: (_is_right(row), row.probability * (1 if _is_right(row) else -1)))
+    return Gallery(chosen, sorted({row.label for row in chosen}), len(rows))
+
+
+def _is_right(row: PredictionRow) -> bool:
+    return row.label == row.predicted
+
+
+def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSections) -> RunFigures:
+    """Return the figures of a run or an evaluation."""
+    training = sections.training
+    epochs = [row for row in provenance.history if row["epoch"]]
+    losses = [
+        (row["train_loss"], row["val_loss"])
+        for row in epochs
+        if row.get("train_loss") is not None and row.get("val_loss") is not None
     ]
-    return sorted(rows, key=lambda row: (row.f1 is None, row.f1))
+    # Without epochs the model itself is the linear probe.
+    probe = training.probe_accuracy if training and epochs else None
+    return RunFigures(
+        accuracy=metrics.accuracy,
+        interval=metrics.accuracy_ci95,
+        images=metrics.images,
+        majority=max(one.support for one in metrics.per_class.values()) / metrics.images,
+        probe_accuracy=probe,
+        # The scored images also selected the epoch; a linear probe has none.
+        is_selected=metrics.split == "val" and bool(epochs),
+        train_counts=training.counts if training else None,
+        per_class=metrics.per_class,
+        train_losses=[train for train, _ in losses],
+        val_losses=[val for _, val in losses],
+        gain=_gain(sections.learning),
+        labels=sections.labels,
+        image_px=training.image_px if training else None,
+        input_px=training.input_px if training else None,
+    )
+
+
+def _gain(curve: LearningCurve | None) -> tuple[float, float] | None:
+    if curve is None or not curve.forecast:
+        return None
+    now, forecast = curve.points[-1].accuracy, curve.forecast[0]
+    return forecast.accuracy - now, forecast.low - now

@@ -21,6 +21,7 @@ from swinclf.metrics import (
     wilson_interval,
 )
 from swinclf.reporter import format_percent
+from swinclf.reporting.charts import history_column
 from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -35,21 +36,13 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line in data coordinates.
+    """A line in data coordinates."""
 
-    Attributes:
-        name: For the legend; empty for none.
-        style: CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`.
-        points: (x, y); a y that is None or not finite leaves a gap.
-        band: (low, high) interval of each point; empty for none.
-        sizes: Radius of each point's marker; empty for the default.
-    """
-
-    name: str
-    style: str
-    points: Sequence[tuple[float, float | None]]
-    band: Sequence[tuple[float, float]] = ()
-    sizes: Sequence[float] = ()
+    name: str  # for the legend; empty for none
+    style: str  # CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`
+    points: Sequence[tuple[float, float]]  # (x, y); a y that is not finite leaves a gap
+    band: Sequence[tuple[float, float]] = ()  # (low, high) interval of each point; empty for none
+    sizes: Sequence[float] = ()  # radius of each point's marker; empty for the default
 
 
 class SvgLine(NamedTuple):
@@ -71,23 +64,14 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """The contents of an SVG.
-
-    Attributes:
-        title: The heading.
-        summary: A description for screen readers.
-        x_label: Label of the x axis.
-        x_ticks: Left to right.
-        y_ticks: Bottom to top.
-        lines: In drawing order.
-    """
+    """The contents of an SVG."""
 
     title: str
-    summary: str
-    x_label: str
-    x_ticks: Sequence[Tick]
-    y_ticks: Sequence[Tick]
-    lines: Sequence[SvgLine]
+    summary: str  # a description for screen readers
+    x_label: str  # label of the x axis
+    x_ticks: Sequence[Tick]  # left to right
+    y_ticks: Sequence[Tick]  # bottom to top
+    lines: Sequence[SvgLine]  # in drawing order
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +139,7 @@ def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], 
     is_marked = line.style in ("a", "train", "val") and (bool(line.sizes) or count <= MAX_MARKERS)
     for index in chosen.tolist():
         x, y = line.points[index]
-        if y is None or not math.isfinite(y):
+        if not math.isfinite(y):
             broken = True
             continue
         svg_x, svg_y = at_x(x), at_y(y)
@@ -183,7 +167,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
             summary = f"{measure} of the training and the held-out images over the epochs"
             diagrams.append(draw(measure.capitalize(), summary, _epochs(history), y, lines))
     lines = [Line("", "a", _column(history, "lr"))]
-    rates = [value for _, value in lines[0].points if value is not None]
+    rates = [value for _, value in lines[0].points if math.isfinite(value)]
     if rates:
         y = Axis("learning rate", 0, max(rates) * 1.05 or 1, as_number)
         summary = f"from {rates[0]:.3g} to {rates[-1]:.3g}"
@@ -197,21 +181,17 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> Axis:
     return Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5, as_number, whole=True)
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float | None]]:
-    """Return (epoch, value) pairs; missing and infinite values become None."""
-    values = [row.get(key) for row in history]
-    numbers = [None if value in (None, "") else float(str(value)) for value in values]
-    return [
-        (float(row["epoch"]), None if value is None or not math.isfinite(value) else value)
-        for row, value in zip(history, numbers, strict=True)
-    ]
+def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return (epoch, value) pairs; a value that is missing or infinite is NaN."""
+    columns = (history_column(history, one).tolist() for one in ("epoch", key))
+    return list(zip(*columns, strict=True))
 
 
 def _range(
     lines: Sequence[Line], *, at_least: float, top: float | None = None
 ) -> tuple[float, float] | None:
     """Return a range of all points, no narrower than `at_least`; None without points."""
-    values = [y for line in lines for _, y in line.points if y is not None]
+    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
     values += [end for line in lines for ends in line.band for end in ends]
     if not values:
         return None
@@ -224,23 +204,14 @@ def _range(
 
 
 class ReliabilityBin(NamedTuple):
-    """A bin of predictions of similar confidence.
+    """A bin of predictions of similar confidence."""
 
-    Attributes:
-        low: Lower end, exclusive.
-        high: Upper end, inclusive.
-        images: Number of images, at least 1.
-        confidence: Mean confidence.
-        accuracy: Share of correct predictions.
-        interval: 95 % interval of the accuracy.
-    """
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    accuracy: float
-    interval: tuple[float, float]
+    low: float  # lower end, exclusive
+    high: float  # upper end, inclusive
+    images: int  # number of images, at least 1
+    confidence: float  # mean confidence
+    accuracy: float  # share of correct predictions
+    interval: tuple[float, float]  # 95 % interval of the accuracy
 
 
 def reliability_bins(
@@ -248,9 +219,7 @@ def reliability_bins(
 ) -> list[ReliabilityBin]:
     """Return the bins of the expected calibration error that have images, in ascending order.
 
-    Args:
-        confidence: Probability of each predicted class, (N,).
-        is_right: Whether it was the true one, (N,).
+    (N,) probabilities of the predicted classes, and (N,) whether they are correct.
     """
     indices = calibration_bins(confidence)
     bins = []
@@ -293,10 +262,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
 def ideal_calibration_error(confidence: npt.NDArray[np.float64]) -> float:
     """Return the expected calibration error of a perfectly calibrated model, by simulation.
 
-    It is above 0, as the accuracy of few images in a bin is never their mean confidence.
-
-    Args:
-        confidence: Probability of each predicted class, (N,).
+    It is above 0, as the accuracy of few images in a bin is never their mean confidence, (N,).
     """
     rng = np.random.default_rng(0)
     draws = (rng.random(len(confidence)) < confidence for _ in range(SIMULATED))
@@ -314,11 +280,7 @@ class CoveragePoint(NamedTuple):
 def coverage_curve(
     confidence: npt.NDArray[np.float64], is_right: npt.NDArray[np.bool_]
 ) -> list[CoveragePoint]:
-    """Return coverage and accuracy for every threshold, highest first.
-
-    Args:
-        confidence: Probability of each predicted class, (N,).
-        is_right: Whether it was the true one, (N,).
+    """Return coverage and accuracy for every threshold, highest first; arguments (N,).
 
     Source: risk-coverage curve, El-Yaniv & Wiener 2010, On the Foundations of Noise-free
     Selective Classification, sec. 2.
@@ -335,9 +297,7 @@ def coverage_curve(
 def coverage(curve: Sequence[CoveragePoint], images: int) -> Diagram:
     """Return the diagram of accuracy against coverage, without points of too few images."""
     fewest = min(MIN_COVERED, images) / images
-    points: list[tuple[float, float | None]] = [
-        (one.coverage, one.accuracy) for one in curve if one.coverage >= fewest
-    ]
+    points = [(one.coverage, one.accuracy) for one in curve if one.coverage >= fewest]
     lines = [Line("", "line", points)]
     y_range = _range(lines, at_least=0.05, top=1.0)
     assert y_range is not None  # the last point stands for all images
@@ -366,7 +326,7 @@ def learning(curve: LearningCurve) -> Diagram:
     """Return the learning curve: accuracy by number of training images, measured and forecast."""
 
     def line(name: str, style: str, points: Sequence[LearningPoint]) -> Line:
-        xy: list[tuple[float, float | None]] = [(one.images, one.accuracy) for one in points]
+        xy = [(one.images, one.accuracy) for one in points]
         return Line(name, style, xy, band=[(one.low, one.high) for one in points])
 
     lines = [line("measured, with interval", "a", curve.points)]

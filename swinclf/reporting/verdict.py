@@ -2,6 +2,8 @@
 
 Pure rules on plain figures. `benchmarks/verdicts.py` measures how often each rule is right on
 simulated runs.
+
+Sections of a report that its data cannot support are collapsed, with the reason in a sentence.
 """
 
 from __future__ import annotations
@@ -69,17 +71,11 @@ NO_ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReview:
-    """Labels compared with the predictions of classifiers that were not trained on them.
+    """Labels compared with the predictions of classifiers that were not trained on them."""
 
-    Attributes:
-        images: Number of labels judged.
-        confident: Number of predictions with a probability of at least 90 %.
-        contradicted: Number of these that differ from the label.
-    """
-
-    images: int
-    confident: int
-    contradicted: int
+    images: int  # number of labels judged
+    confident: int  # number of predictions with a probability of at least 90 %
+    contradicted: int  # number of these that differ from the label
 
     @property
     def is_reliable(self) -> bool:
@@ -89,52 +85,31 @@ class LabelReview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFigures:
-    """What a verdict is based on. Fractions are in [0, 1]; what is unknown is None or empty.
+    """What a verdict is based on. Fractions are in [0, 1]; what is unknown is None or empty."""
 
-    Attributes:
-        accuracy: On the scored images.
-        interval: Its 95 % interval.
-        images: Number of scored images.
-        majority: Share of the most frequent class among them.
-        probe_accuracy: Of a linear probe on the same images.
-        is_selected: Whether the scored images also selected the epoch.
-        train_counts: Number of training images of each class.
-        per_class: Scores of each class.
-        train_losses: Of each epoch.
-        val_losses: Of each epoch.
-        gain: Forecast gain in accuracy of twice as many images, and the lower end of its interval.
-        labels: The review of the labels.
-        image_px: Median shorter side of the images.
-        input_px: Side of the network's input.
-    """
-
-    accuracy: float
+    accuracy: float  # on the scored images
     interval: tuple[float, float]
     images: int
-    majority: float
-    probe_accuracy: float | None = None
-    is_selected: bool = False
-    train_counts: Mapping[str, int] | None = None
+    majority: float  # share of the most frequent class among them
+    probe_accuracy: float | None = None  # of a linear probe on the same images
+    is_selected: bool = False  # whether the scored images also selected the epoch
+    train_counts: Mapping[str, int] | None = None  # number of training images of each class
     per_class: Mapping[str, ClassMetrics] | None = None
-    train_losses: Sequence[float] = ()
-    val_losses: Sequence[float] = ()
+    train_losses: Sequence[float] = ()  # of each epoch
+    val_losses: Sequence[float] = ()  # of each epoch
+    # forecast gain in accuracy of twice as many images, and the lower end of its interval
     gain: tuple[float, float] | None = None
-    labels: LabelReview | None = None
-    image_px: float | None = None
-    input_px: int | None = None
+    labels: LabelReview | None = None  # the review of the labels
+    image_px: float | None = None  # median shorter side of the images
+    input_px: int | None = None  # side of the network's input
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on a run.
+    """The verdict on a run."""
 
-    Attributes:
-        kinds: What stands out, the most urgent first; may be empty.
-        lines: How good, how certain, what next: a sentence or two each.
-    """
-
-    kinds: tuple[VerdictKind, ...]
-    lines: tuple[str, str, str]
+    kinds: tuple[VerdictKind, ...]  # what stands out, the most urgent first; may be empty
+    lines: tuple[str, str, str]  # how good, how certain, what next: a sentence or two each
 
     def to_dict(self) -> dict[str, Any]:
         """Return the value of `verdict` in metrics.json."""
@@ -270,3 +245,47 @@ def _resolution_advice(figures: RunFigures) -> str | None:
             "--img-size shows more detail"
         )
     return None
+
+
+MIN_CURVE, MIN_CALIBRATION = 100, 200  # scored images
+MIN_SUPPORT = 5  # scored images of a class
+
+
+def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[str, str]:
+    """Return the reason for each section to collapse, by the section's id.
+
+    `ideal_ece` is the calibration error of a perfectly calibrated model with as many images.
+    """
+    low, high = figures.interval
+    reasons = {}
+    if is_near_chance(figures):
+        reasons["suspects"] = "A model that is near chance is too weak to judge labels."
+        reasons["learning"] = "The model is near chance, so the curve says little."
+    elif has_tiny_classes(figures):
+        reasons["suspects"] = (
+            f"Half of the classes have fewer than {MIN_PER_CLASS} training images: too few to "
+            "judge labels."
+        )
+    elif figures.labels is not None and not figures.labels.is_reliable:
+        share = figures.labels.confident / figures.labels.images
+        reasons["suspects"] = (
+            f"These features are too weak to judge labels: only {format_percent(share)} of the "
+            "labels can be predicted with a probability of 90 % or more."
+        )
+    if figures.images < MIN_CURVE and "learning" not in reasons:
+        reasons["learning"] = (
+            f"{figures.images:,} held-out images are too few: a point of the curve may be off by "
+            f"{50 * (high - low):.0f} points."
+        )
+    if figures.images < MIN_CALIBRATION and ideal_ece is not None:
+        reasons["confidence"] = (
+            f"{figures.images:,} images are too few to judge calibration: even a perfectly "
+            f"calibrated model would have a calibration error of about {format_percent(ideal_ece)}."
+        )
+    support = [one.support for one in (figures.per_class or {}).values() if one.support]
+    if support and median(support) < MIN_SUPPORT:
+        reasons["classes"] = (
+            f"Half of the classes have fewer than {MIN_SUPPORT} images here: scores of single "
+            "classes are mostly chance."
+        )
+    return reasons

@@ -16,8 +16,13 @@ import torch
 from PIL import Image
 
 from swinclf.data.folder import TRAIN, VAL
-from swinclf.data.image_cache import ImageCache
-from swinclf.data.loader import LoadedImage, load_batches, load_for_prediction, load_image
+from swinclf.data.loader import (
+    ImageCache,
+    LoadedImage,
+    load_batches,
+    load_for_prediction,
+    load_image,
+)
 from swinclf.data.transforms import (
     Augmentation,
     augment_pixels,

@@ -13,7 +13,7 @@ from torch import nn
 from swinclf.config import ResolvedConfig
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
-from swinclf.data.image_cache import ImageCache, image_cache_bytes
+from swinclf.data.loader import ImageCache, image_cache_bytes
 from swinclf.data.transforms import Augmentation
 from swinclf.device import Hardware, Precision
 from swinclf.models.compute import is_convolutional

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from swinclf.config import Impl
-from swinclf.data.dataset_layout import list_some
+from swinclf.data.class_names import list_some
 from swinclf.errors import ModelError, RunError
 from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest

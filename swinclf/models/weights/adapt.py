@@ -5,6 +5,7 @@ The networks may be this package's or timm's, which use the same parameter names
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,10 @@ from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
 from swinclf.models.weights.differences import tensor_mismatch_error
-from swinclf.models.weights.head import classifier_names, is_classifier_name
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import State
-from swinclf.models.weights.match import Match, best_match, is_training_only
+from swinclf.models.weights.match import Match, best_match, is_training_only, unused_groups
 from swinclf.models.weights.resize import resize_bias_table, resize_positions
-from swinclf.models.weights.unused import unused_groups
 
 # Hidden layers of a head: loaded if the file has them, otherwise new like the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
@@ -30,26 +29,22 @@ _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
 class AdaptedWeights:
     """Weights that fit a network exactly."""
 
+    # every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds
     state: State
-    """Every entry of the network's state dict: `load_state_dict(state, strict=True)` succeeds."""
-    head_loaded: bool
-    """Whether the head is the file's; otherwise it is the network's own."""
+    head_loaded: bool  # whether the head is the file's; otherwise it is the network's own
+    # position tables that were resized to the network's image size or window
     resized: list[str] = field(default_factory=list)
-    """Position tables that were resized to the network's image size or window."""
-    match: Match | None = None
-    """The part of the file that the tensors are from, and its layout."""
-    loaded: int = 0
-    """Number of the file's tensors that were loaded."""
+    match: Match | None = None  # the part of the file that the tensors are from, and its layout
+    loaded: int = 0  # number of the file's tensors that were loaded
+    # tensors of the file that only its training needs, or of a pooling that the network lacks
     left_out: tuple[str, ...] = ()
-    """Tensors of the file that only its training needs, or of a pooling that the network lacks."""
+    # the classifier of the file, left out if `head_loaded` is false
     file_head: Mapping[str, Tensor] = field(default_factory=dict)
-    """The classifier of the file, left out if `head_loaded` is false."""
-    fresh: tuple[str, ...] = ()
-    """Hidden layers of the network's head that the file lacks."""
+    fresh: tuple[str, ...] = ()  # hidden layers of the network's head that the file lacks
+    # groups of tensors that the conversion of the layout ignored, with their numbers
     unused: Mapping[str, int] = field(default_factory=dict)
-    """Groups of tensors that the conversion of the layout ignored, with their numbers."""
+    # original shapes of the tables in `resized`
     old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
-    """Original shapes of the tables in `resized`."""
 
 
 def adapt(
@@ -57,22 +52,19 @@ def adapt(
     model: nn.Module,
     *,
     allow_other_head: bool,
-    grid: tuple[int, int] | None = None,
 ) -> AdaptedWeights:
     """Adapt the tensors of a file to a network, or report what does not fit.
 
     Args:
-        state: Result of read_state_dict, in any of the layouts, under any prefix.
+        state: The file's tensors, in any of the layouts, under any prefix.
         model: A network of this package or of timm.
         allow_other_head: Whether to leave out a head of other classes instead of refusing it.
-        grid: Grid of patches of the file's position table; None: the network's if the count
-            agrees, otherwise a square.
 
     Raises:
         WeightsError: If a tensor is missing, left over, of another shape, quantised or not finite;
             both sides are named.
     """
-    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head, grid=grid)
+    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head)
     return adapted
 
 
@@ -81,21 +73,13 @@ def adapt_first(
     model: nn.Module,
     *,
     allow_other_head: bool,
-    grid: tuple[int, int] | None = None,
 ) -> tuple[AdaptedWeights, int]:
     """Adapt the first of several state dicts that has all of a network's body, else the closest.
 
-    Args:
-        states: The state dicts of one file, the preferred first.
-        model: A network of this package or of timm.
-        allow_other_head: As in `adapt`.
-        grid: As in `adapt`.
+    Arguments and errors as for `adapt`.
 
     Returns:
         The weights, and the index of their state dict.
-
-    Raises:
-        WeightsError: As `adapt`, for the closest one.
     """
     wanted = dict(model.state_dict())
     head = classifier_names(model) & wanted.keys()
@@ -108,7 +92,7 @@ def adapt_first(
         if match.is_whole(body):
             break
     match, index = chosen or (best_match({}, wanted, body), 0)
-    adapted = _fit(match, wanted, head, model, allow_other_head, grid)
+    adapted = _fit(match, wanted, head, model, allow_other_head)
     unused = unused_groups(match, states[index], wanted) if states else {}
     return replace(adapted, unused=unused), index
 
@@ -119,7 +103,6 @@ def _fit(
     head: set[str],
     model: nn.Module,
     allow_other_head: bool,
-    grid: tuple[int, int] | None,
 ) -> AdaptedWeights:
     """Adapt one part of a file to a network, accounting for every tensor of both."""
     found = _with_head_named(match.state, wanted, head)
@@ -141,7 +124,7 @@ def _fit(
         _check_kind(name, found[name], wanted[name])
         try:
             smooth = match.layout is not GOOGLE
-            value = _resized(name, found[name], wanted[name], model, grid, smooth=smooth)
+            value = _resized(name, found[name], wanted[name], model, smooth=smooth)
         except (ValueError, IndexError, RuntimeError) as error:
             raise tensor_mismatch_error(
                 match, found, {**wanted}, own, reason=f"{name}: {error}"
@@ -188,7 +171,6 @@ def _with_head_named(
 
 
 def _is_surplus_head(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Return whether a tensor that the network lacks is part of a classifier."""
     return name not in wanted and is_classifier_name(name)
 
 
@@ -203,11 +185,7 @@ def _may_leave_out(name: str, wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
-    """Refuse integer tensors for floating-point parameters: they are quantised.
-
-    Raises:
-        WeightsError: If the tensor is quantised.
-    """
+    """Refuse integer tensors for floating-point parameters: they are quantised."""
     if wanted.is_floating_point() and not value.is_floating_point():
         kind = str(value.dtype).removeprefix("torch.")
         raise WeightsError(
@@ -218,11 +196,6 @@ def _check_kind(name: str, value: Tensor, wanted: Tensor) -> None:
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        WeightsError: If there is one.
-    """
     if not value.is_floating_point() or value.is_meta:
         return
     value = value if value.dtype.itemsize >= 2 else value.float()
@@ -243,7 +216,6 @@ def _resized(
     value: Tensor,
     wanted: Tensor,
     model: nn.Module,
-    grid: tuple[int, int] | None,
     *,
     smooth: bool,
 ) -> Tensor:
@@ -251,12 +223,13 @@ def _resized(
     if name == "pos_embed":
         embed: Any = model.get_submodule("patch_embed")
         own = tuple(getattr(embed, "grid_size", None) or ())
-        if len(own) != 2 or (value.shape == wanted.shape and grid in (None, own)):
+        if len(own) != 2 or (value.shape == wanted.shape):
             return value
         if value.dim() != 3 or wanted.dim() != 3:
             return value
-        prefix = 0 if getattr(model, "no_embed_class", False) else _prefix_tokens(model)
-        return resize_positions(value, own, prefix, old_grid=grid, smooth=smooth)
+        prefix = getattr(model, "num_prefix_tokens", 0)
+        prefix = 0 if getattr(model, "no_embed_class", False) else int(prefix)
+        return resize_positions(value, own, prefix, smooth=smooth)
     if name.endswith("relative_position_bias_table") and value.shape[0] != wanted.shape[0]:
         attention: Any = model.get_submodule(name.rpartition(".")[0])
         window = getattr(attention, "window_size", None)
@@ -266,6 +239,35 @@ def _resized(
     return value
 
 
-def _prefix_tokens(model: nn.Module) -> int:
-    """Return the number of tokens before the patches."""
-    return int(getattr(model, "num_prefix_tokens", 0))
+# Names of classifiers in files of other tools; a norm among them belongs to the body.
+_CLASSIFIER = re.compile(
+    r"(head|heads|head_dist|fc|classifier|cls_head|cls_classifier|distillation_classifier|"
+    r"linear_head|last_layer|logits|pre_logits)(\.(?!.*norm).*)?"
+)
+
+
+def classifier_names(network: nn.Module) -> set[str]:
+    """Return the names of the parameters that a new classifier replaces.
+
+    A pooling with weights, or a norm within the head, is not among them: it stays when the classes
+    change. The network, of this package or of timm, is not changed.
+    """
+    memo: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
+        for value in network.parameters()
+    }
+    memo |= {id(value): value.detach().to("meta") for value in network.buffers()}
+    blank: Any = copy.deepcopy(network, memo)
+    before: dict[str, nn.Parameter] = {}
+    # The random numbers of the new classifier must not affect those of the training.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        for classes in (3, 5):  # one of them differs from the network's own
+            before = dict(blank.named_parameters())
+            blank.reset_classifier(classes)
+    after = dict(blank.named_parameters())
+    return {name for name, value in after.items() if before.get(name) is not value}
+
+
+def is_classifier_name(name: str) -> bool:
+    """Return whether a tensor of a file is named like part of a classifier."""
+    return _CLASSIFIER.fullmatch(name) is not None

@@ -7,6 +7,7 @@ archives without objects.
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,52 +18,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
+from swinclf.models.weights.file_kind import WeightsFileKind, detect_readable_kind, unreadable_error
 from swinclf.models.weights.layouts.weight_layout import State
-from swinclf.models.weights.match import strip_common_prefix
 from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
-from swinclf.models.weights.shards import find_sibling_shards, read_shard_index
 from swinclf.models.weights.torch_files import read_torch
-from swinclf.models.weights.unreadable import missing_file_error, unreadable_error
-
-
-def read_state_dict(path: str | Path) -> State:
-    """Read the tensors of a weights file; the preferred state dict if there are several.
-
-    Args:
-        path: As for `read_checkpoints`.
-
-    Raises:
-        WeightsError: If it cannot be read, or has no tensors.
-    """
-    return strip_common_prefix(read_checkpoints(path)[0].tensors)
 
 
 def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     """Read all state dicts of a weights file, the preferred first (`select.select`).
 
-    Args:
-        path: A safetensors or .npz file, a file of torch.save or torch.jit.save, an index of
-            shards or one of the shards.
+    `path` is a safetensors or .npz file, a file of torch.save or torch.jit.save, an index of shards
+    or one of the shards.
 
     Raises:
         WeightsError: If it cannot be read, or has no tensors; the message names the kind of file.
     """
     path = Path(path)
-    try:
-        kind = detect_kind(path)
-        if kind not in READABLE:
-            raise unreadable_error(path, kind)
-        files = (
-            read_shard_index(path) if kind is WeightsFileKind.INDEX else find_sibling_shards(path)
-        )
-        content = _read(files[0]) if len(files) == 1 else _read_shards(files)
-    except FileNotFoundError:
-        raise missing_file_error(path) from None
-    except OSError as error:
-        raise WeightsError(
-            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
-        ) from error
+    is_index = detect_readable_kind(path) is WeightsFileKind.INDEX
+    files = read_shard_index(path) if is_index else find_sibling_shards(path)
+    content = _read(files[0]) if len(files) == 1 else _read_shards(files)
     states = select(content)
     if not states:
         raise _no_tensors(path, content)
@@ -71,7 +45,6 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
 
 
 def _read_shards(files: list[Path]) -> State:
-    """Read several files into one state dict."""
     whole: State = {}
     for file in files:
         for state, _ in select(_read(file))[:1]:
@@ -80,12 +53,8 @@ def _read_shards(files: list[Path]) -> State:
 
 
 def _read(path: Path) -> Any:
-    """Read one file.
-
-    Raises:
-        WeightsError: If it is damaged.
-    """
-    kind = detect_kind(path)
+    """Read one file, or raise that it is damaged."""
+    kind = detect_readable_kind(path)
     try:
         if kind is WeightsFileKind.SAFETENSORS:
             return load_file(path)
@@ -107,7 +76,6 @@ def _read(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    """Read a NumPy archive without objects."""
     # Opened here, since NumPy does not close a broken archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: _from_numpy(np.array(archive[name])) for name in archive.files}
@@ -138,3 +106,42 @@ def _no_tensors(path: Path, content: Any) -> WeightsError:
         found=f"none{of}",
         hint="its state dict alone, saved as .safetensors (code in a file is never executed)",
     )
+
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[^.]+)")
+
+
+def read_shard_index(path: Path) -> list[Path]:
+    """Return the files listed in an index (`model.safetensors.index.json`)."""
+    names = sorted(set(map(str, json.loads(path.read_bytes())["weight_map"].values())))
+    if any(Path(name).name != name for name in names):
+        raise WeightsError(
+            f"the shards that '{path.name}' names in its own folder",
+            found="a path that leads elsewhere",
+            hint="an index as transformers writes it",
+        )
+    return _all_there([path.with_name(name) for name in names], path.name)
+
+
+def find_sibling_shards(path: Path) -> list[Path]:
+    """Return all shards of a file such as `model-00001-of-00003.safetensors`, else it alone."""
+    match = _SHARD.fullmatch(path.name)
+    if not match:
+        return [path]
+    count = int(match["count"])
+    names = (
+        f"{match['stem']}-{number:05d}-of-{count:05d}{match['suffix']}"
+        for number in range(1, count + 1)
+    )
+    return _all_there([path.with_name(name) for name in names], path.name)
+
+
+def _all_there(shards: list[Path], name: str) -> list[Path]:
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing or not shards:
+        raise WeightsError(
+            f"the {len(shards)} shards that '{name}' belongs to, in one folder",
+            found=f"no {missing[0]}" if missing else "none",
+            hint="the missing files, copied next to the others",
+        )
+    return shards

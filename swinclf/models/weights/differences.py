@@ -24,12 +24,8 @@ def tensor_mismatch_error(
 ) -> WeightsMismatchError:
     """Return the error with the first differences and the number of the others.
 
-    Args:
-        match: The part of the file.
-        found: Its tensors, with the network's own for those left out of the file.
-        wanted: The network's tensors.
-        own: The network's tensors that are not loaded.
-        reason: What failed at one tensor, before all were compared.
+    `found` has the file's tensors, and the network's `own` for those that are not loaded. A
+    `reason` is what failed at one tensor before all were compared.
     """
     lines = [reason] if reason else _differences(found, wanted)
     why, hint = _explanation({n: v for n, v in found.items() if n not in own}, wanted)
@@ -111,7 +107,6 @@ def _explanation(
 def _positions_explained(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> tuple[str | None, str | None]:
-    """Return the reason if the position tables count their tokens differently."""
     theirs, ours = found.get("pos_embed"), wanted.get("pos_embed")
     if theirs is None or ours is None or theirs.dim() != 3 or "cls_token" not in wanted:
         return None, None

@@ -12,8 +12,13 @@ from swinclf.errors import WeightsError
 from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
-from swinclf.models.weights.file_kind import READABLE, WeightsFileKind, detect_kind
-from swinclf.models.weights.unreadable import is_weights_name, unreadable_error
+from swinclf.models.weights.file_kind import (
+    WeightsFileKind,
+    detect_kind,
+    detect_readable_kind,
+    is_weights_name,
+    unreadable_error,
+)
 from swinclf.run_folder import MODEL_SUFFIXES, RunFolder
 
 # Names that other programs use for weights in a folder, in order of preference.
@@ -37,23 +42,17 @@ _SHOWN = 4  # files that an error lists
 
 @dataclass(frozen=True)
 class StartingWeights:
-    """Weights to start a training from.
+    """Weights to start a training from."""
 
-    Attributes:
-        path: The weights file, or the index of its shards.
-        card: The model card, if the file is a run's.
-    """
-
-    path: Path
-    card: ModelCard | None
+    path: Path  # the weights file, or the index of its shards
+    card: ModelCard | None  # the model card, if the file is a run's
 
 
 def find_weights(where: Path) -> StartingWeights:
     """Return the file that --weights refers to, without network access.
 
-    Args:
-        where: A weights file, a run folder, a file in one, or a folder with weights of another
-            program; also with timm's prefix `local-dir:`.
+    `where` is a weights file, a run folder, a file in one, or a folder with weights of another
+    program; also with timm's prefix `local-dir:`.
 
     Raises:
         WeightsError: If there is none, or it is of an unsupported kind.
@@ -69,15 +68,7 @@ def find_weights(where: Path) -> StartingWeights:
             found="an exported file, which cannot be trained",
             hint="the run it was exported from",
         )
-    try:
-        kind = detect_kind(path)
-    except OSError as error:
-        raise WeightsError(
-            f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
-        ) from error
-    if kind not in READABLE:
-        raise unreadable_error(path, kind)
-    if kind is not WeightsFileKind.SAFETENSORS:
+    if detect_readable_kind(path) is not WeightsFileKind.SAFETENSORS:
         return StartingWeights(path, None)
     try:
         metadata = read_metadata(path)
@@ -90,11 +81,7 @@ def find_weights(where: Path) -> StartingWeights:
 
 
 def _in_folder(folder: Path) -> Path:
-    """Return the weights file of a folder.
-
-    Raises:
-        WeightsError: If there is none, or more than one.
-    """
+    """Return the only, or the preferred, weights file of a folder."""
     folder = _snapshot(folder) or folder
     for name in _NAMES:
         if (folder / name).is_file():
@@ -158,11 +145,6 @@ def _holds(entry: Path) -> bool:
 
 
 def _refuse_checkpoint(path: Path) -> None:
-    """Refuse the checkpoints of unfinished runs of this package.
-
-    Raises:
-        WeightsError: If it is one.
-    """
     run = RunFolder(path.parent)
     if path not in (run.checkpoint, run.previous_checkpoint) or not path.is_file():
         return
@@ -177,11 +159,7 @@ def _refuse_checkpoint(path: Path) -> None:
 
 
 def _refuse_distributed(folder: Path) -> None:
-    """Refuse distributed checkpoints, with the command that joins their parts.
-
-    Raises:
-        WeightsError: If it is one.
-    """
+    """Refuse distributed checkpoints, with the command that joins their parts."""
     parts = folder if any(folder.glob("*.distcp")) else None
     parts = parts or next((path.parent for path in sorted(folder.glob("*/*.distcp"))), None)
     if parts:
@@ -219,7 +197,7 @@ def _not_found(where: Path) -> WeightsError:
             hint=f"download it, then --weights {name}",
         )
     name = re.sub(r"^(hf-hub:|hf_hub:)?(timm/)?", "", text)
-    if _is_architecture(name):
+    if name.partition(".")[0] in registry():
         return WeightsError(
             "a weights file, a folder with one, or a run",
             found=f"the name of published weights, '{text}'",
@@ -246,12 +224,6 @@ def _not_found(where: Path) -> WeightsError:
     )
 
 
-def _is_architecture(name: str) -> bool:
-    """Return whether a name is that of a network, with or without a tag."""
-    return name.partition(".")[0] in registry()
-
-
 def _listed(files: list[Path]) -> str:
-    """Return the names of the first files."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(path.name for path in files[:_SHOWN]) + more

@@ -43,33 +43,19 @@ _TORCHVISION_SWIN = {
 
 @dataclass(frozen=True, kw_only=True)
 class KnownPreprocess:
-    """Known preprocessing of weights; None where unknown.
+    """Known preprocessing of weights; None where unknown."""
 
-    Attributes:
-        reason: Its origin, as in "(from config.json)".
-        mean: Red, green, blue, in [0, 1].
-        std: Red, green, blue.
-        interpolation: Filter of the resize.
-        crop_pct: Fraction of the resized side that the crop covers, in (0, 1].
-        fit: How other aspect ratios are handled.
-        img_size: Side of the image, px, if it is square.
-    """
-
-    reason: str
-    mean: Colours | None = None
-    std: Colours | None = None
-    interpolation: Interpolation | None = None
-    crop_pct: float | None = None
-    fit: Fit | None = None
-    img_size: int | None = None
+    reason: str  # its origin, as in "(from config.json)"
+    mean: Colours | None = None  # red, green, blue, in [0, 1]
+    std: Colours | None = None  # red, green, blue
+    interpolation: Interpolation | None = None  # filter of the resize
+    crop_pct: float | None = None  # fraction of the resized side that the crop covers, in (0, 1]
+    fit: Fit | None = None  # how other aspect ratios are handled
+    img_size: int | None = None  # side of the image, px, if it is square
 
 
 def read_preprocess(weights: Path) -> KnownPreprocess | None:
-    """Read the configuration files in the folder of some weights; None if there are none.
-
-    Args:
-        weights: The weights file.
-    """
+    """Read the configuration files next to a weights file; None if there are none."""
     readers: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "config.json": _from_timm,
         "preprocessor_config.json": _from_transformers,
@@ -105,9 +91,7 @@ def preprocess_of_layout(
 ) -> KnownPreprocess | None:
     """Return the preprocessing common to all published files of a layout; None if they differ.
 
-    Args:
-        layout: Name of the layout, None for timm's own.
-        tensors: The network's tensors under timm's names.
+    `tensors` are under timm's names.
     """
     named = next((one for one in LAYOUTS if one.name == layout), None)
     if named is None or named.normalisation is None:

@@ -23,37 +23,22 @@ _SHOWN = 4  # groups of tensors that are listed
 class WeightsReport:
     """Result of loading a weights file into a network."""
 
-    checkpoint: WeightsCheckpoint
-    """The selected state dict, with its settings and its file."""
-    layout: str | None
-    """The tool of its layout, None for timm's own."""
-    selected: tuple[str, ...]
-    """Which of several networks in the file: EMA, teacher."""
-    loaded: int
-    """Tensors of the network that are from the file."""
-    tensors: int
-    """Tensors of the network, its classifier included."""
-    head_classes: int | None
-    """Classes of the file's classifier; None without one."""
-    num_classes: int
-    """Classes of the network's classifier."""
-    head_loaded: bool
-    """Whether the network's classifier is from the file; otherwise it is new."""
+    checkpoint: WeightsCheckpoint  # the selected state dict, with its settings and its file
+    layout: str | None  # the tool of its layout, None for timm's own
+    selected: tuple[str, ...]  # which of several networks in the file: EMA, teacher
+    loaded: int  # tensors of the network that are from the file
+    tensors: int  # tensors of the network, its classifier included
+    head_classes: int | None  # classes of the file's classifier; None without one
+    num_classes: int  # classes of the network's classifier
+    head_loaded: bool  # whether the network's classifier is from the file; otherwise it is new
+    # groups of tensors in the file that the network does not need, with their numbers
     left_out: tuple[str, ...]
-    """Groups of tensors in the file that the network does not need, with their numbers."""
-    resized: tuple[str, ...]
-    """Resized tables, grouped by size: "12 tables resized 12x12 -> 7x7"."""
-    fresh: int
-    """Tensors in hidden layers of the head that the file lacks."""
-    sha256: str
-    """Of the file, or of all shards concatenated; hexadecimal."""
+    resized: tuple[str, ...]  # resized tables, grouped by size: "12 tables resized 12x12 -> 7x7"
+    fresh: int  # tensors in hidden layers of the head that the file lacks
+    sha256: str  # of the file, or of all shards concatenated; hexadecimal
 
     def line(self, name: str) -> str:
-        """Return the report in one line.
-
-        Args:
-            name: The file or folder as the user gave it.
-        """
+        """Return the report in one line, with the file or folder as the user gave it."""
         what = ", ".join(one for one in (self.layout, *self.selected) if one)
         parts = [f"weights {name}: {self.loaded:,} of {self.tensors:,} tensors"]
         parts[0] += f" ({what})" if what else ""
@@ -95,14 +80,9 @@ def make_report(
     num_classes: int,
     head_loaded: bool,
 ) -> WeightsReport:
-    """Return the report of a load.
+    """Return the report of a load into a network of `num_classes` with the state dict `wanted`.
 
-    Args:
-        checkpoint: The loaded state dict.
-        adapted: The adapted weights.
-        wanted: The network's state dict.
-        num_classes: Classes of the network's head.
-        head_loaded: Whether the network uses the head of the file.
+    `head_loaded` is whether the network uses the head of the file.
     """
     match = adapted.match
     assert match is not None
@@ -131,8 +111,7 @@ def hash_files(files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

@@ -35,20 +35,12 @@ _TRAINING_ONLY = re.compile(
 class Match:
     """A part of a file under the names of a network's state dict."""
 
-    state: State
-    """The tensors, converted and renamed, including those that the network lacks."""
-    prefix: str
-    """The prefix removed from the names; ends with a dot unless empty."""
-    layout: WeightLayout | None
-    """The original layout; None for timm's own naming."""
-    outside: tuple[str, ...]
-    """Names of the file without the prefix."""
-    stored: int
-    """Tensors under the prefix, without those that a network computes itself."""
-    fitting: int
-    """Tensors that match the network by name and shape, position tables in any size."""
-    named: int
-    """Tensors that match the network by name."""
+    state: State  # the tensors, converted and renamed, including those that the network lacks
+    prefix: str  # the prefix removed from the names; ends with a dot unless empty
+    layout: WeightLayout | None  # the original layout; None for timm's own naming
+    outside: tuple[str, ...]  # names of the file without the prefix
+    fitting: int  # tensors that match the network by name and shape, position tables in any size
+    named: int  # tensors that match the network by name
 
     def is_whole(self, body: Mapping[str, Tensor]) -> bool:
         """Return whether every tensor of a network's body is present and fits."""
@@ -79,14 +71,9 @@ def best_match(
 ) -> Match:
     """Return the part of a file that fits a network best.
 
-    Args:
-        tensors: A state dict under the names of the file.
-        wanted: The network's state dict.
-        body: The part of it that a file must have.
-
-    Returns:
-        Of all parts that fit completely the most preferred (`rank_of`), with the shortest prefix;
-        if none does, the one with the most fitting tensors.
+    `wanted` is the network's state dict, `body` the part of it that a file must have. Of all parts
+    that fit completely the most preferred (`rank_of`) is returned, with the shortest prefix; if
+    none does, the one with the most fitting tensors.
     """
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_COMPUTED)}
     best: tuple[tuple[int, ...], Match] | None = None
@@ -96,7 +83,7 @@ def best_match(
         for layout, state in _conversions(part, wanted):
             named = [name for name in body if name in state]
             fitting = sum(_fits(name, state[name], body[name]) for name in named)
-            match = Match(state, prefix, layout, outside, len(part), fitting, len(named))
+            match = Match(state, prefix, layout, outside, fitting, len(named))
             whole = match.is_whole(body)
             surplus = sum(n not in wanted and not is_training_only(n) for n in state)
             rank = rank_of(prefix) if whole else 0
@@ -106,17 +93,6 @@ def best_match(
                 best = (order, match)
     assert best is not None  # the empty prefix, without a layout, is always tried
     return best[1]
-
-
-def strip_common_prefix(tensors: Mapping[str, Tensor]) -> State:
-    """Return a state dict without the dotted prefixes that all its names share."""
-    state = dict(tensors)
-    while state:
-        first = next(iter(state)).partition(".")[0] + "."
-        if len(state) < 2 or not all(name.startswith(first) for name in state):
-            break
-        state = {name.removeprefix(first): value for name, value in state.items()}
-    return state
 
 
 def prefixes(tensors: Mapping[str, Tensor], least: int) -> Iterator[str]:
@@ -136,8 +112,8 @@ def _conversions(
     yield None, _named_as(wanted, part)
     for layout in LAYOUTS:
         try:
-            if layout.recognises(part):
-                yield layout, _named_as(wanted, layout.convert(part, wanted))
+            if (state := layout.convert(part, wanted)) is not None:
+                yield layout, _named_as(wanted, state)
         except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError):
             continue  # a file that only resembles the layout
 
@@ -163,3 +139,57 @@ def _fits(name: str, value: Tensor, wanted: Tensor) -> bool:
         and value.dim() == wanted.dim()
         and value.shape[-1] == wanted.shape[-1]
     )
+
+
+_DEPTH = 3  # leading components of a name that are distinguished
+_TRIES = 60  # conversions on the meta device
+
+
+def unused_groups(
+    match: Match, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Return the groups of a file's tensors without which its conversion gives the same result.
+
+    Their numbers by the common start of their names (the whole name for a single tensor); empty for
+    timm's own names.
+    """
+    if match.layout is None:
+        return {}
+    part = {
+        name.removeprefix(match.prefix): value.to("meta")
+        for name, value in tensors.items()
+        if name.startswith(match.prefix)
+    }
+    whole = _shapes(match, part, wanted)
+    found: dict[str, int] = {}
+    waiting, tries = [(name, 1) for name in _begins(part, "", 1)], 0
+    while waiting and tries < _TRIES and whole is not None:
+        begin, depth = waiting.pop(0)
+        inside = [n for n in part if n == begin or n.startswith(begin + ".")]
+        tries += 1
+        if _shapes(match, {n: v for n, v in part.items() if n not in inside}, wanted) == whole:
+            label = inside[0] if len(inside) == 1 else begin
+            found[match.prefix + label] = len(inside)
+        elif depth < _DEPTH and len(inside) > 1:
+            waiting += [(name, depth + 1) for name in _begins(part, begin + ".", depth + 1)]
+    return found
+
+
+def _begins(part: Mapping[str, Tensor], prefix: str, depth: int) -> list[str]:
+    """Return the distinct starts of the names under a prefix, in their order."""
+    names = (name for name in part if name.startswith(prefix))
+    return list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in names))
+
+
+def _shapes(
+    match: Match, part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes that a conversion gives, or None if it fails."""
+    assert match.layout is not None
+    try:
+        state = match.layout.convert(part, wanted)
+    except Exception:  # conversions raise anything where a part is missing
+        return None
+    if state is None:
+        return None
+    return {name: tuple(value.shape) for name, value in state.items() if name in wanted}

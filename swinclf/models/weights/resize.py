@@ -13,7 +13,6 @@ def resize_positions(
     grid: tuple[int, int],
     prefix: int,
     *,
-    old_grid: tuple[int, int] | None = None,
     smooth: bool = True,
 ) -> Tensor:
     """Resize a table of position embeddings like an image, channel by channel.
@@ -22,23 +21,21 @@ def resize_positions(
         table: Positions, (1, P + h * w, C).
         grid: New grid of patches (rows, columns).
         prefix: Number P of positions of tokens that are not patches; they are not changed.
-        old_grid: Present grid of patches; None: a square.
         smooth: Bicubic with anti-aliasing; otherwise bilinear without, as for Google's files.
 
     Returns:
         Positions, (1, P + new h * new w, C).
 
     Raises:
-        ValueError: If old_grid is None and the patches do not form a square.
+        ValueError: If the patches of the table do not form a square.
 
     Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021, sec. 3.2.
     """
     count = table.shape[1] - prefix
     side = round(max(count, 0) ** 0.5)
-    old_grid = old_grid or (side, side)
-    if old_grid[0] * old_grid[1] != count:
-        raise ValueError(f"{count} positions make no grid of {old_grid[0]} x {old_grid[1]}")
-    patches = table[:, prefix:].float().unflatten(1, old_grid).permute(0, 3, 1, 2)
+    if side * side != count:
+        raise ValueError(f"{count} positions make no grid of {side} x {side}")
+    patches = table[:, prefix:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
     mode = "bicubic" if smooth else "bilinear"
     patches = F.interpolate(patches, size=grid, mode=mode, antialias=smooth)  # (1, C, h, w)
     patches = patches.flatten(2).transpose(1, 2).to(table.dtype)

@@ -29,26 +29,20 @@ _SETTINGS = ("args", "arch", "config", "cfg", "hyper_parameters", "hparams", "mo
 class WeightsCheckpoint:
     """One state dict of a weights file, with its metadata."""
 
-    tensors: Mapping[str, Tensor]
-    """By their names in the file."""
-    source: Path
-    """The file, or the index of shards."""
+    tensors: Mapping[str, Tensor]  # by their names in the file
+    source: Path  # the file, or the index of shards
+    # config.json next to the file, or the checkpoint's own settings (`args`, `arch`)
     config: Mapping[str, Any] | None = None
-    """config.json next to the file, or the checkpoint's own settings (`args`, `arch`)."""
-    notes: tuple[str, ...] = ()
-    """Phrases on the selection for the report: "EMA"."""
-    files: tuple[Path, ...] = ()
-    """All files of the tensors."""
+    notes: tuple[str, ...] = ()  # phrases on the selection for the report: "EMA"
+    files: tuple[Path, ...] = ()  # all files of the tensors
 
 
 def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
     """Return all state dicts in the content of a file, each with notes on its selection.
 
-    The averaged weights (EMA) come first, as in timm, then a teacher's, then unmarked ones, then a
-    student's; among equals those with more tensors.
-
-    Args:
-        content: Nested dicts with tensors as leaves, arrays, or placeholders of modules.
+    The content are nested dicts with tensors, arrays or placeholders of modules. The averaged
+    weights (EMA) come first, as in timm, then a teacher's, then unmarked ones, then a student's;
+    among equals those with more tensors.
     """
     found = list(_state_dicts(content, (), _DEPTH, set()))
     most = max((len(state) for _, state in found), default=0)

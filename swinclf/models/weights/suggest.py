@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from swinclf.errors import SwinclfError, WeightsMismatchError
 from swinclf.models.catalogue import meta_network
 from swinclf.models.names import build_native, is_native, registry
-from swinclf.models.weights.adapt import adapt
-from swinclf.models.weights.head import is_classifier_name
+from swinclf.models.weights.adapt import adapt, is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
 from swinclf.models.weights.select import WeightsCheckpoint
 
@@ -27,13 +26,7 @@ _NAME_KEYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
 def add_suggestion(
     error: WeightsMismatchError, checkpoints: Sequence[WeightsCheckpoint], model: str
 ) -> WeightsMismatchError:
-    """Return the error with the model that the file fits, or unchanged if none is certain.
-
-    Args:
-        error: Error of the model that was tried.
-        checkpoints: The state dicts of the file.
-        model: Its name.
-    """
+    """Return the error of a model, with the one that the file certainly fits, if any."""
     fitting = [name for name in fitting_models(checkpoints) if name != model.partition(".")[0]]
     if not fitting:
         return error
@@ -136,7 +129,6 @@ def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
 
 
 def _blank(arch: str) -> nn.Module:
-    """Build a model on the meta device."""
     if is_native(arch):
         with torch.device("meta"):
             return build_native(arch, num_classes=2)

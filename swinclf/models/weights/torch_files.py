@@ -30,11 +30,7 @@ _INFLATION = 200  # torch does not compress; a file that inflates more is a deco
 
 
 def read_torch(path: Path) -> Any:
-    """Read a checkpoint: with torch if it holds only tensors, else with inert placeholders.
-
-    Raises:
-        UnreadablePickleError: If it is damaged or cut off.
-    """
+    """Read a checkpoint: with torch if it holds only tensors, else with inert placeholders."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,7 +129,6 @@ def _nothing(_: Any) -> Any:
 
 
 def _bytes(raw: bytearray) -> Tensor:
-    """Return a tensor over bytes, without a copy."""
     return torch.from_numpy(np.frombuffer(raw, np.uint8)) if raw else torch.zeros(0).byte()
 
 
@@ -151,11 +146,7 @@ def begins_as_pickle(head: bytes) -> bool:
 
 
 def module_state(module: Placeholder) -> dict[str, Tensor] | None:
-    """Return the state dict of a pickled network, or None if it is not a network.
-
-    Args:
-        module: An object with torch.nn.Module's attributes, or one of TorchScript's classes.
-    """
+    """Return the state dict of a pickled network or TorchScript; None for other objects."""
     if not isinstance(module.state, dict):
         return None
     is_script = module.name.startswith("__torch__.")

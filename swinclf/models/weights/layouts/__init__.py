@@ -7,15 +7,13 @@ from swinclf.models.weights.layouts import (
     openmmlab,
     self_supervised,
     torchvision,
-    transformers_swin,
-    transformers_vit,
+    transformers,
 )
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import WeightLayout
 
 LAYOUTS: tuple[WeightLayout, ...] = (
-    *transformers_swin.LAYOUTS,
-    *transformers_vit.LAYOUTS,
+    *transformers.LAYOUTS,
     *torchvision.LAYOUTS,
     *clip.LAYOUTS,
     *openmmlab.LAYOUTS,

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     join_qkv,
     prefix_of,
@@ -24,7 +25,6 @@ from swinclf.models.weights.layouts.naming import (
     rename_siblings,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES, _CLASS = "embeddings.patch_embedding.weight", "embeddings.class_embedding"
 _RULES: Rules = (
@@ -59,22 +59,18 @@ _OPEN_RULES: Rules = (
 )
 
 
-def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """Return the prefix of transformers' image tower, or None."""
-    return prefix_of(state, _PATCHES)
+def _transformers_prefix(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]], str | None]:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        prefix = prefix_of(state, _PATCHES)
+        is_found = prefix is not None and (prefix + _CLASS in state) is has_class_token
+        return prefix if is_found else None
+
+    return find_prefix
 
 
-def _is_transformers(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]], bool]:
-    def recognises(state: Mapping[str, Tensor]) -> bool:
-        prefix = _prefix(state)
-        return prefix is not None and (prefix + _CLASS in state) is has_class_token
-
-    return recognises
-
-
-def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _prefix(state)
-    assert prefix is not None
+def _convert_transformers(
+    state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]
+) -> State:
     body = drop_names(
         under_prefix(state, prefix),
         r"embeddings\.position_ids$",
@@ -88,7 +84,7 @@ def _convert_transformers(state: Mapping[str, Tensor], wanted: Mapping[str, Tens
     elif "attn_pool.latent" not in wanted:  # its classifier uses the mean of all patches
         found = drop_names(found, r"attn_pool\.")
         found |= rename_siblings(state, prefix, {"classifier.": "head."})
-    return fit_names(found, wanted)
+    return found
 
 
 def _with_batch(found: State) -> State:
@@ -118,15 +114,13 @@ def _open_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix if prefix is not None and prefix + "class_embedding" in state else None
 
 
-def _convert_open(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _open_prefix(state)
-    assert prefix is not None
+def _convert_open(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     projection = body.pop("proj", None)
     found = _with_batch(rename(body, _OPEN_RULES))
     if projection is not None:
         found["head.weight"] = projection.t()
-    return fit_names(found, wanted)
+    return found
 
 
 def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
@@ -140,30 +134,27 @@ def _trunk_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix + "visual.trunk."
 
 
-def _convert_trunk(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _trunk_prefix(state)
-    assert prefix is not None
+def _convert_trunk(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     found = under_prefix(state, prefix)
     head = under_prefix(state, re.sub(r"trunk\.$", "head.proj.", prefix))
     if "head.weight" not in found:
         found |= {f"head.{name}": value for name, value in head.items()}
-    return fit_names(found, wanted)
+    return found
 
 
 LAYOUTS = (
     WeightLayout(
-        "transformers CLIP", _is_transformers(has_class_token=True), _convert_transformers, "clip"
+        "transformers CLIP",
+        _transformers_prefix(has_class_token=True),
+        _convert_transformers,
+        "clip",
     ),
     WeightLayout(
         "transformers SigLIP",
-        _is_transformers(has_class_token=False),
+        _transformers_prefix(has_class_token=False),
         _convert_transformers,
         "half",
     ),
-    WeightLayout("OpenCLIP", lambda state: _open_prefix(state) is not None, _convert_open, "clip"),
-    WeightLayout(
-        "OpenCLIP with a timm network",
-        lambda state: _trunk_prefix(state) is not None,
-        _convert_trunk,
-    ),
+    WeightLayout("OpenCLIP", _open_prefix, _convert_open, "clip"),
+    WeightLayout("OpenCLIP with a timm network", _trunk_prefix, _convert_trunk),
 )

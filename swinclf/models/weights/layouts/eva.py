@@ -11,16 +11,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names, share_position_bias
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     join_qkv,
     prefix_of,
     rename,
+    share_position_bias,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
 _RULES: Rules = (
@@ -42,25 +43,23 @@ _UNUSED = (
 )
 
 
-def _is_eva(state: Mapping[str, Tensor]) -> bool:
+def _find_eva(state: Mapping[str, Tensor]) -> str | None:
     gates = (".mlp.w1.weight", ".mlp.w12.weight", ".mlp.ffn_ln.weight")
-    return _has(state, gates) and _has(state, (".attn.q_proj.weight", ".attn.q_bias"))
+    return _prefix_with(state, gates, (".attn.q_proj.weight", ".attn.q_bias"))
 
 
-def _is_beit(state: Mapping[str, Tensor]) -> bool:
+def _find_beit(state: Mapping[str, Tensor]) -> str | None:
     own = ("lm_head.weight", "rel_pos_bias.relative_position_bias_table")
-    return _has(state, own) and _has(state, (".attn.q_bias",))
+    return _prefix_with(state, own, (".attn.q_bias",))
 
 
-def _has(state: Mapping[str, Tensor], endings: tuple[str, ...]) -> bool:
-    """Return whether a ViT has a name with one of these endings."""
-    is_vit = prefix_of(state, _PATCHES) is not None
-    return is_vit and any(name.endswith(endings) for name in state)
+def _prefix_with(state: Mapping[str, Tensor], *endings: tuple[str, ...]) -> str | None:
+    """Return the prefix of a ViT that has a name with one of each of these endings."""
+    has_all = all(any(name.endswith(one) for name in state) for one in endings)
+    return prefix_of(state, _PATCHES) if has_all else None
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _PATCHES)
-    assert prefix is not None
+def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> State:
     found = rename(drop_names(under_prefix(state, prefix), *_UNUSED), _RULES)
     for name in [name for name in found if re.search(r"\.attn\.q\.bias$", name)]:
         joined = name.replace(".q.bias", ".qkv.weight")
@@ -73,10 +72,10 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
     if "norm.weight" in found and "norm.weight" not in wanted and "fc_norm.weight" in wanted:
         # Masked pretraining has no pooled norm; timm starts fine-tuning from its last one.
         found = rename(found, ((r"^norm\.", "fc_norm."),))
-    return fit_names(found, wanted)
+    return found
 
 
 LAYOUTS = (
-    WeightLayout("EVA-02", _is_eva, _convert, "clip"),
-    WeightLayout("BEiT", _is_beit, _convert),
+    WeightLayout("EVA-02", _find_eva, _convert, "clip"),
+    WeightLayout("BEiT", _find_beit, _convert),
 )

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import under_prefix
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
+from swinclf.models.weights.layouts.weight_layout import (
+    State,
+    WeightLayout,
+    under_prefix,
+)
 
 _PATCHES = "embedding/kernel"
 _ATTENTION = r"MultiHeadDotProductAttention_\d/"
@@ -44,13 +46,13 @@ _GOOGLE = (
 )
 
 
-def _recognises(state: Mapping[str, Tensor]) -> bool:
-    return any(name.endswith(_PATCHES) for name in state)
+def _find_prefix(state: Mapping[str, Tensor]) -> str | None:
+    """Return the prefix of the weights rather than of the optimizer's averages of them."""
+    found = [name.removesuffix(_PATCHES) for name in state if name.endswith(_PATCHES)]
+    return min(found, key=lambda prefix: "state" in prefix, default=None)
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Rename and transpose the tensors."""
-    prefix = min((n.removesuffix(_PATCHES) for n in state if n.endswith(_PATCHES)), key=_is_average)
+def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     found: State = {}
     for name, value in _unstacked(under_prefix(state, prefix)).items():
         for theirs, ours in _GOOGLE:
@@ -69,13 +71,7 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
                 found[name.replace("attn.query.", "kv.")] = torch.cat((key, value))
             else:
                 found[name.replace(".query.", ".qkv.")] = torch.cat((query, key, value))
-    found = {name.replace("attn_pool.attn.", "attn_pool."): one for name, one in found.items()}
-    return fit_names(found, wanted)
-
-
-def _is_average(prefix: str) -> bool:
-    """Return whether a prefix is of the optimizer's averages rather than the weights."""
-    return "state" in prefix
+    return {name.replace("attn_pool.attn.", "attn_pool."): one for name, one in found.items()}
 
 
 def _unstacked(state: State) -> State:
@@ -101,4 +97,4 @@ def _torch_layout(name: str, value: Tensor) -> Tensor:
     return value.flatten(1).t()  # (C, D) or (C, A, E) -> (D, C) or (A * E, C)
 
 
-GOOGLE = WeightLayout("Google JAX", _recognises, _convert)
+GOOGLE = WeightLayout("Google JAX", _find_prefix, _convert)

@@ -8,42 +8,34 @@ Source: microsoft/Swin-Transformer, models/swin_transformer.py and simmim.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import drop_names, prefix_of, under_prefix
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
+from swinclf.models.weights.layouts.weight_layout import (
+    State,
+    WeightLayout,
+    drop_names,
+    merge_in_next_stage,
+    prefix_of,
+    under_prefix,
+)
 
 _MERGING = "layers.0.downsample.reduction.weight"
 _COMPUTED = (r".*\.relative_(position_index|coords_table)$", r".*\.attn_mask$")
 
 
-def _is_simmim(state: Mapping[str, Tensor]) -> bool:
+def _find_simmim(state: Mapping[str, Tensor]) -> str | None:
     prefix = prefix_of(state, _MERGING)
-    return prefix is not None and prefix + "mask_token" in state
+    return prefix if prefix is not None and prefix + "mask_token" in state else None
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """Move patch merging to the next stage, and rename the head as in timm."""
-    prefix = prefix_of(state, _MERGING)
-    assert prefix is not None
+def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
-    found = {
-        re.sub(r"^layers\.(\d+)\.downsample", _next_stage, name): value
-        for name, value in body.items()
-    }
-    return fit_names(found, wanted)
-
-
-def _next_stage(match: re.Match[str]) -> str:
-    """Return the name of patch merging as part of the next stage."""
-    return f"layers.{int(match[1]) + 1}.downsample"
+    return merge_in_next_stage(body)
 
 
 LAYOUTS = (
-    WeightLayout("SimMIM", _is_simmim, _convert, "imagenet"),
-    WeightLayout("Microsoft Swin", lambda state: prefix_of(state, _MERGING) is not None, _convert),
+    WeightLayout("SimMIM", _find_simmim, _convert, "imagenet"),
+    WeightLayout("Microsoft Swin", lambda state: prefix_of(state, _MERGING), _convert),
 )

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     prefix_of,
     rename,
     rename_siblings,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _VIT, _SWIN = "layers.0.ffn.layers.0.0.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"
 
@@ -51,16 +51,12 @@ _HEADS = {
 }
 
 
-def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _VIT)
-    assert prefix is not None
+def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = drop_names(under_prefix(state, prefix), r"head\.")
-    return fit_names(rename(body, _RULES) | rename_siblings(state, prefix, _HEADS), wanted)
+    return rename(body, _RULES) | rename_siblings(state, prefix, _HEADS)
 
 
-def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _SWIN)
-    assert prefix is not None
+def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = rename(drop_names(under_prefix(state, prefix), r"head\.", *_COMPUTED), _SWIN_RULES)
     # Swin V2 merges patches at the start of a stage, as timm does; Swin at the end of the previous.
     later = any(name.startswith("stages.0.downsample.") for name in body)
@@ -74,7 +70,7 @@ def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             found[f"layers.{stage}.downsample.{merging[2]}"] = _in_order(value) if before else value
         else:
             found[re.sub(r"^stages\.", "layers.", name)] = value
-    return fit_names(found | rename_siblings(state, prefix, _HEADS), wanted)
+    return found | rename_siblings(state, prefix, _HEADS)
 
 
 def _in_order(value: Tensor) -> Tensor:
@@ -89,10 +85,7 @@ def _in_order(value: Tensor) -> Tensor:
 
 LAYOUTS = (
     WeightLayout(
-        "OpenMMLab Swin",
-        lambda state: prefix_of(state, _SWIN) is not None,
-        _convert_swin,
-        "imagenet",
+        "OpenMMLab Swin", lambda state: prefix_of(state, _SWIN), _convert_swin, "imagenet"
     ),
-    WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT) is not None, _convert_vit),
+    WeightLayout("OpenMMLab ViT", lambda state: prefix_of(state, _VIT), _convert_vit),
 )

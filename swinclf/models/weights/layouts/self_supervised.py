@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from swinclf.errors import WeightsError
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     fold_class_position,
     rename,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "patch_embed.proj.weight"
 # Preferred encoder if a file holds several: the average that DINO evaluates, the encoder that MoCo
@@ -59,24 +59,18 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
     return found[order.index(min(order))] if found else None
 
 
-def _has(pattern: str) -> Callable[[Mapping[str, Tensor]], bool]:
-    """Return a recogniser of a ViT with a name that the pattern matches completely."""
-    compiled = re.compile(r"(.*\.)?" + pattern)
+def _has(*patterns: str) -> Callable[[Mapping[str, Tensor]], str | None]:
+    """Find the prefix of a ViT with names that match each pattern completely."""
+    compiled = [re.compile(r"(.*\.)?" + pattern) for pattern in patterns]
 
-    def recognises(state: Mapping[str, Tensor]) -> bool:
-        return any(compiled.fullmatch(name) for name in state) and _prefix(state) is not None
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        has_all = all(any(one.fullmatch(name) for name in state) for one in compiled)
+        return _prefix(state) if has_all else None
 
-    return recognises
-
-
-def _is_moco(state: Mapping[str, Tensor]) -> bool:
-    """Return whether there is a base encoder and a part that only MoCo's training has."""
-    return _has(r"base_encoder\..*")(state) and _has(r"(momentum_encoder|predictor)\..*")(state)
+    return find_prefix
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _prefix(state)
-    assert prefix is not None
+def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     if prefix + "storage_tokens" in state:
         body = _without_key_bias(body)
@@ -84,7 +78,7 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
     found = rename(drop_names(body, *_UNUSED), _RULES)
     if "reg_token" in found and "pos_embed" in found:
         fold_class_position(found)
-    return fit_names(found, wanted)
+    return found
 
 
 def _without_key_bias(state: State) -> State:
@@ -98,11 +92,7 @@ def _without_key_bias(state: State) -> State:
 
 
 def _check_periods(periods: Tensor | None) -> None:
-    """Refuse rotary positions of another base than 100, which timm does not compute.
-
-    Raises:
-        WeightsError: If they differ by more than the rounding of bfloat16.
-    """
+    """Refuse rotary positions of another base than 100, which timm does not compute."""
     if periods is None or periods.is_meta:
         return
     steps = torch.arange(len(periods), dtype=torch.float32) / len(periods)
@@ -116,15 +106,15 @@ def _check_periods(periods: Tensor | None) -> None:
 
 LAYOUTS = (
     WeightLayout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
-    WeightLayout("MoCo v3", _is_moco, _convert, "imagenet"),
-    WeightLayout("iBOT", _has("masked_embed"), _convert, "imagenet"),
-    WeightLayout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
-    WeightLayout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
     WeightLayout(
-        "Meta DINO",
-        _has(r"(head\.last_layer|dino_head)\..*"),
+        "MoCo v3",
+        _has(r"base_encoder\..*", r"(momentum_encoder|predictor)\..*"),
         _convert,
         "imagenet",
     ),
+    WeightLayout("iBOT", _has("masked_embed"), _convert, "imagenet"),
+    WeightLayout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
+    WeightLayout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
+    WeightLayout("Meta DINO", _has(r"(head\.last_layer|dino_head)\..*"), _convert, "imagenet"),
     WeightLayout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
 )

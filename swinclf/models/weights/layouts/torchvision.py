@@ -6,20 +6,20 @@ Source: torchvision/models/swin_transformer.py and vision_transformer.py, 0.13 t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     prefix_of,
     rename,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _SWIN, _VIT = "features.0.0.weight", "encoder.layers.encoder_layer_0.ln_1.weight"
 
@@ -46,26 +46,24 @@ _VIT_RULES: Rules = (
 _COMPUTED = (r".*\.relative_(position_index|coords_table)$",)
 
 
-def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
-    prefix = prefix_of(state, _SWIN)
-    found = prefix is not None and f"{prefix}features.1.0.attn.qkv.weight" in state
-    return prefix if found else None
+def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        prefix = prefix_of(state, _SWIN)
+        is_second = any(name.endswith(".attn.logit_scale") for name in state)
+        is_swin = prefix is not None and f"{prefix}features.1.0.attn.qkv.weight" in state
+        return prefix if is_swin and is_second is (version == 2) else None
+
+    return find_prefix
 
 
-def _is_second(state: Mapping[str, Tensor]) -> bool:
-    return any(name.endswith(".attn.logit_scale") for name in state)
-
-
-def _convert_swin(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _swin_prefix(state)
-    assert prefix is not None
+def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = rename(drop_names(under_prefix(state, prefix), *_COMPUTED), _SWIN_RULES)
     found = {re.sub(r"^features\.(\d+)\.", _stage, name): value for name, value in body.items()}
     for name in [name for name in found if name.endswith(".attn.qkv.bias")]:
         if name.replace("qkv.bias", "logit_scale") in found:  # Swin V2 ignores the bias of keys
-            query, _, own = found[name].chunk(3)
+            query, _key, own = found[name].chunk(3)
             found[name] = torch.cat((query, torch.zeros_like(query), own))
-    return fit_names(found, wanted)
+    return found
 
 
 def _stage(match: re.Match[str]) -> str:
@@ -74,29 +72,12 @@ def _stage(match: re.Match[str]) -> str:
     return f"layers.{number // 2}." + ("blocks." if number % 2 else "downsample.")
 
 
-def _convert_vit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = prefix_of(state, _VIT)
-    assert prefix is not None
-    return fit_names(rename(under_prefix(state, prefix), _VIT_RULES), wanted)
+def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
+    return rename(under_prefix(state, prefix), _VIT_RULES)
 
 
 LAYOUTS = (
-    WeightLayout(
-        "torchvision Swin V2",
-        lambda state: _swin_prefix(state) is not None and _is_second(state),
-        _convert_swin,
-        "imagenet",
-    ),
-    WeightLayout(
-        "torchvision Swin",
-        lambda state: _swin_prefix(state) is not None and not _is_second(state),
-        _convert_swin,
-        "imagenet",
-    ),
-    WeightLayout(
-        "torchvision ViT",
-        lambda state: prefix_of(state, _VIT) is not None,
-        _convert_vit,
-        "imagenet",
-    ),
+    WeightLayout("torchvision Swin V2", _swin_version(2), _convert_swin, "imagenet"),
+    WeightLayout("torchvision Swin", _swin_version(1), _convert_swin, "imagenet"),
+    WeightLayout("torchvision ViT", lambda state: prefix_of(state, _VIT), _convert_vit, "imagenet"),
 )

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ViT, DeiT, ViTMAE, BEiT, DINOv2 and DINOv3.
+"""Hugging Face transformers: Swin, Swin V2, ViT, DeiT, ViTMAE, BEiT, DINOv2 and DINOv3.
 
 Each under the names of its files since 2020 and those of a network of transformers 5 in memory.
 Source: the model files of transformers 4 and 5.
@@ -10,21 +10,74 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from swinclf.models.weights.layouts.fit_names import fit_names, share_position_bias
-from swinclf.models.weights.layouts.naming import (
+from swinclf.models.weights.layouts.weight_layout import (
     Rules,
+    State,
+    WeightLayout,
     drop_names,
     fold_class_position,
     join_qkv,
+    merge_in_next_stage,
     prefix_of,
     rename,
     rename_siblings,
+    share_position_bias,
     under_prefix,
 )
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
 
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
 _PATCHES_V3 = "embeddings.patch_embeddings.weight"
+_BLOCK = r"^(layers\.\d+\.blocks\.\d+\.)"
+_SWIN_RULES: Rules = (
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.norm\.", "patch_embed.norm."),
+    (r"^encoder\.layers\.", "layers."),
+    (_BLOCK + r"attention\.self\.(q|k|v)(uery|ey|alue)\.", r"\1attn.\2."),
+    (_BLOCK + r"attention\.(self\.)?(q|k|v)_proj\.", r"\1attn.\3."),
+    (_BLOCK + r"attention\.(self\.)?(relative_position_bias\.)?relative_", r"\1attn.relative_"),
+    (_BLOCK + r"attention\.(self\.)?continuous_position_bias_mlp\.", r"\1attn.cpb_mlp."),
+    (_BLOCK + r"attention\.(self\.)?logit_scale$", r"\1attn.logit_scale"),
+    (_BLOCK + r"attention\.(output\.dense|o_proj)\.", r"\1attn.proj."),
+    (_BLOCK + r"layernorm_before\.", r"\1norm1."),
+    (_BLOCK + r"layernorm_after\.", r"\1norm2."),
+    (_BLOCK + r"intermediate\.dense\.", r"\1mlp.fc1."),
+    (_BLOCK + r"output\.dense\.", r"\1mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+)
+# For masked training, or computed from the window.
+_SWIN_UNUSED = (r"embeddings\.mask_token$", r".*\.relative_(position_index|coords_table)$")
+
+
+def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
+    """Return the prefix of the backbone, or None if it is not one of these networks."""
+    prefix = prefix_of(state, _PATCHES)
+    if prefix is None or not any(
+        name.startswith(f"{prefix}encoder.layers.0.blocks.0.") for name in state
+    ):
+        return None
+    return prefix
+
+
+def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
+        is_second = any("continuous_position_bias_mlp" in name for name in state)
+        return _swin_prefix(state) if is_second is (version == 2) else None
+
+    return find_prefix
+
+
+def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
+    body = drop_names(under_prefix(state, prefix), *_SWIN_UNUSED, r"classifier\.", r"decoder\.")
+    found = merge_in_next_stage(join_qkv(rename(body, _SWIN_RULES)))
+    found |= rename_siblings(state, prefix, {"classifier.": "head."})
+    return found
+
+
+_SWIN_LAYOUTS = (
+    WeightLayout("transformers Swin V2", _swin_version(2), _convert_swin, "imagenet"),
+    WeightLayout("transformers Swin", _swin_version(1), _convert_swin, "imagenet"),
+)
+
 
 _RULES: Rules = (
     (r"^embeddings\.cls_token$", "cls_token"),
@@ -72,24 +125,20 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix if not any(".blocks." in name for name in state) else None
 
 
-def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], bool]:
-    """Return a recogniser of a backbone with a name that contains one of these parts.
+def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], str | None]:
+    """Find the prefix of a backbone with a name that contains one of these parts.
 
-    Args:
-        parts: Parts of names.
-        plain: Whether to recognise a backbone without them instead.
+    With `plain`, of a backbone without them.
     """
 
-    def recognises(state: Mapping[str, Tensor]) -> bool:
+    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
         has = any(part in name for name in state for part in parts)
-        return _prefix(state) is not None and has is not plain
+        return _prefix(state) if has is not plain else None
 
-    return recognises
+    return find_prefix
 
 
-def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    prefix = _prefix(state)
-    assert prefix is not None
+def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     body = {name: value for name, value in body.items() if not name.startswith(tuple(_HEADS))}
     if not prefix:
@@ -100,7 +149,7 @@ def _convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State
     if "reg_token" in found and "pos_embed" in found:
         fold_class_position(found)
     share_position_bias(found, wanted)
-    return fit_names(found, wanted)
+    return found
 
 
 def _ungated(state: State) -> State:
@@ -110,11 +159,12 @@ def _ungated(state: State) -> State:
 
 
 LAYOUTS = (
+    *_SWIN_LAYOUTS,
     WeightLayout("transformers BEiT", _has(".lambda_1"), _convert),
     WeightLayout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
     WeightLayout(
         "transformers DINOv3",
-        lambda state: _prefix(state) is not None and prefix_of(state, _PATCHES_V3) is not None,
+        lambda state: None if prefix_of(state, _PATCHES_V3) is None else _prefix(state),
         _convert,
         "imagenet",
     ),

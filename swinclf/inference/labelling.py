@@ -1,4 +1,4 @@
-"""A folder with a subfolder for each predicted label, of links to the images. Moves nothing."""
+"""Predictions for people who label: links to the images by label, and the images to label next."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from swinclf.errors import ConfigError
 from swinclf.files import cannot_write
@@ -17,17 +19,8 @@ _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
 class LabelFolders:
     """Links to images by predicted label; copies where links are not allowed.
 
-    Args:
-        root: The folder; new or empty.
-        sources: Folders that must not contain it: those of the images.
-
-    Attributes:
-        root: The folder.
-        linked: Number of links made.
-        copied: Number of copies made.
-
     Raises:
-        ConfigError: If the folder has files in it, or is in one of `sources`.
+        ConfigError: If the folder has files in it, or is in one of `sources`, those of the images.
     """
 
     def __init__(self, root: Path, sources: Iterable[Path]) -> None:
@@ -78,3 +71,36 @@ def folder_name(label: str) -> str:
     """
     name = _NOT_IN_NAMES.sub("_", label)
     return name if name.strip(". ") else "_"
+
+
+CANDIDATES = 5  # times as many images of small margin as are selected
+
+
+def select_diverse(margins: np.ndarray, features: np.ndarray | None, count: int) -> list[int]:
+    """Return the indices of up to `count` images to label, the most valuable first.
+
+    The first has the smallest margin. Each other one has the largest product of its doubt (one
+    minus the margin) and its distance to the nearest that is selected already, so that
+    near-duplicates do not fill the list.
+
+    Args:
+        margins: (N,) differences of the two highest probabilities, in [0, 1].
+        features: (N, D); None selects by margin only.
+        count: Number of images; all if there are fewer.
+
+    Source: margin sampling, Scheffer et al. 2001; the farthest point, Sener & Savarese 2018
+    (core-set), sec. 4.2.
+    """
+    count = min(count, len(margins))
+    if features is None or count < 2:
+        return list(map(int, np.argsort(margins, kind="stable")[:count]))
+    points = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    nearest = np.full(len(points), np.inf)
+    selected = [int(np.argmin(margins))]
+    while len(selected) < count:
+        distances = np.linalg.norm(points - points[selected[-1]], axis=1)
+        nearest = np.minimum(nearest, distances)
+        value = (1.0 - margins) * nearest
+        value[selected] = -1.0
+        selected.append(int(np.argmax(value)))
+    return selected
