@@ -69,6 +69,29 @@ def test_the_figures_of_runs_are_compared_with_fresh_images(tmp_path):
     assert row["reject_0.9"]["reached"] <= row["reject_0.9"]["offered"] <= 2
 
 
+def test_forecasts_of_the_learning_curve_are_compared_with_more_images(tmp_path):
+    draw = np.random.default_rng(0)
+    for number in range(180):  # two classes that overlap: the error falls slowly
+        pixels = draw.normal(110 + 30 * (number % 2), 40, (4, 4, 3)).clip(0, 255).astype(np.uint8)
+        file = tmp_path / f"{number % 2}" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(file)
+    words = ("--images", 30, "--held-out", 45, "--seeds", 4, "--model", SMALL_MODEL)
+    (row,) = lines("learning.py", tmp_path, *words)
+    assert (row["images"], row["held_out"]) == (30, 45)
+    assert row["forecasts"] >= 1
+    assert row["error"] == pytest.approx(row["forecast"] - row["actual"], abs=2e-4)
+    assert 0 <= row["covered"] <= 1
+
+
+def test_evidence_is_compared_with_random_cells(tmp_path):
+    photos = write_dataset(tmp_path / "photos", per_class=20, colours=COLOURS)
+    before, *rows = lines("evidence.py", photos, "--part", 0.5, "--model", "vit_tiny_patch16_224")
+    assert before["images"] == 12
+    assert [row["cells"] for row in rows] == ["most evidence", "random", "least evidence"]
+    assert rows[0]["without"] == rows[2]["alone"]
+
+
 def test_weights_of_the_classes_are_compared_on_a_rare_class(tmp_path):
     colours = {name: COLOURS[name] for name in ("red", "blue")}
     photos = write_dataset(tmp_path / "photos", per_class=14, colours=colours)
