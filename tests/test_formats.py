@@ -20,7 +20,6 @@ from swinclf.errors import WeightsError
 from swinclf.models.names import build_native
 from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.containers import read_checkpoints
-from swinclf.models.weights.resize import resize_bias_table, resize_positions
 
 VIT, SWIN, DEIT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit3_small_patch16_224"
 SMALL = {VIT: {"depth": 2, "img_size": 48}, DEIT: {"depth": 2, "img_size": 48}}
@@ -294,10 +293,3 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(WeightsError, match="tensors"):
         read_checkpoints(tmp_path / "empty.pth")
-
-
-def test_tables_that_are_no_square_are_refused() -> None:
-    with pytest.raises(ValueError, match="7 positions"):
-        resize_positions(torch.ones(1, 8, 4), (4, 4), 1)
-    with pytest.raises(ValueError, match="12 offsets"):
-        resize_bias_table(torch.ones(12, 2), (7, 7), 169)

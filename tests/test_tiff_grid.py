@@ -415,6 +415,18 @@ def test_a_truncated_file_is_never_half_an_image(codec, stored):
 # What is refused, and by what name
 
 
+@pytest.mark.parametrize("tag", [279, 325])
+def test_a_strip_or_tile_that_is_too_short_is_not_filled_with_the_next_one(tag):
+    stored = {"rowsperstrip": 5} if tag == 279 else {"tile": (16, 16)}
+    data = bytearray(written(samples_of("u2", 16, 1), photometric="minisblack", **stored))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        sizes = file.pages[0].tags[tag]
+        first, kind, start = sizes.value[0], sizes.dtype.name, sizes.valueoffset
+    struct.pack_into("<H" if kind == "SHORT" else "<I", data, start, first - 2)
+    with pytest.raises(UnreadableImage, match="image data ends too early"):
+        decode_image(bytes(data))
+
+
 def stacked(values, **options):
     """An array of several planes, each a page."""
     buffer = io.BytesIO()

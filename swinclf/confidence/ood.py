@@ -30,7 +30,6 @@ BACKGROUND_WEIGHT = 0.5
 UNSCALED = (0.0, 1.0, 0.0, 1.0)
 
 MAX_EXACT = 600  # rows or columns up to which the SVD is exact
-TINY = 1e-12
 MAX_DIRECTIONS = 64  # R
 MIN_FREEDOM = 8  # degrees of freedom that a covariance needs
 
@@ -189,11 +188,8 @@ def _principal_directions(centred: Doubles, count: int) -> tuple[Doubles, Double
         # Halko, Martinsson & Tropp 2011: far faster where few of many are needed.
         _, lengths, rows = randomized_svd(centred, count, n_iter=4, random_state=0)
         return lengths, rows
-    is_wide = len(centred) < centred.shape[1]
-    inner = centred @ centred.T if is_wide else centred.T @ centred
-    squares, vectors = np.linalg.eigh(inner.astype(np.float64))
-    lengths, rows = np.sqrt(squares[::-1].clip(min=0)), vectors.T[::-1]
-    return lengths, rows @ centred / np.maximum(lengths, TINY)[:, None] if is_wide else rows
+    _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+    return lengths, rows
 
 
 def pack_array(array: Floats) -> dict[str, Any]:

@@ -49,7 +49,6 @@ _CODEC_TAGS = {
     layouts.OLD_JPEG: tuple(range(512, 522)),
     layouts.JPEG: (347,),
 }
-_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1])
 
 
 @dataclass(frozen=True)
@@ -261,37 +260,20 @@ def _decompress(
     sizes = grid.sizes[plane, first:last].ravel()
     most = 2 * grid.row_bytes * grid.height + _CODEC_OVERHEAD
     pieces = []
-    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
+    for number, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
         if offset <= 0 or size <= 0 or offset + size > len(page.data):
             raise ValueError("image data is outside the file")
+        height = grid.height if grid.is_tiled else min(grid.height, rows - number * grid.height)
+        if layout.compression == layouts.NONE and size < height * grid.row_bytes:
+            raise ValueError("image data ends too early")  # the decoder would read on in the next
         pieces.append(page.data[offset : offset + min(size, most)])
-    if layout.compression == layouts.NONE:
-        return _plain(pieces, layout, grid, rows)
     return _through_libtiff(pieces, layout, grid, rows)
-
-
-def _plain(pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int) -> np.ndarray:
-    decoded, done = [], 0
-    whole = grid.height * grid.row_bytes
-    for number, piece in enumerate(pieces):
-        wanted = whole if grid.is_tiled else min(whole, rows * grid.row_bytes - number * whole)
-        if len(piece) < wanted:
-            raise ValueError("image data ends too early")
-        decoded.append(np.frombuffer(piece, np.uint8, wanted))
-        done += wanted
-    values = np.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-    if layout.fill_order == 2:
-        values = np.take(_REVERSED, values)
-    if not grid.is_tiled:
-        return values.reshape(rows, 1, grid.row_bytes)
-    tiles = values.reshape(-1, grid.across, grid.height, grid.row_bytes)
-    return tiles.transpose(0, 2, 1, 3).reshape(rows, grid.across, grid.row_bytes)
 
 
 def _through_libtiff(
     pieces: Sequence[bytes], layout: TiffLayout, grid: _Grid, rows: int
 ) -> np.ndarray:
-    """Return compressed rows, decoded as a file of 8-bit grey."""
+    """Return the rows of strips or tiles, decoded as a file of 8-bit grey."""
     starts = 8 + np.cumsum([0, *(len(piece) for piece in pieces[:-1])])
     width = grid.across * grid.row_bytes
     described: dict[int, Sequence[int] | np.ndarray] = {
@@ -315,7 +297,7 @@ def _through_libtiff(
         try:
             picture.load()
         except OSError as error:  # whose message is a number
-            raise ValueError("compressed image data is broken") from error
+            raise ValueError("image data is broken") from error
         return np.asarray(picture).reshape(rows, grid.across, grid.row_bytes)
 
 

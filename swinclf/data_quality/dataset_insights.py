@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from swinclf.data.folder import ImageFile
 from swinclf.device import one_blas_thread
@@ -88,12 +88,11 @@ def out_of_fold_probabilities(
 
     (N, D) features, and (N,) labels from 0 to K - 1, at least five of each.
     """
-    components = reduce_dimensions(features)
-    probs = np.empty((len(labels), int(labels.max()) + 1))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    for fitted, held_out in folds.split(components, labels):
-        model = fit_lda(components[fitted], labels[fitted])
-        probs[held_out] = model.predict_proba(components[held_out])
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    probs: Floats = cross_val_predict(
+        model, reduce_dimensions(features), labels, cv=folds, method="predict_proba"
+    )
     return probs
 
 

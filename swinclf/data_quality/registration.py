@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import irfft2, rfft2
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 DETAIL_SIDE = 96  # of the images compared, px
 COARSE_STEPS, FINE_STEPS = 5, 3
@@ -166,21 +166,14 @@ def _details(picture: np.ndarray) -> np.ndarray:
 
 def _norms(details: np.ndarray) -> np.ndarray:
     norms = np.full((len(SIZES), MATCH_SIDE, MATCH_SIDE), np.inf, dtype=np.float32)
-    # Running sums, of which the sum over any window is a difference.
-    summed = [(details.astype(np.float64) ** n).cumsum(axis=0).cumsum(axis=1) for n in (1, 2)]
-    sums, squares = (np.pad(one, ((1, 0), (1, 0))) for one in summed)
+    powers = details.astype(np.float64), details.astype(np.float64) ** 2
     for row, size in enumerate(SIZES):
-        spread = _windows(squares, size) - _windows(sums, size) ** 2 / size**2
         room = MATCH_SIDE - size + 1
-        norms[row, :room, :room] = np.sqrt(np.maximum(spread, (FLAT * size) ** 2))
+        whole = np.s_[size // 2 : size // 2 + room]  # centres of the windows within the image
+        mean, square = (uniform_filter(one, size)[whole, whole] for one in powers)
+        spread = np.maximum(square - mean**2, FLAT**2)
+        norms[row, :room, :room] = size * np.sqrt(spread)
     return norms
-
-
-def _windows(sums: np.ndarray, size: int) -> np.ndarray:
-    """Return the sum over every window of a size, from running sums."""
-    return np.asarray(
-        sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
-    )
 
 
 @lru_cache(maxsize=len(SIZES))

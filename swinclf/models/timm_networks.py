@@ -1,4 +1,4 @@
-"""The timm backend: the only module besides the catalogue that imports timm."""
+"""The timm backend: networks that timm builds, with their weights and preprocessing."""
 
 from __future__ import annotations
 

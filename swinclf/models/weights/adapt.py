@@ -6,7 +6,9 @@ The networks may be this package's or timm's, which use the same parameter names
 from __future__ import annotations
 
 import copy
+import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +21,6 @@ from swinclf.models.weights.differences import tensor_mismatch_error
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import Match, best_match, is_training_only, unused_groups
-from swinclf.models.weights.resize import resize_bias_table, resize_positions
 
 # Hidden layers of a head: loaded if the file has them, otherwise new like the classifier.
 _HIDDEN = re.compile(r"(head\.)?pre_logits\.")
@@ -219,23 +220,41 @@ def _resized(
     *,
     smooth: bool,
 ) -> Tensor:
-    """Return a position table resized to the network; any other tensor unchanged."""
-    if name == "pos_embed":
+    """Return a position table resized to the network; any other tensor unchanged.
+
+    Google's files are resized bilinearly without anti-aliasing: not `smooth`.
+    """
+    if value.shape == wanted.shape or value.dim() != wanted.dim():
+        return value
+    if name == "pos_embed" and value.dim() == 3:
         embed: Any = model.get_submodule("patch_embed")
-        own = tuple(getattr(embed, "grid_size", None) or ())
-        if len(own) != 2 or (value.shape == wanted.shape):
+        grid = list(getattr(embed, "grid_size", None) or ())
+        has_prefix = not getattr(model, "no_embed_class", False)
+        prefix = int(getattr(model, "num_prefix_tokens", 0)) if has_prefix else 0
+        if len(grid) != 2:
             return value
-        if value.dim() != 3 or wanted.dim() != 3:
-            return value
-        prefix = getattr(model, "num_prefix_tokens", 0)
-        prefix = 0 if getattr(model, "no_embed_class", False) else int(prefix)
-        return resize_positions(value, own, prefix, smooth=smooth)
+        count = value.shape[1] - prefix
+        side = math.isqrt(max(count, 0))
+        if side * side != count:
+            raise ValueError(f"{count} positions make no grid of {side} x {side}")
+        from timm.layers import resample_abs_pos_embed  # not at the top: it takes two seconds
+
+        mode = "bicubic" if smooth else "bilinear"
+        resized: Tensor = resample_abs_pos_embed(
+            value, grid, num_prefix_tokens=prefix, interpolation=mode, antialias=smooth
+        )
+        return resized
     if name.endswith("relative_position_bias_table") and value.shape[0] != wanted.shape[0]:
         attention: Any = model.get_submodule(name.rpartition(".")[0])
         window = getattr(attention, "window_size", None)
         if window is None:
             return value
-        return resize_bias_table(value, tuple(window), wanted.shape[0])
+        from timm.layers import resize_rel_pos_bias_table
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm, on its own indexing
+            table: Tensor = resize_rel_pos_bias_table(value, tuple(window), tuple(wanted.shape))
+        return table
     return value
 
 

@@ -40,7 +40,7 @@ class WeightsCheckpoint:
 def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
     """Return all state dicts in the content of a file, each with notes on its selection.
 
-    The content are nested dicts with tensors, arrays or placeholders of modules. The averaged
+    `content` is nested dicts with tensors, arrays or placeholders of modules. The averaged
     weights (EMA) come first, as in timm, then a teacher's, then unmarked ones, then a student's;
     among equals those with more tensors.
     """

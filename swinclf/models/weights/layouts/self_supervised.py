@@ -60,7 +60,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _has(*patterns: str) -> Callable[[Mapping[str, Tensor]], str | None]:
-    """Find the prefix of a ViT with names that match each pattern completely."""
+    """Return a finder of a ViT with names that match each pattern completely."""
     compiled = [re.compile(r"(.*\.)?" + pattern) for pattern in patterns]
 
     def find_prefix(state: Mapping[str, Tensor]) -> str | None:

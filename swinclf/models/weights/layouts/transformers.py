@@ -126,7 +126,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], str | None]:
-    """Find the prefix of a backbone with a name that contains one of these parts.
+    """Return a finder of a backbone with a name that contains one of these parts.
 
     With `plain`, of a backbone without them.
     """
