@@ -19,8 +19,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from swinclf.data.images import UnreadableImage, content_digest, read_bytes, read_slot, use_image
-from swinclf.data.limits import MAX_FILE_BYTES, serialize_if_large
+from swinclf.data.images import (
+    ExcessiveImage,
+    UnreadableImage,
+    content_digest,
+    read_bytes,
+    read_slot,
+    use_image,
+)
+from swinclf.data.limits import serialize_if_large, why_not_bytes
 from swinclf.data.thread_pool import (
     DEADLINE_VARIABLE,
     Job,
@@ -94,24 +101,34 @@ def decode_encoded(
     to_pixels: Callable[[Image.Image], np.ndarray],
     decode_px: int,
     ranges: tuple[ValueRange, ...] = (),
+    *,
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Decode and transform an image file that is in memory.
 
     Args:
-        data: The whole file, at most `limits.MAX_FILE_BYTES`.
+        data: The whole file.
         to_pixels: RGB image -> (H, W, 3) uint8.
         decode_px: Required length of the shorter side, px.
         ranges: Black and white points of images of more than 8 bits.
+        max_bytes: Limit of the file's size; None for `limits.MAX_FILE_BYTES`.
+        max_pixels: Limit of the image's size, px; None for that of its format.
 
     Raises:
         UnreadableImage: If it cannot be read.
+        ExcessiveImage: If it exceeds a limit.
     """
     if not data:
         raise UnreadableImage("expected the bytes of an image file; found none")
-    if len(data) > MAX_FILE_BYTES:
-        raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
+    if reason := why_not_bytes(len(data), max_bytes):
+        raise ExcessiveImage(reason)
+
+    def use(picture: Image.Image, _: object) -> np.ndarray:
+        return to_pixels(picture)
+
     with serialize_if_large(len(data)):
-        return use_image(data, lambda one, _: to_pixels(one), decode_px=decode_px, ranges=ranges)
+        return use_image(data, use, decode_px=decode_px, ranges=ranges, max_pixels=max_pixels)
 
 
 def load_for_prediction(
