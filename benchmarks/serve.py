@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import statistics
@@ -34,9 +35,9 @@ classifier = swinclf.load(sys.argv[1])
 paths = json.loads(sys.stdin.readline())
 classifier.predict(paths[:32])
 while sys.stdin.readline():
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     classifier.predict(paths)
-    print(len(paths) / (time.perf_counter() - start), flush=True)
+    print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
 """
 LIMITS = ("--max-seconds", "10", "--max-file", "8", "--max-request", "16")
 TOLERANCE = 1e-3  # of a probability: the last digits depend on the size of the batch
@@ -62,6 +63,12 @@ class Server:
         """Its resident memory."""
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         return int(status.split("VmRSS:")[1].split()[0]) // 2**10
+
+    def cpu_s(self) -> float:
+        """The CPU time that it has used."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> int:
         """Stops it; its exit code."""
@@ -121,7 +128,7 @@ class Load:
         self.wrong: list[str] = []
 
     async def label_all(self, clients: int) -> float:
-        """Labels all photographs once; images a second."""
+        """Labels all photographs once; the seconds that took."""
         left = iter(self._photos)
 
         async def work() -> None:
@@ -132,7 +139,7 @@ class Load:
 
         start = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(clients)))
-        return len(self._photos) / (time.perf_counter() - start)
+        return time.perf_counter() - start
 
     async def mix(self, clients: int, seconds: float, server: Server) -> list[int]:
         """Half of the clients send photographs, the others each kind of what should not be sent.
@@ -216,7 +223,7 @@ WIDE = _wide_png()
 
 @contextmanager
 def predicting(run: Path, paths: list[Path]) -> Iterator[subprocess.Popen[str]]:
-    """A process that labels the photographs whenever it gets a line, and prints images a second."""
+    """A process that labels the photographs whenever it gets a line, and prints both its times."""
     process = subprocess.Popen(
         [sys.executable, "-c", PREDICT, str(run)],
         stdin=subprocess.PIPE,
@@ -273,7 +280,8 @@ def measure_throughput(
     report: timing.Report,
 ) -> None:
     """Both sides in turns, each already started."""
-    server, rates = Server(run), dict[str, list[float]](serve=[], predict=[])
+    server = Server(run)
+    seconds, cpu_s = (dict[str, list[float]](serve=[], predict=[]) for _ in range(2))
     with predicting(run, paths) as process:
         assert process.stdin
         assert process.stdout
@@ -282,13 +290,19 @@ def measure_throughput(
         for _ in range(options.rounds):
             process.stdin.write("\n")
             process.stdin.flush()
-            rates["predict"].append(float(process.stdout.readline()))
-            rates["serve"].append(asyncio.run(load.label_all(options.clients)))
+            for times, text in zip(
+                (seconds, cpu_s), process.stdout.readline().split(), strict=True
+            ):
+                times["predict"].append(float(text))
+            before = server.cpu_s()
+            seconds["serve"].append(asyncio.run(load.label_all(options.clients)))
+            cpu_s["serve"].append(server.cpu_s() - before)
     report.add(
         f"{len(paths)} photographs, {options.clients} clients",
-        predict_images_per_second=statistics.median(rates["predict"]),
-        serve_images_per_second=statistics.median(rates["serve"]),
-        times_as_fast=timing.median_ratio(rates["serve"], rates["predict"]),
+        predict_images_per_second=len(paths) / statistics.median(seconds["predict"]),
+        serve_images_per_second=len(paths) / statistics.median(seconds["serve"]),
+        times_as_fast=timing.median_ratio(seconds["predict"], seconds["serve"]),
+        times_as_fast_by_cpu_time=timing.median_ratio(cpu_s["predict"], cpu_s["serve"]),
         wrong=len(load.wrong),
         exit_code=server.stop(),
     )

@@ -180,6 +180,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         *[(0, ("--precision", precision)) for precision in ("auto", "fp32", "bf16", "fp16")],
+        (0, ("--run", "{exported}")),
         (1, ("--reject", "0.9")),
         (1, ("--impl", "native")),
     ],
@@ -323,6 +324,7 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     yield {
         "data": trained.data,
         "run": trained.path,
+        "exported": exported,
         "picture": trained.data / "red" / "003.png",
         "held": tmp_path / "held",
         "spoilt": spoilt,

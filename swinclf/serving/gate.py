@@ -31,13 +31,16 @@ class Gate:
         token: Required from everyone; None requires none.
         is_loopback: Whether the server listens on a loopback address.
         counters: Count requests.
+
+    Attributes:
+        is_closing: Whether to ask clients to close their connections.
     """
 
     def __init__(
         self, app: ASGIApp, *, token: str | None, is_loopback: bool, counters: ServeCounters
     ) -> None:
         self._app, self._token, self._counters = app, token, counters
-        self._is_loopback = is_loopback
+        self._is_loopback, self.is_closing = is_loopback, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -48,7 +51,10 @@ class Gate:
 
         async def noting_status(message: Message) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.is_closing:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -51,6 +53,11 @@ class ServerAddress:
         return f"{self.url}/#token={self.token}" if self.token else self.url
 
 
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Return whether a log record is of something else than a request that was given up."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def choose_token(host: str, token: str | None) -> str | None:
     """Return the token: as given, else none on a loopback address, else a new one."""
     if token or is_loopback(host):
@@ -80,10 +87,23 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class GracefulServer(uvicorn.Server):
-    """A server that answers what has been sent to it before it stops."""
+    """A server that answers what has been sent to it before it stops.
+
+    Args:
+        config: Of uvicorn.
+        gate: The application.
+    """
+
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
+        super().__init__(config)
+        self._gate = gate
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the socket, then wait for requests on their way and for all answers."""
+        """Close the port, wait for requests on their way, and then for all answers.
+
+        Clients that keep connections are asked to close them: another request on one would be lost.
+        """
+        self._gate.is_closing = True
         for server in self.servers:
             server.close()
         await asyncio.sleep(ARRIVAL_S)
@@ -139,8 +159,12 @@ def run_server(
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-            )
+                # A client may not read its answer at all.
+                timeout_graceful_shutdown=math.ceil(2 * limits.seconds) + 1,
+            ),
+            gate,
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
         ready()
         with suppress(KeyboardInterrupt, Interrupted):  # uvicorn raises the signal again at its end
             server.run(sockets=[listener])
