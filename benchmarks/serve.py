@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import random
@@ -56,6 +57,7 @@ class Server:
     def __init__(self, run: Path, *words: str) -> None:
         command = [*timing.SWINCLF, "serve", "--run", str(run), "--port", "0", "--json", *words]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        atexit.register(self._process.kill)  # if the benchmark fails
         assert self._process.stdout
         self.port = int(json.loads(self._process.stdout.readline())["url"].rpartition(":")[2])
 
