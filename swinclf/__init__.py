@@ -27,9 +27,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from swinclf.api import Classifier, load, train
-    from swinclf.commands.predict import Prediction
     from swinclf.commands.train import Run
     from swinclf.errors import SwinclfError
+    from swinclf.inference.prediction import Prediction
     from swinclf.metrics import Metrics
     from swinclf.models.create import create_model
     from swinclf.reporter import Reporter

@@ -15,7 +15,6 @@ from swinclf.commands.evaluate import evaluate as evaluate_model
 from swinclf.commands.evaluate import score
 from swinclf.commands.export import DEFAULT_TOLERANCE, Export
 from swinclf.commands.export import export as export_model
-from swinclf.commands.predict import Prediction
 from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
@@ -24,6 +23,7 @@ from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import expand_home
+from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import stream_outputs

@@ -19,6 +19,7 @@ JSON_KEYS = {  # the most useful ones; a test compares them with what the comman
     "eval": ("accuracy", "accuracy_ci95", "macro_f1", "per_class", "confusion_matrix"),
     "predict": ("path", "label", "probability", "top"),
     "export": ("path", "bytes", "parity"),
+    "serve": ("url", "token", "model"),
     "check": ("clean", "images", "classes", "findings"),
     "compare": ("difference", "difference_ci95", "mcnemar_p", "differing"),
     "runs": ("path", "state", "model", "accuracy", "accuracy_ci95"),

@@ -10,6 +10,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ EXECUTABLE = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 DEADLINE_S = 60
-# Headless, alone, quiet, and no name resolves: whatever asks for a network fails.
+# Headless, alone, quiet.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -26,7 +27,6 @@ FLAGS = (
     "--disable-background-networking",
     "--no-first-run",
     "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
     "--remote-debugging-pipe",
 )
 
@@ -34,12 +34,18 @@ FLAGS = (
 class Browser:
     """One page of a browser, and all that it was heard to say and seen to ask for.
 
+    No name resolves, and without `server` there is no network at all: whatever asks for one fails.
+
+    Args:
+        profile: A folder for it to write into.
+        server: Whether it may reach servers on 127.0.0.1.
+
     Attributes:
         said: Console messages, errors and violations of the page's policy, as text.
         asked: The addresses of all requests, but for data in the page itself.
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *, server: bool = False) -> None:
         assert EXECUTABLE
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
@@ -49,8 +55,9 @@ class Browser:
             os.dup2(commands, 3)
             os.dup2(spare, 4)
 
+        rules = "--host-resolver-rules=MAP * ~NOTFOUND" + ", EXCLUDE 127.0.0.1" * server
         self._process = subprocess.Popen(
-            [EXECUTABLE, *FLAGS, f"--user-data-dir={profile}"],
+            [EXECUTABLE, *FLAGS, rules, f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=as_three_and_four,
@@ -69,7 +76,7 @@ class Browser:
             self._call(f"{domain}.enable")
         self._call(
             "Network.emulateNetworkConditions",
-            offline=True,
+            offline=not server,
             latency=0,
             downloadThroughput=-1,
             uploadThroughput=-1,
@@ -90,8 +97,8 @@ class Browser:
         os.close(self._write)
         os.close(self._read)
 
-    def open(self, path: Path, *, width: int = 1280, dark: bool = False) -> None:
-        """Shows a file in a window so wide, on a system that is light or dark."""
+    def open(self, page: Path | str, *, width: int = 1280, dark: bool = False) -> None:
+        """Shows a file or an address in a window so wide, on a system that is light or dark."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -102,7 +109,7 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[feature])
         loads = self._loads
-        self._call("Page.navigate", url=path.as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while self._loads == loads:
             self._listen()
 
@@ -123,6 +130,14 @@ class Browser:
         place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def select_files(self, selector: str, files: Sequence[Path]) -> None:
+        """Selects files in an input, as in the dialog that it opens."""
+        found = self._call(
+            "Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})"
+        )
+        names, handle = [str(file) for file in files], found["result"]["objectId"]
+        self._call("DOM.setFileInputFiles", files=names, objectId=handle)
 
     def press(self, key: str) -> None:
         """Presses Enter or Tab on whatever has the focus."""

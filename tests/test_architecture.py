@@ -41,7 +41,7 @@ LEVELS = [
     {"card"},
     {"data", "models", "reporting"},
     {"training", "inference", "exporting", "explain", "data_quality"},
-    {"pipeline"},
+    {"pipeline", "serving"},
     {"commands"},
     {"terminal"},
     {"api"},
@@ -196,6 +196,7 @@ def test_who_knows_which_library():
         "sklearn": {"demo", "confidence", "data_quality"},
         "onnx": {"exporting", "commands"},
         "onnxruntime": {"inference", "commands"},
+        **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), {"serving"}),
         "huggingface_hub": {"models", "commands"},
     }
     for path in MODULES:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -167,6 +168,22 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
     ],
+    "serve": [  # which returns at once here; test_serve.py runs it
+        (0, ()),
+        (
+            0,
+            (
+                *("--run", "{run}", "--host", "0.0.0.0", "--port", "0", "--token", "secret"),
+                *("--reject", "0.5", "--json", "--max-file", "8", "--max-request", "16"),
+                *("--max-files", "4", "--max-pixels", "1000000", "--max-seconds", "5"),
+                *("--max-queue", "16", "--impl", "timm", "--device", "cpu", "--workers", "1"),
+            ),
+        ),
+        *[(0, ("--precision", precision)) for precision in ("auto", "fp32", "bf16", "fp16")],
+        (0, ("--run", "{exported}")),
+        (1, ("--reject", "0.9")),
+        (1, ("--impl", "native")),
+    ],
     "check": [
         (2, ()),
         (0, ("{data}",)),
@@ -297,6 +314,10 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "swinclf.serving.server.open_socket", lambda *_: socket.create_server(("127.0.0.1", 0))
+    )
     write_dataset(tmp_path / "held", per_class=2)
     spoilt = write_dataset(tmp_path / "spoilt", per_class=4)
     (spoilt / "red" / "000.png").write_bytes(b"no picture")
@@ -304,6 +325,7 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     yield {
         "data": trained.data,
         "run": trained.path,
+        "exported": exported,
         "picture": trained.data / "red" / "003.png",
         "held": tmp_path / "held",
         "spoilt": spoilt,
@@ -479,7 +501,7 @@ def test_help_lists_every_command(cli):
 
 
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "numpy", "PIL")
-HEAVY += ("onnxruntime", "huggingface_hub", "jinja2")
+HEAVY += ("onnxruntime", "huggingface_hub", "jinja2", "fastapi", "uvicorn")
 
 
 def test_neither_help_nor_import_loads_anything_that_takes_time():

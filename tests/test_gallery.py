@@ -14,8 +14,9 @@ from conftest import COLOURS, error_lines, write_image
 from PIL import Image
 
 from swinclf.cli.prediction_writer import PredictFormat, PredictionWriter
-from swinclf.commands.predict import Prediction, expand_inputs
+from swinclf.commands.predict import expand_inputs
 from swinclf.inference.labelling import LabelFolders, folder_name, select_diverse
+from swinclf.inference.prediction import Prediction
 from swinclf.reporting import prediction_page
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 

@@ -13,7 +13,7 @@ from onnx_files import write_onnx
 from PIL import Image
 
 import swinclf
-from swinclf.data import loader
+from swinclf.data import limits
 from swinclf.errors import ConfigError
 
 RED = np.full((40, 40, 3), COLOURS["red"], np.uint8)
@@ -123,7 +123,7 @@ def test_paths_that_are_no_images(classifier, tmp_path, cli):
 
 
 def test_bytes_may_be_no_larger_than_a_file(classifier, monkeypatch):
-    monkeypatch.setattr(loader, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 10)
     assert classifier.predict(encoded("PNG"))[0].error.endswith("bytes; the limit is 10")
 
 

@@ -15,6 +15,7 @@ from swinclf.cli.model_commands import eval_command, export_command
 from swinclf.cli.predict_command import predict_command
 from swinclf.cli.program import app, handle_errors
 from swinclf.cli.run_commands import compare_command, relabel_command, runs_command
+from swinclf.cli.serve_command import serve_command
 from swinclf.cli.train_commands import demo_command, train_command
 from swinclf.errors import ExitCode
 
@@ -23,6 +24,7 @@ COMMANDS: Mapping[str, Callable[..., ExitCode | None]] = {
     "eval": eval_command,
     "predict": predict_command,
     "export": export_command,
+    "serve": serve_command,
     "check": check_command,
     "compare": compare_command,
     "runs": runs_command,

@@ -34,6 +34,11 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         ("swinclf export", "the newest run as ONNX"),
         ("swinclf export --output flowers.onnx", "a file of this name"),
     ),
+    "serve": (
+        ("swinclf serve", "at http://127.0.0.1:8000"),
+        ("swinclf serve --run runs/flowers-1 --reject 0.95", "or unknown"),
+        ("swinclf serve --host 0.0.0.0", "for others, by a token"),
+    ),
     "check": (
         ("swinclf check flowers", "duplicates, damaged files"),
         ("swinclf check flowers --page check.html", "with thumbnails"),

@@ -39,8 +39,8 @@ from swinclf.run_folder import find_data_folder, find_model
 from swinclf.terminal import ConsoleReporter
 
 if TYPE_CHECKING:
-    from swinclf.commands.predict import Prediction
     from swinclf.inference.labelling import LabelFolders
+    from swinclf.inference.prediction import Prediction
 
 TOP_K = 5
 PredictJsonOption = Annotated[

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
@@ -15,15 +13,12 @@ from swinclf.cli.columns import elide, pad
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_utf8
+from swinclf.inference.prediction import REJECT_COLUMNS, Prediction, prediction_json
 from swinclf.reporter import format_percent
 from swinclf.terminal import one_line
 
-if TYPE_CHECKING:
-    from swinclf.commands.predict import Prediction
-
 MAX_LABEL = 40  # columns; a quarter of a terminal
 COLUMNS = ("path", "label", "probability", "error")
-REJECT_COLUMNS = ("withheld_label", "ood_score")
 
 
 class PredictFormat(StrEnum):
@@ -143,9 +138,9 @@ class PredictionWriter:
         if self._format is PredictFormat.CSV:
             return csv_text([self._fields(one)])
         if self._format is PredictFormat.JSONL:
-            return self._json(one) + "\n"
+            return prediction_json(one, reject=self._reject) + "\n"
         if self._format is PredictFormat.JSON:
-            return (",\n  " if self.count else "\n  ") + self._json(one)
+            return (",\n  " if self.count else "\n  ") + prediction_json(one, reject=self._reject)
         return self._table_row(one).rstrip() + "\n"
 
     def _fields(self, one: Prediction) -> list[object]:
@@ -154,20 +149,8 @@ class PredictionWriter:
         more = [value for pair in one.top[1 : 1 + self._runners_up] for value in pair]
         fields += [one.error, *more, *[""] * (2 * self._runners_up - len(more))]
         if self._reject:
-            fields += [*_withheld(one).values()]
+            fields += [*one.withheld.values()]
         return fields
-
-    def _json(self, one: Prediction) -> str:
-        record: dict[str, object] = {"path": one.path}
-        if one.error:
-            record |= {"error": one.error}
-        else:
-            top = [{"label": label, "probability": share} for label, share in one.top]
-            record |= {"label": one.label, "probability": one.probability, "top": top}
-            record |= _withheld(one) if self._reject else {}
-        text = json.dumps(record, ensure_ascii=False)
-        is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
-        return text if is_unicode else json.dumps(record)
 
     def _table_row(self, one: Prediction) -> str:
         """Return probability, label, path and other classes; on a terminal in columns."""
@@ -190,9 +173,3 @@ class PredictionWriter:
             others.pop()
         joined = ", ".join(others)
         return f"{start}{path}  {elide(f'({joined})', left)}"
-
-
-def _withheld(one: Prediction) -> dict[str, object]:
-    """Return what --reject adds to a prediction: the label that it withheld, and why."""
-    label = one.top[0][0] if one.is_unknown else ""
-    return dict(zip(REJECT_COLUMNS, (label, one.ood_score), strict=True))

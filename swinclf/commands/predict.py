@@ -7,67 +7,22 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from swinclf.confidence.selective import UNKNOWN, SelectiveScores, is_rejected, threshold_for
+from swinclf.confidence.selective import threshold_for
 from swinclf.data.thumbnails import thumbnails
 from swinclf.data.walk import new_walk, walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home, natural_key
 from swinclf.inference.labelling import CANDIDATES, select_diverse
+from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.sources import Source
-from swinclf.inference.stream import stream_outputs
+from swinclf.inference.stream import stream_outputs, to_prediction
 from swinclf.reporter import SILENT, Reporter, format_percent
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
-
-
-@dataclass(frozen=True, repr=False)
-class Prediction:
-    """The prediction for one input.
-
-    Attributes:
-        path: The input as it was given; empty for an image in memory.
-        label: The most likely class, or `unknown` if the prediction is rejected; empty if the
-            input could not be read.
-        probability: Of the most likely class, in [0, 1].
-        top: The most likely classes with their probabilities, best first.
-        error: Why the input could not be read; empty if it could.
-        ood_score: Out-of-distribution score, about 1 for an image like the training images; None
-            from a model without a feature space.
-    """
-
-    path: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-    ood_score: float | None = None
-
-    @property
-    def is_unknown(self) -> bool:
-        """Whether the prediction was rejected: `top` has the withheld classes."""
-        return bool(self.top) and self.label != self.top[0][0]
-
-    @property
-    def margin(self) -> float:
-        """The probability of the most likely class less that of the next in `top`."""
-        return self.probability - (self.top[1][1] if len(self.top) > 1 else 0.0)
-
-    def __repr__(self) -> str:
-        """Return one line: the label and its probability, or the error; then the path.
-
-        >>> Prediction("a.jpg", "rose", 0.931, (("rose", 0.931), ("daisy", 0.069)))
-        Prediction(label='rose', probability=0.931, path='a.jpg')
-        >>> Prediction("b.jpg", "", 0.0, (), error="no such file")
-        Prediction(error='no such file', path='b.jpg')
-        """
-        answer = f"label={self.label!r}, probability={self.probability:.3f}"
-        path = f", path={self.path!r}" if self.path else ""
-        return f"Prediction({f'error={self.error!r}' if self.error else answer}{path})"
 
 
 def predict(
@@ -111,15 +66,7 @@ def predict(
         low_latency=low_latency,
     ):
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-        if output.probabilities is None:
-            yield Prediction(path, "", 0.0, (), output.error)
-        else:
-            top = _top(output.probabilities, card.classes, top_k)
-            label, probability = top[0]
-            scores = SelectiveScores.from_rows([output.selective_scores])
-            if reject is not None and is_rejected(card.confidence, reject, scores)[0]:
-                label = UNKNOWN
-            yield Prediction(path, label, probability, top, ood_score=output.ood_score)
+        yield to_prediction(path, output, card, top_k=top_k, reject=reject)
 
 
 def select_queue(
@@ -236,10 +183,3 @@ def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:
     else:
         yield first
         yield from paths
-
-
-def _top(
-    probabilities: np.ndarray, classes: tuple[str, ...], count: int
-) -> tuple[tuple[str, float], ...]:
-    order = np.argsort(-probabilities, kind="stable")[: max(1, count)]
-    return tuple((classes[index], float(probabilities[index])) for index in order)

@@ -108,6 +108,14 @@ class UnreadableImage(Exception):
     """A file that cannot be decoded; the message says why."""
 
 
+class ExcessiveImage(UnreadableImage):
+    """A file that exceeds a limit of `data.limits`."""
+
+
+class UnknownFormat(UnreadableImage):
+    """A file in none of the formats that can be decoded here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Metadata of an image."""
@@ -148,10 +156,8 @@ def _read(path: str | Path, most: int | None = None) -> bytes:
                 raise UnreadableImage("not a regular file")
             if status.st_size == 0:
                 raise UnreadableImage("the file is empty")
-            if most is None and status.st_size > limits.MAX_FILE_BYTES:
-                raise UnreadableImage(
-                    f"{status.st_size:,} bytes; the limit is {limits.MAX_FILE_BYTES:,}"
-                )
+            if most is None and (reason := limits.why_not_bytes(status.st_size)):
+                raise ExcessiveImage(reason)
             return file.read(most or limits.MAX_FILE_BYTES)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
@@ -201,13 +207,15 @@ def use_image(
     *,
     decode_px: int | None = None,
     ranges: tuple[ValueRange, ...] = (),
+    max_pixels: int | None = None,
 ) -> Result:
     """Return `use(image, header)`, called while memory for the image is reserved.
 
-    Threads whose images do not fit into `limits.MEMORY` together wait for one another; otherwise
-    as `decode_image`.
+    Threads whose images do not fit into `limits.MEMORY` together wait for one another; an image of
+    more than `max_pixels` is refused, if that is below the limit of its format; otherwise as
+    `decode_image`.
     """
-    with _named_reasons(data), _opened(data, decode_px) as image:
+    with _named_reasons(data), _opened(data, decode_px, max_pixels) as image:
         upright = _to_rgb_of_size(image, ranges, decode_px)
         if image.orientation != UPRIGHT:
             upright = upright.transpose(_TURNS[image.orientation])
@@ -244,39 +252,40 @@ class _OpenedImage:
 
 
 @contextmanager
-def _opened(data: bytes, decode_px: int | None) -> Iterator[_OpenedImage]:
+def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iterator[_OpenedImage]:
     """Open an image, decoded or to be decoded band by band, with memory reserved for it."""
-    if reason := limits.why_not_open(data):
-        raise UnreadableImage(reason)
+    if reason := limits.why_not_open(data, most):
+        raise ExcessiveImage(reason)
     orientation, raster = None, read_ppm_raster(data)
     if is_tiff(data):
         tiff = open_tiff(data)
         orientation = tiff.orientation if tiff.orientation in _TURNS else UPRIGHT
         if tiff.is_decoded_by_pillow:
-            if reason := limits.why_not_size(tiff.size, "TIFF"):
-                raise UnreadableImage(reason)
+            if reason := limits.why_not_size(tiff.size, "TIFF", most):
+                raise ExcessiveImage(reason)
             data = tiff.for_pillow()
         else:
             raster = tiff.raster()
     else:
         data, orientation = strip_metadata(data)
     if raster is not None:
-        if reason := limits.why_not_size(raster.size, ""):
-            raise UnreadableImage(reason)
+        if reason := limits.why_not_size(raster.size, "", most):
+            raise ExcessiveImage(reason)
         with limits.MEMORY.reserve(limits.bytes_of_raster(raster.size, raster.band_bytes)):
             yield _OpenedImage(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
         return
     with _identify(data) as picture:
+        if reason := limits.why_not_decode(picture, data, most):
+            raise ExcessiveImage(reason)
         is_jpeg2000 = picture.format == "JPEG2000"
-        reason = limits.why_not_decode(picture, data)
-        if reason := reason or (why_not_jpeg2000(picture, data) if is_jpeg2000 else ""):
+        if is_jpeg2000 and (reason := why_not_jpeg2000(picture, data)):
             raise UnreadableImage(reason)
         size = picture.size
         if decode_px is not None:
             picture.draft(None, (decode_px, decode_px))
         raster = read_png_raster(data, picture)
-        if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels")):
-            raise UnreadableImage(reason)
+        if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels", most)):
+            raise ExcessiveImage(reason)
         needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
         with limits.MEMORY.reserve(needed):
             if raster is None:
@@ -305,7 +314,7 @@ def _named_reasons(data: bytes) -> Iterator[None]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(_unidentified(data)) from error
+        raise UnknownFormat(_unidentified(data)) from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise UnreadableImage(f"{reason.splitlines()[0][:200]}") from error

@@ -51,35 +51,59 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
-def why_not_open(data: bytes) -> str:
+def why_not_bytes(size: int, most: int | None = None) -> str:
+    """Return why a file of this many bytes must not be read; empty if it may.
+
+    Args:
+        size: Of the file, bytes.
+        most: The limit; None for `MAX_FILE_BYTES`.
+    """
+    limit = MAX_FILE_BYTES if most is None else most
+    return f"{size:,} bytes; the limit is {limit:,}" if size > limit else ""
+
+
+def why_not_open(data: bytes, most: int | None = None) -> str:
     """Return why a file must not even be opened; empty if it may.
 
     Some plugins allocate memory or decode when they open a file.
+
+    Args:
+        data: The whole file.
+        most: As for `why_not_size`.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return why_not_size(_webp_size(data), "WEBP")
+        return why_not_size(_webp_size(data), "WEBP", most)
     if data[:4] == b"\x00\x00\x01\x00":
         for size in _icon_sizes(data):
-            if reason := why_not_size(size, "ICO"):
+            if reason := why_not_size(size, "ICO", most):
                 return reason
     return ""
 
 
-def why_not_size(size: tuple[int, int], kind: str) -> str:
+def why_not_size(size: tuple[int, int], kind: str, most: int | None = None) -> str:
     """Return why an image of (width, height) px must not be decoded; empty if it may.
 
-    `kind` is the format in Pillow's terms; empty if it is decoded band by band.
+    `kind` is the format in Pillow's terms; empty if it is decoded band by band. `most` is a lower
+    limit for all formats, px; None for that of the format alone.
     """
     limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
+    if most is not None and most < limit:
+        limit, kind = most, ""
     if size[0] * size[1] <= limit:
         return ""
     return f"{size[0]} x {size[1]} px; the limit is {limit:,} px" + (f" ({kind})" if kind else "")
 
 
-def why_not_decode(picture: ImageFile.ImageFile, data: bytes) -> str:
-    """Return why an opened image must not be decoded; empty if it may."""
+def why_not_decode(picture: ImageFile.ImageFile, data: bytes, most: int | None = None) -> str:
+    """Return why an opened image must not be decoded; empty if it may.
+
+    Args:
+        picture: The image.
+        data: The whole file.
+        most: As for `why_not_size`.
+    """
     kind = picture.format or ""
-    if reason := why_not_size(picture.size, kind):
+    if reason := why_not_size(picture.size, kind, most):
         return reason
     pixels = picture.width * picture.height
     if _is_slow(picture) and (pixels > _MAX_SLOW_PIXELS or len(data) > _MAX_SLOW_BYTES):

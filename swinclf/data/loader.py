@@ -22,8 +22,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from swinclf.data.images import UnreadableImage, content_digest, read_bytes, read_slot, use_image
-from swinclf.data.limits import MAX_FILE_BYTES, serialize_if_large
+from swinclf.data.images import (
+    ExcessiveImage,
+    UnreadableImage,
+    content_digest,
+    read_bytes,
+    read_slot,
+    use_image,
+)
+from swinclf.data.limits import serialize_if_large, why_not_bytes
 from swinclf.data.thread_pool import (
     DEADLINE_VARIABLE,
     Job,
@@ -87,22 +94,36 @@ def load_image(
         return LoadedImage(None, b"", str(error))
 
 
-def decode_encoded(data: bytes, preprocess: Preprocess) -> np.ndarray:
+def decode_encoded(
+    data: bytes,
+    preprocess: Preprocess,
+    *,
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """Decode an image file that is in memory, with the preprocessing of evaluation.
 
+    Args:
+        data: The whole file.
+        preprocess: Of the network.
+        max_bytes: Limit of the file's size; None for `limits.MAX_FILE_BYTES`.
+        max_pixels: Limit of the image's size, px; None for that of its format.
+
     Raises:
-        UnreadableImage: If it cannot be read, or exceeds `limits.MAX_FILE_BYTES`.
+        UnreadableImage: If it cannot be read.
+        ExcessiveImage: If it exceeds a limit.
     """
     if not data:
         raise UnreadableImage("expected the bytes of an image file; found none")
-    if len(data) > MAX_FILE_BYTES:
-        raise UnreadableImage(f"{len(data):,} bytes; the limit is {MAX_FILE_BYTES:,}")
+    if reason := why_not_bytes(len(data), max_bytes):
+        raise ExcessiveImage(reason)
     with serialize_if_large(len(data)):
         return use_image(
             data,
             lambda one, _: eval_pixels(one, preprocess),
             decode_px=preprocess.decode_px,
             ranges=preprocess.ranges,
+            max_pixels=max_pixels,
         )
 
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from swinclf.confidence.selective import Confidence
+from swinclf.card import ModelCard
+from swinclf.confidence.selective import UNKNOWN, Confidence, SelectiveScores, is_rejected
 from swinclf.data.loader import (
     LoadedImage,
     available_batches,
@@ -26,6 +27,7 @@ from swinclf.data.loader import (
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
+from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import ParallelBatches, divide_threads
@@ -120,6 +122,32 @@ def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutp
     feature_rows = [None] * len(logits) if features is None else features
     columns = zip(probabilities, ood_scores, logits, feature_rows, strict=True)
     return [ImageOutput(row, "", *rest) for row, *rest in columns]
+
+
+def to_prediction(
+    path: str, output: ImageOutput, card: ModelCard, *, top_k: int, reject: float | None
+) -> Prediction:
+    """Return the prediction for the outputs of one image.
+
+    Args:
+        path: The image, as it was given.
+        output: Its outputs, or why there are none.
+        card: Of the model.
+        top_k: Classes of the prediction.
+        reject: Target share of correct predictions, in (0, 1); None rejects nothing.
+
+    Raises:
+        RunError: If the model has no threshold for that precision.
+    """
+    if output.probabilities is None:
+        return Prediction(path, "", 0.0, (), output.error)
+    order = np.argsort(-output.probabilities, kind="stable")[: max(1, top_k)]
+    top = tuple((card.classes[index], float(output.probabilities[index])) for index in order)
+    label, probability = top[0]
+    scores = SelectiveScores.from_rows([output.selective_scores])
+    if reject is not None and is_rejected(card.confidence, reject, scores)[0]:
+        label = UNKNOWN
+    return Prediction(path, label, probability, top, ood_score=output.ood_score)
 
 
 def _load(source: Any, preprocess: Preprocess) -> LoadedImage:

@@ -1,0 +1,102 @@
+"""The gate of the server: who may ask, and how every request is counted.
+
+On the loopback address a web page from elsewhere could reach the server by a name of its own that
+resolves to that address (DNS rebinding), so the `Host` of a request must be a loopback one. Other
+addresses require a token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+
+from swinclf.serving.request_error import RequestError
+from swinclf.serving.serve_counters import ServeCounters
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = ("/", "/health")  # the page asks for the token itself, and has nothing to hide
+
+
+class Gate:
+    """ASGI middleware that refuses requests of others and counts all.
+
+    Args:
+        app: The application.
+        token: Required from everyone; None requires none.
+        is_loopback: Whether the server listens on a loopback address.
+        counters: Count requests.
+
+    Attributes:
+        is_closing: Whether to ask clients to close their connections.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, is_loopback: bool, counters: ServeCounters
+    ) -> None:
+        self._app, self._token, self._counters = app, token, counters
+        self._is_loopback, self.is_closing = is_loopback, False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = perf_counter(), 500
+
+        async def noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.is_closing:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        try:
+            refusal = self._refusal(Headers(scope=scope), scope["path"])
+            answer = refusal.response() if refusal else self._app
+            await answer(scope, receive, noting_status)
+        finally:
+            self._counters.count_request(status, perf_counter() - start)
+
+    def _refusal(self, headers: Headers, path: str) -> RequestError | None:
+        host = headers.get("host", "")
+        if self._is_loopback and not is_loopback(_name_of(host)):
+            return RequestError(
+                421,
+                "localhost or a loopback address in the header Host",
+                found=host or "none",
+                hint="for other machines: swinclf serve --host 0.0.0.0",
+            )
+        if self._token is None or path in OPEN_PATHS:
+            return None
+        given = headers.get("authorization", "")
+        if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            return None
+        return RequestError(
+            401,
+            "the server's token in the header Authorization",
+            found="another one" if given else "no such header",
+            hint="Authorization: Bearer TOKEN",
+            headers={"www-authenticate": "Bearer"},
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is of this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header without its port, and an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
