@@ -21,7 +21,12 @@ from pathlib import Path
 import numpy as np
 from held_out import Photographs, read_photographs
 
-from swinclf.data_quality.dataset_insights import fit_lda, learning_curve, reduce_dimensions
+from swinclf.data_quality.dataset_insights import (
+    CURVE_COMPONENTS,
+    fit_ridge,
+    learning_curve,
+    reduce_dimensions,
+)
 
 
 def measure(photos: Photographs, images: int, held_out: int, seed: int) -> dict[str, float] | None:
@@ -37,8 +42,8 @@ def measure(photos: Photographs, images: int, held_out: int, seed: int) -> dict[
     if curve is None or not curve.forecast:
         return None
     (forecast,) = curve.forecast
-    components = reduce_dimensions(features[np.concatenate([more, fresh])])
-    fitted = fit_lda(components[: len(more)], targets[more])
+    components = reduce_dimensions(features[np.concatenate([more, fresh])], CURVE_COMPONENTS)
+    fitted = fit_ridge(components[: len(more)], targets[more])
     actual = float((fitted.predict(components[len(more) :]) == targets[fresh]).mean())
     return {
         "now": curve.points[-1].accuracy,
