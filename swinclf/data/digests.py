@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from swinclf.data.cifar import read_packed
 from swinclf.data.images import UnreadableImage, content_digest, read_bytes
 
 
@@ -27,6 +28,9 @@ def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], di
             key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             digest = shared.get(key) or content_digest(read_bytes(file))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if (packed := read_packed(file)) is not None:
+                digests[path] = content_digest(packed)
+                continue
             errors[path] = getattr(error, "strerror", None) or str(error)
         except UnreadableImage as error:
             errors[path] = str(error)

@@ -43,6 +43,7 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
+from swinclf.data.cifar import read_packed
 from swinclf.data.high_bit_depth import read_png_raster, read_ppm_raster
 from swinclf.data.jpeg2000 import correct_jpeg2000, correct_jpeg2000_raster, why_not_jpeg2000
 from swinclf.data.metadata import UPRIGHT, strip_metadata
@@ -149,6 +150,8 @@ def _read(path: Path, most: int) -> bytes:
                 )
             return file.read(most)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if (packed := read_packed(path)) is not None:
+            return packed[:most]
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
