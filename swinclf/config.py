@@ -184,7 +184,7 @@ class Config(Generic[Open]):
     mean: str | Open = _setting(
         None,
         OptionGroup.DATA,
-        "Mean colour, from 0 to 1.",
+        "Mean colour, or data.",
         auto=_AS_TRAINED,
         colours=(0, 1),
         metavar="R,G,B",

@@ -37,7 +37,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Settings (.json, .toml).",
+        help="Settings file, or textbook-cifar10.",
         show_default="none",
     ),
 ]

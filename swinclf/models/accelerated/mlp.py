@@ -36,7 +36,8 @@ class FastMlp(Mlp):
     def _is_open(self) -> bool:
         """Return whether nothing but GELU is between the layers' weights."""
         dropping = self.training and self.dropout > 0.0
-        return self.activation == "gelu" and not dropping and is_plain(self.fc1, self.fc2)
+        is_alone = self.activation == "gelu" and not self.is_activated_twice
+        return is_alone and not dropping and is_plain(self.fc1, self.fc2)
 
 
 class PortionedMlp(FastMlp):
