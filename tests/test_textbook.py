@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import error_lines, read_rows, resume_run, write_dataset
+from conftest import (
+    error_lines,
+    read_rows,
+    resume_run,
+    same_weights,
+    weights_of,
+    write_dataset,
+)
 from network_cases import difference
 from torch import nn
 
@@ -184,7 +191,7 @@ def test_the_page_and_an_interruption(tmp_path, cli, monkeypatch):
     assert train == ["train", "cifar-10-batches-bin", "--config", NAME]
     data = write_dataset(tmp_path / "cifar-10-batches-bin" / "train", per_class=10).parent
     write_dataset(data / "test", per_class=6)
-    small = {"epochs": 2, "batch_size": 16, "model_arg": None}
+    small = {"epochs": 2, "batch_size": 16, "model_arg": None, "precision": "fp32"}
     small["model_arg"] = [*SHIPPED["model_arg"], "head_hidden=16-8", "depth=1"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).write_text(json.dumps({**SHIPPED, **small}))
@@ -201,6 +208,8 @@ def test_the_page_and_an_interruption(tmp_path, cli, monkeypatch):
             train_verb.train(gather_settings({"data": str(data)}, Path(NAME)))
     (run,) = (path for path in (tmp_path / "runs").iterdir() if not path.is_symlink())
     assert resume_run(run) == run
+    whole = train_verb.train(gather_settings({"data": str(data)}, Path(NAME))).path
+    assert same_weights(weights_of(run), weights_of(whole))
     rows = read_rows(run / "split.csv")
     assert sum(row["split"] == "val" for row in rows) == 3
     assert len(read_rows(run / "history.csv")) == 2
