@@ -32,6 +32,7 @@ bench: $(INSTALLED)  ## every claim of speed, small: ten minutes; each alone: be
 	$(BIN)/python benchmarks/predict.py --count 200 --large 40
 	$(BIN)/python benchmarks/scale.py --files 100000 --classes 1000 --few 500 --many 5000
 	$(BIN)/python benchmarks/networks.py --dtypes bf16 fp32 --seconds 120
+	$(BIN)/python benchmarks/textbook.py --batch 64 --rounds 3
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)

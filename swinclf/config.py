@@ -31,6 +31,13 @@ class Augment(StrEnum):
     TRIVIAL = "trivial"  # the same and one random operation (TrivialAugment)
 
 
+class EpochScore(StrEnum):
+    """What the best epoch is best in."""
+
+    LOSS = "loss"
+    ACCURACY = "accuracy"
+
+
 class ClassWeights(StrEnum):
     """Weights of the classes in the loss."""
 
@@ -121,8 +128,7 @@ class Config(Generic[Open]):
     model: str = _setting(
         "swin_tiny_patch4_window7_224",
         OptionGroup.MODEL,
-        "See swinclf models. If the default's weights are not available, embedded is used, which "
-        "comes with the package.",
+        "See swinclf models; embedded if offline.",
         metavar="NAME",
     )
     impl: Impl | Open = _setting(
@@ -150,9 +156,9 @@ class Config(Generic[Open]):
     train_size: int | Open = _setting(
         None,
         OptionGroup.MODEL,
-        "The same in training only.",
+        "Of training images, px.",
         low=8,
-        auto="--img-size; about 5/7 of it for CNNs",
+        auto="5/7 for CNNs",
     )
 
     val_split: float = _setting(
@@ -164,10 +170,10 @@ class Config(Generic[Open]):
     folds: int | Open = _setting(
         None,
         OptionGroup.DATA,
-        "Cross-validate a frozen network's head; 0: do not.",
+        "Folds of the head; 0: none.",
         low=0,
         high=100,
-        auto="5 below 300 images, else 0",
+        auto="5 below 300",
     )
     val: str | None = _setting(
         None, OptionGroup.DATA, "Validation images.", auto="DATA/val", metavar="DIR"
@@ -178,7 +184,7 @@ class Config(Generic[Open]):
     mean: str | Open = _setting(
         None,
         OptionGroup.DATA,
-        "Mean colour, from 0 to 1.",
+        "Mean colour, or data.",
         auto=_AS_TRAINED,
         colours=(0, 1),
         metavar="R,G,B",
@@ -213,6 +219,18 @@ class Config(Generic[Open]):
         auto="on unless a class name has left, right or is one letter",
     )
 
+    mixup: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of mixup; 0: off.", low=0)
+    cutmix: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of CutMix; 0: off.", low=0)
+    random_erasing: float = _setting(
+        0.0, OptionGroup.AUGMENTATION, "Chance of an erased box.", low=0, high=1
+    )
+    rotate: float = _setting(
+        0.0, OptionGroup.AUGMENTATION, "Largest rotation, in turns.", low=0, high=0.5
+    )
+    zoom: float = _setting(
+        0.0, OptionGroup.AUGMENTATION, "Largest zoom, in or out.", low=0, high=0.9
+    )
+
     epochs: int | Open = _setting(
         None, OptionGroup.TRAINING, "Passes over the images.", low=1, auto="by dataset size"
     )
@@ -221,7 +239,7 @@ class Config(Generic[Open]):
         OptionGroup.TRAINING,
         "Images a step.",
         low=1,
-        auto="64 for the head; else 32, on a GPU up to 128",
+        auto="32; head and GPU: more",
     )
     lr: float | Open = _setting(
         None, OptionGroup.TRAINING, "Peak rate, more than 0.", above=0, auto="by batch size"
@@ -235,9 +253,9 @@ class Config(Generic[Open]):
     patience: int | Open = _setting(
         None,
         OptionGroup.TRAINING,
-        "Epochs without progress until it stops; 0: never.",
+        "Epochs without progress.",
         low=0,
-        auto="a third; 0 for the head or --epochs",
+        auto="a third",
     )
     weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "AdamW's weight decay.", low=0)
     layer_decay: float | Open = _setting(
@@ -254,12 +272,16 @@ class Config(Generic[Open]):
     drop_path: float | Open = _setting(
         None, OptionGroup.TRAINING, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
     )
+    ema: float = _setting(
+        0.0, OptionGroup.TRAINING, "Decay of averaged weights.", low=0, high=0.99999
+    )
+    select: EpochScore = _setting(EpochScore.LOSS, OptionGroup.TRAINING, "Of the best epoch.")
     clip_norm: float = _setting(1.0, OptionGroup.TRAINING, "Largest gradient norm; 0: any.", low=0)
     class_weights: ClassWeights | Open = _setting(
         None,
         OptionGroup.TRAINING,
         "In the loss.",
-        auto="balanced from 1:10 on, else none",
+        auto="balanced from 1:10",
     )
 
     teacher: str | None = _setting(

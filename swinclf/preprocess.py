@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 Colours = tuple[float, float, float]  # red, green, blue
+MEASURED = "data"  # as a setting of mean or std: measured on the training images
 MAX_SIDE = 8192  # px
 
 

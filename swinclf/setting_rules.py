@@ -11,6 +11,7 @@ from typing import Any
 from swinclf.errors import ConfigError
 from swinclf.files import decode_text
 
+_CONFIGS = Path(__file__).with_name("configs")
 _NOT_GIVEN = ("default", "auto")  # sources of values that the user did not give
 BUDGET_REASON = "to fit --budget"  # of a value that depends on the speed of the machine
 # The other keys of a run's config.json.
@@ -24,14 +25,24 @@ _TEACHER_SETTINGS = (
 )
 
 
+def shipped_configs() -> dict[str, Path]:
+    """Return the settings files of the package by their names."""
+    return {path.stem: path for path in sorted(_CONFIGS.glob("*.toml"))}
+
+
 def read_settings_file(path: Path) -> dict[str, Any]:
     """Read the settings in a .json or .toml file; from a run's config.json only the given ones.
 
     Those that `--budget` chose count as given: another time, the machine may be slower.
 
+    Args:
+        path: The file, or the name of one of the package's.
+
     Raises:
         ConfigError: If it cannot be read or has no settings.
     """
+    if not path.exists():
+        path = shipped_configs().get(str(path), path)
     try:
         text = decode_text(path.read_bytes())
         is_toml = path.suffix.lower() == ".toml"
@@ -40,7 +51,8 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"a JSON or TOML file of settings at '{path}'",
             found=str(getattr(error, "strerror", None) or error),
-            hint='a file such as {"epochs": 20, "lr": 0.001}',
+            hint='a file such as {"epochs": 20, "lr": 0.001}, or one of the package: '
+            + ", ".join(f"--config {name}" for name in shipped_configs()),
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(

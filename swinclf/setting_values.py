@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from swinclf.preprocess import format_colours, parse_colours
+from swinclf.preprocess import MEASURED, format_colours, parse_colours
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -71,12 +71,14 @@ def _check_bounds(name: str, value: Any, about: Mapping[str, Any]) -> None:
 
 
 def _colours(name: str, value: object, low: float, high: float) -> str:
-    """Return three numbers as text, from a text, a list, or one number for all."""
+    """Return three numbers as text, from a text, a list, or one number for all; or `data`."""
+    if value == MEASURED:
+        return MEASURED
     text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     try:
         colours = parse_colours(text)
     except ValueError:
-        example = "three numbers separated by commas, such as 0.485,0.456,0.406"
+        example = "data, or three numbers separated by commas, such as 0.485,0.456,0.406"
         raise SettingValueError(name, example, value) from None
     if not all(low <= colour <= high for colour in colours):
         scale = " (for pixel values from 0 to 1, not to 255)" if max(colours) > high else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from swinclf.config import Augment, ClassWeights, Impl, TeacherViews
+from swinclf.config import Augment, ClassWeights, EpochScore, Impl, TeacherViews
 from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
 
@@ -41,6 +41,11 @@ class TrainOptions(TypedDict, total=False):
     augment: Augment | Literal["none", "crop", "trivial"] | None
     min_crop: float
     mirror: bool | None
+    mixup: float
+    cutmix: float
+    random_erasing: float
+    rotate: float
+    zoom: float
     epochs: int | None
     batch_size: int | None
     lr: float | None
@@ -51,6 +56,8 @@ class TrainOptions(TypedDict, total=False):
     layer_decay: float | None
     label_smoothing: float | None
     drop_path: float | None
+    ema: float
+    select: EpochScore | Literal["loss", "accuracy"]
     clip_norm: float
     class_weights: ClassWeights | Literal["none", "sqrt", "balanced"] | None
     teacher: str | Path | None

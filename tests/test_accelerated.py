@@ -48,7 +48,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "swin, no bias, wide": lambda: swin(img_size=(56, 56), qkv_bias=False, mlp_ratio=3.0),
     "swin, drop path": lambda: swin(drop_path=0.5, head_dropout=0.5),
     "vit": vit,
-    "vit, drop path and dropout": lambda: vit(drop_path=0.5, dropout=0.2),
+    "vit, drop path": lambda: vit(drop_path=0.5, head_dropout=0.2, head_dim=10),
     "vit, relative": lambda: vit(position="relative", layer_scale=0.5),
     "vit, swiglu": lambda: vit(activation="swiglu", pool="avg", qkv_bias=False),
 }

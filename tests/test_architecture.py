@@ -36,6 +36,7 @@ LEVELS = [
         "setting_rules",
         "settings",
         "train_options",
+        "unpickle",
     },
     {"confidence"},
     {"card"},
@@ -189,7 +190,7 @@ def test_who_knows_which_library():
         },
         "torch": {
             *("models", "training", "inference", "exporting", "explain", "data", "device"),
-            *("parallel_batches", "pipeline", "commands"),
+            *("parallel_batches", "pipeline", "commands", "unpickle"),
         },
         "timm": {"models"},
         "matplotlib": {"demo", "reporting", "explain"},

@@ -147,3 +147,10 @@ def test_what_speeds_up_convolutional_networks_is_measured():
     errors = {row["what"]: row["error"] for row in rows[:4]}
     assert errors["forward, 64 px: fp32, folded"] < 1e-5
     assert errors["forward, 64 px: bf16, folded"] < 0.1
+
+
+def test_the_textbooks_network_is_timed_next_to_a_plain_port():
+    rows = lines("textbook.py", "--batch", 2, "--rounds", 1, "--precision", "fp32", "--cpu-time")
+    names = ["plain", "plain, no attention dropout", "swinclf"]
+    assert [row["what"] for row in rows[1:]] == names
+    assert all(row["seconds"] > 0 and row["speedup"] > 0 for row in rows[1:])

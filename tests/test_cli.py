@@ -79,7 +79,14 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("--teacher-views", "cached"),
             ),
         ),
-        (0, ("{data}", *SMALL, "--teacher", "{run}", "--teacher-views", "online")),
+        (
+            0,
+            (
+                *("{data}", *SMALL, "--teacher", "{run}", "--teacher-views", "online"),
+                *("--mixup", "0.2", "--cutmix", "1", "--random-erasing", "0.25"),
+                *("--rotate", "0.02", "--zoom", "0.2", "--ema", "0.99", "--select", "accuracy"),
+            ),
+        ),
         (
             0,
             (
@@ -95,7 +102,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("{data}", *SMALL, "--freeze-stages", "1", "--augment", "trivial", "--fit"),
                 *("crop", "--class-weights", "none", "--precision", "auto"),
-                *("--interpolation", "bicubic"),
+                *("--interpolation", "bicubic", "--select", "loss"),
             ),
         ),
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),

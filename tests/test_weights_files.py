@@ -28,7 +28,7 @@ from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.file_kind import WeightsFileKind, detect_kind
 from swinclf.models.weights.find import find_weights
 from swinclf.models.weights.torch_files import read_inert
-from swinclf.models.weights.unpickle import Placeholder, Storage, interpret
+from swinclf.unpickle import Placeholder, Storage, interpret
 
 State = dict[str, Tensor]
 

@@ -37,7 +37,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Settings (.json, .toml).",
+        help="Settings file, or textbook-cifar10.",
         show_default="none",
     ),
 ]
@@ -46,7 +46,7 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Choose the settings that are not given to take at most 90s, 10m or 1h.",
+        help="Take at most 90s, 10m or 1h.",
         show_default="none",
     ),
 ]

@@ -21,6 +21,7 @@ from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
 from swinclf.pipeline.budget import fit_budget
+from swinclf.pipeline.colours import resolve_colours
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
 from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
@@ -178,6 +179,7 @@ def forecast_training(
         start = resolve_ranges(index, start, context, None)
         reading = replace(start, extracts_features=False)
         extracted, dataset = extract_features(index, reading, context)
+        start = resolve_colours(settings, start, dataset, context)
         plan = resolve_plan(settings, start, dataset, extracted, None)
         report_plan(plan, context, [])
         forward_s = measure_forward(start, dataset, context)
@@ -256,6 +258,7 @@ def _plan(
     else:
         extracted, dataset = extract_features(index, start, context)
         changes = []
+    start = resolve_colours(settings, start, dataset, context)
     settings, dataset, teacher_data = prepare_teacher(
         settings, teacher, start, dataset, extracted, context, run if resumed else None
     )

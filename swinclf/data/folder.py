@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from swinclf.data.cifar import open_cifar
 from swinclf.data.class_names import (
     find_similar_name,
     list_some,
@@ -79,6 +80,8 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             classes, or it is ambiguous which folder is which split.
     """
     root, val = _existing_folder(root), _existing_folder(val) if val is not None else None
+    if (packed := _packed_index(root, val)) is not None:
+        return packed
     layout = find_layout(root, val)
     if val is not None:
         _check_apart(layout, val)
@@ -122,6 +125,30 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
         raise _no_classes(root, Path(next(iter(layout.splits), root)), index.skipped)
     _check_one_level_down(index)
     return index
+
+
+def _packed_index(root: Path, val: Path | None) -> FolderIndex | None:
+    """Return the images of CIFAR's own files in a folder; None if it holds none."""
+    archive = open_cifar(root)
+    if archive is None:
+        return None
+    if val is not None:
+        raise DataError(
+            "no --val with the files of CIFAR, of which a part of each class is held out",
+            found=f"'{val}'",
+            hint="--val-split 0.1",
+        )
+    images = [ImageFile(*one) for one in archive.paths()]
+    tests = sum(image.split == TEST for image in images)
+    note = f"{archive.title} as published, with {tests:,} test images"
+    return FolderIndex(
+        root=root,
+        classes=tuple(sorted({image.label for image in images if image.split == TRAIN})),
+        images=tuple(sorted(images, key=lambda image: image.path)),
+        skipped=(),
+        has_val=False,
+        notes=ScanNotes(layout=(note,)),
+    )
 
 
 def dataset_digest(root: Path) -> str:

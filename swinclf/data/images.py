@@ -43,6 +43,7 @@ from PIL import (  # the plugins register themselves: without them Pillow knows 
 )
 
 from swinclf.data import limits
+from swinclf.data.cifar import read_packed
 from swinclf.data.high_bit_depth import (
     correct_jpeg2000,
     correct_jpeg2000_raster,
@@ -160,6 +161,8 @@ def _read(path: str | Path, most: int | None = None) -> bytes:
                 raise ExcessiveImage(reason)
             return file.read(most or limits.MAX_FILE_BYTES)  # it may be growing
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if (packed := read_packed(Path(path))) is not None:
+            return packed[:most]
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
 
 
@@ -428,6 +431,9 @@ def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], di
             key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             digest = shared.get(key) or content_digest(read_bytes(file))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if (packed := read_packed(file)) is not None:
+                digests[path] = content_digest(packed)
+                continue
             errors[path] = getattr(error, "strerror", None) or str(error)
         except UnreadableImage as error:
             errors[path] = str(error)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from swinclf.data.cifar import is_image_file
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import digest_files
 from swinclf.data.walk import walk_images
@@ -52,7 +53,7 @@ def content_sample(images: Sequence[ImageFile], digests: Mapping[str, bytes]) ->
 
 def missing_paths(root: Path, images: Iterable[ImageFile]) -> list[ImageFile]:
     """Return the images whose paths do not exist."""
-    return [image for image in images if not (root / image.path).is_file()]
+    return [image for image in images if not is_image_file(root / image.path)]
 
 
 def find_by_content(

@@ -38,6 +38,8 @@ class Augmentation:
     kind: Augment
     min_crop: float  # smallest area of a random crop, a fraction in (0, 1]
     mirror: bool  # whether to mirror half of the images
+    rotate: float = 0.0  # largest rotation to either side, in turns
+    zoom: float = 0.0  # largest change of width and of height, each drawn by itself, in [0, 1)
 
 
 def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
@@ -82,7 +84,7 @@ def augment_pixels(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> AugmentedImage:
-    """Return the pixels for one epoch of training: randomly cropped, augmented and mirrored.
+    """Return the pixels for one epoch of training: cropped, rotated, augmented, mirrored.
 
     `common` is from `common_pixels` and not changed; `rng` is that of this image and epoch.
     """
@@ -95,6 +97,8 @@ def augment_pixels(
         if augmentation.kind is Augment.TRIVIAL:
             augmented = _trivial_augment(augmented, preprocess, rng)
         pixels = np.asarray(augmented)
+    if augmentation.rotate or augmentation.zoom:
+        pixels = _rotate_and_zoom(pixels, augmentation.rotate, augmentation.zoom, rng)
     is_mirrored = augmentation.mirror and rng.random() < 0.5
     return AugmentedImage(pixels[:, ::-1] if is_mirrored else pixels, is_mirrored)
 
@@ -211,6 +215,26 @@ def _trivial_augment(
     sign = 1 if rng.random() < 0.5 else -1
     fill = tuple(round(255 * value) for value in preprocess.mean)
     return operation(picture, strength, sign, fill)
+
+
+def _rotate_and_zoom(
+    pixels: np.ndarray, turns: float, zoom: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Rotate by up to `turns` and scale by 1 - `zoom` to 1 + `zoom`; the border is reflected."""
+    height, width = pixels.shape[:2]
+    angle = 2 * math.pi * rng.uniform(-turns, turns)
+    tall, wide = rng.uniform(1 - zoom, 1 + zoom, size=2)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = np.array([[wide * cos, -wide * sin], [tall * sin, tall * cos]])  # of (x, y)
+    half = np.array([width / 2, height / 2])
+    border = math.ceil(max(0.0, *(np.abs(matrix) @ half - half))) + 1
+    padded = np.pad(pixels, ((border, border), (border, border), (0, 0)), "symmetric")
+    shift = half + border - matrix @ half
+    coefficients = (*matrix[0], shift[0], *matrix[1], shift[1])
+    turned = Image.fromarray(padded).transform(
+        (width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)
 
 
 def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: _Colour) -> Image.Image:

@@ -64,8 +64,7 @@ def project_qkv(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor
     The attention is the `Attention` of a ViT or the `WindowAttention` of a Swin.
     """
     source: Any = attention
-    *before, tokens, width = x.shape
-    qkv = source.qkv(x).view(*before, tokens, 3, source.heads, width // source.heads)
+    qkv = source.qkv(x).unflatten(-1, (3, source.heads, -1))
     q, k, v = (part.transpose(-3, -2) for part in qkv.unbind(-3))
     if hasattr(source, "q_norm"):
         q, k = source.q_norm(q), source.k_norm(k)

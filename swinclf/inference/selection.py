@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from swinclf.card import ModelCard
+from swinclf.data.cifar import is_image_file
 from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
 from swinclf.data.folder import (
     TEST,
@@ -109,7 +110,7 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
     if card.split.get("dataset") == dataset_digest(root):
         return True
     paths = [image.path for image in sampled(read_split(run.split))]
-    if not all((root / path).is_file() for path in paths):
+    if not all(is_image_file(root / path) for path in paths):
         return False
     recorded = card.split.get("content")
     if recorded is None:
@@ -122,7 +123,7 @@ def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
 
 def _are_renamed(run: RunFolder, root: Path) -> bool:
     """Return whether most of a run's images are no longer at their paths."""
-    found = [(root / image.path).is_file() for image in sampled(read_split(run.split))]
+    found = [is_image_file(root / image.path) for image in sampled(read_split(run.split))]
     return sum(found) < len(found) / 2
 
 

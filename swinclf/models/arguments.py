@@ -111,7 +111,9 @@ VIT_ARGUMENTS: dict[str, Argument] = {
     "patch_stride": Argument("from patch to patch, pixels; none: no overlap", _or_none(_COUNT)),
     "depth": Argument("encoder blocks", _COUNT),
     "num_heads": Argument("heads of the attention", _COUNT),
+    "head_dim": Argument("channels of a head; none: embed_dim over num_heads", _or_none(_COUNT)),
     "activation": Argument("of the MLP", _choice(*ACTIVATIONS)),
+    "mlp_final_activation": Argument("after the MLP's second layer, too", _switch),
     "qk_norm": Argument("layer norm of queries and keys", _switch),
     "layer_scale": Argument(
         "first value of the branches' factors; none: no factors", _or_none(_number(float, 0, 100))
@@ -128,6 +130,8 @@ VIT_ARGUMENTS: dict[str, Argument] = {
     "head": Argument("form of the head", _choice(*get_args(HeadKind))),
     "head_hidden": Argument("channels of the head's hidden layers, e.g. 2048-1024", _numbers),
     "dropout": Argument("dropped inside the blocks in training, fraction", _FRACTION),
+    "attn_dropout": Argument("attention weights dropped in training, fraction", _FRACTION),
+    "mlp_dropout": Argument("dropped in the MLPs only in training, fraction", _FRACTION),
 }
 SWIN_ARGUMENTS: dict[str, Argument] = {
     **_BOTH,
@@ -190,7 +194,8 @@ def check_shape(config: ViTConfig | SwinConfig) -> list[str]:
 def _check_vit(config: ViTConfig) -> list[str]:
     hidden, heads = config.head_hidden, config.num_heads
     unfit = {
-        f"num_heads={heads}: embed_dim={config.embed_dim} is no multiple": config.embed_dim % heads,
+        f"num_heads={heads}: embed_dim={config.embed_dim} is no multiple": not config.head_dim
+        and config.embed_dim % heads,
         "pool=token: needs class_token=true": config.pool == "token" and not config.class_token,
         "distilled: needs class_token, pool=token and head=linear": config.distilled
         and not (config.class_token and config.pool == "token" and config.head == "linear"),
@@ -201,6 +206,8 @@ def _check_vit(config: ViTConfig) -> list[str]:
         "head=tanh: takes one number in head_hidden": config.head == "tanh" and len(hidden) > 1,
         "activation=swiglu: embed_dim * mlp_ratio must be even": config.activation == "swiglu"
         and int(config.embed_dim * config.mlp_ratio) % 2,
+        "mlp_final_activation: not with activation=swiglu": config.mlp_final_activation
+        and config.activation == "swiglu",
     }
     return [problem for problem, wrong in unfit.items() if wrong]
 

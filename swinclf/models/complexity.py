@@ -113,8 +113,10 @@ def _vit_parts(network: ViT) -> list[Part]:
     stem = _count(network) - inside
     shape: tuple[int, ...] = (*network.patch_embed.grid_size, width)
     rows = [Part("patch_embed", "patch_embed", shape, stem, _patches(network.patch_embed))]
-    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
-    formula = f"4 * {tokens} * {width}^2 + 2 * {tokens}^2 * {width} = {attention:,}"
+    inner = config.num_heads * (config.head_dim or width // config.num_heads)
+    attention = 4 * tokens * width * inner + 2 * tokens**2 * inner
+    area = f"{width}^2" if inner == width else f"{width} * {inner}"
+    formula = f"4 * {tokens} * {area} + 2 * {tokens}^2 * {inner} = {attention:,}"
     for index, block in enumerate(network.blocks):
         assert isinstance(block.mlp, nn.Module)
         macs = attention + _mlp(block.mlp, tokens)

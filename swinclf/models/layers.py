@@ -107,12 +107,14 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden // 2 if activation == "swiglu" else hidden, width)
         self.activation, self.dropout = activation, dropout
+        self.is_activated_twice = False  # after the second layer, too
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token by itself, (..., C) -> (..., C)."""
         hidden = ACTIVATIONS[self.activation](self.fc1(x))  # (..., C) -> (..., D)
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        return F.dropout(self.fc2(hidden), self.dropout, self.training)  # (..., D) -> (..., C)
+        out = self.fc2(F.dropout(hidden, self.dropout, self.training))  # (..., D) -> (..., C)
+        out = ACTIVATIONS[self.activation](out) if self.is_activated_twice else out
+        return F.dropout(out, self.dropout, self.training)
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,10 +60,14 @@ class ViTConfig:
     """Encoder blocks."""
     num_heads: int = 12
     """Heads A of the attention."""
+    head_dim: int | None = None
+    """Channels E of a head; None: C / A."""
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer over that of its input."""
     activation: str = "gelu"
     """The MLP's activation: gelu, gelu_tanh, quick_gelu or swiglu."""
+    mlp_final_activation: bool = False
+    """Whether the MLP's second layer has an activation, too."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
     qk_norm: bool = False
@@ -97,6 +101,10 @@ class ViTConfig:
     """Fraction dropped before and inside the head in training, in [0, 1)."""
     dropout: float = 0.0
     """Fraction dropped after embedding, attention and MLP layers in training, in [0, 1)."""
+    attn_dropout: float = 0.0
+    """Fraction of the attention weights dropped in training, in [0, 1)."""
+    mlp_dropout: float = 0.0
+    """Fraction dropped after MLP layers in training, if more than `dropout`, in [0, 1)."""
     drop_path: float = 0.0
     """Drop rate of the last block's branches, in [0, 1); the first block's is 0."""
     norm_eps: float = 1e-6
@@ -303,7 +311,9 @@ class Block(nn.Module):
         self.attn = Attention(config, grid)
         self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.norm2 = nn.LayerNorm(width, config.norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio), config.activation, config.dropout)
+        hidden, dropout = int(width * config.mlp_ratio), max(config.dropout, config.mlp_dropout)
+        self.mlp = Mlp(width, hidden, config.activation, dropout)
+        self.mlp.is_activated_twice = config.mlp_final_activation
         self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.drop_path = DropPath(drop_path)
 
@@ -320,19 +330,19 @@ class Attention(nn.Module):
     def __init__(self, config: ViTConfig, grid: tuple[int, int]) -> None:
         super().__init__()
         width, self.heads, self.dropout = config.embed_dim, config.num_heads, config.dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-        each = width // self.heads
+        each, self.attn_dropout = config.head_dim or width // self.heads, config.attn_dropout
+        self.qkv = nn.Linear(width, 3 * self.heads * each, bias=config.qkv_bias)
         self.q_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
         is_relative = config.position == "relative"
         prefix = config.prefix_tokens
         self.rel_pos = RelativePosition(grid, self.heads, prefix) if is_relative else None
-        self.proj = nn.Linear(width, width)
+        self.proj = nn.Linear(self.heads * each, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every token attend to every token, (N, T, C) -> (N, T, C)."""
         q, k, v = split_heads(self.qkv(x), self.heads)  # (N, A, T, E) each
         bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
-        # No dropout of the attention weights: it would rule out PyTorch's fused attention.
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=bias)
+        q, k, rate = self.q_norm(q), self.k_norm(k), self.attn_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
         return F.dropout(self.proj(merge_heads(x)), self.dropout, self.training)

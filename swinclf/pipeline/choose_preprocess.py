@@ -8,7 +8,7 @@ from typing import Any
 
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.weights.known_preprocess import KnownPreprocess
-from swinclf.preprocess import Preprocess, format_colours, parse_colours
+from swinclf.preprocess import MEASURED, Preprocess, format_colours, parse_colours
 from swinclf.settings import Settings
 
 COLOURS = ("mean", "std")
@@ -41,7 +41,11 @@ def choose_preprocess(
         text = format_colours(value) if name in COLOURS else value
         settings = settings.choose(name, text, reason)
     config = settings.config
-    chosen: dict[str, Any] = {name: parse_colours(getattr(config, name)) for name in COLOURS}
+    chosen: dict[str, Any] = {
+        name: parse_colours(value)
+        for name in COLOURS
+        if (value := getattr(config, name)) != MEASURED  # known when the images have been read
+    }
     chosen |= {name: getattr(config, name) for name in ("interpolation", "crop_pct", "fit")}
     return settings, replace(own, **chosen)
 
@@ -52,8 +56,9 @@ def preprocess_line(settings: Settings) -> str:
     for name in NAMES:
         value = str(getattr(config, name))
         if name != "interpolation":
-            numbers = " ".join(f"{float(number):.4g}" for number in value.split(","))
-            value = f"{name.replace('crop_pct', 'crop')} {numbers}"
+            if value != MEASURED:
+                value = " ".join(f"{float(number):.4g}" for number in value.split(","))
+            value = f"{name.replace('crop_pct', 'crop')} {value}"
         groups.setdefault(settings.reasons.get(name, "given"), []).append(value)
     parts = [f"{', '.join(texts)} ({reason})" for reason, texts in groups.items()]
     return f"preprocessing: {'; '.join(parts)}"

@@ -31,7 +31,9 @@ from swinclf.training.logistic_regression import fits_all
 from swinclf.training.teacher_features import CompactTable, OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
-OF_EPOCHS = ("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay")
+OF_EPOCHS = (
+    *("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay", "ema", "select"),
+)
 
 
 @dataclass(frozen=True)

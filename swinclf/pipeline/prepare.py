@@ -32,6 +32,7 @@ from swinclf.training.setup import (
     start_from_baseline,
     use_baseline,
 )
+from swinclf.training.weight_average import build_average
 
 
 def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> Baseline:
@@ -110,6 +111,8 @@ def prepare_training(
         add_distillation(
             state, build_objective(plan.teacher_data, plan, context.hardware.device), config
         )
+    if config.ema:
+        state.average = build_average(state.model, config.ema)
     seed_everything(config.seed)
     if saved is not None:
         restore(saved, state)

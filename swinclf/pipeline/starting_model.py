@@ -35,6 +35,7 @@ from swinclf.models.weights.known_preprocess import (
 from swinclf.models.weights.load_report import WeightsReport
 from swinclf.pipeline.activation import choose_activation
 from swinclf.pipeline.choose_preprocess import choose_preprocess
+from swinclf.pipeline.small_network import choose_small_network
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
@@ -145,8 +146,11 @@ def build_starting_model(
     named = settings.config.weights
     weights = find_weights(Path(named)) if named and not from_checkpoint else None
     known = _known_preprocess(weights)
-    if weights is None and saved is None and settings.config.pretrained:
-        settings = _choose_embedded(settings, report)
+    if weights is None and saved is None:
+        if settings.config.pretrained:
+            settings = _choose_embedded(settings, report)
+        else:
+            settings = choose_small_network(settings, index, report)
     settings, impl = _choose_network(settings, weights, known, report)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)

@@ -1,7 +1,8 @@
 """Batches for the training loop: of cached features, or of images read from files.
 
-The order is a function of (seed, epoch), the augmentation of (seed, epoch, image): a training that
-is resumed in the middle of an epoch gets exactly the batches it would have got.
+The order is a function of (seed, epoch), the augmentation of (seed, epoch, image) or, of a whole
+batch, of (seed, epoch, step): a training that is resumed in the middle of an epoch gets exactly the
+batches it would have got.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from swinclf.data.transforms import (
 )
 from swinclf.preprocess import Preprocess
 
+if TYPE_CHECKING:
+    from swinclf.training.mixing import BatchAugmentation
+
 UNLABELLED = -1  # the target of an image without a label
 
 
@@ -43,18 +47,23 @@ class Batch(NamedTuple):
         targets: (B,) int64 class indices on the device; `UNLABELLED` where there is no label.
         views: (B,) int64 on the CPU, index of each view: i for training image i of N, N + i for
             its mirror image; None if not needed.
+        others: (B,) int64 targets of the images mixed in; None without mixup and CutMix.
+        share: Of `targets` in mixed images, in [0.5, 1]; the rest is that of `others`.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     views: torch.Tensor | None = None
+    others: torch.Tensor | None = None
+    share: float = 1.0
 
     def split(self, size: int) -> Iterator[Batch]:
         """Yield the batch in parts of at most `size` images."""
         for start in range(0, len(self.targets), size):
             part = slice(start, start + size)
             views = None if self.views is None else self.views[part]
-            yield Batch(self.inputs[part], self.targets[part], views)
+            others = None if self.others is None else self.others[part]
+            yield Batch(self.inputs[part], self.targets[part], views, others, self.share)
 
 
 class Batches(Protocol):
@@ -155,6 +164,7 @@ class ImageBatches:
         digests: Content digests of the files; a file whose content has changed is a bad one
             (cached images have no digest: they were checked when they were read).
         train_size: Side of training images, px; None for that of `preprocess`.
+        of_batches: Augmentation of whole training batches; None for none.
     """
 
     train_files: Sequence[Path]
@@ -171,6 +181,7 @@ class ImageBatches:
     cache: ImageCache = field(default_factory=lambda: ImageCache(0))
     digests: Mapping[Path, bytes] = field(default_factory=dict)
     train_size: int | None = None
+    of_batches: BatchAugmentation | None = None
 
     @property
     def train_count(self) -> int:
@@ -214,9 +225,12 @@ class ImageBatches:
             return replace(loaded, is_mirrored=is_mirrored)
 
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
-        yield from self._batches(
+        batches = self._batches(
             order[first_step * self.batch_size :], load, self.train_files, self.train_targets
         )
+        for step, batch in enumerate(batches, first_step):
+            augments = self.of_batches
+            yield batch if augments is None else augments.apply(batch, epoch=epoch, step=step)
 
     def val(self) -> Iterator[Batch]:
         """See `Batches`."""

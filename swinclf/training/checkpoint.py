@@ -19,7 +19,8 @@ from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.reporter import EpochRow
 from swinclf.run_folder import RunFolder
-from swinclf.training.loop import BestEpoch, EpochSums, TrainState
+from swinclf.training.epoch_sums import EpochSums
+from swinclf.training.loop import BestEpoch, TrainState
 from swinclf.training.resume_guard import RunFingerprint
 
 SAVE_EVERY_S = 60.0  # at least this; more if saving took more than a tenth of the time
@@ -69,6 +70,9 @@ def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerpri
         tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
     objective = state.objective.state_dict().items()
     tensors |= {f"objective/{name}": tensor for name, tensor in objective}
+    if state.average is not None:
+        average = state.average.state_dict().items()
+        tensors |= {f"average/{name}": tensor for name, tensor in average}
     tensors |= _random_states()
     state.sums.fetch()
     tensors |= {
@@ -163,6 +167,8 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
     try:
         state.model.load_state_dict(_below("model/", tensors))
         state.objective.load_state_dict(_below("objective/", tensors))
+        if state.average is not None:
+            state.average.load_state_dict(_below("average/", tensors))
         _load_optimizer(state.optimizer, _below("optimizer/", tensors))
         state.scaler.load_state_dict(record["scaler"])
         state.epoch, state.step = record["epoch"], record["step"]

@@ -24,6 +24,7 @@ SCRATCH_LR_AT_64 = 5e-4
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
 FEW_IMAGES, DEFAULT_FOLDS = 300, 5  # cross-validation is the default below
+OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
@@ -59,11 +60,22 @@ class TrainingFacts:
 
 
 def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
-    """Choose which parameters train."""
+    """Choose which parameters train.
+
+    Raises:
+        ConfigError: If images are to be mixed or erased where no network trains on them.
+    """
     if settings.config.freeze_stages is not None:
         return settings.choose("freeze_layers", False, "--freeze-stages"), Regime.PART
     why = "starting from trained weights" if trained_weights else "starting from random weights"
     settings, is_head = settings.choose_value("freeze_layers", trained_weights, why)
+    of_batches = [name for name in OF_BATCHES if getattr(settings.config, name)]
+    if is_head and of_batches:
+        raise ConfigError(
+            f"--no-freeze-layers with --{of_batches[0].replace('_', '-')}",
+            found="the head alone trains, on features that are computed once",
+            hint="--no-freeze-layers trains the whole network",
+        )
     return settings, Regime.HEAD if is_head else Regime.FULL
 
 
@@ -174,11 +186,20 @@ def choose_distillation(
     settings, temperature = settings.choose_value("teacher_temperature", SOFT_TEMPERATURE, source)
     reason = f"as much as the labels, {source}"
     settings, weight = settings.choose_value("teacher_weight", SOFT_WEIGHT, reason)
+    is_mixed = bool(config.mixup or config.cutmix)
+    if is_mixed and config.teacher_views is TeacherViews.CACHED:
+        raise ConfigError(
+            "--teacher-views online, as mixed images have no cached features",
+            found="cached, with --mixup or --cutmix",
+            hint="--teacher-views online",
+        )
     feature_weight = 0.0 if why_not else FEATURE_WEIGHT
     reason = why_not or "the backbone trains"
     settings, features = settings.choose_value("teacher_features", feature_weight, reason)
     views, reason = TeacherViews.ONLINE, "random crops, each seen by the teacher"
-    if is_head or config.augment is Augment.NONE:
+    if is_mixed:
+        reason = "mixed images, each seen by the teacher"
+    elif is_head or config.augment is Augment.NONE:
         views, reason = TeacherViews.CACHED, "no random crops"
     settings, views = settings.choose_value("teacher_views", views, reason)
     return settings, DistillationTerms(temperature, weight, features), views

@@ -121,7 +121,7 @@ class Distillation(CrossEntropy):
     def losses(self, outputs: ModelOutputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
         """See `CrossEntropy`."""
         terms, features = self._terms, self._teacher.features(batch)
-        labels = label_losses(outputs[0], batch.targets, schedule)
+        labels = label_losses(outputs[0], batch, schedule)
         soft = soft_target_losses(outputs[0], self.teacher_logits(features), terms.temperature)
         losses = (1 - terms.weight) * labels + terms.weight * soft
         if self.projection is None:

@@ -15,14 +15,17 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
+from swinclf.config import EpochScore
 from swinclf.device import Hardware, Precision, StopFlag, is_out_of_memory
 from swinclf.errors import DivergedError, ExitCode, Interrupted
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
 from swinclf.reporter import EpochRow, Reporter
-from swinclf.training.batches import UNLABELLED, Batch, Batches
+from swinclf.training.batches import Batch, Batches
+from swinclf.training.epoch_sums import EpochSums
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.optim import lr_scale, set_lr
 from swinclf.training.time_estimate import TimeEstimate
@@ -43,6 +46,7 @@ class Schedule:
         label_smoothing: Fraction of the target spread over all classes.
         class_weights: (K,) float32, mean 1 over the training images; None for equal weights.
         patience: Epochs without a better loss or accuracy before early stopping; 0 turns it off.
+        select: What the best epoch is best in, on the validation images.
     """
 
     epochs: int
@@ -52,58 +56,7 @@ class Schedule:
     label_smoothing: float
     class_weights: torch.Tensor | None
     patience: int
-
-
-@dataclass
-class EpochSums:
-    """Running sums of an epoch, divided once, at its end.
-
-    Values stay on the device until `fetch` fetches those of many steps at once and sums them up in
-    float64 on the CPU: waiting after every step is slow, and MPS has no float64.
-
-    Attributes:
-        loss: Sum of the fetched losses.
-        correct: Number of correct predictions among them.
-        count: Images.
-        seconds: Time spent training.
-        labelled: Fetched images that have a label.
-    """
-
-    loss: float = 0.0
-    correct: int = 0
-    count: int = 0
-    seconds: float = 0.0
-    labelled: int = 0
-    _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
-    _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
-    _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
-
-    def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add a batch: losses (B,), logits (B, K), targets (B,)."""
-        self._losses.append(losses)
-        self._hits.append(logits.argmax(1) == targets)
-        self._labels.append(targets != UNLABELLED)
-        self.count += len(targets)
-
-    def fetch(self) -> None:
-        """Add the values still on the device; the sums do not depend on when this is called."""
-        if not self._losses:
-            return
-        sizes = [len(losses) for losses in self._losses]
-        losses, hits = torch.cat(self._losses).cpu(), torch.cat(self._hits).cpu()
-        for batch in losses.double().split(sizes):
-            self.loss += float(batch.sum())
-        self.correct += int(hits.sum())
-        self.labelled += int(torch.cat(self._labels).sum())
-        self._losses.clear()
-        self._hits.clear()
-        self._labels.clear()
-
-    def means(self) -> tuple[float, float]:
-        """Return the mean loss and the accuracy of labelled images; nan without any."""
-        self.fetch()
-        loss = self.loss / self.count if self.count else math.nan
-        return loss, self.correct / self.labelled if self.labelled else math.nan
+    select: EpochScore = EpochScore.LOSS
 
 
 @dataclass
@@ -138,6 +91,7 @@ class TrainState:
         micro_batch: Largest number of images per backward pass; None for whole batches.
         objective: The loss; its own parameters train with the model.
         frozen_statistics: Whether batch-norm statistics are frozen.
+        average: Of the model's weights over the steps; None without one.
     """
 
     model: nn.Module
@@ -152,6 +106,12 @@ class TrainState:
     micro_batch: int | None = None
     objective: CrossEntropy = field(default_factory=CrossEntropy)
     frozen_statistics: bool = False
+    average: AveragedModel | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """Return the model that is validated and saved: the average, if there is one."""
+        return self.model if self.average is None else self.average.module
 
 
 class Saver(Protocol):
@@ -205,7 +165,7 @@ def fit(
         estimate.begin_epoch(state.step)
         with differentiate_depthwise_in_float32(state.model):
             _train_epoch(state, batches, schedule, hardware, report, stop, saver, estimate)
-        val_loss, val_accuracy = validate(state.model, batches, hardware, stop)
+        val_loss, val_accuracy = validate(state.evaluated, batches, hardware, stop)
         if stop:  # before the end of the epoch, so that its validation is repeated
             saver.save(state)
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
@@ -269,6 +229,8 @@ def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: H
         nn.utils.clip_grad_norm_(trained, schedule.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
     state.sums.add(losses, logits, batch.targets)
 
 
@@ -395,10 +357,10 @@ def _end_epoch(
         seconds=seconds,
         images_per_second=state.sums.count / max(state.sums.seconds, 1e-9),
     )
-    is_best = _is_best(state, row)
+    is_best = _is_best(state, row, schedule.select)
     if is_best:
         weights = {
-            name: one.detach().cpu().clone() for name, one in state.model.state_dict().items()
+            name: one.detach().cpu().clone() for name, one in state.evaluated.state_dict().items()
         }
         score = (row.val_accuracy or 0.0, -(row.val_loss or 0.0))
         state.best = BestEpoch(row.epoch, score, weights)
@@ -407,18 +369,23 @@ def _end_epoch(
     report.epoch(row, total=schedule.epochs, best=is_best)
 
 
-def _is_best(state: TrainState, row: EpochRow) -> bool:
+def _is_best(state: TrainState, row: EpochRow, select: EpochScore) -> bool:
     """Return whether an epoch is the best so far; without validation images the last is the best.
 
     The best has the least validation loss of all epochs that are as accurate as the linear probe.
-    Selected by accuracy, an epoch is less accurate on new images, as one image more or less decides
-    (`benchmarks/held_out.py`).
+    Selected by accuracy, an epoch is less accurate on few new images, as one image more or less
+    decides (`benchmarks/held_out.py`); of equal accuracy, the one of less loss is better.
     """
     if row.val_loss is None or row.val_accuracy is None:
         return True
     if row.val_accuracy < state.floor:
         return False
-    return state.best is None or -row.val_loss > state.best.score[1]
+    if state.best is None:
+        return True
+    score = (row.val_accuracy, -row.val_loss)
+    if select is EpochScore.ACCURACY:
+        return score > state.best.score
+    return score[1] > state.best.score[1]
 
 
 def _out_of_patience(state: TrainState, schedule: Schedule) -> bool:

@@ -34,17 +34,26 @@ class CrossEntropy(nn.Module):
             batch: The same batch.
             schedule: With class weights and label smoothing.
         """
-        return label_losses(outputs[0], batch.targets, schedule)
+        return label_losses(outputs[0], batch, schedule)
 
 
-def label_losses(logits: torch.Tensor, targets: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+def label_losses(logits: torch.Tensor, batch: Batch, schedule: Schedule) -> torch.Tensor:
     """Return the cross-entropy of each image, (B,); 0 where there is no label.
+
+    The loss of a mixed image is the mean of those of its two labels, weighted by their shares.
 
     Args:
         logits: (B, K) float32.
-        targets: (B,) class indices, or `UNLABELLED`.
+        batch: With (B,) targets, which are class indices or `UNLABELLED`.
         schedule: With class weights and label smoothing.
     """
+    losses = _cross_entropy(logits, batch.targets, schedule)
+    if batch.others is None:
+        return losses
+    return batch.share * losses + (1 - batch.share) * _cross_entropy(logits, batch.others, schedule)
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     return F.cross_entropy(
         logits,
         targets,

@@ -28,6 +28,7 @@ from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
 from swinclf.training.logistic_regression import Baseline
 from swinclf.training.loop import BestEpoch, Schedule, TrainState, build_state
+from swinclf.training.mixing import BatchAugmentation
 from swinclf.training.optim import build_optimizer
 
 
@@ -75,7 +76,12 @@ def build_image_batches(
         val_files=dataset.paths(VAL),
         val_targets=dataset.targets(VAL),
         preprocess=preprocess,
-        augmentation=Augmentation(config.augment, config.min_crop, config.mirror),
+        augmentation=Augmentation(
+            config.augment, config.min_crop, config.mirror, config.rotate, config.zoom
+        ),
+        of_batches=BatchAugmentation(
+            config.mixup, config.cutmix, config.random_erasing, config.seed
+        ),
         batch_size=config.batch_size,
         seed=config.seed,
         workers=config.workers,
@@ -155,6 +161,7 @@ def build_schedule(config: ResolvedConfig, dataset: Dataset, device: str) -> Sch
         label_smoothing=config.label_smoothing,
         class_weights=torch.tensor(weights, device=device) if weights else None,
         patience=config.patience,
+        select=config.select,
     )
 
 

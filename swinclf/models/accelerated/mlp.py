@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swinclf.models.accelerated.dropout import drop
 from swinclf.models.accelerated.linear import is_eager_cpu, is_fused, is_plain, product
-from swinclf.models.layers import Mlp
+from swinclf.models.layers import ACTIVATIONS, Mlp
 
 # A hidden layer above 32 MiB is memory that the C library requests from the system on every call,
 # which costs more than the product. In portions it stays in the caches, in a reused buffer.
@@ -27,6 +28,10 @@ class FastMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map every token by itself, (..., C) -> (..., C)."""
+        if self.training and self.dropout > 0.0 and is_eager_cpu(x):
+            act = ACTIVATIONS[self.activation]
+            out = self.fc2(drop(act(self.fc1(x)), self.dropout, True))
+            return drop(act(out) if self.is_activated_twice else out, self.dropout, True)
         is_open = not torch.is_grad_enabled() and self._is_open()
         if not is_open or not is_fused(x, self.fc1.weight):
             return super().forward(x)
@@ -35,8 +40,8 @@ class FastMlp(Mlp):
 
     def _is_open(self) -> bool:
         """Return whether nothing but GELU is between the layers' weights."""
-        dropping = self.training and self.dropout > 0.0
-        return self.activation == "gelu" and not dropping and is_plain(self.fc1, self.fc2)
+        is_alone = self.activation == "gelu" and not self.is_activated_twice
+        return is_alone and is_plain(self.fc1, self.fc2)
 
 
 class PortionedMlp(FastMlp):

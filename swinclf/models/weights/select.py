@@ -14,7 +14,7 @@ from torch import Tensor
 from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.match import rank_name, rank_of
 from swinclf.models.weights.torch_files import module_state
-from swinclf.models.weights.unpickle import Placeholder, array_of
+from swinclf.unpickle import Placeholder, array_of
 
 _DEPTH = 8  # of nested wrappers
 # Tensors of a training that do not belong to a network.

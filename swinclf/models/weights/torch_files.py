@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swinclf.models.weights.unpickle import (
+from swinclf.unpickle import (
     Loader,
     Placeholder,
     Reference,

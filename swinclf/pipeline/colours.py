@@ -1,0 +1,84 @@
+"""Mean and deviation of the colours of the training images, for `--mean data` and `--std data`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import TRAIN
+from swinclf.data.loader import load_batches, load_for_prediction
+from swinclf.errors import ConfigError
+from swinclf.pipeline.plan import Context
+from swinclf.pipeline.starting_model import StartingModel
+from swinclf.preprocess import MEASURED, Colours, Preprocess
+from swinclf.settings import Settings
+
+MEASURED_IMAGES = 10_000  # at most, spread evenly
+BATCH = 256
+LEAST_STD = 0.001  # of images of a single colour
+
+
+def resolve_colours(
+    settings: Settings, start: StartingModel, dataset: Dataset, context: Context
+) -> StartingModel:
+    """Return the starting model with measured colours where the settings ask for them.
+
+    A resumed training measures them again: sums of integers do not depend on the order.
+
+    Args:
+        settings: Of the training.
+        start: Of the training.
+        dataset: The images, each in its split.
+        context: Its reporter is used.
+
+    Raises:
+        ConfigError: If the network starts from trained weights, which know other colours.
+    """
+    config, old = settings.config, start.preprocess
+    if MEASURED not in (config.mean, config.std):
+        return start
+    if start.trained_weights:
+        raise ConfigError(
+            "the colours that the weights were trained with",
+            found=f"--mean or --std {MEASURED}, which are for random weights",
+            hint="no --mean and --std, or --no-pretrained",
+        )
+    mean, std = measure_colours(dataset.paths(TRAIN), old, workers=start.extraction.workers)
+    mean = mean if config.mean == MEASURED else old.mean
+    std = std if config.std == MEASURED else old.std
+    shown = (" ".join(f"{one:.3f}" for one in colours) for colours in (mean, std))
+    context.report.note("colours of the training images: mean {}, deviation {}".format(*shown))
+    return replace(start, preprocess=replace(old, mean=mean, std=std))
+
+
+def measure_colours(
+    files: list[Path], preprocess: Preprocess, *, workers: int
+) -> tuple[Colours, Colours]:
+    """Return mean and standard deviation of red, green and blue, in [0, 1], over all pixels.
+
+    Args:
+        files: Images; those that cannot be read are left out.
+        preprocess: As for prediction; only its geometry is used.
+        workers: Reader threads.
+    """
+    chosen = files[:: -(-len(files) // MEASURED_IMAGES)]
+    sums, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
+    for batch in load_batches(
+        chosen,
+        lambda path: load_for_prediction(path, preprocess, digest=False),
+        batch_size=BATCH,
+        workers=workers,
+    ):
+        for _, loaded in batch:
+            if loaded.pixels is not None:
+                pixels = loaded.pixels.reshape(-1, 3).astype(np.int64)
+                sums, squares = sums + pixels.sum(0), squares + (pixels**2).sum(0)
+                count += len(pixels)
+    mean = sums / max(1, count)
+    std = np.sqrt(squares / max(1, count) - mean**2)
+    red, green, blue = (mean / 255).tolist()
+    red_std, green_std, blue_std = np.maximum(std / 255, LEAST_STD).tolist()
+    return (red, green, blue), (red_std, green_std, blue_std)

@@ -1,0 +1,91 @@
+"""Augmentation of whole batches: mixup, CutMix and random erasing.
+
+What is drawn is a function of (seed, epoch, step) alone, so a resumed training gets the same.
+
+Sources: mixup, Zhang et al. 2018; CutMix, Yun et al. 2019; random erasing, Zhong et al. 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from swinclf.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class BatchAugmentation:
+    """Augmentation of the batches of a training.
+
+    Attributes:
+        mixup: Alpha of the Beta distribution of the shares of two images; 0: no mixup.
+        cutmix: The same for the area of a rectangle from another image. With both, one of the two
+            is drawn for each batch.
+        erasing: Fraction of the images in which a rectangle gets the mean colour, in [0, 1].
+        seed: Of what is drawn.
+    """
+
+    mixup: float
+    cutmix: float
+    erasing: float
+    seed: int
+
+    def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
+        """Return the batch, augmented; its inputs may be changed in-place.
+
+        Args:
+            batch: (B, 3, H, W) normalised inputs and targets.
+            epoch: From 0 on.
+            step: In the epoch, from 0 on.
+        """
+        alphas = {"mixup": self.mixup, "cutmix": self.cutmix}
+        kinds = [kind for kind, alpha in alphas.items() if alpha]
+        if not len(batch.targets) or not (kinds or self.erasing):
+            return batch
+        rng = np.random.default_rng([self.seed, epoch, step, 2])
+        with _torch_seed(int(rng.integers(2**63))):
+            if kinds:
+                kind = kinds[rng.integers(len(kinds))]
+                batch = _mix(batch, kind, alphas[kind])
+            if self.erasing:
+                _erase(batch.inputs, self.erasing)
+        return batch
+
+
+def _mix(batch: Batch, kind: str, alpha: float) -> Batch:
+    """Mix each image with its neighbour; `targets` are those of the one with the larger share."""
+    from torchvision.transforms import v2  # takes a second to import
+
+    mixer = v2.MixUp(alpha=alpha) if kind == "mixup" else v2.CutMix(alpha=alpha)
+    drawn = mixer.make_params([batch.inputs])
+    share = drawn["lam"] if kind == "mixup" else drawn["lam_adjusted"]
+    parameters = {"labels": None, "batch_size": len(batch.targets), **drawn}
+    targets, others = batch.targets, batch.targets.roll(1, 0)
+    if share < 0.5:
+        targets, others, share = others, targets, 1 - share
+    inputs = mixer.transform(batch.inputs, parameters)
+    return batch._replace(inputs=inputs, targets=targets, others=others, share=share)
+
+
+def _erase(inputs: torch.Tensor, part: float) -> None:
+    """Erase a rectangle of some images in-place: 0 is the mean colour of normalised inputs."""
+    from torchvision.transforms import v2
+
+    erase = v2.RandomErasing(part, value=0, inplace=True)
+    for image in inputs:
+        erase(image)
+
+
+@contextmanager
+def _torch_seed(seed: int) -> Iterator[None]:
+    """Seed torch's generator on the CPU, from which torchvision draws, and restore it."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
