@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
+from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.files import (
     cannot_write,
     expand_home,
@@ -25,7 +26,6 @@ from swinclf.latest_run import LATEST, follow_latest, remove_stale_links
 from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_stale_locks
 
 DRAFT = ".{}.draft"
-MODEL_SUFFIXES = (".safetensors", ".onnx")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ LEVELS = [
     {
         "errors",
         "event_log",
+        "export_formats",
         "files",
         "preprocess",
         "reporter",

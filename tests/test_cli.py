@@ -285,14 +285,14 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
     content = exported.read_bytes()
 
-    def write(_network, _card, path):
+    def write(_source, path):
         path.write_bytes(content)
 
     def train_quickly(parent, **_):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
-    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))

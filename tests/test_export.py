@@ -150,10 +150,10 @@ print(sorted({"torch", "timm", "torchvision"} & sys.modules.keys()))
 def quick_export(monkeypatch, exported):
     """Exporting takes seconds: the command writes a file that was exported before."""
 
-    def write(_network, _card, path):
+    def write(_source, path):
         path.write_bytes(exported["vit"].read_bytes())
 
-    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
 
 
 def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick_export):
@@ -199,10 +199,10 @@ def test_a_damaged_weight_ends_in_4(trained, cli, tmp_path, exported, monkeypatc
     values[0] *= -1
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
-    def write(_network, _card, path):
+    def write(_source, path):
         path.write_bytes(model.SerializeToString())
 
-    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
     done = cli("export", "--run", trained.path, "--output", tmp_path / "out.onnx")
     assert done.code == 4
     expected, found, _ = error_lines(done)

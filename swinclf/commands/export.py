@@ -12,8 +12,9 @@ from swinclf.config import ExportFormat
 from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
-from swinclf.exporting.onnx import export_onnx
+from swinclf.export_formats import FORMATS
 from swinclf.exporting.parity import Parity, compare_probabilities
+from swinclf.exporting.source import ExportSource
 from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
 from swinclf.inference.stream import stream_outputs
@@ -73,15 +74,16 @@ def export(
             found="a file that is an export itself",
             hint="--run RUN",
         )
-    path = output or model.with_suffix(f".{export_format}")
+    entry = FORMATS[export_format]
+    write, path = entry.load_writer(), output or model.with_name(entry.default_name)
     images = _images(model, data)
     network, card = load_model(model, impl=options.impl)
     report.note(f"writing {card.model} as {export_format}")
-    export_onnx(network, card, path)
+    write(ExportSource(network, card, model), path)
     ours = open_predictor(model, InferenceOptions(options.impl, options.device, Precision.FP32))
     if ours.note:
         report.warn(ours.note)
-    theirs = open_predictor(path)
+    theirs = open_predictor(entry.file_to_open(path))
     passes = 1 + len(BATCHES)
     with report.track("comparing with the run", passes * len(images)) as advance:
         reference = _probabilities(ours, images, batch_size=32, advance=advance)

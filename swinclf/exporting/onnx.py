@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.card import ModelCard
-from swinclf.device import import_onnx_extra
+from swinclf.device import import_extra
 from swinclf.errors import ExportError
+from swinclf.exporting.source import ExportSource
 from swinclf.files import write_bytes
 
 OPSET = 20
 INPUT, OUTPUTS = "pixels", ("logits", "features")
 
 
-def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
+def export_onnx(source: ExportSource, path: Path) -> None:
     """Write a network as ONNX: `pixels` (N, 3, H, W), normalised -> `logits`, `features`.
 
     The logits, (N, K) float32, are already divided by the temperature, so that their softmax gives
@@ -30,15 +30,15 @@ def export_onnx(network: nn.Module, card: ModelCard, path: Path) -> None:
     out-of-distribution detection.
 
     Args:
-        network: In evaluation mode, on the CPU, in float32.
-        card: Written to the file's metadata.
+        source: The model; its card is written to the file's metadata.
         path: The file; overwritten.
 
     Raises:
         ExportError: If the extra is not installed or the network cannot be exported.
         RunError: If the file cannot be written.
     """
-    onnx, _ = import_onnx_extra("onnx", "onnxscript")  # onnxscript is needed by torch's exporter
+    onnx, _ = import_extra("onnx", "onnx", "onnxscript")  # onnxscript is needed by torch's exporter
+    network, card = source.network, source.card
     # Two images, since the exporter treats a size of 1 as a constant.
     example = torch.zeros(2, 3, card.preprocess.height, card.preprocess.width)
     try:

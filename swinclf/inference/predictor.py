@@ -17,11 +17,12 @@ from swinclf.device import (
     Precision,
     choose_hardware,
     has_native_bf16,
-    import_onnx_extra,
+    import_extra,
     require_precision,
     translate_out_of_memory,
 )
 from swinclf.errors import DeviceError, RunError
+from swinclf.export_formats import format_of
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches, choose_parallel_batches
 
 if TYPE_CHECKING:
@@ -80,14 +81,15 @@ RUN_OPTIONS = InferenceOptions()
 
 
 def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predictor:
-    """Open a model.safetensors or an exported .onnx file.
+    """Open a model.safetensors or an exported file of any format that can run here.
 
     Raises:
         RunError, WeightsError, ModelError, DeviceError, ExportError: If it cannot be opened with
             these options.
     """
-    if path.suffix.lower() == ".onnx":
-        return OnnxPredictor(path, options)
+    if exported := format_of(path):
+        predictor: Predictor = exported.load_predictor()(path, options)
+        return predictor
     return TorchPredictor.open(path, options)
 
 
@@ -132,7 +134,7 @@ class OnnxPredictor:
     note = ""
 
     def __init__(self, path: Path, options: InferenceOptions = RUN_OPTIONS) -> None:
-        (ort,) = import_onnx_extra("onnxruntime")
+        (ort,) = import_extra("onnx", "onnxruntime")
         if options.device not in ("auto", "cpu"):
             raise DeviceError(
                 "--device cpu for an ONNX file",
