@@ -289,15 +289,17 @@ class Classifier:
         self,
         output: str | PathLike[str],
         *,
+        export_format: ExportFormat | str = ExportFormat.ONNX,
         tolerance: float = DEFAULT_TOLERANCE,
         data: str | PathLike[str] | None = None,
         report: Reporter | None = None,
         verbose: bool = False,
     ) -> Export:
-        """Write the classifier as ONNX and compare the two on real images; see `swinclf export`.
+        """Write the classifier and compare the two on real images; see `swinclf export`.
 
         Args:
-            output: The file.
+            output: The file or folder.
+            export_format: The format, such as `onnx` or `timm`.
             tolerance: Largest allowed difference of a probability, in float32.
             data: A folder of images to compare on; None for those stored in the run.
             report: As for `swinclf.train`.
@@ -309,7 +311,7 @@ class Classifier:
         """
         return export_model(
             self.path,
-            ExportFormat.ONNX,
+            ExportFormat(export_format),
             _path(output),
             tolerance=tolerance,
             data=_path(data),

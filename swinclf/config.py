@@ -50,6 +50,11 @@ class ExportFormat(StrEnum):
     """File format of an export."""
 
     ONNX = "onnx"
+    TIMM = "timm"
+    TORCH_EXPORT = "torch-export"
+    OPENVINO = "openvino"
+    COREML = "coreml"
+    LITERT = "litert"
 
 
 class OptionGroup(StrEnum):
