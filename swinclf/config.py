@@ -57,6 +57,15 @@ class ExportFormat(StrEnum):
     LITERT = "litert"
 
 
+class Engine(StrEnum):
+    """What computes the network of a run on a CPU."""
+
+    TORCH = "torch"  # in the run's own precision
+    AUTO = "auto"  # an export where it is much faster and agrees, else torch
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+
+
 class OptionGroup(StrEnum):
     """Group of options in --help, in their order."""
 

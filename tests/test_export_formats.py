@@ -215,7 +215,7 @@ def test_wrong_preprocessing_shows_in_the_answers(
         edit_onnx(output, *change)
 
     monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
-    monkeypatch.setattr("swinclf.commands.export.differing_metadata", lambda *_: ())
+    monkeypatch.setattr("swinclf.exporting.verified_export.differing_metadata", lambda *_: ())
     with pytest.raises(MismatchError):
         swinclf.load(export_models["vit"]).export(original.with_name("x.onnx"), data=photos)
 
@@ -313,7 +313,7 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
     copies = {one: copy(one) for one in ("onnx", "timm", "torch-export")}
     for export_format, write in copies.items():
         monkeypatch.setattr(FORMATS[export_format].writer.replace(":", "."), write)
-    monkeypatch.setattr("swinclf.commands.export.SPEED_S", 0.0)
+    monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
     monkeypatch.setitem(sys.modules, "openvino", None)
     words = (
         "export",
