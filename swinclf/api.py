@@ -13,7 +13,6 @@ import numpy as np
 
 from swinclf.commands.evaluate import evaluate as evaluate_model
 from swinclf.commands.evaluate import score
-from swinclf.commands.export import DEFAULT_TOLERANCE, Export
 from swinclf.commands.export import export as export_model
 from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
@@ -22,6 +21,7 @@ from swinclf.confidence.selective import threshold_for
 from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
+from swinclf.exporting.verified_export import DEFAULT_TOLERANCE, Export
 from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
@@ -289,15 +289,17 @@ class Classifier:
         self,
         output: str | PathLike[str],
         *,
+        export_format: ExportFormat | str = ExportFormat.ONNX,
         tolerance: float = DEFAULT_TOLERANCE,
         data: str | PathLike[str] | None = None,
         report: Reporter | None = None,
         verbose: bool = False,
     ) -> Export:
-        """Write the classifier as ONNX and compare the two on real images; see `swinclf export`.
+        """Write the classifier and compare the two on real images; see `swinclf export`.
 
         Args:
-            output: The file.
+            output: The file or folder.
+            export_format: The format, such as `onnx` or `timm`.
             tolerance: Largest allowed difference of a probability, in float32.
             data: A folder of images to compare on; None for those stored in the run.
             report: As for `swinclf.train`.
@@ -309,7 +311,7 @@ class Classifier:
         """
         return export_model(
             self.path,
-            ExportFormat.ONNX,
+            ExportFormat(export_format),
             _path(output),
             tolerance=tolerance,
             data=_path(data),

@@ -57,6 +57,20 @@ class ExportFormat(StrEnum):
     """File format of an export."""
 
     ONNX = "onnx"
+    TIMM = "timm"
+    TORCH_EXPORT = "torch-export"
+    OPENVINO = "openvino"
+    COREML = "coreml"
+    LITERT = "litert"
+
+
+class Engine(StrEnum):
+    """What computes the network of a run on a CPU."""
+
+    TORCH = "torch"  # in the run's own precision
+    AUTO = "auto"  # an export where it is much faster and agrees, else torch
+    OPENVINO = "openvino"
+    ONNX = "onnx"
 
 
 class OptionGroup(StrEnum):

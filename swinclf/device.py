@@ -280,10 +280,11 @@ def _package_version(name: str) -> str:
         return "not installed"
 
 
-def import_onnx_extra(*names: str) -> list[Any]:
-    """Import modules of the optional extra `onnx`; return them in the given order.
+def import_extra(extra: str, *names: str) -> list[Any]:
+    """Import modules of an optional extra; return them in the given order.
 
     Args:
+        extra: The extra, such as onnx.
         names: The modules.
 
     Raises:
@@ -293,10 +294,30 @@ def import_onnx_extra(*names: str) -> list[Any]:
         return [import_module(name) for name in names]
     except ImportError as error:
         raise ExportError(
-            "the optional extra 'onnx' for ONNX files",
+            f"the optional extra '{extra}'",
             found=f"not installed ({error})",
-            hint="pip install 'swinclf[onnx]'",
+            hint=f"pip install 'swinclf[{extra}]'",
         ) from error
+
+
+def import_openvino() -> Any:
+    """Import the optional extra `openvino` without its telemetry.
+
+    Its import sends a message over the network; without that package it uses a stub of its own.
+
+    Raises:
+        ExportError: If it is not installed.
+    """
+    modules: dict[str, Any] = sys.modules
+    name = "openvino_telemetry"
+    before = modules.get(name)
+    modules[name] = None
+    try:
+        return import_extra("openvino", "openvino")[0]
+    finally:
+        del modules[name]
+        if before is not None:
+            modules[name] = before
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ LEVELS = [
     {
         "errors",
         "event_log",
+        "export_formats",
         "files",
         "preprocess",
         "reporter",
@@ -41,8 +42,8 @@ LEVELS = [
     {"confidence"},
     {"card"},
     {"data", "models", "reporting"},
-    {"training", "inference", "exporting", "explain", "data_quality"},
-    {"pipeline", "serving"},
+    {"training", "inference", "explain", "data_quality"},
+    {"pipeline", "exporting", "serving"},
     {"commands"},
     {"terminal"},
     {"api"},

@@ -25,7 +25,7 @@ from swinclf import terminal
 from swinclf.cli import commands, predict_command  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS, OptionGroup
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.errors import ExitCode, ExportError, Interrupted
 
 try:
     import pty
@@ -152,6 +152,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
         (0, ("{picture}", "--reject", "0.5")),
+        (0, ("{picture}", "--engine", "torch")),
+        (0, ("{picture}", "--engine", "auto")),
+        (0, ("{picture}", "--engine", "onnx")),
+        (1, ("{picture}", "--engine", "openvino")),
         (
             0,
             (
@@ -171,6 +175,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             ),
         ),
         (0, ("--device", "auto", "--precision", "bf16")),
+        (0, ("--all", "--output", "{tmp}/all")),
+        (0, ("--format", "timm", "--output", "{tmp}/timm")),
+        # test_export_formats.py writes these two; here, as the others, they cannot be written.
+        *((1, ("--format", one)) for one in ("torch-export", "openvino", "coreml", "litert")),
         (0, ("--precision", "fp16", "--json")),
         (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
@@ -310,14 +318,20 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
     content = exported.read_bytes()
 
-    def write(_network, _card, path):
+    def write(_source, path):
         path.write_bytes(content)
+
+    def refuse(_source, _path):
+        raise ExportError("a faster test", found="a slow export", hint="--format onnx")
 
     def train_quickly(parent, **_):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
-    monkeypatch.setattr("swinclf.commands.export.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
+    for slow in ("program_writer.export_program", "openvino_writer.export_openvino"):
+        monkeypatch.setattr(f"swinclf.exporting.{slow}", refuse)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))

@@ -33,6 +33,8 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     "export": (
         ("swinclf export", "the newest run as ONNX"),
         ("swinclf export --output flowers.onnx", "a file of this name"),
+        ("swinclf export --format timm", "a folder for timm and the Hub"),
+        ("swinclf export --all", "every format, compared in a table"),
     ),
     "serve": (
         ("swinclf serve", "at http://127.0.0.1:8000"),

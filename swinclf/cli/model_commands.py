@@ -24,7 +24,7 @@ from swinclf.cli.options import (
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
 from swinclf.config import ExportFormat
-from swinclf.errors import ExitCode
+from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.run_folder import find_model
 from swinclf.terminal import ConsoleReporter
@@ -91,49 +91,80 @@ def eval_command(
     return ExitCode.OK
 
 
+ExportFormatOption = Annotated[
+    Optional[ExportFormat],  # noqa: UP045
+    typer.Option("--format", help="Format of the export.", show_default="onnx"),
+]
+AllFormatsOption = Annotated[
+    bool, typer.Option("--all", help="Every format that can be written here, in one table.")
+]
+ExportOutputOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--output",
+        help="The file or folder; with --all, the folder for all of them.",
+        show_default="in the run",
+    ),
+]
+ToleranceOption = Annotated[
+    float,
+    typer.Option(
+        "--tolerance",
+        min=0,
+        help="Largest allowed difference from the run's probabilities, in float32.",
+    ),
+]
+ComparedImagesOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Images to compare on.",
+        show_default="samples stored in the run",
+    ),
+]
+
+
 def export_command(
     run: RunOption = None,
-    export_format: Annotated[
-        ExportFormat, typer.Option("--format", help="File format.")
-    ] = ExportFormat.ONNX,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="The file.", show_default="model.FORMAT in the run"),
-    ] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            "--tolerance",
-            min=0,
-            help="Largest allowed difference from the run's probabilities, in float32.",
-        ),
-    ] = 1e-3,
-    data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="Images to compare on.",
-            show_default="samples stored in the run",
-        ),
-    ] = None,
+    export_format: ExportFormatOption = None,
+    all_formats: AllFormatsOption = False,
+    output: ExportOutputOption = None,
+    tolerance: ToleranceOption = 1e-3,
+    data: ComparedImagesOption = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> ExitCode:
     """Write a deployable file, verified against the run."""
-    from swinclf.commands.export import export
+    from swinclf.commands.export import export, export_all
     from swinclf.inference.predictor import InferenceOptions
 
+    if all_formats and export_format:
+        raise ConfigError(
+            "one of --all and --format",
+            found=f"--all and --format {export_format}",
+            hint="swinclf export --all",
+        )
+    model, report = find_model(run), ConsoleReporter()
+    options = InferenceOptions(impl, device, precision)
+    if all_formats:
+        everything = export_all(
+            model, output, tolerance=tolerance, data=data, options=options, report=report
+        )
+        record, text = tables.all_exports_record, tables.all_exports_text
+        write_data(to_json(record(everything)) if as_json else text(everything))
+        return ExitCode.OK if everything.agree else ExitCode.MISMATCH
     done = export(
-        find_model(run),
-        export_format,
+        model,
+        export_format or ExportFormat.ONNX,
         output,
         tolerance=tolerance,
         data=data,
-        options=InferenceOptions(impl, device, precision),
-        report=ConsoleReporter(),
+        options=options,
+        report=report,
     )
     write_data(to_json(tables.export_record(done)) if as_json else f"{done.path}\n")
     console.print_box("exported", tables.export_text(done))
+    return ExitCode.OK

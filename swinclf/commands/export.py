@@ -1,45 +1,58 @@
-"""export: write a deployable file and verify it against the run on real images."""
+"""export: write deployable files and verify them against the run on real images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from swinclf.config import ExportFormat
-from swinclf.data.walk import walk_images
-from swinclf.device import Precision, default_workers
-from swinclf.errors import ExportError, MismatchError
-from swinclf.exporting.onnx import export_onnx
-from swinclf.exporting.parity import Parity, compare_probabilities
-from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
-from swinclf.inference.samples import SAMPLE_COUNT, list_samples
-from swinclf.inference.stream import stream_outputs
-from swinclf.models.store import load_model
+from swinclf.errors import ExportError
+from swinclf.export_formats import FORMATS
+from swinclf.exporting.verified_export import (
+    DEFAULT_TOLERANCE,
+    Export,
+    RunToExport,
+    disagreement_error,
+    measure_speed,
+)
+from swinclf.inference.predictor import InferenceOptions
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import RunFolder
-
-DEFAULT_TOLERANCE = 1e-3
-BATCHES = (1, 2, 7)  # a batch size that is fixed in the file fails with one of these
+from swinclf.run_folder import make_folder
 
 
 @dataclass(frozen=True)
-class Export:
-    """A finished export.
+class Unavailable:
+    """A format that could not be written here.
 
     Attributes:
-        path: The file.
-        parity: Comparison of its probabilities with the run's, both in float32.
-        drift: Comparison of the run's own precision with float32; None if it is float32.
-        run_precision: The run's own precision.
+        export_format: The format.
+        reason: Why.
+        hint: What to do.
     """
 
-    path: Path
-    parity: Parity
-    drift: Parity | None
-    run_precision: Precision
+    export_format: ExportFormat
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class AllExports:
+    """The exports to every format that can be written here.
+
+    Attributes:
+        exports: The exports, also those that do not agree with the run.
+        unavailable: The other formats.
+        run_images_per_second: Speed of the run's network in float32 on this machine.
+    """
+
+    exports: tuple[Export, ...]
+    unavailable: tuple[Unavailable, ...]
+    run_images_per_second: float
+
+    @property
+    def agree(self) -> bool:
+        """Whether every export agrees with the run."""
+        return all(one.parity.agrees for one in self.exports)
 
 
 def export(
@@ -52,111 +65,67 @@ def export(
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
     report: Reporter = SILENT,
 ) -> Export:
-    """Export a run and compare its probabilities with the file's on real images.
+    """Export a run and compare its answers with the file's on real images.
 
     Args:
         model: A model.safetensors.
         export_format: Format of the file.
-        output: The file; None for `model.FORMAT` next to the model.
+        output: The file or folder; None for the format's name next to the model.
         tolerance: Largest allowed difference of a probability, both in float32.
         data: A folder of images to compare on; None for those stored in the run.
         options: Device, precision and backend of the run.
         report: Receives progress.
 
     Raises:
-        MismatchError: If they differ by more; the file is not deleted.
+        MismatchError: If they differ by more, or in labels, rejections or metadata; the file is
+            not deleted.
         SwinclfError: If it cannot be done.
     """
-    if model.suffix != ".safetensors":
+    entry = FORMATS[export_format]
+    entry.load_writer()  # raises before anything is computed
+    path = output or model.with_name(entry.default_name)
+    if path.suffix.lower() != entry.suffix and entry.suffix:
         raise ExportError(
-            f"a run, or its model.safetensors, to export; got '{model}'",
-            found="a file that is an export itself",
-            hint="--run RUN",
+            f"an --output that ends in {entry.suffix}, for {export_format}",
+            found=f"'{path}'",
+            hint=f"--output '{path.with_suffix(entry.suffix)}'",
         )
-    path = output or model.with_suffix(f".{export_format}")
-    images = _images(model, data)
-    network, card = load_model(model, impl=options.impl)
-    report.note(f"writing {card.model} as {export_format}")
-    export_onnx(network, card, path)
-    ours = open_predictor(model, InferenceOptions(options.impl, options.device, Precision.FP32))
-    if ours.note:
-        report.warn(ours.note)
-    theirs = open_predictor(path)
-    passes = 1 + len(BATCHES)
-    with report.track("comparing with the run", passes * len(images)) as advance:
-        reference = _probabilities(ours, images, batch_size=32, advance=advance)
-        parity = _worst_parity(reference, theirs, images, tolerance, advance)
-    if not parity.agrees:
-        raise MismatchError(
-            f"'{path}' to agree with its run on {parity.images} images, within {tolerance:g}",
-            found=f"a largest difference of {parity.largest:.2g}, {parity.flips} labels differ",
-            hint="a larger --tolerance if that is acceptable; otherwise please report this bug",
-        )
-    own = open_predictor(model, options)
-    drift = None
-    if isinstance(own, TorchPredictor) and own.hardware.precision is not Precision.FP32:
-        drift = compare_probabilities(
-            reference, _probabilities(own, images, batch_size=32), tolerance=1.0
-        )
-    return Export(path, parity, drift, own.card.precision)
+    run = RunToExport(model, data, options, tolerance, report)
+    done = run.export(export_format, path)
+    if not done.parity.agrees:
+        raise disagreement_error(done)
+    return done
 
 
-def _worst_parity(
-    reference: np.ndarray,
-    exported: Predictor,
-    images: Sequence[str],
-    tolerance: float,
-    advance: Callable[[int], None],
-) -> Parity:
-    """Return the parity of an exported file at the batch size at which it differs most."""
-    return max(
-        (
-            compare_probabilities(
-                reference,
-                _probabilities(exported, images, batch_size=size, advance=advance),
-                tolerance=tolerance,
-            )
-            for size in BATCHES
-        ),
-        key=lambda one: (one.flips, one.largest),
-    )
-
-
-def _images(model: Path, data: Path | None) -> list[str]:
-    if data is not None:
-        images = list(walk_images(str(data)))
-        step = max(1, len(images) // 256)
-        found, images = f"none in '{data}'", images[::step]
-    else:
-        images = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
-        found = f"none stored next to '{model}'"
-    if not images:
-        raise ExportError(
-            "real images to compare the export with the run on",
-            found=found,
-            hint=f"--data DIR, any folder of about {SAMPLE_COUNT} images",
-        )
-    return images
-
-
-def _probabilities(
-    predictor: Predictor,
-    images: Sequence[str],
+def export_all(
+    model: Path,
+    folder: Path | None = None,
     *,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda _done: None,
-) -> np.ndarray:
-    """Return the (N, K) probabilities of the readable images."""
-    outputs = stream_outputs(predictor, images, workers=default_workers(), batch_size=batch_size)
-    rows = []
-    for _, output in outputs:
-        advance(1)
-        if output.probabilities is not None:
-            rows.append(output.probabilities)
-    if not rows:
-        raise ExportError(
-            "readable images to compare on",
-            found=f"{len(images)}, none readable",
-            hint="--data DIR",
-        )
-    return np.stack(rows)
+    tolerance: float = DEFAULT_TOLERANCE,
+    data: Path | None = None,
+    options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
+    report: Reporter = SILENT,
+) -> AllExports:
+    """Export a run to every format that can be written here, and measure speed as well.
+
+    Args:
+        model: A model.safetensors.
+        folder: Folder for the files; None for that of the model.
+        tolerance: As for `export`.
+        data: As for `export`.
+        options: As for `export`.
+        report: Receives progress.
+
+    Raises:
+        SwinclfError: If no format can be written.
+    """
+    run = RunToExport(model, data, options, tolerance, report)
+    folder = make_folder(folder) if folder else model.parent
+    exports, unavailable = [], []
+    for export_format, entry in FORMATS.items():
+        try:
+            done = run.export(export_format, folder / entry.default_name, with_speed=True)
+            exports.append(done)
+        except ExportError as error:
+            unavailable.append(Unavailable(export_format, error.found, error.hint))
+    return AllExports(tuple(exports), tuple(unavailable), measure_speed(run.predictor))

@@ -14,6 +14,7 @@ from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
+from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -37,7 +38,7 @@ from swinclf.models.vit import ViT
 from swinclf.models.weights.find import find_weights
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import MODEL_SUFFIXES, RunFolder, find_model
+from swinclf.run_folder import RunFolder, find_model
 
 
 @dataclass(frozen=True)

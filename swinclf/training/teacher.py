@@ -12,6 +12,7 @@ from torch import nn
 from swinclf.config import Impl
 from swinclf.data.class_names import list_some
 from swinclf.errors import ModelError, RunError
+from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest
 from swinclf.models.build import (
@@ -25,7 +26,7 @@ from swinclf.models.names import is_native
 from swinclf.models.store import load_model
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
-from swinclf.run_folder import MODEL_SUFFIXES, find_model
+from swinclf.run_folder import find_model
 from swinclf.training.feature_cache import weights_digest
 from swinclf.training.linear_probe import linear_classifiers
 

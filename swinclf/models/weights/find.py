@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
 from swinclf.errors import WeightsError
+from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.latest_run import follow_latest
 from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
@@ -19,7 +20,7 @@ from swinclf.models.weights.file_kind import (
     is_weights_name,
     unreadable_error,
 )
-from swinclf.run_folder import MODEL_SUFFIXES, RunFolder
+from swinclf.run_folder import RunFolder
 
 # Names that other programs use for weights in a folder, in order of preference.
 _NAMES = (

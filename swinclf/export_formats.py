@@ -1,0 +1,126 @@
+"""The formats of `swinclf export`, in one table: names of files, extras, writers and predictors.
+
+Writers and predictors are named as text and imported when they are used, as their packages are
+optional or slow to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from swinclf.config import ExportFormat
+from swinclf.errors import ExportError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatEntry:
+    """One format.
+
+    Attributes:
+        default_name: The file or folder in a run, such as model.onnx.
+        entry_file: The file in that folder that identifies the format; empty if it is one file.
+        writer: `module:function(source, path)`, where source is an `exporting.source.ExportSource`;
+            empty if the format cannot be written.
+        predictor: `module:callable(path, options)` that returns an `inference.predictor.Predictor`
+            of the written file; empty if it cannot run here.
+        extra: The optional extra of swinclf that it needs; may be empty.
+        reason: Why the format cannot be written; may be empty.
+        hint: What to do instead, if it cannot be written.
+    """
+
+    default_name: str
+    entry_file: str = ""
+    writer: str = ""
+    predictor: str = ""
+    extra: str = ""
+    reason: str = ""
+    hint: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file, such as .onnx; empty for a folder."""
+        return Path(self.default_name).suffix
+
+    def find(self, path: Path) -> Path | None:
+        """Return the file of an export that is opened; None if `path` is not of this format."""
+        if not self.entry_file:
+            is_ours = path.suffix.lower() == self.suffix and not path.is_dir()
+            return path if is_ours else None
+        entry = (path if path.is_dir() else path.parent) / self.entry_file
+        is_part = path.is_dir() or path.name in (self.entry_file, "model.safetensors")
+        return entry if is_part and entry.is_file() else None
+
+    def load_writer(self) -> Callable[..., None]:
+        """Import the writer.
+
+        Raises:
+            ExportError: If the format cannot be written.
+        """
+        if not self.writer:
+            raise ExportError(
+                "a format that can be written here", found=self.reason, hint=self.hint
+            )
+        return _imported(self.writer)
+
+    def load_predictor(self) -> Callable[..., Any]:
+        """Import the predictor."""
+        return _imported(self.predictor)
+
+
+FORMATS: dict[ExportFormat, FormatEntry] = {
+    ExportFormat.ONNX: FormatEntry(
+        default_name="model.onnx",
+        writer="swinclf.exporting.onnx:export_onnx",
+        predictor="swinclf.inference.exported_predictor:OnnxPredictor",
+        extra="onnx",
+    ),
+    ExportFormat.TIMM: FormatEntry(
+        default_name="model-timm",
+        entry_file="swinclf.json",
+        writer="swinclf.exporting.timm_writer:export_timm",
+        predictor="swinclf.inference.timm_predictor:open_timm_folder",
+    ),
+    ExportFormat.TORCH_EXPORT: FormatEntry(
+        default_name="model.pt2",
+        writer="swinclf.exporting.program_writer:export_program",
+        predictor="swinclf.inference.program_predictor:ProgramPredictor",
+    ),
+    ExportFormat.OPENVINO: FormatEntry(
+        default_name="model.xml",
+        writer="swinclf.exporting.openvino_writer:export_openvino",
+        predictor="swinclf.inference.exported_predictor:OpenVinoPredictor",
+        extra="openvino",
+    ),
+    ExportFormat.COREML: FormatEntry(
+        default_name="model.mlpackage",
+        reason="Core ML files are written by coremltools, and run on macOS only",
+        hint="swinclf export --format torch-export; pip install coremltools; convert model.pt2",
+    ),
+    ExportFormat.LITERT: FormatEntry(
+        default_name="model.tflite",
+        reason="LiteRT files are written by litert-torch, which needs torch < 2.15",
+        hint="swinclf export --format torch-export; pip install litert-torch; convert model.pt2",
+    ),
+}
+MODEL_SUFFIXES = (
+    ".safetensors",
+    *(one.suffix for one in FORMATS.values() if one.predictor and one.suffix),
+)
+
+
+def find_export(path: Path) -> tuple[FormatEntry, Path] | None:
+    """Return the format of an exported file or folder and the file to open; None for others."""
+    for one in FORMATS.values():
+        if one.predictor and (entry := one.find(path)):
+            return one, entry
+    return None
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
