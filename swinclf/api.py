@@ -13,7 +13,7 @@ import numpy as np
 
 from swinclf.commands.evaluate import evaluate as evaluate_model
 from swinclf.commands.evaluate import score
-from swinclf.commands.export import DEFAULT_TOLERANCE, Export
+from swinclf.commands.export import Export
 from swinclf.commands.export import export as export_model
 from swinclf.commands.predict import Prediction
 from swinclf.commands.predict import predict as predict_with
@@ -289,7 +289,7 @@ class Classifier:
         self,
         output: str | PathLike[str],
         *,
-        tolerance: float = DEFAULT_TOLERANCE,
+        tolerance: float | None = None,
         data: str | PathLike[str] | None = None,
         report: Reporter | None = None,
         verbose: bool = False,
@@ -298,7 +298,7 @@ class Classifier:
 
         Args:
             output: The file.
-            tolerance: Largest allowed difference of a probability, in float32.
+            tolerance: Largest allowed difference of a probability, in float32; None for 0.001.
             data: A folder of images to compare on; None for those stored in the run.
             report: As for `swinclf.train`.
             verbose: As for `swinclf.train`.

@@ -50,6 +50,22 @@ class ExportFormat(StrEnum):
     """File format of an export."""
 
     ONNX = "onnx"
+    WEB = "web"
+
+
+class Embed(StrEnum):
+    """What an exported graph contains besides the network."""
+
+    NONE = "none"  # its input is resized and normalised already
+    PREPROCESS = "preprocess"  # its input are decoded images; it gives probabilities and decisions
+
+
+class ExportPrecision(StrEnum):
+    """Number format of an export."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class OptionGroup(StrEnum):

@@ -15,6 +15,11 @@ from typing import Any
 from swinclf.config import ExportFormat
 from swinclf.errors import ExportError
 
+# Names of the inputs and outputs of exported graphs.
+PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded
+LOGITS, FEATURES = "logits", "features"
+PROBABILITIES, LABEL, ACCEPTED = "probabilities", "label", "accepted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FormatEntry:
@@ -28,6 +33,7 @@ class FormatEntry:
         predictor: `module:callable(path, options)` that returns an `inference.predictor.Predictor`
             of the written file; empty if it cannot run here.
         extra: The optional extra of swinclf that it needs; may be empty.
+        has_precisions: Whether it can be written in fp16 and int8.
         reason: Why the format cannot be written; may be empty.
         hint: What to do instead, if it cannot be written.
     """
@@ -37,6 +43,7 @@ class FormatEntry:
     writer: str = ""
     predictor: str = ""
     extra: str = ""
+    has_precisions: bool = False
     reason: str = ""
     hint: str = ""
 
@@ -49,7 +56,7 @@ class FormatEntry:
         """Return the file that is opened as RUN of an export written to `output`."""
         return output / self.entry_file if self.entry_file else output
 
-    def load_writer(self) -> Callable[..., None]:
+    def load_writer(self) -> Callable[..., Any]:
         """Import the writer.
 
         Raises:
@@ -72,6 +79,14 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         writer="swinclf.exporting.onnx:export_onnx",
         predictor="swinclf.inference.predictor:OnnxPredictor",
         extra="onnx",
+        has_precisions=True,
+    ),
+    ExportFormat.WEB: FormatEntry(
+        default_name="model.html",
+        writer="swinclf.exporting.web:export_web",
+        predictor="swinclf.inference.web_page:open_web_page",
+        extra="onnx",
+        has_precisions=True,
     ),
 }
 MODEL_SUFFIXES = (".safetensors", *(one.suffix for one in FORMATS.values() if one.predictor))

@@ -10,6 +10,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,13 @@ class Browser:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
+    def wait_for(self, condition: str) -> None:
+        """Waits until an expression in the page is true."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self.run(condition):
+            assert time.monotonic() < deadline, self.run("document.body.innerText")
+            time.sleep(0.05)
+
     def click(self, selector: str) -> None:
         """Presses and releases the mouse over an element."""
         box = self.run(
@@ -123,6 +131,13 @@ class Browser:
         place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def choose_files(self, selector: str, paths: Sequence[Path]) -> None:
+        """Chooses files in a file input, as its dialog would."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        found = self._call("DOM.querySelector", nodeId=root, selector=selector)
+        files = [str(path) for path in paths]
+        self._call("DOM.setFileInputFiles", nodeId=found["nodeId"], files=files)
 
     def press(self, key: str) -> None:
         """Presses Enter or Tab on whatever has the focus."""

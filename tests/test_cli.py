@@ -159,12 +159,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("--run", "{run}", "--format", "onnx", "--output", "{tmp}/x.onnx"),
                 *("--tolerance", "0.1", "--data", "{data}", "--impl", "timm", "--device", "cpu"),
-                *("--precision", "fp32"),
+                *("--precision", "fp32", "--embed", "none"),
             ),
         ),
-        (0, ("--device", "auto", "--precision", "bf16")),
-        (0, ("--precision", "fp16", "--json")),
-        (0, ("--precision", "auto")),
+        (0, ("--device", "auto", "--embed", "preprocess")),
+        (0, ("--precision", "fp16", "--json", "--tolerance", "1")),
+        (0, ("--precision", "int8", "--tolerance", "1")),
+        (0, ("--format", "web")),
         (1, ("--impl", "native")),
     ],
     "check": [
@@ -265,34 +266,21 @@ def _options(command):
                 yield spelling, shown.split("|") if "|" in shown else []
 
 
-@pytest.fixture(scope="module")
-def exported(trained):
-    """The run as ONNX, exported once."""
-    path = trained.path.parent / "exported.onnx"
-    swinclf.load(trained.path).export(path)
-    return path
-
-
 @pytest.fixture
-def places(trained, tmp_path, monkeypatch, exported, no_plots):
+def places(trained, tmp_path, monkeypatch, network_graph, no_plots):
     """What stands for the {names} of the cases; the working folder has a newest run."""
-    del no_plots
+    del no_plots, network_graph
     monkeypatch.setattr(
         "swinclf.training.compilation.BACKEND", "eager"
     )  # a real one takes a minute
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to(trained.path)
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
-    content = exported.read_bytes()
-
-    def write(_source, path):
-        path.write_bytes(content)
 
     def train_quickly(parent, **_):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))

@@ -22,13 +22,14 @@ from swinclf.device import (
     translate_out_of_memory,
 )
 from swinclf.errors import DeviceError, RunError
-from swinclf.export_formats import format_of
+from swinclf.export_formats import IMAGES, PIXELS, format_of
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches, choose_parallel_batches
 
 if TYPE_CHECKING:
     from torch import nn
 
-ONNX_INPUT = "pixels"
+# Decoded images are large and of many sizes: batches of the usual size would only take memory.
+SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
 
 
 class Outputs(NamedTuple):
@@ -51,15 +52,20 @@ class Predictor(Protocol):
         parallel: How many batches are computed at a time.
         device: The torch device.
         note: A remark on the device for the user; may be empty.
+        takes_any_size: Whether the preprocessing is part of the model.
     """
 
     card: ModelCard
     parallel: ParallelBatches
     device: str
     note: str
+    takes_any_size: bool
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
-        """Compute the outputs for (N, H, W, 3) uint8 images that are resized as the card says."""
+        """Compute the outputs for (N, H, W, 3) uint8 images.
+
+        They are resized as the card says, or of any size if `takes_any_size`.
+        """
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predi
 class TorchPredictor:
     """A predictor with a torch network."""
 
+    takes_any_size = False
+
     def __init__(self, network: nn.Module, card: ModelCard, hardware: Hardware) -> None:
         from swinclf.models.compute import Computer
 
@@ -127,13 +135,20 @@ class TorchPredictor:
 
 
 class OnnxPredictor:
-    """An exported ONNX file, run by ONNX Runtime on the CPU, without torch."""
+    """An exported ONNX file, run by ONNX Runtime on the CPU, without torch.
 
-    parallel = ONE_BATCH
+    Args:
+        path: The file.
+        options: Device, precision and backend.
+        content: The ONNX model; None to read it from the file.
+    """
+
     device = "cpu"
     note = ""
 
-    def __init__(self, path: Path, options: InferenceOptions = RUN_OPTIONS) -> None:
+    def __init__(
+        self, path: Path, options: InferenceOptions = RUN_OPTIONS, content: bytes | None = None
+    ) -> None:
         (ort,) = import_extra("onnx", "onnxruntime")
         if options.device not in ("auto", "cpu"):
             raise DeviceError(
@@ -145,7 +160,7 @@ class OnnxPredictor:
             session_options = ort.SessionOptions()
             session_options.log_severity_level = 3  # warnings are about its own optimisations
             self._session = ort.InferenceSession(
-                str(path), session_options, providers=["CPUExecutionProvider"]
+                content or str(path), session_options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
         except (
@@ -158,13 +173,19 @@ class OnnxPredictor:
             ) from error
         self._path = path
         self.card = ModelCard.from_metadata(metadata, where=str(path))
+        self.takes_any_size = self._session.get_inputs()[0].name == IMAGES
+        self.parallel = SMALL_BATCHES if self.takes_any_size else ONE_BATCH
+        # Probabilities and decisions may follow; they are computed as for every other model.
+        self._outputs = [one.name for one in self._session.get_outputs()][:2]
         self._check_graph()
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        inputs = {ONNX_INPUT: to_numpy_input(pixels, self.card.preprocess)}
+        inputs = {PIXELS: to_numpy_input(pixels, self.card.preprocess)}
+        if self.takes_any_size:
+            inputs = {IMAGES: pixels}
         try:
-            logits, *features = self._session.run(None, inputs)
+            logits, *features = self._session.run(self._outputs, inputs)
         except Exception as error:  # no common base either
             raise RunError(
                 f"the network in '{self._path}' to compute {len(pixels)} images",
@@ -181,22 +202,25 @@ class OnnxPredictor:
         """
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
-        if inputs.keys() != {ONNX_INPUT}:
-            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{ONNX_INPUT}'")
-        shape, kind = inputs[ONNX_INPUT].shape, inputs[ONNX_INPUT].type
-        expected = (None, 3, wanted.height, wanted.width)
+        if inputs.keys() not in ({PIXELS}, {IMAGES}):
+            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{PIXELS}'")
+        (one,) = inputs.values()
+        shape, kind = one.shape, one.type
+        expected: tuple[int | None, ...] = (None, 3, wanted.height, wanted.width)
+        if self.takes_any_size:
+            expected = (None, None, None, 3)
         fits = len(shape) == 4 and all(
             not isinstance(side, int) or one is None or side == one
             for side, one in zip(shape, expected, strict=True)
         )
-        if kind != "tensor(float)" or not fits:
+        if kind != f"tensor({'uint8' if self.takes_any_size else 'float'})" or not fits:
             raise mismatch_error(
                 where,
                 f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
                 f"{tuple(shape)} ({kind})",
             )
-        sizes = [self._width_of(one.shape) for one in self._session.get_outputs()]
-        if not sizes or None in sizes[:2]:  # not in the graph: measured on a blank image
+        sizes = [self._width_of(one.shape) for one in self._session.get_outputs()[:2]]
+        if not sizes or None in sizes:  # not in the graph: measured on a blank image
             blank = np.zeros((1, wanted.height, wanted.width, 3), np.uint8)
             sizes = [self._width_of(one.shape) for one in self.outputs(blank) if one is not None]
         check_sizes(

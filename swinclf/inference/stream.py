@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from swinclf.confidence.parameters import Confidence
 from swinclf.data.loader import available_batches, decode_encoded, load_image, map_ahead
@@ -78,16 +80,17 @@ def stream_outputs(
         Each source with its outputs; one that cannot be read has an error and affects no other.
     """
     card = predictor.card
+    to_pixels: Callable[[Image.Image], np.ndarray] = np.asarray
+    if not predictor.takes_any_size:
+        to_pixels = partial(eval_pixels, preprocess=card.preprocess)
 
     def load(source: InputT) -> tuple[InputT, _Loaded]:
-        return source, _load(source, card.preprocess)
+        return source, _load(source, to_pixels, card.preprocess)
 
     def compute(batch: list[tuple[InputT, _Loaded]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         start = perf_counter()
-        rows: Iterator[ImageOutput] = iter(())
-        if pixels:
-            rows = iter(to_image_outputs(predictor.outputs(np.stack(pixels)), card.confidence))
+        rows = iter(_compute_by_size(predictor, pixels))
         sizes.record(len(pixels), perf_counter() - start)
         return [
             (source, ImageOutput(None, loaded.error) if loaded.pixels is None else next(rows))
@@ -122,6 +125,18 @@ def _compute_in_parallel(
         yield from map_ahead(compute, batches, workers=parallel.count, ahead=parallel.count + 1)
 
 
+def _compute_by_size(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list[ImageOutput]:
+    """Return the outputs for images, of which those of one size are computed together."""
+    groups = defaultdict(list)
+    for row, one in enumerate(pixels):
+        groups[one.shape].append(row)
+    rows: dict[int, ImageOutput] = {}
+    for group in groups.values():
+        outputs = predictor.outputs(np.stack([pixels[row] for row in group]))
+        rows |= zip(group, to_image_outputs(outputs, predictor.card.confidence), strict=True)
+    return [rows[row] for row in range(len(pixels))]
+
+
 def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
     """Return calibrated outputs for each of N images."""
     logits, features = outputs
@@ -138,7 +153,7 @@ class _Loaded(NamedTuple):
     """A decoded source.
 
     Attributes:
-        pixels: (H, W, 3) uint8 in the network's size; None if it could not be read.
+        pixels: (H, W, 3) uint8, as the predictor takes it; None if it could not be read.
         error: Why it could not be read; empty if it could.
     """
 
@@ -146,8 +161,9 @@ class _Loaded(NamedTuple):
     error: str
 
 
-def _load(source: Any, preprocess: Preprocess) -> _Loaded:
-    to_pixels = partial(eval_pixels, preprocess=preprocess)
+def _load(
+    source: Any, to_pixels: Callable[[Image.Image], np.ndarray], preprocess: Preprocess
+) -> _Loaded:
     needed, ranges = preprocess.decode_px, preprocess.ranges
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
