@@ -20,7 +20,7 @@ from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
 from swinclf.confidence.selective import threshold_for
-from swinclf.config import ExportFormat, Impl
+from swinclf.config import Embed, ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import expand_home
@@ -289,16 +289,21 @@ class Classifier:
         self,
         output: str | PathLike[str],
         *,
+        export_format: ExportFormat | str = ExportFormat.ONNX,
+        embed: Embed | str = Embed.NONE,
         tolerance: float | None = None,
         data: str | PathLike[str] | None = None,
         report: Reporter | None = None,
         verbose: bool = False,
     ) -> Export:
-        """Write the classifier as ONNX and compare the two on real images; see `swinclf export`.
+        """Write the classifier and compare the two on real images; see `swinclf export`.
 
         Args:
-            output: The file.
-            tolerance: Largest allowed difference of a probability, in float32; None for 0.001.
+            output: The file or folder.
+            export_format: The format, such as `onnx` or `timm`.
+            embed: `preprocess` puts the preprocessing into an ONNX file.
+            tolerance: Largest allowed difference of a probability, in float32; None for 0.001, or
+                0.01 if the file preprocesses images.
             data: A folder of images to compare on; None for those stored in the run.
             report: As for `swinclf.train`.
             verbose: As for `swinclf.train`.
@@ -309,8 +314,9 @@ class Classifier:
         """
         return export_model(
             self.path,
-            ExportFormat.ONNX,
+            ExportFormat(export_format),
             _path(output),
+            embed=Embed(embed),
             tolerance=tolerance,
             data=_path(data),
             options=self._options,

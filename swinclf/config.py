@@ -50,7 +50,12 @@ class ExportFormat(StrEnum):
     """File format of an export."""
 
     ONNX = "onnx"
+    TIMM = "timm"
+    TORCH_EXPORT = "torch-export"
+    OPENVINO = "openvino"
     WEB = "web"
+    COREML = "coreml"
+    LITERT = "litert"
 
 
 class Embed(StrEnum):

@@ -300,6 +300,26 @@ def import_extra(extra: str, *names: str) -> list[Any]:
         ) from error
 
 
+def import_openvino() -> Any:
+    """Import the optional extra `openvino` without its telemetry.
+
+    Its import sends a message over the network; without that package it uses a stub of its own.
+
+    Raises:
+        ExportError: If it is not installed.
+    """
+    modules: dict[str, Any] = sys.modules
+    name = "openvino_telemetry"
+    before = modules.get(name)
+    modules[name] = None
+    try:
+        return import_extra("openvino", "openvino")[0]
+    finally:
+        del modules[name]
+        if before is not None:
+            modules[name] = before
+
+
 def command_line(words: Sequence[str]) -> str:
     """Return words as a command for the system's shell."""
     if not _IS_WINDOWS:

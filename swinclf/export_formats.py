@@ -17,7 +17,7 @@ from swinclf.errors import ExportError
 
 # Names of the inputs and outputs of exported graphs.
 PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded
-LOGITS, FEATURES = "logits", "features"
+LOGITS, FEATURES, OOD_SCORE = "logits", "features", "ood_score"
 PROBABILITIES, LABEL, ACCEPTED = "probabilities", "label", "accepted"
 
 
@@ -27,13 +27,13 @@ class FormatEntry:
 
     Attributes:
         default_name: The file or folder in a run, such as model.onnx.
-        entry_file: The file in that folder that stands for the whole; empty if it is one file.
+        entry_file: The file in that folder that identifies the format; empty if it is one file.
         writer: `module:function(source, path)`, where source is an `exporting.source.ExportSource`;
             empty if the format cannot be written.
         predictor: `module:callable(path, options)` that returns an `inference.predictor.Predictor`
             of the written file; empty if it cannot run here.
         extra: The optional extra of swinclf that it needs; may be empty.
-        has_precisions: Whether it can be written in fp16 and int8.
+        has_variants: Whether --embed and --precision apply to it.
         reason: Why the format cannot be written; may be empty.
         hint: What to do instead, if it cannot be written.
     """
@@ -43,18 +43,23 @@ class FormatEntry:
     writer: str = ""
     predictor: str = ""
     extra: str = ""
-    has_precisions: bool = False
+    has_variants: bool = False
     reason: str = ""
     hint: str = ""
 
     @property
     def suffix(self) -> str:
-        """The suffix of the file that is opened as RUN, such as .onnx."""
-        return Path(self.entry_file or self.default_name).suffix
+        """The suffix of the file, such as .onnx; empty for a folder."""
+        return Path(self.default_name).suffix
 
-    def file_to_open(self, output: Path) -> Path:
-        """Return the file that is opened as RUN of an export written to `output`."""
-        return output / self.entry_file if self.entry_file else output
+    def find(self, path: Path) -> Path | None:
+        """Return the file of an export that is opened; None if `path` is not of this format."""
+        if not self.entry_file:
+            is_ours = path.suffix.lower() == self.suffix and not path.is_dir()
+            return path if is_ours else None
+        entry = (path if path.is_dir() else path.parent) / self.entry_file
+        is_part = path.is_dir() or path.name in (self.entry_file, "model.safetensors")
+        return entry if is_part and entry.is_file() else None
 
     def load_writer(self) -> Callable[..., Any]:
         """Import the writer.
@@ -77,25 +82,76 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
     ExportFormat.ONNX: FormatEntry(
         default_name="model.onnx",
         writer="swinclf.exporting.onnx:export_onnx",
-        predictor="swinclf.inference.predictor:OnnxPredictor",
+        predictor="swinclf.inference.exported_predictor:OnnxPredictor",
         extra="onnx",
-        has_precisions=True,
+        has_variants=True,
+    ),
+    ExportFormat.TIMM: FormatEntry(
+        default_name="model-timm",
+        entry_file="swinclf.json",
+        writer="swinclf.exporting.timm_writer:export_timm",
+        predictor="swinclf.inference.timm_predictor:open_timm_folder",
+    ),
+    ExportFormat.TORCH_EXPORT: FormatEntry(
+        default_name="model.pt2",
+        writer="swinclf.exporting.program_writer:export_program",
+        predictor="swinclf.inference.program_predictor:ProgramPredictor",
+    ),
+    ExportFormat.OPENVINO: FormatEntry(
+        default_name="model.xml",
+        writer="swinclf.exporting.openvino_writer:export_openvino",
+        predictor="swinclf.inference.exported_predictor:OpenVinoPredictor",
+        extra="openvino",
     ),
     ExportFormat.WEB: FormatEntry(
         default_name="model.html",
         writer="swinclf.exporting.web:export_web",
-        predictor="swinclf.inference.web_page:open_web_page",
+        predictor="swinclf.inference.web_page:WebPagePredictor",
         extra="onnx",
-        has_precisions=True,
+        has_variants=True,
+    ),
+    ExportFormat.COREML: FormatEntry(
+        default_name="model.mlpackage",
+        reason="Core ML files are written by coremltools, and run on macOS only",
+        hint="swinclf export --format torch-export; pip install coremltools; convert model.pt2",
+    ),
+    ExportFormat.LITERT: FormatEntry(
+        default_name="model.tflite",
+        reason="LiteRT files are written by litert-torch, which needs torch < 2.15",
+        hint="swinclf export --format torch-export; pip install litert-torch; convert model.pt2",
     ),
 }
-MODEL_SUFFIXES = (".safetensors", *(one.suffix for one in FORMATS.values() if one.predictor))
+MODEL_SUFFIXES = (
+    ".safetensors",
+    *(one.suffix for one in FORMATS.values() if one.predictor and one.suffix),
+)
 
 
-def format_of(path: Path) -> FormatEntry | None:
-    """Return the format of an exported file by its suffix; None if it is not one."""
-    suffix = path.suffix.lower()
-    return next((one for one in FORMATS.values() if one.predictor and one.suffix == suffix), None)
+def check_variants(export_format: ExportFormat, option: str) -> None:
+    """Check that --embed and --precision apply to a format.
+
+    Args:
+        export_format: The format.
+        option: What was given, such as `--precision int8`.
+
+    Raises:
+        ExportError: If they do not.
+    """
+    if not FORMATS[export_format].has_variants:
+        able = " or ".join(name for name, one in FORMATS.items() if one.has_variants)
+        raise ExportError(
+            f"--format {able}, for {option}",
+            found=f"--format {export_format}",
+            hint=f"swinclf export --format onnx {option}",
+        )
+
+
+def find_export(path: Path) -> tuple[FormatEntry, Path] | None:
+    """Return the format of an exported file or folder and the file to open; None for others."""
+    for one in FORMATS.values():
+        if one.predictor and (entry := one.find(path)):
+            return one, entry
+    return None
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.errors import ConfigError, RunError
-from swinclf.export_formats import MODEL_SUFFIXES
+from swinclf.export_formats import find_export
 from swinclf.files import (
     cannot_write,
     expand_home,
@@ -329,10 +329,12 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
     if where is None:
         return RunFolder(_newest_finished(out)).model
     where = follow_latest(Path(expand_home(str(where))))
+    if where.exists() and (exported := find_export(where)):
+        return exported[1]
     if where.is_file():
-        if where.suffix.lower() not in MODEL_SUFFIXES:
+        if where.suffix.lower() != ".safetensors":
             raise RunError(
-                f"a run folder, a model.safetensors or an exported .onnx file at '{where}'",
+                f"a run folder, a model.safetensors or an exported file at '{where}'",
                 found=f"a file of another type ({where.suffix or 'no extension'})",
                 hint="--run RUN, the folder that `swinclf train` printed at its end",
             )

@@ -33,6 +33,7 @@ from safetensors import safe_open
 
 atexit.register(shutil.rmtree, os.environ["SWINCLF_CACHE_DIR"], ignore_errors=True)
 
+pytest_plugins = ["exported_models"]
 SMALL_MODEL = "test_vit"  # timm's own small network for tests: 0.4 M parameters
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 

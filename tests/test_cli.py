@@ -24,7 +24,7 @@ from swinclf import terminal
 from swinclf.cli import commands, predict_command  # noqa: F401 - registers the commands
 from swinclf.cli.program import app
 from swinclf.config import SETTINGS, OptionGroup
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.errors import ExitCode, ExportError, Interrupted
 
 try:
     import pty
@@ -166,6 +166,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("--precision", "fp16", "--json", "--tolerance", "1")),
         (0, ("--precision", "int8", "--tolerance", "1")),
         (0, ("--format", "web")),
+        (0, ("--all", "--output", "{tmp}/all")),
+        (0, ("--format", "timm", "--output", "{tmp}/timm")),
+        # test_export_formats.py writes these two; here, as the others, they cannot be written.
+        *((1, ("--format", one)) for one in ("torch-export", "openvino", "coreml", "litert")),
         (1, ("--impl", "native")),
     ],
     "check": [
@@ -277,10 +281,16 @@ def places(trained, tmp_path, monkeypatch, network_graph, no_plots):
     (tmp_path / "runs" / "latest").symlink_to(trained.path)
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
 
+    def refuse(_source, _path):
+        raise ExportError("a faster test", found="a slow export", hint="--format onnx")
+
     def train_quickly(parent, **_):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
+    monkeypatch.setattr("swinclf.commands.export.SPEED_S", 0.0)
+    for slow in ("program_writer.export_program", "openvino_writer.export_openvino"):
+        monkeypatch.setattr(f"swinclf.exporting.{slow}", refuse)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))

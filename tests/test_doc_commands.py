@@ -11,12 +11,17 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from command_lines import GROUP, parse, program_calls
 from conftest import COLOURS, write_dataset, write_image
+from PIL import Image
+from PIL.ExifTags import Base as Tag
+from sklearn.datasets import load_sample_image
 
+import swinclf
 from swinclf.cli.examples import EXAMPLES
 from swinclf.demo import write_samples
 
@@ -146,13 +151,10 @@ def python_block(name: str) -> dict[str, object]:
     return names
 
 
-def test_python_of_the_readme_runs_and_its_export_without_this_package(workplace, monkeypatch):
+def test_python_of_the_readme_runs(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     assert python_block("README.md")["network"].num_classes == 5
     assert (workplace / "runs" / "flowers-2" / "report.html").is_file()
-    names = python_block("docs/exports.md")
-    assert names["probabilities"].shape == (2, len(COLOURS))
-    assert set(names["labels"]) <= set(COLOURS)
 
 
 def test_python_of_the_page_about_python_runs(workplace, monkeypatch):
@@ -163,6 +165,49 @@ def test_python_of_the_page_about_python_runs(workplace, monkeypatch):
 def test_all_python_is_run():
     pages = {name for name, text in DOCUMENTS.items() if blocks(text, "python")}
     assert pages == {"README.md", "docs/exports.md", "docs/python.md"}
+
+
+PROGRAMS = dict(
+    zip(
+        ("onnx", "openvino", "torch-export", "timm"),
+        blocks(DOCUMENTS["docs/exports.md"], "python"),
+        strict=False,
+    )
+)
+
+
+@pytest.mark.parametrize("export_format", PROGRAMS)
+def test_programs_without_this_package_predict_and_reject_like_it(
+    export_of, export_models, photos, tmp_path, monkeypatch, capsys, export_format
+):
+    """Each reads the export of a network that crops, photographs and their orientation included."""
+    program = PROGRAMS[export_format]
+    assert len(program.splitlines()) <= 25
+    assert "swinclf." not in program.replace('"model-timm/swinclf.json"', "")
+    turned = Image.fromarray(load_sample_image("flower.jpg")[100:220, 200:350])
+    exif = Image.Exif()
+    exif[Tag.Orientation] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    files = [*sorted(photos.iterdir()), tmp_path / "turned.jpg"]
+    monkeypatch.chdir(export_of("vit", export_format).parent)
+    monkeypatch.setattr(sys, "argv", ["program.py", *map(str, files)])
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+    exec(compile(program, export_format, "exec"), {})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    wanted = list(swinclf.load(export_models["vit"]).predict(files, reject=0.9))
+    assert [row[:2] for row in rows] == [[one.path, one.label] for one in wanted]
+    assert 0 < sum(one.label == "unknown" for one in wanted) < len(wanted)
+    found = [float(row[2]) for row in rows]
+    assert found == pytest.approx([one.probability for one in wanted], abs=1e-5)
+
+
+def test_the_program_of_transformers_runs(export_of, photos, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    *_, program = blocks(DOCUMENTS["docs/exports.md"], "python")
+    monkeypatch.chdir(export_of("vit", "timm").parent)
+    file = sorted(photos.iterdir())[0]
+    exec(compile(program.replace("rose.jpg", str(file)), "transformers", "exec"), {})
+    assert "'label': " in capsys.readouterr().out
 
 
 # --- other programs ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,9 @@ import pytest
 from conftest import SMALL_SETTINGS, error_lines, read_rows
 
 import swinclf
+from swinclf.confidence.parameters import Confidence, Threshold
 from swinclf.exporting import onnx as onnx_export
-from swinclf.exporting.parity import compare_probabilities
+from swinclf.exporting.parity import Answers, compare_answers
 from swinclf.inference.predictor import open_predictor
 
 onnx = pytest.importorskip("onnx")
@@ -59,6 +61,8 @@ def test_any_number_of_pictures_gets_the_runs_answers(pair, trained, size):
     temperature = ours.card.confidence.temperature
     np.testing.assert_allclose(theirs_out.features, ours_out.features, rtol=0, atol=1e-4)
     np.testing.assert_allclose(theirs_out.logits, ours_out.logits / temperature, rtol=0, atol=1e-4)
+    scores = ours.card.confidence.space.ood_scores(ours_out.features)
+    np.testing.assert_allclose(theirs_out.ood_score, scores, rtol=1e-3)
     wanted = swinclf.load(run).predict(files)
     for one, other in zip(wanted, swinclf.load(file).predict(files), strict=True):
         assert one.label == other.label
@@ -68,10 +72,11 @@ def test_any_number_of_pictures_gets_the_runs_answers(pair, trained, size):
 def test_the_file_can_be_used_without_this_program(pair, trained):
     run, file = pair
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (inputs,), (outputs, features) = session.get_inputs(), session.get_outputs()
+    (inputs,), (outputs, features, score) = session.get_inputs(), session.get_outputs()
     assert (inputs.name, inputs.type, inputs.shape[1:]) == ("pixels", "tensor(float)", [3, 32, 32])
     assert isinstance(inputs.shape[0], str), "the number of pictures is free"
     assert (outputs.name, outputs.shape[1], features.name) == ("logits", 3, "features")
+    assert (score.name, len(score.shape)) == ("ood_score", 1)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == ["blue", "green", "red"]
     how = json.loads(metadata["preprocessing"])
@@ -84,7 +89,7 @@ def test_the_file_can_be_used_without_this_program(pair, trained):
     red = np.full((1, 3, 32, 32), 0, np.float32)
     for channel, value in enumerate((200, 50, 40)):
         red[:, channel] = (value / 255 - how["mean"][channel]) / how["std"][channel]
-    logits, _ = session.run(None, {"pixels": red})
+    logits, *_ = session.run(None, {"pixels": red})
     assert json.loads(metadata["classes"])[int(logits.argmax())] == "red"
     assert trained.data.is_dir()
 
@@ -268,20 +273,45 @@ def test_a_network_that_cannot_be_written_is_an_error(trained, cli, monkeypatch)
 # --- the comparison -----------------------------------------------------------------------------
 
 
+def answers(probabilities, *, names=("a", "b"), rejects_above=math.inf, threshold=0.0):
+    """Answers of a model whose third image is out of distribution."""
+    rows = (Threshold(0.9, threshold, 1.0),)
+    confidence = Confidence(thresholds=rows, ood_threshold=rejects_above)
+    return Answers(names, probabilities, np.arange(len(probabilities)) / 2, confidence)
+
+
+def compare(ours, theirs, *, tolerance):
+    return compare_answers(answers(ours), answers(theirs), tolerance=tolerance)
+
+
+def test_parity_compares_classes_by_name_and_rejections_by_the_files_own_thresholds():
+    ours = np.array([[0.6, 0.4], [0.5, 0.5], [0.1, 0.9]], np.float32)
+    swapped = answers(ours[:, ::-1], names=("b", "a"))
+    assert compare_answers(answers(ours), swapped, tolerance=0).agrees
+    assert not compare_answers(answers(ours), answers(ours, names=("b", "a")), tolerance=1).agrees
+    assert not compare_answers(answers(ours), answers(ours, names=("b", "c")), tolerance=1).agrees
+    for wrong in (answers(ours, threshold=0.55), answers(ours, rejects_above=0.9)):
+        parity = compare_answers(answers(ours), wrong, tolerance=1e-3)
+        assert (parity.rejections, parity.flips, parity.agrees) == (1, 0, False)
+    # The run itself is this near to its threshold: rounding decides.
+    near = answers(ours - np.float32(1e-6), threshold=0.6)
+    assert compare_answers(answers(ours, threshold=0.6), near, tolerance=1e-3).agrees
+
+
 def test_parity_counts_flips_and_the_largest_difference():
     ours = np.array([[0.6, 0.4], [0.5, 0.5], [0.1, 0.9]], np.float32)
-    same = compare_probabilities(ours, ours, tolerance=0)
+    same = compare(ours, ours, tolerance=0)
     assert (same.images, same.largest, same.flips, same.agrees) == (3, 0, 0, True)
-    near = compare_probabilities(ours, ours + np.float32(0.01), tolerance=0.02)
+    near = compare(ours, ours + np.float32(0.01), tolerance=0.02)
     assert near.agrees
     assert near.largest == pytest.approx(0.01, abs=1e-6)
-    flipped = compare_probabilities(ours, ours[:, ::-1], tolerance=1)
+    flipped = compare(ours, ours[:, ::-1], tolerance=1)
     assert flipped.flips == 2
     assert not flipped.agrees
 
 
 def test_no_number_is_the_largest_difference():
     ours = np.array([[0.6, 0.4]], np.float32)
-    broken = compare_probabilities(ours, np.array([[np.nan, 0.4]], np.float32), tolerance=0.5)
+    broken = compare(ours, np.array([[np.nan, 0.4]], np.float32), tolerance=0.5)
     assert broken.largest == 1
     assert not broken.agrees

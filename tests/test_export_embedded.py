@@ -19,7 +19,7 @@ from swinclf.config import Impl
 from swinclf.data.transforms import eval_pixels, to_numpy_input
 from swinclf.device import Precision
 from swinclf.errors import ExportError
-from swinclf.exporting.preprocess_graph import embed_preprocess
+from swinclf.exporting.preprocess_graph import add_ood_score, embed_preprocess
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange
 
 onnx = pytest.importorskip("onnx")
@@ -74,6 +74,7 @@ def session_of(card):
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    add_ood_score(model, card.confidence)
     embed_preprocess(model, card)
     onnx.checker.check_model(model, full_check=True)
     model.graph.output.append(value("pixels", kind, shape))
@@ -109,11 +110,10 @@ def test_the_graph_decides_as_predict_does(space_kind):
     images = rng.integers(0, 256, (200, 5, 5, 3)) // rng.integers(1, 9, (200, 1, 1, 1))
     images = images.astype(np.uint8)
     free = session_of(card_of())
-    logits, features, probabilities, label = free.run(None, {"images": images})[:4]
-    assert [one.name for one in free.get_outputs()][:4] == [
-        *("logits", "features", "probabilities", "label")
-    ]
-    assert "accepted" not in [one.name for one in free.get_outputs()], "without thresholds"
+    names = ["logits", "features", "ood_score", "probabilities", "label"]
+    assert [one.name for one in free.get_outputs()] == [*names, "pixels"], "without thresholds"
+    logits, features, score, probabilities, label = free.run(names, {"images": images})
+    assert not score.any()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert (label == logits.argmax(axis=1)).all()
     space = fit_feature_space(features[:100], label[:100])
@@ -125,8 +125,10 @@ def test_the_graph_decides_as_predict_does(space_kind):
         space=space,
         ood_threshold=1.2,
     )
-    (accepted,) = session_of(card_of(confidence=confidence)).run(["accepted"], {"images": images})
-    ood_scores = space.ood_scores(features) if space else np.full(200, np.nan)
+    session = session_of(card_of(confidence=confidence))
+    score, accepted = session.run(["ood_score", "accepted"], {"images": images})
+    ood_scores = space.ood_scores(features) if space else np.zeros(200)
+    np.testing.assert_allclose(score, ood_scores, rtol=1e-3)
     scores = SelectiveScores(probabilities.max(axis=1), ood_scores)
     assert (accepted == ~is_rejected(confidence, 0.9, scores)).all(), "0.95 was not reached"
     assert 20 < accepted.sum() < 180

@@ -115,3 +115,13 @@ def test_the_tolerance_is_of_the_mean_and_of_the_share_of_labels():
     assert not reduced(flips=3).agrees
     assert reduced(flips=1, images=16).agrees, "one label of however few images"
     assert not reduced(flips=2, images=16).agrees
+
+
+@pytest.mark.parametrize("option", [("--precision", "int8"), ("--embed", "preprocess")])
+def test_formats_without_variants_are_refused(trained, cli, option):
+    done = cli("export", "--run", trained.path, "--format", "timm", *option)
+    assert done.code == 1
+    assert error_lines(done)[0] == f"--format onnx or web, for {' '.join(option)}"
+    both = cli("export", "--run", trained.path, "--all", *option)
+    assert both.code == 2
+    assert error_lines(both)[1] == f"--all and {' '.join(option)}"

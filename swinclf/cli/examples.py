@@ -32,10 +32,9 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "export": (
         ("swinclf export", "the newest run as ONNX"),
-        ("swinclf export --output flowers.onnx", "a file of this name"),
-        ("swinclf export --embed preprocess", "takes images of any size"),
-        ("swinclf export --precision int8", "a quarter of the size"),
+        ("swinclf export --format timm", "a folder for timm and the Hub"),
         ("swinclf export --format web", "a page that classifies offline"),
+        ("swinclf export --all", "every format, compared in a table"),
     ),
     "check": (
         ("swinclf check flowers", "duplicates, damaged files"),

@@ -6,7 +6,7 @@ A command is imported when it is called: torch takes seconds to import, and --he
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -24,7 +24,7 @@ from swinclf.cli.options import (
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
 from swinclf.config import Embed, ExportFormat, ExportPrecision
-from swinclf.errors import ExitCode
+from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.run_folder import find_model
 from swinclf.terminal import ConsoleReporter
@@ -91,79 +91,102 @@ def eval_command(
     return ExitCode.OK
 
 
+ExportFormatOption = Annotated[
+    Optional[ExportFormat],  # noqa: UP045
+    typer.Option("--format", help="Format of the export.", show_default="onnx"),
+]
+AllFormatsOption = Annotated[
+    bool, typer.Option("--all", help="Every format that can be written here, in one table.")
+]
+ExportOutputOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--output",
+        help="The file or folder; with --all, the folder for all of them.",
+        show_default="in the run",
+    ),
+]
+EmbedOption = Annotated[
+    Embed,
+    typer.Option(
+        "--embed", help="Put the preprocessing into the file: images of any size as its input."
+    ),
+]
+ExportPrecisionOption = Annotated[
+    ExportPrecision,
+    typer.Option("--precision", help="Number format of the file; int8 is calibrated."),
+]
+ToleranceOption = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--tolerance",
+        min=0,
+        help="Largest allowed difference from the run's probabilities in float32; in a lower "
+        "precision on average, and as share of labels that differ.",
+        show_default="0.001; embedded: 0.01; fp16: 0.005; int8: 0.02",
+    ),
+]
+ComparedImagesOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Images to compare on, and to calibrate int8 on.",
+        show_default="samples stored in the run; fp16, int8: its dataset",
+    ),
+]
+
+
 def export_command(
     run: RunOption = None,
-    export_format: Annotated[
-        ExportFormat, typer.Option("--format", help="File format.")
-    ] = ExportFormat.ONNX,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="The file.", show_default="model.FORMAT in the run"),
-    ] = None,
-    embed: Annotated[
-        Embed,
-        typer.Option(
-            "--embed", help="Put the preprocessing into the file: images of any size as its input."
-        ),
-    ] = Embed.NONE,
-    precision: Annotated[
-        ExportPrecision,
-        typer.Option("--precision", help="Number format of the file; int8 is calibrated."),
-    ] = ExportPrecision.FP32,
-    tolerance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            "--tolerance",
-            min=0,
-            help="Largest allowed difference from the run's probabilities in float32; in a lower "
-            "precision on average, and as share of labels that differ.",
-            show_default="0.001; embedded: 0.01; fp16: 0.005; int8: 0.02",
-        ),
-    ] = None,
-    data: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="Images to compare on, and to calibrate int8 on.",
-            show_default="samples stored in the run; fp16, int8: its dataset",
-        ),
-    ] = None,
+    export_format: ExportFormatOption = None,
+    all_formats: AllFormatsOption = False,
+    output: ExportOutputOption = None,
+    embed: EmbedOption = Embed.NONE,
+    precision: ExportPrecisionOption = ExportPrecision.FP32,
+    tolerance: ToleranceOption = None,
+    data: ComparedImagesOption = None,
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
-) -> None:
+) -> ExitCode:
     """Write a deployable file, verified against the run."""
-    from swinclf.commands.export import export
+    from swinclf.commands.export import export, export_all
     from swinclf.commands.reduced_export import export_reduced
     from swinclf.inference.predictor import InferenceOptions
 
-    model, options = find_model(run), InferenceOptions(impl, device)
-    if precision is not ExportPrecision.FP32:
-        reduced = export_reduced(
-            model,
-            export_format,
-            precision,
-            output,
-            embed=embed,
-            tolerance=tolerance,
-            data=data,
-            options=options,
-            report=ConsoleReporter(),
+    chosen = [f"--format {export_format}"] if export_format else []
+    chosen += [f"--embed {embed}"] if embed is not Embed.NONE else []
+    chosen += [f"--precision {precision}"] if precision is not ExportPrecision.FP32 else []
+    if all_formats and chosen:
+        raise ConfigError(
+            f"one of --all and {chosen[0].split()[0]}",
+            found=f"--all and {chosen[0]}",
+            hint="swinclf export --all",
         )
-        record = tables.reduced_export_record(reduced)
-        write_data(to_json(record) if as_json else f"{reduced.path}\n")
+    model, report = find_model(run), ConsoleReporter()
+    options = InferenceOptions(impl, device)
+    if all_formats:
+        everything = export_all(
+            model, output, tolerance=tolerance, data=data, options=options, report=report
+        )
+        record, text = tables.all_exports_record, tables.all_exports_text
+        write_data(to_json(record(everything)) if as_json else text(everything))
+        return ExitCode.OK if everything.agree else ExitCode.MISMATCH
+    given: dict[str, Any] = {
+        "tolerance": tolerance,
+        "data": data,
+        "options": options,
+        "report": report,
+    }
+    export_format = export_format or ExportFormat.ONNX
+    if precision is not ExportPrecision.FP32:
+        reduced = export_reduced(model, export_format, precision, output, embed=embed, **given)
+        reduced_record = tables.reduced_export_record(reduced)
+        write_data(to_json(reduced_record) if as_json else f"{reduced.path}\n")
         console.print_box("exported", tables.reduced_export_text(reduced))
-        return
-    done = export(
-        model,
-        export_format,
-        output,
-        embed=embed,
-        tolerance=tolerance,
-        data=data,
-        options=options,
-        report=ConsoleReporter(),
-    )
+        return ExitCode.OK
+    done = export(model, export_format, output, embed=embed, **given)
     write_data(to_json(tables.export_record(done)) if as_json else f"{done.path}\n")
     console.print_box("exported", tables.export_text(done))
+    return ExitCode.OK

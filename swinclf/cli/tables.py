@@ -8,13 +8,14 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from swinclf.cli.columns import align_columns
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.files import to_json
 from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
-    from swinclf.commands.export import Export
+    from swinclf.commands.export import AllExports, Export
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.reduced_export import ReducedExport
     from swinclf.confidence.selective import RejectionScores
@@ -118,19 +119,52 @@ def rejection_text(done: RejectionScores) -> str:
 def export_record(done: Export) -> dict[str, object]:
     """Return an export as JSON values."""
     return {
+        "format": str(done.export_format),
         "path": str(done.path),
-        "bytes": done.path.stat().st_size,
+        "bytes": done.bytes,
         "parity": asdict(done.parity),
         "drift": asdict(done.drift) if done.drift else None,
         "run_precision": str(done.run_precision),
+        "images_per_second": done.images_per_second,
     }
+
+
+def all_exports_record(done: AllExports) -> dict[str, object]:
+    """Return the exports to all formats as JSON values."""
+    return {
+        "exports": [export_record(one) for one in done.exports],
+        "unavailable": [asdict(one) for one in done.unavailable],
+        "run_images_per_second": done.run_images_per_second,
+    }
+
+
+def all_exports_text(done: AllExports) -> str:
+    """Return a table of the exports to all formats, and why the others could not be written."""
+    header = ("format", "largest difference", "labels differ", "MB", "images/s", "file")
+    rows = [header, ("the run", "", "", "", f"{done.run_images_per_second:,.1f}", "")]
+    for one in done.exports:
+        agrees = "" if one.parity.agrees else " (does not agree with the run)"
+        rows.append(
+            (
+                str(one.export_format),
+                f"{one.parity.largest:.1e}",
+                str(one.parity.flips),
+                f"{one.bytes / 1e6:,.1f}",
+                f"{one.images_per_second or math.nan:,.1f}",
+                f"{one.path}{agrees}",
+            )
+        )
+    lines = align_columns(rows, right={1, 2, 3, 4})
+    for other in done.unavailable:
+        lines += [f"{other.export_format}: not written: {other.reason}", f"  try: {other.hint}"]
+    return "\n".join(lines) + "\n"
 
 
 def export_text(done: Export) -> str:
     """Return the parity of an export with its run."""
     parity = done.parity
     lines = [
-        f"{done.path} ({done.path.stat().st_size / 1e6:,.1f} MB)",
+        f"{done.path} ({done.bytes / 1e6:,.1f} MB)",
         f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
         f"largest difference of a probability {parity.largest:.2g} "
         f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",

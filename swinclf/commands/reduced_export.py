@@ -17,9 +17,9 @@ from swinclf.data.loader import load_for_prediction, map_ahead
 from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import DataError, ExportError, MismatchError
-from swinclf.export_formats import FORMATS
+from swinclf.export_formats import FORMATS, check_variants
 from swinclf.exporting.quantize import Reduction
-from swinclf.exporting.source import ExportSource
+from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
 from swinclf.inference.selection import ALL, match_labels, select_images
@@ -110,48 +110,25 @@ def export_reduced(
         MismatchError: If it differs by more; the file is not deleted.
         SwinclfError: If it cannot be done.
     """
+    check_variants(export_format, f"--precision {precision}")
     entry = FORMATS[export_format]
-    if not entry.has_precisions:
-        able = ", ".join(name for name, one in FORMATS.items() if one.has_precisions)
-        raise ExportError(
-            f"a format that can be written in {precision} ({able})",
-            found=f"--format {export_format}",
-            hint=f"swinclf export --format onnx --precision {precision}",
-        )
     name = Path(entry.default_name)
     path = output or model.with_name(f"{name.stem}-{precision}{name.suffix}")
     network, card = load_model(model, impl=options.impl)
     images = _find_images(model, card, data)
     pixels = _load_pixels(images.calibration, card)
     report.note(f"writing {card.model} as {export_format} in {precision}, which takes a minute")
-    source = ExportSource(network, card, model, embed, precision, pixels)
+    source = ExportSource(
+        network, card, model, starting_license(model, card.model), embed, precision, pixels
+    )
     reduction = entry.load_writer()(source, path)
     run = open_predictor(model, InferenceOptions(options.impl, options.device, Precision.FP32))
-    with report.track("comparing with fp32", 2 * len(images.compared)) as advance:
-        ours, theirs = (
-            _probabilities(one, images.compared, advance) for one in (run, open_predictor(path))
-        )
-    pairs = [
-        (one, other, row)
-        for row, (one, other) in enumerate(zip(ours, theirs, strict=True))
-        if one is not None and other is not None
-    ]
-    if not pairs:
-        raise ExportError(
-            "readable images to compare on",
-            found=f"{len(ours)}, none readable",
-            hint="--data DIR",
-        )
     done = ReducedExport(
         path,
         precision,
         tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
         reduction=reduction,
-        **_differences(
-            np.stack([one for one, _, _ in pairs]),
-            np.stack([other for _, other, _ in pairs]),
-            [card.classes.index(images.labels[row]) for *_, row in pairs if images.labels],
-        ),
+        **_compare(run, open_predictor(path), images, report),
     )
     if not done.agrees:
         raise MismatchError(
@@ -163,24 +140,39 @@ def export_reduced(
     return done
 
 
-def _differences(ours: np.ndarray, theirs: np.ndarray, targets: Sequence[int]) -> dict[str, Any]:
-    """Return the fields of a `ReducedExport` that compare (N, K) probabilities.
-
-    Args:
-        ours: Of the run.
-        theirs: Of the file.
-        targets: The class index of each image; empty if unknown.
-    """
+def _compare(
+    run: Predictor, exported: Predictor, images: _Images, report: Reporter
+) -> dict[str, Any]:
+    """Return the fields of a `ReducedExport` that compare probabilities, on the readable images."""
+    with report.track("comparing with fp32", 2 * len(images.compared)) as advance:
+        rows = zip(
+            _probabilities(run, images.compared, advance),
+            _probabilities(exported, images.compared, advance),
+            images.labels or [""] * len(images.compared),
+            strict=True,
+        )
+        known = [row for row in rows if row[0] is not None and row[1] is not None]
+    if not known:
+        raise ExportError(
+            "readable images to compare on",
+            found=f"{len(images.compared)}, none readable",
+            hint="--data DIR",
+        )
+    ours, theirs = (np.array([row[column] for row in known]) for column in (0, 1))
     # NaN compares as false: treat it as the largest possible difference.
     differences = np.nan_to_num(np.abs(ours - theirs), nan=1.0).max(axis=1)
     before, after = ours.argmax(axis=1), theirs.argmax(axis=1)
+    accuracies: list[float | None] = [None, None]
+    if images.labels:
+        targets = np.array([run.card.classes.index(label) for *_, label in known])
+        accuracies = [float((one == targets).mean()) for one in (before, after)]
     return {
-        "images": len(ours),
+        "images": len(known),
         "mean": float(differences.mean()),
         "largest": float(differences.max()),
         "flips": int((before != after).sum()),
-        "fp32_accuracy": float((before == targets).mean()) if targets else None,
-        "accuracy": float((after == targets).mean()) if targets else None,
+        "fp32_accuracy": accuracies[0],
+        "accuracy": accuracies[1],
     }
 
 

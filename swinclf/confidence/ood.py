@@ -85,6 +85,41 @@ class FeatureSpace:
         scores: Floats = (np.logaddexp(0.0, score) / np.log(2.0)).astype(np.float32)
         return scores
 
+    def quadratic_rule(self, limit: float) -> dict[str, Floats]:
+        """Return `ood_scores(features) <= limit` as one comparison of quadratic forms.
+
+        Of x = features - `mean` and y = x @ `basis`, it is
+        min_k |y @ `whiten` - `centres`_k|^2 + y @ `background` @ y + `other` |x|^2 <= `limit`.
+
+        Args:
+            limit: The highest accepted score, > 0.
+
+        Returns:
+            Arrays by those names, (D,), (D, R), (R, R), (K, R), (R, R), () and ().
+        """
+        identity = np.eye(len(self.whiten))
+        if self.background is None:
+            weight, other = 1.0, self.leftover
+            background, bound = -other * identity, self.basis.shape[0] * limit**2
+        else:
+            mean, deviation, all_mean, all_deviation = self.scale
+            weight, to_all = 1 / deviation, BACKGROUND_WEIGHT / all_deviation
+            other = to_all * self.leftover
+            square = self.background.astype(np.float64) @ self.background.T
+            background = (to_all - weight) * square - other * identity
+            score = np.log(np.expm1(limit * np.log(2.0)))  # the inverse of the softplus
+            bound = score + mean * weight + all_mean * to_all
+        arrays = {
+            "mean": self.mean,
+            "basis": self.basis,
+            "whiten": self.whiten * weight**0.5,
+            "centres": self.centres * weight**0.5,
+            "background": background,
+            "other": np.array(other),
+            "limit": np.array(bound),
+        }
+        return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
     def scaled_to(self, features: Floats) -> FeatureSpace:
         """Return the same space with the scale of training features, (N, D)."""
         to_class, to_all = self._squared_distances(features)

@@ -1,10 +1,39 @@
-"""Parity of an exported file: its probabilities compared with those of its run."""
+"""Parity of an exported file: its predictions compared with those of its run.
+
+Classes are compared by name and rejections by the file's own thresholds, so that wrong metadata
+counts as much as wrong numbers.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from swinclf.confidence.parameters import Confidence
+from swinclf.confidence.selective import SelectiveScores, is_rejected
+
+COMPARED = ("classes", "preprocessing", "calibration", "reject", "license")
+OOD_SLACK, MOST_SLACK = 10, 0.1  # relative, of the tolerance; features are sums of many products
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The outputs of a run or of an exported file for N images.
+
+    Attributes:
+        classes: Class names, K.
+        probabilities: (N, K), calibrated.
+        ood_scores: (N,); nan without a feature space.
+        confidence: The thresholds.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    ood_scores: np.ndarray
+    confidence: Confidence
 
 
 @dataclass(frozen=True)
@@ -15,7 +44,10 @@ class Parity:
         images: Number of images compared.
         largest: Largest difference of any probability, in [0, 1].
         flips: Number of images whose predicted label differs.
+        rejections: Number of images that are rejected by one of the two only, at any of the run's
+            precisions; those within the tolerance of a threshold are not counted.
         tolerance: The largest difference allowed.
+        metadata: Keys of the metadata that differ.
         most_flips: The number of labels that may differ.
     """
 
@@ -23,27 +55,75 @@ class Parity:
     largest: float
     flips: int
     tolerance: float
+    rejections: int = 0
+    metadata: tuple[str, ...] = ()
     most_flips: int = 0
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within the tolerance and not too many labels differ."""
-        return self.largest <= self.tolerance and self.flips <= self.most_flips
+        """Whether the difference is within the tolerance and nothing else differs."""
+        is_near = self.largest <= self.tolerance and self.flips <= self.most_flips
+        return is_near and self.rejections == 0 and not self.metadata
 
 
-def compare_probabilities(
-    ours: np.ndarray, theirs: np.ndarray, *, tolerance: float, most_flips: int = 0
+def compare_answers(
+    ours: Answers, theirs: Answers, *, tolerance: float, most_flips: int = 0
 ) -> Parity:
-    """Compare the probabilities of a run and of an exported file.
+    """Compare the answers of a run and of an exported file to the same images.
 
     Args:
-        ours: (N, K), the run's.
-        theirs: (N, K), the exported file's.
-        tolerance: The largest difference allowed.
+        ours: The run's.
+        theirs: The exported file's.
+        tolerance: The largest difference of a probability that is allowed.
         most_flips: The number of labels that may differ.
     """
-    differences = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    # NaN compares as false: treat it as the largest possible difference.
-    largest = float(np.nan_to_num(differences, nan=1.0).max())
-    flips = int((ours.argmax(axis=1) != theirs.argmax(axis=1)).sum())
-    return Parity(len(ours), largest, flips, tolerance, most_flips)
+    if set(ours.classes) != set(theirs.classes):
+        return Parity(len(ours.probabilities), 1.0, len(ours.probabilities), tolerance)
+    order = [theirs.classes.index(name) for name in ours.classes]
+    probabilities = theirs.probabilities[:, order]
+    differences = np.abs(ours.probabilities.astype(np.float64) - probabilities.astype(np.float64))
+    return Parity(
+        images=len(ours.probabilities),
+        # NaN compares as false: treat it as the largest possible difference.
+        largest=float(np.nan_to_num(differences, nan=1.0).max()),
+        flips=int((ours.probabilities.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
+        tolerance=tolerance,
+        rejections=_rejection_flips(ours, theirs, tolerance),
+        most_flips=most_flips,
+    )
+
+
+def differing_metadata(
+    expected: Mapping[str, str], found: Mapping[str, str], keys: Sequence[str] = COMPARED
+) -> tuple[str, ...]:
+    """Return the keys whose values differ, compared as JSON where they are JSON."""
+    return tuple(key for key in keys if _value(expected.get(key)) != _value(found.get(key)))
+
+
+def _value(text: str | None) -> object:
+    try:
+        return json.loads(text) if text is not None else None
+    except json.JSONDecodeError:
+        return text
+
+
+def _rejection_flips(ours: Answers, theirs: Answers, tolerance: float) -> int:
+    """Count images that are rejected by one only, unless the run itself is near a threshold."""
+    slack = min(OOD_SLACK * tolerance, MOST_SLACK)
+    differs = np.zeros(len(ours.probabilities), bool)
+    best = ours.probabilities.max(axis=1)
+    found = SelectiveScores(theirs.probabilities.max(axis=1), theirs.ood_scores)
+    for row in ours.confidence.thresholds:
+        if theirs.confidence.threshold(row.precision) is None:
+            return len(differs)
+        rejected = is_rejected(theirs.confidence, row.precision, found)
+        low, high = (
+            is_rejected(
+                ours.confidence,
+                row.precision,
+                SelectiveScores(best + sign * tolerance, ours.ood_scores * (1 - sign * slack)),
+            )
+            for sign in (1, -1)
+        )
+        differs |= (low & ~rejected) | (~high & rejected)
+    return int(differs.sum())

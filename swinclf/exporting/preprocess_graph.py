@@ -23,6 +23,7 @@ from swinclf.export_formats import (
     IMAGES,
     LABEL,
     LOGITS,
+    OOD_SCORE,
     PIXELS,
     PROBABILITIES,
 )
@@ -50,8 +51,8 @@ def embed_preprocess(model: Any, card: ModelCard) -> None:
     rejection thresholds, `accepted` (N,) bool.
 
     Args:
-        model: An onnx.ModelProto: `pixels` -> `logits`, divided by the temperature, and `features`;
-            changed.
+        model: An onnx.ModelProto: `pixels` -> `logits`, divided by the temperature, and
+            `ood_score`; changed.
         card: Its model card.
 
     Raises:
@@ -78,6 +79,26 @@ def embed_preprocess(model: Any, card: ModelCard) -> None:
     graph.initializer.extend([*before.constants, *after.constants])
     graph.input.append(value(IMAGES, kinds.UINT8, ["batch", "height", "width", 3]))
     graph.output.extend(value(*one) for one in outputs)
+
+
+def add_ood_score(model: Any, confidence: Confidence) -> None:
+    """Give a model the output `ood_score`, (N,) float32, of `features`; 0 without a feature space.
+
+    Args:
+        model: An onnx.ModelProto with the output `features`; changed.
+        confidence: Of the model.
+    """
+    (onnx,) = import_extra("onnx", "onnx")
+    nodes = _Nodes(onnx, "ood")
+    if confidence.space is None:
+        any_sum = nodes.op("ReduceSum", FEATURES, _LAST, keepdims=0)
+        nodes.op("Mul", any_sum, np.float32(0), name=OOD_SCORE)
+    else:
+        _add_ood_score(nodes, confidence.space)
+    model.graph.node.extend(nodes.nodes)
+    model.graph.initializer.extend(nodes.constants)
+    value = onnx.helper.make_tensor_value_info(OOD_SCORE, onnx.TensorProto.FLOAT, ["batch"])
+    model.graph.output.append(value)
 
 
 def check_embeddable(preprocess: Preprocess) -> None:
@@ -233,13 +254,12 @@ def _add_reject_rule(
     if confidence.space is None:
         nodes.op("Identity", is_sure, name=ACCEPTED)
         return
-    score = _ood_score(nodes, confidence.space)
-    is_familiar = nodes.op("LessOrEqual", score, np.float32(confidence.ood_threshold))
+    is_familiar = nodes.op("LessOrEqual", OOD_SCORE, np.float32(confidence.ood_threshold))
     nodes.op("And", is_sure, is_familiar, name=ACCEPTED)
 
 
-def _ood_score(nodes: _Nodes, space: FeatureSpace) -> str:
-    """Return the (N,) out-of-distribution scores of `features`, as `FeatureSpace.ood_scores`."""
+def _add_ood_score(nodes: _Nodes, space: FeatureSpace) -> None:
+    """Add the (N,) scores of `features`, as `FeatureSpace.ood_scores`."""
 
     def square_sum(value: str) -> str:
         return nodes.op("ReduceSumSquare", value, _LAST, keepdims=1)  # (N, M) -> (N, 1)
@@ -268,4 +288,4 @@ def _ood_score(nodes: _Nodes, space: FeatureSpace) -> str:
             "Add", nodes.op("Div", relative, deviation), nodes.op("Mul", absolute, weight)
         )
         score = nodes.op("Div", nodes.op("Softplus", total), np.float32(np.log(2.0)))
-    return nodes.op("Squeeze", score, _LAST)
+    nodes.op("Squeeze", score, _LAST, name=OOD_SCORE)

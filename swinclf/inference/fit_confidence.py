@@ -89,7 +89,10 @@ def fit_confidence(
             return _run_network(predictor, root, images, task, workers, report)
         index = {name: number for number, name in enumerate(classes)}
         targets = np.array([index[image.label] for image in images])
-        return LabelledOutputs(*cached_outputs(images), targets, images) if images else None
+        if not images:
+            return None
+        outputs = cached_outputs(images)
+        return LabelledOutputs(outputs.logits, outputs.features, targets, images)
 
     classes = predictor.card.classes
     if isinstance(held_out, LabelledOutputs):

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from swinclf.card import ModelCard, check_sizes, mismatch_error
+from swinclf.card import ModelCard
 from swinclf.config import Impl
-from swinclf.data.transforms import to_numpy_input, to_torch_input
+from swinclf.data.transforms import to_torch_input
 from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
     has_native_bf16,
-    import_extra,
     require_precision,
     translate_out_of_memory,
 )
-from swinclf.errors import DeviceError, RunError
-from swinclf.export_formats import IMAGES, PIXELS, format_of
-from swinclf.parallel_batches import ONE_BATCH, ParallelBatches, choose_parallel_batches
+from swinclf.export_formats import find_export
+from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches
 
 if TYPE_CHECKING:
     from torch import nn
-
-# Decoded images are large and of many sizes: batches of the usual size would only take memory.
-SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
 
 
 class Outputs(NamedTuple):
@@ -38,10 +34,19 @@ class Outputs(NamedTuple):
     Attributes:
         logits: (N, K) float32.
         features: (N, D) float32, the input of the head; None from a file that does not give them.
+        ood_score: (N,) float32, the out-of-distribution score; None if the network does not
+            compute it, so that it is to be computed from the features.
     """
 
     logits: np.ndarray
-    features: np.ndarray | None
+    features: np.ndarray | None = None
+    ood_score: np.ndarray | None = None
+
+    def rows(self, chosen: slice) -> Outputs:
+        """Return the outputs for some of the images."""
+        features = None if self.features is None else self.features[chosen]
+        score = None if self.ood_score is None else self.ood_score[chosen]
+        return Outputs(self.logits[chosen], features, score)
 
 
 class Predictor(Protocol):
@@ -93,8 +98,9 @@ def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predi
         RunError, WeightsError, ModelError, DeviceError, ExportError: If it cannot be opened with
             these options.
     """
-    if exported := format_of(path):
-        predictor: Predictor = exported.load_predictor()(path, options)
+    if exported := find_export(path):
+        entry, file = exported
+        predictor: Predictor = entry.load_predictor()(file, options)
         return predictor
     return TorchPredictor.open(path, options)
 
@@ -104,9 +110,16 @@ class TorchPredictor:
 
     takes_any_size = False
 
-    def __init__(self, network: nn.Module, card: ModelCard, hardware: Hardware) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        hardware: Hardware,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         from swinclf.models.compute import Computer
 
+        self.metadata = metadata
         self.card, self.hardware, self.device = card, hardware, hardware.device
         self.note = hardware.note
         self._computer = Computer(network, hardware)
@@ -132,110 +145,6 @@ class TorchPredictor:
             inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
             logits, features = self._computer.outputs(inputs)
             return Outputs(logits.cpu().numpy(), features.cpu().numpy())
-
-
-class OnnxPredictor:
-    """An exported ONNX file, run by ONNX Runtime on the CPU, without torch.
-
-    Args:
-        path: The file.
-        options: Device, precision and backend.
-        content: The ONNX model; None to read it from the file.
-    """
-
-    device = "cpu"
-    note = ""
-
-    def __init__(
-        self, path: Path, options: InferenceOptions = RUN_OPTIONS, content: bytes | None = None
-    ) -> None:
-        (ort,) = import_extra("onnx", "onnxruntime")
-        if options.device not in ("auto", "cpu"):
-            raise DeviceError(
-                "--device cpu for an ONNX file",
-                found=options.device,
-                hint="--device cpu, or --run RUN",
-            )
-        try:
-            session_options = ort.SessionOptions()
-            session_options.log_severity_level = 3  # warnings are about its own optimisations
-            self._session = ort.InferenceSession(
-                content or str(path), session_options, providers=["CPUExecutionProvider"]
-            )
-            metadata = self._session.get_modelmeta().custom_metadata_map
-        except (
-            Exception
-        ) as error:  # ONNX Runtime's exceptions have no common base that it documents
-            raise RunError(
-                f"an ONNX file at '{path}'",
-                found=first_error_line(error),
-                hint="swinclf export --format onnx",
-            ) from error
-        self._path = path
-        self.card = ModelCard.from_metadata(metadata, where=str(path))
-        self.takes_any_size = self._session.get_inputs()[0].name == IMAGES
-        self.parallel = SMALL_BATCHES if self.takes_any_size else ONE_BATCH
-        # Probabilities and decisions may follow; they are computed as for every other model.
-        self._outputs = [one.name for one in self._session.get_outputs()][:2]
-        self._check_graph()
-
-    def outputs(self, pixels: np.ndarray) -> Outputs:
-        """See `Predictor`."""
-        inputs = {PIXELS: to_numpy_input(pixels, self.card.preprocess)}
-        if self.takes_any_size:
-            inputs = {IMAGES: pixels}
-        try:
-            logits, *features = self._session.run(self._outputs, inputs)
-        except Exception as error:  # no common base either
-            raise RunError(
-                f"the network in '{self._path}' to compute {len(pixels)} images",
-                found=first_error_line(error),
-                hint="swinclf export --format onnx",
-            ) from error
-        return Outputs(logits, features[0] if features else None)
-
-    def _check_graph(self) -> None:
-        """Refuse a file whose card and graph disagree.
-
-        Raises:
-            RunError: If they disagree.
-        """
-        where, wanted = str(self._path), self.card.preprocess
-        inputs = {one.name: one for one in self._session.get_inputs()}
-        if inputs.keys() not in ({PIXELS}, {IMAGES}):
-            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{PIXELS}'")
-        (one,) = inputs.values()
-        shape, kind = one.shape, one.type
-        expected: tuple[int | None, ...] = (None, 3, wanted.height, wanted.width)
-        if self.takes_any_size:
-            expected = (None, None, None, 3)
-        fits = len(shape) == 4 and all(
-            not isinstance(side, int) or one is None or side == one
-            for side, one in zip(shape, expected, strict=True)
-        )
-        if kind != f"tensor({'uint8' if self.takes_any_size else 'float'})" or not fits:
-            raise mismatch_error(
-                where,
-                f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
-                f"{tuple(shape)} ({kind})",
-            )
-        sizes = [self._width_of(one.shape) for one in self._session.get_outputs()[:2]]
-        if not sizes or None in sizes:  # not in the graph: measured on a blank image
-            blank = np.zeros((1, wanted.height, wanted.width, 3), np.uint8)
-            sizes = [self._width_of(one.shape) for one in self.outputs(blank) if one is not None]
-        check_sizes(
-            self.card,
-            where=where,
-            logits=sizes[0] or 0,
-            features=sizes[1] if len(sizes) > 1 else None,
-        )
-
-    @staticmethod
-    def _width_of(shape: Sequence[object]) -> int | None:
-        """Return the second of two dimensions; 0 if there are not two, None if it is dynamic."""
-        if len(shape) != 2:
-            return 0
-        return shape[1] if isinstance(shape[1], int) else None
 
 
 def first_error_line(error: Exception) -> str:

@@ -130,12 +130,10 @@ def to_image_outputs_in_batches(
     outputs: Outputs, confidence: Confidence, device: str
 ) -> Iterator[ImageOutput]:
     """Yield the outputs of each image, computed in the batches that a device scores images in."""
-    logits, features = outputs
     size = fixed_batch_size(device)
-    for start in range(0, len(logits), size):
+    for start in range(0, len(outputs.logits), size):
         rows = slice(start, start + size)
-        part = None if features is None else features[rows]
-        yield from to_image_outputs(Outputs(logits[rows], part), confidence)
+        yield from to_image_outputs(outputs.rows(rows), confidence)
 
 
 class _PaddedBatches:
@@ -156,5 +154,5 @@ class _PaddedBatches:
         """See `Predictor`."""
         missing = self._size - len(pixels)
         padded = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        logits, features = self._predictor.outputs(padded)
-        return Outputs(logits[: len(pixels)], None if features is None else features[: len(pixels)])
+        computed = self._predictor.outputs(padded)
+        return computed.rows(slice(0, len(pixels)))

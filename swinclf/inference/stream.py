@@ -139,10 +139,12 @@ def _compute_by_size(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list
 
 def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
     """Return calibrated outputs for each of N images."""
-    logits, features = outputs
+    logits, features, scores = outputs
     probabilities = softmax(logits, confidence.temperature)
     ood_scores: list[float | None] = [None] * len(logits)
-    if confidence.space is not None and features is not None:
+    if confidence.space is not None and scores is not None:
+        ood_scores = scores.tolist()
+    elif confidence.space is not None and features is not None:
         ood_scores = confidence.space.ood_scores(features).tolist()
     feature_rows = [None] * len(logits) if features is None else features
     columns = zip(probabilities, ood_scores, logits, feature_rows, strict=True)

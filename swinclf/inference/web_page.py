@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import re
-import zlib
-from pathlib import Path
 
-from swinclf.errors import RunError
-from swinclf.inference.predictor import RUN_OPTIONS, InferenceOptions, OnnxPredictor
+from swinclf.config import ExportFormat
+from swinclf.inference.exported_predictor import OnnxPredictor
 
 _MODEL = re.compile(rb'<script type="text/plain" id="model">([A-Za-z0-9+/=]+)</script>')
 
 
-def open_web_page(path: Path, options: InferenceOptions = RUN_OPTIONS) -> OnnxPredictor:
-    """Open the model in a page.
+class WebPagePredictor(OnnxPredictor):
+    """The model in a page."""
 
-    Raises:
-        RunError: If there is none in it, or it cannot be opened.
-        DeviceError, ExportError: As `OnnxPredictor`.
-    """
-    return OnnxPredictor(path, options, _read_model(path))
+    kind = ExportFormat.WEB
 
-
-def _read_model(path: Path) -> bytes:
-    found = None
-    try:
-        if found := _MODEL.search(path.read_bytes()):
-            return gzip.decompress(base64.b64decode(found[1], validate=True))
-        reason = "a page without a model"
-    except (OSError, EOFError, binascii.Error, zlib.error) as error:
-        reason = str(error)
-    raise RunError(
-        f"a page of `swinclf export --format web` at '{path}'",
-        found=reason,
-        hint="swinclf export --format web",
-    )
+    def _model(self) -> bytes:
+        found = _MODEL.search(self._path.read_bytes())
+        if found is None:
+            raise ValueError("a page without a model")
+        return gzip.decompress(base64.b64decode(found[1], validate=True))

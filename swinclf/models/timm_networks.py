@@ -42,7 +42,7 @@ def create_timm_network(
             raise
         raise ModelError(
             f"the network '{name}' at {img_size or 'its own'} px",
-            found=_short(error),
+            found=first_error_text(error),
             hint="another --img-size, or a Swin or ViT of: swinclf models",
         ) from error
     return network
@@ -74,7 +74,7 @@ def create_published(name: str, path: Path, *, img_size: int | None, drop_path: 
     except Exception as error:  # timm reports a mismatch by various exceptions
         raise WeightsError(
             f"the published weights of '{name}' in '{path}'",
-            found=_short(error),
+            found=first_error_text(error),
             hint="delete the file and download it again; or --weights FILE, or --no-pretrained",
         ) from error
 
@@ -96,6 +96,18 @@ def published_config(name: str) -> Any:
             hint="--no-pretrained, --weights FILE, or a name from: swinclf models",
         )
     return config
+
+
+def published_license(name: str) -> str:
+    """Return the license of the published weights of a name as timm states it; `unknown` if not.
+
+    Raises:
+        ModelError: If timm does not know the name.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(check_name(name))
+    return str(getattr(config, "license", None) or "unknown").lower()
 
 
 def timm_head_classes(name: str) -> int:
@@ -130,5 +142,6 @@ def timm_preprocess(name: str) -> Preprocess:
     )
 
 
-def _short(error: Exception) -> str:
+def first_error_text(error: Exception) -> str:
+    """Return the text of an exception on one line, shortened."""
     return " ".join(str(error).split())[:240] or type(error).__name__

@@ -1,0 +1,188 @@
+"""Exported files as predictors: on the CPU, by the metadata of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from swinclf.card import ModelCard, check_sizes, mismatch_error
+from swinclf.config import ExportFormat
+from swinclf.data.transforms import to_numpy_input
+from swinclf.device import import_extra, import_openvino
+from swinclf.errors import DeviceError, RunError
+from swinclf.export_formats import IMAGES, PIXELS
+from swinclf.inference.predictor import InferenceOptions, Outputs, first_error_line
+from swinclf.parallel_batches import ONE_BATCH, ParallelBatches
+
+# Decoded images are large and of many sizes: batches of the usual size would only take memory.
+SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
+
+
+class ExportedPredictor:
+    """A network in an exported file; the formats differ in how it is read and computed.
+
+    Args:
+        path: The file.
+        options: Only the device matters, which must be the CPU.
+
+    Raises:
+        RunError: If it is not a file of this format, or its card and its network disagree.
+        DeviceError: If the device is not the CPU.
+        ExportError: If the extra is not installed.
+    """
+
+    kind: ExportFormat
+    takes_any_size = False
+    parallel = ONE_BATCH
+    device = "cpu"
+    note = ""
+
+    def __init__(self, path: Path, options: InferenceOptions) -> None:
+        self._path = path
+        if options.device not in ("auto", "cpu"):
+            raise DeviceError(
+                f"--device cpu for an exported file ({self.kind})",
+                found=options.device,
+                hint="--device cpu, or --run RUN",
+            )
+        self._import()
+        try:
+            self.metadata = self._read()
+        except (RunError, MemoryError):
+            raise
+        except Exception as error:  # the exceptions of runtimes have no common base
+            raise self._error("an exported file", error) from error
+        self.card = ModelCard.from_metadata(self.metadata, where=str(path))
+        self._check_network()
+
+    def outputs(self, pixels: np.ndarray) -> Outputs:
+        """See `Predictor`."""
+        try:
+            if not self.takes_any_size:
+                pixels = to_numpy_input(pixels, self.card.preprocess)
+            arrays = self._compute(pixels)
+        except Exception as error:  # no common base either
+            raise self._error(f"a network that computes {len(pixels)} images", error) from error
+        return Outputs(*arrays[:3])
+
+    def _import(self) -> None:
+        """Import the runtime."""
+
+    def _read(self) -> Mapping[str, str]:
+        """Read the file, and return its metadata."""
+        raise NotImplementedError
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        """Compute (N, 3, H, W) float32 -> logits, and features and out-of-distribution scores."""
+        raise NotImplementedError
+
+    def _check_network(self) -> None:
+        """Refuse a file whose card and network disagree."""
+        size = self.card.preprocess
+        blank = self.outputs(np.zeros((1, size.height, size.width, 3), np.uint8))
+        self._check_widths([one.shape for one in blank if one is not None])
+
+    def _check_widths(self, shapes: Sequence[Sequence[object]]) -> None:
+        widths = [_width(shape) for shape in shapes]
+        check_sizes(
+            self.card,
+            where=str(self._path),
+            logits=widths[0],
+            features=widths[1] if len(widths) > 1 else None,
+        )
+
+    def _error(self, expected: str, error: Exception) -> RunError:
+        return RunError(
+            f"{expected} ({self.kind}) at '{self._path}'",
+            found=first_error_line(error),
+            hint=f"swinclf export --format {self.kind}",
+        )
+
+
+class OnnxPredictor(ExportedPredictor):
+    """An ONNX file, computed by ONNX Runtime, without torch."""
+
+    kind = ExportFormat.ONNX
+
+    def _import(self) -> None:
+        (self._ort,) = import_extra("onnx", "onnxruntime")
+
+    def _read(self) -> Mapping[str, str]:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3  # warnings are about its own optimisations
+        self._session = self._ort.InferenceSession(
+            self._model(), options, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self.takes_any_size = self._input == IMAGES
+        if self.takes_any_size:
+            self.parallel = SMALL_BATCHES
+        # Decisions may follow; they are made here as for every other model.
+        self._outputs = [one.name for one in self._session.get_outputs()][:3]
+        found: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return found
+
+    def _model(self) -> str | bytes:
+        """Return the path of the ONNX model, or the model."""
+        return str(self._path)
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        arrays: Sequence[np.ndarray] = self._session.run(self._outputs, {self._input: inputs})
+        return arrays
+
+    def _check_network(self) -> None:
+        where, wanted = str(self._path), self.card.preprocess
+        inputs = {one.name: one for one in self._session.get_inputs()}
+        if inputs.keys() not in ({PIXELS}, {IMAGES}):
+            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{PIXELS}'")
+        (one,) = inputs.values()
+        shape, kind = one.shape, one.type
+        expected: tuple[int | None, ...] = (None, 3, wanted.height, wanted.width)
+        if self.takes_any_size:
+            expected = (None, None, None, 3)
+        fits = len(shape) == 4 and all(
+            not isinstance(side, int) or one is None or side == one
+            for side, one in zip(shape, expected, strict=True)
+        )
+        if kind != f"tensor({'uint8' if self.takes_any_size else 'float'})" or not fits:
+            raise mismatch_error(
+                where,
+                f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
+                f"{tuple(shape)} ({kind})",
+            )
+        shapes = [one.shape for one in self._session.get_outputs()[:3]]
+        if not shapes or None in [_width(shape) for shape in shapes[:2]]:
+            super()._check_network()  # not in the graph: measured on a blank image
+        else:
+            self._check_widths(shapes)
+
+
+class OpenVinoPredictor(ExportedPredictor):
+    """An OpenVINO IR, a pair of files .xml and .bin."""
+
+    kind = ExportFormat.OPENVINO
+
+    def _import(self) -> None:
+        self._openvino = import_openvino()
+
+    def _read(self) -> Mapping[str, str]:
+        core = self._openvino.Core()
+        model = core.read_model(str(self._path))
+        info: Mapping[str, str] = {}
+        if model.has_rt_info("swinclf"):
+            info = model.get_rt_info("swinclf").value
+        # The default of some CPUs is bfloat16, which the exported network was not compared in.
+        self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return {key: str(value) for key, value in info.items()}
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        return [np.array(one) for one in self._model([inputs]).values()]
+
+
+def _width(shape: Sequence[object]) -> int | None:
+    """Return the second of two dimensions; 0 if there are not two, None if it is dynamic."""
+    if len(shape) != 2:
+        return 0
+    return shape[1] if isinstance(shape[1], int) else None
