@@ -13,7 +13,6 @@ import numpy as np
 
 from swinclf.commands.evaluate import evaluate as evaluate_model
 from swinclf.commands.evaluate import score
-from swinclf.commands.export import Export
 from swinclf.commands.export import export as export_model
 from swinclf.commands.predict import Prediction
 from swinclf.commands.predict import predict as predict_with
@@ -23,6 +22,7 @@ from swinclf.confidence.selective import threshold_for
 from swinclf.config import Embed, ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
+from swinclf.exporting.verified_export import Export
 from swinclf.files import expand_home
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
 from swinclf.inference.sources import Source, list_sources

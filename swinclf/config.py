@@ -73,6 +73,15 @@ class ExportPrecision(StrEnum):
     INT8 = "int8"
 
 
+class Engine(StrEnum):
+    """What computes the network of a run on a CPU."""
+
+    TORCH = "torch"  # in the run's own precision
+    AUTO = "auto"  # an export where it is much faster and agrees, else torch
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+
+
 class OptionGroup(StrEnum):
     """Group of options in --help, in their order."""
 

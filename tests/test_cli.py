@@ -144,6 +144,10 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ("{picture}", "--precision", "auto")),
         (1, ("{picture}", "--impl", "native")),
         (0, ("{picture}", "--reject", "0.5")),
+        (0, ("{picture}", "--engine", "torch")),
+        (0, ("{picture}", "--engine", "auto")),
+        (0, ("{picture}", "--engine", "onnx")),
+        (1, ("{picture}", "--engine", "openvino")),
         (
             0,
             (
@@ -288,7 +292,7 @@ def places(trained, tmp_path, monkeypatch, network_graph, no_plots):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
-    monkeypatch.setattr("swinclf.commands.export.SPEED_S", 0.0)
+    monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
     for slow in ("program_writer.export_program", "openvino_writer.export_openvino"):
         monkeypatch.setattr(f"swinclf.exporting.{slow}", refuse)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)

@@ -472,7 +472,7 @@ def test_a_file_that_is_no_onnx(cli, tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     expected, _, _ = failure(cli("predict", "x.png", "--run", "model.onnx"))
-    assert expected == "an ONNX file at 'model.onnx'"
+    assert expected == "an exported file (onnx) at 'model.onnx'"
 
 
 # Output

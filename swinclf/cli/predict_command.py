@@ -33,7 +33,8 @@ from swinclf.cli.prediction_writer import (
     format_of,
 )
 from swinclf.cli.streams import standard_input
-from swinclf.config import OptionGroup
+from swinclf.config import Engine, Impl, OptionGroup
+from swinclf.device import Precision
 from swinclf.errors import ExitCode
 from swinclf.run_folder import find_data_folder, find_model
 from swinclf.terminal import ConsoleReporter
@@ -41,6 +42,7 @@ from swinclf.terminal import ConsoleReporter
 if TYPE_CHECKING:
     from swinclf.commands.predict import Prediction
     from swinclf.inference.label_folders import LabelFolders
+    from swinclf.inference.predictor import Predictor
 
 TOP_K = 5
 PredictJsonOption = Annotated[
@@ -110,6 +112,13 @@ QueueOption = Annotated[
         show_default="all images, in order",
     ),
 ]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="What computes a run on a CPU; auto is torch unless an export is much faster.",
+    ),
+]
 
 
 def predict_command(
@@ -126,21 +135,21 @@ def predict_command(
     impl: ImplOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
+    engine: EngineOption = Engine.TORCH,
     workers: WorkersOption = None,
     strict: StrictOption = False,
 ) -> ExitCode:
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict, select_queue, write_gallery
     from swinclf.inference.label_folders import LabelFolders
-    from swinclf.inference.predictor import InferenceOptions, open_predictor
 
     if page:
         check_folder_of(page, "--page")
     model = find_model(run)
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
-    predictor = open_predictor(model, InferenceOptions(impl, device, precision))
     report = ConsoleReporter()
+    predictor = _opened(model, engine, (impl, device, precision), report)
     if predictor.note:
         report.warn(predictor.note)
     tally, ignored = _Tally(), Counter[str]()
@@ -172,6 +181,23 @@ def predict_command(
     if tally.unreadable:
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
     return ExitCode.OK
+
+
+def _opened(
+    model: Path,
+    engine: Engine,
+    choice: tuple[Impl | None, str, Precision | None],
+    report: ConsoleReporter,
+) -> Predictor:
+    """Open the model, without importing what only other engines need."""
+    from swinclf.inference.predictor import InferenceOptions, open_predictor
+
+    options = InferenceOptions(*choice)
+    if engine is Engine.TORCH:
+        return open_predictor(model, options)
+    from swinclf.exporting.engine import open_engine
+
+    return open_engine(model, engine, options, report)
 
 
 class _Tally:

@@ -15,11 +15,12 @@ from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
-    from swinclf.commands.export import AllExports, Export
+    from swinclf.commands.export import AllExports
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.reduced_export import ReducedExport
     from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
+    from swinclf.exporting.verified_export import Export
     from swinclf.metrics import Metrics
     from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part

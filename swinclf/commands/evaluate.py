@@ -21,6 +21,7 @@ from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
+from swinclf.export_formats import find_export
 from swinclf.inference.predictor import (
     RUN_OPTIONS,
     InferenceOptions,
@@ -174,7 +175,7 @@ def evaluate(
     workers = default_workers() if workers is None else workers
     drawer = _drawer(model, root, predictor)
     neighbours = _neighbours(model, find_enclosing_run(model), predictor, root, workers, report)
-    folder = make_folder(output) if output else next_free_folder(model.resolve().parent, "eval")
+    folder = make_folder(output) if output else next_free_folder(_parent_of(model), "eval")
     write_results(
         folder,
         result,
@@ -216,6 +217,13 @@ def _lost(result: ScoringResult, index: FolderIndex) -> Mapping[str, str]:
     there = tuple({row.label for row in result.rows})
     skipped = (*index.skipped, *result.skipped)
     return classes_without_images(replace(index, classes=there, skipped=skipped))[0]
+
+
+def _parent_of(model: Path) -> Path:
+    """Return the folder of a model, outside an exported folder, which may be published."""
+    parent = model.resolve().parent
+    exported = find_export(model)
+    return parent.parent if exported and exported[0].entry_file else parent
 
 
 def _drawer(model: Path, root: Path, predictor: Predictor) -> EvidenceDrawer | None:

@@ -1,0 +1,105 @@
+"""The engine of prediction on a CPU: torch, or an export that is faster and agrees with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swinclf.config import Engine, ExportFormat
+from swinclf.errors import ConfigError, ExportError, RunError
+from swinclf.export_formats import FORMATS
+from swinclf.exporting.verified_export import (
+    DEFAULT_TOLERANCE,
+    RunToExport,
+    disagreement_error,
+    measure_speed,
+)
+from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
+from swinclf.reporter import Reporter
+
+MIN_SPEEDUP = 1.3  # below, a second file and its comparison are not worth it
+ROUNDS = 2  # of measuring, in turn, as other programs may use the machine
+ENGINES = {Engine.OPENVINO: ExportFormat.OPENVINO, Engine.ONNX: ExportFormat.ONNX}
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    engine: Engine
+    predictor: Predictor
+    speed: float
+
+
+def open_engine(
+    model: Path, engine: Engine, options: InferenceOptions, report: Reporter
+) -> Predictor:
+    """Open a model with an engine.
+
+    An engine other than torch reads the export in the run, which is written if it is missing or
+    does not agree with the run. `auto` measures all that are installed against torch in the run's
+    own precision, and selects the fastest if it is at least `MIN_SPEEDUP` times as fast.
+
+    Args:
+        model: A model.safetensors; any other file is opened as `open_predictor` does.
+        engine: The engine.
+        options: Device, precision and backend of the run.
+        report: Receives progress and the choice.
+
+    Raises:
+        ConfigError: If an engine is named for an exported file or a GPU.
+        ExportError: If the extra of a named engine is not installed, or its file does not agree.
+        RunError, WeightsError, ModelError, DeviceError: As `open_predictor`.
+    """
+    own = open_predictor(model, options)
+    if engine is Engine.TORCH:
+        return own
+    if not isinstance(own, TorchPredictor) or own.device != "cpu":
+        if engine is Engine.AUTO:
+            return own
+        raise ConfigError(
+            f"a run on the CPU for --engine {engine}",
+            found=f"an exported file, '{model}'" if own.device == "cpu" else f"{own.device}",
+            hint="no --engine",
+        )
+    run = RunToExport(model, None, options, DEFAULT_TOLERANCE, report)
+    if engine is not Engine.AUTO:
+        return _exported_predictor(run, model, engine)
+    best = _fastest(run, model, own, report)
+    if best is None:
+        report.note("engine: torch")
+        return own
+    report.note(f"engine: {best.engine}, {best.speed:.1f} times as fast as torch")
+    return best.predictor
+
+
+def _fastest(
+    run: RunToExport, model: Path, own: TorchPredictor, report: Reporter
+) -> _Candidate | None:
+    """Return the fastest engine that agrees; None if that is torch."""
+    found = []
+    for engine in ENGINES:
+        try:
+            predictor = _exported_predictor(run, model, engine)
+        except (ExportError, RunError) as error:
+            report.note(f"engine {engine}: {error.found}")
+            continue
+        speeds = [(measure_speed(own), measure_speed(predictor)) for _ in range(ROUNDS)]
+        torch_speed, speed = map(max, zip(*speeds, strict=True))
+        found.append(_Candidate(engine, predictor, speed / torch_speed))
+    fast = [one for one in found if one.speed >= MIN_SPEEDUP]
+    return max(fast, key=lambda one: one.speed, default=None)
+
+
+def _exported_predictor(run: RunToExport, model: Path, engine: Engine) -> Predictor:
+    """Open the export in the run, or write it again."""
+    path = model.with_name(FORMATS[ENGINES[engine]].default_name)
+    if path.is_file():
+        try:
+            predictor, parity = run.compare(path)
+            if parity.agrees:
+                return predictor
+        except RunError:
+            pass  # damaged, or of another run
+    done = run.export(ENGINES[engine], path)
+    if not done.parity.agrees:
+        raise disagreement_error(done)
+    return open_predictor(path)

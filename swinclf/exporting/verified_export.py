@@ -1,0 +1,237 @@
+"""Verified exports: written, opened as another program would, and compared with their run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from swinclf.config import Embed, ExportFormat
+from swinclf.data.walk import walk_images
+from swinclf.device import Precision, default_workers
+from swinclf.errors import ExportError, MismatchError
+from swinclf.export_formats import FORMATS
+from swinclf.exporting.parity import Answers, Parity, compare_answers, differing_metadata
+from swinclf.exporting.source import ExportSource, starting_license
+from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
+from swinclf.inference.samples import SAMPLE_COUNT, list_samples
+from swinclf.inference.stream import stream_outputs
+from swinclf.models.store import load_model
+from swinclf.reporter import Reporter
+from swinclf.run_folder import RunFolder
+
+DEFAULT_TOLERANCE = 1e-3
+# With the preprocessing in the file: ONNX Runtime rounds some pixels to the next of 255 steps.
+EMBEDDED_TOLERANCE = 1e-2
+BATCHES = (1, 2, 7)  # a batch size that is fixed in the file fails with one of these
+SPEED_BATCH, SPEED_S = 8, 1.0
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export.
+
+    Attributes:
+        export_format: The format.
+        path: The file or folder.
+        bytes: Its size.
+        parity: Comparison of its answers with the run's, both in float32.
+        drift: Comparison of the run's own precision with float32; None if it is float32.
+        run_precision: The run's own precision.
+        images_per_second: Speed of the network on this machine; None if it was not measured.
+    """
+
+    export_format: ExportFormat
+    path: Path
+    bytes: int
+    parity: Parity
+    drift: Parity | None
+    run_precision: Precision
+    images_per_second: float | None = None
+
+
+class RunToExport:
+    """A run, and its answers to the images that exports are compared on.
+
+    Args:
+        model: A model.safetensors.
+        data: A folder of images to compare on; None for those stored in the run.
+        options: Device, precision and backend of the run.
+        tolerance: Largest allowed difference of a probability, both in float32; None for 0.001, or
+            0.01 if the file preprocesses images, where also a label in 500 may differ.
+        report: Receives progress.
+
+    Attributes:
+        predictor: The run's, in float32.
+
+    Raises:
+        ExportError: If it is no run, or there are no images.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        data: Path | None,
+        options: InferenceOptions,
+        tolerance: float | None,
+        report: Reporter,
+    ) -> None:
+        if model.suffix != ".safetensors":
+            raise ExportError(
+                f"a run, or its model.safetensors, to export; got '{model}'",
+                found="a file that is an export itself",
+                hint="--run RUN",
+            )
+        self._images = _images(model, data)
+        network, card = load_model(model, impl=options.impl)
+        self._source = ExportSource(network, card, model, starting_license(model, card.model))
+        self._tolerance, self._report = tolerance, report
+        fp32 = InferenceOptions(options.impl, options.device, Precision.FP32)
+        self.predictor = open_predictor(model, fp32)
+        if self.predictor.note:
+            report.warn(self.predictor.note)
+        with report.track("predicting with the run", len(self._images)) as advance:
+            self._reference = self._answers(self.predictor, 32, advance)
+        own = open_predictor(model, options)
+        self._own_precision, self._drift = own.card.precision, None
+        if isinstance(own, TorchPredictor) and own.hardware.precision is not Precision.FP32:
+            answers = self._answers(own, 32)
+            self._drift = compare_answers(self._reference, answers, tolerance=1.0)
+
+    def export(
+        self,
+        export_format: ExportFormat,
+        path: Path,
+        *,
+        embed: Embed = Embed.NONE,
+        with_speed: bool = False,
+    ) -> Export:
+        """Write a file and compare it with the run.
+
+        Args:
+            export_format: The format.
+            path: The file or folder.
+            embed: What the file contains besides the network.
+            with_speed: Whether to measure the speed of its network, too.
+
+        Raises:
+            ExportError: If the format cannot be written here.
+        """
+        self._report.note(f"writing {self._source.card.model} as {export_format}")
+        FORMATS[export_format].load_writer()(replace(self._source, embed=embed), path)
+        predictor, parity = self.compare(path)
+        return Export(
+            export_format,
+            path,
+            _size(path),
+            parity,
+            self._drift,
+            self._own_precision,
+            measure_speed(predictor) if with_speed else None,
+        )
+
+    def compare(self, path: Path) -> tuple[Predictor, Parity]:
+        """Open an exported file and return its parity, at the batch size where it is worst."""
+        theirs = open_predictor(path, InferenceOptions(precision=Precision.FP32))
+        default = EMBEDDED_TOLERANCE if theirs.takes_any_size else DEFAULT_TOLERANCE
+        with self._report.track(
+            f"comparing {path.name} with the run", len(BATCHES) * len(self._images)
+        ) as advance:
+            parity = max(
+                (
+                    compare_answers(
+                        self._reference,
+                        self._answers(theirs, size, advance),
+                        tolerance=default if self._tolerance is None else self._tolerance,
+                        most_flips=-(-len(self._images) // 500) if theirs.takes_any_size else 0,
+                    )
+                    for size in BATCHES
+                ),
+                key=lambda one: (one.flips, one.rejections, one.largest),
+            )
+        found = getattr(theirs, "metadata", {})
+        different = differing_metadata(self._source.metadata(), found)
+        return theirs, replace(parity, metadata=different)
+
+    def _answers(
+        self,
+        predictor: Predictor,
+        batch_size: int,
+        advance: Callable[[int], None] = lambda _done: None,
+    ) -> Answers:
+        """Return the answers to the readable images."""
+        outputs = stream_outputs(
+            predictor, self._images, workers=default_workers(), batch_size=batch_size
+        )
+        probabilities, ood_scores = [], []
+        for _, output in outputs:
+            advance(1)
+            if output.probabilities is not None:
+                probabilities.append(output.probabilities)
+                ood_scores.append(output.selective_scores[1])
+        if not probabilities:
+            raise ExportError(
+                "readable images to compare on",
+                found=f"{len(self._images)}, none readable",
+                hint="--data DIR",
+            )
+        card = predictor.card
+        return Answers(card.classes, np.stack(probabilities), np.array(ood_scores), card.confidence)
+
+
+def disagreement_error(done: Export) -> MismatchError:
+    """Return the error for an export that does not agree with its run."""
+    parity = done.parity
+    parts = [
+        f"a largest difference of {parity.largest:.2g}, {parity.flips} labels differ",
+        f"{parity.rejections} rejections differ" if parity.rejections else "",
+        f"its metadata differs: {', '.join(parity.metadata)}" if parity.metadata else "",
+    ]
+    return MismatchError(
+        f"'{done.path}' to agree with its run on {parity.images} images, "
+        f"within {parity.tolerance:g}",
+        found=", ".join(filter(None, parts)),
+        hint="a larger --tolerance if that is acceptable; otherwise please report this bug",
+    )
+
+
+def _images(model: Path, data: Path | None) -> list[str]:
+    if data is not None:
+        images = list(walk_images(str(data)))
+        step = max(1, len(images) // 256)
+        found, images = f"none in '{data}'", images[::step]
+    else:
+        images = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
+        found = f"none stored next to '{model}'"
+    if not images:
+        raise ExportError(
+            "real images to compare the export with the run on",
+            found=found,
+            hint=f"--data DIR, any folder of about {SAMPLE_COUNT} images",
+        )
+    return images
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file with those of its name that belong to it, or of a folder."""
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.iterdir() if one.is_file())
+    weights = path.with_suffix(".bin")
+    is_pair = path.suffix == ".xml" and weights.is_file()
+    return path.stat().st_size + (weights.stat().st_size if is_pair else 0)
+
+
+def measure_speed(predictor: Predictor) -> float:
+    """Return images per second of a network alone, in batches of `SPEED_BATCH`."""
+    size = predictor.card.preprocess
+    shape = (SPEED_BATCH, size.height, size.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    predictor.outputs(pixels)  # the first call is slower
+    start, count = perf_counter(), 0
+    while not count or perf_counter() - start < SPEED_S:
+        predictor.outputs(pixels)
+        count += SPEED_BATCH
+    return count / (perf_counter() - start)
