@@ -124,3 +124,13 @@ def test_what_speeds_up_convolutional_networks_is_measured():
     errors = {row["what"]: row["error"] for row in rows[:4]}
     assert errors["forward, 64 px: fp32, folded"] < 1e-5
     assert errors["forward, 64 px: bf16, folded"] < 0.1
+
+
+def test_the_graph_of_an_export_is_compared_with_pillow(trained, network_graph, cli, tmp_path):
+    pytest.importorskip("onnxruntime")
+    del network_graph
+    words = ("export", "--run", trained.path, "--embed", "preprocess", "--output", "m.onnx")
+    assert cli(*words).code == 0
+    (row,) = lines("deployed.py", "graph", trained.path, tmp_path / "m.onnx", trained.data)
+    assert (row["images"], row["label_flips"]) == (36, 0)
+    assert row["mean_difference_of_255"] < 0.25
