@@ -18,10 +18,10 @@ from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
 from swinclf.confidence.selective import threshold_for
-from swinclf.config import ExportFormat, Impl
+from swinclf.config import Embed, ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
-from swinclf.exporting.verified_export import DEFAULT_TOLERANCE, Export
+from swinclf.exporting.verified_export import Export
 from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
@@ -290,7 +290,8 @@ class Classifier:
         output: str | PathLike[str],
         *,
         export_format: ExportFormat | str = ExportFormat.ONNX,
-        tolerance: float = DEFAULT_TOLERANCE,
+        embed: Embed | str = Embed.NONE,
+        tolerance: float | None = None,
         data: str | PathLike[str] | None = None,
         report: Reporter | None = None,
         verbose: bool = False,
@@ -300,7 +301,9 @@ class Classifier:
         Args:
             output: The file or folder.
             export_format: The format, such as `onnx` or `timm`.
-            tolerance: Largest allowed difference of a probability, in float32.
+            embed: `preprocess` puts the preprocessing into an ONNX file.
+            tolerance: Largest allowed difference of a probability, in float32; None for 0.001, or
+                0.01 if the file preprocesses images.
             data: A folder of images to compare on; None for those stored in the run.
             report: As for `swinclf.train`.
             verbose: As for `swinclf.train`.
@@ -313,6 +316,7 @@ class Classifier:
             self.path,
             ExportFormat(export_format),
             _path(output),
+            embed=Embed(embed),
             tolerance=tolerance,
             data=_path(data),
             options=self._options,

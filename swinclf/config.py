@@ -60,8 +60,24 @@ class ExportFormat(StrEnum):
     TIMM = "timm"
     TORCH_EXPORT = "torch-export"
     OPENVINO = "openvino"
+    WEB = "web"
     COREML = "coreml"
     LITERT = "litert"
+
+
+class Embed(StrEnum):
+    """What an exported graph contains besides the network."""
+
+    NONE = "none"  # its input is resized and normalised already
+    PREPROCESS = "preprocess"  # its input are decoded images; it gives probabilities and decisions
+
+
+class ExportPrecision(StrEnum):
+    """Number format of an export."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class Engine(StrEnum):

@@ -15,6 +15,11 @@ from typing import Any
 from swinclf.config import ExportFormat
 from swinclf.errors import ExportError
 
+# Names of the inputs and outputs of exported graphs.
+PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded
+LOGITS, FEATURES, OOD_SCORE = "logits", "features", "ood_score"
+PROBABILITIES, LABEL, ACCEPTED = "probabilities", "label", "accepted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FormatEntry:
@@ -28,6 +33,7 @@ class FormatEntry:
         predictor: `module:callable(path, options)` that returns an `inference.predictor.Predictor`
             of the written file; empty if it cannot run here.
         extra: The optional extra of swinclf that it needs; may be empty.
+        has_variants: Whether --embed and --precision apply to it.
         reason: Why the format cannot be written; may be empty.
         hint: What to do instead, if it cannot be written.
     """
@@ -37,6 +43,7 @@ class FormatEntry:
     writer: str = ""
     predictor: str = ""
     extra: str = ""
+    has_variants: bool = False
     reason: str = ""
     hint: str = ""
 
@@ -54,7 +61,7 @@ class FormatEntry:
         is_part = path.is_dir() or path.name in (self.entry_file, "model.safetensors")
         return entry if is_part and entry.is_file() else None
 
-    def load_writer(self) -> Callable[..., None]:
+    def load_writer(self) -> Callable[..., Any]:
         """Import the writer.
 
         Raises:
@@ -77,6 +84,7 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         writer="swinclf.exporting.onnx:export_onnx",
         predictor="swinclf.inference.exported_predictor:OnnxPredictor",
         extra="onnx",
+        has_variants=True,
     ),
     ExportFormat.TIMM: FormatEntry(
         default_name="model-timm",
@@ -95,6 +103,13 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         predictor="swinclf.inference.exported_predictor:OpenVinoPredictor",
         extra="openvino",
     ),
+    ExportFormat.WEB: FormatEntry(
+        default_name="model.html",
+        writer="swinclf.exporting.web:export_web",
+        predictor="swinclf.inference.web_page:WebPagePredictor",
+        extra="onnx",
+        has_variants=True,
+    ),
     ExportFormat.COREML: FormatEntry(
         default_name="model.mlpackage",
         reason="Core ML files are written by coremltools, and run on macOS only",
@@ -110,6 +125,25 @@ MODEL_SUFFIXES = (
     ".safetensors",
     *(one.suffix for one in FORMATS.values() if one.predictor and one.suffix),
 )
+
+
+def check_variants(export_format: ExportFormat, option: str) -> None:
+    """Check that --embed and --precision apply to a format.
+
+    Args:
+        export_format: The format.
+        option: What was given, such as `--precision int8`.
+
+    Raises:
+        ExportError: If they do not.
+    """
+    if not FORMATS[export_format].has_variants:
+        able = " or ".join(name for name, one in FORMATS.items() if one.has_variants)
+        raise ExportError(
+            f"--format {able}, for {option}",
+            found=f"--format {export_format}",
+            hint=f"swinclf export --format onnx {option}",
+        )
 
 
 def find_export(path: Path) -> tuple[FormatEntry, Path] | None:

@@ -121,6 +121,13 @@ class Browser:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
+    def wait_for(self, condition: str) -> None:
+        """Waits until an expression in the page is true."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self.run(condition):
+            assert time.monotonic() < deadline, self.run("document.body.innerText")
+            time.sleep(0.05)
+
     def click(self, selector: str) -> None:
         """Presses and releases the mouse over an element."""
         box = self.run(

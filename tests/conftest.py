@@ -187,6 +187,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     return TrainedRun(run.folder.path, data)
 
 
+@pytest.fixture(scope="session")
+def exported_network(trained: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The trained network as ONNX: exporting one takes seconds, so it is done once."""
+    import swinclf
+
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    swinclf.load(trained.path).export(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def network_graph(exported_network: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports take the network that was exported before; all else of them is done."""
+    import onnx
+
+    monkeypatch.setattr(
+        "swinclf.exporting.onnx._network_graph",
+        lambda _source: onnx.load_model_from_string(exported_network),
+    )
+
+
 def error_lines(outcome: Outcome) -> tuple[str, str, str]:
     """The three lines of an error, without the words before the colons.
 

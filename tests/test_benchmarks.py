@@ -154,3 +154,13 @@ def test_the_textbooks_network_is_timed_next_to_a_plain_port():
     names = ["plain", "plain, no attention dropout", "swinclf"]
     assert [row["what"] for row in rows[1:]] == names
     assert all(row["seconds"] > 0 and row["speedup"] > 0 for row in rows[1:])
+
+
+def test_the_graph_of_an_export_is_compared_with_pillow(trained, network_graph, cli, tmp_path):
+    pytest.importorskip("onnxruntime")
+    del network_graph
+    words = ("export", "--run", trained.path, "--embed", "preprocess", "--output", "m.onnx")
+    assert cli(*words).code == 0
+    (row,) = lines("deployed.py", "graph", trained.path, tmp_path / "m.onnx", trained.data)
+    assert (row["images"], row["label_flips"]) == (36, 0)
+    assert row["mean_difference_of_255"] < 0.25

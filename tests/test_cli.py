@@ -171,16 +171,17 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("--run", "{run}", "--format", "onnx", "--output", "{tmp}/x.onnx"),
                 *("--tolerance", "0.1", "--data", "{data}", "--impl", "timm", "--device", "cpu"),
-                *("--precision", "fp32"),
+                *("--precision", "fp32", "--embed", "none"),
             ),
         ),
-        (0, ("--device", "auto", "--precision", "bf16")),
+        (0, ("--device", "auto", "--embed", "preprocess")),
+        (0, ("--precision", "fp16", "--json", "--tolerance", "1")),
+        (0, ("--precision", "int8", "--tolerance", "1")),
+        (0, ("--format", "web")),
         (0, ("--all", "--output", "{tmp}/all")),
         (0, ("--format", "timm", "--output", "{tmp}/timm")),
         # test_export_formats.py writes these two; here, as the others, they cannot be written.
         *((1, ("--format", one)) for one in ("torch-export", "openvino", "coreml", "litert")),
-        (0, ("--precision", "fp16", "--json")),
-        (0, ("--precision", "auto")),
         (1, ("--impl", "native")),
     ],
     "serve": [  # which returns at once here; test_serve.py runs it
@@ -298,28 +299,16 @@ def _options(command):
                 yield spelling, shown.split("|") if "|" in shown else []
 
 
-@pytest.fixture(scope="module")
-def exported(trained):
-    """The run as ONNX, exported once."""
-    path = trained.path.parent / "exported.onnx"
-    swinclf.load(trained.path).export(path)
-    return path
-
-
 @pytest.fixture
-def places(trained, tmp_path, monkeypatch, exported, no_plots):
+def places(trained, tmp_path, monkeypatch, exported_network, network_graph, no_plots):
     """What stands for the {names} of the cases; the working folder has a newest run."""
-    del no_plots
+    del no_plots, network_graph
     monkeypatch.setattr(
         "swinclf.training.compilation.BACKEND", "eager"
     )  # a real one takes a minute
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "latest").symlink_to(trained.path)
     (tmp_path / "mine.json").write_text('{"seed": 11, "min-crop": 0.9}')
-    content = exported.read_bytes()
-
-    def write(_source, path):
-        path.write_bytes(content)
 
     def refuse(_source, _path):
         raise ExportError("a faster test", found="a slow export", hint="--format onnx")
@@ -328,7 +317,6 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
         parent.mkdir()
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
     monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
     for slow in ("program_writer.export_program", "openvino_writer.export_openvino"):
         monkeypatch.setattr(f"swinclf.exporting.{slow}", refuse)
@@ -342,11 +330,12 @@ def places(trained, tmp_path, monkeypatch, exported, no_plots):
     write_dataset(tmp_path / "held", per_class=2)
     spoilt = write_dataset(tmp_path / "spoilt", per_class=4)
     (spoilt / "red" / "000.png").write_bytes(b"no picture")
+    (tmp_path / "exported.onnx").write_bytes(exported_network)
     before = {path.name for path in trained.path.iterdir()}
     yield {
         "data": trained.data,
         "run": trained.path,
-        "exported": exported,
+        "exported": tmp_path / "exported.onnx",
         "picture": trained.data / "red" / "003.png",
         "held": tmp_path / "held",
         "spoilt": spoilt,

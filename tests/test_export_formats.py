@@ -312,7 +312,7 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
 
         return write
 
-    copies = {one: copy(one) for one in ("onnx", "timm", "torch-export")}
+    copies = {one: copy(one) for one in ("onnx", "timm", "torch-export", "web")}
     for export_format, write in copies.items():
         monkeypatch.setattr(FORMATS[export_format].writer.replace(":", "."), write)
     monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
@@ -330,12 +330,13 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
     done = cli(*words)
     assert done.code == 0, done.err
     rows = [line.split()[0] for line in done.out.splitlines()]
-    assert rows[:5] == ["format", "the", "onnx", "timm", "torch-export"]
+    assert rows[:6] == ["format", "the", "onnx", "timm", "torch-export", "web"]
     assert "pip install 'swinclf[openvino]'" in done.out
     assert "coreml: not written: Core ML files are written by coremltools" in done.out
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model-timm", "model.pt2"}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"model.onnx", "model-timm", "model.pt2", "model.html"}
     record = json.loads(cli(*words, "--json").out)
-    assert [one["format"] for one in record["exports"]] == ["onnx", "timm", "torch-export"]
+    assert [one["format"] for one in record["exports"]] == ["onnx", "timm", "torch-export", "web"]
     assert cli(*words, "--tolerance", "0").code == 4
 
 

@@ -32,8 +32,8 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "export": (
         ("swinclf export", "the newest run as ONNX"),
-        ("swinclf export --output flowers.onnx", "a file of this name"),
         ("swinclf export --format timm", "a folder for timm and the Hub"),
+        ("swinclf export --format web", "a page that classifies offline"),
         ("swinclf export --all", "every format, compared in a table"),
     ),
     "serve": (

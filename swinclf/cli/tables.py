@@ -17,6 +17,7 @@ from swinclf.terminal import one_line
 if TYPE_CHECKING:
     from swinclf.commands.export import AllExports
     from swinclf.commands.inspect import Inspection
+    from swinclf.commands.reduced_export import ReducedExport
     from swinclf.confidence.selective import RejectionScores
     from swinclf.explain.network_costs import Costs
     from swinclf.exporting.verified_export import Export
@@ -174,6 +175,36 @@ def export_text(done: Export) -> str:
             f"(the run itself predicts in {done.run_precision} here, differing from its float32 "
             f"by up to {done.drift.largest:.2g}, {done.drift.flips} labels)"
         )
+    return "\n".join(lines)
+
+
+def reduced_export_record(done: ReducedExport) -> dict[str, object]:
+    """Return an export in a lower precision as JSON values."""
+    return {
+        "path": str(done.path),
+        "bytes": done.path.stat().st_size,
+        "parity": {
+            **{"images": done.images, "largest": done.largest, "mean": done.mean},
+            **{"flips": done.flips, "tolerance": done.tolerance},
+        },
+        "precision": str(done.precision),
+        "accuracy": done.accuracy,
+        "fp32_accuracy": done.fp32_accuracy,
+        "reduction": asdict(done.reduction),
+    }
+
+
+def reduced_export_text(done: ReducedExport) -> str:
+    """Return what a lower precision costs and gains."""
+    effect = done.reduction
+    lines = [
+        f"{done.path} ({done.path.stat().st_size / 1e6:,.1f} MB)",
+        f"network in {done.precision} compared with fp32, on this CPU:",
+        f"{effect.size_bytes / 1e6:,.1f} MB instead of {effect.fp32_size_bytes / 1e6:,.1f} MB, "
+        f"{effect.images_per_second:,.0f} images/s instead of "
+        f"{effect.fp32_images_per_second:,.0f}",
+        f"{done.describe()} (tolerance {done.tolerance:g})",
+    ]
     return "\n".join(lines)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.config import ExportFormat
+from swinclf.config import Embed, ExportFormat
 from swinclf.errors import ExportError
-from swinclf.export_formats import FORMATS
+from swinclf.export_formats import FORMATS, check_variants
 from swinclf.exporting.verified_export import (
-    DEFAULT_TOLERANCE,
     Export,
     RunToExport,
     disagreement_error,
@@ -60,7 +59,8 @@ def export(
     export_format: ExportFormat,
     output: Path | None = None,
     *,
-    tolerance: float = DEFAULT_TOLERANCE,
+    embed: Embed = Embed.NONE,
+    tolerance: float | None = None,
     data: Path | None = None,
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
     report: Reporter = SILENT,
@@ -71,7 +71,8 @@ def export(
         model: A model.safetensors.
         export_format: Format of the file.
         output: The file or folder; None for the format's name next to the model.
-        tolerance: Largest allowed difference of a probability, both in float32.
+        embed: What the file contains besides the network; of ONNX only.
+        tolerance: As of `RunToExport`.
         data: A folder of images to compare on; None for those stored in the run.
         options: Device, precision and backend of the run.
         report: Receives progress.
@@ -90,8 +91,10 @@ def export(
             found=f"'{path}'",
             hint=f"--output '{path.with_suffix(entry.suffix)}'",
         )
+    if embed is not Embed.NONE:
+        check_variants(export_format, f"--embed {embed}")
     run = RunToExport(model, data, options, tolerance, report)
-    done = run.export(export_format, path)
+    done = run.export(export_format, path, embed=embed)
     if not done.parity.agrees:
         raise disagreement_error(done)
     return done
@@ -101,7 +104,7 @@ def export_all(
     model: Path,
     folder: Path | None = None,
     *,
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     data: Path | None = None,
     options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
     report: Reporter = SILENT,

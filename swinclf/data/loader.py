@@ -98,6 +98,7 @@ def decode_encoded(
     data: bytes,
     preprocess: Preprocess,
     *,
+    resize: bool = True,
     max_bytes: int | None = None,
     max_pixels: int | None = None,
 ) -> np.ndarray:
@@ -106,6 +107,7 @@ def decode_encoded(
     Args:
         data: The whole file.
         preprocess: Of the network.
+        resize: Whether to resize and crop; False is for a network that does so itself.
         max_bytes: Limit of the file's size; None for `limits.MAX_FILE_BYTES`.
         max_pixels: Limit of the image's size, px; None for that of its format.
 
@@ -120,7 +122,7 @@ def decode_encoded(
     with serialize_if_large(len(data)):
         return use_image(
             data,
-            lambda one, _: eval_pixels(one, preprocess),
+            lambda one, _: eval_pixels(one, preprocess) if resize else np.asarray(one),
             decode_px=preprocess.decode_px,
             ranges=preprocess.ranges,
             max_pixels=max_pixels,
@@ -131,13 +133,14 @@ def load_for_prediction(
     path: Path,
     preprocess: Preprocess,
     *,
+    resize: bool = True,
     digest: bool = True,
     is_known: Callable[[bytes], bool] | None = None,
 ) -> LoadedImage:
-    """Return `load_image` with the preprocessing of evaluation."""
+    """Return `load_image` with the preprocessing of evaluation; `resize` as of `decode_encoded`."""
     return load_image(
         path,
-        lambda picture: eval_pixels(picture, preprocess),
+        lambda picture: eval_pixels(picture, preprocess) if resize else np.asarray(picture),
         preprocess.decode_px,
         ranges=preprocess.ranges,
         digest=digest,

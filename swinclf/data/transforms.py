@@ -49,8 +49,7 @@ def eval_pixels(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
     if preprocess.fit is Fit.SQUASH:
         fitted = picture.resize(size, resampling)
     elif preprocess.fit is Fit.PAD:
-        fill = tuple(round(255 * value) for value in preprocess.mean)
-        fitted = _padded(picture, size, resampling, fill)
+        fitted = _padded(picture, size, resampling, fill_colour(preprocess))
     else:
         fitted = _centre_crop(_cover(picture, preprocess.scaled_size, resampling), size)
     return np.asarray(fitted)
@@ -105,7 +104,7 @@ def augment_pixels(
 
 def to_numpy_input(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """Convert (N, H, W, 3) uint8 -> (N, 3, H, W) float32, normalised, without torch."""
-    scale, shift = _scale_and_shift(preprocess)
+    scale, shift = scale_and_shift(preprocess)
     return np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))
 
 
@@ -127,15 +126,20 @@ def to_device(values: np.ndarray, device: str) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _scale_and_shift_on(preprocess: Preprocess, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    scale, shift = _scale_and_shift(preprocess)
+    scale, shift = scale_and_shift(preprocess)
     return to_device(scale, device), to_device(shift, device)
 
 
-def _scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-    """Return (pixel / 255 - mean) / std as one product and one sum, float32."""
+def scale_and_shift(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """Return (pixel / 255 - mean) / std as one product and one sum, (3,) float32 each."""
     std = np.asarray(preprocess.std, dtype=np.float64)
     mean = np.asarray(preprocess.mean, dtype=np.float64)
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def fill_colour(preprocess: Preprocess) -> _Colour:
+    """Return the mean colour, which fills what an image does not cover: red, green, blue."""
+    return tuple(round(255 * value) for value in preprocess.mean)
 
 
 def _cover(
@@ -213,8 +217,7 @@ def _trivial_augment(
     operation = _OPERATIONS[rng.integers(len(_OPERATIONS))]
     strength = float(rng.uniform(0, 1))
     sign = 1 if rng.random() < 0.5 else -1
-    fill = tuple(round(255 * value) for value in preprocess.mean)
-    return operation(picture, strength, sign, fill)
+    return operation(picture, strength, sign, fill_colour(preprocess))
 
 
 def _rotate_and_zoom(

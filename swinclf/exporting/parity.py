@@ -15,7 +15,7 @@ import numpy as np
 from swinclf.confidence.selective import Confidence, SelectiveScores, is_rejected
 
 COMPARED = ("classes", "preprocessing", "calibration", "reject", "license")
-OOD_SLACK = 0.01  # relative; features are sums of many products
+OOD_SLACK, MOST_SLACK = 10, 0.1  # relative, of the tolerance; features are sums of many products
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Parity:
             precisions; those within the tolerance of a threshold are not counted.
         tolerance: The largest difference allowed.
         metadata: Keys of the metadata that differ.
+        most_flips: The number of labels that may differ.
     """
 
     images: int
@@ -55,21 +56,25 @@ class Parity:
     tolerance: float
     rejections: int = 0
     metadata: tuple[str, ...] = ()
+    most_flips: int = 0
 
     @property
     def agrees(self) -> bool:
         """Whether the difference is within the tolerance and nothing else differs."""
-        is_near = self.largest <= self.tolerance and self.flips == 0
+        is_near = self.largest <= self.tolerance and self.flips <= self.most_flips
         return is_near and self.rejections == 0 and not self.metadata
 
 
-def compare_answers(ours: Answers, theirs: Answers, *, tolerance: float) -> Parity:
+def compare_answers(
+    ours: Answers, theirs: Answers, *, tolerance: float, most_flips: int = 0
+) -> Parity:
     """Compare the answers of a run and of an exported file to the same images.
 
     Args:
         ours: The run's.
         theirs: The exported file's.
         tolerance: The largest difference of a probability that is allowed.
+        most_flips: The number of labels that may differ.
     """
     if set(ours.classes) != set(theirs.classes):
         return Parity(len(ours.probabilities), 1.0, len(ours.probabilities), tolerance)
@@ -83,6 +88,7 @@ def compare_answers(ours: Answers, theirs: Answers, *, tolerance: float) -> Pari
         flips=int((ours.probabilities.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
         tolerance=tolerance,
         rejections=_rejection_flips(ours, theirs, tolerance),
+        most_flips=most_flips,
     )
 
 
@@ -102,6 +108,7 @@ def _value(text: str | None) -> object:
 
 def _rejection_flips(ours: Answers, theirs: Answers, tolerance: float) -> int:
     """Count images that are rejected by one only, unless the run itself is near a threshold."""
+    slack = min(OOD_SLACK * tolerance, MOST_SLACK)
     differs = np.zeros(len(ours.probabilities), bool)
     best = ours.probabilities.max(axis=1)
     found = SelectiveScores(theirs.probabilities.max(axis=1), theirs.ood_scores)
@@ -113,7 +120,7 @@ def _rejection_flips(ours: Answers, theirs: Answers, tolerance: float) -> int:
             is_rejected(
                 ours.confidence,
                 row.precision,
-                SelectiveScores(best + sign * tolerance, ours.ood_scores * (1 - sign * OOD_SLACK)),
+                SelectiveScores(best + sign * tolerance, ours.ood_scores * (1 - sign * slack)),
             )
             for sign in (1, -1)
         )

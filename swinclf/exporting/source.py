@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from swinclf.card import ModelCard
+from swinclf.config import Embed, ExportPrecision
+from swinclf.errors import RunError
+from swinclf.files import read_json
+from swinclf.models.build import OWN_SHAPES
+from swinclf.models.embedded import architecture_name
 from swinclf.preprocess import Fit
+from swinclf.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,19 @@ class ExportSource:
         model: Its model.safetensors; in a run, metrics and settings are next to it.
         license: License of the weights that the training started from, such as `apache-2.0`;
             `none` if it started from random ones, `unknown` if nobody has stated it.
+        embed: What the graph contains besides the network.
+        precision: The number format.
+        calibration: (N, H, W, 3) uint8 images in the network's size, on which int8 is calibrated
+            and a lower precision is timed; None for float32.
     """
 
     network: nn.Module
     card: ModelCard
     model: Path
     license: str
+    embed: Embed = Embed.NONE
+    precision: ExportPrecision = ExportPrecision.FP32
+    calibration: np.ndarray | None = None
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata of an exported file: `docs/exports.md` documents the keys.
@@ -50,3 +65,17 @@ class ExportSource:
             "reject": json.dumps(reject),
             "license": self.license,
         }
+
+
+def starting_license(model: Path, name: str) -> str:
+    """Return the license of the weights that a run started from; see `ExportSource.license`."""
+    config: dict[str, object] = {}
+    with suppress(RunError):
+        config = read_json(RunFolder(model.parent).config)
+    if config.get("pretrained") is False and not config.get("weights"):
+        return "none"
+    if not config.get("pretrained") or config.get("weights") or name in OWN_SHAPES:
+        return "unknown"
+    from swinclf.models.timm_networks import published_license
+
+    return published_license(architecture_name(name))

@@ -12,10 +12,12 @@ from swinclf.config import ExportFormat
 from swinclf.data.transforms import to_numpy_input
 from swinclf.device import import_extra, import_openvino
 from swinclf.errors import DeviceError, RunError
+from swinclf.export_formats import IMAGES, PIXELS
 from swinclf.inference.predictor import InferenceOptions, Outputs, first_error_line
-from swinclf.parallel_batches import ONE_BATCH
+from swinclf.parallel_batches import ONE_BATCH, ParallelBatches
 
-INPUT = "pixels"
+# Decoded images are large and of many sizes: batches of the usual size would only take memory.
+SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
 
 
 class ExportedPredictor:
@@ -32,6 +34,7 @@ class ExportedPredictor:
     """
 
     kind: ExportFormat
+    takes_any_size = False
     parallel = ONE_BATCH
     device = "cpu"
     note = ""
@@ -57,7 +60,9 @@ class ExportedPredictor:
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
         try:
-            arrays = self._compute(to_numpy_input(pixels, self.card.preprocess))
+            if not self.takes_any_size:
+                pixels = to_numpy_input(pixels, self.card.preprocess)
+            arrays = self._compute(pixels)
         except Exception as error:  # no common base either
             raise self._error(f"a network that computes {len(pixels)} images", error) from error
         return Outputs(*arrays[:3])
@@ -108,33 +113,46 @@ class OnnxPredictor(ExportedPredictor):
         options = self._ort.SessionOptions()
         options.log_severity_level = 3  # warnings are about its own optimisations
         self._session = self._ort.InferenceSession(
-            str(self._path), options, providers=["CPUExecutionProvider"]
+            self._model(), options, providers=["CPUExecutionProvider"]
         )
+        self._input = self._session.get_inputs()[0].name
+        self.takes_any_size = self._input == IMAGES
+        if self.takes_any_size:
+            self.parallel = SMALL_BATCHES
+        # Decisions may follow; they are made here as for every other model.
+        self._outputs = [one.name for one in self._session.get_outputs()][:3]
         found: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         return found
 
+    def _model(self) -> str | bytes:
+        """Return the path of the ONNX model, or the model."""
+        return str(self._path)
+
     def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
-        arrays: Sequence[np.ndarray] = self._session.run(None, {INPUT: inputs})
+        arrays: Sequence[np.ndarray] = self._session.run(self._outputs, {self._input: inputs})
         return arrays
 
     def _check_network(self) -> None:
         where, wanted = str(self._path), self.card.preprocess
         inputs = {one.name: one for one in self._session.get_inputs()}
-        if inputs.keys() != {INPUT}:
-            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{INPUT}'")
-        shape, kind = inputs[INPUT].shape, inputs[INPUT].type
-        expected = (None, 3, wanted.height, wanted.width)
+        if inputs.keys() not in ({PIXELS}, {IMAGES}):
+            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{PIXELS}'")
+        (one,) = inputs.values()
+        shape, kind = one.shape, one.type
+        expected: tuple[int | None, ...] = (None, 3, wanted.height, wanted.width)
+        if self.takes_any_size:
+            expected = (None, None, None, 3)
         fits = len(shape) == 4 and all(
             not isinstance(side, int) or one is None or side == one
             for side, one in zip(shape, expected, strict=True)
         )
-        if kind != "tensor(float)" or not fits:
+        if kind != f"tensor({'uint8' if self.takes_any_size else 'float'})" or not fits:
             raise mismatch_error(
                 where,
                 f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
                 f"{tuple(shape)} ({kind})",
             )
-        shapes = [one.shape for one in self._session.get_outputs()]
+        shapes = [one.shape for one in self._session.get_outputs()[:3]]
         if not shapes or None in [_width(shape) for shape in shapes[:2]]:
             super()._check_network()  # not in the graph: measured on a blank image
         else:

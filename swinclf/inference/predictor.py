@@ -51,9 +51,13 @@ class Predictor(Protocol):
     parallel: ParallelBatches  # how many batches are computed at a time
     device: str
     note: str  # a remark on the device for the user; may be empty
+    takes_any_size: bool  # whether the preprocessing is part of the model
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
-        """Compute the outputs for (N, H, W, 3) uint8 images that are resized as the card says."""
+        """Compute the outputs for (N, H, W, 3) uint8 images.
+
+        They are resized as the card says, or of any size if `takes_any_size`.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predi
 
 class TorchPredictor:
     """A predictor with a torch network."""
+
+    takes_any_size = False
 
     def __init__(
         self,

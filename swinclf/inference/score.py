@@ -49,7 +49,7 @@ def score_images(
         DataError: If not one image can be read.
     """
     files = (root / image.path for image in images)
-    size = fixed_batch_size(predictor.device)
+    size = 1 if predictor.takes_any_size else fixed_batch_size(predictor.device)
     padded = _PaddedBatches(predictor, size)
     outputs = stream_outputs(padded, files, workers=workers, batch_size=size)
     return score_outputs(
@@ -119,6 +119,7 @@ class _PaddedBatches:
         self._predictor, self._size = predictor, size
         self.card, self.parallel = predictor.card, predictor.parallel
         self.device, self.note = predictor.device, predictor.note
+        self.takes_any_size = predictor.takes_any_size
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""

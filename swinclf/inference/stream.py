@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -81,14 +82,12 @@ def stream_outputs(
     card = predictor.card
 
     def load(source: InputT) -> tuple[InputT, LoadedImage]:
-        return source, _load(source, card.preprocess)
+        return source, _load(source, card.preprocess, resize=not predictor.takes_any_size)
 
     def compute(batch: list[tuple[InputT, LoadedImage]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
         start = perf_counter()
-        rows: Iterator[ImageOutput] = iter(())
-        if pixels:
-            rows = iter(to_image_outputs(predictor.outputs(np.stack(pixels)), card.confidence))
+        rows = iter(compute_by_size(predictor, pixels))
         sizes.record(len(pixels), perf_counter() - start)
         return [
             (source, ImageOutput(None, loaded.error) if loaded.pixels is None else next(rows))
@@ -110,6 +109,18 @@ def stream_outputs(
         lanes = parallel.count
         for outputs in map_ahead(compute, batches, workers=lanes, ahead=lanes + 1):
             yield from outputs
+
+
+def compute_by_size(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list[ImageOutput]:
+    """Return the outputs for decoded images, of which those of one size are computed together."""
+    groups = defaultdict(list)
+    for row, one in enumerate(pixels):
+        groups[one.shape].append(row)
+    rows: dict[int, ImageOutput] = {}
+    for group in groups.values():
+        outputs = predictor.outputs(np.stack([pixels[row] for row in group]))
+        rows |= zip(group, to_image_outputs(outputs, predictor.card.confidence), strict=True)
+    return [rows[row] for row in range(len(pixels))]
 
 
 def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
@@ -152,18 +163,21 @@ def to_prediction(
     return Prediction(path, label, probability, top, ood_score=output.ood_score)
 
 
-def _load(source: Any, preprocess: Preprocess) -> LoadedImage:
+def _load(source: Any, preprocess: Preprocess, *, resize: bool) -> LoadedImage:
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
-        loaded = load_for_prediction(Path(expand_home(path)), preprocess, digest=False)
+        loaded = load_for_prediction(
+            Path(expand_home(path)), preprocess, resize=resize, digest=False
+        )
         if loaded.error:
             loaded = replace(loaded, error=explain_unreadable(path, loaded.error))
         return loaded
     try:
         if isinstance(source, ENCODED):
-            pixels = decode_encoded(bytes(source), preprocess)
+            pixels = decode_encoded(bytes(source), preprocess, resize=resize)
         else:
-            pixels = eval_pixels(to_rgb(to_pil(source), preprocess.ranges), preprocess)
+            picture = to_rgb(to_pil(source), preprocess.ranges)
+            pixels = eval_pixels(picture, preprocess) if resize else np.asarray(picture)
         return LoadedImage(pixels, b"", "")
     except Exception as error:  # an image in memory may be as broken as one in a file
         return LoadedImage(None, b"", str(error) or type(error).__name__)

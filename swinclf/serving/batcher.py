@@ -20,7 +20,7 @@ import numpy as np
 from swinclf.data.images import UnreadableImage
 from swinclf.data.loader import decode_encoded
 from swinclf.inference.predictor import Predictor
-from swinclf.inference.stream import BatchSize, ImageOutput, to_image_outputs
+from swinclf.inference.stream import BatchSize, ImageOutput, compute_by_size
 from swinclf.parallel_batches import divide_threads
 from swinclf.serving.serve_limits import ServeLimits
 
@@ -51,6 +51,7 @@ class ImageBatcher:
         self._to_pixels = partial(
             decode_encoded,
             preprocess=predictor.card.preprocess,
+            resize=not predictor.takes_any_size,
             max_bytes=limits.file_bytes,
             max_pixels=limits.pixels,
         )
@@ -130,8 +131,7 @@ class ImageBatcher:
             futures = [future for future, _ in batch]
             start = perf_counter()
             try:
-                outputs = self._predictor.outputs(np.stack([pixels for _, pixels in batch]))
-                results = to_image_outputs(outputs, self._predictor.card.confidence)
+                results = compute_by_size(self._predictor, [pixels for _, pixels in batch])
             except Exception as error:  # such as no memory left: the next batch may be smaller
                 for future in futures:
                     future.set_exception(error)

@@ -1,0 +1,127 @@
+"""export --precision fp16|int8: smaller files, what they cost, and their refusal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from conftest import error_lines
+
+from swinclf.commands.reduced_export import ReducedExport
+from swinclf.config import ExportPrecision
+from swinclf.exporting.quantize import Reduction
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_reduced_file_is_smaller_and_predicts_as_its_run(
+    trained, network_graph, cli, tmp_path, precision
+):
+    del network_graph
+    words = ("export", "--run", trained.path, "--precision", precision, "--embed", "preprocess")
+    done = cli(*words, "--output", "m.onnx", "--json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert record["bytes"] == (tmp_path / "m.onnx").stat().st_size
+    effect = record["reduction"]
+    shrunk = effect["size_bytes"] / effect["fp32_size_bytes"]
+    assert shrunk < (0.7 if precision == "fp16" else 0.5)
+    assert min(effect["images_per_second"], effect["fp32_images_per_second"]) > 0
+    assert record["precision"] == precision
+    assert record["parity"]["tolerance"] == (0.005 if precision == "fp16" else 0.02)
+    assert record["parity"]["mean"] > 0, "a lower precision differs"
+    # The held-out images of the run's dataset have labels.
+    metrics = json.loads((trained.path / "metrics.json").read_text("utf-8"))
+    assert record["parity"]["images"] == metrics["images"]
+    assert record["fp32_accuracy"] == pytest.approx(metrics["accuracy"])
+    assert record["accuracy"] is not None
+    for text in ("images/s instead of", "labels differ", f"in {precision} compared with fp32"):
+        assert text in done.err
+    model = onnx.load(str(tmp_path / "m.onnx"))
+    kind = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8
+    assert sum(one.data_type == kind for one in model.graph.initializer) > 10
+    ours, theirs = (
+        json.loads(cli("predict", trained.data, "--format", "json", "--run", run).out)
+        for run in (trained.path, "m.onnx")
+    )
+    same = sum(one["label"] == other["label"] for one, other in zip(ours, theirs, strict=True))
+    assert same >= len(ours) - 1
+
+
+def test_beyond_the_tolerance_it_is_refused_with_what_was_found(
+    trained, network_graph, cli, monkeypatch
+):
+    del network_graph
+
+    def spoil(model, _pixels):
+        bias = next(one for one in model.graph.initializer if list(one.dims) == [3])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([9, 0, 0]), bias.name))
+        return model
+
+    monkeypatch.setattr("swinclf.exporting.quantize._to_int8", spoil)
+    done = cli("export", "--run", trained.path, "--precision", "int8", "--output", "m.onnx")
+    assert done.code == 4
+    expected, found, hint = error_lines(done)
+    assert "within 0.02 on average" in expected
+    assert "accuracy 3" in found, "a third, as it always gives the same class"
+    assert "labels differ" in found
+    assert hint.startswith("--precision fp16")
+
+
+def test_without_labels_it_is_compared_on_images_alone(trained, network_graph, cli, tmp_path):
+    del network_graph
+    data = tmp_path / "mixed"
+    data.mkdir()
+    for number, path in enumerate(sorted(trained.data.rglob("*.png"))[::4]):
+        shutil.copy(path, data / f"{number}.png")
+    words = ("export", "--run", trained.path, "--precision", "fp16", "--output", "m.onnx")
+    record = json.loads(cli(*words, "--data", data, "--json").out)
+    assert (record["parity"]["images"], record["accuracy"]) == (9, None)
+    (tmp_path / "empty").mkdir()
+    none = cli(*words, "--data", tmp_path / "empty")
+    assert none.code == 1
+    assert "--data DIR" in error_lines(none)[2]
+
+
+def test_the_missing_extra_is_named(trained, network_graph, cli, monkeypatch):
+    del network_graph
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    done = cli("export", "--run", trained.path, "--precision", "int8", "--output", "m.onnx")
+    assert done.code == 1
+    assert error_lines(done)[2] == "pip install 'swinclf[onnx]'"
+
+
+def reduced(*, mean=0.0, flips=0, images=100, tolerance=0.02):
+    return ReducedExport(
+        *(None, ExportPrecision.INT8, Reduction(1, 4, 2.0, 1.0)),
+        tolerance=tolerance,
+        images=images,
+        mean=mean,
+        largest=0.9,
+        flips=flips,
+        accuracy=None,
+        fp32_accuracy=None,
+    )
+
+
+def test_the_tolerance_is_of_the_mean_and_of_the_share_of_labels():
+    assert reduced(mean=0.02, flips=2).agrees, "a single image may differ by more"
+    assert not reduced(mean=0.021).agrees
+    assert not reduced(flips=3).agrees
+    assert reduced(flips=1, images=16).agrees, "one label of however few images"
+    assert not reduced(flips=2, images=16).agrees
+
+
+@pytest.mark.parametrize("option", [("--precision", "int8"), ("--embed", "preprocess")])
+def test_formats_without_variants_are_refused(trained, cli, option):
+    done = cli("export", "--run", trained.path, "--format", "timm", *option)
+    assert done.code == 1
+    assert error_lines(done)[0] == f"--format onnx or web, for {' '.join(option)}"
+    both = cli("export", "--run", trained.path, "--all", *option)
+    assert both.code == 2
+    assert error_lines(both)[1] == f"--all and {' '.join(option)}"
