@@ -200,7 +200,7 @@ class Config(Generic[Open]):
     folds: int | Open = _setting(
         None,
         OptionGroup.DATA,
-        "Folds of the head; 0: none.",
+        "Cross-validation; 0: none.",
         low=0,
         high=100,
         auto="5 below 300",
@@ -252,13 +252,13 @@ class Config(Generic[Open]):
     mixup: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of mixup; 0: off.", low=0)
     cutmix: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of CutMix; 0: off.", low=0)
     random_erasing: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Chance of an erased box.", low=0, high=1
+        0.0, OptionGroup.AUGMENTATION, "Chance of an erased box; 0: off.", low=0, high=1
     )
     rotate: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Largest rotation, in turns.", low=0, high=0.5
+        0.0, OptionGroup.AUGMENTATION, "Largest rotation, in turns; 0: off.", low=0, high=0.5
     )
     zoom: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Largest zoom, in or out.", low=0, high=0.9
+        0.0, OptionGroup.AUGMENTATION, "Largest zoom, in or out; 0: off.", low=0, high=0.9
     )
 
     epochs: int | Open = _setting(
@@ -283,7 +283,7 @@ class Config(Generic[Open]):
     patience: int | Open = _setting(
         None,
         OptionGroup.TRAINING,
-        "Epochs without progress.",
+        "Epochs without progress; 0: any.",
         low=0,
         auto="a third",
     )
@@ -303,9 +303,11 @@ class Config(Generic[Open]):
         None, OptionGroup.TRAINING, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
     )
     ema: float = _setting(
-        0.0, OptionGroup.TRAINING, "Decay of averaged weights.", low=0, high=0.99999
+        0.0, OptionGroup.TRAINING, "Decay of averaged weights; 0: off.", low=0, high=0.99999
     )
-    select: EpochScore = _setting(EpochScore.LOSS, OptionGroup.TRAINING, "Of the best epoch.")
+    select: EpochScore = _setting(
+        EpochScore.LOSS, OptionGroup.TRAINING, "What decides the best epoch."
+    )
     clip_norm: float = _setting(1.0, OptionGroup.TRAINING, "Largest gradient norm; 0: any.", low=0)
     class_weights: ClassWeights | Open = _setting(
         None,
