@@ -23,30 +23,22 @@ FORMAT = "swinclf-1"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """The metadata of a model file.
+    """The metadata of a model file."""
 
-    Attributes:
-        model: The network's name, ARCH or ARCH.TAG.
-        impl: Backend that built the network.
-        classes: Class names in the order of the logits.
-        preprocess: The preprocessing of the input.
-        model_args: Differences from the architecture of that name.
-        precision: Number format of the run, the default for prediction.
-        confidence: Calibration and rejection parameters.
-        split: How images were held out: `seed`, `val_split`, `test_split` and `rule` (the version
-            of the rule), `dataset`, a digest of the folder's path, and `content`, the first digits
-            of the content digests of some images.
-        versions: Versions of the packages that can change a prediction.
-    """
-
-    model: str
-    impl: Impl
-    classes: tuple[str, ...]
+    model: str  # the network's name, ARCH or ARCH.TAG
+    impl: Impl  # backend that built the network
+    classes: tuple[str, ...]  # class names in the order of the logits
     preprocess: Preprocess
-    precision: Precision
+    precision: Precision  # number format of the run, the default for prediction
+    # differences from the architecture of that name
     model_args: Mapping[str, str] = field(default_factory=dict)
+    # calibration and rejection parameters
     confidence: Confidence = field(default_factory=Confidence)
+    # how images were held out: `seed`, `val_split`, `test_split` and `rule` (the version of the
+    # rule), `dataset`, a digest of the folder's path, and `content`, the first digits of the
+    # content digests of some images
     split: Mapping[str, Any] = field(default_factory=dict)
+    # versions of the packages that can change a prediction
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
@@ -66,11 +58,9 @@ class ModelCard:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelCard:
-        """Return the inverse of `to_metadata`.
+        """Return the inverse of `to_metadata`; other keys are ignored.
 
-        Args:
-            metadata: The file's metadata; other keys are ignored.
-            where: The file, for the error.
+        `where` is the file, for the error.
 
         Raises:
             RunError: If the file was not written by swinclf, or its card is invalid.
@@ -93,11 +83,8 @@ def check_sizes(
 ) -> None:
     """Check that a card and a network have the same numbers of classes and features.
 
-    Args:
-        card: The card.
-        where: The file, for the error.
-        logits: K of the network; None if unknown.
-        features: D of the network; None if unknown.
+    `logits` and `features` are K and D of the network, None if unknown; `where` is the file, for
+    the error.
 
     Raises:
         RunError: If they differ.

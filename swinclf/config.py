@@ -113,18 +113,12 @@ def _setting(
     colours: tuple[float, float] | None = None,
     metavar: str | None = None,
 ) -> Any:
-    """Return a field of the table.
+    """Return a field of the table; the default is None if it depends on the data.
 
-    Args:
-        default: None for a default that depends on the data.
-        group: Group in --help.
-        text: Meaning and unit, for --help, in one or two lines of 48 columns with the default.
-        low: Smallest value allowed.
-        high: Largest value allowed.
-        above: Exclusive lower bound; None for `low`.
-        auto: Description of the default if it is None, for --help.
-        colours: Smallest and largest value allowed for red, green and blue.
-        metavar: Placeholder of the value in --help; None for one by its type.
+    `text` is meaning and unit for --help, in one or two lines of 48 columns with the default;
+    `auto` describes the default if it is None. `low` and `high` are the smallest and largest value
+    allowed, `colours` the same for red, green and blue; `above` is an exclusive lower bound.
+    `metavar` is the placeholder of the value in --help; None for one by its type.
     """
     metadata = {
         "group": group,

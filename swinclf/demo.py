@@ -37,13 +37,7 @@ SETTINGS: TrainOptions = {
 def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> Run:
     """Create a dataset, train, evaluate, predict and export, and explain each step.
 
-    Args:
-        parent: Folder for the dataset and the run.
-        report: Receives progress.
-        say: Prints a line.
-
-    Returns:
-        The run.
+    The dataset and the run are created in `parent`. `say` prints a line.
 
     Raises:
         SwinclfError: If it fails.
@@ -98,11 +92,7 @@ def accuracy_text(metrics: Metrics) -> str:
 def write_samples(parent: Path) -> tuple[Path, Path]:
     """Write a dataset of digits and tiles of photographs, and a few images to predict.
 
-    Args:
-        parent: Parent of the folder `pictures`, with 13 class folders, and of the folder `new`.
-
-    Returns:
-        Both folders, the dataset first.
+    Returns two folders in `parent`: the dataset `pictures`, with 13 class folders, and `new`.
 
     Raises:
         RunError: If a folder cannot be written to, or a package lacks its photographs.

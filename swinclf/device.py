@@ -43,18 +43,12 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device and precision that networks are computed with.
+    """The device and precision that networks are computed with."""
 
-    Attributes:
-        device: A torch device name: cpu, cuda, cuda:N or mps.
-        precision: fp32, bf16 or fp16, never auto.
-        reason: Why this precision, a few words.
-        note: A remark for the user, such as that the requested device is missing; may be empty.
-    """
-
-    device: str
-    precision: Precision
-    reason: str
+    device: str  # a torch device name: cpu, cuda, cuda:N or mps
+    precision: Precision  # fp32, bf16 or fp16, never auto
+    reason: str  # why this precision, a few words
+    # a remark for the user, such as that the requested device is missing; may be empty
     note: str = ""
 
 
@@ -64,9 +58,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     A CUDA device that this machine lacks is replaced by `auto`, with a note: the same command is
     used on several machines.
 
-    Args:
-        device: auto, cpu, cuda, cuda:N or mps. auto is the first available of cuda, mps, cpu.
-        precision: auto, fp32, bf16 or fp16. auto is bf16 if the hardware multiplies it natively.
+    The device is auto (the first available of cuda, mps, cpu), cpu, cuda, cuda:N or mps; the
+    precision auto (bf16 if the hardware multiplies it natively), fp32, bf16 or fp16.
 
     Raises:
         DeviceError: If the machine lacks the device, or the device the precision.
@@ -281,11 +274,7 @@ def _package_version(name: str) -> str:
 
 
 def import_extra(extra: str, *names: str) -> list[Any]:
-    """Import modules of an optional extra; return them in the given order.
-
-    Args:
-        extra: The extra, such as onnx.
-        names: The modules.
+    """Import modules of an optional extra, such as onnx; return them in the given order.
 
     Raises:
         ExportError: If one of them is not installed.
@@ -338,11 +327,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translate_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Raise torch's out-of-memory errors as a DeviceError.
-
-    Args:
-        batch_size: The batch size in use, named in the error.
-    """
+    """Raise torch's out-of-memory errors as a DeviceError that names the batch size in use."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -95,9 +95,8 @@ class Interrupted(BaseException):
 
     Like KeyboardInterrupt it is not an Exception, so that general error handlers ignore it.
 
-    Args:
-        exit_code: 130 for SIGINT, 143 for SIGTERM.
-        resume: The command that resumes the work; empty if there is none.
+    `exit_code` is 130 for SIGINT, 143 for SIGTERM. `resume` is the command that resumes the work;
+    empty if there is none.
     """
 
     def __init__(self, exit_code: ExitCode, resume: str = "") -> None:

@@ -17,12 +17,7 @@ EVENTS = "events.jsonl"
 
 
 class EventLog(ForwardingReporter):
-    """A reporter that also appends what it receives to events.jsonl of a run.
-
-    Args:
-        reporter: Receives everything.
-        claim: Of the run's folder.
-    """
+    """A reporter that also appends what it receives to events.jsonl of a run."""
 
     def __init__(self, reporter: Reporter, claim: RunClaim) -> None:
         super().__init__(reporter)

@@ -23,29 +23,21 @@ PROBABILITIES, LABEL, ACCEPTED = "probabilities", "label", "accepted"
 
 @dataclass(frozen=True, kw_only=True)
 class FormatEntry:
-    """One format.
+    """One format."""
 
-    Attributes:
-        default_name: The file or folder in a run, such as model.onnx.
-        entry_file: The file in that folder that identifies the format; empty if it is one file.
-        writer: `module:function(source, path)`, where source is an `exporting.source.ExportSource`;
-            empty if the format cannot be written.
-        predictor: `module:callable(path, options)` that returns an `inference.predictor.Predictor`
-            of the written file; empty if it cannot run here.
-        extra: The optional extra of swinclf that it needs; may be empty.
-        has_variants: Whether --embed and --precision apply to it.
-        reason: Why the format cannot be written; may be empty.
-        hint: What to do instead, if it cannot be written.
-    """
-
-    default_name: str
+    default_name: str  # the file or folder in a run, such as model.onnx
+    # the file in that folder that identifies the format; empty if it is one file
     entry_file: str = ""
+    # `module:function(source, path)`, where source is an `exporting.source.ExportSource`; empty if
+    # the format cannot be written
     writer: str = ""
+    # `module:callable(path, options)` that returns an `inference.predictor.Predictor` of the
+    # written file; empty if it cannot run here
     predictor: str = ""
-    extra: str = ""
-    has_variants: bool = False
-    reason: str = ""
-    hint: str = ""
+    extra: str = ""  # the optional extra of swinclf that it needs; may be empty
+    has_variants: bool = False  # whether --embed and --precision apply to it
+    reason: str = ""  # why the format cannot be written; may be empty
+    hint: str = ""  # what to do instead, if it cannot be written
 
     @property
     def suffix(self) -> str:
@@ -62,11 +54,7 @@ class FormatEntry:
         return entry if is_part and entry.is_file() else None
 
     def load_writer(self) -> Callable[..., Any]:
-        """Import the writer.
-
-        Raises:
-            ExportError: If the format cannot be written.
-        """
+        """Import the writer; raise an ExportError if the format cannot be written."""
         if not self.writer:
             raise ExportError(
                 "a format that can be written here", found=self.reason, hint=self.hint
@@ -128,14 +116,9 @@ MODEL_SUFFIXES = (
 
 
 def check_variants(export_format: ExportFormat, option: str) -> None:
-    """Check that --embed and --precision apply to a format.
+    """Raise an ExportError unless --embed and --precision apply to a format.
 
-    Args:
-        export_format: The format.
-        option: What was given, such as `--precision int8`.
-
-    Raises:
-        ExportError: If they do not.
+    `option` is what was given, such as `--precision int8`.
     """
     if not FORMATS[export_format].has_variants:
         able = " or ".join(name for name, one in FORMATS.items() if one.has_variants)

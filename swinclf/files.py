@@ -44,10 +44,7 @@ def write_pieces(
 ) -> None:
     """Write a file atomically: a reader sees the old one or the new one, never a part.
 
-    Args:
-        path: The file.
-        pieces: Its content.
-        previous: Path that the old file is moved to, in the same folder.
+    The old file is moved to `previous`, in the same folder, if given.
 
     Raises:
         RunError: If the folder is read-only, full or gone; the old file is not lost.
@@ -63,9 +60,7 @@ class FileReplacement:
     Until then, and if the block ends with an error or an interrupt, the old file is untouched. A
     link is followed; a device or a pipe is written to directly.
 
-    Args:
-        path: The file.
-        previous: Path that the old file is moved to, in the same folder; None to replace it.
+    The old file is moved to `previous`, in the same folder; None to replace it.
 
     Raises:
         RunError: From any method, if the file cannot be written.
@@ -183,15 +178,9 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def check_free_space(folder: Path, needed: int, what: str) -> None:
-    """Raise if a disk has less free space than needed.
+    """Raise a RunError if a disk has fewer free bytes than needed.
 
-    Args:
-        folder: An existing folder on the disk.
-        needed: Bytes.
-        what: The files, for the error.
-
-    Raises:
-        RunError: If less is free.
+    `folder` is an existing one on the disk; `what` are the files, for the error.
     """
     free = _free_bytes(folder)
     if free is not None and free < needed:
@@ -300,9 +289,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def read_csv(path: Path, columns: Sequence[str] = ()) -> list[Mapping[str, str]]:
     """Read the rows of a CSV file written by `write_csv`, each by column name.
 
-    Args:
-        path: The file.
-        columns: Required columns.
+    `columns` are those that are required.
 
     Raises:
         RunError: If it cannot be read, or is not such a table.

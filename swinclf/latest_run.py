@@ -33,8 +33,7 @@ def mark_latest(run: Path) -> None:
 def follow_latest(where: Path) -> Path:
     """Return a path with `latest`, if it is a file, replaced by the run that it names.
 
-    Args:
-        where: A path such as runs/latest or runs/latest/model.safetensors.
+    The path is such as runs/latest or runs/latest/model.safetensors.
     """
     for link in (where, where.parent):
         if link.name == LATEST and link.is_file():

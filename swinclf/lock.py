@@ -30,13 +30,11 @@ class LockHeldError(Exception):
 class FolderLock:
     """A folder reserved for this process, until `release` or its end.
 
-    Args:
-        folder: The folder; need not exist yet, but its parent must. It may be created, renamed or
-            removed while the lock is held. Links are resolved.
+    The folder need not exist yet, but its parent must. It may be created, renamed or removed while
+    the lock is held. Links are resolved.
 
-    Attributes:
-        path: The lock file. It is in the folder itself if the parent is not writable.
-        is_certain: Whether others are excluded; False on a file system without locks.
+    The attribute `path` is the lock file, which is in the folder itself if the parent is not
+    writable. `is_certain` is whether others are excluded; False on a file system without locks.
 
     Raises:
         LockHeldError: If another process, or another training in this one, holds it.

@@ -276,13 +276,9 @@ class Tally:
 
 
 def calibration_bins(confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """Return the bin of each confidence: `ECE_BINS` of equal width, open below and closed above.
+    """Return the bin of each confidence in [0, 1], (N,) -> (N,) from 0 to ECE_BINS - 1.
 
-    Args:
-        confidence: (N,) in [0, 1].
-
-    Returns:
-        (N,) from 0 to ECE_BINS - 1.
+    The bins are of equal width, open below and closed above.
     """
     bins = np.ceil(confidence.astype(np.float64) * ECE_BINS).astype(np.int64) - 1
     return np.clip(bins, 0, ECE_BINS - 1)
@@ -291,14 +287,10 @@ def calibration_bins(confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.int
 def expected_calibration_error(
     confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """Return the gap between confidence and accuracy of a bin, averaged over the images.
+    """Return the gap between confidence and accuracy of a bin, averaged over the images, in [0, 1].
 
-    Args:
-        confidence: (N,) probability of each image's predicted class, N >= 1.
-        correct: (N,) whether the prediction is correct.
-
-    Returns:
-        In [0, 1].
+    `confidence` is the probability of each predicted class, (N,), N >= 1, `correct` whether it is
+    right.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3.
     """
@@ -308,17 +300,10 @@ def expected_calibration_error(
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share.
-
-    Args:
-        successes: 0 <= successes <= trials.
-        trials: At least 1.
-
-    Returns:
-        Low and high, in [0, 1].
+    """Return the 95 % Wilson interval of a share, low and high, in [0, 1].
 
     Raises:
-        ValueError: If the counts are not as above.
+        ValueError: Unless 0 <= successes <= trials and trials >= 1.
 
     Source: Wilson 1927; recommended by Brown, Cai & DasGupta 2001, sec. 3.1.1.
     """
@@ -331,20 +316,14 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def cross_validation_interval(accuracy: float, images: int, folds: int) -> tuple[float, float]:
-    """Return the 95 % interval of a cross-validated accuracy, for new images.
+    """Return the 95 % interval of a cross-validated accuracy, for new images, in [0, 1].
 
     The heads share most of their training images, so the scores of the folds are correlated: for K
     folds, the variance of their mean is 1 + K / (K - 1) times that of independent images. This is
     Wilson's interval of so many fewer images; `benchmarks/held_out.py` measures how often it
     contains the accuracy of new ones.
 
-    Args:
-        accuracy: Share of correct predictions, in [0, 1].
-        images: Scored images, at least 1.
-        folds: K, at least 2.
-
-    Returns:
-        Low and high, in [0, 1].
+    `images` is the number of scored images, at least 1; `folds` is K, at least 2.
 
     Source: Nadeau & Bengio 2003, Inference for the Generalization Error, sec. 4.
     """
@@ -359,19 +338,12 @@ def cross_validation_interval(accuracy: float, images: int, folds: int) -> tuple
 def difference_interval(
     first: int, first_trials: int, second: int, second_trials: int
 ) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two shares of different images.
+    """Return the 95 % interval of the difference of two shares of different images, in [-1, 1].
 
-    Args:
-        first: Successes, 0 <= first <= first_trials.
-        first_trials: At least 1.
-        second: As `first`.
-        second_trials: As `first_trials`.
-
-    Returns:
-        Low and high, in [-1, 1].
+    `first` and `second` are the successes.
 
     Raises:
-        ValueError: If the counts are not as above.
+        ValueError: Unless 0 <= successes <= trials and trials >= 1, for both.
 
     Source: Newcombe 1998, "Interval Estimation for the Difference between Independent Proportions",
     method 10.

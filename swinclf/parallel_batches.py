@@ -15,17 +15,11 @@ MAX_PARALLEL = 8
 
 @dataclass(frozen=True)
 class ParallelBatches:
-    """The number and the size of batches computed at the same time.
+    """The number and the size of batches computed at the same time."""
 
-    Attributes:
-        count: Batches at a time, each in its own thread.
-        first_size: Images of the first batch.
-        max_size: Largest number of images that a batch may grow to.
-    """
-
-    count: int
-    first_size: int
-    max_size: int
+    count: int  # batches at a time, each in its own thread
+    first_size: int  # images of the first batch
+    max_size: int  # largest number of images that a batch may grow to
 
 
 ONE_BATCH = ParallelBatches(1, first_size=32, max_size=32)
@@ -37,10 +31,8 @@ def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
     On a CPU small batches stay in the caches. Their size is fixed, not tuned by timing as on a GPU:
     it changes the last digits of the outputs, which have to be reproducible.
 
-    Args:
-        device: The device of the network.
-        pixels: Pixels of one input image. A CPU batch has as many as 8 images of 224 x 224, with a
-            minimum of 8 images and a maximum of 32.
+    `pixels` is the number of an input image: a CPU batch has as many as 8 images of 224 x 224, with
+    a minimum of 8 images and a maximum of 32.
     """
     if device == "cpu":
         import torch

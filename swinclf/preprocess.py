@@ -35,42 +35,26 @@ class Interpolation(StrEnum):
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The range of values in a dataset for a sample type of more than 8 bits.
+    """The range of values in a dataset for a sample type of more than 8 bits."""
 
-    Attributes:
-        kind: NumPy's name of the type, such as uint16.
-        low: The value that becomes black.
-        high: The value that becomes white.
-    """
-
-    kind: str
-    low: float
-    high: float
+    kind: str  # NumPy's name of the type, such as uint16
+    low: float  # the value that becomes black
+    high: float  # the value that becomes white
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """The preprocessing of one network.
+    """The preprocessing of one network."""
 
-    Attributes:
-        height: Height of the network's input, px.
-        width: Width of the network's input, px.
-        interpolation: The resampling filter.
-        mean: Red, green, blue subtracted after scaling to [0, 1].
-        std: Red, green, blue divided by, > 0.
-        crop_pct: With `fit` crop, the share of the scaled image's side that is cropped, in (0, 1].
-        fit: How images of another aspect ratio are fitted.
-        ranges: Value ranges of the training images for each sample type of more than 8 bits; may
-            be empty.
-    """
-
-    height: int
-    width: int
+    height: int  # height of the network's input, px
+    width: int  # width of the network's input, px
     interpolation: Interpolation
-    mean: Colours
-    std: Colours
+    mean: Colours  # red, green, blue subtracted after scaling to [0, 1]
+    std: Colours  # red, green, blue divided by, > 0
+    # with `fit` crop, the share of the scaled image's side that is cropped, in (0, 1]
     crop_pct: float
-    fit: Fit
+    fit: Fit  # how images of another aspect ratio are fitted
+    # value ranges of the training images for each sample type of more than 8 bits; may be empty
     ranges: tuple[ValueRange, ...] = ()
 
     @property
@@ -121,10 +105,9 @@ class Preprocess:
 
 
 def parse_colours(text: str) -> Colours:
-    """Return the three numbers of a text such as "0.485,0.456,0.406".
+    """Return the three numbers of a text such as "0.485,0.456,0.406", or one for all three colours.
 
-    Args:
-        text: Three numbers separated by commas or spaces, or one for all three colours.
+    They are separated by commas or spaces.
 
     Raises:
         ValueError: If it is something else.

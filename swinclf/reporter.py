@@ -140,11 +140,7 @@ def terminal_safe(text: str) -> str:
 
 
 class ForwardingReporter(Reporter):
-    """A reporter that passes everything on; the base of those that also do something else.
-
-    Args:
-        reporter: Receives everything.
-    """
+    """A reporter that passes everything on; the base of those that also do something else."""
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
         self._reporter = reporter

@@ -30,11 +30,7 @@ DRAFT = ".{}.draft"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One training's folder.
-
-    Attributes:
-        path: The folder.
-    """
+    """One training's folder."""
 
     path: Path
 
@@ -115,13 +111,9 @@ class RunClaim:
     A new one is a draft in a hidden folder until it has everything a resume needs, so that every
     visible run can be resumed.
 
-    Args:
-        lock: The lock on the run's name.
-        folder: The run's folder, or its draft.
-        final: Final path of a draft; None for an existing run.
-
-    Attributes:
-        run: The folder's files, at their current path.
+    `lock` is that on the run's name. `folder` is the run's, or its draft, whose final path is
+    `final`; None for an existing run. The attribute `run` has the files of the folder, at their
+    current path.
     """
 
     def __init__(self, lock: FolderLock, folder: Path, final: Path | None = None) -> None:
@@ -163,10 +155,8 @@ class RunClaim:
 def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[RunClaim]:
     """Create a draft of a run, which is removed unless published inside the `with` block.
 
-    Args:
-        out: The folder of the runs; created if missing.
-        name: The run's folder; None for the dataset's name and the next free number.
-        dataset: The dataset's folder, which must not contain `out`.
+    The folder of the runs, `out`, is created if missing. `name` is None for the dataset's name and
+    the next free number.
 
     Raises:
         ConfigError: If `out` is in the dataset, or there is a run of this name.
@@ -226,11 +216,9 @@ def _first_free(out: Path, stem: str) -> RunClaim:
 
 
 def _draft(final: Path, *, tries: int = 10) -> RunClaim:
-    """Lock a name and create an empty hidden folder for it.
+    """Lock a name and create an empty hidden folder for the run, whose final path is given.
 
-    Args:
-        final: Final path of the run.
-        tries: Number of tries, as another process may be checking whether the name is free.
+    There are several tries, as another process may be checking whether the name is free.
 
     Raises:
         ConfigError: If there is a run of this name.
@@ -299,9 +287,7 @@ def _held(path: Path, owner: str) -> RunError:
 def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
     """Return the run folder at a path.
 
-    Args:
-        where: A run folder or a file in one; None for the newest finished run.
-        out: The folder of the runs.
+    `where` is a run folder or a file in one; None for the newest finished run in `out`.
 
     Raises:
         RunError: If there is none.
@@ -319,9 +305,8 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
 def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
     """Return the model file at a path: a run's model.safetensors, or the file itself.
 
-    Args:
-        where: A run folder, a weights file or an exported file; None for the newest finished run.
-        out: The folder of the runs.
+    `where` is a run folder, a weights file or an exported file; None for the newest finished run in
+    `out`.
 
     Raises:
         RunError: If there is none.

@@ -35,8 +35,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
     Those that `--budget` chose count as given: another time, the machine may be slower.
 
-    Args:
-        path: The file, or the name of one of the package's.
+    The path may be the name of one of the package's.
 
     Raises:
         ConfigError: If it cannot be read or has no settings.

@@ -27,11 +27,8 @@ class SettingValueError(ValueError):
 def check_value(name: str, value: object, type_hint: Any, about: Mapping[str, Any]) -> object:
     """Return a value converted to its setting's type, within its bounds.
 
-    Args:
-        name: The setting, for the error.
-        value: As given.
-        type_hint: The setting's type.
-        about: Its `low`, `high`, `above` and `colours`, as in the table of settings.
+    `about` has its `low`, `high`, `above` and `colours`, as in the table of settings; `name` is for
+    the error.
 
     Raises:
         SettingValueError: If it is invalid.

@@ -31,17 +31,11 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """A configuration with the source of each setting and the reasons of chosen ones.
-
-    Attributes:
-        config: The values.
-        sources: Source of each.
-        reasons: Reason of each chosen value.
-    """
+    """A configuration with the source of each setting and the reasons of chosen ones."""
 
     config: TrainConfig
     sources: Mapping[str, Source]
-    reasons: Mapping[str, str]
+    reasons: Mapping[str, str]  # of each chosen value
 
     def choose(self, name: str, value: object, reason: str) -> Settings:
         """Return a copy with a default for one setting; no change if it was given or chosen."""
@@ -87,9 +81,8 @@ class Settings:
 def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Settings:
     """Return settings from defaults, overridden by a file, overridden by flags.
 
-    Args:
-        flags: Values by name; None for not given.
-        file: A .json or .toml file of settings; a run's config.json is one.
+    `flags` are values by name, None for not given. `file` is .json or .toml; a run's config.json is
+    one.
 
     Raises:
         ConfigError: If any are invalid; lists all problems.

@@ -109,11 +109,7 @@ class Verbosity(StrEnum):
 
 
 class ConsoleReporter(Reporter):
-    """A reporter on standard error: bars on a terminal, lines in a notebook, on a pipe or in CI.
-
-    Args:
-        verbosity: What to print.
-    """
+    """A reporter on standard error: bars on a terminal, lines in a notebook, on a pipe or in CI."""
 
     def __init__(self, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         self._console = error_console()
@@ -194,10 +190,7 @@ class ConsoleReporter(Reporter):
 class _Training:
     """The epochs of a training: on a terminal in a live table of the best and the newest ones.
 
-    Args:
-        console: The terminal.
-        has_table: Whether to show the table.
-        is_head: Whether only a head trains: then there is no line for an epoch.
+    If only a head trains, there is no line for an epoch.
     """
 
     def __init__(self, console: Console, *, has_table: bool, is_head: bool) -> None:

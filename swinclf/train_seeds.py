@@ -15,18 +15,10 @@ from swinclf.settings import gather_settings
 
 
 def train_seeds(run: Path, count: int, *, report: Reporter = SILENT) -> list[Path]:
-    """Return runs with the same settings and `count` different seeds, itself among them.
+    """Return runs with the same settings and `count` different seeds, 2 or more; itself first.
 
     Runs that are there already are used; the others are trained, with the smallest seeds, as
     NAME-seed1 and so on.
-
-    Args:
-        run: A finished run.
-        count: Number of seeds, 2 or more.
-        report: Receives the progress of the trainings.
-
-    Returns:
-        The run itself first.
 
     Raises:
         ConfigError: If `count` is less than 2.

@@ -45,13 +45,11 @@ def align_columns(
     elided: Collection[int] = (),
     right: Collection[int] = (),
 ) -> list[str]:
-    """Return rows of cells as lines with aligned columns.
+    """Return rows of cells, as many in each, as lines with aligned columns.
 
-    Args:
-        rows: As many cells in each row.
-        width: Columns available; None for no limit.
-        elided: Indices of the columns that are shortened to fit, the widest first.
-        right: Indices of the columns that are aligned on the right.
+    `width` is the number of columns available, None for no limit. `elided` are the indices of the
+    columns that are shortened to fit, the widest first; `right` the indices of those aligned on the
+    right.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     excess = sum(widths) + len(SEPARATOR) * (len(widths) - 1) - width if width else 0

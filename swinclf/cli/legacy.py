@@ -15,13 +15,9 @@ _RANDOM = "--weights '' means random weights, as in the old scripts; now spelled
 
 
 def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Rewrite legacy spellings.
+    """Rewrite legacy spellings in a command line; return it with notes for the user.
 
-    Args:
-        arguments: The command line after the program's name.
-
-    Returns:
-        The command line in current spelling, and notes for the user.
+    The arguments are those after the program's name.
 
     >>> modernise(["train", "--data-path", "flowers", "--batch_size=8", "--freeze-layers", "False"])
     (['train', 'flowers', '--batch-size=8', '--no-freeze-layers'], [])

@@ -86,10 +86,8 @@ JsonOption = Annotated[
 def add_setting_options(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:
     """Add an option for every setting to a command.
 
-    The command is called with the settings by name in `flags`, None for those that were not given.
-
-    Args:
-        command: With a parameter `flags`, which the options replace.
+    The options replace the command's parameter `flags`. It is called with the settings by name in
+    `flags`, None for those that were not given.
     """
 
     def wrapped(**values: Any) -> ExitCode:

@@ -57,21 +57,16 @@ def check_folder_of(path: Path, option: str) -> None:
 class PredictionWriter:
     """Streaming output of predictions, to standard output or a file.
 
-    A file is written atomically; after an interrupt an existing one is unchanged.
-    Names are written byte for byte, except in the table, which is for terminals.
+    A file is written atomically; after an interrupt an existing one is unchanged. Names are written
+    byte for byte, except in the table, which is for terminals.
 
-    Args:
-        output: The file; None for standard output.
-        output_format: Format.
-        classes: The classes, for the width of the table.
-        runners_up: Number of classes after the first for which CSV has columns.
-        reject: Whether predictions may be rejected: CSV and JSON get the withheld label and the
-            out-of-distribution score.
-        width: Columns of the terminal, which a row of the table fits; None for any.
+    `output` is None for standard output. `classes` are for the width of the table; a row of it fits
+    `width` columns of the terminal, None for any. CSV has columns for `runners_up` classes after
+    the first. `reject` is whether predictions may be rejected: CSV and JSON get the withheld label
+    and the out-of-distribution score.
 
-    Attributes:
-        count: Number of predictions written.
-        failed: Number of those whose input could not be read.
+    The attributes `count` and `failed` are the numbers of predictions written, and of those whose
+    input could not be read.
     """
 
     def __init__(

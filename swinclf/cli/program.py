@@ -35,11 +35,7 @@ shows_tracebacks = False  # set by --debug
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the program; return its exit code.
-
-    Args:
-        arguments: The command line after the program's name, in current spelling.
-    """
+    """Run the program with arguments in current spelling; return its exit code."""
     try:
         code = app(args=list(arguments), prog_name="swinclf", standalone_mode=False)
         flush_data()

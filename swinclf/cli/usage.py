@@ -27,9 +27,7 @@ _VALUES = (  # messages of the parser about a value, and what it expects
 def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     """Return a usage error of the parser as an error in three lines.
 
-    Args:
-        error: A `UsageError`.
-        arguments: The command line after the program's name.
+    The arguments are the command line after the program's name.
 
     >>> usage_error(UsageError("Got unexpected extra argument(s) (y)"), ["doctor", "y"]).found
     'y, which is one argument too many'

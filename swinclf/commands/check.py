@@ -39,26 +39,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of a check.
-
-    Attributes:
-        root: The dataset.
-        images: Readable images, in order of path.
-        classes: Names of the class folders, sorted.
-        fit: The recommended --fit for the images' aspect ratios; None without images.
-        fit_reason: The reason.
-        findings: Problems to fix, and remarks.
-        near: Near duplicates: two paths and their agreement after registration, in [-1, 1].
-        ranges: Value ranges of the images for each sample type of more than 8 bits.
-    """
+    """The result of a check."""
 
     root: Path
-    images: tuple[ImageFile, ...]
-    classes: tuple[str, ...]
-    fit: Fit | None
+    images: tuple[ImageFile, ...]  # readable images, in order of path
+    classes: tuple[str, ...]  # names of the class folders, sorted
+    fit: Fit | None  # the recommended --fit for the images' aspect ratios; None without images
     fit_reason: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # problems to fix, and remarks
+    # near duplicates: two paths and their agreement after registration, in [-1, 1]
     near: tuple[tuple[str, str, float], ...]
+    # value ranges of the images for each sample type of more than 8 bits
     ranges: tuple[ValueRange, ...] = ()
 
     @property
@@ -117,15 +108,12 @@ def check(
 ) -> Audit:
     """Find the problems of a dataset.
 
-    Args:
-        data: A folder of class folders.
-        val: A folder of validation images that overrides a split in `data`, as in training.
-        output: A JSON file for all findings.
-        page: An HTML file for them, with thumbnails.
-        weights: A run or a weights file whose features are also used to find near duplicates.
-        model: The network of a weights file without a model card.
-        workers: Threads that decode; None for one a core.
-        report: Receives progress.
+    `data` is a folder of class folders; images in `val` override a split in it, as in training. The
+    findings are written to `output` (JSON) and `page` (HTML with thumbnails), if given.
+
+    The features of `weights`, a run or a weights file, are also used to find near duplicates;
+    `model` is the network of a weights file without a model card. `workers` is the number of
+    threads that decode; None for one a core.
 
     Raises:
         SwinclfError: If there is no dataset, an output file is inside it, or the weights are not

@@ -43,23 +43,15 @@ SELECTED_NOTE = "Each run selected its epoch on these images: the accuracies are
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two classifiers on the same images.
+    """The comparison of two classifiers on the same images."""
 
-    Attributes:
-        first: The folder of the first one's predictions.
-        second: The folder of the second one's.
-        overall: Counts over all images.
-        classes: Counts over the images of each class, largest difference first.
-        differing: Images with different predictions, in order of path.
-        notes: What the comparison does not show.
-    """
-
-    first: Path
-    second: Path
-    overall: PairedCounts
+    first: Path  # the folder of the first one's predictions
+    second: Path  # the folder of the second one's
+    overall: PairedCounts  # counts over all images
+    # counts over the images of each class, largest difference first
     classes: Mapping[str, PairedCounts]
-    differing: tuple[PredictionPair, ...]
-    notes: tuple[str, ...]
+    differing: tuple[PredictionPair, ...]  # images with different predictions, in order of path
+    notes: tuple[str, ...]  # what the comparison does not show
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. The difference is the second accuracy less the first."""
@@ -76,21 +68,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The comparison of any number of classifiers on the images that all of them have.
+    """The comparison of any number of classifiers on the images that all of them have."""
 
-    Attributes:
-        images: Number of those images; 0 if another seed has selected other validation images.
-        runs: The runs, the most accurate first; none without such images.
-        groups: Runs that differ in their seed only, the most accurate first; empty if none do.
-        differing: Images with different predictions, in order of path.
-        notes: What the comparison does not show.
-    """
-
-    images: int
-    runs: tuple[RunScore, ...]
+    images: int  # number of those images; 0 if another seed has selected other validation images
+    runs: tuple[RunScore, ...]  # the runs, the most accurate first; none without such images
+    # runs that differ in their seed only, the most accurate first; empty if none do
     groups: tuple[SeedGroup, ...]
-    differing: tuple[DifferingImage, ...]
-    notes: tuple[str, ...]
+    differing: tuple[DifferingImage, ...]  # images with different predictions, in order of path
+    notes: tuple[str, ...]  # what the comparison does not show
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. A difference is the run's accuracy less the best."""
@@ -98,12 +83,10 @@ class Leaderboard:
 
 
 def compare(first: Path, second: Path, *, output: Path | None = None) -> Comparison:
-    """Compare the predictions of two runs or evaluations.
+    """Compare the predictions of two runs or evaluations on the same images.
 
-    Args:
-        first: A folder with a predictions.csv: a run, or the output of `eval`.
-        second: Another one, on the same images.
-        output: A JSON file for the comparison.
+    Each folder has a predictions.csv: a run, or the output of `eval`. `output` is a JSON file for
+    the comparison.
 
     Raises:
         RunError: If one of them has no predictions.
@@ -137,10 +120,8 @@ def rank_runs(
 ) -> Leaderboard:
     """Compare any number of runs or evaluations, on the images that all of them have.
 
-    Args:
-        folders: As for `compare`, two or more.
-        output: A JSON file for the comparison.
-        page: An HTML file for it, with the images on which they differ.
+    `folders` are two or more, as for `compare`. `output` is a JSON file for the comparison, `page`
+    an HTML file with the images on which they differ.
 
     Raises:
         ConfigError: If there are less than two folders.

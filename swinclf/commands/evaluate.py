@@ -49,37 +49,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation.
-
-    Attributes:
-        folder: The folder of its files.
-        metrics: The scores.
-        skipped: Images that were not scored, and why.
-        rejection: The effect of rejection; None if not requested.
-    """
+    """A finished evaluation."""
 
     folder: Path
     metrics: Metrics
-    skipped: tuple[SkippedFile, ...]
-    rejection: RejectionScores | None = None
+    skipped: tuple[SkippedFile, ...]  # images that were not scored, and why
+    rejection: RejectionScores | None = None  # the effect of rejection; None if not requested
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """The result of a scoring that has not been written.
-
-    Attributes:
-        index: The images.
-        split: Which of them were scored: val, test, train or all.
-        result: Metrics and a row for each image.
-        rejection: The effect of rejection; None if not requested.
-        unknown_classes: Number of images of each class that the model does not know.
-    """
+    """The result of a scoring that has not been written."""
 
     index: FolderIndex
-    split: str
-    result: ScoringResult
-    rejection: RejectionScores | None
+    split: str  # which images were scored: val, test, train or all
+    result: ScoringResult  # metrics and a row for each image
+    rejection: RejectionScores | None  # the effect of rejection; None if not requested
+    # number of images of each class that the model does not know
     unknown_classes: Mapping[str, int]
 
 
@@ -93,19 +79,10 @@ def score(
     workers: int | None = None,
     report: Reporter = SILENT,
 ) -> SplitScores:
-    """Score a model and write nothing; the arguments are those of `evaluate`.
+    """Score an open predictor and write nothing.
 
-    Args:
-        predictor: The model, open.
-        model: Its file, whose run folder names the dataset and the split.
-        data: As for `evaluate`.
-        split: As for `evaluate`.
-        reject: As for `evaluate`.
-        workers: As for `evaluate`.
-        report: Receives progress.
-
-    Raises:
-        SwinclfError: If it cannot be done.
+    `model` is its file, whose run folder names the dataset and the split; the other arguments and
+    the errors are those of `evaluate`.
     """
     if reject is not None:
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
@@ -152,17 +129,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a model and write the results to a folder.
 
-    Args:
-        model: A model.safetensors or an exported file (`runs.find_model`).
-        data: A folder of class folders; None for the one the run was trained on.
-        split: val, test, train or all. None for the held-out images where `data` is what the run
-            was trained on, and for all images of any other folder.
-        output: The output folder; None for the next free `eval-N` next to the model.
-        options: Device, precision and backend.
-        reject: Also measure rejection for this target precision, in (0, 1), on images of unknown
-            classes too.
-        workers: Threads that decode; None for one a core.
-        report: Receives progress.
+    `model` is a model.safetensors or an exported file, `data` a folder of class folders, None for
+    the one the run was trained on. `split` is val, test, train or all; None for the held-out images
+    where `data` is what the run was trained on, and for all images of any other folder.
+
+    With `reject`, a target precision in (0, 1), rejection is measured as well, on images of unknown
+    classes too. `output` is the folder; None for the next free `eval-N` next to the model.
+    `workers` is the number of threads that decode; None for one a core.
 
     Raises:
         SwinclfError: If it cannot be done.

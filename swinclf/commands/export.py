@@ -21,13 +21,7 @@ from swinclf.run_folder import make_folder
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A format that could not be written here.
-
-    Attributes:
-        export_format: The format.
-        reason: Why.
-        hint: What to do.
-    """
+    """A format that could not be written here."""
 
     export_format: ExportFormat
     reason: str
@@ -36,17 +30,11 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class AllExports:
-    """The exports to every format that can be written here.
+    """The exports to every format that can be written here."""
 
-    Attributes:
-        exports: The exports, also those that do not agree with the run.
-        unavailable: The other formats.
-        run_images_per_second: Speed of the run's network in float32 on this machine.
-    """
-
-    exports: tuple[Export, ...]
-    unavailable: tuple[Unavailable, ...]
-    run_images_per_second: float
+    exports: tuple[Export, ...]  # the exports, also those that do not agree with the run
+    unavailable: tuple[Unavailable, ...]  # the other formats
+    run_images_per_second: float  # speed of the run's network in float32 on this machine
 
     @property
     def agree(self) -> bool:
@@ -67,15 +55,9 @@ def export(
 ) -> Export:
     """Export a run and compare its answers with the file's on real images.
 
-    Args:
-        model: A model.safetensors.
-        export_format: Format of the file.
-        output: The file or folder; None for the format's name next to the model.
-        embed: What the file contains besides the network; of ONNX only.
-        tolerance: As of `RunToExport`.
-        data: A folder of images to compare on; None for those stored in the run.
-        options: Device, precision and backend of the run.
-        report: Receives progress.
+    `model` is a model.safetensors. `output` is a file or folder; None for the format's name next to
+    the model. `embed` is for ONNX only; `tolerance` is as of `RunToExport`. `data` is a folder of
+    images to compare on; None for those stored in the run.
 
     Raises:
         MismatchError: If they differ by more, or in labels, rejections or metadata; the file is
@@ -111,13 +93,7 @@ def export_all(
 ) -> AllExports:
     """Export a run to every format that can be written here, and measure speed as well.
 
-    Args:
-        model: A model.safetensors.
-        folder: Folder for the files; None for that of the model.
-        tolerance: As for `export`.
-        data: As for `export`.
-        options: As for `export`.
-        report: Receives progress.
+    The files are written to `folder`; None for that of the model. Other arguments as for `export`.
 
     Raises:
         SwinclfError: If no format can be written.

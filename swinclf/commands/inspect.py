@@ -18,19 +18,13 @@ from swinclf.run_folder import make_folder, next_free_folder
 
 @dataclass(frozen=True, kw_only=True)
 class FigureOptions:
-    """Options of the figures. By default none are drawn.
+    """Options of the figures. By default none are drawn."""
 
-    Attributes:
-        image: An image file; None for one of the run's samples, else a synthetic image.
-        output: Folder of the figures; None for the next free inspect-NAME-N here.
-        weights: A weights file or run with weights for a named network.
-        pretrained: Whether a named network gets its published weights.
-    """
-
+    # an image file; None for one of the run's samples, else a synthetic image
     image: Path | None = None
-    output: Path | None = None
-    weights: Path | None = None
-    pretrained: bool = False
+    output: Path | None = None  # folder of the figures; None for the next free inspect-NAME-N here
+    weights: Path | None = None  # a weights file or run with weights for a named network
+    pretrained: bool = False  # whether a named network gets its published weights
 
     @property
     def is_wanted(self) -> bool:
@@ -40,27 +34,17 @@ class FigureOptions:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of an inspection.
+    """The result of an inspection."""
 
-    Attributes:
-        name: The network's name.
-        costs: Parameters and operations of each part.
-        run: The model file; None for a named network.
-        folder: The folder of the figures; None if none were drawn.
-        pictures: Paths of the figures, in reading order.
-        image: A description of the image that they show.
-        label: The class that a run's network predicts for it; empty for a named network.
-        probability: That class's, in [0, 1].
-    """
-
-    name: str
-    costs: Costs
-    run: Path | None = None
-    folder: Path | None = None
+    name: str  # the network's name
+    costs: Costs  # parameters and operations of each part
+    run: Path | None = None  # the model file; None for a named network
+    folder: Path | None = None  # the folder of the figures; None if none were drawn
+    # paths of the figures, in reading order
     pictures: Sequence[Path] = field(default_factory=tuple)
-    image: str = ""
-    label: str = ""
-    probability: float = 0.0
+    image: str = ""  # a description of the image that they show
+    label: str = ""  # the class that a run's network predicts for it; empty for a named network
+    probability: float = 0.0  # that class's, in [0, 1]
 
 
 def inspect(
@@ -73,13 +57,9 @@ def inspect(
 ) -> Inspection:
     """Count the parameters and operations of a network, and optionally draw figures for an image.
 
-    Args:
-        subject: The name of a network, a run folder or a model.safetensors; None for the newest
-            finished run.
-        img_size: Input size of a named network, px; None for its default.
-        model_args: Options of a named network's architecture, each as text.
-        figures: Options of the figures; None draws none.
-        report: Receives notes.
+    `subject` is the name of a network, a run folder or a model.safetensors; None for the newest
+    finished run. `img_size` (px; None for the default) and `model_args`, as text, are for a named
+    network. Without `figures` none are drawn.
 
     Raises:
         ModelError: If there is no network of that name.

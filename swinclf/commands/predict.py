@@ -78,11 +78,8 @@ def select_queue(
 ) -> list[Prediction]:
     """Return the predictions of the images most worth labelling next, the most valuable first.
 
-    Args:
-        predictor: The model, whose features make the selection diverse.
-        predictions: Of files, each with two classes or more in `top`.
-        count: Number of images.
-        workers: As for `predict`.
+    Each prediction is of a file, with two classes or more in `top`. The predictor's features make
+    the selection diverse.
     """
     readable = (one for one in predictions if not one.error)
     candidates = heapq.nsmallest(CANDIDATES * count, readable, key=lambda one: one.margin)
@@ -107,15 +104,9 @@ def write_gallery(
     workers: int | None = None,
     report: Reporter = SILENT,
 ) -> None:
-    """Write an HTML page with the thumbnails of predictions.
+    """Write an HTML page with the thumbnails of predictions of files; overwrites one at `path`.
 
-    Args:
-        path: The file; overwritten.
-        predictions: Of files.
-        predictor: The model.
-        is_queue: Whether the predictions are in order of importance, as by `select_queue`.
-        workers: As for `predict`.
-        report: Receives progress.
+    `is_queue` is whether they are in order of importance, as by `select_queue`.
     """
 
     def draw(files: Sequence[str]) -> Iterator[bytes | None]:
@@ -143,15 +134,11 @@ def write_gallery(
 
 
 def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) -> Iterator[str]:
-    """Expand folders to the images in them and patterns to what they match.
+    """Expand folders to the images in them and patterns with * ? [ ] to what they match.
 
-    Args:
-        inputs: Paths and patterns with * ? [ ].
-        ignored: Counts the files in folders that are not images, by extension; None does not.
-
-    Yields:
-        Paths of files in the order of the inputs, those of a folder or pattern with numbers in
-        numerical order; a folder or pattern without any itself, so that it is reported as an error.
+    Yields paths of files in the order of the inputs, those of a folder or pattern with numbers in
+    numerical order; a folder or pattern without any itself, so that it is reported as an error.
+    `ignored` counts the files in folders that are not images, by extension.
     """
     for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as

@@ -36,31 +36,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ReducedExport:
-    """A finished export in a lower precision, compared with the run in float32.
-
-    Attributes:
-        path: The file.
-        precision: Its precision.
-        reduction: The effect on size and speed.
-        tolerance: The largest mean, and share of labels that differ, that is allowed.
-        images: Number of images compared.
-        mean: Mean over the images of the largest difference of a probability, in [0, 1].
-        largest: The largest of them.
-        flips: Number of images whose label differs.
-        accuracy: Of the file on these images, in [0, 1]; None without labels.
-        fp32_accuracy: Of the run in float32.
-    """
+    """A finished export in a lower precision, compared with the run in float32."""
 
     path: Path
     precision: ExportPrecision
-    reduction: Reduction
-    tolerance: float
-    images: int
-    mean: float
-    largest: float
-    flips: int
-    accuracy: float | None
-    fp32_accuracy: float | None
+    reduction: Reduction  # the effect on size and speed
+    tolerance: float  # the largest mean, and share of labels that differ, that is allowed
+    images: int  # number of images compared
+    mean: float  # mean over the images of the largest difference of a probability, in [0, 1]
+    largest: float  # the largest of them
+    flips: int  # number of images whose label differs
+    accuracy: float | None  # of the file on these images, in [0, 1]; None without labels
+    fp32_accuracy: float | None  # the same of the run in float32
 
     @property
     def agrees(self) -> bool:
@@ -235,11 +222,7 @@ def _evenly(items: Sequence[Item], most: int) -> list[Item]:
 
 
 def _load_pixels(files: Sequence[str], card: ModelCard) -> np.ndarray:
-    """Return the readable images as (N, H, W, 3) uint8 in the network's size.
-
-    Raises:
-        ExportError: If there are none.
-    """
+    """Return readable images, (N, H, W, 3) uint8 in the network's size; raise if there are none."""
 
     def load(file: str) -> np.ndarray | None:
         return load_for_prediction(Path(file), card.preprocess, digest=False).pixels

@@ -30,27 +30,19 @@ class Move:
 
 @dataclass(frozen=True)
 class RelabelPlan:
-    """What is to be moved in a dataset.
+    """What is to be moved in a dataset."""
 
-    Attributes:
-        data: The dataset's folder.
-        moves: In order of the table.
-        unchanged: Number of rows whose image is in the folder of its label already.
-        table: The file with the plan: a table of labels, or an undo file.
-    """
-
-    data: Path
-    moves: tuple[Move, ...]
-    unchanged: int
-    table: Path
+    data: Path  # the dataset's folder
+    moves: tuple[Move, ...]  # in order of the table
+    unchanged: int  # number of rows whose image is in the folder of its label already
+    table: Path  # the file with the plan: a table of labels, or an undo file
 
 
 def plan_relabel(table: Path, data: Path | None = None) -> RelabelPlan:
     """Return the moves that give images the labels of a table. Changes nothing.
 
-    Args:
-        table: A CSV file with the columns path and label, such as an edited suspects.csv.
-        data: The dataset; None for that of the run that the table is in.
+    `table` is a CSV file with the columns path and label, such as an edited suspects.csv; `data` is
+    None for the dataset of the run that the table is in.
 
     Raises:
         RunError: If the table cannot be read, or its dataset is not known.
@@ -126,14 +118,9 @@ def plan_undo(undo: Path) -> RelabelPlan:
 
 
 def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
-    """Move the images, after writing the file that can undo it.
+    """Move the images, after writing the file that can undo it next to the table; return that file.
 
-    Args:
-        plan: By `plan_relabel` or `plan_undo`.
-        is_undo: Whether it takes back an earlier one, and needs no undo file of its own.
-
-    Returns:
-        The undo file, next to the table.
+    With `is_undo`, the moves take back earlier ones: no such file is written, None is returned.
 
     Raises:
         RunError: If an image cannot be moved; the undo file takes back those before it.
@@ -172,12 +159,9 @@ def _plan_move(
 ) -> list[Move]:
     """Return the move of one image; none if it has its label.
 
-    Args:
-        root: The dataset.
-        given: The image, relative to the dataset or to the current folder.
-        label: Its new label.
-        labels: Class folder -> its label and the folder that it is in.
-        used: Old and new paths of the rows above; those of this one are added.
+    `given` is the image, relative to the dataset `root` or to the current folder. `labels` maps a
+    class folder to its label and the folder that it is in; `used` are the old and new paths of the
+    rows above, to which those of this one are added.
 
     Raises:
         ValueError: With the reason, if it cannot be moved.

@@ -47,37 +47,21 @@ class RunSort(StrEnum):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run in a list. Values that it does not have are None or empty.
-
-    Attributes:
-        path: The folder.
-        name: Its path below the folder that was listed.
-        state: How far the training came.
-        reason: Why it is damaged, or which process trains it.
-        data: The dataset's folder.
-        model: The network's name.
-        accuracy: Of the split that was scored, in [0, 1].
-        accuracy_ci95: Its 95 % interval.
-        split: That split.
-        images: Number of its images.
-        changed: When the run finished, or was last written to; seconds since 1970.
-        seconds: Time of all epochs.
-        size_bytes: Of all its files.
-    """
+    """One run in a list. Values that it does not have are None or empty."""
 
     path: Path
-    name: str
-    state: RunState
-    reason: str = ""
-    data: str = ""
-    model: str = ""
-    accuracy: float | None = None
-    accuracy_ci95: tuple[float, float] | None = None
-    split: str = ""
-    images: int | None = None
-    changed: float = 0.0
-    seconds: float | None = None
-    size_bytes: int = 0
+    name: str  # its path below the folder that was listed
+    state: RunState  # how far the training came
+    reason: str = ""  # why it is damaged, or which process trains it
+    data: str = ""  # the dataset's folder
+    model: str = ""  # the network's name
+    accuracy: float | None = None  # of the split that was scored, in [0, 1]
+    accuracy_ci95: tuple[float, float] | None = None  # its 95 % interval
+    split: str = ""  # that split
+    images: int | None = None  # number of its images
+    changed: float = 0.0  # when the run finished, or was last written to; seconds since 1970
+    seconds: float | None = None  # time of all epochs
+    size_bytes: int = 0  # of all its files
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -100,11 +84,9 @@ class RunSummary:
 
 
 def list_runs(out: Path = Path("runs"), *, sort: RunSort = RunSort.DATE) -> list[RunSummary]:
-    """Return every run in a folder and the folders in it.
+    """Return every run in a folder and the folders in it, except `latest` and hidden folders.
 
-    Args:
-        out: The folder. `latest` and hidden folders are not listed.
-        sort: The order; runs without that value come last.
+    Runs without the value that they are sorted by come last.
 
     Raises:
         RunError: If there is no such folder.
@@ -131,10 +113,7 @@ def list_runs(out: Path = Path("runs"), *, sort: RunSort = RunSort.DATE) -> list
 
 
 def remove_run(folder: Path) -> None:
-    """Delete a run, and point `latest` at the newest of those left.
-
-    Args:
-        folder: As checked by `removable_run`.
+    """Delete a run, as checked by `removable_run`; point `latest` at the newest of those left.
 
     Raises:
         RunError: If it is not a run, is being trained, or cannot be deleted.

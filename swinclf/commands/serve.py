@@ -38,18 +38,10 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C, and then answer all requests that were accepted.
 
-    Args:
-        model: A model.safetensors or an exported file.
-        host: The name or address to listen on.
-        port: The port; 0 for any free one.
-        token: Required from everyone; None requires none on a loopback address, and creates one
-            elsewhere.
-        reject: Target accuracy of the predictions that are accepted; None accepts all.
-        limits: Limits of requests.
-        options: Device, precision and backend.
-        workers: Threads that decode; None for one a core.
-        report: Receives warnings.
-        ready: Called with the address and the network's name before the first request.
+    `port` 0 is any free one. `token` is required from everyone; None requires none on a loopback
+    address, and creates one elsewhere. `reject` is the target accuracy of the predictions that are
+    accepted; None accepts all. `workers` is the number of threads that decode; None for one a core.
+    `ready` is called with the address and the network's name before the first request.
 
     Raises:
         ConfigError: If the extra is missing, or the address cannot be listened on.

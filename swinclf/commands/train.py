@@ -113,16 +113,9 @@ def train(
 ) -> Run:
     """Train a classifier on a folder of class folders.
 
-    Args:
-        settings: As given (`settings.gather_settings`), or those of an interrupted run
-            (`resume.resume_settings`).
-        report: Receives progress, defaults and their reasons.
-        resume: The interrupted run to resume.
-        num_classes: Expected number of classes; a different number is a warning.
-        budget_s: Seconds for a new training to take at most (`pipeline.budget`).
-
-    Returns:
-        The finished run.
+    The settings are as given (`settings.gather_settings`), or those of the interrupted run `resume`
+    (`resume.resume_settings`). Another number of classes than `num_classes` is a warning. A new
+    training takes at most `budget_s` seconds (`pipeline.budget`).
 
     Raises:
         SwinclfError: If training fails; its text has the reason and a solution.
@@ -153,15 +146,8 @@ def forecast_training(
 ) -> tuple[Plan, Forecast]:
     """Plan a training and measure its time on a few steps, without writing a run.
 
-    Every image is read once. A teacher is ignored.
-
-    Args:
-        settings: As given.
-        report: Receives the plan, with all defaults and their reasons.
-        budget_s: As of `train`.
-
-    Returns:
-        The plan, whose network is of no further use, and the expected cost.
+    Every image is read once. A teacher is ignored. `budget_s` is as of `train`. The returned plan's
+    network is of no further use.
 
     Raises:
         SwinclfError: If the training would fail.
@@ -243,8 +229,7 @@ def _plan(
 ) -> tuple[Plan, list[FindingSummary]]:
     """Build the network, extract features, and resolve the settings.
 
-    Returns:
-        The plan, and the problems of the dataset; of a resumed run its fingerprint has them.
+    The problems are those of the dataset; a resumed run has them in its fingerprint.
     """
     report, saved = context.report, resumed.saved if resumed else None
     settings = resolve_machine(settings, context.hardware, index.root)

@@ -25,9 +25,6 @@ class DeployedNetwork(nn.Module):
     The logits, (N, K), are divided by the temperature, so that their softmax gives the run's
     probabilities. The features, (N, D), are the classifier's input. The out-of-distribution score,
     (N,), is that of `FeatureSpace`; 0 without one.
-
-    Args:
-        source: The model.
     """
 
     def __init__(self, source: ExportSource) -> None:
@@ -55,14 +52,9 @@ class DeployedNetwork(nn.Module):
 
 @contextlib.contextmanager
 def quiet_export(model: str, what: str) -> Iterator[None]:
-    """Silence an exporter's prints and warnings, and translate its exceptions.
+    """Silence an exporter's prints and warnings, and raise its exceptions as an ExportError.
 
-    Args:
-        model: Name of the network.
-        what: The format.
-
-    Raises:
-        ExportError: If the exporter fails.
+    `what` is the format.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -38,11 +38,7 @@ def open_engine(
     does not agree with the run. `auto` measures all that are installed against torch in the run's
     own precision, and selects the fastest if it is at least `MIN_SPEEDUP` times as fast.
 
-    Args:
-        model: A model.safetensors; any other file is opened as `open_predictor` does.
-        engine: The engine.
-        options: Device, precision and backend of the run.
-        report: Receives progress and the choice.
+    `model` is a model.safetensors; any other file is opened as `open_predictor` does.
 
     Raises:
         ConfigError: If an engine is named for an exported file or a GPU.

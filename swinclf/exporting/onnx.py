@@ -21,16 +21,11 @@ OPSET = 20
 
 
 def export_onnx(source: ExportSource, path: Path) -> Reduction | None:
-    """Write a network as ONNX, with the input and outputs of `DeployedNetwork`.
+    """Write a network as ONNX; return the effect of a precision below float32, None for float32.
 
-    With `source.embed`, input and outputs are those of `embed_preprocess`.
-
-    Args:
-        source: The model; its metadata becomes that of the file.
-        path: The file; overwritten.
-
-    Returns:
-        The effect of a precision below float32; None for float32.
+    Input and outputs are those of `DeployedNetwork`; with `source.embed`, those of
+    `embed_preprocess`. The model's metadata becomes that of the file. A file at `path` is
+    overwritten.
 
     Raises:
         ExportError: If the extra is not installed, or the network or its preprocessing cannot be

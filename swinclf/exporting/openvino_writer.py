@@ -13,11 +13,9 @@ from swinclf.files import write_bytes
 
 
 def export_openvino(source: ExportSource, path: Path) -> None:
-    """Write an IR, FILE.xml and FILE.bin, in float32 with the metadata in rt_info.
+    """Write an IR, FILE.xml at `path` and FILE.bin, in float32 with the metadata in rt_info.
 
-    Args:
-        source: The model.
-        path: The file .xml; both are overwritten.
+    Existing files are overwritten.
 
     Raises:
         ExportError: If an extra is not installed or the network cannot be exported.

@@ -20,18 +20,11 @@ OOD_SLACK, MOST_SLACK = 10, 0.1  # relative, of the tolerance; features are sums
 
 @dataclass(frozen=True)
 class Answers:
-    """The outputs of a run or of an exported file for N images.
+    """The outputs of a run or of an exported file for N images."""
 
-    Attributes:
-        classes: Class names, K.
-        probabilities: (N, K), calibrated.
-        ood_scores: (N,); nan without a feature space.
-        confidence: The thresholds.
-    """
-
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-    ood_scores: np.ndarray
+    classes: tuple[str, ...]  # class names, K
+    probabilities: np.ndarray  # (N, K), calibrated
+    ood_scores: np.ndarray  # (N,); nan without a feature space
     confidence: Confidence
 
 
@@ -70,11 +63,8 @@ def compare_answers(
 ) -> Parity:
     """Compare the answers of a run and of an exported file to the same images.
 
-    Args:
-        ours: The run's.
-        theirs: The exported file's.
-        tolerance: The largest difference of a probability that is allowed.
-        most_flips: The number of labels that may differ.
+    `tolerance` is the largest difference of a probability that is allowed, `most_flips` the number
+    of labels that may differ.
     """
     if set(ours.classes) != set(theirs.classes):
         return Parity(len(ours.probabilities), 1.0, len(ours.probabilities), tolerance)

@@ -50,10 +50,8 @@ def embed_preprocess(model: Any, card: ModelCard) -> None:
     The outputs are `probabilities` (N, K) float32, `label` (N,) int64 and, if the card has
     rejection thresholds, `accepted` (N,) bool.
 
-    Args:
-        model: An onnx.ModelProto: `pixels` -> `logits`, divided by the temperature, and
-            `ood_score`; changed.
-        card: Its model card.
+    The model, an onnx.ModelProto with `pixels` -> `logits`, divided by the temperature, and
+    `ood_score`, is changed.
 
     Raises:
         ExportError: If the preprocessing cannot be expressed.
@@ -84,9 +82,7 @@ def embed_preprocess(model: Any, card: ModelCard) -> None:
 def add_ood_score(model: Any, confidence: Confidence) -> None:
     """Give a model the output `ood_score`, (N,) float32, of `features`; 0 without a feature space.
 
-    Args:
-        model: An onnx.ModelProto with the output `features`; changed.
-        confidence: Of the model.
+    The model, an onnx.ModelProto with the output `features`, is changed.
     """
     (onnx,) = import_extra("onnx", "onnx")
     nodes = _Nodes(onnx, "ood")
@@ -102,11 +98,7 @@ def add_ood_score(model: Any, confidence: Confidence) -> None:
 
 
 def check_embeddable(preprocess: Preprocess) -> None:
-    """Check that a preprocessing can be expressed as ONNX nodes.
-
-    Raises:
-        ExportError: If it cannot.
-    """
+    """Raise an ExportError if a preprocessing cannot be expressed as ONNX nodes."""
     reason = ""
     if preprocess.interpolation not in _RESIZE:
         reason = (

@@ -19,9 +19,7 @@ _ORIGINS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fr
 def export_program(source: ExportSource, path: Path) -> None:
     """Write a program with the input and outputs of `DeployedNetwork`, and a free batch size.
 
-    Args:
-        source: The model; its metadata is the extra file `metadata.json`.
-        path: The file; overwritten.
+    The model's metadata is the extra file `metadata.json`. A file at `path` is overwritten.
 
     Raises:
         ExportError: If the network cannot be exported.

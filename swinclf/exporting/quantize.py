@@ -31,19 +31,12 @@ ROUNDS = 5  # of timing, of both precisions in turn; the fastest of each counts
 
 @dataclass(frozen=True)
 class Reduction:
-    """The effect of a lower precision on a network, without its preprocessing.
+    """The effect of a lower precision on a network, without its preprocessing."""
 
-    Attributes:
-        size_bytes: Of the model.
-        fp32_size_bytes: Of the model in float32.
-        images_per_second: On this CPU, by ONNX Runtime.
-        fp32_images_per_second: The same in float32.
-    """
-
-    size_bytes: int
-    fp32_size_bytes: int
-    images_per_second: float
-    fp32_images_per_second: float
+    size_bytes: int  # of the model
+    fp32_size_bytes: int  # of the model in float32
+    images_per_second: float  # on this CPU, by ONNX Runtime
+    fp32_images_per_second: float  # the same in float32
 
 
 def reduce_precision(
@@ -51,10 +44,8 @@ def reduce_precision(
 ) -> tuple[Any, Reduction]:
     """Return a model in a lower precision; its input and outputs stay float32.
 
-    Args:
-        model: An onnx.ModelProto with the input `pixels`.
-        precision: fp16 or int8.
-        pixels: (N, 3, H, W) float32 inputs, on which int8 is calibrated.
+    The model is an onnx.ModelProto with the input `pixels`. int8 is calibrated on `pixels`, (N, 3,
+    H, W) float32.
 
     Raises:
         ExportError: If the extra is not installed.

@@ -22,26 +22,18 @@ from swinclf.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A model as the writers of all formats get it.
+    """A model as the writers of all formats get it."""
 
-    Attributes:
-        network: In evaluation mode, on the CPU, in float32.
-        card: Its model card.
-        model: Its model.safetensors; in a run, metrics and settings are next to it.
-        license: License of the weights that the training started from, such as `apache-2.0`;
-            `none` if it started from random ones, `unknown` if nobody has stated it.
-        embed: What the graph contains besides the network.
-        precision: The number format.
-        calibration: (N, H, W, 3) uint8 images in the network's size, on which int8 is calibrated
-            and a lower precision is timed; None for float32.
-    """
-
-    network: nn.Module
+    network: nn.Module  # in evaluation mode, on the CPU, in float32
     card: ModelCard
-    model: Path
+    model: Path  # its model.safetensors; in a run, metrics and settings are next to it
+    # license of the weights that the training started from, such as `apache-2.0`; `none` if it
+    # started from random ones, `unknown` if nobody has stated it
     license: str
-    embed: Embed = Embed.NONE
+    embed: Embed = Embed.NONE  # what the graph contains besides the network
     precision: ExportPrecision = ExportPrecision.FP32
+    # (N, H, W, 3) uint8 images in the network's size, on which int8 is calibrated and a lower
+    # precision is timed; None for float32
     calibration: np.ndarray | None = None
 
     def metadata(self) -> dict[str, str]:

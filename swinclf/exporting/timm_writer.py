@@ -33,9 +33,8 @@ def export_timm(source: ExportSource, folder: Path) -> None:
     The head's weights are divided by the temperature, so that the softmax of the logits gives the
     run's probabilities.
 
-    Args:
-        source: The model; its network may be of this package, as timm's have the same names.
-        folder: The folder; created if missing, and overwritten if it is such a folder.
+    The source's network may be of this package, as timm's have the same names. The folder is
+    created if missing, and overwritten if it is such a folder.
 
     Raises:
         ExportError: If timm has no such network, or the folder has other files.

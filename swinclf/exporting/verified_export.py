@@ -56,16 +56,10 @@ class Export:
 class RunToExport:
     """A run, and its answers to the images that exports are compared on.
 
-    Args:
-        model: A model.safetensors.
-        data: A folder of images to compare on; None for those stored in the run.
-        options: Device, precision and backend of the run.
-        tolerance: Largest allowed difference of a probability, both in float32; None for 0.001, or
-            0.01 if the file preprocesses images, where also a label in 500 may differ.
-        report: Receives progress.
-
-    Attributes:
-        predictor: The run's, in float32.
+    `model` is a model.safetensors; `data` a folder of images to compare on, None for those stored
+    in the run. `tolerance` is the largest allowed difference of a probability, both in float32;
+    None for 0.001, or 0.01 if the file preprocesses images, where also a label in 500 may differ.
+    The attribute `predictor` is the run's, in float32.
 
     Raises:
         ExportError: If it is no run, or there are no images.
@@ -111,11 +105,8 @@ class RunToExport:
     ) -> Export:
         """Write a file and compare it with the run.
 
-        Args:
-            export_format: The format.
-            path: The file or folder.
-            embed: What the file contains besides the network.
-            with_speed: Whether to measure the speed of its network, too.
+        `path` is a file or folder. `with_speed` is whether to measure the speed of its network,
+        too.
 
         Raises:
             ExportError: If the format cannot be written here.

@@ -39,12 +39,8 @@ _MODULE_EXPORTS = re.compile(r"export\{([^}]*)\};\s*(//# sourceMappingURL=\S*)?\
 def export_web(source: ExportSource, path: Path) -> Reduction | None:
     """Write a page that classifies images in a browser, from a disk and without a network.
 
-    Args:
-        source: The model.
-        path: The HTML file; overwritten.
-
-    Returns:
-        The effect of a precision below float32; None for float32.
+    A file at `path` is overwritten. Returns the effect of a precision below float32; None for
+    float32.
 
     Raises:
         ExportError: As `export_onnx`, or if the preprocessing cannot be embedded.

@@ -142,11 +142,7 @@ SWIN_ARGUMENTS: dict[str, Argument] = {
 
 
 def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
-    """Apply arguments to a configuration and check that the network can be built.
-
-    Args:
-        config: The defaults.
-        arguments: Text by field name, as on the command line.
+    """Apply arguments, text by field name, to a configuration; check that the network can be built.
 
     Raises:
         ConfigError: With all problems: unknown keys (and the closest one), invalid values, values

@@ -38,22 +38,14 @@ OWN_SHAPES = ("vit", "swin")  # own networks of any shape, given by model_args
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network's name and shape, without its weights.
+    """A network's name and shape, without its weights."""
 
-    Attributes:
-        name: ARCH or ARCH.TAG, `vit` or `swin` for custom shapes, or `embedded`.
-        impl: Backend that builds it.
-        num_classes: Logits, K.
-        img_size: Side of the input, px; None for the network's own.
-        drop_path: Drop rate of the deepest block in training.
-        model_args: Changes to the shape of the name, as text; for the package's own networks only.
-    """
-
-    name: str
-    impl: Impl
-    num_classes: int
-    img_size: int | None = None
-    drop_path: float = 0.0
+    name: str  # ARCH or ARCH.TAG, `vit` or `swin` for custom shapes, or `embedded`
+    impl: Impl  # backend that builds it
+    num_classes: int  # logits, K
+    img_size: int | None = None  # side of the input, px; None for the network's own
+    drop_path: float = 0.0  # drop rate of the deepest block in training
+    # changes to the shape of the name, as text; for the package's own networks only
     model_args: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -96,10 +88,6 @@ def build_network(architecture: Architecture) -> nn.Module:
 
 def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -> nn.Module:
     """Build a network with its published weights and a new head.
-
-    Args:
-        architecture: The network.
-        report: Receives the progress of a download.
 
     Raises:
         ModelError: As `build_network`.
@@ -180,14 +168,8 @@ def _fill(
 def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) -> WeightsReport:
     """Load a file into a network, including its head if the numbers of classes agree.
 
-    Args:
-        network: The network; its head is not replaced if that of the file differs.
-        path: As for `build_from_file`.
-        name: Name of the network.
-        num_classes: Classes of the network's head.
-
-    Raises:
-        WeightsError: As `load_network`.
+    The network's head, of `num_classes`, is not replaced if that of the file differs. Raises as
+    `load_network`.
     """
     checkpoints = read_checkpoints(path)
     states = [one.tensors for one in checkpoints]
@@ -221,10 +203,7 @@ def default_preprocess(
 ) -> Preprocess:
     """Return the preprocessing of a network's data config.
 
-    Args:
-        architecture: The network.
-        img_size: Overrides the side of the input, px.
-        fit: Overrides how other aspect ratios are handled.
+    `img_size` (px) overrides the side of the input, `fit` how other aspect ratios are handled.
     """
     own: Preprocess
     if architecture.name == embedded.EMBEDDED:

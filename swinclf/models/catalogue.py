@@ -25,29 +25,19 @@ _RECOMMENDED = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """A line of `swinclf models`.
+    """A line of `swinclf models`."""
 
-    Attributes:
-        name: ARCH, or ARCH.TAG for each set of published weights.
-        parameters: Of the network without a head.
-        image_px: Default side of the input.
-    """
-
-    name: str
-    parameters: int
-    image_px: int
+    name: str  # ARCH, or ARCH.TAG for each set of published weights
+    parameters: int  # of the network without a head
+    image_px: int  # default side of the input
 
 
 def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
     """Return the available backbones: the embedded one first, then sorted by name.
 
-    timm is not imported.
-
-    Args:
-        pattern: A part of the name, or a pattern with * and ?; empty for every Swin and ViT, and
-            the embedded network, which is also found by its timm name.
-        impl: Backend. timm has all that have published weights; this package those of them that
-            its own networks express, and some without published weights.
+    `pattern` is a part of the name, or has * and ?; empty for every Swin and ViT, and the embedded
+    network, which is also found by its timm name. timm, which is not imported, has all that have
+    published weights; this package those of them that its own networks express, and some without.
     """
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     backbones = []
@@ -89,10 +79,7 @@ def meta_network(arch: str, *, num_classes: int) -> nn.Module:
 
 
 def check_name(name: str) -> str:
-    """Return the name if timm knows it; uses no network connection.
-
-    Args:
-        name: ARCH or ARCH.TAG.
+    """Return the name, ARCH or ARCH.TAG, if timm knows it; uses no network connection.
 
     Raises:
         ModelError: If timm has no such architecture or weights; suggests similar names.

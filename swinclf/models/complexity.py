@@ -42,13 +42,9 @@ class Part:
 
 
 def network_parts(network: ViT | Swin) -> list[Part]:
-    """Return the parts of a network in execution order.
+    """Return the parts of a network, on any device (`meta` too), in execution order.
 
-    Args:
-        network: A network of this package, on any device (`meta` too).
-
-    Returns:
-        Parts whose parameters and multiply-adds sum up to the network's.
+    Their parameters and multiply-adds sum up to the network's.
     """
     return _vit_parts(network) if isinstance(network, ViT) else _swin_parts(network)
 
@@ -72,12 +68,11 @@ def sum_stages(leaves: Iterable[Part]) -> list[Part]:
 def count_torch_flops(compute: Callable[[], object]) -> int:
     """Return the operations that torch's counter finds in a computation; two per multiply-add.
 
+    The computation calls networks of this package; on `meta` nothing is actually computed.
+
     Attention runs as two matrix products: torch has no formula for the fused operator on a CPU
     (`aten._scaled_dot_product_flash_attention_for_cpu`), so depending on the version its counter
     ignores it or counts its decomposition.
-
-    Args:
-        compute: Calls networks of this package; on `meta` nothing is actually computed.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         compute()

@@ -23,15 +23,13 @@ REVISION = 2  # raised when the rounding of results changes: 2, batch norm is fo
 class Computer:
     """A network prepared for inference.
 
+    The network, in float32, is moved to the device and set to evaluation mode; its weights are not
+    changed.
+
     In bf16 or fp16 only the trunk uses that precision; pooling and head stay in float32, where
     rounding matters most: a logit of 5 has only 8 bits in bf16, while the rounding errors of many
     tokens average out. The trunk of a convolutional network is a copy in channels-last format with
     batch norm folded into the convolutions.
-
-    Args:
-        network: In float32. It is moved to the device and set to evaluation mode; its weights are
-            not changed.
-        hardware: Device and precision.
     """
 
     def __init__(self, network: nn.Module, hardware: Hardware) -> None:
@@ -102,15 +100,10 @@ def has_linear_head(network: nn.Module) -> bool:
 
 @torch.inference_mode()
 def head_logits(network: nn.Module, features: torch.Tensor, device: str) -> torch.Tensor:
-    """Compute logits from cached features of `Computer.features`.
+    """Compute logits, (N, K), from cached features of `Computer.features`, (N, D), N > 0.
 
-    Args:
-        network: In float32, with a linear head.
-        features: (N, D) float32, N > 0.
-        device: Device of the head.
-
-    Returns:
-        (N, K) float32 on the CPU, bit-identical to those of full batches of images.
+    Both are float32. The network has a linear head, which is on `device`. The logits are on the CPU
+    and bit-identical to those of full batches of images.
     """
     head = copy.deepcopy(network.get_classifier()).to(device)  # type: ignore[operator]
     logits, size = [], fixed_batch_size(device)

@@ -26,18 +26,14 @@ _CANNOT_RUN = (AttributeError, AssertionError, IndexError, RuntimeError, TypeErr
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> int:
-    """Fold every batch norm that directly follows a convolution into it.
+    """Fold every batch norm that directly follows a convolution into it; return their number.
 
     A norm is skipped if it uses batch statistics, and a pair if either module runs more than once
     or has hooks. If the outputs change, as they do if another module also reads the output of a
     convolution, or if the network cannot run on a small image, nothing is folded.
 
-    Args:
-        network: With `forward_features`, in float32 and evaluation mode; changed in-place. Tensors
-            are replaced, not modified: a network that shares them is not affected.
-
-    Returns:
-        The number of folded batch norms.
+    The network has `forward_features`, is in float32 and evaluation mode, and is changed in-place.
+    Tensors are replaced, not modified: a network that shares them is not affected.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return 0

@@ -20,15 +20,11 @@ _HEAD = (float("inf"),)
 
 
 def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
-    """Return the layer number of each parameter, counted from the input.
+    """Return the layer number of each parameter by name, counted from the input.
 
-    Args:
-        network: With a `group_matcher`.
-        coarse: Whether to count a Swin by stages rather than blocks.
-
-    Returns:
-        By parameter name: 0 for the stem, 1 and so on for stages or blocks, the largest number for
-        parameters that match no rule: the head, and a norm before it that is its own group.
+    0 for the stem, 1 and so on for stages or blocks, the largest number for parameters that match
+    no rule of the network's `group_matcher`: the head, and a norm before it that is its own group.
+    `coarse` is whether to count a Swin by stages rather than blocks.
     """
     matcher: Mapping[str, Any] = network.group_matcher(coarse=coarse)  # type: ignore[operator]
     rules = [
@@ -73,11 +69,9 @@ def freeze_stages(network: nn.Module, count: int) -> None:
 def train_mode(network: nn.Module, *, frozen_statistics: bool = False) -> None:
     """Set trainable modules to training mode, frozen ones to evaluation mode (no drop path).
 
-    Args:
-        network: Some or all of whose parameters are trainable.
-        frozen_statistics: Whether batch norm uses its running mean and variance, while its scale
-            and shift are trained. Otherwise it uses the statistics of the images computed at once,
-            so that results depend on how a batch is split.
+    With `frozen_statistics`, batch norm uses its running mean and variance, while its scale and
+    shift are trained. Otherwise it uses the statistics of the images computed at once, so that
+    results depend on how a batch is split.
     """
     network.train()
     for module in network.modules():

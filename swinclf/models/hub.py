@@ -34,11 +34,8 @@ def find_pretrained(
 ) -> Path:
     """Return the file of a backbone's published weights, downloaded if it is not in the cache.
 
-    Args:
-        name: ARCH or ARCH.TAG, for error messages.
-        repository: Repository on the Hub; None if there is none.
-        filename: File in the repository; None for the usual one.
-        report: Receives a note and the progress of a download.
+    `name` is for error messages. `repository` is None if there is none on the Hub, `filename` for
+    the usual one.
 
     Raises:
         WeightsError: If there are none, or neither the cache nor the Hub has them.
@@ -70,10 +67,6 @@ def is_available(repository: str, filename: str = "model.safetensors") -> bool:
     """Return whether published weights are in the cache or on the Hub.
 
     The Hub is asked once per process with a timeout of `REACHABLE_S`; nothing is downloaded.
-
-    Args:
-        repository: Repository on the Hub.
-        filename: File in the repository.
     """
     if _from_cache(repository, filename) is not None:
         return True
@@ -158,9 +151,7 @@ def _unavailable(name: str, repository: str, filename: str, why: str) -> Weights
 def _check_content(path: Path, etag: str) -> None:
     """Refuse a file whose content differs from that of the Hub.
 
-    Args:
-        path: The downloaded file.
-        etag: The sha256 of a large file; something else for others.
+    `etag` is the sha256 of a large file; something else for others.
 
     Raises:
         ValueError, SafetensorError: If the content differs, or is not a safetensors file.

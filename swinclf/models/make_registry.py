@@ -51,9 +51,7 @@ def architectures() -> dict[str, dict[str, Any]]:
 def weights(arch: str, *, is_native: bool) -> dict[str, dict[str, Any]]:
     """Return the data config of each set of weights of an architecture by tag, the default first.
 
-    Args:
-        arch: The architecture.
-        is_native: Whether to include weights that are not published.
+    `is_native` is whether to include weights that are not published.
     """
     found = {}
     for tag in timm.models._registry._model_default_cfgs[arch].tags:

@@ -20,15 +20,12 @@ OTHER = "other"  # costs outside the listed modules
 def module_parts(network: nn.Module, image: Tensor) -> list[Part]:
     """Run a network on one image and return its modules in execution order.
 
+    Their parameters and multiply-adds sum up to the network's.
+
     Modules without parameters and multiply-adds that keep the shape, such as activations, are
     omitted.
 
-    Args:
-        network: In evaluation mode, on any device; on `meta` nothing is actually computed.
-        image: (1, 3, H, W), on the network's device.
-
-    Returns:
-        Parts whose parameters and multiply-adds sum up to the network's.
+    The image is (1, 3, H, W). The network is in evaluation mode; on `meta` nothing is computed.
     """
     watched = dict(_modules(network))
     operations = dict.fromkeys(watched, 0)

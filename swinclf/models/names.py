@@ -99,10 +99,9 @@ def is_native(name: str) -> bool:
 
 
 def native_config(name: str) -> ViTConfig | SwinConfig:
-    """Return the configuration of a published name.
+    """Return the configuration of a published name, `arch` or `arch.tag`.
 
-    Args:
-        name: `arch` or `arch.tag`; or `vit` or `swin` for the defaults of `--model-arg`.
+    `vit` or `swin` have the defaults of `--model-arg`.
 
     Raises:
         ModelError: If the name is none of `native_names()`, or the tag none of its tags.
@@ -194,10 +193,7 @@ def name_alternatives(names: Sequence[str]) -> str:
 def suggest_names(word: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
     """Return the names that a word may mean: by prefix, by its parts, or by similarity.
 
-    Args:
-        word: The user's input.
-        known: All names.
-        limit: Largest number of names, the default network first, then shorter ones.
+    The default network comes first, then shorter names.
 
     >>> suggest_names("Swin-T", ["swin_s3_tiny_224", "swin_tiny_patch4_window7_224"], limit=1)
     ['swin_tiny_patch4_window7_224']

@@ -35,14 +35,10 @@ def read_card(path: Path) -> ModelCard:
 
 
 def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, ModelCard]:
-    """Build the network that a file describes and load its weights.
+    """Build the network of a model.safetensors and load its weights; return it, and the card.
 
-    Args:
-        path: A model.safetensors.
-        impl: Backend that builds it; None for that of the card.
-
-    Returns:
-        The network, in evaluation mode on the CPU in float32, and the card.
+    The network is in evaluation mode on the CPU in float32. `impl` is the backend that builds it;
+    None for that of the card.
 
     Raises:
         RunError, WeightsError, ModelError: If the file was not written by swinclf, is damaged, or

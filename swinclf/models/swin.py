@@ -345,9 +345,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Let the tokens of each window attend to each other, (N, B, T, C) -> (N, B, T, C).
 
-        Args:
-            x: Tokens in windows, (N, B, T, C).
-            mask: Added to the scores, (B, T, T), or None.
+        The mask, (B, T, T), is added to the scores.
         """
         out: Tensor = self.proj(self.attend(self.qkv(x), mask))
         return out

@@ -47,11 +47,8 @@ def write_tensors(
 ) -> None:
     """Write tensors and metadata with a checksum of both.
 
-    Args:
-        path: The file.
-        tensors: By name, of the types in `DTYPES`.
-        metadata: By name.
-        previous: Backup path for the present file at `path`.
+    The tensors are of the types in `DTYPES`. `previous` is a backup path for the present file at
+    `path`.
 
     Raises:
         RunError: If the file cannot be written; the present one is then preserved.
@@ -109,9 +106,7 @@ def read_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return tensors and metadata, after verifying the checksum if there is one.
 
-    Args:
-        path: The file.
-        signed: Whether a checksum is required, as in every file of `write_tensors`.
+    `signed` is whether a checksum is required, as in every file of `write_tensors`.
 
     Raises:
         WeightsError: If it is not a safetensors file, or its content has changed.

@@ -29,11 +29,8 @@ def timm_config(
 ) -> dict[str, Any]:
     """Return the config.json of a network that timm has built.
 
-    Args:
-        name: Its name, ARCH or ARCH.TAG.
-        network: Built by timm.
-        classes: Class names in the order of the logits.
-        preprocess: Its preprocessing; its value ranges have no counterpart.
+    `name` is ARCH or ARCH.TAG; `classes` are in the order of the logits. The value ranges of the
+    preprocessing have no counterpart.
     """
     known: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     size = [preprocess.height, preprocess.width]
@@ -98,8 +95,7 @@ def read_folder_metadata(folder: Path) -> dict[str, str]:
 def load_timm_folder(folder: Path) -> nn.Module:
     """Build a folder's network and load its weights, by timm's own code.
 
-    Returns:
-        The network, in evaluation mode on the CPU in float32.
+    It is in evaluation mode on the CPU in float32.
 
     Raises:
         WeightsError: If timm cannot load it.

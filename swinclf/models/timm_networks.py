@@ -15,14 +15,11 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 def create_timm_network(
     name: str, *, num_classes: int, img_size: int | None, drop_path: float, **loading: Any
 ) -> nn.Module:
-    """Build a network by timm's name.
+    """Build a network by timm's name, ARCH or ARCH.TAG.
 
-    Args:
-        name: ARCH or ARCH.TAG.
-        num_classes: Logits, K.
-        img_size: Side of the input, px; None for the network's own.
-        drop_path: Drop rate of the deepest block in training.
-        loading: Options for loading weights; none are loaded by default.
+    `img_size` is the side of the input, px, None for the network's own; `drop_path` the drop rate
+    of the deepest block in training. `loading` are options for loading weights; none are loaded by
+    default.
 
     Raises:
         ModelError: If there is no such network, or it does not support the options.
@@ -51,11 +48,8 @@ def create_timm_network(
 def create_published(name: str, path: Path, *, img_size: int | None, drop_path: float) -> nn.Module:
     """Build a network with its published weights and head, loaded by timm's own code.
 
-    Args:
-        name: ARCH or ARCH.TAG.
-        path: The weights file.
-        img_size: Side of the input, px; position tables are resized. None for the network's own.
-        drop_path: Drop rate of the deepest block in training.
+    Position tables are resized to `img_size`, px; None for the network's own. `drop_path` is the
+    drop rate of the deepest block in training.
 
     Raises:
         WeightsError: If the file does not fit, tensor by tensor.

@@ -29,10 +29,7 @@ _NAMES = {
 def choose_activation(settings: Settings, weights: Path, report: Reporter) -> Settings:
     """Choose the activation by the config.json next to the weights, if it names another.
 
-    Args:
-        settings: With network and builder.
-        weights: The weights file.
-        report: Receives a warning if the network cannot have that activation.
+    A warning is reported if the network cannot have that activation.
     """
     activation, config = _configured_activation(weights), settings.config
     if activation is None or "activation" in key_values(config.model_arg):

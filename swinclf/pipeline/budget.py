@@ -35,14 +35,10 @@ def fit_budget(
 ) -> Settings:
     """Choose what trains, epochs and image size so that a training takes at most `budget_s`.
 
+    The seconds are those of the whole training, of which the measurements here are a part.
+
     Fine-tuning is preferred to a frozen network, a frozen one to a smaller image size. Given
     settings are not changed. If nothing fits, the quickest training is chosen, with a warning.
-
-    Args:
-        settings: As given.
-        budget_s: Seconds of the whole training, of which the measurements here are a part.
-        index: The images.
-        context: Hardware and reporter.
     """
     ends_at = time.monotonic() + budget_s
     if settings.config.teacher is not None:

@@ -24,26 +24,15 @@ from swinclf.training.feature_extraction import MIRROR, PLAIN, FeatureExtractor
 
 @dataclass(frozen=True)
 class DuplicateFeatureExtractor:
-    """Feature extraction for the search for near-duplicates, as in training a head.
+    """Feature extraction for the search for near-duplicates, as in training a head."""
 
-    Attributes:
-        start: The network; features cached by a training of its head are used again.
-        context: Hardware and reporter.
-    """
-
-    start: StartingModel
+    start: StartingModel  # the network; features cached by a training of its head are used again
     context: Context
 
     def extract(self, root: Path, paths: Sequence[str], rows: np.ndarray) -> MirroredFeatures:
-        """Extract the features of images and of their mirror images.
+        """Extract the features of images and of their mirror images, of those that can be read.
 
-        Args:
-            root: What the paths are relative to.
-            paths: The images.
-            rows: (N,) identifiers of the images in the result, ascending.
-
-        Returns:
-            Of those images that could be read.
+        `rows` are the identifiers of the images in the result, (N,), ascending.
 
         Raises:
             DeviceError: If memory runs out.
@@ -81,13 +70,8 @@ def build_duplicate_extractor(
 ) -> DuplicateFeatureExtractor:
     """Build the network of a run or of a weights file.
 
-    Args:
-        weights: A run folder or a weights file; None for those of an `embedded` model.
-        model: Network of the weights file; None for the run's, else the default of a training.
-        index: The dataset.
-        workers: Reader threads.
-        report: Receives a note with network and device.
-        ranges: Value ranges of images of more than 8 bits.
+    `weights` is None for those of an `embedded` model; `model` is the network of a weights file,
+    None for the run's, else the default of a training.
 
     Raises:
         WeightsError: If the file does not exist or does not fit the network.

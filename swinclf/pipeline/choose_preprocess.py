@@ -19,16 +19,10 @@ OWN = "the model's own"
 def choose_preprocess(
     settings: Settings, architecture: Architecture, known: Sequence[KnownPreprocess]
 ) -> tuple[Settings, Preprocess]:
-    """Choose the preprocessing.
+    """Choose the preprocessing; return it with the settings.
 
-    Args:
-        settings: As given.
-        architecture: The network, with its default preprocessing.
-        known: Known preprocessing of the weights, most reliable first; open fields are filled from
-            the next.
-
-    Returns:
-        The settings with all preprocessing chosen, and the preprocessing.
+    Of the known preprocessing of the weights, most reliable first, open fields are filled from the
+    next, and finally from the network's default.
     """
     config = settings.config
     own = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)

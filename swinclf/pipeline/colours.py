@@ -28,12 +28,6 @@ def resolve_colours(
 
     A resumed training measures them again: sums of integers do not depend on the order.
 
-    Args:
-        settings: Of the training.
-        start: Of the training.
-        dataset: The images, each in its split.
-        context: Its reporter is used.
-
     Raises:
         ConfigError: If the network starts from trained weights, which know other colours.
     """
@@ -59,10 +53,7 @@ def measure_colours(
 ) -> tuple[Colours, Colours]:
     """Return mean and standard deviation of red, green and blue, in [0, 1], over all pixels.
 
-    Args:
-        files: Images; those that cannot be read are left out.
-        preprocess: As for prediction; only its geometry is used.
-        workers: Reader threads.
+    Files that cannot be read are left out. Of the preprocessing, only the geometry is used.
     """
     chosen = files[:: -(-len(files) // MEASURED_IMAGES)]
     sums, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0

@@ -26,10 +26,6 @@ from swinclf.training.setup import build_feature_batches, build_schedule
 def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
     """Return the outputs of the training images, each by a head fitted without its fold.
 
-    Args:
-        plan: The training, with features of all images.
-        context: Its hardware and stop flag.
-
     Raises:
         Interrupted: If a signal asked to stop.
     """
@@ -74,11 +70,7 @@ def assign_folds(
 ) -> np.ndarray:
     """Return the fold of each image, (N,): each class is divided evenly, duplicates stay together.
 
-    Args:
-        labels: Class name of each image.
-        digests: Content digest of each image.
-        folds: Number of folds.
-        rule: Defines the order of the images of a class.
+    The rule defines the order of the images of a class.
     """
     contents: dict[str, set[bytes]] = defaultdict(set)
     for label, digest in zip(labels, digests, strict=True):

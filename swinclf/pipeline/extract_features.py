@@ -40,14 +40,7 @@ def extract_features(
     The split is known when all images have been read; missing mirrored views of training images
     are extracted afterwards.
 
-    Args:
-        index: The images.
-        start: The network, and how images are read.
-        context: Hardware and reporter.
-        is_resumed: Whether the images are those of a run, each in its split.
-
-    Returns:
-        The extracted features, and the readable images in their splits.
+    `is_resumed` is whether the images are those of a run, each in its split.
 
     Raises:
         DataError: If the readable images are not enough to train on.
@@ -112,11 +105,7 @@ def report_findings(
 
 
 def refuse_skipped(skipped: Sequence[SkippedFile]) -> None:
-    """Raise an error for unreadable files under --strict.
-
-    Raises:
-        DataError: If there are any.
-    """
+    """Raise a DataError if there are unreadable files, under --strict."""
     if skipped:
         raise DataError(
             "only readable image files, as --strict requires",

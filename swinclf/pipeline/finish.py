@@ -66,17 +66,10 @@ def finish(
     run: RunFolder,
     findings: Sequence[FindingSummary],
 ) -> ScoringResult:
-    """Save the weights, then score the saved file, as any later use will load it.
+    """Save the final weights, then score the saved file, as any later use will load it.
 
-    Args:
-        plan: The training, its network with the final weights.
-        context: Hardware and reporter.
-        history: A row an epoch.
-        run: Its folder.
-        findings: Problems of the dataset at the start of the run.
-
-    Returns:
-        The scores; the skipped files include those skipped in training.
+    `findings` are the problems of the dataset at the start of the run. The skipped files of the
+    result include those skipped in training.
 
     Raises:
         RunError: If a file cannot be written.

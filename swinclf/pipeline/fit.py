@@ -36,13 +36,7 @@ def fit_best(
 ) -> None:
     """Train to the end; the network then has the best weights.
 
-    Args:
-        plan: The training.
-        context: Hardware and reporter.
-        state: New or resumed; changed in-place.
-        batches: Training and validation data.
-        run: Receives history.csv and checkpoints.
-        fingerprint: Of the run.
+    The state, new or resumed, is changed in-place; history.csv and checkpoints are written.
 
     Raises:
         DivergedError: If the loss is NaN or infinite.

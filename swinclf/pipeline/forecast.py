@@ -38,22 +38,14 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected cost of a training.
+    """The expected cost of a training."""
 
-    Attributes:
-        features_s: Seconds to compute the features of all images, if they are not cached.
-        epochs_s: Seconds of the linear probe and all epochs; at most, with early stopping.
-        evaluation_s: Seconds of calibration, scores and report.
-        memory_bytes: Peak of this process or the GPU, with the cache of decoded images; None if
-            the system does not tell it.
-        disk_bytes: Of the run's folder while it trains.
-    """
-
-    features_s: float
-    epochs_s: float
-    evaluation_s: float
+    features_s: float  # seconds to compute the features of all images, if they are not cached
+    epochs_s: float  # seconds of the linear probe and all epochs; at most, with early stopping
+    evaluation_s: float  # seconds of calibration, scores and report
+    # peak of this process or the GPU, with the cache of decoded images; None if unknown
     memory_bytes: int | None = None
-    disk_bytes: int = 0
+    disk_bytes: int = 0  # of the run's folder while it trains
 
     @property
     def seconds(self) -> float:
@@ -103,12 +95,7 @@ def measure_forward(start: StartingModel, dataset: Dataset, context: Context) ->
 
 
 def measure_training(plan: Plan, context: Context) -> float:
-    """Return the seconds of an image in training; this changes the plan's network.
-
-    Args:
-        plan: A training of more than the head.
-        context: Hardware and stop flag.
-    """
+    """Return the seconds of an image in training (not of the head only); changes the network."""
     config, device = plan.config, context.hardware.device
     size = default_micro_batch(device, config.batch_size, config.train_size) or config.batch_size
     sample = _spread(plan.dataset.of(TRAIN), size * (1 + MAX_STEPS))
@@ -137,12 +124,9 @@ def measure_training(plan: Plan, context: Context) -> float:
 
 
 def forecast(plan: Plan, forward_s: float, train_s: float) -> Forecast:
-    """Return the expected cost of a training.
+    """Return the expected cost of a training, from `measure_forward` and `measure_training`.
 
-    Args:
-        plan: The training.
-        forward_s: From `measure_forward`.
-        train_s: From `measure_training`; 0 if only the head trains.
+    `train_s` is 0 if only the head trains.
     """
     config, start, dataset = plan.config, plan.start, plan.dataset
     train, val = len(dataset.rows(TRAIN)), len(dataset.rows(VAL))

@@ -38,63 +38,37 @@ OF_EPOCHS = (
 
 @dataclass(frozen=True)
 class Context:
-    """Hardware, reporter and stop flag of a command.
-
-    Attributes:
-        hardware: Device and precision.
-        report: Receives progress, defaults and their reasons.
-        stop: Set by a signal.
-    """
+    """Hardware, reporter and stop flag of a command."""
 
     hardware: Hardware
-    report: Reporter
-    stop: StopFlag
+    report: Reporter  # receives progress, defaults and their reasons
+    stop: StopFlag  # set by a signal
 
 
 @dataclass(frozen=True)
 class TeacherData:
-    """The teacher's head and features, and what else distillation needs.
-
-    Attributes:
-        name: Of the teacher.
-        digest: Of its weights.
-        head: Its classification head, with the dataset's classes, on the CPU.
-        table: Its features of each labelled image; if cached, of all views to train on.
-        online: Computes its features of each batch; None if they are cached.
-        unlabelled: Images to train on without a label; None without any.
-        student: Features of these by a frozen student; None if it is not frozen.
-        terms: Weights of the loss terms.
-    """
+    """The teacher's head and features, and what else distillation needs."""
 
     name: str
-    digest: str
-    head: nn.Linear
-    table: CompactTable
-    online: OnlineFeatures | None
-    unlabelled: UnlabelledImages | None
-    student: FeatureTable | None
-    terms: DistillationTerms
+    digest: str  # of its weights
+    head: nn.Linear  # its classification head, with the dataset's classes, on the CPU
+    table: CompactTable  # its features of each labelled image; if cached, of all views to train on
+    online: OnlineFeatures | None  # computes its features of each batch; None if they are cached
+    unlabelled: UnlabelledImages | None  # images to train on without a label; None without any
+    student: FeatureTable | None  # features of these by a frozen student; None if it is not frozen
+    terms: DistillationTerms  # weights of the loss terms
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training with all settings resolved.
+    """A training with all settings resolved."""
 
-    Attributes:
-        settings: The source of each setting, and the reason of each default.
-        config: The resolved values.
-        start: The network before training.
-        dataset: The readable images, each in its split.
-        extracted: Content digests and features of the images.
-        teacher_data: For distillation; None without a teacher.
-    """
-
-    settings: Settings
+    settings: Settings  # the source of each setting, and the reason of each default
     config: ResolvedConfig
-    start: StartingModel
-    dataset: Dataset
-    extracted: ExtractedFeatures
-    teacher_data: TeacherData | None = None
+    start: StartingModel  # the network before training
+    dataset: Dataset  # the readable images, each in its split
+    extracted: ExtractedFeatures  # content digests and features of the images
+    teacher_data: TeacherData | None = None  # for distillation; None without a teacher
 
     @property
     def scored_split(self) -> str:
@@ -172,10 +146,7 @@ def _is_probe_exact(start: StartingModel, dataset: Dataset) -> bool:
 def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     """Report data, network and recipe in three lines; every setting with its reason as details.
 
-    Args:
-        plan: The training.
-        context: Its hardware and reporter.
-        changes: Harmless changes since a resumed run began.
+    `changes` are the harmless ones since a resumed run began.
     """
     config, dataset = plan.config, plan.dataset
     report, hardware = context.report, context.hardware

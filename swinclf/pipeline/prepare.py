@@ -78,12 +78,8 @@ def prepare_training(
 ) -> tuple[TrainState, Batches]:
     """Build the initial or resumed training state and its batches.
 
-    Args:
-        plan: The training.
-        context: Hardware and reporter.
-        features: Cached features of the network before training; None without any.
-        baseline: The linear probe on them.
-        saved: Checkpoint of a resumed run.
+    `features` are those of the network before training, `baseline` the linear probe on them,
+    `saved` the checkpoint of a resumed run.
 
     Raises:
         RunError: If the checkpoint is of another training.

@@ -61,17 +61,10 @@ PLAIN_LOSS = Schedule(  # of a teacher's head: only class weights and label smoo
 def find_teacher(
     settings: Settings, classes: Sequence[str], saved: Checkpoint | None, context: Context
 ) -> tuple[Settings, Teacher | None]:
-    """Load the teacher, before any image is read.
+    """Load the teacher, before any image is read; None without one.
 
-    Args:
-        settings: As given.
-        classes: Of the dataset's folders.
-        saved: Checkpoint of a resumed run.
-        context: Its reporter is used.
-
-    Returns:
-        The settings with absolute paths of teacher and unlabelled images, and the teacher; None
-        without one.
+    The returned settings have absolute paths of teacher and unlabelled images. `saved` is the
+    checkpoint of a resumed run.
 
     Raises:
         SwinclfError: If there is no such teacher, it has other classes, or it is not the one that
@@ -113,18 +106,9 @@ def prepare_teacher(
 ) -> tuple[Settings, Dataset, TeacherData | None]:
     """Extract the teacher's features of all images, and fit its head if need be.
 
-    Args:
-        settings: With the defaults of machine and network.
-        teacher: From `find_teacher`.
-        start: The student.
-        dataset: The labelled images.
-        extracted: Their digests, and features by the student.
-        context: Hardware and reporter.
-        resumed: A run that is resumed.
-
-    Returns:
-        The settings with the defaults of distillation; the dataset, with the skipped unlabelled
-        images; the teacher's data. None, and both unchanged, without a teacher.
+    Returns the settings with the defaults of distillation, the dataset with the skipped unlabelled
+    images, and the teacher's data; without a teacher None, and both unchanged. `start` is the
+    student, `extracted` has the digests and the student's features of the labelled images.
 
     Raises:
         SwinclfError: If the teacher has other classes, or an image is missing or has changed.

@@ -22,12 +22,8 @@ def resolve_ranges(
 ) -> StartingModel:
     """Return the starting model with the value ranges of the training images; report them.
 
-    Args:
-        index: The images. Only training images are measured, as far as the split is known before
-            all images have been read.
-        start: Of the training.
-        context: Its reporter is used.
-        saved: The ranges of a resumed run; None for a new one.
+    Only training images are measured, as far as the split is known before all images have been
+    read. `saved` are the ranges of a resumed run; None for a new one.
 
     Raises:
         DataError: If the disk fails.

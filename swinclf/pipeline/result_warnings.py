@@ -12,12 +12,7 @@ EXPLODED = 3  # times the loss of a uniform guess
 
 
 def result_warnings(metrics: Metrics, history: Sequence[EpochRow]) -> Iterator[str]:
-    """Yield what speaks against using the trained model, a sentence each.
-
-    Args:
-        metrics: Its scores.
-        history: A row an epoch.
-    """
+    """Yield what speaks against using the trained model, a sentence each."""
     if len(metrics.classes) > 1 and metrics.accuracy_ci95[0] <= metrics.majority_accuracy:
         yield (
             f"the accuracy of {format_percent(metrics.accuracy)} on {metrics.images:,} images is "

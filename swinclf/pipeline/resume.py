@@ -58,12 +58,8 @@ def create_run(
 ) -> RunFingerprint:
     """Write the run's files and its first checkpoint, and publish the folder as a run.
 
-    Args:
-        plan: The training.
-        claim: A draft of its folder.
-        baseline: The linear probe; None without features.
-        state: Before the first step.
-        findings: Problems of the dataset.
+    `claim` is a draft of its folder, `state` that before the first step, `baseline` None without
+    features.
 
     Raises:
         RunError: If a file cannot be written; then no run is created.
@@ -106,9 +102,7 @@ def create_run(
 def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of an interrupted run, exactly as they were resolved.
 
-    Args:
-        run: The run.
-        given: New values of `MOVABLE` settings, by name; these do not change the result.
+    `given` has new values of `MOVABLE` settings, by name; these do not change the result.
 
     Raises:
         RunError: If there is nothing to resume.
@@ -156,28 +150,16 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """An interrupted run, loaded to be resumed.
-
-    Attributes:
-        saved: Its checkpoint.
-        settings: Its settings, with the current folder of its images.
-        index: Its images, each in its split, and its skipped files.
-        changes: Harmless changes since it began, a line each.
-    """
+    """An interrupted run, loaded to be resumed."""
 
     saved: Checkpoint
-    settings: Settings
-    index: FolderIndex
-    changes: list[str]
+    settings: Settings  # its settings, with the current folder of its images
+    index: FolderIndex  # its images, each in its split, and its skipped files
+    changes: list[str]  # harmless changes since it began, a line each
 
 
 def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> ResumedRun:
-    """Load an interrupted run.
-
-    Args:
-        run: The run, claimed.
-        settings: Its own.
-        report: Receives a warning if the newest checkpoint cannot be read.
+    """Load an interrupted run, which is claimed; warn if its newest checkpoint cannot be read.
 
     Raises:
         RunError, WeightsError: If no checkpoint can be read, or the run has been changed.
@@ -200,15 +182,8 @@ def extract_run_features(
 ) -> tuple[ExtractedFeatures, Dataset, list[str]]:
     """Extract the features of a run's images, also of renamed ones.
 
-    Args:
-        run: The run; its settings are written again if the images have moved.
-        settings: With the defaults of machine and network.
-        resumed: The interrupted run.
-        start: The network.
-        context: Hardware and reporter.
-
-    Returns:
-        The features, the images, and the harmless changes since the run began, a line each.
+    The settings, with the defaults of machine and network, are written again if the images have
+    moved. Returned last are the harmless changes since the run began, a line each.
 
     Raises:
         RunError: If an image of the run is missing or has changed.

@@ -32,13 +32,7 @@ def find_run_images(
     They are searched in the folder of the settings, which may be a new one, and at the recorded
     path relative to the run.
 
-    Args:
-        run: The run.
-        settings: Its own, with a given folder.
-        fingerprint: Of the run.
-
-    Returns:
-        The settings with the images' folder, and the images, each in its split.
+    The returned settings have the images' folder; each image is in its split.
 
     Raises:
         DataError: If a given folder does not exist.
@@ -72,14 +66,7 @@ def images_by_content(
 ) -> FolderIndex:
     """Return the images with the current paths of their content, for renamed files.
 
-    Args:
-        settings: With the folder of the images.
-        index: The images, by their paths.
-        fingerprint: Of the run.
-        extracted: With the content digests of the files.
-
-    Returns:
-        The same index if no content has changed, or not all contents are found.
+    The same index if no content has changed, or not all contents are found.
     """
     dataset = Dataset(index.root, index.classes, index.images, index.skipped)
     if not extracted.errors and bool(
@@ -154,14 +141,10 @@ def _not_found(
     missing: list[ImageFile] | None,
     count: int,
 ) -> RunError:
-    """Return the error for missing images.
+    """Return the error for missing images, of `count` in the run.
 
-    Args:
-        run: The run.
-        named: The folder that was searched.
-        recorded: The recorded folders, if another folder was given.
-        missing: The missing images; None if the folder does not exist.
-        count: Of all images.
+    `missing` is None if the folder `named`, which was searched, does not exist; `recorded` are the
+    recorded folders if another one was given.
     """
     images = read_split(run.split)
     complete = next((one for one in recorded if not missing_paths(one, images)), None)

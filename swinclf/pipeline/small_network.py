@@ -19,12 +19,9 @@ SHAPE = ("embed_dim=48", "depths=2-2-2", "num_heads=3-6-12", "window_size=4")
 
 
 def choose_small_network(settings: Settings, index: FolderIndex, report: Reporter) -> Settings:
-    """Choose a small network for few images, unless one is given, and report it.
+    """Choose a small network for few images to train from random weights, unless one is given.
 
-    Args:
-        settings: Of a training from random weights.
-        index: The images.
-        report: Receives what was chosen, and what would be more accurate.
+    It is reported, with what would be more accurate.
     """
     images = [image for image in index.images if image.split not in (VAL, TEST)]
     if len(images) >= FEW_IMAGES or any(map(settings.is_given, NETWORK_SETTINGS)):

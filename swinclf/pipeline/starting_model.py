@@ -52,48 +52,30 @@ from swinclf.training.resume_guard import check_network, frozen_digest
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """Options of reading images and extracting features, which come before the other defaults.
+    """Options of reading images and extracting features, which come before the other defaults."""
 
-    Attributes:
-        network_id: Name and arguments of the network, for the key of the cache.
-        workers: Reader threads.
-        mirror: Whether to train on mirror images, too.
-        split: The rule that holds images out.
-        is_cached: Whether to use the user's feature cache.
-        cache_bytes: Largest size of the cache on disk.
-    """
-
-    network_id: str
-    workers: int
-    mirror: bool
-    split: SplitRule
-    is_cached: bool
-    cache_bytes: int
+    network_id: str  # name and arguments of the network, for the key of the cache
+    workers: int  # reader threads
+    mirror: bool  # whether to train on mirror images, too
+    split: SplitRule  # the rule that holds images out
+    is_cached: bool  # whether to use the user's feature cache
+    cache_bytes: int  # largest size of the cache on disk
 
 
 @dataclass(frozen=True)
 class StartingModel:
-    """The network before training, built before any image is read.
+    """The network before training, built before any image is read."""
 
-    Attributes:
-        network: In float32; its head is still to be fitted to the classes.
-        preprocess: Its preprocessing.
-        regime: Which of its parameters train.
-        trained_weights: Whether it has trained weights.
-        extracts_features: Whether to extract its features: the backbone is frozen, or has trained
-            weights that do not come from a checkpoint.
-        frozen_digest: Of the frozen backbone; empty if the whole network is in the checkpoints.
-        extraction: Options of reading images and extracting features.
-        loaded: What was loaded from the file of `--weights`; None without one.
-    """
-
-    network: nn.Module
+    network: nn.Module  # in float32; its head is still to be fitted to the classes
     preprocess: Preprocess
-    regime: Regime
-    trained_weights: bool
+    regime: Regime  # which of its parameters train
+    trained_weights: bool  # whether it has trained weights
+    # whether to extract its features: the backbone is frozen, or has trained weights that do not
+    # come from a checkpoint
     extracts_features: bool
-    frozen_digest: str
+    frozen_digest: str  # of the frozen backbone; empty if the whole network is in the checkpoints
     extraction: ExtractionOptions
+    # what was loaded from the file of `--weights`; None without one
     loaded: WeightsReport | None = None
 
     @property
@@ -105,13 +87,7 @@ class StartingModel:
 
 
 def resolve_machine(settings: Settings, hardware: Hardware, data: Path) -> Settings:
-    """Choose the settings that depend on the machine, and seed the random generators.
-
-    Args:
-        settings: As given.
-        hardware: Chosen by them.
-        data: The dataset's folder, as recorded.
-    """
+    """Choose the settings that depend on the machine, and seed the random generators."""
     config = settings.config
     settings = settings.choose("precision", hardware.precision, hardware.reason)
     if hardware.note:  # the given device is not available: record the one in use
@@ -129,14 +105,8 @@ def build_starting_model(
 
     A resumed run whose whole network trains gets its weights from the checkpoint instead.
 
-    Args:
-        settings: With the defaults of the machine.
-        index: The dataset.
-        saved: Checkpoint of a resumed run.
-        report: Receives the notes of a download.
-
-    Returns:
-        The settings with all defaults that depend on the network, and the starting model.
+    Returned settings have all defaults that depend on the network. `saved` is the checkpoint of a
+    resumed run.
 
     Raises:
         SwinclfError: If there is no such network, or its weights are unavailable or do not fit.

@@ -32,11 +32,8 @@ _Decoded = tuple["Future[ImageOutput]", np.ndarray]
 class ImageBatcher:
     """Threads that decode and compute images; use it in a `with` block.
 
-    Args:
-        predictor: The model.
-        workers: Threads that decode.
-        limits: Of a file's bytes and an image's pixels.
-        on_batch: Called with the number of images of each batch.
+    `limits` are of a file's bytes and an image's pixels. `on_batch` is called with the number of
+    images of each batch.
     """
 
     def __init__(
@@ -92,14 +89,10 @@ class ImageBatcher:
         return self._waiting
 
     def submit(self, data: bytes) -> Future[ImageOutput]:
-        """Schedule an image.
+        """Schedule an image file; return its outputs, or as an exception why there are none.
 
-        Args:
-            data: The image file.
-
-        Returns:
-            Its outputs, or as an exception why there are none: `UnreadableImage`, or whatever the
-            model raised. Cancelled before a reader thread takes it, it costs nothing.
+        That is `UnreadableImage`, or whatever the model raised. Cancelled before a reader thread
+        takes it, it costs nothing.
         """
         future: Future[ImageOutput] = Future()
         with self._lock:

@@ -26,14 +26,9 @@ OPEN_PATHS = ("/", "/health")  # the page asks for the token itself, and has not
 class Gate:
     """ASGI middleware that refuses requests of others and counts all.
 
-    Args:
-        app: The application.
-        token: Required from everyone; None requires none.
-        is_loopback: Whether the server listens on a loopback address.
-        counters: Count requests.
-
-    Attributes:
-        is_closing: Whether to ask clients to close their connections.
+    `token` is required from everyone; None requires none. `is_loopback` is whether the server
+    listens on a loopback address. The attribute `is_closing` is whether to ask clients to close
+    their connections.
     """
 
     def __init__(

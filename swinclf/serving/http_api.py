@@ -46,20 +46,11 @@ REQUEST_BODY = {"required": True, "content": {FORM: {"schema": _FILES}, "image/*
 
 @dataclass(frozen=True)
 class PredictionService:
-    """What the API answers from.
-
-    Attributes:
-        predictor: The model.
-        metrics: Of its run; None if it is not in one.
-        reject: Target accuracy of requests that name none; None accepts all.
-        limits: Limits of requests.
-        batcher: Computes images.
-        counters: Count requests, images and batches.
-    """
+    """What the API answers from."""
 
     predictor: Predictor
-    metrics: Mapping[str, Any] | None
-    reject: float | None
+    metrics: Mapping[str, Any] | None  # of the model's run; None if it is not in one
+    reject: float | None  # target accuracy of requests that name none; None accepts all
     limits: ServeLimits
     batcher: ImageBatcher
     counters: ServeCounters

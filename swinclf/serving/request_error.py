@@ -10,15 +10,7 @@ RETRY_AFTER = {"retry-after": "1"}  # s
 
 
 class RequestError(SwinclfError):
-    """A request that is refused.
-
-    Args:
-        status: HTTP status.
-        expected: What was expected.
-        found: What was found instead.
-        hint: What to do next.
-        headers: Of the response.
-    """
+    """A request that is refused, with an HTTP status and headers of the response."""
 
     def __init__(
         self,

@@ -13,23 +13,14 @@ REQUESTS_IN_MEMORY = 4  # of the largest size; of usual ones, many more
 
 @dataclass(frozen=True, kw_only=True)
 class ServeLimits:
-    """What the server accepts.
+    """What the server accepts."""
 
-    Attributes:
-        file_mib: Size of a file, MiB.
-        request_mib: Size of a request, MiB.
-        files: Files of a request.
-        pixels: Size of an image, px; None for the limits of `data.limits`.
-        seconds: Time to receive a request, and then again to answer it.
-        queue: Images of all requests that are decoded, computed or wait for it.
-    """
-
-    file_mib: int = 32
-    request_mib: int = 128
-    files: int = 64
-    pixels: int | None = None
-    seconds: float = 30.0
-    queue: int = 256
+    file_mib: int = 32  # size of a file, MiB
+    request_mib: int = 128  # size of a request, MiB
+    files: int = 64  # files of a request
+    pixels: int | None = None  # size of an image, px; None for the limits of `data.limits`
+    seconds: float = 30.0  # time to receive a request, and then again to answer it
+    queue: int = 256  # images of all requests that are decoded, computed or wait for it
 
     @property
     def file_bytes(self) -> int:

@@ -29,17 +29,11 @@ WILDCARDS = ("0.0.0.0", "::", "")
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where the server listens, and for whom.
+    """Where the server listens, and for whom."""
 
-    Attributes:
-        host: A name or an address.
-        port: The port.
-        token: Required from everyone; None requires none.
-    """
-
-    host: str
+    host: str  # a name or an address
     port: int
-    token: str | None
+    token: str | None  # required from everyone; None requires none
 
     @property
     def url(self) -> str:
@@ -66,11 +60,9 @@ def choose_token(host: str, token: str | None) -> str | None:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
+    """Return a listening socket on a name or an address of this machine.
 
-    Args:
-        host: A name or an address of this machine.
-        port: The port; 0 for any free one.
+    `port` 0 is any free one.
 
     Raises:
         ConfigError: If it cannot be opened.
@@ -87,12 +79,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class GracefulServer(uvicorn.Server):
-    """A server that answers what has been sent to it before it stops.
-
-    Args:
-        config: Of uvicorn.
-        gate: The application.
-    """
+    """A server that answers what has been sent to it before it stops."""
 
     def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
@@ -123,15 +110,9 @@ def run_server(
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C.
 
-    Args:
-        predictor: The model.
-        listener: From `open_socket`.
-        address: Its address, and the token.
-        metrics: Scores of the model's run.
-        reject: Target accuracy of accepted predictions; None accepts all.
-        limits: Limits of requests.
-        workers: Threads that decode.
-        ready: Called before the first request is answered.
+    `listener` is from `open_socket`. `metrics` are the scores of the model's run. `reject` is the
+    target accuracy of accepted predictions; None accepts all. `ready` is called before the first
+    request is answered.
 
     Raises:
         Interrupted: If a second Ctrl-C ended it before all requests were answered.

@@ -26,14 +26,9 @@ logging.getLogger("python_multipart").addHandler(logging.NullHandler())  # the c
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One image file of a request.
+    """One image file of a request."""
 
-    Attributes:
-        name: As the form gives it; empty for a body.
-        data: The bytes.
-    """
-
-    name: str
+    name: str  # as the form gives it; empty for a body
     data: bytes
 
 

@@ -40,22 +40,17 @@ UNLABELLED = -1  # the target of an image without a label
 
 
 class Batch(NamedTuple):
-    """Inputs and their targets.
+    """Inputs and their targets."""
 
-    Attributes:
-        inputs: (B, ...) on the device.
-        targets: (B,) int64 class indices on the device; `UNLABELLED` where there is no label.
-        views: (B,) int64 on the CPU, index of each view: i for training image i of N, N + i for
-            its mirror image; None if not needed.
-        others: (B,) int64 targets of the images mixed in; None without mixup and CutMix.
-        share: Of `targets` in mixed images, in [0.5, 1]; the rest is that of `others`.
-    """
-
-    inputs: torch.Tensor
+    inputs: torch.Tensor  # (B, ...) on the device
+    # (B,) int64 class indices on the device; `UNLABELLED` where there is no label
     targets: torch.Tensor
+    # (B,) int64 on the CPU, index of each view: i for training image i of N, N + i for its mirror
+    # image; None if not needed
     views: torch.Tensor | None = None
+    # (B,) int64 targets of the images mixed in; None without mixup and CutMix
     others: torch.Tensor | None = None
-    share: float = 1.0
+    share: float = 1.0  # of `targets` in mixed images, in [0.5, 1]; the rest is that of `others`
 
     def split(self, size: int) -> Iterator[Batch]:
         """Yield the batch in parts of at most `size` images."""
@@ -95,23 +90,15 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FeatureBatches:
-    """Features in memory: an epoch reads no image.
+    """Features in memory: an epoch reads no image."""
 
-    Attributes:
-        train_features: (V, N, D) float32, of one or two views: the image, its mirror image.
-        train_targets: (N,) int64; `UNLABELLED` where there is no label.
-        val_features: (M, D) float32, of the unmirrored images.
-        val_targets: (M,) int64.
-        batch_size: Images a step.
-        seed: Of the order and of the choice of view.
-    """
-
+    # (V, N, D) float32, of one or two views: the image, its mirror image
     train_features: torch.Tensor
-    train_targets: torch.Tensor
-    val_features: torch.Tensor
-    val_targets: torch.Tensor
-    batch_size: int
-    seed: int
+    train_targets: torch.Tensor  # (N,) int64; `UNLABELLED` where there is no label
+    val_features: torch.Tensor  # (M, D) float32, of the unmirrored images
+    val_targets: torch.Tensor  # (M,) int64
+    batch_size: int  # images a step
+    seed: int  # of the order and of the choice of view
 
     @property
     def train_count(self) -> int:
@@ -145,42 +132,28 @@ class FeatureBatches:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Images read from files, augmented differently in every epoch.
+    """Images read from files, augmented differently in every epoch."""
 
-    Attributes:
-        train_files: Paths of the training images.
-        train_targets: Their class indices, or `UNLABELLED`.
-        val_files: Paths of the validation images.
-        val_targets: Their class indices.
-        preprocess: Preprocessing of the network.
-        augmentation: Augmentation of training images.
-        batch_size: Images a step.
-        seed: Of order and augmentation.
-        workers: Reader threads.
-        device: Device of the batches.
-        on_bad_file: Called with the path and the reason for a file that was readable before and is
-            not any more; it is left out of its batch.
-        cache: Images decoded in an earlier epoch.
-        digests: Content digests of the files; a file whose content has changed is a bad one
-            (cached images have no digest: they were checked when they were read).
-        train_size: Side of training images, px; None for that of `preprocess`.
-        of_batches: Augmentation of whole training batches; None for none.
-    """
-
-    train_files: Sequence[Path]
-    train_targets: Sequence[int]
+    train_files: Sequence[Path]  # paths of the training images
+    train_targets: Sequence[int]  # their class indices, or `UNLABELLED`
     val_files: Sequence[Path]
     val_targets: Sequence[int]
     preprocess: Preprocess
-    augmentation: Augmentation
-    batch_size: int
-    seed: int
-    workers: int
+    augmentation: Augmentation  # augmentation of training images
+    batch_size: int  # images a step
+    seed: int  # of order and augmentation
+    workers: int  # reader threads
     device: str
+    # called with the path and the reason for a file that was readable before and is not any more;
+    # it is left out of its batch
     on_bad_file: Callable[[Path, str], None]
+    # images decoded in an earlier epoch
     cache: ImageCache = field(default_factory=lambda: ImageCache(0))
+    # content digests of the files; a file whose content has changed is a bad one (cached images
+    # have no digest: they were checked when they were read)
     digests: Mapping[Path, bytes] = field(default_factory=dict)
-    train_size: int | None = None
+    train_size: int | None = None  # side of training images, px; None for that of `preprocess`
+    # augmentation of whole training batches; None for none
     of_batches: BatchAugmentation | None = None
 
     @property

@@ -27,12 +27,7 @@ SAVE_EVERY_S = 60.0  # at least this; more if saving took more than a tenth of t
 
 
 class CheckpointSaver:
-    """Periodic checkpointing of a training: a killed process loses about a minute.
-
-    Args:
-        run: The run's folder.
-        fingerprint: Of the run.
-    """
+    """Periodic checkpointing of a training: a killed process loses about a minute."""
 
     def __init__(self, run: RunFolder, fingerprint: RunFingerprint) -> None:
         self._run, self._origin = run, fingerprint
@@ -43,11 +38,7 @@ class CheckpointSaver:
         return time.monotonic() >= self._due_at
 
     def save(self, state: TrainState) -> None:
-        """Save the state.
-
-        Raises:
-            RunError: If the file cannot be written; the checkpoint before it stays.
-        """
+        """Save the state; raises as `save_checkpoint`."""
         started = time.monotonic()
         save_checkpoint(self._run, state, self._origin)
         took = time.monotonic() - started
@@ -56,11 +47,6 @@ class CheckpointSaver:
 
 def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerprint) -> None:
     """Save weights, best weights, optimizer and random states, sums and history.
-
-    Args:
-        run: The run's folder.
-        state: Of its training.
-        fingerprint: Of the run.
 
     Raises:
         RunError: If the file cannot be written; the checkpoint before it stays.
@@ -107,21 +93,13 @@ def remove_checkpoints(run: RunFolder) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read from disk.
-
-    Attributes:
-        path: Its file.
-        tensors: By name.
-        record: Everything that is no tensor, by name.
-        fingerprint: Of the run.
-        newer_error: Why a newer checkpoint could not be read; empty if this is the newest.
-    """
+    """A checkpoint read from disk."""
 
     path: Path
-    tensors: Mapping[str, torch.Tensor]
-    record: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]  # by name
+    record: Mapping[str, Any]  # everything that is no tensor, by name
     fingerprint: RunFingerprint
-    newer_error: str = ""
+    newer_error: str = ""  # why a newer checkpoint could not be read; empty if this is the newest
 
 
 def read_checkpoint(run: RunFolder) -> Checkpoint:

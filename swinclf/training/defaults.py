@@ -38,24 +38,15 @@ class Regime(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """Properties of data and network that the defaults depend on.
+    """Properties of data and network that the defaults depend on."""
 
-    Attributes:
-        trained_weights: Whether the network starts from trained weights.
-        train_count: Training images, with and without a label.
-        class_counts: Training images of each class.
-        img_size: Side of the network's input, px.
-        is_vit: Whether the network is a plain ViT.
-        is_convolutional: Whether it is a convolutional network.
-        is_probe_exact: Whether L-BFGS can fit a head on the features of all training images.
-    """
-
-    trained_weights: bool
-    train_count: int
-    class_counts: Mapping[str, int]
-    img_size: int
-    is_vit: bool
+    trained_weights: bool  # whether the network starts from trained weights
+    train_count: int  # training images, with and without a label
+    class_counts: Mapping[str, int]  # training images of each class
+    img_size: int  # side of the network's input, px
+    is_vit: bool  # whether the network is a plain ViT
     is_convolutional: bool
+    # whether L-BFGS can fit a head on the features of all training images
     is_probe_exact: bool = False
 
 
@@ -83,12 +74,6 @@ def choose_folds(
     settings: Settings, regime: Regime, index: FolderIndex, *, trained_weights: bool
 ) -> Settings:
     """Choose the number of folds of a new training.
-
-    Args:
-        settings: As given.
-        regime: Which parameters train.
-        index: The images.
-        trained_weights: Whether the network starts from trained weights.
 
     Raises:
         ConfigError: If folds are given where no head is fitted to the features of all images.
@@ -131,15 +116,9 @@ def choose_mirror(
 ) -> tuple[Settings, bool]:
     """Choose mirroring, off where a mirror image could belong to another class, and augmentation.
 
-    Args:
-        settings: As given.
-        classes: Class names.
-        tunes_convolutions: Whether a trained convolutional network is fine-tuned: with its few
-            epochs, stronger augmentation worsens calibration and does not improve accuracy
-            (docs/recipe.md).
-
-    Returns:
-        The settings, and whether to train on mirror images.
+    Returns the settings, and whether to train on mirror images. `tunes_convolutions` is whether a
+    trained convolutional network is fine-tuned: with its few epochs, stronger augmentation worsens
+    calibration and does not improve accuracy (docs/recipe.md).
     """
     sided = [name for name in classes if is_sided(name)]
     reason = f"class name {sided[0]!r} is sided" if sided else "no class name is sided"
@@ -156,10 +135,7 @@ def choose_mirror(
 def choose_distillation(
     settings: Settings, regime: Regime
 ) -> tuple[Settings, DistillationTerms, TeacherViews]:
-    """Choose the distillation loss and the teacher's views.
-
-    Returns:
-        The settings, the weights of the loss terms, and what the teacher sees.
+    """Choose the distillation loss, with the weights of its terms, and what the teacher sees.
 
     Raises:
         ConfigError: If the settings do not work with a frozen backbone or a compiled network.
@@ -251,14 +227,9 @@ def _choose_head_epochs(settings: Settings, facts: TrainingFacts) -> Settings:
 
 
 def class_weights(kind: ClassWeights, counts: Sequence[int]) -> list[float] | None:
-    """Return the loss weight of each class, of mean 1 over the images.
+    """Return the loss weight of each class, of mean 1 over the images; None for equal weights.
 
-    Args:
-        kind: How strongly small classes are weighted up.
-        counts: Training images of each class, each > 0.
-
-    Returns:
-        A weight for each class; None for equal weights.
+    `counts` are the training images of each class, each > 0.
     """
     if kind is ClassWeights.NONE:
         return None

@@ -33,17 +33,11 @@ class TeacherFeatures(Protocol):
 
 @dataclass(frozen=True)
 class DistillationTerms:
-    """Weights of the loss terms.
+    """Weights of the loss terms."""
 
-    Attributes:
-        temperature: Divisor of both logits, > 0.
-        weight: Of the soft targets, in [0, 1]; the labels get 1 - weight.
-        features: Of the feature loss, >= 0; 0 turns it off.
-    """
-
-    temperature: float
-    weight: float
-    features: float
+    temperature: float  # divisor of both logits, > 0
+    weight: float  # of the soft targets, in [0, 1]; the labels get 1 - weight
+    features: float  # of the feature loss, >= 0; 0 turns it off
 
 
 def soft_target_losses(
@@ -51,12 +45,8 @@ def soft_target_losses(
 ) -> torch.Tensor:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each image, (B,).
 
-    The factor keeps the size of the gradient about the same for every temperature.
-
-    Args:
-        logits: Of the student, (B, K).
-        teacher_logits: (B, K).
-        temperature: T > 0.
+    T is the temperature, > 0; both logits are (B, K). The factor keeps the size of the gradient
+    about the same for every temperature.
     """
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
@@ -67,9 +57,8 @@ def soft_target_losses(
 def feature_losses(projected: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
     """Return 1 - cosine similarity of student and teacher features of each image, (B,).
 
-    Args:
-        projected: The student's, in the teacher's space, (B, D).
-        standardised: The teacher's, of mean 0 and standard deviation 1, (B, D).
+    Both are (B, D): the student's projected to the teacher's space, the teacher's standardised to
+    mean 0 and standard deviation 1.
     """
     return 1 - F.cosine_similarity(projected, standardised, dim=1)
 

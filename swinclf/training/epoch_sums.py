@@ -16,20 +16,13 @@ class EpochSums:
 
     Values stay on the device until `fetch` fetches those of many steps at once and sums them up in
     float64 on the CPU: waiting after every step is slow, and MPS has no float64.
-
-    Attributes:
-        loss: Sum of the fetched losses.
-        correct: Number of correct predictions among them.
-        count: Images.
-        seconds: Time spent training.
-        labelled: Fetched images that have a label.
     """
 
-    loss: float = 0.0
-    correct: int = 0
-    count: int = 0
-    seconds: float = 0.0
-    labelled: int = 0
+    loss: float = 0.0  # sum of the fetched losses
+    correct: int = 0  # number of correct predictions among them
+    count: int = 0  # images
+    seconds: float = 0.0  # time spent training
+    labelled: int = 0  # fetched images that have a label
     _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
     _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
     _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool

@@ -38,12 +38,9 @@ STALE_TMP_S = 3600.0  # older temporary files belong to no running process
 class FeatureCache:
     """Features by image content and view, for one configuration.
 
-    Args:
-        root: The cache folder; made at the first write.
-        key: Of the configuration (`cache_key`).
-        limit_bytes: Largest size of all files together; 0 stores nothing.
-        note: Called, once, with why nothing can be stored.
-        dtype: Of the stored features.
+    The folder `root` is made at the first write. `key` is that of the configuration (`cache_key`),
+    `dtype` the type of the stored features. Together all files have at most `limit_bytes`; 0 stores
+    nothing. `note` is called, once, with why nothing can be stored.
     """
 
     def __init__(
@@ -162,12 +159,7 @@ class _File:
 
 
 def evict_files(root: Path, limit_bytes: int) -> None:
-    """Delete the least recently used files until all together are within the limit.
-
-    Args:
-        root: The folder of all keys' folders.
-        limit_bytes: Largest size of all files together.
-    """
+    """Delete the least recently used files below `root` until all together are within the limit."""
     files = []
     for path in root.glob("*/*"):
         with suppress(OSError):  # another training may be evicting, too
@@ -208,10 +200,9 @@ def cache_folder() -> Path | None:
 
 
 def cache_key(configuration: Mapping[str, object]) -> str:
-    """Return the digest of a configuration.
+    """Return the digest of a configuration: everything but the image that determines a feature.
 
-    Args:
-        configuration: Everything but the image that determines a feature, as JSON values.
+    Its values are JSON values.
     """
     text = json.dumps(configuration, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -77,17 +77,13 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class ExtractedFeatures:
-    """Content digests, read errors and features of files, collected during extraction.
+    """Content digests, read errors and features of files, collected during extraction."""
 
-    Attributes:
-        digests: Content digest of each readable file, by path.
-        errors: Read error of each unreadable file, by path.
-        features: By a frozen network; None without one.
-    """
-
+    # content digest of each readable file, by path
     digests: dict[str, bytes] = field(default_factory=dict)
+    # read error of each unreadable file, by path
     errors: dict[str, str] = field(default_factory=dict)
-    features: FeatureTable | None = None
+    features: FeatureTable | None = None  # by a frozen network; None without one
 
     def plain_features(self, images: Sequence[ImageFile]) -> torch.Tensor:
         """Return the (N, D) float32 features of unmirrored images."""
@@ -97,15 +93,10 @@ class ExtractedFeatures:
 
 @dataclass(frozen=True)
 class FeatureCaches:
-    """The on-disk caches of one configuration.
+    """The on-disk caches of one configuration."""
 
-    Attributes:
-        features: Features by the same network; None for no cache.
-        readable: Contents known to be decodable; None for no cache.
-    """
-
-    features: FeatureCache | None = None
-    readable: FeatureCache | None = None
+    features: FeatureCache | None = None  # features by the same network; None for no cache
+    readable: FeatureCache | None = None  # contents known to be decodable; None for no cache
 
 
 class _LoadedFile(NamedTuple):
@@ -130,16 +121,9 @@ def _not_loaded(file: str, why: str) -> _LoadedFile:
 class FeatureExtractor:
     """Feature extraction from image files, with on-disk caches.
 
-    Args:
-        root: What the files' paths are relative to.
-        preprocess: Preprocessing of the network.
-        computer: The frozen network; None to read the files only.
-        hardware: Device and precision.
-        workers: Reader threads.
-        report: Receives progress.
-        stop: Checked after every image; features computed so far are still cached.
-        caches: Closed with this.
-        table: Receives the features; None for a new one in float32.
+    Paths are relative to `root`. Without `computer`, the frozen network, files are only read.
+    `stop` is checked after every image; features computed so far are still cached. `caches` is
+    closed with this. `table` receives the features; None for a new one in float32.
     """
 
     def __init__(
@@ -171,10 +155,8 @@ class FeatureExtractor:
     def extract(self, files: Sequence[str], views_of: ViewsOf, task: str = "") -> None:
         """Read every file once, decode images that are not cached, compute missing features.
 
-        Args:
-            files: The images.
-            views_of: The views to extract of an image; none only reads it.
-            task: Label of the progress bar.
+        `views_of` returns the views to extract of an image; without any it is only read. `task` is
+        the label of the progress bar.
         """
 
         def load(file: str) -> _LoadedFile:
@@ -289,14 +271,9 @@ def open_feature_caches(
 ) -> FeatureCaches:
     """Open the user's caches for the configuration that determines this network's features.
 
-    Args:
-        network: The frozen network; None to read files only.
-        network_id: What distinguishes the network from others of the same weights: its name.
-        preprocess: Preprocessing of the network.
-        hardware: Device and precision.
-        limit_bytes: Largest size of the whole cache.
-        note: Called, once, with why nothing can be stored.
-        dtype: Of the stored features.
+    `network` is frozen; None to read files only. `network_id` is what distinguishes it from others
+    of the same weights: its name. `limit_bytes` is the largest size of the whole cache, `dtype` the
+    type of the stored features. `note` is called, once, with why nothing can be stored.
     """
     folder = cache_folder()
     if folder is None:
@@ -344,10 +321,8 @@ def views_by_split(index: FolderIndex, rule: SplitRule, *, mirror: bool) -> View
     Training images get a mirrored view, validation images do not. The final split is known when all
     images have been read; it differs for a few (`missing_views`).
 
-    Args:
-        index: The dataset's files.
-        rule: Of the split, for the images of folders without one.
-        mirror: Whether to train on mirror images.
+    The rule is for the images of folders without a split; `mirror` is whether to train on mirror
+    images.
     """
     split_of = {image.path: image.split for image in index.images}
 
@@ -362,12 +337,7 @@ def views_by_split(index: FolderIndex, rule: SplitRule, *, mirror: bool) -> View
 
 
 def missing_views(extracted: ExtractedFeatures, files: Sequence[str]) -> list[str]:
-    """Return the training images whose mirrored view has not been extracted yet.
-
-    Args:
-        extracted: Of all images.
-        files: The training images.
-    """
+    """Return those training images, in `files`, whose mirrored view has not been extracted yet."""
     table = extracted.features
     if table is None:
         return []

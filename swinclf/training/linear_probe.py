@@ -17,10 +17,8 @@ from swinclf.errors import ModelError
 class Probe(nn.Module):
     """Normalisation and a linear layer: (N, D) -> (N, K).
 
-    Args:
-        features: (N, D) float32, of the training images, for their mean and the root of their mean
-            variance.
-        num_classes: Logits, K.
+    Mean, and root of the mean variance, are those of `features`, (N, D) float32, of the training
+    images.
     """
 
     mean: torch.Tensor

@@ -38,28 +38,17 @@ _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
 
 @dataclass(frozen=True)
 class Baseline:
-    """A fitted head and its scores.
+    """A fitted head and its scores."""
 
-    Attributes:
-        probe: The head, with the normalisation of its features, on the CPU.
-        strength: The chosen L2: half of this times the squared norm of the weights is added to the
-            mean loss.
-        images: Training images that it was fitted on.
-        accuracy: Of the validation images, in [0, 1]; nan without any.
-        loss: Mean cross-entropy of the validation images; nan without any.
-        train_accuracy: Of the training images, all views, in [0, 1].
-        train_loss: Mean cross-entropy of the training images, all views.
-        seconds: Wall time of the fit.
-    """
-
-    probe: Probe
+    probe: Probe  # the head, with the normalisation of its features, on the CPU
+    # the chosen L2: half of this times the squared norm of the weights is added to the mean loss
     strength: float
-    images: int
-    accuracy: float
-    loss: float
-    train_accuracy: float
-    train_loss: float
-    seconds: float
+    images: int  # training images that it was fitted on
+    accuracy: float  # of the validation images, in [0, 1]; nan without any
+    loss: float  # mean cross-entropy of the validation images; nan without any
+    train_accuracy: float  # of the training images, all views, in [0, 1]
+    train_loss: float  # mean cross-entropy of the training images, all views
+    seconds: float  # wall time of the fit
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of baseline.json."""
@@ -78,12 +67,9 @@ def fit_baseline(
 ) -> Baseline:
     """Fit the baseline to the training features and score it on the validation features.
 
-    Args:
-        batches: The features; with two views of an image, each counts half.
-        classes: Logits, K.
-        schedule: Only its class weights and label smoothing are used.
-        seed: Of the images held out for the sweep, and of the sample if there are too many images.
-        stop: Checked after every evaluation of the loss.
+    With two views of an image, each counts half. Only class weights and label smoothing of the
+    schedule are used. The seed is of the images held out for the sweep, and of the sample if there
+    are too many images. `stop` is checked after every evaluation of the loss.
 
     Raises:
         Interrupted: If `stop` was set.
@@ -128,11 +114,7 @@ def fit_baseline(
 def fits_all(images: int, *, views: int, width: int, classes: int) -> bool:
     """Return whether the baseline is fitted on all training images, not on a sample.
 
-    Args:
-        images: Training images.
-        views: Of each.
-        width: Features of a view, D.
-        classes: Logits, K.
+    `width` is the number of features of a view, D.
     """
     return images * _row_flops(views, width, classes) * MAX_STEPS <= FIT_FLOPS
 

@@ -36,77 +36,48 @@ CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs, learning-rate schedule, early stopping and loss options.
+    """Epochs, learning-rate schedule, early stopping and loss options."""
 
-    Attributes:
-        epochs: Passes over the training images.
-        lrf: Final rate as a fraction of the peak.
-        warmup: Fraction of all steps in which the rate rises.
-        clip_norm: Largest gradient norm; 0 for no clipping.
-        label_smoothing: Fraction of the target spread over all classes.
-        class_weights: (K,) float32, mean 1 over the training images; None for equal weights.
-        patience: Epochs without a better loss or accuracy before early stopping; 0 turns it off.
-        select: What the best epoch is best in, on the validation images.
-    """
-
-    epochs: int
-    lrf: float
-    warmup: float
-    clip_norm: float
-    label_smoothing: float
+    epochs: int  # passes over the training images
+    lrf: float  # final rate as a fraction of the peak
+    warmup: float  # fraction of all steps in which the rate rises
+    clip_norm: float  # largest gradient norm; 0 for no clipping
+    label_smoothing: float  # fraction of the target spread over all classes
+    # (K,) float32, mean 1 over the training images; None for equal weights
     class_weights: torch.Tensor | None
-    patience: int
-    select: EpochScore = EpochScore.LOSS
+    patience: int  # epochs without a better loss or accuracy before early stopping; 0 turns it off
+    select: EpochScore = EpochScore.LOSS  # what the best epoch is best in, on the validation images
 
 
 @dataclass
 class BestEpoch:
-    """The best epoch so far, with its weights.
+    """The best epoch so far, with its weights."""
 
-    Attributes:
-        epoch: From 1 on; 0 for the linear probe.
-        score: Validation accuracy and negative validation loss.
-        weights: By name.
-    """
-
-    epoch: int
-    score: tuple[float, float]
-    weights: dict[str, torch.Tensor]
+    epoch: int  # from 1 on; 0 for the linear probe
+    score: tuple[float, float]  # validation accuracy and negative validation loss
+    weights: dict[str, torch.Tensor]  # by name
 
 
 @dataclass
 class TrainState:
-    """Everything that changes in training: the content of a checkpoint.
+    """Everything that changes in training: the content of a checkpoint."""
 
-    Attributes:
-        model: The network, or the head alone.
-        optimizer: Over the trainable parameters.
-        scaler: Of the loss, in fp16; has no effect in other precisions.
-        epoch: Epochs finished.
-        step: Steps taken in the current epoch.
-        sums: Of the current epoch.
-        best: None before the first epoch has ended.
-        floor: Validation accuracy that an epoch must reach to be the best: the linear probe's.
-        history: A row an epoch.
-        micro_batch: Largest number of images per backward pass; None for whole batches.
-        objective: The loss; its own parameters train with the model.
-        frozen_statistics: Whether batch-norm statistics are frozen.
-        average: Of the model's weights over the steps; None without one.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    epoch: int = 0
-    step: int = 0
-    sums: EpochSums = field(default_factory=EpochSums)
-    best: BestEpoch | None = None
+    model: nn.Module  # the network, or the head alone
+    optimizer: torch.optim.Optimizer  # over the trainable parameters
+    scaler: torch.amp.GradScaler  # of the loss, in fp16; has no effect in other precisions
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps taken in the current epoch
+    sums: EpochSums = field(default_factory=EpochSums)  # of the current epoch
+    best: BestEpoch | None = None  # none before the first epoch has ended
+    # validation accuracy that an epoch must reach to be the best: the linear probe's
     floor: float = 0.0
-    history: list[EpochRow] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)  # a row an epoch
+    # largest number of images per backward pass; None for whole batches
     micro_batch: int | None = None
+    # the loss; its own parameters train with the model
     objective: CrossEntropy = field(default_factory=CrossEntropy)
-    frozen_statistics: bool = False
-    average: AveragedModel | None = None
+    frozen_statistics: bool = False  # whether batch-norm statistics are frozen
+    average: AveragedModel | None = None  # of the model's weights over the steps; None without one
 
     @property
     def evaluated(self) -> nn.Module:
@@ -146,15 +117,10 @@ def fit(
 ) -> None:
     """Train from `state` to the end; `state.best` then has the best weights.
 
-    Args:
-        state: Changed in-place.
-        batches: Training and validation data.
-        schedule: Epochs, rates and loss options.
-        hardware: Device and precision of the forward passes; weights and updates are in float32.
-        report: Receives progress and the figures of every epoch.
-        stop: Checked after every step.
-        saver: Called after a step or epoch when a save is due, and before an interruption.
-        estimate: Of the time left, which is reported after every step.
+    The state is changed in-place. Only forward passes use the precision of `hardware`; weights and
+    updates are in float32. `stop` is checked after every step. `saver` is called after a step or
+    epoch when a save is due, and before an interruption. The `estimate` of the time left is
+    reported after every step.
 
     Raises:
         DivergedError: If the loss is NaN or infinite.
@@ -237,12 +203,10 @@ def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: H
 def _gradient(
     state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the gradient of the batch's mean loss, in the largest micro-batches that fit.
+    """Return the losses, (B,), and logits, (B, K), and compute the gradient of the mean loss.
 
-    On out-of-memory the micro-batch is halved; the summed gradient is the same up to rounding.
-
-    Returns:
-        The losses, (B,), and logits, (B, K).
+    It is computed in the largest micro-batches that fit: on out-of-memory the micro-batch is
+    halved; the summed gradient is the same up to rounding.
     """
     while True:
         images = min(state.micro_batch or len(batch.targets), len(batch.targets))
@@ -310,10 +274,8 @@ def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
 def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | None = None) -> None:
     """Raise `DivergedError` if the loss or the weights are not finite.
 
-    Args:
-        state: Of the training.
-        hardware: On other devices than a CPU, the loss is checked less often.
-        val_loss: Given before the state is saved; then everything is checked.
+    On other devices than a CPU, the loss is checked less often. With `val_loss`, which is given
+    before the state is saved, everything is checked.
     """
     if val_loss is None and hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
         return

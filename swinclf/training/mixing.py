@@ -19,28 +19,19 @@ from swinclf.training.batches import Batch
 
 @dataclass(frozen=True)
 class BatchAugmentation:
-    """Augmentation of the batches of a training.
+    """Augmentation of the batches of a training."""
 
-    Attributes:
-        mixup: Alpha of the Beta distribution of the shares of two images; 0: no mixup.
-        cutmix: The same for the area of a rectangle from another image. With both, one of the two
-            is drawn for each batch.
-        erasing: Fraction of the images in which a rectangle gets the mean colour, in [0, 1].
-        seed: Of what is drawn.
-    """
-
-    mixup: float
+    mixup: float  # alpha of the Beta distribution of the shares of two images; 0: no mixup
+    # the same for the area of a rectangle from another image. With both, one of the two is drawn
+    # for each batch
     cutmix: float
-    erasing: float
-    seed: int
+    erasing: float  # fraction of the images in which a rectangle gets the mean colour, in [0, 1]
+    seed: int  # of what is drawn
 
     def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
-        """Return the batch, augmented; its inputs may be changed in-place.
+        """Return a batch of (B, 3, H, W) normalised inputs, augmented; they may change in-place.
 
-        Args:
-            batch: (B, 3, H, W) normalised inputs and targets.
-            epoch: From 0 on.
-            step: In the epoch, from 0 on.
+        `epoch`, and `step` in the epoch, are counted from 0.
         """
         alphas = {"mixup": self.mixup, "cutmix": self.cutmix}
         kinds = [kind for kind, alpha in alphas.items() if alpha]

@@ -27,25 +27,15 @@ class CrossEntropy(nn.Module):
         return (model(batch.inputs),)
 
     def losses(self, outputs: ModelOutputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
-        """Return the loss of each image, (B,).
-
-        Args:
-            outputs: Of `outputs`, in float32.
-            batch: The same batch.
-            schedule: With class weights and label smoothing.
-        """
+        """Return the loss of each image, (B,), from the results of `outputs` in float32."""
         return label_losses(outputs[0], batch, schedule)
 
 
 def label_losses(logits: torch.Tensor, batch: Batch, schedule: Schedule) -> torch.Tensor:
     """Return the cross-entropy of each image, (B,); 0 where there is no label.
 
-    The loss of a mixed image is the mean of those of its two labels, weighted by their shares.
-
-    Args:
-        logits: (B, K) float32.
-        batch: With (B,) targets, which are class indices or `UNLABELLED`.
-        schedule: With class weights and label smoothing.
+    Logits are (B, K) float32. The loss of a mixed image is the mean of those of its two labels,
+    weighted by their shares.
     """
     losses = _cross_entropy(logits, batch.targets, schedule)
     if batch.others is None:

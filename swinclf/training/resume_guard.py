@@ -37,32 +37,24 @@ FREE_SETTINGS = frozenset({*MOVABLE, "out", "name"})
 
 @dataclass(frozen=True)
 class RunFingerprint:
-    """Everything that the result of a run depends on.
+    """Everything that the result of a run depends on."""
 
-    Attributes:
-        settings: Every setting as resolved.
-        versions: Of every package that can change a prediction.
-        machine: What else rounding depends on.
-        files: sha256 of the run's own small files, by name.
-        network: Digest of the frozen network's weights, which are in no checkpoint; empty where
-            the network trains.
-        images: (N, 16) uint8, the content digest of every image in the order of split.csv.
-        teacher: Digest of the teacher's weights; empty without a teacher.
-        findings: Problems of the dataset, for the report. A resumed run cannot find them again: it
-            reads only its own images, which are all readable.
-        ranges: Value ranges of images of more than 8 bits, as in `Preprocess.to_dict`; empty in
-            runs of versions that had none.
-    """
-
-    settings: Mapping[str, Any]
-    versions: Mapping[str, str]
-    machine: Mapping[str, str]
-    files: Mapping[str, str]
+    settings: Mapping[str, Any]  # every setting as resolved
+    versions: Mapping[str, str]  # of every package that can change a prediction
+    machine: Mapping[str, str]  # what else rounding depends on
+    files: Mapping[str, str]  # sha256 of the run's own small files, by name
+    # digest of the frozen network's weights, which are in no checkpoint; empty where the network
+    # trains
     network: str
+    # (N, 16) uint8, the content digest of every image in the order of split.csv
     images: torch.Tensor
+    # problems of the dataset, for the report. A resumed run cannot find them again: it reads only
+    # its own images, which are all readable
     findings: Sequence[FindingSummary] = ()
+    # value ranges of images of more than 8 bits, as in `Preprocess.to_dict`; empty in runs of
+    # versions that had none
     ranges: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    teacher: str = ""
+    teacher: str = ""  # digest of the teacher's weights; empty without a teacher
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the images."""
@@ -102,15 +94,7 @@ def build_fingerprint(
 ) -> RunFingerprint:
     """Return the fingerprint of a new run, whose small files have been written.
 
-    Args:
-        settings: Every setting as resolved.
-        run: The run's folder, or its draft.
-        dataset: The images.
-        digests: The content digest of each, by path.
-        network: As in `RunFingerprint`.
-        findings: As in `RunFingerprint`.
-        preprocess: With the value ranges.
-        teacher: As in `RunFingerprint`.
+    `digests` are the content digests of the images, by path; `preprocess` has the value ranges.
     """
     files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
     return RunFingerprint(
@@ -155,15 +139,9 @@ def frozen_digest(network: nn.Module) -> str:
 
 
 def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFolder) -> list[str]:
-    """Compare the settings and the run's own files with its fingerprint.
+    """Compare the settings and the run's own files with its fingerprint; return harmless changes.
 
-    Args:
-        fingerprint: From the checkpoint.
-        settings: As read from config.json, without defaults.
-        run: The run.
-
-    Returns:
-        Harmless changes, a line each.
+    The settings are as read from config.json, without defaults. There is a line for each change.
 
     Raises:
         RunError: If a setting or a file has been edited.
@@ -233,17 +211,10 @@ def check_images(
     errors: Mapping[str, str],
     run: RunFolder,
 ) -> list[str]:
-    """Compare the images with those that the run started with.
+    """Compare the images with those that the run started with; return harmless changes.
 
-    Args:
-        fingerprint: From the checkpoint.
-        dataset: The run's images.
-        digests: The content digest of each readable image, by path.
-        errors: The read error of each other image, by path.
-        run: The run.
-
-    Returns:
-        Harmless changes, a line each.
+    There is a line for each change. `digests` are the content digests of the readable images,
+    `errors` the read errors of the others, both by path.
 
     Raises:
         RunError: If an image is missing or has changed.

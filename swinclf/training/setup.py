@@ -35,17 +35,7 @@ from swinclf.training.optim import build_optimizer
 def build_feature_batches(
     dataset: Dataset, extracted: ExtractedFeatures, config: ResolvedConfig, device: str
 ) -> FeatureBatches | None:
-    """Build batches of cached features.
-
-    Args:
-        dataset: The images, each in its split.
-        extracted: Features of all images.
-        config: The settings of the training.
-        device: Device on which the head trains.
-
-    Returns:
-        The batches; None without features.
-    """
+    """Build batches of cached features, to train a head on `device`; None without features."""
     table = extracted.features
     if table is None:
         return None
@@ -109,12 +99,8 @@ def build_network_state(
 ) -> TrainState:
     """Build the state of the network, or of its unfrozen part, to train on images.
 
-    Args:
-        network: With its initial head; moved to the device.
-        config: The settings of the training.
-        hardware: Device and precision.
-        trained_weights: Whether it starts from trained weights, whose batch-norm statistics are
-            then frozen.
+    The network, with its initial head, is moved to the device. If it starts from trained weights,
+    batch-norm statistics are frozen.
     """
     network.requires_grad_(True)
     if config.freeze_stages is not None:
@@ -168,9 +154,7 @@ def build_schedule(config: ResolvedConfig, dataset: Dataset, device: str) -> Sch
 def start_from_baseline(state: TrainState, baseline: Baseline) -> None:
     """Make the baseline the best result before the first epoch: no training ends below it.
 
-    Args:
-        state: Of a new head, or of the network with the baseline's head.
-        baseline: Of the network before training.
+    The state is that of a new head, or of the network with the baseline's head.
     """
     if math.isnan(baseline.accuracy):  # without validation images the last epoch counts
         return
@@ -184,10 +168,7 @@ def start_from_baseline(state: TrainState, baseline: Baseline) -> None:
 def use_baseline(state: TrainState, baseline: Baseline, images: int) -> None:
     """Make the baseline the result of a training without epochs, with a single row of history.
 
-    Args:
-        state: Of a new head.
-        baseline: Of the network.
-        images: Training images.
+    The state is that of a new head; `images` is the number of training images.
     """
     has_val = math.isfinite(baseline.accuracy)
     weights = {

@@ -35,43 +35,28 @@ NEEDS = "a teacher: a run, its model.safetensors, or the name of a model"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network to learn from.
+    """A network to learn from."""
 
-    Attributes:
-        name: Its name in the report.
-        network_id: What distinguishes the network from others of the same weights, for the cache.
-        network: In float32, in evaluation mode, frozen.
-        preprocess: Its preprocessing.
-        classes: Of its head, in order; None for a model whose head is still to be fitted.
-        digest: Of its weights.
-    """
-
-    name: str
-    network_id: str
-    network: nn.Module
+    name: str  # its name in the report
+    network_id: str  # what distinguishes the network from others of the same weights, for the cache
+    network: nn.Module  # in float32, in evaluation mode, frozen
     preprocess: Preprocess
+    # of its head, in order; None for a model whose head is still to be fitted
     classes: tuple[str, ...] | None
-    digest: str
+    digest: str  # of its weights
 
 
 def locate_teacher(named: str) -> str:
-    """Return the absolute path of a run or a file, or the unchanged name of a model.
-
-    Args:
-        named: As for --teacher.
-    """
+    """Return the absolute path of --teacher if it is a run or a file, a model's name unchanged."""
     path = follow_latest(Path(named))
     is_name = named == EMBEDDED or not (path.exists() or _is_path(named))
     return named if is_name else str(path.resolve())
 
 
 def open_teacher(named: str, num_classes: int, report: Reporter) -> Teacher:
-    """Build a teacher.
+    """Build a teacher from the result of `locate_teacher`.
 
-    Args:
-        named: From `locate_teacher`.
-        num_classes: Of the head of a model without one.
-        report: Receives the notes of a download.
+    `num_classes` is for the head of a model without one.
 
     Raises:
         RunError, WeightsError: If there is no such run, or its file cannot be read.
@@ -85,11 +70,7 @@ def open_teacher(named: str, num_classes: int, report: Reporter) -> Teacher:
 
 
 def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
-    """Check that the teacher's head has the dataset's classes.
-
-    Args:
-        teacher: With a head, or without.
-        classes: Of the dataset.
+    """Check that the teacher's head, if it has one, has the dataset's classes.
 
     Raises:
         ModelError: If it has others, with their names.
@@ -110,11 +91,7 @@ def check_classes(teacher: Teacher, classes: Sequence[str]) -> None:
 
 
 def extract_head(teacher: Teacher, classes: Sequence[str]) -> nn.Linear:
-    """Return the teacher's own head, with its rows reordered to these classes.
-
-    Args:
-        teacher: With a head of the same classes, in any order.
-        classes: Of the student.
+    """Return the teacher's own head, with its rows reordered to these classes of the student.
 
     Raises:
         ModelError: If it has two different heads.

@@ -21,8 +21,7 @@ LARGEST = torch.finfo(torch.float16).max
 class CompactTable(FeatureTable):
     """Features in float16, in one array: 200,000 images of 1,280 numbers in two views take 1 GB.
 
-    Args:
-        capacity: Largest number of units. Memory pages are only used as they are filled.
+    `capacity` is the largest number of units; memory pages are only used as they are filled.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -56,9 +55,8 @@ class CompactTable(FeatureTable):
 class CachedFeatures:
     """Features computed once for each image and view.
 
-    Args:
-        whole: (M, D) float16, on the CPU.
-        rows: (V * N,) int64, row in `whole` of each view of each image (`Batch.views`).
+    `whole` is (M, D) float16, on the CPU; `rows`, (V * N,) int64, the row in it of each view of
+    each image (`Batch.views`).
     """
 
     def __init__(self, whole: torch.Tensor, rows: torch.Tensor) -> None:
@@ -73,10 +71,7 @@ class CachedFeatures:
 class OnlineFeatures:
     """Features of the augmented views that the student sees, computed for each batch.
 
-    Args:
-        computer: The teacher.
-        student: Preprocessing of a batch's inputs.
-        teacher: Preprocessing of the teacher.
+    `student` is the preprocessing of a batch's inputs, `teacher` that of the teacher.
     """
 
     def __init__(self, computer: Computer, student: Preprocess, teacher: Preprocess) -> None:

@@ -12,14 +12,10 @@ MIN_S = 1.0  # before an estimate is announced: steps of milliseconds are irregu
 
 
 class TimeEstimate:
-    """The time left for all epochs.
+    """The time left for all epochs, of `steps` steps each.
 
-    Args:
-        epochs: Epochs in all.
-        steps: Steps an epoch.
-        val_steps: Time of a validation, in steps, until one has been measured.
-        announce: Called once, with the first estimate in seconds.
-        clock: Returns the time in seconds.
+    A validation takes as long as `val_steps` steps until one has been measured. `announce` is
+    called once, with the first estimate in seconds; `clock` returns the time in seconds.
     """
 
     def __init__(

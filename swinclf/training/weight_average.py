@@ -16,9 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 def build_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return the average of a model's weights and buffers, so far these themselves.
 
-    Args:
-        model: Of the training; copied.
-        decay: Weight of the old average at each step, in (0, 1).
+    The model is copied. `decay` is the weight of the old average at each step, in (0, 1).
     """
 
     @torch.no_grad()

@@ -48,10 +48,9 @@ _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def accelerate(network: nn.Module) -> None:
-    """Replace the modules of a network by faster ones, in-place.
+    """Replace the modules of a ViT or Swin of this package by faster ones, in-place.
 
-    Args:
-        network: A ViT or Swin of this package, in any state. Its head is not changed.
+    The network may be in any state. Its head is not changed.
     """
     if not isinstance(network, ViT | Swin):
         return

@@ -20,12 +20,8 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class RandomBits:
     """A stream of random bits, from which masks are computed, for one use of dropout.
 
-    Args:
-        rate: Fraction that is dropped, in (0, 1); exact to 1/65536 or finer.
-        seed: Of the stream.
-
-    Attributes:
-        scale: Of the values that are not dropped.
+    `rate` is the fraction that is dropped, in (0, 1); exact to 1/65536 or finer. The attribute
+    `scale` is that of the values that are not dropped.
     """
 
     def __init__(self, rate: float, seed: int) -> None:

@@ -99,11 +99,8 @@ def has_fused_linear() -> bool:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """Return act(x weight' + bias) in one pass, (..., C) -> (..., D), in bfloat16, no derivative.
 
-    Args:
-        x: Tokens for which `is_fused` holds.
-        weight: (D, C).
-        bias: (D,), or None.
-        activation: none or gelu.
+    `x` are tokens for which `is_fused` holds, `weight` is (D, C), `bias` (D,). The activation is
+    none or gelu.
     """
     x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
     # The kernel assumes without checking that the bias is contiguous.
