@@ -14,7 +14,7 @@ from swinclf.errors import ExitCode, Interrupted
 from swinclf.training import logistic_regression
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.logistic_regression import DEFAULT_STRENGTH, STRENGTHS, fit_baseline
-from swinclf.training.loop import Schedule
+from swinclf.training.schedule import Schedule
 
 
 def schedule(smoothing=0.0, weights=None):

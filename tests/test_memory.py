@@ -20,6 +20,7 @@ from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint
 from swinclf.training.optim import build_optimizer
 from swinclf.training.resume_guard import RunFingerprint
+from swinclf.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -30,7 +31,7 @@ WAYS = [
     RuntimeError("MPS backend out of memory"),
     MemoryError(),
 ]
-SCHEDULE = loop.Schedule(
+SCHEDULE = Schedule(
     epochs=1,
     lrf=1,
     warmup=0,

@@ -31,8 +31,9 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import EpochRow
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
-from swinclf.training.mixing import BatchAugmentation
+from swinclf.training.mixing import MixingAndErasing
 from swinclf.training.objective import label_losses
+from swinclf.training.schedule import Schedule
 from swinclf.training.weight_average import build_average
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -55,7 +56,7 @@ def batch_of(count=16):
 
 def mixed(epoch=0, step=0, seed=0, **given):
     settings = {"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "seed": seed, **given}
-    return BatchAugmentation(**settings).apply(batch_of(), epoch=epoch, step=step)
+    return MixingAndErasing(**settings).apply(batch_of(), epoch=epoch, step=step)
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -105,9 +106,9 @@ def test_what_is_drawn_depends_on_seed_epoch_and_step_alone():
 
 def test_an_empty_batch_and_no_augmentation_change_nothing():
     empty = Batch(torch.empty(0, 3, 8, 8), torch.empty(0, dtype=torch.int64))
-    assert BatchAugmentation(1.0, 1.0, 1.0, 0).apply(empty, epoch=0, step=0) is empty
+    assert MixingAndErasing(1.0, 1.0, 1.0, 0).apply(empty, epoch=0, step=0) is empty
     batch = batch_of()
-    assert BatchAugmentation(0.0, 0.0, 0.0, 0).apply(batch, epoch=0, step=0) is batch
+    assert MixingAndErasing(0.0, 0.0, 0.0, 0).apply(batch, epoch=0, step=0) is batch
 
 
 def test_parts_of_a_batch_have_their_own_labels():
@@ -123,7 +124,7 @@ def test_parts_of_a_batch_have_their_own_labels():
 def test_the_loss_is_torchs_for_soft_labels(weights, smoothing):
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     targets, others = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([1, 1, 0, 2, 0, 1])
-    schedule = loop.Schedule(
+    schedule = Schedule(
         epochs=1,
         lrf=1,
         warmup=0,

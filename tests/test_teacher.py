@@ -42,6 +42,7 @@ from swinclf.training.distillation import (
     soft_target_losses,
 )
 from swinclf.training.objective import CrossEntropy
+from swinclf.training.schedule import Schedule
 from swinclf.training.teacher_features import CachedFeatures, CompactTable, OnlineFeatures
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -68,7 +69,7 @@ def facts_of(run: Path, name: str = "config") -> dict[str, object]:
 def schedule(**changes):
     """A schedule of which only the loss matters."""
     values = {"label_smoothing": 0.1, "class_weights": None, **changes}
-    return loop.Schedule(epochs=1, lrf=1, warmup=0, clip_norm=0, patience=0, **values)
+    return Schedule(epochs=1, lrf=1, warmup=0, clip_norm=0, patience=0, **values)
 
 
 class Fixed:

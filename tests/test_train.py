@@ -43,6 +43,7 @@ from swinclf.training.defaults import (
     is_sided,
 )
 from swinclf.training.linear_probe import Probe
+from swinclf.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -606,7 +607,7 @@ def test_class_weights_are_one_on_average_over_the_images(kind):
 
 def test_class_weights_reach_the_loss():
     logits, targets = torch.zeros(2, 3), torch.tensor([0, 1])
-    schedule = loop.Schedule(
+    schedule = Schedule(
         epochs=1,
         lrf=1,
         warmup=0,

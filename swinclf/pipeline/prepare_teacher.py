@@ -36,8 +36,8 @@ from swinclf.training.feature_extraction import (
     open_feature_caches,
 )
 from swinclf.training.logistic_regression import fit_baseline
-from swinclf.training.loop import Schedule
 from swinclf.training.resume_guard import check_teacher
+from swinclf.training.schedule import Schedule
 from swinclf.training.teacher import (
     Teacher,
     check_classes,

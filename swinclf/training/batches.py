@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,9 +32,6 @@ from swinclf.data.transforms import (
     to_torch_input,
 )
 from swinclf.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from swinclf.training.mixing import BatchAugmentation
 
 UNLABELLED = -1  # the target of an image without a label
 
@@ -59,6 +56,13 @@ class Batch(NamedTuple):
             views = None if self.views is None else self.views[part]
             others = None if self.others is None else self.others[part]
             yield Batch(self.inputs[part], self.targets[part], views, others, self.share)
+
+
+class BatchAugmentation(Protocol):
+    """An augmentation of whole batches."""
+
+    def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
+        """Return the batch, augmented; its inputs may be changed in-place."""
 
 
 class Batches(Protocol):

@@ -11,7 +11,7 @@ Romero et al. 2015 (FitNets), sec. 2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,9 +19,7 @@ from torch.nn import functional as F
 
 from swinclf.training.batches import Batch
 from swinclf.training.objective import CrossEntropy, ModelOutputs, label_losses
-
-if TYPE_CHECKING:
-    from swinclf.training.loop import Schedule
+from swinclf.training.schedule import Schedule
 
 
 class TeacherFeatures(Protocol):

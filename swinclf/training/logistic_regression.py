@@ -20,8 +20,8 @@ from swinclf.device import StopFlag, one_torch_thread
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.linear_probe import Probe
-from swinclf.training.loop import Schedule
 from swinclf.training.optim import LBFGS
+from swinclf.training.schedule import Schedule
 
 # Of L2, strongest first: each fit starts from the one before.
 STRENGTHS = tuple(10 ** (half / 2) for half in range(1, -9, -1))

@@ -27,26 +27,12 @@ from swinclf.reporter import EpochRow, Reporter
 from swinclf.training.batches import Batch, Batches
 from swinclf.training.epoch_sums import EpochSums
 from swinclf.training.objective import CrossEntropy
-from swinclf.training.optim import lr_scale, set_lr
+from swinclf.training.optim import set_lr
+from swinclf.training.schedule import Schedule
 from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
 CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Epochs, learning-rate schedule, early stopping and loss options."""
-
-    epochs: int  # passes over the training images
-    lrf: float  # final rate as a fraction of the peak
-    warmup: float  # fraction of all steps in which the rate rises
-    clip_norm: float  # largest gradient norm; 0 for no clipping
-    label_smoothing: float  # fraction of the target spread over all classes
-    # (K,) float32, mean 1 over the training images; None for equal weights
-    class_weights: torch.Tensor | None
-    patience: int  # epochs without a better loss or accuracy before early stopping; 0 turns it off
-    select: EpochScore = EpochScore.LOSS  # what the best epoch is best in, on the validation images
 
 
 @dataclass
@@ -161,11 +147,11 @@ def _train_epoch(
     started = time.perf_counter() - state.sums.seconds
     train_mode(state.model, frozen_statistics=state.frozen_statistics)
     if state.step:  # resumed, perhaps with no step left: the epoch's row records the rate
-        set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step - 1, steps))
+        set_lr(state.optimizer, schedule.lr_scale_at(state.epoch * steps + state.step - 1, steps))
     task, done = f"epoch {state.epoch + 1}/{schedule.epochs}", state.sums.count
     with report.track(task, batches.train_count, done=done) as advance:
         for batch in batches.train(state.epoch, state.step):
-            set_lr(state.optimizer, _scale_at(schedule, state.epoch * steps + state.step, steps))
+            set_lr(state.optimizer, schedule.lr_scale_at(state.epoch * steps + state.step, steps))
             if len(batch.targets):
                 micro_batch = state.micro_batch
                 _train_step(state, batch, schedule, hardware)
@@ -263,12 +249,6 @@ def autocast(hardware: Hardware) -> contextlib.AbstractContextManager[object]:
     if hardware.precision is Precision.FP32:
         return contextlib.nullcontext()
     return torch.autocast(hardware.device.partition(":")[0], DTYPES[hardware.precision])
-
-
-def _scale_at(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
-    total = schedule.epochs * steps_per_epoch
-    warmup = min(int(schedule.warmup * total), total - 1)
-    return lr_scale(step, total_steps=total, warmup_steps=warmup, final=schedule.lrf)
 
 
 def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | None = None) -> None:

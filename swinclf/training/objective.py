@@ -5,16 +5,12 @@ An objective is a module, so that its own parameters are trained and saved with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from swinclf.training.batches import UNLABELLED, Batch
-
-if TYPE_CHECKING:
-    from swinclf.training.loop import Schedule
+from swinclf.training.schedule import Schedule
 
 ModelOutputs = tuple[torch.Tensor, ...]
 

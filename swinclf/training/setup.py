@@ -27,9 +27,10 @@ from swinclf.training.distillation import Distillation
 from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import BestEpoch, Schedule, TrainState, build_state
-from swinclf.training.mixing import BatchAugmentation
+from swinclf.training.loop import BestEpoch, TrainState, build_state
+from swinclf.training.mixing import MixingAndErasing
 from swinclf.training.optim import build_optimizer
+from swinclf.training.schedule import Schedule
 
 
 def build_feature_batches(
@@ -69,7 +70,7 @@ def build_image_batches(
         augmentation=Augmentation(
             config.augment, config.min_crop, config.mirror, config.rotate, config.zoom
         ),
-        of_batches=BatchAugmentation(
+        of_batches=MixingAndErasing(
             config.mixup, config.cutmix, config.random_erasing, config.seed
         ),
         batch_size=config.batch_size,
