@@ -269,7 +269,7 @@ def test_a_download_says_how_far_it_is(home, hub, monkeypatch):  # noqa: ARG001
     hub.content = save({"numbers": torch.zeros(1_500_000)})
     path = find_pretrained(SMALL_MODEL, "timm/test_vit.r160_in1k", report=Listener())
     assert path.read_bytes() == hub.content
-    assert said[0] == ("fetching weights", 6, "MB")
+    assert said[0] == ("fetching weights", 6, "MB", 0)
     assert sum(said[1:]) in range(1, 7)
 
 
