@@ -2,9 +2,9 @@
 
 Label issues are labels that classifiers trained on other images consider unlikely; the learning
 curve is accuracy against the number of training images, extrapolated. The one is by linear
-discriminant analysis, the other by ridge regression, which from few images is as accurate as the
-head that is trained (LDA is up to 20 points less: docs/report.md), on the principal components of
-the features.
+discriminant analysis, which gives probabilities; the other by ridge regression, which from few
+images is more accurate, as the head that is trained is. Both on the principal components of the
+features.
 
 Shapes: N (training) images, M held-out images, D features, R components, K classes.
 """
@@ -29,9 +29,9 @@ from swinclf.reporting.report_data import LearningCurve, LearningPoint, Suspect
 from swinclf.reporting.verdict import LabelReview
 
 CONFIDENT = 0.9  # probability from which a prediction counts in the review of the labels
-IMAGES_MOST = 100_000  # 128 components each in float64: 100 MB
+IMAGES_MOST = 100_000  # 256 components each in float64: 200 MB
 COMPONENTS = 128  # of the features
-CURVE_COMPONENTS = 256  # as many images need more: those of 1,600 are 0.9 points more accurate
+CURVE_COMPONENTS = 256  # of the features, for the curve: many images make use of more
 PENALTIES = np.logspace(-1, 5, 13)  # of ridge regression, for components of deviation 1
 FOLDS = 5  # classes of fewer images are not scored
 SHARES = (0.1, 0.25, 0.5, 1.0)
