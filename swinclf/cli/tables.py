@@ -203,7 +203,8 @@ def reduced_export_text(done: ReducedExport) -> str:
         f"{effect.size_bytes / 1e6:,.1f} MB instead of {effect.fp32_size_bytes / 1e6:,.1f} MB, "
         f"{effect.images_per_second:,.0f} images/s instead of "
         f"{effect.fp32_images_per_second:,.0f}",
-        f"{done.describe()} (tolerance {done.tolerance:g})",
+        *done.describe(),
+        f"tolerance: {done.tolerance:g} on average, and as share of labels",
     ]
     return "\n".join(lines)
 

@@ -54,8 +54,8 @@ class ReducedExport:
         """Whether the difference is within the tolerance; of few images, one label may differ."""
         return self.mean <= self.tolerance and self.flips <= max(1, self.tolerance * self.images)
 
-    def describe(self) -> str:
-        """Return accuracy and differences in words."""
+    def describe(self) -> list[str]:
+        """Return accuracy and differences in words, a line each."""
         parts = [
             f"{self.flips} of {self.images} labels differ",
             f"probabilities differ by {self.mean:.2g} on average and {self.largest:.2g} at most",
@@ -63,7 +63,7 @@ class ReducedExport:
         if self.accuracy is not None and self.fp32_accuracy is not None:
             before, after = (format_percent(one) for one in (self.fp32_accuracy, self.accuracy))
             parts.insert(0, f"accuracy {after}, {before} in fp32")
-        return "; ".join(parts)
+        return parts
 
 
 def export_reduced(
@@ -120,7 +120,7 @@ def export_reduced(
     if not done.agrees:
         raise MismatchError(
             f"'{path}' to agree with its run in fp32, within {done.tolerance:g} on average",
-            found=done.describe(),
+            found="; ".join(done.describe()),
             hint=f"--precision {'fp16' if precision is ExportPrecision.INT8 else 'fp32'}, or a "
             "larger --tolerance if that is acceptable",
         )

@@ -222,9 +222,9 @@ def _principal_directions(centred: Doubles, count: int) -> tuple[Doubles, Double
 
         # Halko, Martinsson & Tropp 2011: far faster where few of many are needed.
         _, lengths, rows = randomized_svd(centred, count, n_iter=4, random_state=0)
-        return lengths, rows
-    _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
-    return lengths, rows
+    else:
+        _, lengths, rows = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(lengths, np.float64), np.asarray(rows, np.float64)
 
 
 def pack_array(array: Floats) -> dict[str, Any]:
