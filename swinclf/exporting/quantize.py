@@ -18,6 +18,7 @@ import numpy as np
 
 from swinclf.config import ExportPrecision
 from swinclf.device import import_extra
+from swinclf.errors import ExportError
 from swinclf.export_formats import PIXELS
 from swinclf.files import write_bytes
 
@@ -25,6 +26,7 @@ from swinclf.files import write_bytes
 # int8 the error of the logits triples. In a convolutional network all operators: the clipping after
 # a layer makes its range narrow.
 PRODUCTS = ("Conv", "MatMul", "Gemm")
+INT8_ONNXRUNTIME = (1, 32)  # networks with attention that earlier versions quantise predict chance
 BATCH = 8  # images of a batch, in calibration and timing
 ROUNDS = 5  # of timing, of both precisions in turn; the fastest of each counts
 
@@ -48,7 +50,7 @@ def reduce_precision(
     H, W) float32.
 
     Raises:
-        ExportError: If the extra is not installed.
+        ExportError: If the extra is not installed, or too old for int8.
     """
     with _quiet():
         is_fp16 = precision is ExportPrecision.FP16
@@ -65,7 +67,15 @@ def _to_fp16(model: Any) -> Any:
 
 
 def _to_int8(model: Any, pixels: np.ndarray) -> Any:
-    onnx, quantization = import_extra("onnx", "onnx", "onnxruntime.quantization")
+    onnx, ort, quantization = import_extra(
+        "onnx", "onnx", "onnxruntime", "onnxruntime.quantization"
+    )
+    if tuple(map(int, ort.__version__.split(".")[:2])) < INT8_ONNXRUNTIME:
+        raise ExportError(
+            "ONNX Runtime 1.32 or later for --precision int8",
+            found=ort.__version__,
+            hint="pip install --upgrade onnxruntime",
+        )
 
     class Batches(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
