@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from held_out import frozen_settings
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -61,12 +62,9 @@ def main() -> None:
     parser.add_argument("--part", type=float, nargs="+", default=[0.1, 0.25, 0.5])
     parser.add_argument("--model", default="embedded")
     args = parser.parse_args()
-    settings: dict[str, object] = {"model": args.model, "freeze_layers": True}
-    if args.model != "embedded":
-        settings |= {"pretrained": False, "img_size": 32}
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        run = swinclf.train(args.photos, out=folder, **settings)  # type: ignore[arg-type]
+        run = swinclf.train(args.photos, out=folder, **frozen_settings(args.model))  # type: ignore[arg-type]
         options = InferenceOptions(device="cpu", precision="fp32")
         predictor = TorchPredictor.open(run.folder.model, options)
         network, preprocess = predictor.network, predictor.card.preprocess

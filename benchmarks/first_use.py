@@ -169,7 +169,7 @@ def run_in_tmux(
 
 
 def clear(work: Path) -> None:
-    """Remove what a use has made: the next one starts anew."""
+    """Remove what a use has made, also its caches."""
     for name in ("runs", "demo", "cache", "new.html", "new.csv", "first.onnx"):
         subprocess.run(["rm", "-rf", str(work / name)], check=True)
 

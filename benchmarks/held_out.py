@@ -69,6 +69,14 @@ class Photographs:
         return logits
 
 
+def frozen_settings(model: str) -> dict[str, object]:
+    """Return the settings of a frozen network: the embedded one, or a small one of random weights."""
+    settings: dict[str, object] = {"model": model, "freeze_layers": True}
+    if model != "embedded":
+        settings |= {"pretrained": False, "img_size": 32}
+    return settings
+
+
 def read_photographs(folder: Path, settings: Mapping[str, object], scratch: Path) -> Photographs:
     """Return the photographs of a folder, with their features by a first training."""
     index = scan_folder(folder)

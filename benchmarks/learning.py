@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from held_out import Photographs, read_photographs
+from held_out import Photographs, frozen_settings, read_photographs
 
 from swinclf.data_quality.dataset_insights import (
     CURVE_COMPONENTS,
@@ -77,12 +77,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--model", default="embedded")
     args = parser.parse_args()
-    settings: dict[str, object] = {"model": args.model, "freeze_layers": True}
-    if args.model != "embedded":
-        settings |= {"pretrained": False, "img_size": 32}
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        photos = read_photographs(args.photos, settings, Path(folder))
+        photos = read_photographs(args.photos, frozen_settings(args.model), Path(folder))
         for held_out in args.held_out:
             for images in args.images:
                 found = [measure(photos, images, held_out, seed) for seed in range(args.seeds)]
