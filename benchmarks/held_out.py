@@ -70,7 +70,7 @@ class Photographs:
 
 
 def frozen_settings(model: str) -> dict[str, object]:
-    """Return the settings of a frozen network: the embedded one, or a small one of random weights."""
+    """Return settings: the embedded network, frozen, or a small one of random weights."""
     settings: dict[str, object] = {"model": model, "freeze_layers": True}
     if model != "embedded":
         settings |= {"pretrained": False, "img_size": 32}
