@@ -51,8 +51,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "compare runs/first runs/second",
     ),
     "teacher": (
-        "demo --out demo",
-        "inspect vit_tiny_patch16_224 --no-pretrained --image new/0.jpg",
+        "demo --output demo",
+        "inspect vit_tiny_patch16_224 --image new/0.jpg",
     ),
 }
 USEFUL = {"biologist": 2, "student": 2, "engineer": 2, "teacher": 1}  # commands until then
@@ -151,7 +151,8 @@ def run_in_tmux(
     command: str, work: Path, environment: Mapping[str, str], columns: int
 ) -> tuple[str, int]:
     """Run a command in a terminal; return the lines as they were wrapped, and the exit code."""
-    tmux = ["tmux", "-L", f"swinclf-{os.getpid()}", "-f", os.devnull]
+    # A server of its own: the one before may still be ending.
+    tmux = ["tmux", "-L", f"swinclf-{os.getpid()}-{time.monotonic_ns()}", "-f", os.devnull]
     code = work / "code"
     code.unlink(missing_ok=True)
     done = f"{command}; echo $? > {code}.new; mv {code}.new {code}; sleep 60"
