@@ -1,4 +1,4 @@
-"""The formats of `swinclf export`, in one table: names of files, extras, writers and predictors.
+"""The formats of `swinclf export`, in one table: names of files, writers and predictors.
 
 Writers and predictors are named as text and imported when they are used, as their packages are
 optional or slow to import.
@@ -34,7 +34,6 @@ class FormatEntry:
     # `module:callable(path, options)` that returns an `inference.predictor.Predictor` of the
     # written file; empty if it cannot run here
     predictor: str = ""
-    extra: str = ""  # the optional extra of swinclf that it needs; may be empty
     has_variants: bool = False  # whether --embed and --precision apply to it
     reason: str = ""  # why the format cannot be written; may be empty
     hint: str = ""  # what to do instead, if it cannot be written
@@ -71,7 +70,6 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         default_name="model.onnx",
         writer="swinclf.exporting.onnx:export_onnx",
         predictor="swinclf.inference.exported_predictor:OnnxPredictor",
-        extra="onnx",
         has_variants=True,
     ),
     ExportFormat.TIMM: FormatEntry(
@@ -89,13 +87,11 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         default_name="model.xml",
         writer="swinclf.exporting.openvino_writer:export_openvino",
         predictor="swinclf.inference.exported_predictor:OpenVinoPredictor",
-        extra="openvino",
     ),
     ExportFormat.WEB: FormatEntry(
         default_name="model.html",
         writer="swinclf.exporting.web:export_web",
         predictor="swinclf.inference.web_page:WebPagePredictor",
-        extra="onnx",
         has_variants=True,
     ),
     ExportFormat.COREML: FormatEntry(

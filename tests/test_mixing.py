@@ -31,7 +31,7 @@ from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import EpochRow
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
-from swinclf.training.mixing import MixingAndErasing
+from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.objective import label_losses
 from swinclf.training.schedule import Schedule
 from swinclf.training.weight_average import build_average
@@ -56,7 +56,7 @@ def batch_of(count=16):
 
 def mixed(epoch=0, step=0, seed=0, **given):
     settings = {"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "seed": seed, **given}
-    return MixingAndErasing(**settings).apply(batch_of(), epoch=epoch, step=step)
+    return ImageBatchAugmentation(**settings).apply(batch_of(), epoch=epoch, step=step)
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_what_is_drawn_depends_on_seed_epoch_and_step_alone():
 
 def test_an_empty_batch_and_no_augmentation_change_nothing():
     empty = Batch(torch.empty(0, 3, 8, 8), torch.empty(0, dtype=torch.int64))
-    assert MixingAndErasing(1.0, 1.0, 1.0, 0).apply(empty, epoch=0, step=0) is empty
+    assert ImageBatchAugmentation(1.0, 1.0, 1.0, 0).apply(empty, epoch=0, step=0) is empty
     batch = batch_of()
-    assert MixingAndErasing(0.0, 0.0, 0.0, 0).apply(batch, epoch=0, step=0) is batch
+    assert ImageBatchAugmentation(0.0, 0.0, 0.0, 0).apply(batch, epoch=0, step=0) is batch
 
 
 def test_parts_of_a_batch_have_their_own_labels():

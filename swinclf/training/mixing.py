@@ -18,7 +18,7 @@ from swinclf.training.batches import Batch
 
 
 @dataclass(frozen=True)
-class MixingAndErasing:
+class ImageBatchAugmentation:
     """Augmentation of the batches of a training."""
 
     mixup: float  # alpha of the Beta distribution of the shares of two images; 0: no mixup

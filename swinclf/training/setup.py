@@ -28,7 +28,7 @@ from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
 from swinclf.training.logistic_regression import Baseline
 from swinclf.training.loop import BestEpoch, TrainState, build_state
-from swinclf.training.mixing import MixingAndErasing
+from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.optim import build_optimizer
 from swinclf.training.schedule import Schedule
 
@@ -70,7 +70,7 @@ def build_image_batches(
         augmentation=Augmentation(
             config.augment, config.min_crop, config.mirror, config.rotate, config.zoom
         ),
-        of_batches=MixingAndErasing(
+        of_batches=ImageBatchAugmentation(
             config.mixup, config.cutmix, config.random_erasing, config.seed
         ),
         batch_size=config.batch_size,
