@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest check docs bench clean
+.PHONY: demo test test-lowest test-ray check docs bench clean
 
 demo: $(INSTALLED)  ## the whole loop on a sample dataset, offline once installed
 	$(BIN)/swinclf demo
@@ -16,6 +16,10 @@ test: $(INSTALLED) check  ## lint, types, tests
 
 test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2
+
+test-ray: $(INSTALLED)  ## the program of docs/distributed.md on a local Ray
+	$(BIN)/python -m pip install --quiet --upgrade --target build/ray 'ray[data]'
+	PYTHONPATH=build/ray $(BIN)/python -m pytest tests/ray_recipe.py
 
 check: $(INSTALLED) docs  ## lint, types and the website
 	$(BIN)/ruff check .

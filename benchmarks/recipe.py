@@ -10,6 +10,7 @@ of more. Each finished row is appended to `--results`; a second run does only wh
     python benchmarks/recipe.py cifar10 caltech101 --variant frozen --per-class 20 100 all
     python benchmarks/recipe.py flower_photos --variant "slow: freeze_layers=false lr=3e-5"
     python benchmarks/recipe.py flower_photos --results rows.jsonl -- precision=fp32
+    python benchmarks/recipe.py flower_photos --weights runs/flowers-1 --variant frozen
 """
 
 from __future__ import annotations
@@ -196,11 +197,14 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--variant", action="append", type=variant, help="[each of VARIANTS]")
     parser.add_argument("--test", type=int, default=200, help="test images of a class, at most")
     parser.add_argument("--seed", action="append", type=int, help="[0]")
-    parser.add_argument("--model", default="embedded")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--model", default="embedded")
+    start.add_argument("--weights", help="a run or a weights file, instead of a model")
     parser.add_argument("--results", type=Path, default=Path("recipe.jsonl"))
     cut = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:cut])
-    options.settings = {"model": options.model, **dict(map(setting, words[cut + 1 :]))}
+    start_from = {"weights": options.weights} if options.weights else {"model": options.model}
+    options.settings = {**start_from, **dict(map(setting, words[cut + 1 :]))}
     return options
 
 

@@ -128,6 +128,14 @@ class Classifier:
         if self._predictor.note:
             warnings.warn(self._predictor.note, stacklevel=3)
 
+    def __reduce__(self) -> tuple[type[Classifier], tuple[Path, InferenceOptions]]:
+        """Pickle the path, not the weights: another process opens the same file."""
+        return type(self), (self.path.resolve(), self._options)
+
+    def __call__(self, inputs: Source | Iterable[Source]) -> list[Prediction]:
+        """Return `predict(inputs)`."""
+        return self.predict(inputs)
+
     def __repr__(self) -> str:
         """Return one line: the file, the network, the number of classes, the device."""
         card, device = self._predictor.card, self._predictor.device

@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _RETAINED_BYTES = 1024**3
 _IS_WINDOWS = os.name == "nt"
+_REPEAT_S = 5.0  # within which torchrun repeats a signal that a terminal has sent to all processes
 
 
 class Precision(StrEnum):
@@ -146,12 +148,16 @@ def cpu_features() -> Mapping[str, bool]:
 
 
 def set_threads(count: int | None) -> int:
-    """Set the number of CPU threads of torch unless it is None; return the number in use."""
+    """Set the number of CPU threads of torch unless it is None; return the number in use.
+
+    Both are those of all processes of this machine together, so that a run has the same setting
+    with any number of processes.
+    """
     import torch
 
     if count is not None:
-        torch.set_num_threads(count)
-    return torch.get_num_threads()
+        torch.set_num_threads(max(1, count // local_processes()))
+    return torch.get_num_threads() * local_processes()
 
 
 @contextmanager
@@ -247,8 +253,20 @@ def fixed_batch_size(device: str) -> int:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use, its share of those of the machine."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, cores // local_processes())
+
+
+def local_processes() -> int:
+    """Return how many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_under_torchrun() else 1
+
+
+def is_under_torchrun() -> bool:
+    """Return whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def seed_everything(seed: int) -> torch.Generator:
@@ -355,6 +373,7 @@ class StopFlag:
     def __init__(self) -> None:
         self.exit_code: ExitCode | None = None
         self._is_deferring = False
+        self._signalled_at = 0.0
 
     def __bool__(self) -> bool:
         """Whether the work should stop."""
@@ -392,11 +411,13 @@ class StopFlag:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if self and is_under_torchrun() and time.monotonic() - self._signalled_at < _REPEAT_S:
+            return
         if self:
             with suppress(Exception):
                 sys.stderr.flush()
             os._exit(code)
-        self.exit_code = code
+        self.exit_code, self._signalled_at = code, time.monotonic()
         if not self._is_deferring:
             raise Interrupted(code)
 

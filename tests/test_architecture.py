@@ -32,6 +32,7 @@ LEVELS = [
         "lock",
         "latest_run",
         "parallel_batches",
+        "processes",
         "run_folder",
         "setting_values",
         "setting_rules",
@@ -191,7 +192,7 @@ def test_who_knows_which_library():
         },
         "torch": {
             *("models", "training", "inference", "exporting", "explain", "data", "device"),
-            *("parallel_batches", "pipeline", "commands", "unpickle"),
+            *("parallel_batches", "processes", "pipeline", "commands", "unpickle"),
         },
         "timm": {"models"},
         "matplotlib": {"demo", "reporting", "explain"},

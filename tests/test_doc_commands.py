@@ -164,7 +164,8 @@ def test_python_of_the_page_about_python_runs(workplace, monkeypatch):
 
 def test_all_python_is_run():
     pages = {name for name, text in DOCUMENTS.items() if blocks(text, "python")}
-    assert pages == {"README.md", "docs/exports.md", "docs/python.md", "docs/serve.md"}
+    elsewhere = {"docs/distributed.md"}  # by `make test-ray`
+    assert pages - elsewhere == {"README.md", "docs/exports.md", "docs/python.md", "docs/serve.md"}
 
 
 PROGRAMS = dict(

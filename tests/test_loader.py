@@ -15,6 +15,7 @@ from swinclf.data.images import content_digest
 from swinclf.data.loader import (
     available_batches,
     batched,
+    in_batches,
     load_batches,
     load_for_prediction,
     map_ahead,
@@ -158,7 +159,7 @@ def test_any_number_of_workers_gives_the_same(files):
 
     runs = []
     for workers in WORKERS:
-        batches = load_batches(files, load, batch_size=4, workers=workers)
+        batches = load_batches(in_batches(files, 4), load, workers=workers)
         runs.append([one for batch in batches for one in batch])
     for (path, one), *others in zip(*runs, strict=True):
         for other_path, other in others:
@@ -170,7 +171,7 @@ def test_a_bad_file_is_its_own_answer_and_nobody_else_s(files):
     loaded = dict(
         one
         for batch in load_batches(
-            files, lambda path: load_for_prediction(path, SMALL), batch_size=3, workers=2
+            in_batches(files, 3), lambda path: load_for_prediction(path, SMALL), workers=2
         )
         for one in batch
     )
@@ -224,7 +225,7 @@ def silent(monkeypatch):
 def test_a_read_that_never_ends_is_an_answer_too(files, silent, workers):
     silent |= {"0.png", "4.png", "9.png"}
     batches = load_batches(
-        files, lambda path: load_for_prediction(path, SMALL), batch_size=4, workers=workers
+        in_batches(files, 4), lambda path: load_for_prediction(path, SMALL), workers=workers
     )
     loaded = [one for batch in batches for one in batch]
     assert [path for path, _ in loaded] == files
@@ -242,7 +243,7 @@ def test_a_disk_that_is_gone_ends_it(files, silent, workers):
     with pytest.raises(DataError) as error:
         list(
             load_batches(
-                files, lambda path: load_for_prediction(path, SMALL), batch_size=4, workers=workers
+                in_batches(files, 4), lambda path: load_for_prediction(path, SMALL), workers=workers
             )
         )
     assert "2.png" in error.value.expected

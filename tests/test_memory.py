@@ -16,11 +16,13 @@ from swinclf.commands import train as train_verb
 from swinclf.device import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.run_folder import RunFolder
-from swinclf.training import loop
+from swinclf.training import gradient, loop
 from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint
+from swinclf.training.gradient import LocalGradient
 from swinclf.training.optim import build_optimizer
 from swinclf.training.resume_guard import RunFingerprint
 from swinclf.training.schedule import Schedule
+from swinclf.training.state import BestEpoch, build_state
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -59,12 +61,16 @@ class Network(nn.Module):
 
 def state_of(network):
     optimizer = build_optimizer(network.named_parameters(), lr=1e-2, weight_decay=0.05)
-    return loop.build_state(network, optimizer, CPU)
+    return build_state(network, optimizer, CPU)
 
 
 def batch_of(count):
     generator = torch.Generator().manual_seed(count)
     return loop.Batch(torch.randn(count, 6, generator=generator), torch.arange(count) % 3)
+
+
+def train_step(state, batch):
+    loop._train_step(state, batch, SCHEDULE, LocalGradient(state, SCHEDULE, CPU))
 
 
 @pytest.mark.parametrize("error", WAYS, ids=lambda error: type(error).__name__)
@@ -81,7 +87,7 @@ def test_a_step_in_parts_is_the_same_step(most, parts, error):
     whole, split = state_of(network), state_of(copy.deepcopy(network))
     split.model.most, split.model.error = most, error
     for state in (whole, split):
-        loop._train_step(state, batch_of(13), SCHEDULE, CPU)
+        train_step(state, batch_of(13))
     assert split.model.seen == parts
     assert split.micro_batch == parts[0]
     assert whole.micro_batch is None
@@ -95,7 +101,7 @@ def test_a_step_in_parts_is_the_same_step(most, parts, error):
 def test_the_next_step_does_not_try_the_whole_batch_again():
     state = state_of(Network(most=4))
     for _ in range(2):
-        loop._train_step(state, batch_of(8), SCHEDULE, CPU)
+        train_step(state, batch_of(8))
     assert state.model.seen == [4, 4, 4, 4]
 
 
@@ -103,12 +109,12 @@ def test_where_not_even_one_image_fits_or_something_else_is_wrong_it_ends():
     for network, count in ((Network(most=0), 4), (Network(error=ValueError("x"), most=1), 2)):
         state = state_of(network)
         with pytest.raises((RuntimeError, ValueError)):
-            loop._train_step(state, batch_of(count), SCHEDULE, CPU)
+            train_step(state, batch_of(count))
 
 
 def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
     state = state_of(Network(most=4))
-    loop._train_step(state, batch_of(8), SCHEDULE, CPU)
+    train_step(state, batch_of(8))
     run = RunFolder(tmp_path)
     save_checkpoint(
         run, state, RunFingerprint({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
@@ -120,8 +126,8 @@ def test_the_size_of_the_parts_is_in_the_checkpoint(tmp_path):
 
 def test_saving_makes_no_copy_of_the_weights(tmp_path, monkeypatch):
     state = state_of(Network())
-    loop._train_step(state, batch_of(8), SCHEDULE, CPU)
-    state.best = loop.BestEpoch(1, (0.0, 1.0), state.model.state_dict())
+    train_step(state, batch_of(8))
+    state.best = BestEpoch(1, (0.0, 1.0), state.model.state_dict())
     written = {}
     monkeypatch.setattr("swinclf.training.checkpoint.write_tensors", _remember(written))
     fingerprint = RunFingerprint({}, {}, {}, {}, "", torch.zeros(0, 16, dtype=torch.uint8))
@@ -148,14 +154,14 @@ def _remember(written):
 @pytest.fixture
 def small_device(monkeypatch):
     """A device on which no more than three images fit into a training step."""
-    add = loop._add_gradient
+    add = gradient.add_gradient
 
-    def add_or_fail(state, part, *rest, **named):
+    def add_or_fail(state, loss, part, **named):
         if len(part.targets) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return add(state, part, *rest, **named)
+        return add(state, loss, part, **named)
 
-    monkeypatch.setattr(loop, "_add_gradient", add_or_fail)
+    monkeypatch.setattr(gradient, "add_gradient", add_or_fail)
 
 
 def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
@@ -195,7 +201,7 @@ def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypat
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "_add_gradient", fail)
+    monkeypatch.setattr(gradient, "add_gradient", fail)
     done = cli("train", dataset, "--model", "test_vit", "--no-pretrained", "--img-size", "32")
     assert done.code == 1
     assert "memory" in error_lines(done)[0]

@@ -34,6 +34,7 @@ from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.objective import label_losses
 from swinclf.training.schedule import Schedule
+from swinclf.training.state import BestEpoch, TrainState
 from swinclf.training.weight_average import build_average
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -51,7 +52,8 @@ PREPROCESS = Preprocess(
 def batch_of(count=16):
     """Images of one value each, so that a mixed one tells its two parts and their shares."""
     values = torch.arange(1.0, count + 1)
-    return Batch(values.view(-1, 1, 1, 1).expand(-1, 3, 20, 24).clone(), torch.arange(count))
+    inputs, numbers = values.view(-1, 1, 1, 1).expand(-1, 3, 20, 24).clone(), torch.arange(count)
+    return Batch(inputs, numbers, views=numbers)
 
 
 def mixed(epoch=0, step=0, seed=0, **given):
@@ -309,10 +311,10 @@ def test_mixed_images_are_taught_online(trained, tmp_path):
 
 @pytest.mark.parametrize(("select", "best"), [(EpochScore.LOSS, 2), (EpochScore.ACCURACY, 3)])
 def test_the_best_epoch_has_the_least_loss_or_the_highest_accuracy(select, best):
-    state = loop.TrainState(nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)], 0.1), None)
+    state = TrainState(nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)], 0.1), None)
     scores = [(0.9, 0.5), (0.5, 0.6), (0.7, 0.8), (0.8, 0.8)]  # loss, accuracy
     for epoch, (loss, accuracy) in enumerate(scores, 1):
         row = EpochRow(epoch, 1.0, 0.5, loss, accuracy, 1e-3, 1.0, 10.0)
         if loop._is_best(state, row, select):
-            state.best = loop.BestEpoch(epoch, (accuracy, -loss), {})
+            state.best = BestEpoch(epoch, (accuracy, -loss), {})
     assert state.best.epoch == best

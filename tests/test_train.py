@@ -42,8 +42,10 @@ from swinclf.training.defaults import (
     default_micro_batch,
     is_sided,
 )
+from swinclf.training.gradient import LocalGradient
 from swinclf.training.linear_probe import Probe
 from swinclf.training.schedule import Schedule
+from swinclf.training.state import build_state
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -618,10 +620,11 @@ def test_class_weights_reach_the_loss():
     )
     model = torch.nn.Linear(3, 3)
     hardware = Hardware("cpu", Precision.FP32, "")
-    state = loop.build_state(model, torch.optim.SGD(model.parameters(), 0.0), hardware)
+    state = build_state(model, torch.optim.SGD(model.parameters(), 0.0), hardware)
     model.weight.data.zero_()
     model.bias.data.zero_()
-    loop._train_step(state, loop.Batch(logits, targets), schedule, hardware)
+    gradient = LocalGradient(state, schedule, hardware)
+    loop._train_step(state, loop.Batch(logits, targets), schedule, gradient)
     state.sums.fetch()
     assert state.sums.loss == pytest.approx(3.5 * math.log(3))
 

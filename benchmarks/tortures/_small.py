@@ -14,8 +14,8 @@ import swinclf
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.pipeline import fit as pipeline
 from swinclf.run_folder import RunFolder
-from swinclf.training.loop import TrainState
 from swinclf.training.resume_guard import RunFingerprint
+from swinclf.training.state import TrainState
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}
 SETTINGS: Mapping[str, Any] = {

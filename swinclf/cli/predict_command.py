@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from swinclf.inference.labelling import LabelFolders
     from swinclf.inference.prediction import Prediction
     from swinclf.inference.predictor import Predictor
+    from swinclf.inference.shared_stream import ModelFile
 
 TOP_K = 5
 PredictJsonOption = Annotated[
@@ -149,9 +150,7 @@ def predict_command(
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
     report = ConsoleReporter()
-    predictor = _opened(model, engine, (impl, device, precision), report)
-    if predictor.note:
-        report.warn(predictor.note)
+    predictor, shared = _opened(model, engine, (impl, device, precision), report)
     tally, ignored = _Tally(), Counter[str]()
     expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
     paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
@@ -167,6 +166,7 @@ def predict_command(
                 workers=workers,
                 low_latency="-" in inputs,
                 reject=reject,
+                model=shared,
             ),
             advance,
         )
@@ -188,16 +188,24 @@ def _opened(
     engine: Engine,
     choice: tuple[Impl | None, str, Precision | None],
     report: ConsoleReporter,
-) -> Predictor:
-    """Open the model, without importing what only other engines need."""
+) -> tuple[Predictor, ModelFile | None]:
+    """Open the model, without importing what only other engines need.
+
+    Its file is returned if other processes can open it, too.
+    """
     from swinclf.inference.predictor import InferenceOptions, open_predictor
+    from swinclf.inference.shared_stream import ModelFile
 
-    options = InferenceOptions(*choice)
+    options, shared = InferenceOptions(*choice), None
     if engine is Engine.TORCH:
-        return open_predictor(model, options)
-    from swinclf.exporting.engine import open_engine
+        predictor, shared = open_predictor(model, options), ModelFile(model, options)
+    else:
+        from swinclf.exporting.engine import open_engine
 
-    return open_engine(model, engine, options, report)
+        predictor = open_engine(model, engine, options, report)
+    if predictor.note:
+        report.warn(predictor.note)
+    return predictor, shared
 
 
 class _Tally:

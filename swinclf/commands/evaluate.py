@@ -37,6 +37,7 @@ from swinclf.inference.selection import (
     match_labels,
     select_images,
 )
+from swinclf.inference.shared_stream import ModelFile
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.reporter import SILENT, Reporter
@@ -78,11 +79,13 @@ def score(
     reject: float | None = None,
     workers: int | None = None,
     report: Reporter = SILENT,
+    options: InferenceOptions | None = None,
 ) -> SplitScores:
     """Score an open predictor and write nothing.
 
     `model` is its file, whose run folder names the dataset and the split; the other arguments and
-    the errors are those of `evaluate`.
+    the errors are those of `evaluate`. With `options`, with which the file was opened, other
+    processes take part.
     """
     if reject is not None:
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
@@ -104,6 +107,7 @@ def score(
         split=split,
         workers=workers,
         report=report,
+        model=None if options is None else ModelFile(model, options),
     )
     rejection = None
     if reject is not None:
@@ -143,7 +147,16 @@ def evaluate(
     predictor = open_predictor(model, options)
     if predictor.note:
         report.warn(predictor.note)
-    done = score(predictor, model, data, split=split, reject=reject, workers=workers, report=report)
+    done = score(
+        predictor,
+        model,
+        data,
+        split=split,
+        reject=reject,
+        workers=workers,
+        report=report,
+        options=options,
+    )
     result, root = done.result, done.index.root
     workers = default_workers() if workers is None else workers
     drawer = _drawer(model, root, predictor)
@@ -152,11 +165,7 @@ def evaluate(
     write_results(
         folder,
         result,
-        Provenance(
-            title=f"{model.resolve().parent.name}: {done.split} of {root.name}",
-            data=root.name,
-            command=f"swinclf eval '{root}' --run '{model}' --split {done.split}",
-        ),
+        _provenance(model, root, done.split),
         illustrations=Illustrations(
             root,
             workers,
@@ -171,6 +180,15 @@ def evaluate(
         ),
     )
     return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
+
+
+def _provenance(model: Path, root: Path, split: str) -> Provenance:
+    """Return the origin of the scores, for the report."""
+    return Provenance(
+        title=f"{model.resolve().parent.name}: {split} of {root.name}",
+        data=root.name,
+        command=f"swinclf eval '{root}' --run '{model}' --split {split}",
+    )
 
 
 def _note_selection(split: str, report: Reporter, *, is_requested: bool, rejects: bool) -> None:

@@ -19,6 +19,7 @@ from swinclf.files import expand_home, natural_key
 from swinclf.inference.labelling import CANDIDATES, select_diverse
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Predictor
+from swinclf.inference.shared_stream import ModelFile, stream_shared
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs, to_prediction
 from swinclf.reporter import SILENT, Reporter, format_percent
@@ -34,6 +35,7 @@ def predict(
     batch_size: int | None = None,
     low_latency: bool = False,
     reject: float | None = None,
+    model: ModelFile | None = None,
 ) -> Iterator[Prediction]:
     """Yield predictions for inputs, in their order.
 
@@ -47,6 +49,7 @@ def predict(
         low_latency: Compute the images that are available instead of waiting for a full batch.
         reject: Target share of correct predictions, in (0, 1): predictions that are too uncertain
             for it, or out of distribution, become `unknown`. None rejects nothing.
+        model: The file of the predictor, with which other processes take part.
 
     Raises:
         RunError: If the model has no threshold for that precision.
@@ -58,13 +61,12 @@ def predict(
     card = predictor.card
     if reject is not None:
         threshold_for(card.confidence, reject)  # raises before any image is read
-    for source, output in stream_outputs(
-        predictor,
-        inputs,
-        workers=count,
-        batch_size=batch_size,
-        low_latency=low_latency,
-    ):
+    outputs = (
+        stream_outputs(predictor, inputs, workers=count, batch_size=batch_size, low_latency=True)
+        if low_latency
+        else stream_shared(predictor, model, inputs, workers=count, batch_size=batch_size)
+    )
+    for source, output in outputs:
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
         yield to_prediction(path, output, card, top_k=top_k, reject=reject)
 

@@ -38,7 +38,9 @@ from swinclf.pipeline.resume import (
     extract_run_features,
     resume_state,
 )
+from swinclf.pipeline.share_training import sharing_training, unused_gpus_hint
 from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
+from swinclf.processes import check_device, current
 from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
@@ -124,18 +126,19 @@ def train(
     stop = StopFlag()
     with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
+        check_device(hardware.device, current())
         if settings.config.compile:
             require_compiler(hardware.device)
         if resume is not None:
             with claim_run(resume) as claim:
-                context = Context(hardware, EventLog(report, claim), stop)
+                context = Context(hardware, EventLog(report, claim), stop, current())
                 resumed = resume_state(claim.run, settings, context.report)
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         _refuse_second_test_split(index, config.test_split)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
-            context = Context(hardware, EventLog(report, claim), stop)
+            context = Context(hardware, EventLog(report, claim), stop, current())
             if budget_s is not None:
                 settings = fit_budget(settings, budget_s, index, context)
             return _train(settings, index, None, claim, context, num_classes)
@@ -191,14 +194,16 @@ def _train(
         plan.dataset, plan.extracted, plan.config, context.hardware.device
     )
     baseline = prepare_baseline(plan, context, features) if features else None
-    state, batches = prepare_training(plan, context, features, baseline, saved)
-    if saved:
-        context.report.note(f"resuming after epoch {state.epoch} of {plan.config.epochs}")
-    fingerprint = saved.fingerprint if saved else create_run(plan, claim, baseline, state, findings)
-
-    with add_resume_hint(claim.run):
-        with context.stop.deferring_signals():
+    with sharing_training(plan, context, baseline, saved):
+        state, batches = prepare_training(plan, context, features, baseline, saved)
+        if saved:
+            context.report.note(f"resuming after epoch {state.epoch} of {plan.config.epochs}")
+            fingerprint = saved.fingerprint
+        else:
+            fingerprint = create_run(plan, claim, baseline, state, findings)
+        with add_resume_hint(claim.run), context.stop.deferring_signals():
             fit_best(plan, context, state, batches, claim.run, fingerprint)
+    with add_resume_hint(claim.run):
         scored = finish(plan, context, state.history, claim.run, fingerprint.findings)
         mark_latest(claim.run.path)
         remove_checkpoints(claim.run)
@@ -233,6 +238,8 @@ def _plan(
     """
     report, saved = context.report, resumed.saved if resumed else None
     settings = resolve_machine(settings, context.hardware, index.root)
+    if saved is None and (hint := unused_gpus_hint(context.hardware, settings, context.processes)):
+        report.note(hint)
     settings, start = build_starting_model(settings, index, saved, report)
     settings, teacher = find_teacher(settings, index.classes, saved, context)
     check_free_space(run.path.parent, start.bytes_on_disk, "the weights and checkpoints")

@@ -39,7 +39,7 @@ from swinclf.data.thread_pool import (
     read_deadline,
 )
 from swinclf.data.transforms import eval_pixels
-from swinclf.device import free_memory
+from swinclf.device import free_memory, local_processes
 from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess, ValueRange
 
@@ -255,16 +255,24 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Return items in groups of `size`, the last one smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def load_batches(
-    items: Sequence[Item], load: Callable[[Item], LoadedImage], *, batch_size: int, workers: int
+    batches: Sequence[Sequence[Item]], load: Callable[[Item], LoadedImage], *, workers: int
 ) -> Iterator[list[tuple[Item, LoadedImage]]]:
-    """Yield items with their loaded images, batch by batch, two batches prefetched."""
+    """Yield batches of items with their loaded images, two batches prefetched."""
 
     def load_one(item: Item) -> tuple[Item, LoadedImage]:
         return item, load(item)
 
-    loaded = map_ahead(load_one, items, workers=workers, ahead=2 * batch_size, late=not_loaded)
-    return batched(loaded, batch_size)
+    ahead = 2 * max(map(len, batches), default=1)
+    items = (item for batch in batches for item in batch)
+    loaded = map_ahead(load_one, items, workers=workers, ahead=max(1, ahead), late=not_loaded)
+    for batch in batches:
+        yield list(islice(loaded, len(batch)))
 
 
 def not_loaded(item: Item, why: str) -> tuple[Item, LoadedImage]:
@@ -311,5 +319,8 @@ class ImageCache:
 
 
 def image_cache_bytes() -> int:
-    """Return the size limit of the cache: a fraction of the memory that is free now."""
-    return free_memory() // FREE_PART
+    """Return the size limit of the cache: a fraction of the memory that is free now.
+
+    Several processes of one machine share it.
+    """
+    return free_memory() // FREE_PART // local_processes()

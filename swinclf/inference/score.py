@@ -14,7 +14,8 @@ from swinclf.data.scan_notes import most_frequent_reason, remedy_for
 from swinclf.device import fixed_batch_size
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
-from swinclf.inference.stream import ImageOutput, stream_outputs, to_image_outputs
+from swinclf.inference.shared_stream import ModelFile, stream_shared
+from swinclf.inference.stream import ImageOutput, to_image_outputs
 from swinclf.metrics import Metrics, Tally
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import PredictionRow
@@ -42,16 +43,18 @@ def score_images(
     split: str,
     workers: int,
     report: Reporter,
+    model: ModelFile | None = None,
 ) -> ScoringResult:
     """Run a model on labelled images, whose labels are its classes, and score it.
+
+    `model` is the file of the predictor, with which other processes open it; None for this process
+    alone.
 
     Raises:
         DataError: If not one image can be read.
     """
-    files = (root / image.path for image in images)
-    size = 1 if predictor.takes_any_size else fixed_batch_size(predictor.device)
-    padded = _PaddedBatches(predictor, size)
-    outputs = stream_outputs(padded, files, workers=workers, batch_size=size)
+    files = [str(root / image.path) for image in images]
+    outputs = stream_shared(predictor, model, files, workers=workers, is_padded=True)
     return score_outputs(
         predictor.card.classes,
         root,
@@ -110,20 +113,3 @@ def to_image_outputs_in_batches(
     for start in range(0, len(outputs.logits), size):
         rows = slice(start, start + size)
         yield from to_image_outputs(outputs.rows(rows), confidence)
-
-
-class _PaddedBatches:
-    """A predictor that pads short batches, so that no output depends on the number of images."""
-
-    def __init__(self, predictor: Predictor, size: int) -> None:
-        self._predictor, self._size = predictor, size
-        self.card, self.parallel = predictor.card, predictor.parallel
-        self.device, self.note = predictor.device, predictor.note
-        self.takes_any_size = predictor.takes_any_size
-
-    def outputs(self, pixels: np.ndarray) -> Outputs:
-        """See `Predictor`."""
-        missing = self._size - len(pixels)
-        padded = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        computed = self._predictor.outputs(padded)
-        return computed.rows(slice(0, len(pixels)))

@@ -45,6 +45,11 @@ class Computer:
         elif self.dtype is not torch.float32:
             self.trunk = _copy_in(self.network, self.dtype)
 
+    def to(self, device: str) -> None:
+        """Move the network to another device."""
+        self.network.to(device)
+        self.trunk.to(device)
+
     @torch.inference_mode()
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute logits: (N, 3, H, W) float32 on the device -> (N, K) float32."""

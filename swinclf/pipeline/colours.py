@@ -9,7 +9,7 @@ import numpy as np
 
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN
-from swinclf.data.loader import load_batches, load_for_prediction
+from swinclf.data.loader import in_batches, load_batches, load_for_prediction
 from swinclf.errors import ConfigError
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
@@ -58,9 +58,8 @@ def measure_colours(
     chosen = files[:: -(-len(files) // MEASURED_IMAGES)]
     sums, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for batch in load_batches(
-        chosen,
+        in_batches(chosen, BATCH),
         lambda path: load_for_prediction(path, preprocess, digest=False),
-        batch_size=BATCH,
         workers=workers,
     ):
         for _, loaded in batch:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
+from swinclf.data.split import SplitRule
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
-from swinclf.device import command_line, fixed_batch_size, translate_out_of_memory
+from swinclf.device import (
+    Hardware,
+    StopFlag,
+    command_line,
+    fixed_batch_size,
+    translate_out_of_memory,
+)
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
+from swinclf.processes import Processes, own_device
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import EXAMPLES, FindingSummary
 from swinclf.training.feature_extraction import (
@@ -46,27 +54,22 @@ def extract_features(
         DataError: If the readable images are not enough to train on.
         Interrupted: If a signal asked to stop; features computed so far are cached.
     """
-    hardware, stop, options = context.hardware, context.stop, start.extraction
-    extractor = FeatureExtractor(
-        index.root,
-        start.preprocess,
-        Computer(start.network, hardware) if start.extracts_features else None,
-        hardware,
-        workers=options.workers,
-        report=context.report,
-        stop=stop,
-        caches=open_user_caches(start, context),
-    )
-    rule = replace(options.split, val=0.0) if index.has_val else options.split
-    views_of = views_by_split(index, rule, mirror=options.mirror)
-    with closing(extractor), translate_out_of_memory(fixed_batch_size(hardware.device)):
+    stop, processes, options = context.stop, context.processes, start.extraction
+    if processes.count > 1:  # where the network can be sent from
+        start.network.to("cpu")
+    with ExitStack() as stack:
+        task = ExtractionTask(index, start, context.hardware)
+        with processes.sharing(task, ends=(Interrupted,)), _all_or_none(context):
+            extractor = stack.enter_context(closing(build_extractor(index, start, context)))
+            extract_shared(extractor, index, start, processes)
         extracted = extractor.extracted
-        extractor.extract([image.path for image in index.images], views_of)
         if not stop:
             dataset = (
                 Dataset(index.root, index.classes, index.images, index.skipped)
                 if is_resumed
-                else assign_splits(index, extracted.digests, extracted.errors, rule)
+                else assign_splits(
+                    index, extracted.digests, extracted.errors, split_rule(index, start)
+                )
             )
         if not stop and options.mirror:
             train_paths = [image.path for image in dataset.of(TRAIN)]
@@ -74,6 +77,78 @@ def extract_features(
         if stop:
             raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
     return extracted, dataset
+
+
+@dataclass(frozen=True)
+class ExtractionTask:
+    """The features of a share of the images, for the first process."""
+
+    index: FolderIndex
+    start: StartingModel
+    hardware: Hardware
+
+    def run(self, processes: Processes, report: Reporter, stop: StopFlag) -> None:
+        """See `processes.Task`."""
+        if not self.index.root.is_dir():
+            raise DataError(
+                f"the folder '{self.index.root}' on every machine",
+                found="none on this one",
+                hint="a folder that all machines share, or a copy at the same path",
+            )
+        hardware = replace(self.hardware, device=own_device(self.hardware.device))
+        context = Context(hardware, report, stop, processes)
+        with (
+            closing(build_extractor(self.index, self.start, context)) as extractor,
+            _all_or_none(context),
+        ):
+            extract_shared(extractor, self.index, self.start, processes)
+
+
+def build_extractor(index: FolderIndex, start: StartingModel, context: Context) -> FeatureExtractor:
+    """Build the extractor of a dataset's features; without a frozen network it only reads."""
+    return FeatureExtractor(
+        index.root,
+        start.preprocess,
+        Computer(start.network, context.hardware) if start.extracts_features else None,
+        context.hardware,
+        workers=start.extraction.workers,
+        report=context.report,
+        stop=context.stop,
+        caches=open_user_caches(start, context),
+    )
+
+
+def extract_shared(
+    extractor: FeatureExtractor, index: FolderIndex, start: StartingModel, processes: Processes
+) -> None:
+    """Extract the features of the images together with other processes, for the first one."""
+    views_of = views_by_split(index, split_rule(index, start), mirror=start.extraction.mirror)
+    files = [image.path for image in index.images]
+    with translate_out_of_memory(fixed_batch_size(extractor.device)):
+        extractor.extract_shared(files, views_of, processes)
+
+
+@contextmanager
+def _all_or_none(context: Context) -> Iterator[None]:
+    """Let all of several processes finish the block, or none: a signal to one of them is for all.
+
+    Raises:
+        Interrupted: If one was asked to stop.
+    """
+    processes, stop = context.processes, context.stop
+    if processes.count == 1:
+        yield
+        return
+    with stop.deferring_signals() if processes.rank == 0 else nullcontext():
+        yield
+        if processes.agree(bool(stop))[0]:
+            raise Interrupted(stop.exit_code or ExitCode.TERMINATED)
+
+
+def split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
+    """Return the rule that holds images out of a dataset, which may have a folder of them."""
+    rule = start.extraction.split
+    return replace(rule, val=0.0) if index.has_val else rule
 
 
 def open_user_caches(start: StartingModel, context: Context) -> FeatureCaches:

@@ -12,14 +12,16 @@ from swinclf.errors import DivergedError, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
+from swinclf.processes import ALONE
 from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
 from swinclf.training.defaults import Regime
-from swinclf.training.loop import TrainState, fit
+from swinclf.training.loop import Saver, fit
 from swinclf.training.resume_guard import RunFingerprint
 from swinclf.training.setup import build_schedule, head_hardware, install_best
+from swinclf.training.state import TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 VAL_COST = 1 / 3  # of an image in validation, relative to training: no backward pass
@@ -43,38 +45,43 @@ def fit_best(
         DeviceError: If memory runs out.
         Interrupted: If a signal asked to stop; the state has been saved.
     """
-    hardware = context.hardware
-    schedule = build_schedule(plan.config, plan.dataset, hardware.device)
-    if plan.start.regime is Regime.HEAD:
-        hardware = head_hardware(hardware.device)
     saver = CheckpointSaver(run, fingerprint)
     try:
-        with (
-            translate_out_of_memory(batches.batch_size),
-            context.report.training(is_head=plan.start.regime is Regime.HEAD),
-        ):
-            fit(
-                state,
-                batches,
-                schedule,
-                hardware,
-                report=context.report,
-                stop=context.stop,
-                saver=saver,
-                estimate=_time_estimate(plan, batches, context.report),
-            )
+        with context.report.training(is_head=plan.start.regime is Regime.HEAD):
+            fit_share(plan, context, state, batches, saver)
     except DivergedError as error:
         raise _save_best_weights(error, plan, context, state, run) from None
     finally:  # after any error, even a full disk
         with suppress(RunError):
             write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
     saver.save(state)
-    if schedule.epochs and state.best is not None and state.best.epoch == 0:
+    if plan.config.epochs and state.best is not None and state.best.epoch == 0:
         context.report.warn(
             "no epoch reached the validation accuracy of the linear probe "
             f"({format_percent(state.best.score[0])}): the model is the probe"
         )
     install_best(state, plan.start.network)
+
+
+def fit_share(
+    plan: Plan, context: Context, state: TrainState, batches: Batches, saver: Saver
+) -> None:
+    """Train to the end, with this process's share of every batch; raises as `fit_best`."""
+    hardware, processes = context.hardware, context.processes
+    if plan.start.regime is Regime.HEAD:  # too small to share
+        hardware, processes = head_hardware(hardware.device), ALONE
+    with translate_out_of_memory(batches.batch_size):
+        fit(
+            state,
+            batches,
+            build_schedule(plan.config, plan.dataset, hardware.device),
+            hardware,
+            report=context.report,
+            stop=context.stop,
+            saver=saver,
+            estimate=_time_estimate(plan, batches, context.report),
+            processes=processes,
+        )
 
 
 def _time_estimate(plan: Plan, batches: Batches, report: Reporter) -> TimeEstimate:

@@ -23,8 +23,9 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
-from swinclf.training.loop import TrainState, fit
+from swinclf.training.loop import fit
 from swinclf.training.setup import build_schedule
+from swinclf.training.state import TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS

@@ -21,6 +21,7 @@ from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.choose_preprocess import preprocess_line
 from swinclf.pipeline.starting_model import StartingModel
+from swinclf.processes import ALONE, Processes
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
@@ -38,11 +39,12 @@ OF_EPOCHS = (
 
 @dataclass(frozen=True)
 class Context:
-    """Hardware, reporter and stop flag of a command."""
+    """Hardware, reporter and stop flag of a command, and the processes it runs in."""
 
     hardware: Hardware
     report: Reporter  # receives progress, defaults and their reasons
     stop: StopFlag  # set by a signal
+    processes: Processes = ALONE  # which share the work
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
             f"{len(dataset.skipped)} files skipped, e.g. {dataset.skipped[0].path}: "
             f"{dataset.skipped[0].reason} (all in skipped.csv)"
         )
-    report.note(_model_line(plan, hardware))
+    report.note(_model_line(plan, hardware, context.processes.count))
     report.note(_recipe_line(plan))
     for change in changes:
         report.note(f"changed since this run began: {change}")
@@ -180,13 +182,14 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     report.record("plan", plan.to_dict())
 
 
-def _model_line(plan: Plan, hardware: Hardware) -> str:
-    """Return network, size, device and precision in one line."""
+def _model_line(plan: Plan, hardware: Hardware, processes: int) -> str:
+    """Return network, size, device, precision and number of processes in one line."""
     config = plan.config
     size = f"{config.img_size} px"
     if config.train_size != config.img_size:
         size += f" ({config.train_size} px in training)"
-    return f"model: {config.model}, {size}, on {hardware.device} in {hardware.precision}"
+    shared = f", {processes} processes" if processes > 1 else ""
+    return f"model: {config.model}, {size}, on {hardware.device} in {hardware.precision}{shared}"
 
 
 def _recipe_line(plan: Plan) -> str:

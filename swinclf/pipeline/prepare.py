@@ -21,7 +21,6 @@ from swinclf.training.defaults import Regime
 from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import Baseline, fit_baseline
-from swinclf.training.loop import TrainState
 from swinclf.training.setup import (
     add_distillation,
     build_head_state,
@@ -32,6 +31,7 @@ from swinclf.training.setup import (
     start_from_baseline,
     use_baseline,
 )
+from swinclf.training.state import TrainState
 from swinclf.training.weight_average import build_average
 
 
@@ -123,6 +123,8 @@ def _build_image_batches(plan: Plan, context: Context) -> ImageBatches:
     images = replace(
         build_image_batches(dataset, plan.start.preprocess, config, device, on_bad_file),
         digests={dataset.root / path: digest for path, digest in plan.extracted.digests.items()},
+        rank=context.processes.rank,
+        processes=context.processes.count,
     )
     unlabelled = plan.teacher_data.unlabelled if plan.teacher_data is not None else None
     if unlabelled is None:

@@ -15,7 +15,7 @@ from swinclf.data.folder import FolderIndex
 from swinclf.data.relocate import FROM_RUN, path_from_run
 from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
-from swinclf.device import command_line, versions
+from swinclf.device import command_line, default_workers, versions
 from swinclf.errors import Interrupted, RunError
 from swinclf.files import cannot_write, write_json
 from swinclf.inference.results import write_skipped
@@ -40,13 +40,13 @@ from swinclf.training.checkpoint import (
 )
 from swinclf.training.feature_extraction import ExtractedFeatures
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import TrainState
 from swinclf.training.resume_guard import (
     RunFingerprint,
     build_fingerprint,
     check_images,
     check_settings,
 )
+from swinclf.training.state import TrainState
 
 
 def create_run(
@@ -125,6 +125,8 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
         values = {name: saved[name] for name in SETTINGS}
         sources = {name: Source(saved["sources"][name]) for name in SETTINGS}
         reasons = dict(saved["reasons"])
+        if sources["workers"] is Source.AUTO:
+            values["workers"] = default_workers()  # of this machine and number of processes
         values |= given or {}
         sources |= dict.fromkeys(given or {}, Source.FLAG)
     except KeyError as error:

@@ -20,6 +20,7 @@ from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.loader import (
     ImageCache,
     LoadedImage,
+    in_batches,
     load_batches,
     load_for_prediction,
     load_image,
@@ -52,14 +53,33 @@ class Batch(NamedTuple):
     def split(self, size: int) -> Iterator[Batch]:
         """Yield the batch in parts of at most `size` images."""
         for start in range(0, len(self.targets), size):
-            part = slice(start, start + size)
-            views = None if self.views is None else self.views[part]
-            others = None if self.others is None else self.others[part]
-            yield Batch(self.inputs[part], self.targets[part], views, others, self.share)
+            yield self.rows(slice(start, start + size))
+
+    def rows(self, chosen: slice) -> Batch:
+        """Return some of the images."""
+        views = None if self.views is None else self.views[chosen]
+        others = None if self.others is None else self.others[chosen]
+        return Batch(self.inputs[chosen], self.targets[chosen], views, others, self.share)
+
+
+class BatchPart(NamedTuple):
+    """The images of a batch that one process reads."""
+
+    own: Sequence[int]  # indices of its own images
+    # index of the image before them, which is mixed into the first one; None if none is
+    neighbour: int | None = None
+
+    def indices(self) -> Sequence[int]:
+        """Return the indices of all images to read."""
+        return self.own if self.neighbour is None else [self.neighbour, *self.own]
 
 
 class BatchAugmentation(Protocol):
     """An augmentation of whole batches."""
+
+    @property
+    def mixes(self) -> bool:
+        """Return whether each image is mixed with the one before it."""
 
     def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
         """Return the batch, augmented; its inputs may be changed in-place."""
@@ -159,6 +179,8 @@ class ImageBatches:
     train_size: int | None = None  # side of training images, px; None for that of `preprocess`
     # augmentation of whole training batches; None for none
     of_batches: BatchAugmentation | None = None
+    rank: int = 0  # of this process, which reads its part of every batch
+    processes: int = 1  # which share each batch
 
     @property
     def train_count(self) -> int:
@@ -202,12 +224,32 @@ class ImageBatches:
             return replace(loaded, is_mirrored=is_mirrored)
 
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
-        batches = self._batches(
-            order[first_step * self.batch_size :], load, self.train_files, self.train_targets
-        )
-        for step, batch in enumerate(batches, first_step):
-            augments = self.of_batches
-            yield batch if augments is None else augments.apply(batch, epoch=epoch, step=step)
+        parts = [self._part(batch) for batch in in_batches(order, self.batch_size)][first_step:]
+        batches = self._batches(parts, load, self.train_files, self.train_targets)
+        for step, (part, batch) in enumerate(zip(parts, batches, strict=True), first_step):
+            yield self._augmented(batch, part, epoch=epoch, step=step)
+
+    def _part(self, batch: Sequence[int]) -> BatchPart:
+        """Return the part of a training batch that this process reads."""
+        part = self._own(batch)
+        mixes = self.processes > 1 and self.of_batches is not None and self.of_batches.mixes
+        if not (part and mixes):
+            return BatchPart(part)
+        return BatchPart(part, neighbour=batch[batch.index(part[0]) - 1])
+
+    def _own(self, batch: Sequence[int]) -> Sequence[int]:
+        """Return the part of a batch that belongs to this process, perhaps empty."""
+        start, end = (len(batch) * one // self.processes for one in (self.rank, self.rank + 1))
+        return batch[start:end]
+
+    def _augmented(self, batch: Batch, part: BatchPart, *, epoch: int, step: int) -> Batch:
+        """Augment a whole batch, and drop the image that was read only to be mixed in."""
+        if self.of_batches is not None:
+            batch = self.of_batches.apply(batch, epoch=epoch, step=step)
+        if part.neighbour is None or batch.views is None or not len(batch.views):
+            return batch
+        is_there = int(batch.views[0]) % self.train_count == part.neighbour
+        return batch.rows(slice(1, None)) if is_there else batch
 
     def val(self) -> Iterator[Batch]:
         """See `Batches`."""
@@ -219,16 +261,19 @@ class ImageBatches:
                 lambda pixels: pixels,
             )
 
-        yield from self._batches(range(self.val_count), load, self.val_files, self.val_targets)
+        batches = in_batches(range(self.val_count), self.batch_size)
+        parts = [BatchPart(self._own(batch)) for batch in batches]
+        yield from self._batches(parts, load, self.val_files, self.val_targets)
 
     def _batches(
         self,
-        indices: Sequence[int],
+        parts: Sequence[BatchPart],
         load: Callable[[int], LoadedImage],
         files: Sequence[Path],
         targets: Sequence[int],
     ) -> Iterator[Batch]:
-        for batch in load_batches(indices, load, batch_size=self.batch_size, workers=self.workers):
+        groups = [part.indices() for part in parts]
+        for batch in load_batches(groups, load, workers=self.workers):
             good = []
             for index, loaded in batch:
                 if loaded.pixels is None:

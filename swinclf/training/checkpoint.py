@@ -20,8 +20,8 @@ from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.reporter import EpochRow
 from swinclf.run_folder import RunFolder
 from swinclf.training.epoch_sums import EpochSums
-from swinclf.training.loop import BestEpoch, TrainState
 from swinclf.training.resume_guard import RunFingerprint
+from swinclf.training.state import BestEpoch, TrainState
 
 SAVE_EVERY_S = 60.0  # at least this; more if saving took more than a tenth of the time
 

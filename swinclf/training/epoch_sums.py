@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from swinclf.processes import Processes
 from swinclf.training.batches import UNLABELLED
 
 
@@ -47,6 +48,14 @@ class EpochSums:
         self._losses.clear()
         self._hits.clear()
         self._labels.clear()
+
+    def add_others(self, processes: Processes) -> None:
+        """Add the sums of all other processes, so that each has those of all."""
+        if processes.count == 1:
+            return
+        self.fetch()
+        self.loss, *counts = processes.total([self.loss, self.correct, self.count, self.labelled])
+        self.correct, self.count, self.labelled = map(int, counts)
 
     def means(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy of labelled images; nan without any."""

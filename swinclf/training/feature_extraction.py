@@ -6,10 +6,10 @@ the cache is read, but not decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
 from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess
+from swinclf.processes import Processes
 from swinclf.reporter import Reporter
 from swinclf.training.feature_cache import FeatureCache, cache_folder, cache_key, weights_digest
 
@@ -32,6 +33,7 @@ PLAIN, MIRROR = b"p", b"m"  # views of an image: itself and its mirror image
 READ = b"r"  # no view: records only that the image can be decoded
 _BLOCK = 4096
 
+Value = TypeVar("Value")
 ViewsOf = Callable[[str, bytes], Sequence[bytes]]  # (file, content digest) -> views
 
 
@@ -44,9 +46,18 @@ class FeatureTable:
         self._pending: list[torch.Tensor] = []
         self._pending_rows = 0
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return the content to pickle, in few tensors."""
+        self._merge_pending()
+        return vars(self)
+
     def __contains__(self, unit: bytes) -> bool:
         """Return whether the table has a unit's features."""
         return unit in self._row_of
+
+    def units(self) -> Collection[bytes]:
+        """Return the units that the table has."""
+        return self._row_of.keys()
 
     def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
         """Add (N, D) features of N units that the table does not have yet."""
@@ -56,6 +67,11 @@ class FeatureTable:
         self._pending_rows += len(features)
         if self._pending_rows >= _BLOCK:
             self._merge_pending()
+
+    def add_missing(self, other: FeatureTable) -> None:
+        """Add the features of those units of another table that this one does not have."""
+        if units := [unit for unit in other.units() if unit not in self]:
+            self.add(units, other.gather(units))
 
     def gather(self, units: Sequence[bytes]) -> torch.Tensor:
         """Return the (N, D) float32 features of units, in their order."""
@@ -141,6 +157,7 @@ class FeatureExtractor:
     ) -> None:
         self._root, self._preprocess, self._computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
+        self.device = hardware.device
         self._caches, self._batch = caches, fixed_batch_size(hardware.device)
         self._table = FeatureTable() if table is None else table
         self._requested: set[bytes] = set()  # units that are in the table or being computed
@@ -178,6 +195,24 @@ class FeatureExtractor:
                 load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
             )
             self._compute(self._pending_batches(loaded, views_of, advance))
+
+    def extract_shared(self, files: Sequence[str], views_of: ViewsOf, processes: Processes) -> None:
+        """Do as `extract` together with other processes, which call this with the same files.
+
+        The first process gets the results of all.
+        """
+        self.extract(files[processes.rank :: processes.count], views_of)
+        everything = self.extracted
+        for other in processes.gather(everything if processes.rank else None):
+            if other is None:
+                continue
+            everything.digests.update(other.digests)
+            everything.errors.update(other.errors)
+            if other.features is not None:
+                self._table.add_missing(other.features)
+        self._requested.update(self._table.units())
+        _sort(everything.digests, files)
+        _sort(everything.errors, files)
 
     def _pending_batches(
         self, files: Iterable[_LoadedFile], views_of: ViewsOf, advance: Callable[[int], None]
@@ -257,6 +292,13 @@ class FeatureExtractor:
         padded = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
         inputs = to_torch_input(padded, self._preprocess, self._hardware.device)
         return self._computer.features(inputs)[: len(pixels)].cpu()
+
+
+def _sort(values: dict[str, Value], files: Sequence[str]) -> None:
+    """Put the values of files in the order of the files."""
+    found = {file: values[file] for file in files if file in values}
+    values.clear()
+    values.update(found)
 
 
 def open_feature_caches(

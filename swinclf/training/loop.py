@@ -6,69 +6,34 @@ network on images train by the same loop.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
-import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from swinclf.config import EpochScore
-from swinclf.device import Hardware, Precision, StopFlag, is_out_of_memory
+from swinclf.device import Hardware, StopFlag
 from swinclf.errors import DivergedError, ExitCode, Interrupted
-from swinclf.models.compute import DTYPES, Computer
+from swinclf.models.compute import Computer
 from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
+from swinclf.processes import ALONE, Processes
 from swinclf.reporter import EpochRow, Reporter
 from swinclf.training.batches import Batch, Batches
+from swinclf.training.distributed import SharedGradient
 from swinclf.training.epoch_sums import EpochSums
-from swinclf.training.objective import CrossEntropy
+from swinclf.training.gradient import Gradient, LocalGradient
 from swinclf.training.optim import set_lr
 from swinclf.training.schedule import Schedule
+from swinclf.training.state import BestEpoch, TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
 CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
-
-
-@dataclass
-class BestEpoch:
-    """The best epoch so far, with its weights."""
-
-    epoch: int  # from 1 on; 0 for the linear probe
-    score: tuple[float, float]  # validation accuracy and negative validation loss
-    weights: dict[str, torch.Tensor]  # by name
-
-
-@dataclass
-class TrainState:
-    """Everything that changes in training: the content of a checkpoint."""
-
-    model: nn.Module  # the network, or the head alone
-    optimizer: torch.optim.Optimizer  # over the trainable parameters
-    scaler: torch.amp.GradScaler  # of the loss, in fp16; has no effect in other precisions
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps taken in the current epoch
-    sums: EpochSums = field(default_factory=EpochSums)  # of the current epoch
-    best: BestEpoch | None = None  # none before the first epoch has ended
-    # validation accuracy that an epoch must reach to be the best: the linear probe's
-    floor: float = 0.0
-    history: list[EpochRow] = field(default_factory=list)  # a row an epoch
-    # largest number of images per backward pass; None for whole batches
-    micro_batch: int | None = None
-    # the loss; its own parameters train with the model
-    objective: CrossEntropy = field(default_factory=CrossEntropy)
-    frozen_statistics: bool = False  # whether batch-norm statistics are frozen
-    average: AveragedModel | None = None  # of the model's weights over the steps; None without one
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """Return the model that is validated and saved: the average, if there is one."""
-        return self.model if self.average is None else self.average.module
 
 
 class Saver(Protocol):
@@ -81,15 +46,6 @@ class Saver(Protocol):
         """Save the state."""
 
 
-def build_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, hardware: Hardware
-) -> TrainState:
-    """Return the state before the first step."""
-    kind = hardware.device.partition(":")[0]
-    scaler = torch.amp.GradScaler(kind, enabled=hardware.precision is Precision.FP16)
-    return TrainState(model, optimizer, scaler)
-
-
 def fit(
     state: TrainState,
     batches: Batches,
@@ -100,6 +56,7 @@ def fit(
     stop: StopFlag,
     saver: Saver,
     estimate: TimeEstimate,
+    processes: Processes = ALONE,
 ) -> None:
     """Train from `state` to the end; `state.best` then has the best weights.
 
@@ -108,24 +65,17 @@ def fit(
     epoch when a save is due, and before an interruption. The `estimate` of the time left is
     reported after every step.
 
+    Each of several `processes` calls this with the same state and its share of every batch; all
+    take the same steps, and have the same state at the end.
+
     Raises:
         DivergedError: If the loss is NaN or infinite.
         Interrupted: If `stop` was set; the state has been saved.
+        LostProcessError: If another process has ended; the last checkpoint is intact.
     """
+    loop = _Loop(state, batches, schedule, hardware, report, stop, saver, estimate, processes)
     while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
-        started = time.perf_counter() - state.sums.seconds
-        estimate.begin_epoch(state.step)
-        with differentiate_depthwise_in_float32(state.model):
-            _train_epoch(state, batches, schedule, hardware, report, stop, saver, estimate)
-        val_loss, val_accuracy = validate(state.evaluated, batches, hardware, stop)
-        if stop:  # before the end of the epoch, so that its validation is repeated
-            saver.save(state)
-            raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
-        _check_finite(state, hardware, val_loss=val_loss if batches.val_count else 0.0)
-        estimate.end_epoch()
-        _end_epoch(state, schedule, val_loss, val_accuracy, time.perf_counter() - started, report)
-        if saver.is_due():
-            saver.save(state)
+        loop.train_epoch()
     if state.epoch < schedule.epochs:
         report.note(
             f"stopped after epoch {state.epoch}: neither validation loss nor accuracy has improved "
@@ -133,48 +83,121 @@ def fit(
         )
 
 
-def _train_epoch(
-    state: TrainState,
-    batches: Batches,
-    schedule: Schedule,
-    hardware: Hardware,
-    report: Reporter,
-    stop: StopFlag,
-    saver: Saver,
-    estimate: TimeEstimate,
-) -> None:
-    steps = math.ceil(batches.train_count / batches.batch_size)
-    started = time.perf_counter() - state.sums.seconds
-    train_mode(state.model, frozen_statistics=state.frozen_statistics)
-    if state.step:  # resumed, perhaps with no step left: the epoch's row records the rate
-        set_lr(state.optimizer, schedule.lr_scale_at(state.epoch * steps + state.step - 1, steps))
-    task, done = f"epoch {state.epoch + 1}/{schedule.epochs}", state.sums.count
-    with report.track(task, batches.train_count, done=done) as advance:
-        for batch in batches.train(state.epoch, state.step):
-            set_lr(state.optimizer, schedule.lr_scale_at(state.epoch * steps + state.step, steps))
-            if len(batch.targets):
-                micro_batch = state.micro_batch
-                _train_step(state, batch, schedule, hardware)
-                if state.micro_batch != micro_batch:
-                    report.warn(
-                        f"out of memory: now accumulating gradients over micro-batches of "
-                        f"{state.micro_batch} images; the batch size is still {batches.batch_size}"
-                    )
-                _check_finite(state, hardware)
-            state.step += 1
-            state.sums.seconds = time.perf_counter() - started
-            advance(len(batch.targets))
-            if (seconds_left := estimate.after_step(state.epoch, state.step)) is not None:
-                report.time_left(seconds_left)
-            if stop or saver.is_due():
-                _check_finite(state, hardware, val_loss=0.0)
-                saver.save(state)
-            if stop:
-                raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+@dataclass(frozen=True)
+class _Loop:
+    """A training in progress: the arguments of `fit` and its steps."""
+
+    state: TrainState
+    batches: Batches
+    schedule: Schedule
+    hardware: Hardware
+    report: Reporter
+    stop: StopFlag
+    saver: Saver
+    estimate: TimeEstimate
+    processes: Processes
+
+    @cached_property
+    def gradient(self) -> Gradient:
+        """The gradient of a step, of this process or averaged over all."""
+        if self.processes.count == 1:
+            return LocalGradient(self.state, self.schedule, self.hardware)
+        return SharedGradient(self.state, self.schedule, self.hardware, self.processes)
+
+    def train_epoch(self) -> None:
+        """Train an epoch, or what is left of it, validate, and note its figures."""
+        state, report = self.state, self.report
+        started = time.perf_counter() - state.sums.seconds
+        self.estimate.begin_epoch(state.step)
+        with differentiate_depthwise_in_float32(state.model):
+            self._take_steps()
+        val_loss, val_accuracy = validate(
+            state.evaluated, self.batches, self.hardware, self.stop, self.processes
+        )
+        if self.processes.agree(bool(self.stop))[0]:  # the validation is repeated when resumed
+            self._save()
+            raise self._interrupted()
+        self._check_all(val_loss if self.batches.val_count else 0.0)
+        self.estimate.end_epoch()
+        state.sums.add_others(self.processes)
+        seconds = time.perf_counter() - started
+        _end_epoch(state, self.schedule, val_loss, val_accuracy, seconds, report)
+        if self.processes.agree(self.saver.is_due())[0]:
+            self._save()
+
+    def _take_steps(self) -> None:
+        state, batches, report = self.state, self.batches, self.report
+        steps = math.ceil(batches.train_count / batches.batch_size)
+        started = time.perf_counter() - state.sums.seconds
+        train_mode(state.model, frozen_statistics=state.frozen_statistics)
+        if state.step:  # resumed, perhaps with no step left: the epoch's row records the rate
+            self._set_lr(state.step - 1, steps)
+        done = state.step * batches.batch_size
+        task = f"epoch {state.epoch + 1}/{self.schedule.epochs}"
+        with report.track(task, batches.train_count, done=done) as advance:
+            for batch in batches.train(state.epoch, state.step):
+                self._set_lr(state.step, steps)
+                self._step(batch)
+                state.step += 1
+                state.sums.seconds = time.perf_counter() - started
+                advance(min(batches.batch_size, batches.train_count - done))
+                done += batches.batch_size
+                if (seconds_left := self.estimate.after_step(state.epoch, state.step)) is not None:
+                    report.time_left(seconds_left)
+                self._end_step()
+
+    def _set_lr(self, step: int, steps: int) -> None:
+        scale = self.schedule.lr_scale_at(self.state.epoch * steps + step, steps)
+        set_lr(self.state.optimizer, scale)
+
+    def _step(self, batch: Batch) -> None:
+        """Take a step; report a smaller micro-batch."""
+        state = self.state
+        micro_batch = state.micro_batch
+        _train_step(state, batch, self.schedule, self.gradient)
+        if state.micro_batch != micro_batch:
+            self.report.warn(
+                f"out of memory: now accumulating gradients over micro-batches of "
+                f"{state.micro_batch} images; the batch size is still {self.batches.batch_size}"
+            )
+
+    def _end_step(self) -> None:
+        """Check the loss, save if that is due, and stop if asked to; all processes agree."""
+        is_checked = self.hardware.device == "cpu" or self.state.step % CHECK_EVERY_STEPS == 1
+        fault = _loss_fault(self.state) if is_checked else ""
+        diverges, saves, stops = self.processes.agree(
+            bool(fault), self.saver.is_due(), bool(self.stop)
+        )
+        if diverges:
+            raise _diverged(self.state, fault)
+        if saves or stops:
+            self._check_all(0.0)
+            self._save()
+        if stops:
+            raise self._interrupted()
+
+    def _check_all(self, val_loss: float) -> None:
+        """Check losses and weights before the state is saved."""
+        fault = _loss_fault(self.state) or _result_fault(self.state, val_loss)
+        if self.processes.agree(bool(fault))[0]:
+            raise _diverged(self.state, fault)
+
+    def _save(self) -> None:
+        """Save the state with the sums of all processes, which only the first one keeps."""
+        self.state.sums.add_others(self.processes)
+        self.saver.save(self.state)
+        if self.processes.rank:
+            self.state.sums = EpochSums(seconds=self.state.sums.seconds)
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(self.stop.exit_code or ExitCode.INTERRUPTED)
 
 
-def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware) -> None:
-    losses, logits = _gradient(state, batch, schedule, hardware)
+def _train_step(state: TrainState, batch: Batch, schedule: Schedule, gradient: Gradient) -> None:
+    """Update the weights by the gradient of a batch, unless it has no images."""
+    computed = gradient.compute(batch)
+    if computed is None:
+        return
     if schedule.clip_norm:
         state.scaler.unscale_(state.optimizer)
         trained = [one for group in state.optimizer.param_groups for one in group["params"]]
@@ -183,48 +206,16 @@ def _train_step(state: TrainState, batch: Batch, schedule: Schedule, hardware: H
     state.scaler.update()
     if state.average is not None:
         state.average.update_parameters(state.model)
+    losses, logits = computed
     state.sums.add(losses, logits, batch.targets)
 
 
-def _gradient(
-    state: TrainState, batch: Batch, schedule: Schedule, hardware: Hardware
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the losses, (B,), and logits, (B, K), and compute the gradient of the mean loss.
-
-    It is computed in the largest micro-batches that fit: on out-of-memory the micro-batch is
-    halved; the summed gradient is the same up to rounding.
-    """
-    while True:
-        images = min(state.micro_batch or len(batch.targets), len(batch.targets))
-        state.optimizer.zero_grad(set_to_none=True)
-        try:
-            parts = [
-                _add_gradient(state, part, schedule, hardware, of=len(batch.targets))
-                for part in batch.split(images)
-            ]
-            losses, logits = zip(*parts, strict=True)
-            return torch.cat(losses), torch.cat(logits)
-        except (RuntimeError, MemoryError) as error:
-            if images == 1 or not is_out_of_memory(error):
-                raise
-        # Here the exception is gone, and with it the tensors of the failed attempt.
-        state.micro_batch = math.ceil(images / 2)
-
-
-def _add_gradient(
-    state: TrainState, part: Batch, schedule: Schedule, hardware: Hardware, *, of: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add the gradient of a part of a step's `of` images; return its losses and logits."""
-    with autocast(hardware):
-        outputs = state.objective.outputs(state.model, part)
-    outputs = tuple(one.float() for one in outputs)
-    losses = state.objective.losses(outputs, part, schedule)
-    state.scaler.scale(losses.sum() / of).backward()
-    return losses.detach(), outputs[0].detach()
-
-
 def validate(
-    model: nn.Module, batches: Batches, hardware: Hardware, stop: StopFlag
+    model: nn.Module,
+    batches: Batches,
+    hardware: Hardware,
+    stop: StopFlag,
+    processes: Processes = ALONE,
 ) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy on the validation images; (nan, nan) without any.
 
@@ -241,38 +232,34 @@ def validate(
                 sums.add(
                     F.cross_entropy(logits, batch.targets, reduction="none"), logits, batch.targets
                 )
+    sums.add_others(processes)
     return sums.means()
 
 
-def autocast(hardware: Hardware) -> contextlib.AbstractContextManager[object]:
-    """Return a context for forward passes in the hardware's precision."""
-    if hardware.precision is Precision.FP32:
-        return contextlib.nullcontext()
-    return torch.autocast(hardware.device.partition(":")[0], DTYPES[hardware.precision])
-
-
-def _check_finite(state: TrainState, hardware: Hardware, *, val_loss: float | None = None) -> None:
-    """Raise `DivergedError` if the loss or the weights are not finite.
-
-    On other devices than a CPU, the loss is checked less often. With `val_loss`, which is given
-    before the state is saved, everything is checked.
-    """
-    if val_loss is None and hardware.device != "cpu" and state.step % CHECK_EVERY_STEPS:
-        return
-    step = f"in epoch {state.epoch + 1}, step {state.step + 1}"
+def _loss_fault(state: TrainState) -> str:
+    """Return what is wrong with the losses of the epoch so far; empty if they are finite."""
     state.sums.fetch()
-    if not math.isfinite(state.sums.loss):
-        found = f"{state.sums.loss} {step}"
-    elif val_loss is None:
-        return
-    elif not math.isfinite(val_loss):
-        found = f"{val_loss} on the validation images of epoch {state.epoch + 1}"
-    elif not all(bool(one.isfinite().all()) for one in state.model.parameters()):
-        found = f"NaN or infinite weights {step}"
-    else:
-        return
+    return "" if math.isfinite(state.sums.loss) else f"{state.sums.loss}{_position(state)}"
+
+
+def _result_fault(state: TrainState, val_loss: float) -> str:
+    """Return what is wrong with a validation loss or the weights; empty if they are finite."""
+    if not math.isfinite(val_loss):
+        return f"{val_loss} on the validation images of epoch {state.epoch + 1}"
+    if not all(bool(one.isfinite().all()) for one in state.model.parameters()):
+        return f"NaN or infinite weights{_position(state)}"
+    return ""
+
+
+def _position(state: TrainState) -> str:
+    return f" in epoch {state.epoch + 1}, step {state.step}"
+
+
+def _diverged(state: TrainState, fault: str) -> DivergedError:
+    """Return the error of a training that has diverged; the fault of another process is empty."""
     rate = max(group["lr"] for group in state.optimizer.param_groups)
-    raise DivergedError(
+    found = fault or f"a loss that is NaN or infinite{_position(state)}"
+    return DivergedError(
         "a finite loss",
         found=f"{found}, at learning rate {rate:.3g}",
         hint=f"--lr {min(rate / 10, SAFE_LR):.1g}",

@@ -1,6 +1,7 @@
 """Augmentation of whole batches: mixup, CutMix and random erasing.
 
-What is drawn is a function of (seed, epoch, step) alone, so a resumed training gets the same.
+What is drawn is a function of (seed, epoch, step) alone, or of (seed, epoch, image), so a resumed
+training gets the same, and so do several processes that share a batch.
 
 Sources: mixup, Zhang et al. 2018; CutMix, Yun et al. 2019; random erasing, Zhong et al. 2020.
 """
@@ -28,28 +29,46 @@ class ImageBatchAugmentation:
     erasing: float  # fraction of the images in which a rectangle gets the mean colour, in [0, 1]
     seed: int  # of what is drawn
 
+    @property
+    def mixes(self) -> bool:
+        """Return whether each image is mixed with the one before it."""
+        return bool(self.mixup or self.cutmix)
+
     def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
         """Return a batch of (B, 3, H, W) normalised inputs, augmented; they may change in-place.
+
+        The batch has the index of each view.
 
         `epoch`, and `step` in the epoch, are counted from 0.
         """
         alphas = {"mixup": self.mixup, "cutmix": self.cutmix}
         kinds = [kind for kind, alpha in alphas.items() if alpha]
-        if not len(batch.targets) or not (kinds or self.erasing):
+        if not len(batch.targets):
             return batch
-        rng = np.random.default_rng([self.seed, epoch, step, 2])
-        with _torch_seed(int(rng.integers(2**63))):
-            if kinds:
+        if kinds:
+            rng = np.random.default_rng([self.seed, epoch, step, 2])
+            with _torch_seed(int(rng.integers(2**63))):
                 kind = kinds[rng.integers(len(kinds))]
                 batch = _mix(batch, kind, alphas[kind])
-            if self.erasing:
-                _erase(batch.inputs, self.erasing)
+        if self.erasing:
+            self._erase(batch, epoch)
         return batch
+
+    def _erase(self, batch: Batch, epoch: int) -> None:
+        """Erase a rectangle of some images in-place: 0 is the mean colour of normalised inputs."""
+        from torchvision.transforms import v2  # takes a second to import
+
+        assert batch.views is not None
+        erase = v2.RandomErasing(self.erasing, value=0, inplace=True)
+        for image, view in zip(batch.inputs, batch.views.tolist(), strict=True):
+            rng = np.random.default_rng([self.seed, epoch, view, 3])
+            with _torch_seed(int(rng.integers(2**63))):
+                erase(image)
 
 
 def _mix(batch: Batch, kind: str, alpha: float) -> Batch:
     """Mix each image with its neighbour; `targets` are those of the one with the larger share."""
-    from torchvision.transforms import v2  # takes a second to import
+    from torchvision.transforms import v2
 
     mixer = v2.MixUp(alpha=alpha) if kind == "mixup" else v2.CutMix(alpha=alpha)
     drawn = mixer.make_params([batch.inputs])
@@ -60,15 +79,6 @@ def _mix(batch: Batch, kind: str, alpha: float) -> Batch:
         targets, others, share = others, targets, 1 - share
     inputs = mixer.transform(batch.inputs, parameters)
     return batch._replace(inputs=inputs, targets=targets, others=others, share=share)
-
-
-def _erase(inputs: torch.Tensor, part: float) -> None:
-    """Erase a rectangle of some images in-place: 0 is the mean colour of normalised inputs."""
-    from torchvision.transforms import v2
-
-    erase = v2.RandomErasing(part, value=0, inplace=True)
-    for image in inputs:
-        erase(image)
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from swinclf.training.distillation import Distillation
 from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import BestEpoch, TrainState, build_state
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.optim import build_optimizer
 from swinclf.training.schedule import Schedule
+from swinclf.training.state import BestEpoch, TrainState, build_state
 
 
 def build_feature_batches(

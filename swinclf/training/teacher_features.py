@@ -78,6 +78,10 @@ class OnlineFeatures:
         self._computer = computer
         self._student, self._teacher = student, teacher
 
+    def to(self, device: str) -> None:
+        """Move the teacher to another device."""
+        self._computer.to(device)
+
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (B, D) float32 on the batch's device."""
         inputs = batch.inputs.detach()
