@@ -12,7 +12,7 @@ demo: $(INSTALLED)  ## the whole loop on a sample dataset, offline once installe
 	$(BIN)/swinclf demo
 
 test: $(INSTALLED) check  ## lint, types, tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -n 2

@@ -164,3 +164,11 @@ def test_the_graph_of_an_export_is_compared_with_pillow(trained, network_graph, 
     (row,) = lines("deployed.py", "graph", trained.path, tmp_path / "m.onnx", trained.data)
     assert (row["images"], row["label_flips"]) == (36, 0)
     assert row["mean_difference_of_255"] < 0.25
+
+
+def test_reading_is_timed_in_one_thread_and_in_a_plain_loop(tmp_path):
+    write_dataset(tmp_path / "photos" / "train", per_class=4)
+    small = ("--model", SMALL_MODEL, "--device", "cpu", "--batch", 4)
+    rows = lines("gpu.py", "--step", "reading", "--data", tmp_path / "photos", *small)
+    assert [row["what"].split(",")[1] for row in rows] == [" swinclf", " plain loop"]
+    assert all(row["images_per_second"] > 0 for row in rows)

@@ -156,10 +156,10 @@ def small_device(monkeypatch):
     """A device on which no more than three images fit into a training step."""
     add = gradient.add_gradient
 
-    def add_or_fail(state, loss, part, **named):
+    def add_or_fail(state, loss, share, part, **named):
         if len(part.targets) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return add(state, loss, part, **named)
+        return add(state, loss, share, part, **named)
 
     monkeypatch.setattr(gradient, "add_gradient", add_or_fail)
 

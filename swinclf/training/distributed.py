@@ -7,11 +7,10 @@ import warnings
 from functools import cached_property
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from swinclf.device import Hardware
-from swinclf.models.batch_share import BatchShare, share_drop_path
+from swinclf.models.batch_share import BatchShare
 from swinclf.models.freeze import train_mode
 from swinclf.processes import Processes
 from swinclf.training.batches import Batch
@@ -43,9 +42,8 @@ class SharedGradient:
     ) -> None:
         self._state, self._processes = state, processes
         self._loss = BatchLoss(state.model, state.objective, schedule, hardware)
-        self._local = LocalGradient(state, schedule, hardware)
         self._share = BatchShare()
-        share_drop_path(state.model, self._share)
+        self._local = LocalGradient(state, schedule, hardware, self._share)  # of the rehearsals
         self._rehearsed = (False, 0)  # whether the optimizer had a state, and the number of images
 
     def compute(self, batch: Batch) -> LossesAndLogits | None:
@@ -54,8 +52,8 @@ class SharedGradient:
         local = len(batch.targets)
         own = [local * (rank == processes.rank) for rank in range(processes.count)]
         of_each = list(map(int, processes.total(own)))
-        share.count = sum(of_each)
-        if not share.count:
+        total = sum(of_each)
+        if not total:
             return None
         if not local:  # every process takes part in every step
             batch = _one_blank(batch)
@@ -65,27 +63,20 @@ class SharedGradient:
             self._rehearsed = rehearsal
         parallel = self._parallel
         state.optimizer.zero_grad(set_to_none=True)
-        share.start = sum(of_each[: processes.rank]) if local else 0
+        share.begin_batch(total, sum(of_each[: processes.rank]) if local else 0)
         # DistributedDataParallel divides the sum of all processes by their number.
-        of = share.count / processes.count if local else math.inf
+        of = total / processes.count if local else math.inf
         *parts, last = batch.split(min(state.micro_batch or len(batch.targets), len(batch.targets)))
         with processes.noticing_losses():
             with parallel.no_sync():
-                added = [self._add(parallel, part, of) for part in parts]
-            losses, logits = concatenate([*added, self._add(parallel, last, of)])
+                added = [add_gradient(state, parallel, share, part, of=of) for part in parts]
+            added.append(add_gradient(state, parallel, share, last, of=of))
+        losses, logits = concatenate(added)
         return losses[:local], logits[:local]
-
-    def _add(self, parallel: nn.Module, part: Batch, of: float) -> LossesAndLogits:
-        """Add the gradient of a part of the local images, which are computed in their order."""
-        self._share.part = len(part.targets)
-        added = add_gradient(self._state, parallel, part, of=of)
-        self._share.start += len(part.targets)
-        return added
 
     def _rehearse(self, batch: Batch) -> None:
         """Find the size of the micro-batches that fit, without a trace in the state."""
         state = self._state
-        self._share.part = 0
         with torch.random.fork_rng([torch.cuda.current_device()] if batch.inputs.is_cuda else []):
             train_mode(state.model, frozen_statistics=True)
             self._local.compute(batch)

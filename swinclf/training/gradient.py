@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from swinclf.device import Hardware, Precision, is_out_of_memory
+from swinclf.models.batch_share import BatchShare, share_drop_path
 from swinclf.models.compute import DTYPES
 from swinclf.training.batches import Batch
 from swinclf.training.objective import CrossEntropy
@@ -54,23 +55,33 @@ class LocalGradient:
     halved; the summed gradient is the same up to rounding.
     """
 
-    def __init__(self, state: TrainState, schedule: Schedule, hardware: Hardware) -> None:
-        self._state = state
+    def __init__(
+        self,
+        state: TrainState,
+        schedule: Schedule,
+        hardware: Hardware,
+        share: BatchShare | None = None,
+    ) -> None:
+        self._state, self._share = state, share or BatchShare()
         self._loss = BatchLoss(state.model, state.objective, schedule, hardware)
+        share_drop_path(state.model, self._share)
 
     def compute(self, batch: Batch) -> LossesAndLogits | None:
         """See `Gradient`."""
-        count = len(batch.targets)
+        state, share, count = self._state, self._share, len(batch.targets)
         if not count:
             return None
-        state = self._state
+        share.begin_batch(count)
         while True:
             images = min(state.micro_batch or count, count)
             state.optimizer.zero_grad(set_to_none=True)
+            share.rewind()
             try:
-                parts = batch.split(images)
                 return concatenate(
-                    [add_gradient(state, self._loss, one, of=count) for one in parts]
+                    [
+                        add_gradient(state, self._loss, share, part, of=count)
+                        for part in batch.split(images)
+                    ]
                 )
             except (RuntimeError, MemoryError) as error:
                 if images == 1 or not is_out_of_memory(error):
@@ -79,8 +90,11 @@ class LocalGradient:
             state.micro_batch = math.ceil(images / 2)
 
 
-def add_gradient(state: TrainState, loss: nn.Module, part: Batch, *, of: float) -> LossesAndLogits:
-    """Add the gradient of a part of a step's `of` images; return its losses and logits."""
+def add_gradient(
+    state: TrainState, loss: nn.Module, share: BatchShare, part: Batch, *, of: float
+) -> LossesAndLogits:
+    """Add the gradient of the next part of a step's `of` images; return its losses and logits."""
+    share.begin_part(len(part.targets))
     losses, logits = loss(part)
     state.scaler.scale(losses.sum() / of).backward()
     return losses.detach(), logits.detach()
