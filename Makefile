@@ -19,7 +19,7 @@ test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproje
 
 test-ray: $(INSTALLED)  ## the program of docs/distributed.md on a local Ray
 	$(BIN)/python -m pip install --quiet --upgrade --target build/ray 'ray[data]'
-	PYTHONPATH=build/ray $(BIN)/python -m pytest tests/ray_recipe.py
+	PYTHONPATH=$(CURDIR)/build/ray $(BIN)/python -m pytest -W default tests/ray_recipe.py
 
 check: $(INSTALLED) docs  ## lint, types and the website
 	$(BIN)/ruff check .
