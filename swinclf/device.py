@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _RETAINED_BYTES = 1024**3
 _IS_WINDOWS = os.name == "nt"
-_REPEAT_S = 5.0  # within which torchrun repeats a signal that a terminal has sent to all processes
+_REPEAT_S = 5.0  # within which torchrun passes on a signal that its processes may have got, too
 
 
 class Precision(StrEnum):

@@ -23,9 +23,8 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
-from swinclf.training.loop import fit
+from swinclf.training.loop import NoSaver, fit
 from swinclf.training.setup import build_schedule
-from swinclf.training.state import TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
@@ -118,7 +117,7 @@ def measure_training(plan: Plan, context: Context) -> float:
             context.hardware,
             report=SILENT,
             stop=context.stop,
-            saver=_NoSaver(),
+            saver=NoSaver(),
             estimate=timer,
         )
     return timer.step_s / size
@@ -184,13 +183,3 @@ class _StepTimer(TimeEstimate):
         if self._count >= MIN_STEPS and now - self._started >= MEASURE_S:
             raise _Measured
         return None
-
-
-class _NoSaver:
-    """Saves nothing."""
-
-    def is_due(self) -> bool:
-        return False
-
-    def save(self, state: TrainState) -> None:
-        pass

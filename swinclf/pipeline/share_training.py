@@ -20,7 +20,7 @@ from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime
 from swinclf.training.epoch_sums import EpochSums
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.state import TrainState
+from swinclf.training.loop import NoSaver
 
 
 def unused_gpus_hint(hardware: Hardware, settings: Settings, processes: Processes) -> str:
@@ -70,7 +70,7 @@ class TrainingTask:
         _move_networks(self.plan, hardware.device)
         state, batches = prepare_training(self.plan, context, None, self.baseline, self.saved)
         state.sums = EpochSums(seconds=state.sums.seconds)  # the first process has those of all
-        fit_share(self.plan, context, state, batches, _NoSaver())
+        fit_share(self.plan, context, state, batches, NoSaver())
 
 
 def _move_networks(plan: Plan, device: str) -> None:
@@ -78,14 +78,3 @@ def _move_networks(plan: Plan, device: str) -> None:
     plan.start.network.to(device)
     if plan.teacher_data is not None and plan.teacher_data.online is not None:
         plan.teacher_data.online.to(device)
-
-
-class _NoSaver:
-    """The first process saves."""
-
-    def is_due(self) -> bool:
-        """See `Saver`."""
-        return False
-
-    def save(self, state: TrainState) -> None:
-        """See `Saver`."""

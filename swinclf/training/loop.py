@@ -46,6 +46,17 @@ class Saver(Protocol):
         """Save the state."""
 
 
+class NoSaver:
+    """A saver for a training that is not stored, or that another process stores."""
+
+    def is_due(self) -> bool:
+        """See `Saver`."""
+        return False
+
+    def save(self, state: TrainState) -> None:
+        """See `Saver`."""
+
+
 def fit(
     state: TrainState,
     batches: Batches,
