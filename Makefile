@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-with-$(notdir $(PYTHON))
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest test-ray check docs bench clean
+.PHONY: demo test test-lowest test-ray test-mobile check docs bench clean
 
 demo: $(INSTALLED)  ## the whole loop on a sample dataset, offline once installed
 	$(BIN)/swinclf demo
@@ -20,6 +20,13 @@ test-lowest: $(LOWEST)/installed  ## tests with the lowest versions that pyproje
 test-ray: $(INSTALLED)  ## the program of docs/distributed.md on a local Ray
 	$(BIN)/python -m pip install --quiet --upgrade --target build/ray 'ray[data]'
 	PYTHONPATH=$(CURDIR)/build/ray $(BIN)/python -m pytest -W default tests/ray_recipe.py
+
+test-mobile: $(INSTALLED)  ## exports to LiteRT and Core ML; their converters may need an older torch
+	$(PYTHON) -m venv --clear build/mobile
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > build/mobile/main.pth
+	mv build/mobile/main.pth $$(build/mobile/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	build/mobile/bin/python -m pip install --quiet '.[litert,coreml]'
+	build/mobile/bin/python -m pytest -W default tests/mobile_formats.py
 
 check: $(INSTALLED) docs  ## lint, types and the website
 	$(BIN)/ruff check .

@@ -172,5 +172,6 @@ def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> N
         say(f"5. No export to ONNX: {error.found}. To enable it: {error.hint}")
     else:
         parity = export.parity
+        assert parity is not None
         say(f"5. Exported to {path}. On {parity.images} pictures its probabilities differ")
         say(f"   from the run's by {parity.largest:.1g} at most.")

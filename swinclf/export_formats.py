@@ -6,6 +6,7 @@ optional or slow to import.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,20 +29,23 @@ class FormatEntry:
     default_name: str  # the file or folder in a run, such as model.onnx
     # the file in that folder that identifies the format; empty if it is one file
     entry_file: str = ""
-    # `module:function(source, path)`, where source is an `exporting.source.ExportSource`; empty if
-    # the format cannot be written
-    writer: str = ""
+    # `module:function(source, path)`, where source is an `exporting.source.ExportSource`
+    writer: str
     # `module:callable(path, options)` that returns an `inference.predictor.Predictor` of the
-    # written file; empty if it cannot run here
-    predictor: str = ""
+    # written file
+    predictor: str
     has_variants: bool = False  # whether --embed and --precision apply to it
-    reason: str = ""  # why the format cannot be written; may be empty
-    hint: str = ""  # what to do instead, if it cannot be written
+    platform: str = ""  # the only `sys.platform` on which the format runs; empty for any
 
     @property
     def suffix(self) -> str:
         """The suffix of the file, such as .onnx; empty for a folder."""
         return Path(self.default_name).suffix
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether files of this format can be computed on this machine's system."""
+        return self.platform in ("", sys.platform)
 
     def find(self, path: Path) -> Path | None:
         """Return the file of an export that is opened; None if `path` is not of this format."""
@@ -53,11 +57,7 @@ class FormatEntry:
         return entry if is_part and entry.is_file() else None
 
     def load_writer(self) -> Callable[..., Any]:
-        """Import the writer; raise an ExportError if the format cannot be written."""
-        if not self.writer:
-            raise ExportError(
-                "a format that can be written here", found=self.reason, hint=self.hint
-            )
+        """Import the writer."""
         return _imported(self.writer)
 
     def load_predictor(self) -> Callable[..., Any]:
@@ -96,18 +96,20 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
     ),
     ExportFormat.COREML: FormatEntry(
         default_name="model.mlpackage",
-        reason="Core ML files are written by coremltools, and run on macOS only",
-        hint="swinclf export --format torch-export; pip install coremltools; convert model.pt2",
+        entry_file="Manifest.json",
+        writer="swinclf.exporting.coreml_writer:export_coreml",
+        predictor="swinclf.inference.mobile_predictors:CoreMlPredictor",
+        platform="darwin",
     ),
     ExportFormat.LITERT: FormatEntry(
         default_name="model.tflite",
-        reason="LiteRT files are written by litert-torch, which needs torch < 2.15",
-        hint="swinclf export --format torch-export; pip install litert-torch; convert model.pt2",
+        writer="swinclf.exporting.litert_writer:export_litert",
+        predictor="swinclf.inference.mobile_predictors:LiteRtPredictor",
     ),
 }
 MODEL_SUFFIXES = (
     ".safetensors",
-    *(one.suffix for one in FORMATS.values() if one.predictor and one.suffix),
+    *(one.suffix for one in FORMATS.values() if one.suffix),
 )
 
 
@@ -128,7 +130,7 @@ def check_variants(export_format: ExportFormat, option: str) -> None:
 def find_export(path: Path) -> tuple[FormatEntry, Path] | None:
     """Return the format of an exported file or folder and the file to open; None for others."""
     for one in FORMATS.values():
-        if one.predictor and (entry := one.find(path)):
+        if entry := one.find(path):
             return one, entry
     return None
 

@@ -170,14 +170,15 @@ def test_all_python_is_run():
 
 PROGRAMS = dict(
     zip(
-        ("onnx", "openvino", "torch-export", "timm"),
+        ("onnx", "openvino", "torch-export", "litert", "timm"),
         blocks(DOCUMENTS["docs/exports.md"], "python"),
         strict=False,
     )
 )
+ELSEWHERE = {"litert"}  # by `make test-mobile`
 
 
-@pytest.mark.parametrize("export_format", PROGRAMS)
+@pytest.mark.parametrize("export_format", sorted(PROGRAMS.keys() - ELSEWHERE))
 def test_programs_without_this_package_predict_and_reject_like_it(
     export_of, export_models, photos, tmp_path, monkeypatch, capsys, export_format
 ):

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ from PIL import Image
 
 import swinclf
 from swinclf.card import ModelCard
-from swinclf.config import Impl
+from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, import_openvino
 from swinclf.errors import ExportError, MismatchError
 from swinclf.export_formats import FORMATS, find_export
@@ -332,7 +333,8 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
     rows = [line.split()[0] for line in done.out.splitlines()]
     assert rows[:6] == ["format", "the", "onnx", "timm", "torch-export", "web"]
     assert "pip install 'swinclf[openvino]'" in done.out
-    assert "coreml: not written: Core ML files are written by coremltools" in done.out
+    assert "pip install 'swinclf[coreml]'" in done.out
+    assert "pip install 'swinclf[litert]'" in done.out
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"model.onnx", "model-timm", "model.pt2", "model.html"}
     record = json.loads(cli(*words, "--json").out)
@@ -341,11 +343,28 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
 
 
 @pytest.mark.parametrize("export_format", ["coreml", "litert"])
-def test_formats_that_cannot_be_written_say_why(trained, cli, export_format):
+def test_a_missing_converter_is_named(trained, cli, monkeypatch, export_format):
+    for name in ("coremltools", "litert_torch"):
+        monkeypatch.setitem(sys.modules, name, None)
     done = cli("export", "--run", trained.path, "--format", export_format)
     assert done.code == 1
-    assert "files are written by" in error_lines(done)[1]
-    assert "pip install" in error_lines(done)[2]
+    assert f"the optional extra '{export_format}'" in error_lines(done)[0]
+    assert f"pip install 'swinclf[{export_format}]'" in error_lines(done)[2]
+
+
+def test_an_export_that_cannot_be_compared_here_says_so(trained, cli, tmp_path, monkeypatch):
+    """As Core ML's on systems other than macOS."""
+    entry = replace(FORMATS[ExportFormat.TORCH_EXPORT], platform="another system")
+    monkeypatch.setitem(FORMATS, ExportFormat.TORCH_EXPORT, entry)
+    monkeypatch.setattr(
+        "swinclf.exporting.program_writer.export_program", lambda _, path: path.write_bytes(b"-")
+    )
+    words = ("export", "--run", trained.path, "--format", "torch-export")
+    done = cli(*words, "--output", tmp_path / "model.pt2")
+    assert done.code == 0
+    assert "NOT compared with the run" in done.err
+    record = json.loads(cli(*words, "--output", tmp_path / "model.pt2", "--json").out)
+    assert record["parity"] is None
 
 
 def test_one_of_all_and_format(trained, cli):

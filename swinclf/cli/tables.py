@@ -123,7 +123,7 @@ def export_record(done: Export) -> dict[str, object]:
         "format": str(done.export_format),
         "path": str(done.path),
         "bytes": done.bytes,
-        "parity": asdict(done.parity),
+        "parity": asdict(done.parity) if done.parity else None,
         "drift": asdict(done.drift) if done.drift else None,
         "run_precision": str(done.run_precision),
         "images_per_second": done.images_per_second,
@@ -144,14 +144,14 @@ def all_exports_text(done: AllExports) -> str:
     header = ("format", "largest difference", "labels differ", "MB", "images/s", "file")
     rows = [header, ("the run", "", "", "", f"{done.run_images_per_second:,.1f}", "")]
     for one in done.exports:
-        agrees = "" if one.parity.agrees else " (does not agree with the run)"
+        agrees = "" if one.agrees else " (does not agree with the run)"
         rows.append(
             (
                 str(one.export_format),
-                f"{one.parity.largest:.1e}",
-                str(one.parity.flips),
+                f"{one.parity.largest:.1e}" if one.parity else "not compared",
+                str(one.parity.flips) if one.parity else "-",
                 f"{one.bytes / 1e6:,.1f}",
-                f"{one.images_per_second or math.nan:,.1f}",
+                f"{one.images_per_second:,.1f}" if one.images_per_second else "-",
                 f"{one.path}{agrees}",
             )
         )
@@ -163,9 +163,14 @@ def all_exports_text(done: AllExports) -> str:
 
 def export_text(done: Export) -> str:
     """Return the parity of an export with its run."""
-    parity = done.parity
+    parity, written = done.parity, f"{done.path} ({done.bytes / 1e6:,.1f} MB)"
+    if parity is None:
+        return (
+            f"{written}\nNOT compared with the run: {done.export_format} files run on macOS only.\n"
+            "Compare it there before you rely on it: swinclf eval DATA --run FILE"
+        )
     lines = [
-        f"{done.path} ({done.bytes / 1e6:,.1f} MB)",
+        written,
         f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
         f"largest difference of a probability {parity.largest:.2g} "
         f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",

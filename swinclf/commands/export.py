@@ -39,7 +39,7 @@ class AllExports:
     @property
     def agree(self) -> bool:
         """Whether every export agrees with the run."""
-        return all(one.parity.agrees for one in self.exports)
+        return all(one.agrees for one in self.exports)
 
 
 def export(
@@ -77,7 +77,7 @@ def export(
         check_variants(export_format, f"--embed {embed}")
     run = RunToExport(model, data, options, tolerance, report)
     done = run.export(export_format, path, embed=embed)
-    if not done.parity.agrees:
+    if not done.agrees:
         raise disagreement_error(done)
     return done
 

@@ -96,6 +96,6 @@ def _exported_predictor(run: RunToExport, model: Path, engine: Engine) -> Predic
         except RunError:
             pass  # damaged, or of another run
     done = run.export(ENGINES[engine], path)
-    if not done.parity.agrees:
+    if not done.agrees:
         raise disagreement_error(done)
     return open_predictor(path)

@@ -38,7 +38,8 @@ class Export:
         export_format: The format.
         path: The file or folder.
         bytes: Its size.
-        parity: Comparison of its answers with the run's, both in float32.
+        parity: Comparison of its answers with the run's, both in float32; None if the format does
+            not run on this system.
         drift: Comparison of the run's own precision with float32; None if it is float32.
         run_precision: The run's own precision.
         images_per_second: Speed of the network on this machine; None if it was not measured.
@@ -47,10 +48,15 @@ class Export:
     export_format: ExportFormat
     path: Path
     bytes: int
-    parity: Parity
+    parity: Parity | None
     drift: Parity | None
     run_precision: Precision
     images_per_second: float | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing shows that its answers are not those of the run."""
+        return self.parity is None or self.parity.agrees
 
 
 class RunToExport:
@@ -112,16 +118,14 @@ class RunToExport:
             ExportError: If the format cannot be written here.
         """
         self._report.note(f"writing {self._source.card.model} as {export_format}")
-        FORMATS[export_format].load_writer()(replace(self._source, embed=embed), path)
-        predictor, parity = self.compare(path)
+        entry = FORMATS[export_format]
+        entry.load_writer()(replace(self._source, embed=embed), path)
+        parity, speed = None, None
+        if entry.runs_here:
+            predictor, parity = self.compare(path)
+            speed = measure_speed(predictor) if with_speed else None
         return Export(
-            export_format,
-            path,
-            _size(path),
-            parity,
-            self._drift,
-            self._own_precision,
-            measure_speed(predictor) if with_speed else None,
+            export_format, path, _size(path), parity, self._drift, self._own_precision, speed
         )
 
     def compare(self, path: Path) -> tuple[Predictor, Parity]:
@@ -176,6 +180,7 @@ class RunToExport:
 def disagreement_error(done: Export) -> MismatchError:
     """Return the error for an export that does not agree with its run."""
     parity = done.parity
+    assert parity is not None
     parts = [
         f"a largest difference of {parity.largest:.2g}, {parity.flips} labels differ",
         f"{parity.rejections} rejections differ" if parity.rejections else "",
@@ -209,7 +214,7 @@ def _images(model: Path, data: Path | None) -> list[str]:
 def _size(path: Path) -> int:
     """Return the bytes of a file with those of its name that belong to it, or of a folder."""
     if path.is_dir():
-        return sum(one.stat().st_size for one in path.iterdir() if one.is_file())
+        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     weights = path.with_suffix(".bin")
     is_pair = path.suffix == ".xml" and weights.is_file()
     return path.stat().st_size + (weights.stat().st_size if is_pair else 0)
