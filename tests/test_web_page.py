@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
 import re
+import threading
+from contextlib import contextmanager
+from functools import partial
 from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 
@@ -22,7 +27,7 @@ from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.exporting.source import ExportSource
-from swinclf.exporting.web import export_web
+from swinclf.exporting.web import RUNTIME, WASM, export_web
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 
 onnx = pytest.importorskip("onnx")
@@ -126,6 +131,35 @@ def chromium(tmp_path_factory):
         pytest.skip("needs chromium (Debian: apt-get install chromium)")
     with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
         yield one
+
+
+def model_in(page):
+    """The ONNX model in a page."""
+    (text,) = re.findall(r'id="model">([^<]*)<', page.read_text(encoding="utf-8"))
+    return gzip.decompress(base64.b64decode(text))
+
+
+@contextmanager
+def served(folder):
+    """The address of a folder on a web server."""
+    handler = partial(SilentHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    """Serves files, also as modules, and logs nothing."""
+
+    extensions_map = {".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+
+    def log_message(self, *_):
+        """Do not log."""
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +271,41 @@ def test_the_command_names_dataset_and_accuracy(trained, network_graph, cli, tmp
     assert "test_vit distinguishes 3 classes (blue, green, red)" in text
     assert re.search(r"images like those of .colours. .* [\d.]+ % were correct", text)
     assert "\u201cNot sure\u201d: the image is unlike the training images" in text
+
+
+def test_the_page_of_the_docs_gives_the_answers_of_predict(page, images, tmp_path):
+    """A page of one's own, with the same model as a file; a class is left out as `unknown`."""
+    if browser.EXECUTABLE is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
+    text = (Path(__file__).parents[1] / "docs" / "exports.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```html\n(.*?)```", text, re.DOTALL)
+    assert len(program.splitlines()) <= 25
+    (tmp_path / "index.html").write_text(program, "utf-8")
+    (tmp_path / "model.onnx").write_bytes(model_in(page))
+    names = {str(index): name for index, name in enumerate(("blue", "green", "red"))}
+    (tmp_path / "class_indices.json").write_text(json.dumps(names), "utf-8")
+    runtime = resources.files("swinclf.exporting") / "onnxruntime_web"
+    (tmp_path / RUNTIME).write_bytes((runtime / RUNTIME).read_bytes())
+    wasm = gzip.decompress((runtime / WASM).read_bytes())
+    (tmp_path / WASM.removesuffix(".gz")).write_bytes(wasm)
+    (tmp_path / "favicon.ico").write_bytes(b"")  # the browser asks for it
+    opaque = [one for one in images if "broken" not in one.name and "alpha" not in one.name]
+    with served(tmp_path) as address, browser.Browser(tmp_path / "profile", server=True) as one:
+        one.open(address)
+        one.wait_for("document.querySelector('input').onchange !== null")
+        one.select_files("input", opaque)
+        shown = "document.querySelector('pre').innerText"
+        one.wait_for(f"{shown}.split('\\n').length > {len(opaque)}")
+        rows = [line.rsplit(" ", 2) for line in one.run(shown).splitlines()]
+        assert one.said == []
+    for (name, label, share), path, wanted in zip(
+        rows, opaque, swinclf.load(page).predict(opaque), strict=True
+    ):
+        best = "green" if wanted.label == HOSTILE else wanted.label
+        assert name == path.name
+        assert label == (best if wanted.probability >= LEAST else "unknown")
+        assert float(share) == pytest.approx(wanted.probability, abs=0.01)
+    assert {row[1] for row in rows} == {"unknown", "blue", "green", "red"}
 
 
 def test_the_runtime_is_the_published_one():
