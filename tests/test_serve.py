@@ -292,6 +292,34 @@ def test_a_slow_client_does_not_hold_others(server, pictures):
             assert one.recv(4096).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
 
 
+@pytest.mark.parametrize("before", ["", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_headers_that_do_not_end_close_the_connection(server, before):
+    """As the first request of a connection, and as a later one; another byte does not delay it."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as one:
+        if before:
+            one.sendall(before.encode())
+            assert one.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        start = time.monotonic()
+        one.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        time.sleep(1)
+        one.sendall(b" ")
+        while one.recv(4096):  # the rest of the first response
+            pass
+        assert 1 < time.monotonic() - start < 10
+
+
+def test_a_connection_stays_open_for_the_next_request(server):
+    """Also after the time that headers may take."""
+    connection = server.connect()
+    for pause in (0, 2.5):
+        time.sleep(pause)
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        kept = connection.sock
+    assert connection.sock is kept
+    connection.close()
+
+
 # --- the service, with a model that waits or fails ------------------------------------------------
 
 

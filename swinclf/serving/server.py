@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from swinclf.errors import ConfigError, ExitCode, Interrupted
 from swinclf.inference.predictor import Predictor
@@ -78,6 +80,42 @@ def open_socket(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class HeaderTimeoutProtocol(H11Protocol):
+    """A connection that is closed if the headers of a request do not come in time.
+
+    uvicorn has no such limit, so that clients could keep connections open with half a request.
+    """
+
+    header_seconds = 30.0  # to receive the headers of a request
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time when the connection is open."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the time when the headers are complete, and start it with those of the next."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time."""
+        super().connection_lost(exc)
+        self._stop()
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.header_seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class GracefulServer(uvicorn.Server):
     """A server that answers what has been sent to it before it stops."""
 
@@ -129,10 +167,11 @@ def run_server(
             is_loopback=is_loopback(address.host),
             counters=counters,
         )
+        protocol = type("Protocol", (HeaderTimeoutProtocol,), {"header_seconds": limits.seconds})
         server = GracefulServer(
             uvicorn.Config(
                 gate,
-                http="h11",
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
