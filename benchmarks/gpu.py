@@ -27,6 +27,7 @@ from typing import Any
 
 import timing
 
+GIB = 1024**3
 STEPS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {}
 
 
@@ -142,37 +143,63 @@ def alone(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """An epoch of training batches without a network: one thread of swinclf, one plain process."""
+    """Two epochs of training batches without a network, by one thread or process.
+
+    swinclf augments on the CPU and, as it does for a GPU, on the device. The last row leaves that
+    augmentation out: it is what the CPU does for a GPU.
+    """
+    import torch
+
     from swinclf.config import Augment
+    from swinclf.data.augmentation import Augmentation
     from swinclf.data.folder import scan_folder
-    from swinclf.data.transforms import Augmentation
+    from swinclf.data.loader import ImageCache
     from swinclf.models.build import Architecture, Impl, default_preprocess
+    from swinclf.training import device_images
     from swinclf.training.batches import ImageBatches
 
     files = [options.data / one.path for one in scan_folder(options.data).images]
     _, side = plain_network(options)
     preprocess = default_preprocess(Architecture(options.model, Impl.TIMM, 5), img_size=side)
-    batches = ImageBatches(
-        train_files=files,
-        train_targets=[0] * len(files),
-        val_files=[],
-        val_targets=[],
-        preprocess=preprocess,
-        augmentation=Augmentation(Augment.TRIVIAL, 0.35, True),
-        batch_size=options.batch,
-        seed=0,
-        workers=1,
-        device=options.device,
-        on_bad_file=refuse,
+    blank = torch.zeros(1, 3, side, side, device=options.device)
+
+    def epochs(what: str, read: Callable[[int], int]) -> dict[str, Any]:
+        rates = []
+        for epoch in range(2):
+            start = time.perf_counter()
+            count = read(epoch)
+            synchronize(options)
+            rates.append(count / (time.perf_counter() - start))
+        rounded = [round(rate) for rate in rates]
+        return {"what": what, "images_per_second": rates[-1], "epochs": rounded}
+
+    def swinclf_reader(device_bytes: int | None) -> Callable[[int], int]:
+        batches = ImageBatches(
+            train_files=files,
+            train_targets=[0] * len(files),
+            val_files=[],
+            val_targets=[],
+            preprocess=preprocess,
+            augmentation=Augmentation(Augment.TRIVIAL, 0.35, True),
+            batch_size=options.batch,
+            seed=0,
+            workers=1,
+            device=options.device,
+            on_bad_file=refuse,
+            cache=ImageCache(GIB),
+            device_bytes=device_bytes,
+        )
+        return lambda epoch: sum(len(batch.targets) for batch in batches.train(epoch, 0))
+
+    loader = plain_loader(options, training=True, workers=0)
+    yield epochs(
+        "reading alone, plain loop, one process",
+        lambda _: sum(len(targets) for _, targets in loader),
     )
-    start = time.perf_counter()
-    count = sum(len(batch.targets) for batch in batches.train(0, 0))
-    rate = count / (time.perf_counter() - start)
-    yield {"what": "reading alone, swinclf, one thread", "images_per_second": rate}
-    start = time.perf_counter()
-    count = sum(len(targets) for _, targets in plain_loader(options, training=True, workers=0))
-    rate = count / (time.perf_counter() - start)
-    yield {"what": "reading alone, plain loop, one process", "images_per_second": rate}
+    yield epochs("reading alone, swinclf, augmented on the CPU", swinclf_reader(None))
+    yield epochs("reading alone, swinclf, augmented on the device", swinclf_reader(GIB))
+    device_images.augment_batch = lambda packed, *_: blank.expand(len(packed.first), -1, -1, -1)
+    yield epochs("reading alone, swinclf, not augmented", swinclf_reader(GIB))
 
 
 def refuse(path: Path, reason: str) -> None:

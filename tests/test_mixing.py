@@ -23,7 +23,7 @@ from torch.nn import functional as F
 import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.config import Augment, EpochScore
-from swinclf.data.transforms import Augmentation, augment_pixels
+from swinclf.data.augmentation import Augmentation, augment_pixels
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.models.store import load_model

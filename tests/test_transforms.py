@@ -16,16 +16,9 @@ from torchvision import transforms
 
 from swinclf.config import Augment
 from swinclf.data import loader
+from swinclf.data.augmentation import Augmentation, augment_pixels, common_pixels
 from swinclf.data.loader import ImageCache
-from swinclf.data.transforms import (
-    Augmentation,
-    augment_pixels,
-    common_pixels,
-    eval_pixels,
-    to_device,
-    to_numpy_input,
-    to_torch_input,
-)
+from swinclf.data.transforms import eval_pixels, to_device, to_numpy_input, to_torch_input
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.training.batches import ImageBatches
 

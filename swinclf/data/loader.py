@@ -284,7 +284,10 @@ FREE_PART = 4  # the cache takes 1/FREE_PART of the free memory when training st
 
 
 class ImageCache:
-    """Decoded pixels by key, up to `limit_bytes`; none is evicted, as epochs are cyclic."""
+    """Decoded pixels by key, up to `limit_bytes`.
+
+    No image makes room for another, as epochs are cyclic.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -310,6 +313,13 @@ class ImageCache:
                 return loaded
             self._store(key, loaded.pixels)
         return replace(loaded, pixels=vary(loaded.pixels))
+
+    def discard(self, key: Hashable) -> None:
+        """Forget an image, if it is cached."""
+        with self._lock:
+            pixels = self._pixels.pop(key, None)
+            if pixels is not None:
+                self.bytes -= pixels.nbytes
 
     def _store(self, key: Hashable, pixels: np.ndarray) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from swinclf.data.augmentation import (
+    Augmentation,
+    augment_pixels,
+    common_pixels,
+    device_pixels,
+)
 from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.loader import (
     ImageCache,
@@ -25,14 +32,9 @@ from swinclf.data.loader import (
     load_for_prediction,
     load_image,
 )
-from swinclf.data.transforms import (
-    Augmentation,
-    augment_pixels,
-    common_pixels,
-    to_device,
-    to_torch_input,
-)
+from swinclf.data.transforms import to_device, to_torch_input
 from swinclf.preprocess import Preprocess
+from swinclf.training.device_images import ON_DEVICE, DeviceImages, ReadImage
 
 UNLABELLED = -1  # the target of an image without a label
 
@@ -179,6 +181,9 @@ class ImageBatches:
     train_size: int | None = None  # side of training images, px; None for that of `preprocess`
     # augmentation of whole training batches; None for none
     of_batches: BatchAugmentation | None = None
+    # bytes of training images that the device keeps; it augments them, too. None augments on the
+    # CPU, image by image
+    device_bytes: int | None = None
     rank: int = 0  # of this process, which reads its part of every batch
     processes: int = 1  # which share each batch
 
@@ -192,42 +197,86 @@ class ImageBatches:
         """See `Batches`."""
         return len(self.val_files)
 
+    @cached_property
+    def _training(self) -> Preprocess:
+        """The preprocessing of training images, perhaps of another size."""
+        if self.train_size is None:
+            return self.preprocess
+        return replace(self.preprocess, height=self.train_size, width=self.train_size)
+
+    @cached_property
+    def _on_device(self) -> DeviceImages | None:
+        if self.device_bytes is None:
+            return None
+        return DeviceImages(
+            self._training,
+            self.augmentation,
+            self.device,
+            count=self.train_count // self.processes,
+            limit_bytes=self.device_bytes,
+        )
+
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """See `Batches`."""
-        preprocess = self.preprocess
-        if self.train_size is not None:
-            preprocess = replace(preprocess, height=self.train_size, width=self.train_size)
+        order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
+        parts = [self._part(batch) for batch in in_batches(order, self.batch_size)][first_step:]
 
-        def to_common(picture: Image.Image) -> np.ndarray:
-            return common_pixels(picture, preprocess, self.augmentation)
+        def generator_of(index: int) -> np.random.Generator:
+            return np.random.default_rng([self.seed, epoch, index])
 
-        def load(index: int) -> LoadedImage:
-            rng = np.random.default_rng([self.seed, epoch, index])
+        def load_augmented(index: int) -> LoadedImage:
             is_mirrored = False
 
             def vary(common: np.ndarray) -> np.ndarray:
                 nonlocal is_mirrored
-                varied = augment_pixels(common, preprocess, self.augmentation, rng)
+                varied = augment_pixels(
+                    common, self._training, self.augmentation, generator_of(index)
+                )
                 is_mirrored = varied.is_mirrored
                 return varied.pixels
 
-            loaded = self.cache.load(
-                (TRAIN, index),
-                lambda: load_image(
-                    self.train_files[index],
-                    to_common,
-                    preprocess.decode_px,
-                    ranges=preprocess.ranges,
-                ),
-                vary,
-            )
-            return replace(loaded, is_mirrored=is_mirrored)
+            return replace(self._load_common(index, vary), is_mirrored=is_mirrored)
 
-        order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
-        parts = [self._part(batch) for batch in in_batches(order, self.batch_size)][first_step:]
-        batches = self._batches(parts, load, self.train_files, self.train_targets)
+        def augment(images: Sequence[ReadImage]) -> tuple[torch.Tensor, Sequence[bool]]:
+            assert self._on_device is not None
+            augmented = self._on_device.batch(images, generator_of)
+            for one in images:
+                if one.index in self._on_device:  # once is enough
+                    self.cache.discard((TRAIN, one.index))
+            return augmented
+
+        if self._on_device is None:
+            batches = self._batches(parts, load_augmented, self.train_files, self.train_targets)
+        else:
+            batches = self._batches(
+                parts, self._load_for_device, self.train_files, self.train_targets, augment
+            )
         for step, (part, batch) in enumerate(zip(parts, batches, strict=True), first_step):
             yield self._augmented(batch, part, epoch=epoch, step=step)
+
+    def _load_common(self, index: int, vary: Callable[[np.ndarray], np.ndarray]) -> LoadedImage:
+        """Load the pixels of a training image that are common to all epochs, and change them."""
+        to_pixels = common_pixels if self._on_device is None else device_pixels
+
+        def to_common(picture: Image.Image) -> np.ndarray:
+            return to_pixels(picture, self._training, self.augmentation)
+
+        return self.cache.load(
+            (TRAIN, index),
+            lambda: load_image(
+                self.train_files[index],
+                to_common,
+                self._training.decode_px,
+                ranges=self._training.ranges,
+            ),
+            vary,
+        )
+
+    def _load_for_device(self, index: int) -> LoadedImage:
+        """Load the pixels of a training image; none if the device has them."""
+        if self._on_device is not None and index in self._on_device:
+            return LoadedImage(ON_DEVICE, b"", "")
+        return self._load_common(index, lambda pixels: pixels)
 
     def _part(self, batch: Sequence[int]) -> BatchPart:
         """Return the part of a training batch that this process reads."""
@@ -271,7 +320,9 @@ class ImageBatches:
         load: Callable[[int], LoadedImage],
         files: Sequence[Path],
         targets: Sequence[int],
+        augment: Callable[[Sequence[ReadImage]], tuple[torch.Tensor, Sequence[bool]]] | None = None,
     ) -> Iterator[Batch]:
+        """Yield batches of the images that can be read; `augment` returns those of a batch."""
         groups = [part.indices() for part in parts]
         for batch in load_batches(groups, load, workers=self.workers):
             good = []
@@ -281,13 +332,22 @@ class ImageBatches:
                 elif loaded.digest and self.digests.get(files[index]) not in (None, loaded.digest):
                     self.on_bad_file(files[index], "its content has changed")
                 else:
-                    view = len(files) * loaded.is_mirrored + index
-                    good.append((loaded.pixels, targets[index], view))
-            pixels = np.stack([one[0] for one in good]) if good else self._no_pixels()
+                    good.append(ReadImage(index, loaded.pixels, loaded.is_mirrored))
+            if augment is None or not good:
+                pixels = np.stack([one.pixels for one in good]) if good else self._no_pixels()
+                inputs = to_torch_input(pixels, self.preprocess, self.device)
+                mirrored: Sequence[bool] = [one.is_mirrored for one in good]
+            else:
+                inputs, mirrored = augment(good)
+            views = [
+                len(files) * is_mirrored + one.index
+                for one, is_mirrored in zip(good, mirrored, strict=True)
+            ]
+            labels = np.asarray([targets[one.index] for one in good], np.int64)
             yield Batch(
-                to_torch_input(pixels, self.preprocess, self.device),
-                to_device(np.asarray([target for _, target, _ in good], np.int64), self.device),
-                views=torch.tensor([view for _, _, view in good], dtype=torch.int64),
+                inputs,
+                to_device(labels, self.device),
+                views=torch.tensor(views, dtype=torch.int64),
             )
 
     def _no_pixels(self) -> np.ndarray:

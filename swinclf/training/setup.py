@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from swinclf.config import ResolvedConfig
+from swinclf.data.augmentation import Augmentation
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.loader import ImageCache, image_cache_bytes
-from swinclf.data.transforms import Augmentation
 from swinclf.device import Hardware, Precision
 from swinclf.models.compute import is_convolutional
 from swinclf.models.freeze import freeze_stages, layer_numbers
@@ -23,6 +23,7 @@ from swinclf.reporter import EpochRow
 from swinclf.training.batches import FeatureBatches, ImageBatches
 from swinclf.training.compilation import compile_network
 from swinclf.training.defaults import class_weights, default_micro_batch
+from swinclf.training.device_images import device_image_bytes
 from swinclf.training.distillation import Distillation
 from swinclf.training.feature_extraction import MIRROR, PLAIN, ExtractedFeatures
 from swinclf.training.linear_probe import Probe, linear_classifiers
@@ -80,7 +81,15 @@ def build_image_batches(
         on_bad_file=on_bad_file,
         cache=ImageCache(image_cache_bytes() if config.epochs != 1 else 0),
         train_size=config.train_size,
+        device_bytes=_device_bytes(config, device),
     )
+
+
+def _device_bytes(config: ResolvedConfig, device: str) -> int | None:
+    """Return the memory for images on a device; None on the CPU, which augments each by itself."""
+    if device == "cpu":
+        return None
+    return device_image_bytes(device) if config.epochs != 1 else 0
 
 
 def build_head_state(
