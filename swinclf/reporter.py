@@ -7,6 +7,7 @@ prints is `swinclf.terminal.ConsoleReporter`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -222,3 +223,11 @@ def epoch_line(row: EpochRow, *, total: int, best: bool) -> str:
         parts.append(f"val loss {row.val_loss:.4f}, {format_percent(row.val_accuracy):>7} {mark}")
     parts.append(duration_text(row.seconds))
     return "  ".join(parts)
+
+
+@contextmanager
+def timed(report: Reporter, step: str) -> Iterator[None]:
+    """Report how long a step took, as a detail."""
+    start = time.perf_counter()
+    yield
+    report.detail(f"{step}: {time.perf_counter() - start:.1f} s")

@@ -51,6 +51,15 @@ def test_the_log_of_a_training_fits_into_80_columns(cli, dataset):
     assert len(lines) < 30
 
 
+def test_verbose_tells_how_long_each_step_after_training_takes(cli, dataset):
+    done = cli("train", dataset.name, *SMALL_FLAGS, "--verbose")
+    steps = re.findall(r"^([a-z ]+): \d+\.\d s$", done.err, re.M)
+    assert steps == [
+        *("calibration and rejection", "label errors and learning curve"),
+        *("scores", "plots and report"),
+    ]
+
+
 @pytest.mark.usefixtures("no_plots")
 def test_all_epochs_of_a_head_are_one_line(cli, dataset):
     done = cli("train", dataset.name, *HEAD, "--epochs", 40)

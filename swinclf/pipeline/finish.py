@@ -41,7 +41,7 @@ from swinclf.models.store import save_model
 from swinclf.pipeline.cross_validation import cross_validate
 from swinclf.pipeline.distill import score_teacher
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.reporter import EpochRow, Reporter
+from swinclf.reporter import EpochRow, Reporter, timed
 from swinclf.reporting.report_data import (
     FindingSummary,
     LearningCurve,
@@ -79,38 +79,45 @@ def finish(
     card = plan.card(context.hardware)
     cached_outputs = _cached_outputs(plan, options.device)
     hardware = choose_model_hardware(card, options)
-    cross_validated = cross_validate(plan, context) if plan.config.folds else None
-    measured = fit_confidence(
-        TorchPredictor(network, card, hardware),
-        dataset.root,
-        cross_validated or dataset.of(VAL),
-        dataset.of(TRAIN),
-        seed=plan.config.seed,
-        workers=plan.config.workers,
-        report=report,
-        cached_outputs=cached_outputs,
-    )
-    sections = _sections(plan, run, measured, findings, report)
+    cross_validated = None
+    if plan.config.folds:
+        with timed(report, "cross-validation"):
+            cross_validated = cross_validate(plan, context)
+    with timed(report, "calibration and rejection"):
+        measured = fit_confidence(
+            TorchPredictor(network, card, hardware),
+            dataset.root,
+            cross_validated or dataset.of(VAL),
+            dataset.of(TRAIN),
+            seed=plan.config.seed,
+            workers=plan.config.workers,
+            report=report,
+            cached_outputs=cached_outputs,
+        )
+    with timed(report, "label errors and learning curve"):
+        sections = _sections(plan, run, measured, findings, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # the disk is waited for in parallel
         saving = writer.submit(_save, run, network, card, measured)
         outputs = _computed_outputs(plan, cached_outputs, cross_validated)
         if outputs is None:
             saving.result()
-        scored = _score(plan, run, card, outputs, options, report)
+        with timed(report, "scores"):
+            scored = _score(plan, run, card, outputs, options, report)
         save_samples(run.samples, scored.paths(dataset.root), plan.start.preprocess)
         illustrations = _illustrations(plan, run, card, measured, hardware, saving)
         teacher = score_teacher(plan, scored.rows)
         if teacher is not None:
             report.note(teacher.line())
-        write_results(
-            run.path,
-            scored,
-            _provenance(plan, history, run),
-            illustrations=illustrations,
-            sections=replace(sections, teacher=teacher),
-            others=saving,
-        )
+        with timed(report, "plots and report"):
+            write_results(
+                run.path,
+                scored,
+                _provenance(plan, history, run),
+                illustrations=illustrations,
+                sections=replace(sections, teacher=teacher),
+                others=saving,
+            )
     return scored
 
 
