@@ -542,6 +542,29 @@ def test_help_and_version_have_a_short_form(program):
     assert program("-V").out == program("--version").out
 
 
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("swinclf tr", {"train"}),
+        ("swinclf train data --model swin_ti", {"swin_tiny_patch4_window7_224"}),
+        ("swinclf train data --model e", {"embedded"}),
+        ("swinclf check data --model vit_tiny", {"vit_tiny_patch16_224"}),
+        ("swinclf train data --config t", {"textbook-cifar10"}),
+        ("swinclf train data --augment t", {"trivial"}),
+        ("swinclf train data --config ./", set()),  # the shell completes files
+    ],
+)
+def test_the_shell_completes_names(program, monkeypatch, line, some):
+    monkeypatch.setenv("_SWINCLF_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    found = program().out.split()
+    last = line.split()[-1]
+    assert some <= set(found)
+    assert all(one.startswith(last) for one in found)
+    assert bool(found) == bool(some)
+
+
 def test_the_module_and_the_script_are_the_same_program(program):
     script = program("--version")
     module = subprocess.run(

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from swinclf.cli import console, tables
-from swinclf.cli.options import JsonOption, StrictOption, WorkersOption
+from swinclf.cli.options import JsonOption, StrictOption, WorkersOption, complete_model
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
 from swinclf.config import Impl
@@ -52,6 +52,7 @@ CheckModelOption = Annotated[
         metavar="NAME",
         help="Network of a plain weights file, or embedded, whose weights are in the package.",
         show_default="as in train",
+        autocompletion=complete_model,
     ),
 ]
 

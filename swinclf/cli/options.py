@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import Field
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args, get_origin
 
@@ -13,6 +15,7 @@ import typer
 from swinclf.config import SETTING_TYPES, SETTINGS, Impl, OptionGroup
 from swinclf.device import Precision
 from swinclf.errors import ExitCode
+from swinclf.setting_rules import shipped_configs
 
 RunOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time
@@ -147,7 +150,21 @@ def _option(setting: Field[Any], kind: Any) -> Any:
         max=about["high"] if is_number else None,
         metavar=about["metavar"],
         rich_help_panel=about["group"],
+        autocompletion=complete_model if setting.name == "model" else None,
     )
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the names of networks that begin so, for the shell."""
+    file = resources.files("swinclf") / "models" / "registry.json"
+    # Not `models.names`, which imports torch: a shell that completes must not wait for it.
+    names = ["embedded", "swin", "vit", *json.loads(file.read_text(encoding="utf-8"))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_config(incomplete: str) -> list[str]:
+    """Return the package's settings files that begin so; without any the shell completes files."""
+    return [name for name in shipped_configs() if name.startswith(incomplete)]
 
 
 def _shown(default: object) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from swinclf.cli import console, training_tables
-from swinclf.cli.options import JsonOption, add_setting_options
+from swinclf.cli.options import JsonOption, add_setting_options, complete_config
 from swinclf.cli.streams import write_data
 from swinclf.config import MOVABLE, OptionGroup
 from swinclf.errors import ConfigError, ExitCode
@@ -39,6 +39,7 @@ ConfigOption = Annotated[
         metavar="FILE",
         help="Settings file, or textbook-cifar10.",
         show_default="none",
+        autocompletion=complete_config,
     ),
 ]
 BudgetOption = Annotated[
