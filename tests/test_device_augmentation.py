@@ -215,6 +215,22 @@ def test_images_that_do_not_fit_are_copied_again(files, limit):
     assert part.cache.bytes > 0
 
 
+def test_a_device_without_memory_stores_nothing(files, monkeypatch):
+    whole, part = batches_of(files, 10**7), batches_of(files, 10**7, kept=10**7)
+    first = epoch_of(whole, 0)
+    make = torch.empty
+
+    def refuse(*shape, **options):
+        if len(shape) == 2 and shape[0] > 5000 and "pin_memory" not in options:
+            raise torch.OutOfMemoryError
+        return make(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    for _ in range(2):
+        assert_equal(epoch_of(part, 0), first)
+    assert part.cache.bytes > 0
+
+
 def test_an_epoch_is_continued_where_it_stopped(files):
     whole = epoch_of(batches_of(files, 10**7), 4)
     assert_equal(epoch_of(batches_of(files, 10**7), 4, first_step=1), whole[1:])

@@ -162,10 +162,15 @@ class DeviceImages:
         """Make room for all images of that mean size, as far as the limit allows."""
         limit = self._limit_bytes // 3 - self._used  # while the images are copied, both exist
         wanted = min(math.ceil(_ROOM * mean_pixels * self._count), limit)
-        if wanted > len(self._stored):
+        if wanted <= len(self._stored):
+            return
+        try:
             larger = torch.empty(wanted, 3, dtype=torch.uint8, device=self._device)
-            larger[: self._used] = self._stored[: self._used]
-            self._stored = larger
+        except torch.OutOfMemoryError:  # other programs use the device, too
+            self._limit_bytes = 0
+            return
+        larger[: self._used] = self._stored[: self._used]
+        self._stored = larger
 
 
 def device_image_bytes(device: str) -> int:
