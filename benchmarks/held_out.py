@@ -32,8 +32,8 @@ from swinclf.metrics import expected_calibration_error
 
 WAYS: Mapping[str, Mapping[str, object]] = {
     "probe": {"folds": 0},  # the default from 300 images on
-    "folds": {"folds": 5},  # the default below
-    "ten folds": {"folds": 10},
+    "folds": {"folds": 10},  # the default below
+    "five folds": {"folds": 5},
     "epochs": {"epochs": 60},  # of AdamW; the best one is selected
 }
 PRECISIONS = (0.8, 0.9)

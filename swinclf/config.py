@@ -197,7 +197,7 @@ class Config(Generic[Open]):
         "Cross-validation; 0: none.",
         low=0,
         high=100,
-        auto="5 below 300",
+        auto="10 below 300",
     )
     val: str | None = _setting(
         None, OptionGroup.DATA, "Validation images.", auto="DATA/val", metavar="DIR"

@@ -339,7 +339,10 @@ def command_line(words: Sequence[str]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception is one of torch's many out-of-memory errors."""
-    phrases = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    phrases = (
+        *("out of memory", "can't allocate memory"),
+        *("CUBLAS_STATUS_ALLOC_FAILED", "Invalid buffer size"),  # of CUDA and of MPS
+    )
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 

@@ -29,6 +29,7 @@ class FormatEntry:
     default_name: str  # the file or folder in a run, such as model.onnx
     # the file in that folder that identifies the format; empty if it is one file
     entry_file: str = ""
+    weights_file: str = ""  # another one that stands for the folder
     # `module:function(source, path)`, where source is an `exporting.source.ExportSource`
     writer: str
     # `module:callable(path, options)` that returns an `inference.predictor.Predictor` of the
@@ -52,9 +53,12 @@ class FormatEntry:
         if not self.entry_file:
             is_ours = path.suffix.lower() == self.suffix and not path.is_dir()
             return path if is_ours else None
-        entry = (path if path.is_dir() else path.parent) / self.entry_file
-        is_part = path.is_dir() or path.name in (self.entry_file, "model.safetensors")
-        return entry if is_part and entry.is_file() else None
+        folder = path if path.is_dir() else path.parent
+        is_part = path.is_dir() or path.name in (self.entry_file, self.weights_file)
+        if not is_part or (self.suffix and folder.suffix.lower() != self.suffix):
+            return None
+        entry = folder / self.entry_file
+        return entry if entry.is_file() else None
 
     def load_writer(self) -> Callable[..., Any]:
         """Import the writer."""
@@ -75,6 +79,7 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
     ExportFormat.TIMM: FormatEntry(
         default_name="model-timm",
         entry_file="swinclf.json",
+        weights_file="model.safetensors",
         writer="swinclf.exporting.timm_writer:export_timm",
         predictor="swinclf.inference.timm_predictor:open_timm_folder",
     ),

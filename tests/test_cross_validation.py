@@ -83,7 +83,7 @@ def test_trained_weights_and_few_images_are_cross_validated_by_default(cli, grey
     by_default = cli("train", greys, *weights, "--name", "default")
     assert by_default.code == 0, by_default.err
     config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
-    assert (config["folds"], config["reasons"]["folds"]) == (5, "fewer than 300 images")
+    assert (config["folds"], config["reasons"]["folds"]) == (10, "fewer than 300 images")
     assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"
     for flags in (("--val-split", "0.2"), ("--folds", "0"), ("--epochs", "1")):
         name = flags[0].strip("-")

@@ -21,7 +21,7 @@ from swinclf.data.augmentation import (
 from swinclf.data.loader import ImageCache
 from swinclf.data.transforms import to_torch_input
 from swinclf.preprocess import Fit, Interpolation
-from swinclf.training import device_augmentation
+from swinclf.training import device_augmentation, device_images
 from swinclf.training.batches import ImageBatches
 from swinclf.training.device_augmentation import PackedImages, augment_batch
 
@@ -99,7 +99,7 @@ def test_large_images_are_reduced_on_the_device(interpolation):
 
 def test_what_the_device_does_not_reduce():
     crop = Augmentation(Augment.CROP, 0.3, mirror=True)
-    for size in ((130, 119), (4000, 100)):
+    for size in ((130, 119), (4000, 100), (500, 100)):
         picture = picture_of(size)
         found = device_pixels(picture, SMALL, crop)
         assert np.array_equal(found, common_pixels(picture, SMALL, crop))
@@ -138,7 +138,7 @@ def test_everything_together_with_other_sides():
 def test_the_size_of_the_canvas_changes_nothing(monkeypatch):
     augmentation = Augmentation(Augment.TRIVIAL, 0.3, mirror=True)
     _, whole = both(augmentation)
-    monkeypatch.setattr(device_augmentation, "CANVAS_PIXELS", 5000)
+    monkeypatch.setattr(device_augmentation, "CHUNK_NUMBERS", 50_000)
     _, parts = both(augmentation)
     assert torch.allclose(whole, parts, atol=1.01)
     assert (whole - parts).abs().mean() < 1e-3
@@ -196,7 +196,8 @@ def test_batches_are_those_of_the_cpu(files, kind):
         assert (one.inputs - other.inputs).abs().mean() < 0.01
 
 
-def test_from_the_second_epoch_on_no_file_is_read(files):
+def test_from_the_second_epoch_on_no_file_is_read(files, monkeypatch):
+    monkeypatch.setattr(device_images, "_ROOM", 2.0)  # batches of 8 differ in their mean size
     batches = batches_of(files, 10**7, kept=10**7)
     first, second = epoch_of(batches, 0), epoch_of(batches_of(files, 0), 1)
     assert batches.cache.bytes == 0, "the device has them"
@@ -222,7 +223,7 @@ def test_a_device_without_memory_stores_nothing(files, monkeypatch):
 
     def refuse(*shape, **options):
         if len(shape) == 2 and shape[0] > 5000 and "pin_memory" not in options:
-            raise torch.OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return make(*shape, **options)
 
     monkeypatch.setattr(torch, "empty", refuse)
@@ -234,6 +235,19 @@ def test_a_device_without_memory_stores_nothing(files, monkeypatch):
 def test_an_epoch_is_continued_where_it_stopped(files):
     whole = epoch_of(batches_of(files, 10**7), 4)
     assert_equal(epoch_of(batches_of(files, 10**7), 4, first_step=1), whole[1:])
+
+
+def test_processes_share_the_images_of_an_epoch(files, monkeypatch):
+    """Each stores whatever it gets, others in every epoch."""
+    monkeypatch.setattr(device_images, "_ROOM", 4.0)
+    whole = batches_of(files, 10**7)
+    parts = [replace(batches_of(files, 10**7), rank=rank, processes=2) for rank in range(2)]
+    for epoch in range(6):
+        shares = zip(*(epoch_of(part, epoch) for part in parts), strict=True)
+        for one, (first, second) in zip(epoch_of(whole, epoch), shares, strict=True):
+            assert torch.equal(one.views, torch.cat([first.views, second.views]))
+            assert torch.allclose(one.inputs, torch.cat([first.inputs, second.inputs]), atol=0.02)
+    assert all(part._on_device._used > whole._on_device._used * 0.9 for part in parts)
 
 
 def test_files_that_cannot_be_read_are_left_out(files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
@@ -365,6 +366,21 @@ def test_an_export_that_cannot_be_compared_here_says_so(trained, cli, tmp_path, 
     assert "NOT compared with the run" in done.err
     record = json.loads(cli(*words, "--output", tmp_path / "model.pt2", "--json").out)
     assert record["parity"] is None
+
+
+def test_a_stray_manifest_is_no_core_ml_file(export_of, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    (run / "Manifest.json").write_text("{}")
+    assert find_export(run / "model.safetensors") is None
+    assert find_export(run) is None
+    assert open_predictor(run / "model.safetensors").card.classes
+    package = tmp_path / "model.mlpackage"
+    package.mkdir()
+    (package / "Manifest.json").write_text("{}")
+    for path in (package, package / "Manifest.json"):
+        assert find_export(path) == (FORMATS[ExportFormat.COREML], package / "Manifest.json")
+    assert find_export(export_of("vit", "timm") / "model.safetensors") is not None
 
 
 def test_one_of_all_and_format(trained, cli):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -306,6 +307,18 @@ def test_headers_that_do_not_end_close_the_connection(server, before):
         while one.recv(4096):  # the rest of the first response
             pass
         assert 1 < time.monotonic() - start < 10
+
+
+def test_a_refused_client_that_sends_on_slowly_is_given_up(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as one:
+        one.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+        assert one.recv(4096).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+        start = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() - start < 20:
+                one.sendall(b" ")
+                time.sleep(0.3)
+        assert time.monotonic() - start < 10
 
 
 def test_a_connection_stays_open_for_the_next_request(server):

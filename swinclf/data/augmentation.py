@@ -18,7 +18,6 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from swinclf.config import Augment
 from swinclf.data.transforms import (
-    LONGEST,
     RESAMPLING,
     cover,
     covering_size,
@@ -27,9 +26,8 @@ from swinclf.data.transforms import (
 )
 from swinclf.preprocess import Preprocess
 
-DEVICE_REDUCES = (
-    2  # as JPEGs are decoded at a half of their size, they are less than twice as large
-)
+DEVICE_REDUCES = 2  # JPEGs are less than twice as large, as they are decoded at half their size
+DEVICE_ASPECT = 4  # of longer images the matrices that reduce them take much memory
 Matrix = tuple[float, float, float, float, float, float]
 _Colour = tuple[int, ...]
 
@@ -114,7 +112,11 @@ def device_pixels(
     To scale an image down takes longer than to decode it.
     """
     side, (shorter, longer) = common_side(preprocess, augmentation), sorted(picture.size)
-    if augmentation.crops and shorter <= DEVICE_REDUCES * side and longer <= LONGEST * shorter:
+    if (
+        augmentation.crops
+        and shorter <= DEVICE_REDUCES * side
+        and longer <= DEVICE_ASPECT * shorter
+    ):
         return np.asarray(picture)
     return common_pixels(picture, preprocess, augmentation)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from swinclf.errors import ExportError
 from swinclf.export_formats import FORMATS
 from swinclf.exporting.deployed_network import OUTPUTS, DeployedNetwork, quiet_export
 from swinclf.exporting.source import ExportSource
-from swinclf.files import replace_path
+from swinclf.files import cannot_write, replace_path
 from swinclf.inference.mobile_predictors import quiet_stderr
 
 MANIFEST = FORMATS[ExportFormat.COREML].entry_file
@@ -51,14 +50,22 @@ def export_coreml(source: ExportSource, path: Path) -> None:
             )
     model.user_defined_metadata.update(source.metadata())
     model.license = source.license
-    model.short_description = f"Image classifier: {', '.join(source.card.classes)}"
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        with quiet_stderr():
-            model.save(str(written))
-        if path.is_dir():
-            shutil.rmtree(path)
-        replace_path(written, path)
+    model.short_description = "Image classifier"
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written, before = Path(folder) / path.name, Path(folder) / "before"
+            with quiet_stderr():
+                model.save(str(written))
+            if path.is_dir():
+                replace_path(path, before)
+            try:
+                replace_path(written, path)
+            except OSError:
+                if before.is_dir():
+                    replace_path(before, path)
+                raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from swinclf.device import import_extra
 from swinclf.export_formats import PIXELS
 from swinclf.exporting.deployed_network import OUTPUTS, DeployedNetwork, quiet_export
 from swinclf.exporting.source import ExportSource
-from swinclf.files import write_bytes
+from swinclf.files import to_utf8, write_bytes
 from swinclf.inference.mobile_predictors import LABELS, METADATA, quiet_stderr
 
 
@@ -53,6 +53,7 @@ def export_litert(source: ExportSource, path: Path) -> None:
             content = written.read_bytes()
     with_archive = io.BytesIO(content)
     with zipfile.ZipFile(with_archive, "a") as archive:
-        archive.writestr(METADATA, json.dumps(source.metadata()))
-        archive.writestr(LABELS, "\n".join(source.card.classes) + "\n")
+        names = [" ".join(name.splitlines()) for name in source.card.classes]
+        archive.writestr(METADATA, to_utf8(json.dumps(source.metadata())))
+        archive.writestr(LABELS, to_utf8("\n".join(names) + "\n"))
     write_bytes(path, with_archive.getvalue())

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,24 @@ from swinclf.export_formats import FEATURES, LOGITS, OOD_SCORE, PIXELS
 from swinclf.inference.exported_predictor import ExportedPredictor
 
 OUTPUTS = (LOGITS, FEATURES, OOD_SCORE)
+_MOST_METADATA = 64 * 1024**2  # bytes
+_STDERR = Lock()
 METADATA, LABELS = "swinclf.json", "labels.txt"  # in the archive at the end of a LiteRT file
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Keep what libraries in C++ write to standard error off the terminal."""
-    with suppress(OSError, ValueError):  # there may be no such stream
-        sys.stderr.flush()
-    try:
-        original = os.dup(2)
-    except OSError:
+    with _STDERR, ExitStack() as restored:
+        with suppress(OSError, ValueError, AttributeError):  # there may be no such stream
+            sys.stderr.flush()
+            original = os.dup(2)
+            restored.callback(os.close, original)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            restored.callback(os.close, nowhere)
+            restored.callback(os.dup2, original, 2)
+            os.dup2(nowhere, 2)
         yield
-        return
-    try:
-        with tempfile.TemporaryFile() as file:
-            os.dup2(file.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(original, 2)
-    finally:
-        os.close(original)
 
 
 class LiteRtPredictor(ExportedPredictor):
@@ -56,17 +53,26 @@ class LiteRtPredictor(ExportedPredictor):
         (self._runtime,) = import_extra("litert", "ai_edge_litert.interpreter")
 
     def _read(self) -> Mapping[str, str]:
+        found = _archived_metadata(self._path)
         with quiet_stderr():
             interpreter = self._runtime.Interpreter(str(self._path), num_threads=available_cores())
             interpreter.allocate_tensors()
             self._network = interpreter.get_signature_runner()
-        with zipfile.ZipFile(self._path) as archive:
-            found: Mapping[str, str] = json.loads(archive.read(METADATA))
         return found
 
     def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
         rows = [self._network(**{PIXELS: one[None]}) for one in inputs]
         return [np.concatenate([row[name] for row in rows]) for name in OUTPUTS]
+
+
+def _archived_metadata(path: Path) -> Mapping[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(METADATA).file_size > _MOST_METADATA:
+            raise ValueError(f"{METADATA} is too large")
+        found = json.loads(archive.read(METADATA))
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise ValueError(f"{METADATA} is not an object of texts")
+    return found
 
 
 class CoreMlPredictor(ExportedPredictor):

@@ -105,7 +105,8 @@ class HeaderTimeoutProtocol(H11Protocol):
         self._stop()
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        # After an answer that did not wait for the body, the rest of it is waited for as well.
+        if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
             self._stop()
         elif self._timer is None:
             self._timer = self.loop.call_later(self.header_seconds, self.transport.close)

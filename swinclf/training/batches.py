@@ -212,7 +212,7 @@ class ImageBatches:
             self._training,
             self.augmentation,
             self.device,
-            count=self.train_count // self.processes,
+            count=self.train_count,  # of which a process gets others in every epoch
             limit_bytes=self.device_bytes,
         )
 

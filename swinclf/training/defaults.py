@@ -23,7 +23,7 @@ CONVOLUTIONAL_LR_AT_64 = 1.4e-3  # 1e-3 at batch 32
 SCRATCH_LR_AT_64 = 5e-4
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
-FEW_IMAGES, DEFAULT_FOLDS = 300, 5  # cross-validation is the default below
+FEW_IMAGES, DEFAULT_FOLDS = 300, 10  # cross-validation is the default below
 OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 

@@ -30,7 +30,7 @@ from swinclf.data.augmentation import (
 from swinclf.data.transforms import fill_colour, scale_and_shift_on, to_device
 from swinclf.preprocess import Interpolation, Preprocess
 
-CANVAS_PIXELS = 8 * 1024**2  # of images that are resized at the same time, padded to one size
+CHUNK_NUMBERS = 32 * 1024**2  # of the images that are resized at the same time, and their weights
 _LEVELS = 256
 
 
@@ -66,32 +66,40 @@ def augment_batch(images: PackedImages, draws: Sequence[Draw], preprocess: Prepr
 def _cropped(images: PackedImages, draws: Sequence[Draw], preprocess: Preprocess) -> Tensor:
     """Return the boxes, resized to the network's size: (B, 3, H, W) float32 of whole numbers."""
     device = str(images.pixels.device)
+    reduces = (images.common != images.sizes).any(axis=1)
+    order = np.argsort(reduces, kind="stable")
+    images = PackedImages(images.pixels, *(one[order] for one in images[1:]))
     first, sizes, common = (to_device(one, device) for one in images[1:])
     boxes = None
     if draws[0].box is not None:
-        boxes = to_device(np.array([one.box for one in draws], np.float32), device)
+        boxes = to_device(np.array([draws[row].box for row in order], np.float32), device)
     parts = []
-    for rows in _chunks(images.sizes):
+    for rows in _chunks(images, max(preprocess.height, preprocess.width)):
         height, width = map(int, images.sizes[rows].max(axis=0))
         canvas = _gathered(images.pixels, first[rows], sizes[rows], (height, width))
         if boxes is not None:
             longest = images.common[rows].max(axis=0)
-            reduces = bool((images.common[rows] != images.sizes[rows]).any())
-            lines = _Lines(sizes[rows], common[rows], longest, reduces)
+            lines = _Lines(sizes[rows], common[rows], longest, bool(reduces[order[rows.start]]))
             canvas = _resized(canvas, lines, boxes[rows], preprocess)
         parts.append(canvas)
-    return torch.cat(parts)
+    return torch.cat(parts)[to_device(np.argsort(order), device)]
 
 
-def _chunks(sizes: np.ndarray) -> Iterator[slice]:
-    """Yield rows whose images fit, each padded to the largest of them, into a canvas."""
-    start, largest = 0, np.zeros(2, np.int64)
-    for row, size in enumerate(sizes):
-        grown = np.maximum(largest, size)
-        if row > start and (row + 1 - start) * grown.prod() > CANVAS_PIXELS:
+def _chunks(images: PackedImages, target: int) -> Iterator[slice]:
+    """Yield rows whose images, each padded to the largest, are resized at the same time.
+
+    Either all of them are reduced first or none; those that are not come first.
+    """
+    sizes, common = images.sizes, images.common
+    reduces = (common != sizes).any(axis=1)
+    start, largest, longest = 0, sizes[0], common[0]
+    for row in range(1, len(sizes)):
+        largest, longest = np.maximum(largest, sizes[row]), np.maximum(longest, common[row])
+        weights = (largest * (target + longest * reduces[row])).sum()
+        numbers = (row + 1 - start) * (3 * largest.prod() + weights)
+        if numbers > CHUNK_NUMBERS or reduces[row] != reduces[start]:
             yield slice(start, row)
-            start, grown = row, size
-        largest = grown
+            start, largest, longest = row, sizes[row], common[row]
     yield slice(start, len(sizes))
 
 
@@ -113,7 +121,7 @@ class _Lines(NamedTuple):
     sizes: Tensor  # (B, 2)
     common: Tensor  # (B, 2), to which they are reduced
     longest_common: np.ndarray  # (2,)
-    reduces: bool  # whether any is reduced
+    reduces: bool  # whether they are reduced
 
 
 def _resized(canvas: Tensor, lines: _Lines, boxes: Tensor, preprocess: Preprocess) -> Tensor:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from swinclf.data.augmentation import Augmentation, Draw, common_size, draw_augmentation
 from swinclf.data.transforms import to_device
-from swinclf.device import free_memory
+from swinclf.device import free_memory, is_out_of_memory
 from swinclf.preprocess import Preprocess
 from swinclf.training.device_augmentation import PackedImages, augment_batch
 
 PART_OF_CUDA, PART_OF_SHARED = 4, 8  # of the free memory, of which 1/N is taken
 ON_DEVICE = np.empty((0, 0, 3), np.uint8)
-_ROOM = 1.1  # for images that are larger than those so far
+_MOST_OF_MPS = 2 * 1024**3  # some of its operators fail in tensors of more than 4 GiB
+_ROOM = 1.2  # for images that are larger than those of the first batch
 
 
 class _Location(NamedTuple):
@@ -140,9 +141,9 @@ class DeviceImages:
         """Store images that have been copied to the device; return whether they fitted."""
         if not images:
             return True
+        if not self._used:
+            self._allocate(len(copied) / len(images))
         end = self._used + len(copied)
-        if end > len(self._stored):
-            self._grow(end / (len(self._locations) + len(images)))
         if end > len(self._stored):
             return False
         self._stored[self._used : end] = copied
@@ -158,19 +159,18 @@ class DeviceImages:
             common = common_size(common, self._preprocess, self._augmentation)
         return _Location(first, (height, width), common[::-1])
 
-    def _grow(self, mean_pixels: float) -> None:
-        """Make room for all images of that mean size, as far as the limit allows."""
-        limit = self._limit_bytes // 3 - self._used  # while the images are copied, both exist
+    def _allocate(self, mean_pixels: float) -> None:
+        """Make room for all images of that mean size, as far as the limit allows.
+
+        Only for the first batch: later, what the steps need of the memory has been found out.
+        """
+        limit, self._limit_bytes = self._limit_bytes // 3, 0
         wanted = min(math.ceil(_ROOM * mean_pixels * self._count), limit)
-        if wanted <= len(self._stored):
-            return
         try:
-            larger = torch.empty(wanted, 3, dtype=torch.uint8, device=self._device)
-        except torch.OutOfMemoryError:  # other programs use the device, too
-            self._limit_bytes = 0
-            return
-        larger[: self._used] = self._stored[: self._used]
-        self._stored = larger
+            self._stored = torch.empty(wanted, 3, dtype=torch.uint8, device=self._device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):  # other programs use the device, too
+                raise
 
 
 def device_image_bytes(device: str) -> int:
@@ -179,5 +179,6 @@ def device_image_bytes(device: str) -> int:
     It is taken before the first step, which divides its batch if the rest is too little.
     """
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0] // PART_OF_CUDA
-    return free_memory() // PART_OF_SHARED
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + unused) // PART_OF_CUDA
+    return min(free_memory() // PART_OF_SHARED, _MOST_OF_MPS)
