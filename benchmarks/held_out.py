@@ -48,11 +48,13 @@ class Photographs:
         files: The files.
         labels: The class of each.
         features: (N, D).
+        weights: The run with that network.
     """
 
     files: Sequence[Path]
     labels: Sequence[str]
     features: np.ndarray
+    weights: Path
 
     def link(self, rows: Sequence[int], folder: Path) -> Path:
         """Return a dataset in `folder`, of links to some photographs."""
@@ -84,7 +86,8 @@ def read_photographs(folder: Path, settings: Mapping[str, object], scratch: Path
     files = [index.root / image.path for image in index.images]
     run = swinclf.train(folder, out=str(scratch / "first"), **settings)  # type: ignore[arg-type]
     features = swinclf.load(run.path).embed(files)
-    return Photographs(files, [image.label for image in index.images], np.asarray(features))
+    labels = [image.label for image in index.images]
+    return Photographs(files, labels, np.asarray(features), run.path)
 
 
 def measure(
@@ -175,6 +178,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
         photos = read_photographs(args.photos, settings, Path(folder))
+        if args.random_weights:  # the same for every seed: the features are of one network
+            settings = {"weights": str(photos.weights), "freeze_layers": True}
         for held_out in args.held_out:
             count = round(held_out / HELD_OUT)
             for way in args.way:
