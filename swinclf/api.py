@@ -18,13 +18,14 @@ from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
 from swinclf.confidence.selective import threshold_for
-from swinclf.config import Embed, ExportFormat, Impl
+from swinclf.config import Embed, Engine, ExportFormat, Impl
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
+from swinclf.exporting.engine import open_engine
 from swinclf.exporting.verified_export import Export
 from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
-from swinclf.inference.predictor import InferenceOptions, TorchPredictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, TorchPredictor
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
@@ -86,6 +87,7 @@ def load(
     impl: Impl | Literal["timm", "native"] | None = None,
     device: str = "auto",
     precision: Precision | Literal["auto", "fp32", "bf16", "fp16"] | None = None,
+    engine: Engine | Literal["torch", "auto", "openvino", "onnx"] = Engine.TORCH,
 ) -> Classifier:
     """Open a run, its weights file or an exported file.
 
@@ -94,20 +96,24 @@ def load(
         impl: Backend that builds the network, `timm` or `native`; None for the run's.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: fp32, bf16, fp16 or auto; None for the run's.
+        engine: What predicts and computes features on a CPU: torch, an export in the run (written
+            if it is missing) for openvino or onnx, or auto for the fastest that agrees.
 
     Raises:
         SwinclfError: If there is none, or it cannot be opened.
     """
     try:
         builder, number = Impl(impl) if impl else None, Precision(precision) if precision else None
+        chosen = Engine(engine)
     except ValueError as error:
         raise ConfigError(
-            f"impl {' or '.join(Impl)}, precision {' or '.join(Precision)}",
+            f"impl {' or '.join(Impl)}, precision {' or '.join(Precision)}, "
+            f"engine {' or '.join(Engine)}",
             found=str(error),
-            hint="omit both to use those of the run",
+            hint="omit them to use torch, and what the run says",
         ) from error
     options = InferenceOptions(builder, device, number)
-    return Classifier(find_model(Path(run) if run is not None else None), options)
+    return Classifier(find_model(Path(run) if run is not None else None), options, chosen)
 
 
 class Classifier:
@@ -116,21 +122,24 @@ class Classifier:
     Args:
         model: A model.safetensors or an exported file.
         options: Device, precision and backend.
+        engine: As of `swinclf.load`.
 
     Attributes:
         path: That file.
     """
 
-    def __init__(self, model: Path, options: InferenceOptions) -> None:
+    def __init__(
+        self, model: Path, options: InferenceOptions, engine: Engine = Engine.TORCH
+    ) -> None:
         self.path = model
-        self._options = options
-        self._predictor = open_predictor(model, options)
+        self._options, self._engine = options, engine
+        self._predictor = open_engine(model, engine, options, LoggingReporter())
         if self._predictor.note:
             warnings.warn(self._predictor.note, stacklevel=3)
 
-    def __reduce__(self) -> tuple[type[Classifier], tuple[Path, InferenceOptions]]:
+    def __reduce__(self) -> tuple[type[Classifier], tuple[Path, InferenceOptions, Engine]]:
         """Pickle the path, not the weights: another process opens the same file."""
-        return type(self), (self.path.resolve(), self._options)
+        return type(self), (self.path.resolve(), self._options, self._engine)
 
     def __call__(self, inputs: Source | Iterable[Source]) -> list[Prediction]:
         """Return `predict(inputs)`."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from conftest import error_lines
 
+import swinclf
 from swinclf.config import Engine
 from swinclf.errors import ConfigError
 from swinclf.exporting import engine as engines
@@ -54,6 +57,16 @@ def test_a_named_engine_gives_the_predictions_of_torch(run, trained, cli):
     for one, other in zip(ours, theirs, strict=True):
         assert one["label"] == other["label"]
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_features_are_computed_by_a_named_engine(run, trained):
+    files = sorted(trained.data.rglob("*.png"))[:9]
+    ours, theirs = (swinclf.load(run, engine=one) for one in ("torch", "onnx"))
+    assert np.allclose(ours.embed(files), theirs.embed(files), atol=1e-4)
+    assert isinstance(theirs._predictor, OnnxPredictor)
+    assert isinstance(pickle.loads(pickle.dumps(theirs))._predictor, OnnxPredictor)
+    with pytest.raises(ConfigError, match="engine torch or auto or openvino or onnx"):
+        swinclf.load(run, engine="tensorrt")
 
 
 def test_auto_takes_an_export_only_if_it_is_much_faster(run, monkeypatch):
