@@ -102,15 +102,17 @@ def test_an_early_stop_does_no_more_work(workers):
 def test_an_early_stop_waits_for_what_is_being_computed(monkeypatch):
     """A thread inside torch when Python ends would abort the process."""
     monkeypatch.setattr(thread_pool, "JOIN_S", 0.0)
-    is_done = threading.Event()
+    is_started, is_done = threading.Event(), threading.Event()
 
     def compute(number):
         if number:
+            is_started.set()
             time.sleep(0.3)
             is_done.set()
 
     answers = map_ahead(compute, range(2), workers=2, ahead=2)
     next(answers)
+    assert is_started.wait(10)  # one that has not begun is cancelled
     answers.close()
     assert is_done.is_set()
     assert not readers()
