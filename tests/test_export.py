@@ -163,7 +163,7 @@ def quick_export(monkeypatch, exported):
 
 def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick_export):
     del quick_export
-    path = tmp_path / "out.onnx"
+    path = tmp_path / "new" / "out.onnx"
     done = cli("export", "--run", trained.path, "--format", "onnx", "--output", path)
     assert done.code == 0, done.err
     assert done.out == f"{path}\n"

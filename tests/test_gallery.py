@@ -15,6 +15,7 @@ from PIL import Image
 
 from swinclf.cli.prediction_writer import PredictFormat, PredictionWriter
 from swinclf.commands.predict import expand_inputs
+from swinclf.errors import ExitCode
 from swinclf.inference.labelling import LabelFolders, folder_name, select_diverse
 from swinclf.inference.prediction import Prediction
 from swinclf.reporting import prediction_page
@@ -140,11 +141,21 @@ def test_a_page_is_bounded_and_says_what_is_left_out(tmp_path, monkeypatch):
     assert "20.0" not in text  # nobody is 20 % sure that it is unknown
 
 
+def test_the_folders_of_written_files_are_created(cli, trained, photos, tmp_path):
+    page, table = tmp_path / "new" / "p.html", tmp_path / "other" / "deep" / "t.csv"
+    done = cli("predict", photos, "--run", trained.path, "--page", page, "--output", table)
+    assert done.code == ExitCode.SOME_FAILED
+    assert page.is_file()
+    assert table.is_file()
+
+
 def test_a_page_that_cannot_be_written_is_an_error_at_once(cli, trained, photos, tmp_path):
-    page = tmp_path / "no" / "p.html"
-    done = cli("predict", photos, "--run", trained.path, "--page", page, "--queue", "2")
-    assert (done.code, done.out) == (1, "")
-    assert error_lines(done)[2].startswith(f"create the folder '{page.parent}'")
+    (tmp_path / "file").write_text("", "utf-8")
+    for option in ("--page", "--output"):
+        page = tmp_path / "file" / "p.html"
+        done = cli("predict", photos, "--run", trained.path, option, page)
+        assert (done.code, done.out) == (1, "")
+        assert error_lines(done)[0] == f"to create a folder in '{page.parent}'"
 
 
 # --- folders by class ---------------------------------------------------------------------------

@@ -244,12 +244,6 @@ def test_the_ending_of_the_file_is_its_format(cli, trained, pictures, tmp_path, 
     assert (f"note: '{output}' is written as csv, as --format says" in done.err) == is_other
 
 
-def test_an_output_that_cannot_be_written_is_an_error(cli, trained, pictures, tmp_path):
-    done = cli("predict", pictures, "--run", trained.path, "--output", tmp_path / "no" / "where")
-    assert done.code == 1
-    assert "where" in error_lines(done)[0]
-
-
 # --- where the model is -------------------------------------------------------------------------
 
 

@@ -29,14 +29,13 @@ from swinclf.cli.prediction_writer import (
     EXTENSIONS,
     PredictFormat,
     PredictionWriter,
-    check_folder_of,
     format_of,
 )
 from swinclf.cli.streams import standard_input
 from swinclf.config import Engine, Impl, OptionGroup
 from swinclf.device import Precision
 from swinclf.errors import ExitCode
-from swinclf.run_folder import find_data_folder, find_model
+from swinclf.run_folder import find_data_folder, find_model, make_folder
 from swinclf.terminal import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def predict_command(
     from swinclf.inference.labelling import LabelFolders
 
     if page:
-        check_folder_of(page, "--page")
+        make_folder(page.parent)
     model = find_model(run)
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None

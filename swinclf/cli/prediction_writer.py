@@ -11,10 +11,10 @@ from rich.cells import cell_len
 
 from swinclf.cli.columns import elide, pad
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.errors import RunError
 from swinclf.files import FileReplacement, csv_text, to_utf8
 from swinclf.inference.prediction import REJECT_COLUMNS, Prediction, prediction_json
 from swinclf.reporter import format_percent
+from swinclf.run_folder import make_folder
 from swinclf.terminal import one_line
 
 MAX_LABEL = 40  # columns; a quarter of a terminal
@@ -42,16 +42,6 @@ def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat
     """Return the output format: as given, else by the extension of the file, else a table."""
     extension = output.suffix.lower() if output is not None else ""
     return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
-
-
-def check_folder_of(path: Path, option: str) -> None:
-    """Raise a RunError if the folder of a file to be written does not exist."""
-    if not path.parent.is_dir():
-        raise RunError(
-            f"to write '{path}'",
-            found="No such file or directory",
-            hint=f"create the folder '{path.parent}' first, or another {option}",
-        )
 
 
 class PredictionWriter:
@@ -90,7 +80,7 @@ class PredictionWriter:
     def __enter__(self) -> PredictionWriter:
         """Open the output and write its header."""
         if self._output is not None:
-            check_folder_of(self._output, "--output")
+            make_folder(self._output.parent)
             self._file = FileReplacement(self._output).__enter__()
         if self._format is PredictFormat.CSV:
             ranks = range(2, self._runners_up + 2)

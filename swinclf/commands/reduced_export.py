@@ -26,7 +26,7 @@ from swinclf.inference.selection import ALL, match_labels, select_images
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
 from swinclf.reporter import SILENT, Reporter, format_percent
-from swinclf.run_folder import RunFolder, find_data_folder, find_enclosing_run
+from swinclf.run_folder import RunFolder, find_data_folder, find_enclosing_run, make_folder
 
 TOLERANCES = {ExportPrecision.FP16: 0.005, ExportPrecision.INT8: 0.02}
 BATCH = 7
@@ -108,6 +108,7 @@ def export_reduced(
     source = ExportSource(
         network, card, model, starting_license(model, card.model), embed, precision, pixels
     )
+    make_folder(path.parent)
     reduction = entry.load_writer()(source, path)
     run = open_predictor(model, InferenceOptions(options.impl, options.device, Precision.FP32))
     done = ReducedExport(

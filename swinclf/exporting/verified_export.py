@@ -21,7 +21,7 @@ from swinclf.inference.samples import SAMPLE_COUNT, list_samples
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
 from swinclf.reporter import Reporter
-from swinclf.run_folder import RunFolder
+from swinclf.run_folder import RunFolder, make_folder
 
 DEFAULT_TOLERANCE = 1e-3
 # With the preprocessing in the file: ONNX Runtime rounds some pixels to the next of 255 steps.
@@ -119,6 +119,7 @@ class RunToExport:
         """
         self._report.note(f"writing {self._source.card.model} as {export_format}")
         entry = FORMATS[export_format]
+        make_folder(path.parent)
         entry.load_writer()(replace(self._source, embed=embed), path)
         parity, speed = None, None
         if entry.runs_here:
