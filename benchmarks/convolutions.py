@@ -19,6 +19,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import timing
 import torch
@@ -40,18 +42,20 @@ def forwards(network: nn.Module, images: torch.Tensor) -> Mapping[str, Callable[
     sides: dict[str, Callable[[], torch.Tensor]] = {}
     for precision in (Precision.FP32, Precision.BF16):
         dtype = DTYPES[precision]
-        plain = copy.deepcopy(network).to(dtype=dtype, memory_format=torch.channels_last)
+        plain = copy.deepcopy(network).to(dtype=dtype).to(memory_format=torch.channels_last)
         inputs = images.to(dtype=dtype, memory_format=torch.channels_last)
         computer = Computer(network, Hardware("cpu", precision, ""))
 
-        @torch.inference_mode()
-        def as_it_is(plain: nn.Module = plain, inputs: torch.Tensor = inputs) -> torch.Tensor:
-            tokens = plain.forward_features(inputs).float()
-            return network.forward_head(tokens, pre_logits=True)
-
-        sides[f"{precision}, batch norm as it is"] = as_it_is
-        sides[f"{precision}, folded"] = lambda computer=computer: computer.features(images)
+        sides[f"{precision}, batch norm as it is"] = partial(_unfolded, network, plain, inputs)
+        sides[f"{precision}, folded"] = partial(computer.features, images)
     return sides
+
+
+@torch.inference_mode()
+def _unfolded(network: Any, plain: Any, inputs: torch.Tensor) -> torch.Tensor:
+    tokens = plain.forward_features(inputs).float()
+    features: torch.Tensor = network.forward_head(tokens, pre_logits=True)
+    return features
 
 
 def steps(network: nn.Module, images: torch.Tensor) -> Mapping[str, Callable[[], torch.Tensor]]:
@@ -79,10 +83,8 @@ def steps(network: nn.Module, images: torch.Tensor) -> Mapping[str, Callable[[],
                 ("bf16, slow derivatives in fp32", True, True),
             ):
                 statistics_of = "frozen statistics" if frozen else "the batch's statistics"
-                sides[f"{name}, {statistics_of}, {precision}"] = (
-                    lambda model=model, frozen=frozen, is_low=is_low, in_float32=in_float32: step(
-                        model, frozen=frozen, is_low=is_low, in_float32=in_float32
-                    )
+                sides[f"{name}, {statistics_of}, {precision}"] = partial(
+                    step, model, frozen=frozen, is_low=is_low, in_float32=in_float32
                 )
     return sides
 

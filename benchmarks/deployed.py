@@ -71,7 +71,7 @@ def compare_page(run: Path, page: Path, photos: Sequence[Path]) -> dict[str, obj
 
     def classify(files: Sequence[Path]) -> None:
         before = chromium.run("document.querySelectorAll('#results h2').length")
-        chromium.choose_files("#files", files)
+        chromium.select_files("#files", files)
         wanted = before + len(files)
         answered = "[...document.querySelectorAll('#results h2')].filter(e => e.innerText != '…')"
         chromium.wait_for(f"{answered}.length == {wanted}")

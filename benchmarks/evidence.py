@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 import swinclf
 from swinclf.data.split import read_split
 from swinclf.data.transforms import eval_pixels, to_torch_input
+from swinclf.device import Precision
 from swinclf.explain.attention import token_evidence
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor
 
@@ -36,7 +37,8 @@ def probabilities(network: torch.nn.Module, images: torch.Tensor, targets: list[
     """Return the probability of one class of each image, (N,)."""
     with torch.inference_mode():
         logits = network(images).float()
-    return logits.softmax(1)[range(len(targets)), targets].numpy()
+    chosen: np.ndarray = logits.softmax(1)[range(len(targets)), targets].numpy()
+    return chosen
 
 
 def cells_by(order: str, cells: torch.Tensor, seed: int) -> torch.Tensor:
@@ -64,8 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        run = swinclf.train(args.photos, out=folder, **frozen_settings(args.model))  # type: ignore[arg-type]
-        options = InferenceOptions(device="cpu", precision="fp32")
+        run = swinclf.train(args.photos, out=folder, **frozen_settings(args.model))
+        options = InferenceOptions(device="cpu", precision=Precision.FP32)
         predictor = TorchPredictor.open(run.folder.model, options)
         network, preprocess = predictor.network, predictor.card.preprocess
         held_out = [image for image in read_split(run.folder.split) if image.split == "val"]

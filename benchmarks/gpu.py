@@ -150,11 +150,11 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """
     import torch
 
-    from swinclf.config import Augment
+    from swinclf.config import Augment, Impl
     from swinclf.data.augmentation import Augmentation
     from swinclf.data.folder import scan_folder
     from swinclf.data.loader import ImageCache
-    from swinclf.models.build import Architecture, Impl, default_preprocess
+    from swinclf.models.build import Architecture, default_preprocess
     from swinclf.training import device_images
     from swinclf.training.batches import ImageBatches
 
@@ -198,7 +198,9 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     )
     yield epochs("reading alone, swinclf, augmented on the CPU", swinclf_reader(None))
     yield epochs("reading alone, swinclf, augmented on the device", swinclf_reader(GIB))
-    device_images.augment_batch = lambda packed, *_: blank.expand(len(packed.first), -1, -1, -1)
+    vars(device_images)["augment_batch"] = lambda packed, *_: blank.expand(
+        len(packed.first), -1, -1, -1
+    )
     yield epochs("reading alone, swinclf, not augmented", swinclf_reader(GIB))
 
 
@@ -314,7 +316,7 @@ def seconds_a_step(step: Callable[[], None], options: argparse.Namespace) -> flo
     for _ in range(options.steps):
         step()
     synchronize(options)
-    return (time.perf_counter() - start) / options.steps
+    return float((time.perf_counter() - start) / options.steps)
 
 
 def synchronize(options: argparse.Namespace) -> None:

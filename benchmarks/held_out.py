@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from swinclf.errors import RunError
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor, softmax
 from swinclf.metrics import expected_calibration_error
 
-WAYS: Mapping[str, Mapping[str, object]] = {
+WAYS: Mapping[str, Mapping[str, Any]] = {
     "probe": {"folds": 0},  # the default from 300 images on
     "folds": {"folds": 10},  # the default below
     "five folds": {"folds": 5},
@@ -72,26 +73,26 @@ class Photographs:
         return logits
 
 
-def frozen_settings(model: str) -> dict[str, object]:
+def frozen_settings(model: str) -> dict[str, Any]:
     """Return settings: the embedded network, frozen, or a small one of random weights."""
-    settings: dict[str, object] = {"model": model, "freeze_layers": True}
+    settings: dict[str, Any] = {"model": model, "freeze_layers": True}
     if model != "embedded":
         settings |= {"pretrained": False, "img_size": 32}
     return settings
 
 
-def read_photographs(folder: Path, settings: Mapping[str, object], scratch: Path) -> Photographs:
+def read_photographs(folder: Path, settings: Mapping[str, Any], scratch: Path) -> Photographs:
     """Return the photographs of a folder, with their features by a first training."""
     index = scan_folder(folder)
     files = [index.root / image.path for image in index.images]
-    run = swinclf.train(folder, out=str(scratch / "first"), **settings)  # type: ignore[arg-type]
+    run = swinclf.train(folder, out=str(scratch / "first"), **settings)
     features = swinclf.load(run.path).embed(files)
     labels = [image.label for image in index.images]
     return Photographs(files, labels, np.asarray(features), run.path)
 
 
 def measure(
-    photos: Photographs, count: int, way: str, seed: int, settings: Mapping[str, object]
+    photos: Photographs, count: int, way: str, seed: int, settings: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train on some photographs and compare the figures of the run with those of all others."""
     order = list(range(len(photos.files)))
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--random-weights", action="store_true", help="a small ViT, untrained")
     args = parser.parse_args()
-    settings: dict[str, object] = {"model": "embedded", "freeze_layers": True}
+    settings: dict[str, Any] = {"model": "embedded", "freeze_layers": True}
     if args.random_weights:
         settings |= {"model": "vit_tiny_patch16_224", "img_size": 64, "pretrained": False}
     with tempfile.TemporaryDirectory() as folder:

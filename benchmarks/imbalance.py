@@ -19,6 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from held_out import Photographs, read_photographs
@@ -45,7 +46,7 @@ def measure(
     drawn: Sequence[int],
     rare: str,
     weights: ClassWeights,
-    settings: Mapping[str, object],
+    settings: Mapping[str, Any],
 ) -> dict[str, float]:
     """Train with some weights of the classes and score all other photographs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=2, help="for each rare class")
     args = parser.parse_args()
-    settings: dict[str, object] = {"model": "embedded", "freeze_layers": True}
+    settings: dict[str, Any] = {"model": "embedded", "freeze_layers": True}
     rows: dict[ClassWeights, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))

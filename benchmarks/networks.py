@@ -27,7 +27,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ def train(network: nn.Module, x: Tensor, *, amp: bool) -> None:
 
 
 def alternate(
-    runs: dict[str, Callable[[], None]], seconds: float, clock: Callable[[], float]
+    runs: Mapping[str, Callable[[], None]], seconds: float, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Time every run in turns until the time is up; return milliseconds of each."""
     for run in runs.values():

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -85,7 +86,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     width, height = (int(word) for word in options.size.split("x"))
     source = options.source
-    tasks, seen = [], dict[str, int]()
+    tasks: list[Any] = []
+    seen: dict[str, int] = {}
     for name, file in given(source, options.count) if source else drawn(options.count):
         seen[name] = seen.get(name, -1) + 1
         side = ("val" if seen[name] % 5 == 1 else "train") if options.split else "."

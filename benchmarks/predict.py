@@ -66,11 +66,19 @@ def measure_predict(
     labels = {THEIRS: place / "labels.csv", OURS: place / "labels.jsonl"}
 
     def reference(_: int) -> Measured:
-        words = ["--model", options.model, "--weights", model, "--output", labels[THEIRS]]
+        words: list[str | Path] = ["--model", options.model, "--weights", model]
+        words += ["--output", labels[THEIRS]]
         return timing.run([*timing.REFERENCE, "predict", data, *words])
 
     def ours(_: int) -> Measured:
-        words = ["--run", place / "run", "--format", "jsonl", "--output", labels[OURS]]
+        words: list[str | Path] = [
+            "--run",
+            place / "run",
+            "--format",
+            "jsonl",
+            "--output",
+            labels[OURS],
+        ]
         return timing.run([*timing.SWINCLF, "predict", data, *words, "--top-k", "1000"])
 
     sides: dict[str, Callable[[int], Measured]] = {OURS: ours, THEIRS: reference}
@@ -112,7 +120,7 @@ def measure_reading(options: argparse.Namespace, work: Path, report: timing.Repo
     """Reading alone, in a process of its own."""
     few = argparse.Namespace(**{**vars(options), "count": min(20, options.large), "photos": None})
     folder = timing.photos_for(few, work, "--size", "4000x3000")
-    words = ["--read", folder, "--large", str(options.large)]
+    words: list[str | Path] = ["--read", folder, "--large", str(options.large)]
     (row,) = timing.run([sys.executable, __file__, *words]).records
     report.add(f"read {options.large} of 12 megapixels", **row)
 
@@ -122,11 +130,11 @@ def read_in_turns(folder: Path, count: int) -> None:
     from PIL import Image
     from torchvision import transforms
 
+    from swinclf.config import Impl
     from swinclf.data.loader import load_for_prediction
     from swinclf.models.build import Architecture, default_preprocess
-    from swinclf.models.build import Impl as Builder
 
-    architecture = Architecture("swin_tiny_patch4_window7_224", Builder.NATIVE, 5)
+    architecture = Architecture("swin_tiny_patch4_window7_224", Impl.NATIVE, 5)
     preprocess = default_preprocess(architecture)
     bicubic = transforms.InterpolationMode.BICUBIC
     middle = transforms.Compose(

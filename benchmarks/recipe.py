@@ -34,7 +34,7 @@ from swinclf.data.folder import scan_folder
 from swinclf.errors import SwinclfError
 from swinclf.reporter import format_percent
 
-VARIANTS: Mapping[str, Mapping[str, object]] = {
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "frozen": {"freeze_layers": True},
     "fine-tuned": {"freeze_layers": False},
 }
@@ -57,7 +57,7 @@ class Cell:
     per_class: int
     variant: str
     seed: int
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
 
     @property
     def key(self) -> str:
@@ -161,7 +161,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def setting(word: str) -> tuple[str, object]:
+def setting(word: str) -> tuple[str, Any]:
     """Return the name and the value of a setting such as lr=1e-3."""
     name, _, text = word.partition("=")
     with suppress(ValueError):
@@ -169,7 +169,7 @@ def setting(word: str) -> tuple[str, object]:
     return name.replace("-", "_"), text
 
 
-def variant(text: str) -> tuple[str, Mapping[str, object]]:
+def variant(text: str) -> tuple[str, Mapping[str, Any]]:
     """Return the name and the settings of a variant: one of VARIANTS, or NAME: KEY=VALUE ...."""
     name, colon, words = text.partition(":")
     if colon:

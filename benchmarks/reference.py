@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -97,7 +98,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def train_epoch(
-    network: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer
+    network: nn.Module, loader: DataLoader[Any], optimizer: torch.optim.Optimizer
 ) -> tuple[float, int]:
     """One epoch; the sum of the losses and the number of images."""
     network.train()
@@ -112,7 +113,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def validate(network: nn.Module, loader: DataLoader) -> tuple[float, float]:
+def validate(network: nn.Module, loader: DataLoader[Any]) -> tuple[float, float]:
     """Loss and accuracy on the validation images."""
     network.eval()
     loss_sum, right, count = 0.0, 0, 0
@@ -123,7 +124,7 @@ def validate(network: nn.Module, loader: DataLoader) -> tuple[float, float]:
     return loss_sum / count, right / count
 
 
-class Files(Dataset):
+class Files(Dataset[torch.Tensor]):
     """Pictures in files, in order."""
 
     def __init__(self, files: list[str], transform: transforms.Compose) -> None:

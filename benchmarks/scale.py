@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
 
 def links(folder: Path, files: int, classes: int, *, pictures: int = 100) -> Path:
     """A folder of so many files in so many classes, hard links to so many pictures."""
-    words = ["--step", "links", "--files", str(files), "--classes", str(classes), folder]
+    words: list[str | Path] = ["--step", "links", "--files", str(files), folder]
+    words += ["--classes", str(classes)]
     words += ["--pictures", str(pictures)]
     timing.run([sys.executable, __file__, *words])
     return folder
@@ -106,7 +107,8 @@ def measure_memory(options: argparse.Namespace, place: Path, report: timing.Repo
             features_mib=kept,
         )
     for count, folder in folders.items():
-        words = ["--run", place / f"{options.few}-run", "--output", place / "labels.json"]
+        words: list[str | Path] = ["--run", place / f"{options.few}-run"]
+        words += ["--output", place / "labels.json"]
         done = timing.run([*timing.SWINCLF, "predict", folder, *words, "--format", "json"])
         report.add(f"predict {count:,} images", seconds=done.seconds, peak_mib=done.peak_mib)
 
@@ -114,7 +116,7 @@ def measure_memory(options: argparse.Namespace, place: Path, report: timing.Repo
 def train(folder: Path, place: Path, name: str) -> timing.Measured:
     """A head on frozen features of a small network with random weights."""
     words = ["--no-pretrained", "--freeze-layers", "--epochs", "2", "--mirror"]
-    where = ["--out", place, "--name", f"{name}-run"]
+    where: list[str | Path] = ["--out", place, "--name", f"{name}-run"]
     command = [*timing.SWINCLF, "train", folder, *NETWORK, *words, *where]
     cache = place / f"{name}-cache"  # its last file comes with the last feature
     return timing.run(command, until=cache, SWINCLF_CACHE_DIR=cache)

@@ -65,7 +65,8 @@ class PlainBlock(nn.Module):
         rate = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        mapped: Tensor = self.mlp(self.norm2(x))
+        return x + mapped
 
 
 class PlainViT(nn.Module):
@@ -94,7 +95,8 @@ class PlainViT(nn.Module):
         """(N, 3, H, W) -> (N, K)."""
         patches = F.unfold(images, PATCH, stride=PATCH).mT
         x = self.patches(patches) + self.positions.weight
-        return self.head(self.norm(self.blocks(x)))
+        logits: Tensor = self.head(self.norm(self.blocks(x)))
+        return logits
 
 
 def textbook_network() -> nn.Module:

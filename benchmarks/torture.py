@@ -25,11 +25,11 @@ PARTS = sorted(
 
 def main() -> int:
     """Runs the part that is named and prints its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="part", required=True, metavar="PART")
     modules = {name: importlib.import_module(f"tortures.{name}") for name in PARTS}
     for name, module in modules.items():
-        summary = module.__doc__.splitlines()[0]
+        summary = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--seed", type=int, default=0, help="of everything that is random")
         module.add_options(command)

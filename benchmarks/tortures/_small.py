@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -50,20 +50,10 @@ def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, RunFingerprint
         kept.extend((state, saver._origin))
         raise Interrupted(ExitCode.INTERRUPTED)
 
-    with _replaced(fit):
+    with patch.object(pipeline, "fit", fit):
         data = write_dataset(folder / "colours", per_class=4)
         try:
             swinclf.train(data, out=str(folder / "runs"), epochs=1, name="saved", **SETTINGS)
         except Interrupted:
             state, fingerprint = kept
     return RunFolder(folder / "runs" / "saved"), state, fingerprint
-
-
-@contextmanager
-def _replaced(fit: Any) -> Iterator[None]:
-    real = pipeline.fit
-    pipeline.fit = fit
-    try:
-        yield
-    finally:
-        pipeline.fit = real

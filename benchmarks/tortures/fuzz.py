@@ -70,7 +70,8 @@ def readers(folder: Path) -> Mapping[str, tuple[list[bytes], Callable[[bytes], N
     pickled = io.BytesIO()
     torch.save({"model": tensors}, pickled)
     archive = io.BytesIO()
-    np.savez(archive, **{name: one.numpy() for name, one in tensors.items()})
+    arrays: dict[str, Any] = {name: one.numpy() for name, one in tensors.items()}
+    np.savez(archive, **arrays)
     settings = {"epochs": 3, "lr": 0.1, "fit": "crop", "val_split": 0.2, "model_arg": ["a=b"]}
     toml = b'epochs = 3\nlr = 0.1\nfit = "crop"\nmodel-arg = ["a=b"]\n'
 

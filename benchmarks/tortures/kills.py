@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -51,16 +52,20 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     torch.set_num_threads(1)  # a child of a process with threads of its own would wait for them
     checkpoint.SAVE_EVERY_S = 0.0  # as often as saving may be: a tenth of the time
-    results.draw_confusion_matrix = results.draw_curves = _draw_nothing  # most of the time
+    # Without the figures, which take most of the time.
+    undrawn = patch.multiple(
+        results, draw_confusion_matrix=_draw_nothing, draw_curves=_draw_nothing
+    )
     importlib.import_module("timm")  # once, here, and not in every child
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, undrawn:
         data = write_dataset(Path(folder) / "colours")
         out = Path(folder) / "runs"
         _in_child(lambda: _begin(data, out, "base", {"epochs": 2}))
         begin: dict[str, Callable[[str], None]] = {}
-        seconds, begun = {}, {}
-        for name, regime in REGIMES.items():
-            settings = {**regime, "weights": str(out / "base"), "pretrained": True}
+        seconds: dict[str, float] = {}
+        begun: dict[str, float] = {}
+        for name, changes in REGIMES.items():
+            settings = {**changes, "weights": str(out / "base"), "pretrained": True}
             begin[name] = partial(_begin, data, out, settings=settings)
             started = time.monotonic()
             assert _in_child(partial(begin[name], name)) == 0
@@ -126,7 +131,7 @@ def _begin(data: Path, out: Path, name: str, settings: Mapping[str, Any]) -> Non
 
 def _go_on(run: Path, workers: int) -> None:
     folder = RunFolder(run)
-    train(resume_settings(folder, workers=workers), resume=folder)
+    train(resume_settings(folder, {"workers": workers}), resume=folder)
 
 
 def _in_child(

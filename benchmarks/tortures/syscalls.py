@@ -72,7 +72,7 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
 def _step_on_disk(run: RunFolder) -> int:
     saved = checkpoint.read_checkpoint(run)
     assert not saved.newer_error, "the newest itself is whole"
-    return int(saved.facts["step"])
+    return int(saved.record["step"])
 
 
 def _traced(work: Any, options: list[str]) -> int:
