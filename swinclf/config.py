@@ -38,6 +38,21 @@ class EpochScore(StrEnum):
     ACCURACY = "accuracy"
 
 
+class Compile(StrEnum):
+    """Whether torch.compile compiles the network for training."""
+
+    AUTO = "auto"  # where it pays
+    ON = "on"
+    OFF = "off"
+
+
+class OptimizerName(StrEnum):
+    """What turns gradients into steps."""
+
+    ADAMW = "adamw"
+    MUON = "muon"  # for the matrices between the embedding and the head; AdamW for the rest
+
+
 class ClassWeights(StrEnum):
     """Weights of the classes in the loss."""
 
@@ -281,7 +296,10 @@ class Config(Generic[Open]):
         low=0,
         auto="a third",
     )
-    weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "AdamW's weight decay.", low=0)
+    optimizer: OptimizerName = _setting(
+        OptimizerName.ADAMW, OptionGroup.TRAINING, "Muon takes the same rates."
+    )
+    weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "Decoupled weight decay.", low=0)
     layer_decay: float | Open = _setting(
         None,
         OptionGroup.TRAINING,
@@ -349,7 +367,7 @@ class Config(Generic[Open]):
         "auto", OptionGroup.MACHINE, "auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
     )
     precision: Precision = _setting(Precision.AUTO, OptionGroup.MACHINE, "Number format.")
-    compile: bool = _setting(False, OptionGroup.MACHINE, "Use torch.compile (GPU).")
+    compile: Compile = _setting(Compile.AUTO, OptionGroup.MACHINE, "Use torch.compile.")
     threads: int | Open = _setting(
         None, OptionGroup.MACHINE, "CPU threads.", low=1, high=1024, auto="torch's own"
     )

@@ -17,6 +17,7 @@ from swinclf.files import expand_home
 from swinclf.setting_rules import contradictions, is_by_budget, read_settings_file
 from swinclf.setting_values import SettingValueError, check_value
 
+AUTO = "auto"  # the value of a setting that is to be chosen
 _Value = TypeVar("_Value")
 
 
@@ -109,6 +110,10 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     problems += contradictions(values)
     if problems:
         raise _settings_error(problems)
+    for name in [name for name, value in values.items() if value == AUTO]:  # as if not given
+        del values[name]
+        from_file.pop(name, None)
+        given.pop(name, None)
     sources = {
         name: Source.FLAG if name in given else Source.FILE if name in from_file else Source.DEFAULT
         for name in SETTINGS

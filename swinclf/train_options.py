@@ -8,7 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from swinclf.config import Augment, ClassWeights, EpochScore, Impl, TeacherViews
+from swinclf.config import (
+    Augment,
+    ClassWeights,
+    Compile,
+    EpochScore,
+    Impl,
+    OptimizerName,
+    TeacherViews,
+)
 from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
 
@@ -52,6 +60,7 @@ class TrainOptions(TypedDict, total=False):
     lrf: float
     warmup: float
     patience: int | None
+    optimizer: OptimizerName | Literal["adamw", "muon"]
     weight_decay: float
     layer_decay: float | None
     label_smoothing: float | None
@@ -68,7 +77,7 @@ class TrainOptions(TypedDict, total=False):
     teacher_views: TeacherViews | Literal["cached", "online"] | None
     device: str
     precision: Precision | Literal["auto", "fp32", "bf16", "fp16"]
-    compile: bool
+    compile: Compile | Literal["auto", "on", "off"]
     threads: int | None
     workers: int | None
     strict: bool

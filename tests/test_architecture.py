@@ -194,7 +194,7 @@ def test_who_knows_which_library():
             *("models", "training", "inference", "exporting", "explain", "data", "device"),
             *("parallel_batches", "processes", "pipeline", "commands", "unpickle"),
         },
-        "timm": {"models"},
+        "timm": {"models", "training"},  # training: Muon
         "matplotlib": {"demo", "reporting", "explain"},
         "sklearn": {"demo", "confidence", "data_quality"},
         "onnx": {"exporting", "commands"},

@@ -52,7 +52,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("--batch-size", "7", "--lr", "0.0011", "--lrf", "0.1", "--warmup", "0.2"),
                 *("--patience", "3", "--weight-decay", "0.01", "--layer-decay", "0.8"),
                 *("--label-smoothing", "0.05", "--drop-path", "0.05", "--clip-norm", "0.5"),
-                "--no-compile",
+                *("--compile", "off"),
                 *("--class-weights", "balanced", "--device", "cpu", "--precision", "fp32"),
                 *("--cache", "--cache-gib", "0.5", "--mean", "0.485,0.456,0.406"),
                 *("--std", "0.2,0.3,0.4", "--interpolation", "lanczos", "--crop-pct", "0.8"),
@@ -85,6 +85,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 *("{data}", *SMALL, "--teacher", "{run}", "--teacher-views", "online"),
                 *("--mixup", "0.2", "--cutmix", "1", "--random-erasing", "0.25"),
                 *("--rotate", "0.02", "--zoom", "0.2", "--ema", "0.99", "--select", "accuracy"),
+                *("--optimizer", "muon"),
             ),
         ),
         (
@@ -94,7 +95,7 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
                 "--epochs",
                 *("2", "--val", "{held}", "--config", "{config}", "--fit", "squash"),
                 *("--augment", "none", "--class-weights", "sqrt", "--precision", "bf16"),
-                *("--device", "auto", "--compile"),
+                *("--device", "auto", "--compile", "on"),
             ),
         ),
         (
@@ -102,13 +103,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             (
                 *("{data}", *SMALL, "--freeze-stages", "1", "--augment", "trivial", "--fit"),
                 *("crop", "--class-weights", "none", "--precision", "auto"),
-                *("--interpolation", "bicubic", "--select", "loss"),
+                *("--interpolation", "bicubic", "--select", "loss", "--optimizer", "adamw"),
             ),
         ),
         (0, ("{data}", *SMALL, "--precision", "fp16", "--strict", "--interpolation", "nearest")),
         (0, ("{data}", "--weights", "{run}", "--freeze-layers", "--folds", "3")),
         (0, ("{data}", *SMALL, "--dry-run", "--json", "--budget", "1h")),
-        (0, ("{data}", *SMALL, "--quiet", "--open", "--json")),
+        (0, ("{data}", *SMALL, "--quiet", "--open", "--json", "--compile", "auto")),
         (2, ("{data}", "--quiet", "--verbose")),
         (1, ("{spoilt}", *SMALL, "--strict")),
         (
@@ -385,6 +386,10 @@ def _assert_recorded(saved, words):
         name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
         if not word.startswith("--") or name not in SETTINGS:
             continue
+        if words[place + 1 : place + 2] == ["auto"]:  # chosen as if it was not given
+            assert saved["sources"][name] == "auto", name
+            assert saved[name] != "auto", name
+            continue
         assert saved["sources"][name] == "flag", name
         if isinstance(saved[name], bool):
             assert saved[name] is not word.startswith("--no-"), name
@@ -439,7 +444,7 @@ def test_defaults_of_a_training_are_those_of_the_table(cli, dataset, tmp_path, n
             default = list(setting.default) if setting.default == () else setting.default
             assert saved[name] == default, name
         elif saved["sources"][name] == "auto" and setting.default is not None:
-            assert name in ("device", "precision"), name
+            assert name in ("compile", "device", "precision"), name
     given = {"data", "model", "pretrained", "img_size", "epochs"}
     assert {name for name, source in saved["sources"].items() if source == "flag"} == given
 

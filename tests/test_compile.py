@@ -1,7 +1,8 @@
-"""--compile: the same training, or three lines that say what is missing."""
+"""--compile: the same training, or three lines that say what is missing; where it is chosen."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -12,7 +13,9 @@ from torch import nn
 
 import swinclf
 from swinclf.device import choose_hardware
-from swinclf.training import compilation
+from swinclf.settings import gather_settings
+from swinclf.training import compilation, defaults
+from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -27,7 +30,7 @@ def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(compilation, "BACKEND", "eager")  # a real one takes a minute
     monkeypatch.setattr(nn.Module, "compile", spy)
     settings = {**SMALL_SETTINGS, "epochs": 1, "drop_path": 0.0, "out": str(tmp_path / "runs")}
-    runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in (False, True)]
+    runs = [swinclf.train(dataset, compile=wanted, **settings) for wanted in ("off", "on")]
     assert len(compiled) == 1
     assert same_weights(*(weights_of(run.folder.path) for run in runs))
 
@@ -61,11 +64,54 @@ def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_pa
         raise RuntimeError("No working C++ compiler found\nSet TORCHDYNAMO_VERBOSE=1")
 
     monkeypatch.setattr(compilation, "BACKEND", missing)
-    done = cli("train", dataset, *SMALL_FLAGS, "--compile")
+    done = cli("train", dataset, *SMALL_FLAGS, "--compile", "on")
     assert done.code == 1
     expected, found, hint = error_lines(done)
     device = choose_hardware().device
     assert f"a compiler that torch.compile can use on {device}" in expected
     assert "No working C++ compiler found" in found
-    assert hint.startswith("--no-compile")
+    assert hint.startswith("--compile off")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "regime", "missing", "chosen", "reason"),
+    [
+        ({}, Regime.FULL, "", "on", "4,700 steps on an NVIDIA GPU"),
+        ({"compile": "auto"}, Regime.PART, "", "on", "4,700 steps on an NVIDIA GPU"),
+        ({"compile": "off"}, Regime.FULL, "", "off", None),
+        ({}, Regime.HEAD, "", "off", "the network does not train"),
+        ({"device": "mps"}, Regime.FULL, "", "off", "only an NVIDIA GPU gains from it"),
+        ({"device": "cpu"}, Regime.FULL, "", "off", "only an NVIDIA GPU gains from it"),
+        ({"compile": "on", "device": "cpu"}, Regime.FULL, "", "on", None),
+        ({"epochs": 3}, Regime.FULL, "", "off", "1,410 steps, fewer than 2,000"),
+        ({}, Regime.FULL, "no triton", "off", "no triton"),
+    ],
+)
+def test_it_is_chosen_where_it_saves_more_than_it_takes(
+    given, regime, missing, chosen, reason, monkeypatch
+):
+    monkeypatch.setattr(defaults, "why_no_compiler", lambda _device: missing)
+    settings = gather_settings({"device": "cuda:0", "batch_size": 64, "epochs": 10, **given})
+    facts = TrainingFacts(
+        trained_weights=True,
+        train_count=30_030,
+        class_counts={"a": 20_000, "b": 10_030},
+        img_size=224,
+        is_vit=True,
+        is_convolutional=False,
+    )
+    resolved = choose_schedule(settings, regime, facts)
+    assert resolved.config.compile == chosen
+    assert resolved.reasons.get("compile") == reason
+
+
+def test_the_value_auto_is_as_if_it_was_not_given(cli, dataset, tmp_path):
+    words = ("--compile", "auto", "--precision", "auto", "--device", "auto")
+    done = cli("train", dataset, *SMALL_FLAGS, *words)
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
+    for name in ("compile", "precision", "device"):
+        assert config[name] != "auto"
+        assert config["sources"][name] == "auto"
+        assert config["reasons"][name]

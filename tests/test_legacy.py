@@ -192,3 +192,16 @@ def test_a_flag_at_the_end_without_its_value_is_a_usage_error(cli, dataset):
         done = cli("train", dataset, flag)
         assert done.code == 2
         assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "modern"),
+    [
+        (["--compile", "data"], ["--compile=on", "data"]),
+        (["data", "--compile"], ["data", "--compile=on"]),
+        (["--compile", "auto"], ["--compile", "auto"]),
+        (["--compile=off"], ["--compile=off"]),
+    ],
+)
+def test_compile_alone_is_on(words, modern):
+    assert modernise(["train", *words]) == (["train", *modern], [])

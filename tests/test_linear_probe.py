@@ -81,8 +81,10 @@ def test_epochs_or_a_rate_ask_for_the_loop(cli, dataset, tmp_path, words):
 
 
 def test_what_only_epochs_use_is_named(cli, dataset):
-    done = cli("train", dataset, *FLAGS, "--batch-size", "4", "--weight-decay", "0.1")
+    words = ("--batch-size", "4", "--weight-decay", "0.1", "--optimizer", "muon")
+    done = cli("train", dataset, *FLAGS, *words)
     assert done.code == 0, done.err
+    assert "--optimizer muon: no effect, as the network does not train" in done.err
     assert "--batch-size, --weight-decay: no effect on a linear probe" in done.err
 
 

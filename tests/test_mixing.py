@@ -213,6 +213,7 @@ MIXING = {
     "ema": 0.9,
     "rotate": 0.02,
     "zoom": 0.1,
+    "optimizer": "muon",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from swinclf.config import OptimizerName
 from swinclf.errors import ConfigError
 from swinclf.models.freeze import (
     classifier_parameters,
@@ -140,6 +142,52 @@ def test_frozen_parameters_are_in_no_group(network):
     optimizer = build_optimizer(network.named_parameters(), lr=1e-3, weight_decay=0.05)
     listed = {id(one) for group in optimizer.param_groups for one in group["params"]}
     assert listed == {id(one) for one in classifier_parameters(network)}
+
+
+def test_muon_takes_the_matrices_between_the_embedding_and_the_head(network):
+    optimizer = build_optimizer(
+        network.named_parameters(),
+        lr=1e-3,
+        weight_decay=0.05,
+        layers=layer_numbers(network, coarse=False),
+        no_decay=network.no_weight_decay(),
+        name=OptimizerName.MUON,
+    )
+    by_muon = {
+        id(one) for group in optimizer.param_groups for one in group["params"] if group["use_muon"]
+    }
+    names = {name for name, one in network.named_parameters() if id(one) in by_muon}
+    kinds = {name.partition("blocks.")[2].partition(".")[2] for name in names if "blocks." in name}
+    assert kinds == {f"{one}.weight" for one in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert {name for name in names if "blocks." not in name} == {
+        name for name, _ in network.named_parameters() if name.endswith("reduction.weight")
+    }
+
+
+def test_muon_orthogonalises_the_gradient_and_leaves_the_rest_to_adamw():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 24), nn.Linear(24, 16))
+    before = copy.deepcopy(network)
+    network(torch.randn(200, 8)).square().mean().backward()
+    parameters = dict(network.named_parameters())
+    gradients = {name: one.grad.clone() for name, one in parameters.items()}
+    build_optimizer(
+        parameters.items(),
+        lr=1e-2,
+        weight_decay=0.1,
+        layers={name: int(name[0]) for name in parameters},
+        name=OptimizerName.MUON,
+    ).step()
+    steps = {
+        name: one.detach() * (1 - 1e-2 * (0.1 if one.ndim > 1 else 0)) - parameters[name].detach()
+        for name, one in before.named_parameters()
+    }
+    left, _, right = torch.linalg.svd(gradients["1.weight"], full_matrices=False)
+    orthogonal = steps.pop("1.weight") / (1e-2 * 0.2 * 24**0.5)
+    assert (orthogonal - left @ right).norm() < 0.15 * orthogonal.norm()
+    assert len(steps) == 5
+    for name, step in steps.items():  # AdamW's first step is the sign of the gradient
+        torch.testing.assert_close(step, 1e-2 * gradients[name].sign(), rtol=1e-2, atol=0, msg=name)
 
 
 def _three_steps(optimizer: type[torch.optim.Optimizer], **settings: object) -> torch.Tensor:

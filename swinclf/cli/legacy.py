@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from swinclf.config import Compile
 from swinclf.files import expand_home
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
 _COUNTED = ("--num-classes",)  # `train` compares it with the folders; nothing else needs it
-_DEFAULTED = {"--reject": "0.95"}  # may be given without a value
+# Options that may be given without a value: what it is then, and whether a word is a value.
+_DEFAULTED: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "--reject": ("0.95", lambda word: word.replace(".", "", 1).isdecimal()),
+    "--compile": ("on", lambda word: word in list(Compile)),
+}
 _OPTIONAL = {"--model-name": "--model", "--weights": "--weights"}  # '' used to mean none
 _RANDOM = "--weights '' means random weights, as in the old scripts; now spelled --no-pretrained"
 
@@ -50,8 +55,8 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             if not has_value:
                 rest.pop(0)
             modern.append(flag if _BOOLEANS[stated.lower()] else f"--no-{flag[2:]}")
-        elif flag in _DEFAULTED and not has_value and not _is_number(_peek(rest)):
-            modern.append(f"{flag}={_DEFAULTED[flag]}")
+        elif flag in _DEFAULTED and not has_value and not _DEFAULTED[flag][1](_peek(rest)):
+            modern.append(f"{flag}={_DEFAULTED[flag][0]}")
         elif flag in _OPTIONAL:
             given = value if has_value else _take(rest)
             if flag == "--weights" and not given and is_new:
@@ -80,7 +85,3 @@ def _take(rest: list[str]) -> str:
 
 def _peek(rest: Sequence[str]) -> str:
     return rest[0] if rest else ""
-
-
-def _is_number(word: str) -> bool:
-    return word.replace(".", "", 1).isdecimal()

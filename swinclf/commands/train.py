@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swinclf.config import ResolvedConfig
+from swinclf.config import Compile, ResolvedConfig
 from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split import read_split, write_split
 from swinclf.device import StopFlag, choose_hardware
@@ -127,7 +127,7 @@ def train(
     with stop.handling_signals():
         hardware = choose_hardware(settings.config.device, settings.config.precision)
         check_device(hardware.device, current())
-        if settings.config.compile:
+        if settings.config.compile is Compile.ON and resume is None:
             require_compiler(hardware.device)
         if resume is not None:
             with claim_run(resume) as claim:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from swinclf.card import ModelCard
-from swinclf.config import SETTINGS, ResolvedConfig
+from swinclf.config import SETTINGS, OptimizerName, ResolvedConfig
 from swinclf.data.class_names import list_some
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
@@ -216,6 +216,8 @@ def _warn_of_settings(plan: Plan, report: Reporter) -> None:
     if config.epochs == 0 and unused:
         flags = ", ".join("--" + name.replace("_", "-") for name in unused)
         report.warn(f"{flags}: no effect on a linear probe; --epochs N trains the head by AdamW")
+    if start.regime is Regime.HEAD and config.optimizer is OptimizerName.MUON:
+        report.warn("--optimizer muon: no effect, as the network does not train")
     tunes = start.trained_weights and start.regime is not Regime.HEAD
     risky = tunes and not is_convolutional(start.network)
     if risky and config.lr > RISKY_LR:

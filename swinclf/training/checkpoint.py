@@ -53,7 +53,11 @@ def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerpri
     """
     tensors = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
+        tensors |= {
+            f"optimizer/{index}/{key}": value
+            for key, value in values.items()
+            if isinstance(value, torch.Tensor)  # Muon also notes how it takes the steps
+        }
     objective = state.objective.state_dict().items()
     tensors |= {f"objective/{name}": tensor for name, tensor in objective}
     if state.average is not None:
@@ -202,5 +206,5 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
     # Files hold contiguous tensors; a fused step needs the memory format of the weight.
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
-            if value.shape == parameter.shape:
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

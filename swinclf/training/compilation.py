@@ -1,4 +1,4 @@
-"""--compile: training with torch.compile, and a check that this machine has a compiler."""
+"""Training with torch.compile, and whether this machine has a compiler for it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,39 @@ BACKEND = "inductor"
 
 
 def compile_network(network: nn.Module) -> None:
-    """Compile a network in-place, at the first call with each input size; parameter names stay."""
+    """Compile a network in-place, at the first call with each input size; parameter names stay.
+
+    A part that torch's compiler cannot translate runs as it is.
+    """
     _ignore_slow_guards()
+    torch._dynamo.config.suppress_errors = True
     network.compile(backend=BACKEND, dynamic=False)
 
 
 def require_compiler(device: str) -> None:
-    """Check early, by compiling a trivial function, that torch.compile works here.
+    """Check that torch.compile works here.
 
     Raises:
         DeviceError: If torch.compile finds no compiler.
     """
+    if reason := why_no_compiler(device):
+        raise DeviceError(
+            f"a compiler that torch.compile can use on {device}, for --compile on",
+            found=reason,
+            hint="--compile off; or install one: g++ for a CPU, triton for an NVIDIA GPU",
+        )
+
+
+def why_no_compiler(device: str) -> str:
+    """Return why torch.compile cannot compile a trivial function here; empty if it can."""
     _ignore_slow_guards()
     try:
-        torch.compile(_double, backend=BACKEND)(torch.ones(8, device=device))
+        with torch._dynamo.config.patch(suppress_errors=False):
+            torch.compile(_double, backend=BACKEND)(torch.ones(8, device=device))
     except Exception as error:  # each backend raises its own types
         reasons = [line for line in str(error).splitlines() if line and "backend=" not in line]
-        raise DeviceError(
-            f"a compiler that torch.compile can use on {device}, for --compile",
-            found=(reasons or [type(error).__name__])[0][:200],
-            hint="--no-compile; or install one: g++ for a CPU, triton for an NVIDIA GPU",
-        ) from error
+        return (reasons or [type(error).__name__])[0][:200]
+    return ""
 
 
 def _ignore_slow_guards() -> None:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swinclf.config import Augment, ClassWeights, TeacherViews
+from swinclf.config import Augment, ClassWeights, Compile, TeacherViews
 from swinclf.data.folder import TEST, FolderIndex
 from swinclf.errors import ConfigError
 from swinclf.settings import Settings
+from swinclf.training.compilation import why_no_compiler
 from swinclf.training.distillation import DistillationTerms
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
@@ -25,6 +26,9 @@ SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
 FEW_IMAGES, DEFAULT_FOLDS = 300, 10  # cross-validation is the default below
 OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
+# A step of Swin-T at batch size 128 on an H200 takes 58 ms, compiled 29 (benchmarks/gpu.py): this
+# many steps save a minute, which compiling may take.
+COMPILED_STEPS = 2_000
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
@@ -145,12 +149,18 @@ def choose_distillation(
     """
     config = settings.config
     is_head = regime is Regime.HEAD
-    why_not = "the backbone is frozen" if is_head else "--compile" if config.compile else ""
+    why_not = (
+        "the backbone is frozen"
+        if is_head
+        else "--compile on"
+        if config.compile is Compile.ON
+        else ""
+    )
     if why_not and config.teacher_features:
         raise ConfigError(
             "--teacher-features 0, as the backbone cannot match the teacher's features",
             found=f"{config.teacher_features:g}, and {why_not}",
-            hint="--no-freeze-layers" if is_head else "--no-compile",
+            hint="--no-freeze-layers" if is_head else "--compile off",
         )
     if is_head and config.teacher_views is TeacherViews.ONLINE:
         raise ConfigError(
@@ -215,6 +225,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: TrainingFacts) ->
         settings = settings.choose("label_smoothing", 0.1, "for the network")
         settings = _choose_layer_decay(settings, facts)
     settings = _choose_lr(settings, regime, facts, batch_size)
+    settings = _choose_compile(settings, regime, facts, batch_size)
     return _choose_class_weights(settings, facts)
 
 
@@ -311,6 +322,27 @@ def _choose_lr(
     rate = at_64 * (batch_size / 64) ** 0.5
     reason = f"{at_64:g} at batch size 64, scaled by its root"
     return settings.choose("lr", float(f"{rate:.2g}"), reason)  # recorded as printed
+
+
+def _choose_compile(
+    settings: Settings, regime: Regime, facts: TrainingFacts, batch_size: int
+) -> Settings:
+    """Choose whether to compile the network: where it saves more time than it takes."""
+    config = settings.config
+    steps = (config.epochs or 0) * -(-facts.train_count // batch_size)
+    if regime is Regime.HEAD:
+        why_not = "the network does not train"
+    elif not config.device.startswith("cuda"):
+        why_not = "only an NVIDIA GPU gains from it"
+    elif config.teacher is not None and config.teacher_features:
+        why_not = "--teacher-features"
+    elif steps < COMPILED_STEPS:
+        why_not = f"{steps:,} steps, fewer than {COMPILED_STEPS:,}"
+    else:
+        why_not = why_no_compiler(config.device)
+    if why_not:
+        return settings.choose("compile", Compile.OFF, why_not)
+    return settings.choose("compile", Compile.ON, f"{steps:,} steps on an NVIDIA GPU")
 
 
 def _choose_class_weights(settings: Settings, facts: TrainingFacts) -> Settings:

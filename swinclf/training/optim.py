@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import nn
 
+from swinclf.config import OptimizerName
 from swinclf.errors import ConfigError
 
 
@@ -72,8 +73,9 @@ def build_optimizer(
     layers: Mapping[str, int] | None = None,
     layer_decay: float = 1.0,
     no_decay: Collection[str] = (),
-) -> AdamW:
-    """Build AdamW over the trainable parameters.
+    name: OptimizerName = OptimizerName.ADAMW,
+) -> torch.optim.Optimizer:
+    """Build the optimizer of the trainable parameters.
 
     Args:
         named_parameters: All parameters; frozen ones are skipped.
@@ -82,26 +84,34 @@ def build_optimizer(
         layers: The layer of each parameter; None for the same rate everywhere.
         layer_decay: Each layer's rate is this times the rate of the layer above it, in (0, 1].
         no_decay: Names of further parameters that are not decayed.
+        name: Muon orthogonalises the steps of the matrices between the first and the last layer,
+            scaled to the size of AdamW's, which takes the other parameters. Needs `layers`.
 
     Returns:
         An optimizer whose groups carry `peak`, the rate that `lr_scale` multiplies.
 
-    Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1.
+    Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1; Muon, Jordan et al. 2024, with the
+    rates of Liu et al. 2025 (Muon is scalable for LLM training), sec. 2.2.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     top = max(layers.values()) if layers else 0
-    for name, parameter in named_parameters:
+    for parameter_name, parameter in named_parameters:
         if parameter.requires_grad:
-            depth = top - layers[name] if layers else 0
-            decays = parameter.ndim > 1 and name not in no_decay
-            groups[lr * layer_decay**depth, weight_decay if decays else 0.0].append(parameter)
-    return AdamW(
-        [
-            {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
-            for (peak, decay), parameters in groups.items()
-        ],
-        fused=True,
-    )
+            layer = layers[parameter_name] if layers else top
+            decays = parameter.ndim > 1 and parameter_name not in no_decay
+            by_muon = name is OptimizerName.MUON and decays and 0 < layer < top
+            peak = lr * layer_decay ** (top - layer)
+            groups[peak, weight_decay if decays else 0.0, by_muon].append(parameter)
+    options = [
+        {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay, "use_muon": by_muon}
+        for (peak, decay, by_muon), parameters in groups.items()
+    ]
+    if name is OptimizerName.MUON:
+        import timm.optim
+
+        muon: torch.optim.Optimizer = timm.optim.Muon(options, betas=(0.9, 0.999))
+        return muon
+    return AdamW(options, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, scale: float) -> None:

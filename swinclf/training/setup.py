@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.config import ResolvedConfig
+from swinclf.config import Compile, ResolvedConfig
 from swinclf.data.augmentation import Augmentation
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TRAIN, VAL
@@ -118,7 +118,7 @@ def build_network_state(
     network.to(hardware.device)
     if is_convolutional(network):  # the memory format of the weights is that of the activations
         network.to(memory_format=torch.channels_last)
-    if config.compile:
+    if config.compile is Compile.ON:
         compile_network(network)
     optimizer = build_optimizer(
         network.named_parameters(),
@@ -127,6 +127,7 @@ def build_network_state(
         layers=layer_numbers(network, coarse=False),
         layer_decay=config.layer_decay,
         no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
+        name=config.optimizer,
     )
     state = build_state(network, optimizer, hardware)
     state.micro_batch = default_micro_batch(hardware.device, config.batch_size, config.train_size)
