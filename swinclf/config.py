@@ -333,7 +333,7 @@ class Config(Generic[Open]):
         OptionGroup.DISTILLATION,
         "The network to distill.",
         auto="none",
-        metavar="RUN|MODEL",
+        metavar="RUN|FILE|MODEL",
     )
     unlabelled: str | None = _setting(
         None,

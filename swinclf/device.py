@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from swinclf.errors import DeviceError, ExitCode, ExportError, Interrupted
+from swinclf.errors import ConfigError, DeviceError, ExitCode, ExportError, Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,10 @@ def _choose_device(name: str) -> tuple[str, str]:
         count = torch.cuda.device_count()
         found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
         return auto, f"--device {name}: this machine has {found}; using {auto} instead"
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+        raise ConfigError(
+            "auto, cpu, cuda, cuda:N or mps for --device", found=repr(name), hint="--device auto"
+        )
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     raise DeviceError(
         f"the device '{name}' of --device",

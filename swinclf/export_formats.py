@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.config import ExportFormat
-from swinclf.errors import ExportError
+from swinclf.errors import ConfigError
 
 # Names of the inputs and outputs of exported graphs.
 PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded
@@ -119,13 +119,13 @@ MODEL_SUFFIXES = (
 
 
 def check_variants(export_format: ExportFormat, option: str) -> None:
-    """Raise an ExportError unless --embed and --precision apply to a format.
+    """Raise a ConfigError unless --embed and --precision apply to a format.
 
     `option` is what was given, such as `--precision int8`.
     """
     if not FORMATS[export_format].has_variants:
         able = " or ".join(name for name, one in FORMATS.items() if one.has_variants)
-        raise ExportError(
+        raise ConfigError(
             f"--format {able}, for {option}",
             found=f"--format {export_format}",
             hint=f"swinclf export --format onnx {option}",

@@ -162,12 +162,7 @@ def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Run
         ConfigError: If `out` is in the dataset, or there is a run of this name.
         RunError: If the folder cannot be created, or another process is creating it.
     """
-    if out.resolve().is_relative_to(dataset.resolve()):
-        raise ConfigError(
-            f"--out outside the dataset '{dataset}' (nothing is ever written into a dataset)",
-            found=f"'{out}', which is '{out.resolve()}'",
-            hint=f"--out '{dataset.resolve().parent / 'runs'}'",
-        )
+    refuse_inside(dataset, out, "--out")
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -331,8 +326,11 @@ def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
 
 def find_enclosing_run(model: Path) -> RunFolder | None:
     """Return the run folder that a model file is in; None if it is not in one."""
-    run = RunFolder(model.resolve().parent)
-    return run if run.config.is_file() and run.split.is_file() else None
+    for folder in (model.resolve().parent, model.resolve().parent.parent):  # of an exported folder
+        run = RunFolder(folder)
+        if run.config.is_file() and run.split.is_file():
+            return run
+    return None
 
 
 def find_data_folder(model: Path) -> Path | None:
@@ -344,6 +342,16 @@ def find_data_folder(model: Path) -> Path | None:
         data = read_json(run.config).get("data")
         return Path(data) if isinstance(data, str) else None
     return None
+
+
+def refuse_inside(dataset: Path | None, path: Path | None, option: str) -> None:
+    """Raise a ConfigError if the file or folder of an output option is inside a dataset."""
+    if path and dataset and path.resolve().is_relative_to(dataset.resolve()):
+        raise ConfigError(
+            f"{option} outside the dataset '{dataset}' (nothing is ever written into a dataset)",
+            found=f"'{path}', which is '{path.resolve()}'",
+            hint=f"{option} '{dataset.resolve().parent / path.resolve().name}'",
+        )
 
 
 def make_folder(path: Path) -> Path:

@@ -89,6 +89,8 @@ def contradictions(values: Mapping[str, Any]) -> list[str]:
         problems.append("--folds is 0 or at least 2, not 1")
     if values.get("folds") and values.get("val_split"):
         problems.append("--folds and --val-split cannot be combined")
+    if values.get("folds") and values.get("test_split"):
+        problems.append("--folds and --test-split cannot be combined: each is the score of the run")
     if values.get("val_split", 0.2) + values.get("test_split", 0) > 0.9:
         problems.append("--val-split and --test-split leave less than a tenth for training")
     if values.get("teacher") is None:

@@ -17,7 +17,8 @@ from swinclf.files import expand_home
 from swinclf.setting_rules import contradictions, is_by_budget, read_settings_file
 from swinclf.setting_values import SettingValueError, check_value
 
-AUTO = "auto"  # the value of a setting that is to be chosen
+AUTO = "auto"
+OF_MACHINE = ("device", "precision", "compile")  # chosen by the machine where they are `AUTO`
 _Value = TypeVar("_Value")
 
 
@@ -110,7 +111,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     problems += contradictions(values)
     if problems:
         raise _settings_error(problems)
-    for name in [name for name, value in values.items() if value == AUTO]:  # as if not given
+    for name in [name for name in OF_MACHINE if values.get(name) == AUTO]:  # as if not given
         del values[name]
         from_file.pop(name, None)
         given.pop(name, None)

@@ -153,6 +153,8 @@ def test_compare_two_folders(cli, two, tmp_path):
         *(f"rose/{number}.jpg" for number in range(6)),
         "tulip/3.jpg",
     ]
+    (first / "model.safetensors").touch()
+    assert cli("compare", first / "model.safetensors", second, "--format", "json").out == done.out
     table = cli("compare", first, second).out
     assert "difference  +20.0 points (95 % interval " in table
     assert "p = 0.219: not significant" in table

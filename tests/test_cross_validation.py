@@ -85,11 +85,16 @@ def test_trained_weights_and_few_images_are_cross_validated_by_default(cli, grey
     config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
     assert (config["folds"], config["reasons"]["folds"]) == (10, "fewer than 300 images")
     assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"
-    for flags in (("--val-split", "0.2"), ("--folds", "0"), ("--epochs", "1")):
+    for flags, split in (
+        (("--val-split", "0.2"), "val"),
+        (("--folds", "0"), "val"),
+        (("--epochs", "1"), "val"),
+        (("--test-split", "0.2"), "test"),
+    ):
         name = flags[0].strip("-")
         done = cli("train", greys, *weights, *flags, "--name", name)
         assert done.code == 0, done.err
-        assert metrics_of(tmp_path / "runs" / name)["split"] == "val"
+        assert metrics_of(tmp_path / "runs" / name)["split"] == split
 
 
 def test_the_model_of_a_cross_validated_run_warns_where_it_is_scored_on_its_own_images(
@@ -122,6 +127,7 @@ def test_folds_without_a_linear_probe_are_refused(cli, greys, flags, found):
     [
         (("--folds", "1"), "--folds is 0 or at least 2"),
         (("--folds", "3", "--val-split", "0.2"), "--folds and --val-split cannot be combined"),
+        (("--folds", "3", "--test-split", "0.2"), "--folds and --test-split cannot be combined"),
         (("--test-split", "0.8"), "leave less than a tenth for training"),
     ],
 )

@@ -146,6 +146,25 @@ def test_a_run_would_be_written_into_the_dataset(cli, dataset):
     assert sorted(dataset.rglob("*")) == before
 
 
+def test_an_evaluation_would_be_written_into_the_dataset(cli, trained):
+    before = sorted(trained.data.rglob("*"))
+    for words in ((), (trained.data,)):
+        expected, _, hint = failure(
+            cli("eval", *words, "--run", trained.path, "--output", trained.data / "scores"),
+            ExitCode.USAGE,
+        )
+        assert "nothing is ever written into a dataset" in expected
+        assert hint == f"--output '{trained.data.parent / 'scores'}'"
+    assert sorted(trained.data.rglob("*")) == before
+
+
+def test_a_folder_and_a_name_may_be_auto(cli, dataset, tmp_path):
+    dataset.rename(tmp_path / "auto")
+    done = cli("train", "auto", *QUICK, "--epochs", "1", "--name", "auto")
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs" / "auto" / "model.safetensors").is_file()
+
+
 def test_an_out_that_is_a_file(cli, dataset, tmp_path):
     (tmp_path / "runs").touch()
     assert "a file" in failure(cli("train", dataset, *QUICK, "--epochs", 1))[1]
@@ -215,9 +234,15 @@ def test_wrong_words_are_wrong_usage(cli, words, named):
     assert outcome.out == ""
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:", "cuda:-1", "cpu:1"])
-def test_a_device_there_is_none_of(cli, dataset, device):
-    assert repr(device) in failure(cli("train", dataset, "--device", device))[0]
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:", "cuda:-1", "cuda0", ""])
+def test_a_device_that_is_none(cli, dataset, device):
+    expected, found, _ = failure(cli("train", dataset, "--device", device), ExitCode.USAGE)
+    assert expected == "auto, cpu, cuda, cuda:N or mps for --device"
+    assert found == repr(device)
+
+
+def test_a_device_there_is_none_of(cli, dataset):
+    assert "'cpu:1'" in failure(cli("train", dataset, "--device", "cpu:1"))[0]
 
 
 # Networks and weights
@@ -480,9 +505,9 @@ def test_a_file_that_is_no_onnx(cli, tmp_path):
 
 def test_an_output_that_cannot_be_written(cli, trained, tmp_path):
     picture = trained.data / "blue" / "000.png"
-    outcome = cli("predict", picture, "--run", trained.path, "--output", "no/such/file.csv")
-    assert failure(outcome)[1] == "No such file or directory"
     (tmp_path / "taken").touch()
+    outcome = cli("predict", picture, "--run", trained.path, "--output", "taken/file.csv")
+    assert "'taken'" in failure(outcome)[0]
     outcome = cli("eval", "--run", trained.path, "--output", "taken")
     assert outcome.code == ExitCode.FAILED
     assert "'taken'" in error_lines(outcome)[0]

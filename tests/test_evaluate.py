@@ -116,12 +116,16 @@ def test_an_unknown_class_is_listed_and_the_rest_scored(trained, cli, tmp_path):
     assert str(tmp_path / "scores" / "skipped.csv") in done.err
 
 
-def test_a_broken_image_is_listed_and_the_rest_scored(trained, score, tmp_path):
+def test_a_broken_image_is_listed_and_the_rest_scored(trained, score, cli, tmp_path):
     data = write_dataset(tmp_path / "more", per_class=3)
     (data / "red" / "002.png").write_bytes(b"broken")
     metrics, rows, folder = score(data, "--run", trained.path, code=3)
     assert metrics["images"] == len(rows) == 8
     assert [row["path"] for row in read_rows(folder / "skipped.csv")] == ["red/002.png"]
+    (data / "red" / "002.png").unlink()
+    again = cli("eval", data, "--run", trained.path, "--output", folder)
+    assert again.code == 0, again.err
+    assert not (folder / "skipped.csv").exists()
 
 
 def test_other_images_under_the_same_names_are_another_dataset(trained, score, tmp_path):

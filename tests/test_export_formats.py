@@ -391,7 +391,7 @@ def test_one_of_all_and_format(trained, cli):
 
 def test_an_output_needs_the_suffix_of_its_format(trained, cli, tmp_path):
     done = cli("export", "--run", trained.path, "--output", tmp_path / "flowers.pt2")
-    assert done.code == 1
+    assert done.code == 2
     assert "flowers.onnx" in error_lines(done)[2]
 
 

@@ -222,7 +222,8 @@ def test_the_queue_replaces_the_other_rows(cli, trained, photos, tmp_path):
         *("--page", tmp_path / "q.html"),
     )
     records = json.loads(done.out)
-    assert len(records) == 3
+    assert len(records) == 4
+    assert records[3].keys() == {"path", "error"}  # the unreadable one
     every = json.loads(cli("predict", photos, "--run", trained.path, "--format", "json").out)
     margins = {
         one["path"]: one["top"][0]["probability"] - one["top"][1]["probability"]

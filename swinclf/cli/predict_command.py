@@ -143,9 +143,9 @@ def predict_command(
     from swinclf.commands.predict import expand_inputs, predict, select_queue, write_gallery
     from swinclf.inference.labelling import LabelFolders
 
+    model = find_model(run)
     if page:
         make_folder(page.parent)
-    model = find_model(run)
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
     report = ConsoleReporter()

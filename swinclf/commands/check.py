@@ -31,7 +31,7 @@ from swinclf.files import write_json
 from swinclf.models.embedded import EMBEDDED
 from swinclf.preprocess import Fit, ValueRange
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import make_folder
+from swinclf.run_folder import make_folder, refuse_inside
 
 if TYPE_CHECKING:
     from swinclf.pipeline.check_features import DuplicateFeatureExtractor
@@ -119,8 +119,8 @@ def check(
         SwinclfError: If there is no dataset, an output file is inside it, or the weights are not
             available.
     """
-    for path in (output, page):
-        _refuse_inside(path, data)
+    refuse_inside(data, output, "--output")
+    refuse_inside(data, page, "--page")
     index = scan_folder(data, val=val)
     threads = default_workers() if workers is None else workers
     ranges = measure_ranges([index.root / one.path for one in index.images], workers=threads)
@@ -238,12 +238,3 @@ def _findings(
         *find_image_faults(images, facts.sizes[rows], facts.orientations[rows], empty),
     ]
     yield from sorted(found, key=lambda finding: not finding.needs_fix)
-
-
-def _refuse_inside(path: Path | None, data: Path) -> None:
-    if path is not None and path.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(
-            f"a file outside the dataset '{data}' (nothing is ever written into a dataset)",
-            found=f"'{path}'",
-            hint=f"'{data.resolve().parent / path.name}'",
-        )

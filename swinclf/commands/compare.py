@@ -33,7 +33,9 @@ from swinclf.run_folder import RunFolder, make_folder
 PREDICTIONS = "predictions.csv"
 COLUMNS = ("path", "label", "predicted", "probability")
 # Settings that do not change what is learned, but for the random numbers.
-_NOT_COMPARED = ("seed", "name", "out", "device", "threads", "workers", "cache", "cache_gib")
+_NOT_COMPARED = (
+    *("seed", "name", "out", "device", "threads", "workers", "cache", "cache_gib", "compile"),
+)
 SEED_NOTE = (
     "This compares trained models on these images. Another --seed alone moves accuracy by a point "
     "or more: to compare their settings, add --seeds 3, which trains each with further seeds."
@@ -92,7 +94,7 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
         RunError: If one of them has no predictions.
         DataError: If the images or their labels differ.
     """
-    first, second = follow_latest(first), follow_latest(second)
+    first, second = _folder_of(first), _folder_of(second)
     rows, others = _predictions(first), _predictions(second)
     _check_same_images(first, second, rows, others)
     _check_same_data(first, second, list(rows))
@@ -135,7 +137,7 @@ def rank_runs(
             found=f"{len(folders)}",
             hint="swinclf compare RUN RUN, and swinclf runs lists them",
         )
-    folders = [follow_latest(folder) for folder in folders]
+    folders = [_folder_of(folder) for folder in folders]
     tables = [_predictions(folder) for folder in folders]
     common = sorted(set.intersection(*(set(table) for table in tables)))
     groups = _seed_groups(folders, tables)
@@ -259,6 +261,12 @@ def _accuracy(table: Mapping[str, Mapping[str, str]]) -> float:
     return statistics.fmean(map(_is_right, table.values()))
 
 
+def _folder_of(where: Path) -> Path:
+    """Return the folder of a run, which may be given by its weights file."""
+    where = follow_latest(where)
+    return where.parent if where.is_file() else where
+
+
 def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
     """Return the rows of a predictions.csv by path."""
     file = folder / PREDICTIONS
@@ -355,7 +363,11 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run that change what is learned, but for the seed."""
-    return {name: config.get(name) for name in SETTINGS if name not in _NOT_COMPARED}
+    return {
+        name: config.get(name, SETTINGS[name].default)
+        for name in SETTINGS
+        if name not in _NOT_COMPARED
+    }
 
 
 def _json_of(file: Path) -> Mapping[str, Any]:

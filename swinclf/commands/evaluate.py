@@ -42,7 +42,14 @@ from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
 from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.report_data import Neighbour, Provenance, ReportSections
-from swinclf.run_folder import RunFolder, find_enclosing_run, make_folder, next_free_folder
+from swinclf.run_folder import (
+    RunFolder,
+    find_data_folder,
+    find_enclosing_run,
+    make_folder,
+    next_free_folder,
+    refuse_inside,
+)
 
 if TYPE_CHECKING:
     from swinclf.explain.saliency_overlay import EvidenceDrawer
@@ -137,13 +144,14 @@ def evaluate(
     the one the run was trained on. `split` is val, test, train or all; None for the held-out images
     where `data` is what the run was trained on, and for all images of any other folder.
 
-    With `reject`, a target precision in (0, 1), rejection is measured as well, on images of unknown
-    classes too. `output` is the folder; None for the next free `eval-N` next to the model.
-    `workers` is the number of threads that decode; None for one a core.
+    With `reject`, a target precision in (0, 1), rejection is measured too, also on unknown classes.
+    `output` is the folder; None for the next free `eval-N` next to the model. `workers` is the
+    number of threads that decode; None for one a core.
 
     Raises:
         SwinclfError: If it cannot be done.
     """
+    refuse_inside(data or find_data_folder(model), output, "--output")
     predictor = open_predictor(model, options)
     if predictor.note:
         report.warn(predictor.note)
@@ -157,29 +165,24 @@ def evaluate(
         report=report,
         options=options,
     )
-    result, root = done.result, done.index.root
+    root = done.index.root
     workers = default_workers() if workers is None else workers
-    drawer = _drawer(model, root, predictor)
+    drawer, ranges = _drawer(model, root, predictor), predictor.card.preprocess.ranges
+    draw = drawer.draw if drawer else None
     neighbours = _neighbours(model, find_enclosing_run(model), predictor, root, workers, report)
     folder = make_folder(output) if output else next_free_folder(_parent_of(model), "eval")
     write_results(
         folder,
-        result,
+        done.result,
         _provenance(model, root, done.split),
-        illustrations=Illustrations(
-            root,
-            workers,
-            predictor.card.preprocess.ranges,
-            drawer.draw if drawer else None,
-            neighbours,
-        ),
+        illustrations=Illustrations(root, workers, ranges, draw, neighbours),
         sections=ReportSections(
             confidence=predictor.card.confidence,
             rejection=done.rejection,
             unknown_classes=done.unknown_classes,
         ),
     )
-    return Evaluation(folder, result.metrics, tuple(result.skipped), done.rejection)
+    return Evaluation(folder, done.result.metrics, tuple(done.result.skipped), done.rejection)
 
 
 def _provenance(model: Path, root: Path, split: str) -> Provenance:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import Embed, ExportFormat
-from swinclf.errors import ExportError
+from swinclf.errors import ConfigError, ExportError
 from swinclf.export_formats import FORMATS, check_variants
 from swinclf.exporting.verified_export import (
     Export,
@@ -68,7 +68,7 @@ def export(
     entry.load_writer()  # raises before anything is computed
     path = output or model.with_name(entry.default_name)
     if path.suffix.lower() != entry.suffix and entry.suffix:
-        raise ExportError(
+        raise ConfigError(
             f"an --output that ends in {entry.suffix}, for {export_format}",
             found=f"'{path}'",
             hint=f"--output '{path.with_suffix(entry.suffix)}'",

@@ -81,10 +81,18 @@ def select_queue(
     """Return the predictions of the images most worth labelling next, the most valuable first.
 
     Each prediction is of a file, with two classes or more in `top`. The predictor's features make
-    the selection diverse.
+    the selection diverse. Unreadable files follow.
     """
-    readable = (one for one in predictions if not one.error)
-    candidates = heapq.nsmallest(CANDIDATES * count, readable, key=lambda one: one.margin)
+    unreadable: list[Prediction] = []
+
+    def readable() -> Iterator[Prediction]:
+        for one in predictions:
+            if one.error:
+                unreadable.append(one)
+            else:
+                yield one
+
+    candidates = heapq.nsmallest(CANDIDATES * count, readable(), key=lambda one: one.margin)
     outputs = stream_outputs(
         predictor,
         [one.path for one in candidates],
@@ -94,7 +102,8 @@ def select_queue(
     found = [row for row in rows if row is not None]
     features = np.stack(found) if found and len(found) == len(candidates) else None
     margins = np.array([one.margin for one in candidates])
-    return [candidates[index] for index in select_diverse(margins, features, count)]
+    chosen = [candidates[index] for index in select_diverse(margins, features, count)]
+    return chosen + unreadable
 
 
 def write_gallery(

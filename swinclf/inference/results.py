@@ -57,6 +57,8 @@ def write_results(
     write_csv(
         folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
     )
+    for name in ("skipped.csv", "suspects.csv"):  # of an earlier evaluation into the same folder
+        (folder / name).unlink(missing_ok=True)
     skipped = [(one.path, one.reason) for one in result.skipped]
     if skipped:
         write_skipped(folder / "skipped.csv", skipped)

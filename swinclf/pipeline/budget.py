@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from swinclf.config import Compile
 from swinclf.data.folder import TRAIN, FolderIndex
 from swinclf.durations import duration_text
 from swinclf.models.compute import is_convolutional
@@ -41,6 +42,7 @@ def fit_budget(
     settings are not changed. If nothing fits, the quickest training is chosen, with a warning.
     """
     ends_at = time.monotonic() + budget_s
+    settings = settings.choose("compile", Compile.OFF, "--budget does not include compiling")
     if settings.config.teacher is not None:
         context.report.warn("--budget does not include the time of the teacher")
     quickest: _Candidate | None = None

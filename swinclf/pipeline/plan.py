@@ -204,8 +204,8 @@ def _recipe_line(plan: Plan) -> str:
     }
     stopping = f", patience {config.patience}" if config.patience else ""
     return (
-        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, lr {config.lr:g} "
-        "(reasons: --verbose)"
+        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, "
+        f"batch {config.batch_size}, lr {config.lr:g} (reasons: --verbose)"
     )
 
 

@@ -19,6 +19,8 @@ def compile_network(network: nn.Module) -> None:
     """
     _ignore_slow_guards()
     torch._dynamo.config.suppress_errors = True
+    # So that this holds for the backward pass, too: it is compiled with the forward pass.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     network.compile(backend=BACKEND, dynamic=False)
 
 

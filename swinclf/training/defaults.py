@@ -13,6 +13,7 @@ from enum import StrEnum
 from swinclf.config import Augment, ClassWeights, Compile, TeacherViews
 from swinclf.data.folder import TEST, FolderIndex
 from swinclf.errors import ConfigError
+from swinclf.processes import current
 from swinclf.settings import Settings
 from swinclf.training.compilation import why_no_compiler
 from swinclf.training.distillation import DistillationTerms
@@ -27,8 +28,8 @@ TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest mu
 FEW_IMAGES, DEFAULT_FOLDS = 300, 10  # cross-validation is the default below
 OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
 # A step of Swin-T at batch size 128 on an H200 takes 58 ms, compiled 29 (benchmarks/gpu.py): this
-# many steps save a minute, which compiling may take.
-COMPILED_STEPS = 2_000
+# many steps save two minutes, which compiling for whole batches and for the last one may take.
+COMPILED_STEPS = 4_000
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
@@ -102,6 +103,8 @@ def choose_folds(
         why_not = "random weights"
     elif not why_not and settings.is_given("val_split"):
         why_not = "--val-split is given"
+    elif not why_not and config.test_split:
+        why_not = "--test-split is given"
     elif not why_not and count >= FEW_IMAGES:
         why_not = f"{count:,} images are enough to hold some out"
     folds = 0 if why_not else DEFAULT_FOLDS
@@ -334,8 +337,10 @@ def _choose_compile(
         why_not = "the network does not train"
     elif not config.device.startswith("cuda"):
         why_not = "only an NVIDIA GPU gains from it"
-    elif config.teacher is not None and config.teacher_features:
+    elif config.teacher is not None and config.teacher_features != 0:
         why_not = "--teacher-features"
+    elif current().count > 1:
+        why_not = "several processes"
     elif steps < COMPILED_STEPS:
         why_not = f"{steps:,} steps, fewer than {COMPILED_STEPS:,}"
     else:

@@ -99,7 +99,8 @@ def build_optimizer(
         if parameter.requires_grad:
             layer = layers[parameter_name] if layers else top
             decays = parameter.ndim > 1 and parameter_name not in no_decay
-            by_muon = name is OptimizerName.MUON and decays and 0 < layer < top
+            is_matrix = decays and min(parameter.shape[:2]) > 1  # not a depthwise kernel
+            by_muon = name is OptimizerName.MUON and is_matrix and 0 < layer < top
             peak = lr * layer_decay ** (top - layer)
             groups[peak, weight_decay if decays else 0.0, by_muon].append(parameter)
     options = [
