@@ -462,7 +462,7 @@ def test_help_shows_every_option_with_its_default(cli, command):
     options = {one.opts[0]: one for one in shown if one.opts[0].startswith("-")}
     assert about.keys() == {*options} - {"--help"} | {"-h,"}
     for option, one in options.items():
-        if not one.is_flag or one.secondary_opts:
+        if not one.is_eager:
             assert re.search(r"\[default: \S", about[option]), option
 
 

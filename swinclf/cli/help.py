@@ -111,7 +111,7 @@ def _text(parameter: Any) -> str:
     if not isinstance(default, str):
         value = parameter.default
         if isinstance(value, bool):
-            default = ("on" if value else "off") if parameter.secondary_opts else ""
+            default = "" if parameter.is_eager else "on" if value else "off"
         else:
             default = str(value.value if isinstance(value, Enum) else value or "")
     return f"{parameter.help} [default: {default}]" if default else str(parameter.help)

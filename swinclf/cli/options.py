@@ -81,9 +81,7 @@ StrictOption = Annotated[
     bool,
     typer.Option("--strict/--no-strict", help="Exit code 1 if any file cannot be read."),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON, on standard output.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def add_setting_options(command: Callable[..., ExitCode]) -> Callable[..., ExitCode]:

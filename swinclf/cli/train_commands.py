@@ -53,13 +53,13 @@ BudgetOption = Annotated[
 ]
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print plan, time, memory and disk; train nothing."),
+    typer.Option("--dry-run", help="Print plan, time and memory; stop."),
 ]
 QuietOption = Annotated[
     bool,
     typer.Option(
         "--quiet",
-        help="Print only warnings, errors and result.",
+        help="Print warnings and the result only.",
         rich_help_panel=OptionGroup.OUTPUT,
     ),
 ]
@@ -67,7 +67,7 @@ VerboseOption = Annotated[
     bool,
     typer.Option(
         "--verbose",
-        help="Print all settings with their reasons.",
+        help="Print all settings and reasons.",
         rich_help_panel=OptionGroup.OUTPUT,
     ),
 ]
