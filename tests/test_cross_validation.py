@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from swinclf.data.images import content_digest
 from swinclf.data.split import SplitRule
 from swinclf.metrics import cross_validation_interval, wilson_interval
 from swinclf.pipeline.cross_validation import assign_folds
+from swinclf.reporter import format_percent
 
 NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
 FROZEN = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--freeze-layers")
@@ -105,6 +107,9 @@ def test_the_model_of_a_cross_validated_run_warns_where_it_is_scored_on_its_own_
     scored = cli("eval", "--run", tmp_path / "runs" / "folds")
     assert scored.code == 0, scored.err
     assert "trained on all of these images: their scores say nothing about new ones" in scored.err
+    accuracy = format_percent(metrics_of(tmp_path / "runs" / "folds")["accuracy"])
+    assert f"by cross-validation, accuracy is {accuracy}\n" in scored.err
+    assert f"swinclf eval OTHER --run {Path('runs', 'folds')}\n" in done.err
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,14 @@ def forecast_text(plan: Plan, cost: Forecast) -> str:
 
 def next_steps(run: Run) -> str:
     """Return the paths of a finished training, and the commands to go on with."""
+    held_out = run.metrics.split in ("val", "test")
     lines = [
         f"Run:     {run.path}",
         f"Report:  {run.path / 'report.html'}",
         "",
         "Next steps:",
         f"  swinclf predict IMAGE --run {run.path}",
-        f"  swinclf eval --run {run.path}",
+        f"  swinclf eval {'' if held_out else 'OTHER '}--run {run.path}",
         f"  swinclf export --run {run.path} --format onnx",
     ]
     if run.metrics.split == "val" and run.epochs:

@@ -19,9 +19,11 @@ from swinclf.confidence.selective import (
 )
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
+from swinclf.data.split_names import CROSS_VALIDATION
 from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.export_formats import find_export
+from swinclf.files import read_json
 from swinclf.inference.predictor import (
     RUN_OPTIONS,
     InferenceOptions,
@@ -40,7 +42,7 @@ from swinclf.inference.selection import (
 from swinclf.inference.shared_stream import ModelFile
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
-from swinclf.reporter import SILENT, Reporter
+from swinclf.reporter import SILENT, Reporter, format_percent
 from swinclf.reporting.report_data import Neighbour, Provenance, ReportSections
 from swinclf.run_folder import (
     RunFolder,
@@ -104,7 +106,12 @@ def score(
         report.note(note)
     for warning in index.notes.warnings():
         report.warn(warning)
-    _note_selection(split, report, is_requested=requested is not None, rejects=reject is not None)
+    if split == TRAIN and requested is None:
+        report.warn(_training_images_warning(model))
+    if split == VAL and reject is not None:
+        report.note(
+            "the thresholds of --reject were set on these images: other images give a fairer test"
+        )
     images, unknown = match_labels(index, predictor.card, report)
     workers = default_workers() if workers is None else workers
     result = score_images(
@@ -194,16 +201,17 @@ def _provenance(model: Path, root: Path, split: str) -> Provenance:
     )
 
 
-def _note_selection(split: str, report: Reporter, *, is_requested: bool, rejects: bool) -> None:
-    """Report what the training has already selected or learned by these images."""
-    if split == TRAIN and not is_requested:
-        report.warn(
-            "the model was trained on all of these images: their scores say nothing about new ones"
-        )
-    if rejects and split == VAL:
-        report.note(
-            "the thresholds of --reject were set on these images: other images give a fairer test"
-        )
+def _training_images_warning(model: Path) -> str:
+    """Return the warning for scores on training images, with those of a cross-validation."""
+    warning = (
+        "the model was trained on all of these images: their scores say nothing about new ones"
+    )
+    run = find_enclosing_run(model)
+    metrics = read_json(run.metrics) if run is not None and run.is_finished else {}
+    if metrics.get("split") != CROSS_VALIDATION:
+        return warning
+    accuracy = format_percent(metrics["accuracy"])
+    return f"{warning}; by cross-validation, accuracy is {accuracy}"
 
 
 def _lost(result: ScoringResult, index: FolderIndex) -> Mapping[str, str]:
