@@ -296,8 +296,8 @@ class Config(Generic[Open]):
         low=0,
         auto="a third",
     )
-    optimizer: OptimizerName = _setting(
-        OptimizerName.ADAMW, OptionGroup.TRAINING, "Muon takes the same rates."
+    optimizer: OptimizerName | Open = _setting(
+        None, OptionGroup.TRAINING, "Optimizer.", auto="muon from random weights"
     )
     weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "Decoupled weight decay.", low=0)
     layer_decay: float | Open = _setting(

@@ -60,7 +60,7 @@ class TrainOptions(TypedDict, total=False):
     lrf: float
     warmup: float
     patience: int | None
-    optimizer: OptimizerName | Literal["adamw", "muon"]
+    optimizer: OptimizerName | Literal["adamw", "muon"] | None
     weight_decay: float
     layer_decay: float | None
     label_smoothing: float | None

@@ -24,6 +24,8 @@ from swinclf.models.freeze import (
     layer_numbers,
     train_mode,
 )
+from swinclf.settings import gather_settings
+from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 from swinclf.training.optim import LBFGS, AdamW, build_optimizer, lr_scale, set_lr
 
 SIZES = {SMALL_MODEL: {"img_size": 32}, "test_swin": {}, "test_vit3": {"img_size": 32}}
@@ -142,6 +144,25 @@ def test_frozen_parameters_are_in_no_group(network):
     optimizer = build_optimizer(network.named_parameters(), lr=1e-3, weight_decay=0.05)
     listed = {id(one) for group in optimizer.param_groups for one in group["params"]}
     assert listed == {id(one) for one in classifier_parameters(network)}
+
+
+@pytest.mark.parametrize(
+    ("regime", "facts", "given", "chosen"),
+    [
+        (Regime.FULL, {}, {}, ("muon", 9.9e-4)),
+        (Regime.FULL, {}, {"optimizer": "adamw"}, ("adamw", 3.5e-4)),
+        (Regime.FULL, {"is_convolutional": True}, {}, ("adamw", 3.5e-4)),
+        (Regime.FULL, {"trained_weights": True}, {}, ("adamw", 7.1e-5)),
+        (Regime.FULL, {"trained_weights": True}, {"optimizer": "muon"}, ("muon", 7.1e-5)),
+        (Regime.HEAD, {}, {}, ("adamw", 1e-3)),
+    ],
+)
+def test_muon_is_chosen_for_transformers_from_random_weights(regime, facts, given, chosen):
+    usual = {"trained_weights": False, "is_vit": True, "is_convolutional": False}
+    counts = {"train_count": 40, "class_counts": {"a": 20, "b": 20}, "img_size": 224}
+    settings = gather_settings({"device": "cpu", **given})
+    settings = choose_schedule(settings, regime, TrainingFacts(**{**usual, **counts, **facts}))
+    assert (settings.config.optimizer, settings.config.lr) == chosen
 
 
 def test_muon_takes_the_matrices_between_the_embedding_and_the_head(network):

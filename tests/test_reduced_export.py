@@ -124,7 +124,7 @@ def test_the_tolerance_is_of_the_mean_and_of_the_share_of_labels():
 @pytest.mark.parametrize("option", [("--precision", "int8"), ("--embed", "preprocess")])
 def test_formats_without_variants_are_refused(trained, cli, option):
     done = cli("export", "--run", trained.path, "--format", "timm", *option)
-    assert done.code == 1
+    assert done.code == 2
     assert error_lines(done)[0] == f"--format onnx or web, for {' '.join(option)}"
     both = cli("export", "--run", trained.path, "--all", *option)
     assert both.code == 2

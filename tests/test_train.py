@@ -263,7 +263,7 @@ def test_every_choice_is_said_with_its_reason(cli, dataset):
     for name, reason in saved["reasons"].items():
         if name != "device":
             assert reason in done.err, name
-    assert "lr 0.0001" in done.err
+    assert "batch 8, lr 0.00049" in done.err
     assert "3 classes" in done.err
 
 

@@ -216,8 +216,10 @@ def test_a_budget_decides_what_is_not_given(dataset, monkeypatch, train_s, given
     settings = gather_settings({"data": str(dataset), "model": "embedded", **given})
     context = Context(Hardware("cpu", Precision.FP32, ""), report, StopFlag())
     chosen = budget.fit_budget(settings, 6000.0, scan_folder(dataset), context)
-    assert {name: getattr(chosen.config, name) for name in chosen.reasons} == wanted
-    assert all(one.startswith("to fit --budget 100m: about ") for one in chosen.reasons.values())
+    reasons = dict(chosen.reasons)
+    assert reasons.pop("compile") == "--budget does not include compiling"
+    assert {name: getattr(chosen.config, name) for name in reasons} == wanted
+    assert all(one.startswith("to fit --budget 100m: about ") for one in reasons.values())
     assert {name: getattr(chosen.config, name) for name in given} == given
     assert bool(warnings) == (train_s == 1e3 and "freeze_layers" in given)
 

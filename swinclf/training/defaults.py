@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from swinclf.config import Augment, ClassWeights, Compile, TeacherViews
+from swinclf.config import Augment, ClassWeights, Compile, OptimizerName, TeacherViews
 from swinclf.data.folder import TEST, FolderIndex
 from swinclf.errors import ConfigError
 from swinclf.processes import current
@@ -23,6 +23,7 @@ HEAD_LR_AT_64 = 1e-3
 NETWORK_LR_AT_64 = 1e-4
 CONVOLUTIONAL_LR_AT_64 = 1.4e-3  # 1e-3 at batch 32
 SCRATCH_LR_AT_64 = 5e-4
+MUON_LR_AT_64 = 1.4e-3  # from random weights; 1e-3 at batch 32
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
 FEW_IMAGES, DEFAULT_FOLDS = 300, 10  # cross-validation is the default below
@@ -227,6 +228,7 @@ def choose_schedule(settings: Settings, regime: Regime, facts: TrainingFacts) ->
         settings = settings.choose("patience", patience, reason)
         settings = settings.choose("label_smoothing", 0.1, "for the network")
         settings = _choose_layer_decay(settings, facts)
+    settings = _choose_optimizer(settings, regime, facts)
     settings = _choose_lr(settings, regime, facts, batch_size)
     settings = _choose_compile(settings, regime, facts, batch_size)
     return _choose_class_weights(settings, facts)
@@ -314,6 +316,17 @@ def _choose_layer_decay(settings: Settings, facts: TrainingFacts) -> Settings:
     return settings.choose("layer_decay", 0.75 if facts.is_vit else 0.9, kind)
 
 
+def _choose_optimizer(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+    """Choose Muon from random weights, as measured (docs/decisions/muon-from-random-weights.md)."""
+    if regime is Regime.HEAD:
+        return settings.choose("optimizer", OptimizerName.ADAMW, "the network does not train")
+    if facts.trained_weights:
+        return settings.choose("optimizer", OptimizerName.ADAMW, "starting from trained weights")
+    if facts.is_convolutional:
+        return settings.choose("optimizer", OptimizerName.ADAMW, "a convolutional network")
+    return settings.choose("optimizer", OptimizerName.MUON, "starting from random weights")
+
+
 def _choose_lr(
     settings: Settings, regime: Regime, facts: TrainingFacts, batch_size: int
 ) -> Settings:
@@ -321,7 +334,9 @@ def _choose_lr(
     at_64 = HEAD_LR_AT_64
     if regime is not Regime.HEAD:
         tuned = CONVOLUTIONAL_LR_AT_64 if facts.is_convolutional else NETWORK_LR_AT_64
-        at_64 = tuned if facts.trained_weights else SCRATCH_LR_AT_64
+        is_muon = settings.config.optimizer is OptimizerName.MUON
+        at_64 = MUON_LR_AT_64 if is_muon else SCRATCH_LR_AT_64
+        at_64 = tuned if facts.trained_weights else at_64
     rate = at_64 * (batch_size / 64) ** 0.5
     reason = f"{at_64:g} at batch size 64, scaled by its root"
     return settings.choose("lr", float(f"{rate:.2g}"), reason)  # recorded as printed
