@@ -206,6 +206,18 @@ def file_digest(path: Path) -> str:
         return ""
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if it exists.
+
+    Raises:
+        RunError: If it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files of killed processes; no other process may write to the folder."""
     for path in folder.rglob(f".*{TEMPORARY}"):

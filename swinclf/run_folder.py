@@ -346,12 +346,14 @@ def find_data_folder(model: Path) -> Path | None:
 
 def refuse_inside(dataset: Path | None, path: Path | None, option: str) -> None:
     """Raise a ConfigError if the file or folder of an output option is inside a dataset."""
-    if path and dataset and path.resolve().is_relative_to(dataset.resolve()):
-        raise ConfigError(
-            f"{option} outside the dataset '{dataset}' (nothing is ever written into a dataset)",
-            found=f"'{path}', which is '{path.resolve()}'",
-            hint=f"{option} '{dataset.resolve().parent / path.resolve().name}'",
-        )
+    if not (path and dataset and path.resolve().is_relative_to(dataset.resolve())):
+        return
+    root, output = dataset.resolve(), path.resolve()
+    raise ConfigError(
+        f"{option} outside the dataset '{dataset}' (nothing is ever written into a dataset)",
+        found=f"'{path}', which is '{output}'",
+        hint=f"{option} '{root.parent / ('output' if output == root else output.name)}'",
+    )
 
 
 def make_folder(path: Path) -> Path:

@@ -9,7 +9,9 @@ import warnings
 import pytest
 import torch
 from conftest import SMALL_FLAGS, SMALL_SETTINGS, error_lines, same_weights, weights_of
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 import swinclf
 from swinclf.device import choose_hardware
@@ -49,6 +51,31 @@ def test_the_real_backend_computes_the_same():
         torch.testing.assert_close(network(x), expected)
     assert compilation.BACKEND == "inductor"
     assert network._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("failing", ["forward", "backward"])
+def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch, failing):
+    failed = []
+
+    def fail(*_):
+        failed.append(failing)
+        raise RuntimeError("no such kernel")
+
+    def succeed(graph, _):
+        return make_boxed_func(graph.forward)
+
+    compilers = {"fw_compiler": succeed, "bw_compiler": succeed}
+    compilers[{"forward": "fw_compiler", "backward": "bw_compiler"}[failing]] = fail
+    monkeypatch.setattr(compilation, "BACKEND", aot_autograd(**compilers))
+    network, x = nn.Linear(3, 2), torch.ones(4, 3)
+    network(x).square().sum().backward()
+    expected = network.weight.grad.clone()
+    network.zero_grad()
+    torch._dynamo.reset()
+    compilation.compile_network(network)
+    network(x).square().sum().backward()
+    assert failed
+    torch.testing.assert_close(network.weight.grad, expected)
 
 
 def test_the_one_warning_about_python_3_13_0_is_ignored_and_no_other():

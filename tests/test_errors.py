@@ -155,6 +155,8 @@ def test_an_evaluation_would_be_written_into_the_dataset(cli, trained):
         )
         assert "nothing is ever written into a dataset" in expected
         assert hint == f"--output '{trained.data.parent / 'scores'}'"
+    itself = cli("eval", "--run", trained.path, "--output", trained.data)
+    assert failure(itself, ExitCode.USAGE)[2] == f"--output '{trained.data.parent / 'output'}'"
     assert sorted(trained.data.rglob("*")) == before
 
 

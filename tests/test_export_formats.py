@@ -27,6 +27,7 @@ from swinclf.models.build import Architecture, build_network
 from swinclf.models.embedded import PREPROCESS
 from swinclf.models.store import save_model
 from swinclf.preprocess import Preprocess
+from swinclf.run_folder import RunFolder, find_data_folder, find_enclosing_run
 
 CASES = [
     *(("vit", one) for one in ("onnx", "timm", "torch-export", "openvino")),
@@ -62,6 +63,13 @@ def test_an_export_is_accepted_wherever_a_run_is(export_of, cli, trained, tmp_pa
     for path in (folder, folder / "swinclf.json", folder / "model.safetensors"):
         assert find_export(path) == (FORMATS["timm"], folder / "swinclf.json")
     assert find_export(trained.path) is None
+
+
+def test_the_run_of_a_folder_exported_into_it_is_found(trained, tmp_path):
+    inside = trained.path / "model-timm" / "model.safetensors"
+    assert find_enclosing_run(inside) == RunFolder(trained.path.resolve())
+    assert find_data_folder(inside) == trained.data
+    assert find_enclosing_run(tmp_path / "model-timm" / "model.safetensors") is None
 
 
 # --- timm and transformers ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swinclf.data.loader import batched
 from swinclf.data.thumbnails import thumbnails
-from swinclf.files import write_csv
+from swinclf.files import remove_file, write_csv
 from swinclf.inference.score import ScoringResult
 from swinclf.preprocess import ValueRange
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
@@ -58,7 +58,7 @@ def write_results(
         folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
     )
     for name in ("skipped.csv", "suspects.csv"):  # of an earlier evaluation into the same folder
-        (folder / name).unlink(missing_ok=True)
+        remove_file(folder / name)
     skipped = [(one.path, one.reason) for one in result.skipped]
     if skipped:
         write_skipped(folder / "skipped.csv", skipped)

@@ -153,13 +153,8 @@ def choose_distillation(
     """
     config = settings.config
     is_head = regime is Regime.HEAD
-    why_not = (
-        "the backbone is frozen"
-        if is_head
-        else "--compile on"
-        if config.compile is Compile.ON
-        else ""
-    )
+    is_compiled = config.compile is Compile.ON
+    why_not = "the backbone is frozen" if is_head else "--compile on" if is_compiled else ""
     if why_not and config.teacher_features:
         raise ConfigError(
             "--teacher-features 0, as the backbone cannot match the teacher's features",
