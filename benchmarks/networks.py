@@ -38,7 +38,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swinclf.models.accelerated import accelerate, linear, mlp, stage, window_attention
+from swinclf.models.accelerated import (
+    accelerate,
+    linear,
+    mlp,
+    stage,
+    trained_attention,
+    window_attention,
+)
 from swinclf.models.names import build_native
 
 MODELS = (
@@ -51,6 +58,7 @@ DTYPES = {"bf16": torch.bfloat16, "amp": torch.float32, "fp32": torch.float32}
 MODES = ("forward", "train")
 WARMUPS, ROUNDS_MIN = 1, 3
 SWIN = "swin_tiny_patch4_window7_224"
+VIT = "vit_small_patch16_224"
 NEVER = 1 << 60
 
 
@@ -65,6 +73,7 @@ class Constant:
         dtype: A key of DTYPES.
         mode: forward or train.
         batch: Images at once.
+        model: The network in which it matters.
     """
 
     module: ModuleType
@@ -73,6 +82,7 @@ class Constant:
     dtype: str
     mode: str
     batch: int
+    model: str = SWIN
 
 
 CONSTANTS = (
@@ -83,6 +93,7 @@ CONSTANTS = (
     Constant(mlp, "PORTIONED_WIDTH", (384, 1024, 4096), "amp", "train", 32),
     Constant(linear, "TRAINED_TOKENS", (0, 4096, NEVER), "amp", "train", 8),
     Constant(window_attention, "VECTOR_VALUES", (1, 16), "amp", "train", 16),
+    Constant(trained_attention, "BF16_TOKENS", (0,), "amp", "train", 16, VIT),
 )
 
 
@@ -188,7 +199,7 @@ def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]
     """Measure each constant at several values, the one in use first."""
     constants = [one for one in CONSTANTS if one.name in options.constants or not options.constants]
     for constant in constants:
-        network = networks_of(SWIN)["accelerated"]
+        network = networks_of(constant.model)["accelerated"]
         network.to(options.device, DTYPES[constant.dtype]).train(constant.mode == "train")
         step = step_of(constant.mode, constant.dtype, constant.batch, options.device)
         used = getattr(constant.module, constant.name)

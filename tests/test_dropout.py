@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from network_cases import difference, images, randomise
 from torch import Tensor
 
-from swinclf.models.accelerated import accelerate, dropped_attention
+from swinclf.models.accelerated import accelerate, linear, trained_attention
 from swinclf.models.accelerated.dropout import RandomBits, drop
-from swinclf.models.accelerated.dropped_attention import DroppedAttention, _DroppedAttention
+from swinclf.models.accelerated.trained_attention import TrainedAttention, _Attention
 from swinclf.models.vit import ViT, ViTConfig
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -55,12 +56,12 @@ def test_a_seed_repeats_the_mask_and_evaluation_has_none():
 @pytest.mark.parametrize("portion", [1, 2 * 3 * 20 * 20, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_attention_is_the_formula_with_some_weights_dropped(monkeypatch, portion, dtype):
-    monkeypatch.setattr(dropped_attention, "PORTION_SCORES", portion)
+    monkeypatch.setattr(trained_attention, "PORTION_SCORES", portion)
     n, heads, tokens, each, rate = 5, 3, 20, 8, 0.2
     qkv = torch.randn(n, tokens, 3 * heads * each, dtype=dtype, requires_grad=True)
-    found = _DroppedAttention.apply(qkv, heads, RandomBits(rate, 7))
+    found = _Attention.apply(qkv, heads, RandomBits(rate, 7))
     masks, bits = [], RandomBits(rate, 7)
-    for part in dropped_attention._portions(n, heads * tokens**2):
+    for part in trained_attention._portions(n, heads * tokens**2):
         count = len(range(*part.indices(n)))
         masks.append(torch.ones(count, heads, tokens, tokens, dtype=dtype))
         bits.set_signs(masks[-1])
@@ -88,7 +89,7 @@ def test_a_network_drops_as_often_as_its_reference(changes):
     fast = copy.deepcopy(reference)
     accelerate(fast)
     kinds = {type(module) for module in fast.modules()}
-    assert DroppedAttention in kinds
+    assert TrainedAttention in kinds
     x = images(reference, 4)
     answers = []
     for one in (reference, fast):
@@ -113,9 +114,38 @@ def test_in_bfloat16_the_gradients_are_near_the_exact_ones():
     results = []
     for dtype in (torch.float64, torch.bfloat16):
         values = qkv.to(dtype).requires_grad_()
-        # Bits of another size drop other weights: none is dropped here.
-        out = _DroppedAttention.apply(values, 2, RandomBits(1e-9, 1))
+        out = _Attention.apply(values, 2, None)
         out.square().sum().backward()
         results.append((out.detach(), values.grad))
     for exact, rounded in zip(*results, strict=True):
         assert difference(rounded, exact) < 0.03
+
+
+def test_without_dropout_the_attention_is_torchs():
+    qkv = torch.randn(3, 20, 3 * 2 * 8, dtype=torch.float64, requires_grad=True)
+    q, k, v = qkv.view(3, 20, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    found, grad = _Attention.apply(qkv, 2, None), torch.randn_like(expected)
+    torch.testing.assert_close(found, expected)
+    pairs = [torch.autograd.grad(one, qkv, grad)[0] for one in (found, expected)]
+    torch.testing.assert_close(*pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "limit", "used"),
+    [
+        ({}, torch.bfloat16, 24, True),
+        ({}, torch.bfloat16, 23, False),  # tokens: 6 x 4 patches
+        ({}, torch.float32, 24, False),
+        ({"attn_dropout": 0.1}, torch.float32, 0, True),
+        ({"qk_norm": True}, torch.bfloat16, 24, False),
+    ],
+)
+def test_weights_are_stored_where_that_is_faster(monkeypatch, changes, dtype, limit, used):
+    monkeypatch.setattr(trained_attention, "BF16_TOKENS", limit)
+    monkeypatch.setattr(linear, "has_fused_linear", lambda: True)
+    built = network(class_token=False, pool="avg", **changes).to(dtype)
+    accelerate(built)
+    attention = built.blocks[0].attn
+    assert attention._pays(torch.zeros(1, 24, 32, dtype=dtype)) is used
+    assert not attention.eval()._pays(torch.zeros(1, 24, 32, dtype=dtype))

@@ -13,7 +13,7 @@ What is faster, and where:
     mlp.FastMlp                             the same, with GELU inside the product, too
     dropout.drop                            training a ViT: dropout by random bits, other masks
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
-    dropped_attention.DroppedAttention      training a ViT with dropout of the attention weights
+    trained_attention.TrainedAttention      training a ViT in bfloat16, or with attention dropout
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
     patches.FastPatchEmbed                  a Swin: patches with channels last
     stage.FastSwinStage                     a Swin: one copy a block instead of up to four
@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from swinclf.models.accelerated.dropped_attention import DroppedAttention
 from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
 from swinclf.models.accelerated.patches import FastPatchEmbed
 from swinclf.models.accelerated.stage import FastSwinStage
+from swinclf.models.accelerated.trained_attention import TrainedAttention
 from swinclf.models.accelerated.window_attention import FastWindowAttention
 from swinclf.models.layers import Mlp, PatchEmbed
 from swinclf.models.swin import Swin, SwinStage, WindowAttention
@@ -36,7 +36,7 @@ from swinclf.models.vit import Attention, ViT
 _OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FastLinear,
     Mlp: FastMlp,
-    Attention: DroppedAttention,
+    Attention: TrainedAttention,
 }
 _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
     PatchEmbed: FastPatchEmbed,

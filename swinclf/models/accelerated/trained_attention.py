@@ -1,4 +1,6 @@
-"""Attention with dropout of its weights on a CPU, in training.
+"""Attention of a ViT in training on a CPU: its weights are stored, and some of them dropped.
+
+In bfloat16, PyTorch's own attention takes about twice as long for a step.
 
 Shape letters: N images, T tokens, A heads, E channels of a head, B images times heads of a portion.
 """
@@ -11,52 +13,65 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.models.accelerated.dropout import RandomBits, drop
-from swinclf.models.accelerated.linear import is_eager_cpu
+from swinclf.models.accelerated.linear import is_eager_cpu, is_fused, is_hooked
 from swinclf.models.vit import Attention
 
 # Scores of the images that are computed at a time, so that they stay in the caches.
 PORTION_SCORES = 1 << 20
+# Up to 640 tokens in bfloat16, forward and backward take 0.2 to 0.6 of the time of PyTorch's own
+# attention; with more of them less is gained, and the weights take much memory. As measured on two
+# cores of an AMD EPYC with AVX512-BF16, 2026-11-27: `python benchmarks/networks.py --constants`.
+BF16_TOKENS = 640
 
 
-class DroppedAttention(Attention):
-    """A ViT's attention, with a hand-written derivative where its weights are dropped."""
+class TrainedAttention(Attention):
+    """A ViT's attention, with a hand-written derivative where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every token attend to every token, (N, T, C) -> (N, T, C)."""
-        is_bare = self.rel_pos is None and isinstance(self.q_norm, nn.Identity)
-        drops = self.training and self.attn_dropout > 0.0
-        if not (is_bare and drops and torch.is_grad_enabled() and is_eager_cpu(x)):
+        if not (torch.is_grad_enabled() and is_eager_cpu(x) and self._pays(x)):
             return super().forward(x)
-        qkv, bits = self.qkv(x), RandomBits.drawn(self.attn_dropout)
+        qkv = self.qkv(x)
+        bits = RandomBits.drawn(self.attn_dropout) if self.attn_dropout > 0.0 else None
         with torch.autocast("cpu", enabled=False):
-            out: Tensor = _DroppedAttention.apply(qkv, self.heads, bits)
+            out: Tensor = _Attention.apply(qkv, self.heads, bits)
         return drop(self.proj(out), self.dropout, self.training)
 
+    def _pays(self, x: Tensor) -> bool:
+        """Return whether the hand-written derivative is faster for these tokens."""
+        is_bare = self.rel_pos is None and isinstance(self.q_norm, nn.Identity)
+        if not (self.training and is_bare) or is_hooked(self.q_norm, self.k_norm):
+            return False
+        is_short = x.shape[1] <= BF16_TOKENS
+        return self.attn_dropout > 0.0 or (is_short and is_fused(x, self.qkv.weight))
 
-class _DroppedAttention(torch.autograd.Function):
-    """dropout(softmax(q k' / sqrt(E))) v and its derivative.
+
+class _Attention(torch.autograd.Function):
+    """dropout(softmax(q k' / sqrt(E))) v and its derivative; without bits nothing is dropped.
 
     Only the weights are stored, with the sign of those that are dropped set: a weight is never
-    negative. PyTorch's own attention stores scores, weights, mask and their product.
+    negative. With dropout, PyTorch's own attention stores scores, weights, mask and their product.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, bits: RandomBits) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, bits: RandomBits | None) -> Tensor:
         n, tokens, triple = qkv.shape
         each = triple // (3 * heads)
         signed = qkv.new_empty(n, heads, tokens, tokens)
         out = qkv.new_empty(n, tokens, heads, each)
+        ctx.drops, ctx.scale = bits is not None, 1.0 if bits is None else bits.scale
         for part in _portions(n, heads * tokens**2):
             q, k, v = _by_head(qkv[part], 3, heads)  # (B, T, E) each
             weights = signed[part].view(-1, tokens, tokens)
             torch.baddbmm(weights, q, k.mT, beta=0, alpha=each**-0.5, out=weights)
             torch.softmax(weights, -1, out=weights)
-            bits.set_signs(weights)
+            if bits is not None:
+                bits.set_signs(weights)
+                weights = weights.relu()
             mixed = torch.empty_like(v)
-            torch.baddbmm(mixed, weights.relu(), v, beta=0, alpha=bits.scale, out=mixed)
+            torch.baddbmm(mixed, weights, v, beta=0, alpha=ctx.scale, out=mixed)
             out[part] = mixed.view(-1, heads, tokens, each).transpose(1, 2)
         ctx.save_for_backward(qkv, signed)
-        ctx.scale = bits.scale
         return out.flatten(2)
 
     @staticmethod
@@ -71,12 +86,15 @@ class _DroppedAttention(torch.autograd.Function):
             q, k, v = _by_head(qkv[part], 3, heads)
             (out,) = _by_head(grad[part], 1, heads)
             weights = signed[part].view(-1, tokens, tokens)
+            used = weights.relu() if ctx.drops else weights
             grads = q.new_empty(3, *q.shape)
-            torch.baddbmm(grads[2], weights.relu().mT, out, beta=0, alpha=ctx.scale, out=grads[2])
+            torch.baddbmm(grads[2], used.mT, out, beta=0, alpha=ctx.scale, out=grads[2])
             slope = torch.bmm(out, v.mT)  # (B, T, T)
-            torch.ops.aten.threshold_backward.grad_input(slope, weights, 0, grad_input=slope)
+            if ctx.drops:
+                torch.ops.aten.threshold_backward.grad_input(slope, weights, 0, grad_input=slope)
+                weights = weights.abs()
             torch.ops.aten._softmax_backward_data.out(
-                slope, weights.abs(), -1, slope.dtype, grad_input=slope
+                slope, weights, -1, slope.dtype, grad_input=slope
             )
             torch.baddbmm(grads[0], slope, k, beta=0, alpha=scale, out=grads[0])
             torch.baddbmm(grads[1], slope.mT, q, beta=0, alpha=scale, out=grads[1])
