@@ -30,8 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from swinclf.config import Impl
 from swinclf.device import choose_hardware
 from swinclf.models.build import Architecture, create_network
-from swinclf.setting_rules import shipped_configs
-from swinclf.settings import key_values
+from swinclf.settings import key_values, shipped_configs
 from swinclf.training.gradient import autocast
 
 SIZE, PATCH, WIDTH, DEPTH, HEADS, KEY = 72, 6, 64, 8, 4, 64

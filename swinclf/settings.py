@@ -1,24 +1,42 @@
-"""Settings with their sources: defaults, a file, flags, or chosen by the data."""
+"""Settings with their sources: defaults, a file, flags, or chosen by the data.
+
+Every value is checked against its type and bounds, and all against each other.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
 from swinclf.device import command_line
 from swinclf.durations import parse_duration
 from swinclf.errors import ConfigError
-from swinclf.files import expand_home
-from swinclf.setting_rules import contradictions, is_by_budget, read_settings_file
-from swinclf.setting_values import SettingValueError, check_value
+from swinclf.files import decode_text, expand_home
+from swinclf.preprocess import MEASURED, format_colours, parse_colours
 
 AUTO = "auto"
 OF_MACHINE = ("device", "precision", "compile")  # chosen by the machine where they are `AUTO`
+_CONFIGS = Path(__file__).with_name("configs")
+_NOT_GIVEN = ("default", "auto")  # sources of values that the user did not give
+BUDGET_REASON = "to fit --budget"  # of a value that depends on the speed of the machine
+# The other keys of a run's config.json.
+_NO_SETTINGS = (
+    *("versions", "command", "facts", "weights_loaded", "data_from_run"),
+    "teacher_digest",
+)
+_TEACHER_SETTINGS = (
+    *("unlabelled", "teacher_temperature", "teacher_weight", "teacher_features"),
+    "teacher_views",
+)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _Value = TypeVar("_Value")
 
 
@@ -29,6 +47,14 @@ class Source(StrEnum):
     AUTO = "auto"
     FILE = "file"
     FLAG = "flag"
+
+
+class _SettingValueError(ValueError):
+    """An invalid value of a setting, with the allowed values."""
+
+    def __init__(self, name: str, allowed: str, value: object) -> None:
+        super().__init__(f"{name} is {allowed}, not {value!r}")
+        self.name, self.allowed, self.value = name, allowed, value
 
 
 @dataclass(frozen=True)
@@ -91,15 +117,15 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     """
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_settings_file(file) if file else {}
-    problems: list[str | SettingValueError] = [*_unknown_names([*given, *from_file])]
+    problems: list[str | _SettingValueError] = [*_unknown_names([*given, *from_file])]
     values: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in SETTINGS:
             try:
-                values[name] = checked = _checked(name, value)
+                values[name] = checked = _check_value(name, value)
                 if name in PATHS and isinstance(checked, str):
                     values[name] = expand_home(checked)
-            except SettingValueError as error:
+            except _SettingValueError as error:
                 problems.append(error)
     if values.get("weights") == "":  # as in the old scripts: random weights
         del values["weights"]
@@ -108,7 +134,7 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
         given.pop("weights", None)
         if "pretrained" not in from_file:
             given.setdefault("pretrained", False)
-    problems += contradictions(values)
+    problems += _contradictions(values)
     if problems:
         raise _settings_error(problems)
     for name in [name for name in OF_MACHINE if values.get(name) == AUTO]:  # as if not given
@@ -122,10 +148,10 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     return Settings(TrainConfig(**values), sources, {})
 
 
-def _settings_error(problems: Sequence[str | SettingValueError]) -> ConfigError:
+def _settings_error(problems: Sequence[str | _SettingValueError]) -> ConfigError:
     """Return the error for all problems of settings."""
     only = problems[0]
-    if len(problems) == 1 and isinstance(only, SettingValueError):
+    if len(problems) == 1 and isinstance(only, _SettingValueError):
         return ConfigError(
             f"{only.allowed} for --{only.name.replace('_', '-')}",
             found=repr(only.value),
@@ -185,5 +211,137 @@ def _unknown_names(names: list[str]) -> list[str]:
     return problems
 
 
-def _checked(name: str, value: object) -> object:
-    return check_value(name, value, SETTING_TYPES[name], SETTINGS[name].metadata)
+def shipped_configs() -> dict[str, Path]:
+    """Return the settings files of the package by their names."""
+    return {path.stem: path for path in sorted(_CONFIGS.glob("*.toml"))}
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """Read the settings in a .json or .toml file; from a run's config.json only the given ones.
+
+    Those that `--budget` chose count as given: another time, the machine may be slower.
+
+    The path may be the name of one of the package's.
+
+    Raises:
+        ConfigError: If it cannot be read or has no settings.
+    """
+    if not path.exists():
+        path = shipped_configs().get(str(path), path)
+    try:
+        text = decode_text(path.read_bytes())
+        is_toml = path.suffix.lower() == ".toml"
+        values = tomllib.loads(text) if is_toml else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"a JSON or TOML file of settings at '{path}'",
+            found=str(getattr(error, "strerror", None) or error),
+            hint='a file such as {"epochs": 20, "lr": 0.001}, or one of the package: '
+            + ", ".join(f"--config {name}" for name in shipped_configs()),
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"settings by name in '{path}'",
+            found=f"a {type(values).__name__}",
+            hint='a file such as {"epochs": 20, "lr": 0.001}',
+        )
+    sources, reasons = values.pop("sources", {}), values.pop("reasons", {})
+    for extra in _NO_SETTINGS:
+        values.pop(extra, None)
+    return {
+        name.replace("-", "_"): value
+        for name, value in values.items()
+        if value is not None
+        and (sources.get(name) not in _NOT_GIVEN or is_by_budget(reasons.get(name)))
+    }
+
+
+def is_by_budget(reason: object) -> bool:
+    """Return whether the reason of a setting is `--budget`."""
+    return str(reason).startswith(BUDGET_REASON)
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Return the contradictions between given settings, a sentence each."""
+    problems = []
+    if values.get("freeze_layers") is not None and values.get("freeze_stages") is not None:
+        problems.append("--freeze-layers and --freeze-stages cannot be combined")
+    name = values.get("name")
+    if name is not None and (
+        name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
+    ):
+        problems.append(f"name is the name of one folder, not {name!r}")
+    if values.get("folds") == 1:
+        problems.append("--folds is 0 or at least 2, not 1")
+    if values.get("folds") and values.get("val_split"):
+        problems.append("--folds and --val-split cannot be combined")
+    if values.get("folds") and values.get("test_split"):
+        problems.append("--folds and --test-split cannot be combined: each is the score of the run")
+    if values.get("val_split", 0.2) + values.get("test_split", 0) > 0.9:
+        problems.append("--val-split and --test-split leave less than a tenth for training")
+    if values.get("teacher") is None:
+        idle = [name for name in _TEACHER_SETTINGS if values.get(name) is not None]
+        problems += [f"--{name.replace('_', '-')} has no effect without --teacher" for name in idle]
+    return problems
+
+
+def _check_value(name: str, value: object) -> object:
+    """Return a value converted to its setting's type, within its bounds."""
+    type_hint, about = SETTING_TYPES[name], SETTINGS[name].metadata
+    if about["colours"]:
+        return _colours(name, value, *about["colours"])
+    if get_origin(type_hint) is tuple:
+        return _words(name, value)
+    kind = next(kind for kind in get_args(type_hint) or (type_hint,) if kind is not type(None))
+    if issubclass(kind, StrEnum):
+        if str(value) not in [str(member) for member in kind]:
+            raise _SettingValueError(name, f"one of {', '.join(kind)}", value)
+        return kind(str(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise _SettingValueError(name, "a number within float range", "a larger one") from None
+    if kind is str and isinstance(value, Path):
+        value = str(value)
+    if type(value) is not kind:
+        raise _SettingValueError(name, _KINDS[kind], value)
+    _check_bounds(name, value, about)
+    return value
+
+
+def _check_bounds(name: str, value: Any, about: Mapping[str, Any]) -> None:
+    low, high, above = about["low"], about["high"], about["above"]
+    bounds = ""
+    # Written so that NaN, which compares as false, is rejected as well.
+    if above is not None and not above < value < math.inf:
+        bounds = f"more than {above:g}, and finite"
+    elif (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+    if bounds:
+        raise _SettingValueError(name, bounds, value)
+
+
+def _colours(name: str, value: object, low: float, high: float) -> str:
+    """Return three numbers as text, from a text, a list, or one number for all; or `data`."""
+    if value == MEASURED:
+        return MEASURED
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    try:
+        colours = parse_colours(text)
+    except ValueError:
+        example = "data, or three numbers separated by commas, such as 0.485,0.456,0.406"
+        raise _SettingValueError(name, example, value) from None
+    if not all(low <= colour <= high for colour in colours):
+        scale = " (for pixel values from 0 to 1, not to 255)" if max(colours) > high else ""
+        raise _SettingValueError(name, f"three numbers from {low:g} to {high:g}{scale}", value)
+    return format_colours(colours)
+
+
+def _words(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise _SettingValueError(name, "a list of words", value)
+    without = [word for word in value if "=" not in word]
+    if without:
+        raise _SettingValueError(name, "KEY=VALUE", without[0])
+    return tuple(value)

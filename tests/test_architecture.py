@@ -34,8 +34,6 @@ LEVELS = [
         "parallel_batches",
         "processes",
         "run_folder",
-        "setting_values",
-        "setting_rules",
         "settings",
         "train_options",
         "unpickle",

@@ -14,8 +14,7 @@ from conftest import read_rows
 
 from swinclf.data.path_lists import read_path_list
 from swinclf.errors import ConfigError, DataError
-from swinclf.setting_rules import read_settings_file
-from swinclf.settings import gather_settings
+from swinclf.settings import gather_settings, read_settings_file
 
 NAMES = ["a.png", "b b.png", "café.png", "sub/日本.png", "com,ma.png", "it's.png", "x;y.png"]
 

@@ -35,8 +35,7 @@ from swinclf.models.store import read_card
 from swinclf.models.vit import ViT, ViTConfig
 from swinclf.pipeline.colours import measure_colours
 from swinclf.preprocess import Preprocess
-from swinclf.setting_rules import shipped_configs
-from swinclf.settings import gather_settings, key_values
+from swinclf.settings import gather_settings, key_values, shipped_configs
 from swinclf.training import loop
 
 ROOT = Path(__file__).parent.parent

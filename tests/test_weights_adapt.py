@@ -25,7 +25,7 @@ from swinclf.models.weights.adapt import adapt, classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
-from swinclf.setting_rules import read_settings_file
+from swinclf.settings import read_settings_file
 
 State = dict[str, Tensor]
 PUBLISHED = {name.partition(".")[0] for name in timm.list_models(list(FAMILIES), pretrained=True)}

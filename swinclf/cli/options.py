@@ -15,7 +15,7 @@ import typer
 from swinclf.config import SETTING_TYPES, SETTINGS, Impl, OptionGroup
 from swinclf.device import Precision
 from swinclf.errors import ExitCode
-from swinclf.setting_rules import shipped_configs
+from swinclf.settings import shipped_configs
 
 RunOption = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads it at run time

@@ -21,8 +21,7 @@ from swinclf.pipeline.forecast import (
 from swinclf.pipeline.plan import Context, Plan, resolve_plan
 from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
 from swinclf.reporter import SILENT
-from swinclf.setting_rules import BUDGET_REASON
-from swinclf.settings import Settings
+from swinclf.settings import BUDGET_REASON, Settings
 from swinclf.training.defaults import Regime
 from swinclf.training.feature_extraction import ExtractedFeatures
 
