@@ -267,7 +267,7 @@ def test_a_file_that_goes_bad_while_training_is_left_out_and_said(cli, dataset, 
 
     monkeypatch.setattr(loop, "validate", spoil)
     # With room for no picture, each epoch reads the files anew.
-    monkeypatch.setattr("swinclf.training.setup.image_cache_bytes", lambda: 0)
+    monkeypatch.setattr("swinclf.pipeline.prepare.image_cache_bytes", lambda: 0)
     words = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", 32, "--epochs", 3)
     outcome = cli("train", dataset, *words, "--device", "cpu")
     assert outcome.code == ExitCode.OK, outcome.err

@@ -148,8 +148,8 @@ def test_a_run_may_be_interrupted_again_and_again_with_other_workers(
             patch.setattr(
                 prepare,
                 "build_image_batches",
-                lambda dataset, preprocess, config, *rest, make=make, workers=workers: make(
-                    dataset, preprocess, replace(config, workers=workers % 3), *rest
+                lambda plan, context, make=make, workers=workers: make(
+                    replace(plan, config=replace(plan.config, workers=workers % 3)), context
                 ),
             )
             try:

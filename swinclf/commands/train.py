@@ -27,7 +27,11 @@ from swinclf.pipeline.finish import finish
 from swinclf.pipeline.fit import fit_best
 from swinclf.pipeline.forecast import Forecast, forecast, measure_forward, measure_training
 from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
-from swinclf.pipeline.prepare import prepare_baseline, prepare_training
+from swinclf.pipeline.prepare import (
+    build_feature_batches,
+    prepare_baseline,
+    prepare_training,
+)
 from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
 from swinclf.pipeline.ranges import resolve_ranges
 from swinclf.pipeline.result_warnings import result_warnings
@@ -48,7 +52,6 @@ from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
 from swinclf.training.defaults import Regime
-from swinclf.training.setup import build_feature_batches
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,9 +193,7 @@ def _train(
     if context.hardware.note:
         context.report.warn(context.hardware.note)
     plan, findings = _plan(settings, index, resumed, claim.run, context, num_classes)
-    features = build_feature_batches(
-        plan.dataset, plan.extracted, plan.config, context.hardware.device
-    )
+    features = build_feature_batches(plan, context.hardware.device)
     baseline = prepare_baseline(plan, context, features) if features else None
     with sharing_training(plan, context, baseline, saved):
         state, batches = prepare_training(plan, context, features, baseline, saved)

@@ -19,8 +19,8 @@ from swinclf.data.folder import TRAIN
 from swinclf.data.split import SplitRule
 from swinclf.inference.fit_confidence import LabelledOutputs
 from swinclf.pipeline.plan import Context, Plan
+from swinclf.pipeline.prepare import build_feature_batches, build_schedule
 from swinclf.training.logistic_regression import fit_baseline
-from swinclf.training.setup import build_feature_batches, build_schedule
 
 
 def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
@@ -31,7 +31,7 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
     """
     dataset, extracted, config = plan.dataset, plan.extracted, plan.config
     device = context.hardware.device
-    batches = build_feature_batches(dataset, extracted, config, device)
+    batches = build_feature_batches(plan, device)
     assert batches is not None
     images = dataset.of(TRAIN)
     fold_of = assign_folds(
@@ -40,7 +40,7 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
         folds=config.folds,
         rule=plan.start.extraction.split,
     )
-    schedule = build_schedule(config, dataset, device)
+    schedule = build_schedule(plan, device)
     features = extracted.plain_features(images)
     targets = batches.train_targets.cpu().numpy()
     logits = torch.zeros(len(images), len(dataset.classes))

@@ -6,21 +6,24 @@ import math
 import time
 from contextlib import suppress
 
+from torch import nn
+
 from swinclf.device import command_line, translate_out_of_memory
 from swinclf.durations import duration_text
 from swinclf.errors import DivergedError, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
+from swinclf.pipeline.prepare import build_schedule, head_hardware
 from swinclf.processes import ALONE
 from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import CheckpointSaver
 from swinclf.training.defaults import Regime
+from swinclf.training.linear_probe import Probe
 from swinclf.training.loop import Saver, fit
 from swinclf.training.resume_guard import RunFingerprint
-from swinclf.training.setup import build_schedule, head_hardware, install_best
 from swinclf.training.state import TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
@@ -60,7 +63,7 @@ def fit_best(
             "no epoch reached the validation accuracy of the linear probe "
             f"({format_percent(state.best.score[0])}): the model is the probe"
         )
-    install_best(state, plan.start.network)
+    _install_best(state, plan.start.network)
 
 
 def fit_share(
@@ -74,7 +77,7 @@ def fit_share(
         fit(
             state,
             batches,
-            build_schedule(plan.config, plan.dataset, hardware.device),
+            build_schedule(plan, hardware.device),
             hardware,
             report=context.report,
             stop=context.stop,
@@ -128,7 +131,7 @@ def _save_best_weights(
     """Save the best weights of a diverged run, if an epoch has ended; return the full error."""
     saved = f"no epoch was complete; {run.checkpoint} is the last good checkpoint"
     if state.best is not None:
-        install_best(state, plan.start.network)
+        _install_best(state, plan.start.network)
         save_model(run.model, plan.start.network, plan.card(context.hardware))
         saved = f"the weights of epoch {state.best.epoch} are saved: {run.model}"
     return DivergedError(
@@ -136,3 +139,11 @@ def _save_best_weights(
         found=f"{error.found}; {saved}",
         hint=f"swinclf train {command_line([str(plan.dataset.root)])} {error.hint}",
     )
+
+
+def _install_best(state: TrainState, network: nn.Module) -> None:
+    """Load the best weights of a training into the network."""
+    assert state.best is not None
+    state.model.load_state_dict(state.best.weights)
+    if isinstance(state.model, Probe):
+        state.model.to("cpu").install(network.to("cpu"))

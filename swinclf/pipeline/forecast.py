@@ -18,13 +18,12 @@ from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.device import fixed_batch_size
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.pipeline.prepare import prepare_training
+from swinclf.pipeline.prepare import build_schedule, prepare_training
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
 from swinclf.training.loop import NoSaver, fit
-from swinclf.training.setup import build_schedule
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
@@ -108,12 +107,11 @@ def measure_training(plan: Plan, context: Context) -> float:
     silent = Context(context.hardware, SILENT, context.stop)
     state, batches = prepare_training(measured, silent, None, None, None)
     timer = _StepTimer()
-    schedule = build_schedule(measured.config, plan.dataset, device)
     with suppress(_Measured):
         fit(
             state,
             batches,
-            replace(schedule, epochs=1),
+            replace(build_schedule(plan, device), epochs=1),
             context.hardware,
             report=SILENT,
             stop=context.stop,

@@ -29,7 +29,7 @@ from swinclf.training.epoch_sums import EpochSums
 from swinclf.training.gradient import Gradient, LocalGradient
 from swinclf.training.optim import set_lr
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState
+from swinclf.training.state import BestEpoch, TrainState, copy_weights
 from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
@@ -299,11 +299,8 @@ def _end_epoch(
     )
     is_best = _is_best(state, row, schedule.select)
     if is_best:
-        weights = {
-            name: one.detach().cpu().clone() for name, one in state.evaluated.state_dict().items()
-        }
         score = (row.val_accuracy or 0.0, -(row.val_loss or 0.0))
-        state.best = BestEpoch(row.epoch, score, weights)
+        state.best = BestEpoch(row.epoch, score, copy_weights(state.evaluated))
     state.history.append(row)
     state.epoch, state.step, state.sums = state.epoch + 1, 0, EpochSums()
     report.epoch(row, total=schedule.epochs, best=is_best)

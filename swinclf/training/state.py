@@ -50,6 +50,11 @@ class TrainState:
         return self.model if self.average is None else self.average.module
 
 
+def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of all weights and buffers by name, on the CPU."""
+    return {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
+
+
 def build_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, hardware: Hardware
 ) -> TrainState:
