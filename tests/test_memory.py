@@ -154,14 +154,14 @@ def _remember(written):
 @pytest.fixture
 def small_device(monkeypatch):
     """A device on which no more than three images fit into a training step."""
-    add = gradient.add_gradient
+    add = gradient._add_gradient
 
     def add_or_fail(state, loss, share, part, **named):
         if len(part.targets) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return add(state, loss, share, part, **named)
 
-    monkeypatch.setattr(gradient, "add_gradient", add_or_fail)
+    monkeypatch.setattr(gradient, "_add_gradient", add_or_fail)
 
 
 def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
@@ -201,7 +201,7 @@ def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypat
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(gradient, "add_gradient", fail)
+    monkeypatch.setattr(gradient, "_add_gradient", fail)
     done = cli("train", dataset, "--model", "test_vit", "--no-pretrained", "--img-size", "32")
     assert done.code == 1
     assert "memory" in error_lines(done)[0]

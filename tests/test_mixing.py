@@ -34,8 +34,7 @@ from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.objective import label_losses
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState
-from swinclf.training.weight_average import build_average
+from swinclf.training.state import BestEpoch, TrainState, build_average
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 PREPROCESS = Preprocess(

@@ -26,7 +26,8 @@ from swinclf.models.freeze import (
 )
 from swinclf.settings import gather_settings
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
-from swinclf.training.optim import LBFGS, AdamW, build_optimizer, lr_scale, set_lr
+from swinclf.training.optim import LBFGS, AdamW, build_optimizer, set_lr
+from swinclf.training.schedule import Schedule
 
 SIZES = {SMALL_MODEL: {"img_size": 32}, "test_swin": {}, "test_vit3": {"img_size": 32}}
 
@@ -36,12 +37,24 @@ def network(request: pytest.FixtureRequest, tiny_swin: str) -> nn.Module:  # noq
     return timm.create_model(request.param, num_classes=3, **SIZES[request.param])
 
 
+def lr_scale(step, *, total_steps, warmup, final):
+    """The factor of the rate in a training of one epoch."""
+    schedule = Schedule(
+        epochs=1,
+        lrf=final,
+        warmup=warmup,
+        clip_norm=0.0,
+        label_smoothing=0.0,
+        class_weights=None,
+        patience=0,
+    )
+    return schedule.lr_scale_at(step, total_steps)
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 7])
 @pytest.mark.parametrize("final", [0.0, 0.01, 1.0])
 def test_lr_scale_rises_to_the_peak_and_ends_at_the_final_factor(warmup, final):
-    scales = [
-        lr_scale(step, total_steps=50, warmup_steps=warmup, final=final) for step in range(50)
-    ]
+    scales = [lr_scale(step, total_steps=50, warmup=warmup / 50, final=final) for step in range(50)]
     assert scales[warmup] == 1.0
     assert max(scales) == 1.0
     assert scales[-1] == pytest.approx(final, abs=1e-12)
@@ -51,21 +64,18 @@ def test_lr_scale_rises_to_the_peak_and_ends_at_the_final_factor(warmup, final):
 
 
 def test_lr_scale_is_half_a_cosine():
-    middle = lr_scale(10, total_steps=21, warmup_steps=0, final=0.2)
+    middle = lr_scale(10, total_steps=21, warmup=0, final=0.2)
     assert middle == pytest.approx(0.6)
-    quarter = lr_scale(5, total_steps=21, warmup_steps=0, final=0.0)
+    quarter = lr_scale(5, total_steps=21, warmup=0, final=0.0)
     assert quarter == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_lr_scale_of_a_single_step_is_the_peak():
-    assert lr_scale(0, total_steps=1, warmup_steps=0, final=0.01) == 1.0
+    assert lr_scale(0, total_steps=1, warmup=0, final=0.01) == 1.0
 
 
-def test_a_warmup_as_long_as_the_training_is_refused():
-    with pytest.raises(ConfigError) as error:
-        lr_scale(0, total_steps=5, warmup_steps=5, final=0.1)
-    assert "5" in error.value.found
-    assert "--warmup" in error.value.hint
+def test_the_longest_warmup_ends_at_the_peak():
+    assert lr_scale(4, total_steps=5, warmup=1.0, final=0.1) == 1.0
 
 
 def test_set_lr_scales_every_group_from_its_own_peak():

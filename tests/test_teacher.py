@@ -35,13 +35,13 @@ from swinclf.models.store import load_model, save_model
 from swinclf.pipeline import prepare
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
-from swinclf.training.distillation import (
+from swinclf.training.objective import (
+    CrossEntropy,
     Distillation,
     DistillationTerms,
     feature_losses,
     soft_target_losses,
 )
-from swinclf.training.objective import CrossEntropy
 from swinclf.training.schedule import Schedule
 from swinclf.training.teacher_features import CachedFeatures, CompactTable, OnlineFeatures
 

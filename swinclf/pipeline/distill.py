@@ -10,9 +10,9 @@ from swinclf.data.folder import TRAIN
 from swinclf.pipeline.plan import Plan, TeacherData
 from swinclf.reporting.paired_comparison import PredictionPair, TeacherScores
 from swinclf.reporting.report_data import PredictionRow
-from swinclf.training.distillation import Distillation, TeacherFeatures
 from swinclf.training.feature_extraction import MIRROR, PLAIN
 from swinclf.training.linear_probe import linear_classifiers
+from swinclf.training.objective import Distillation, TeacherFeatures
 from swinclf.training.teacher_features import CachedFeatures
 
 STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation

@@ -23,7 +23,7 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
-from swinclf.training.loop import NoSaver, fit
+from swinclf.training.loop import Saver, fit
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
@@ -115,7 +115,7 @@ def measure_training(plan: Plan, context: Context) -> float:
             context.hardware,
             report=SILENT,
             stop=context.stop,
-            saver=NoSaver(),
+            saver=Saver(),
             estimate=timer,
         )
     return timer.step_s / size

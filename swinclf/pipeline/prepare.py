@@ -14,7 +14,7 @@ from swinclf.config import Compile
 from swinclf.data.augmentation import Augmentation
 from swinclf.data.folder import TRAIN, VAL, SkippedFile
 from swinclf.data.loader import ImageCache, image_cache_bytes
-from swinclf.device import Hardware, Precision, seed_everything
+from swinclf.device import Hardware, Precision
 from swinclf.models.build import reset_head
 from swinclf.models.compute import is_convolutional
 from swinclf.models.freeze import freeze_stages, layer_numbers
@@ -33,8 +33,7 @@ from swinclf.training.logistic_regression import Baseline, fit_baseline
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.optim import build_optimizer
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState, build_state, copy_weights
-from swinclf.training.weight_average import build_average
+from swinclf.training.state import BestEpoch, TrainState, build_average, build_state, copy_weights
 
 
 def build_feature_batches(plan: Plan, device: str) -> FeatureBatches | None:
@@ -138,7 +137,7 @@ def prepare_training(
                 state.optimizer.add_param_group(group)
     if config.ema:
         state.average = build_average(state.model, config.ema)
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)
     if saved is not None:
         restore(saved, state)
     return state, batches

@@ -18,9 +18,9 @@ from swinclf.reporter import Reporter
 from swinclf.settings import Settings, command_of
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime
-from swinclf.training.epoch_sums import EpochSums
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import NoSaver
+from swinclf.training.loop import Saver
+from swinclf.training.state import EpochSums
 
 
 def unused_gpus_hint(hardware: Hardware, settings: Settings, processes: Processes) -> str:
@@ -70,7 +70,7 @@ class TrainingTask:
         _move_networks(self.plan, hardware.device)
         state, batches = prepare_training(self.plan, context, None, self.baseline, self.saved)
         state.sums = EpochSums(seconds=state.sums.seconds)  # the first process has those of all
-        fit_share(self.plan, context, state, batches, NoSaver())
+        fit_share(self.plan, context, state, batches, Saver())
 
 
 def _move_networks(plan: Plan, device: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from swinclf.data.loader import (
 from swinclf.data.transforms import to_device, to_torch_input
 from swinclf.preprocess import Preprocess
 from swinclf.training.device_images import ON_DEVICE, DeviceImages, ReadImage
+
+if TYPE_CHECKING:
+    from swinclf.training.mixing import ImageBatchAugmentation
 
 UNLABELLED = -1  # the target of an image without a label
 
@@ -74,17 +77,6 @@ class BatchPart(NamedTuple):
     def indices(self) -> Sequence[int]:
         """Return the indices of all images to read."""
         return self.own if self.neighbour is None else [self.neighbour, *self.own]
-
-
-class BatchAugmentation(Protocol):
-    """An augmentation of whole batches."""
-
-    @property
-    def mixes(self) -> bool:
-        """Return whether each image is mixed with the one before it."""
-
-    def apply(self, batch: Batch, *, epoch: int, step: int) -> Batch:
-        """Return the batch, augmented; its inputs may be changed in-place."""
 
 
 class Batches(Protocol):
@@ -180,7 +172,7 @@ class ImageBatches:
     digests: Mapping[Path, bytes] = field(default_factory=dict)
     train_size: int | None = None  # side of training images, px; None for that of `preprocess`
     # augmentation of whole training batches; None for none
-    of_batches: BatchAugmentation | None = None
+    of_batches: ImageBatchAugmentation | None = None
     # bytes of training images that the device keeps; it augments them, too. None augments on the
     # CPU, image by image
     device_bytes: int | None = None

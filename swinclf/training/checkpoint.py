@@ -19,14 +19,14 @@ from swinclf.files import replace_path
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.reporter import EpochRow
 from swinclf.run_folder import RunFolder
-from swinclf.training.epoch_sums import EpochSums
+from swinclf.training.loop import Saver
 from swinclf.training.resume_guard import RunFingerprint
-from swinclf.training.state import BestEpoch, TrainState
+from swinclf.training.state import BestEpoch, EpochSums, TrainState
 
 SAVE_EVERY_S = 60.0  # at least this; more if saving took more than a tenth of the time
 
 
-class CheckpointSaver:
+class CheckpointSaver(Saver):
     """Periodic checkpointing of a training: a killed process loses about a minute."""
 
     def __init__(self, run: RunFolder, fingerprint: RunFingerprint) -> None:

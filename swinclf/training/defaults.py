@@ -16,7 +16,7 @@ from swinclf.errors import ConfigError
 from swinclf.processes import current
 from swinclf.settings import Settings
 from swinclf.training.compilation import why_no_compiler
-from swinclf.training.distillation import DistillationTerms
+from swinclf.training.objective import DistillationTerms
 
 SEVERE_IMBALANCE = 10  # largest class over smallest
 HEAD_LR_AT_64 = 1e-3

@@ -1,17 +1,22 @@
-"""The gradient of a training step, accumulated over micro-batches if memory is short."""
+"""The gradient of a training step, over micro-batches if memory is short, or several processes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import warnings
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from swinclf.device import Hardware, Precision, is_out_of_memory
 from swinclf.models.batch_share import BatchShare, share_drop_path
 from swinclf.models.compute import DTYPES
+from swinclf.models.freeze import train_mode
+from swinclf.processes import Processes
 from swinclf.training.batches import Batch
 from swinclf.training.objective import CrossEntropy
 from swinclf.training.schedule import Schedule
@@ -77,9 +82,9 @@ class LocalGradient:
             state.optimizer.zero_grad(set_to_none=True)
             share.rewind()
             try:
-                return concatenate(
+                return _concatenate(
                     [
-                        add_gradient(state, self._loss, share, part, of=count)
+                        _add_gradient(state, self._loss, share, part, of=count)
                         for part in batch.split(images)
                     ]
                 )
@@ -90,7 +95,77 @@ class LocalGradient:
             state.micro_batch = math.ceil(images / 2)
 
 
-def add_gradient(
+class SharedGradient:
+    """The gradient of a batch of which each process has a part, perhaps none.
+
+    Gradients are exchanged during the last backward pass of a step, which cannot be repeated after
+    an out-of-memory error: other processes would wait for the rest of it. Therefore the size of the
+    micro-batches is found beforehand, by rehearsing the first step, and the first one with the
+    optimizer's state in memory, without exchange.
+
+    Batch norm uses the statistics of the images that a process computes at once, as for
+    micro-batches.
+    """
+
+    def __init__(
+        self, state: TrainState, schedule: Schedule, hardware: Hardware, processes: Processes
+    ) -> None:
+        self._state, self._processes = state, processes
+        self._loss = BatchLoss(state.model, state.objective, schedule, hardware)
+        self._share = BatchShare()
+        self._local = LocalGradient(state, schedule, hardware, self._share)  # of the rehearsals
+        self._rehearsed = (False, 0)  # whether the optimizer had a state, and the number of images
+
+    def compute(self, batch: Batch) -> LossesAndLogits | None:
+        """See `Gradient`; the mean is over the images of all processes."""
+        state, processes, share = self._state, self._processes, self._share
+        local = len(batch.targets)
+        own = [local * (rank == processes.rank) for rank in range(processes.count)]
+        of_each = list(map(int, processes.total(own)))
+        total = sum(of_each)
+        if not total:
+            return None
+        if not local:  # every process takes part in every step
+            batch = _one_blank(batch)
+        rehearsal = (bool(state.optimizer.state), len(batch.targets))
+        if rehearsal > self._rehearsed:
+            self._rehearse(batch)
+            self._rehearsed = rehearsal
+        parallel = self._parallel
+        state.optimizer.zero_grad(set_to_none=True)
+        share.begin_batch(total, sum(of_each[: processes.rank]) if local else 0)
+        # DistributedDataParallel divides the sum of all processes by their number.
+        of = total / processes.count if local else math.inf
+        *parts, last = batch.split(min(state.micro_batch or len(batch.targets), len(batch.targets)))
+        with processes.noticing_losses():
+            with parallel.no_sync():
+                added = [_add_gradient(state, parallel, share, part, of=of) for part in parts]
+            added.append(_add_gradient(state, parallel, share, last, of=of))
+        losses, logits = _concatenate(added)
+        return losses[:local], logits[:local]
+
+    def _rehearse(self, batch: Batch) -> None:
+        """Find the size of the micro-batches that fit, without a trace in the state."""
+        state = self._state
+        with torch.random.fork_rng([torch.cuda.current_device()] if batch.inputs.is_cuda else []):
+            train_mode(state.model, frozen_statistics=True)
+            self._local.compute(batch)
+            train_mode(state.model, frozen_statistics=state.frozen_statistics)
+
+    @cached_property
+    def _parallel(self) -> DistributedDataParallel:
+        """Wrap the loss after the first rehearsal, which shows the parameters that are not used."""
+        trained = [one for group in self._state.optimizer.param_groups for one in group["params"]]
+        has_unused = self._processes.agree(any(one.grad is None for one in trained))[0]
+        # The warning is harmless: such a gradient is copied once more.
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
+        with self._processes.noticing_losses():
+            return DistributedDataParallel(
+                self._loss, gradient_as_bucket_view=True, find_unused_parameters=has_unused
+            )
+
+
+def _add_gradient(
     state: TrainState, loss: nn.Module, share: BatchShare, part: Batch, *, of: float
 ) -> LossesAndLogits:
     """Add the gradient of the next part of a step's `of` images; return its losses and logits."""
@@ -100,7 +175,7 @@ def add_gradient(
     return losses.detach(), logits.detach()
 
 
-def concatenate(parts: list[LossesAndLogits]) -> LossesAndLogits:
+def _concatenate(parts: list[LossesAndLogits]) -> LossesAndLogits:
     """Return the losses and logits of all parts."""
     losses, logits = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(logits)
@@ -111,3 +186,12 @@ def autocast(hardware: Hardware) -> contextlib.AbstractContextManager[object]:
     if hardware.precision is Precision.FP32:
         return contextlib.nullcontext()
     return torch.autocast(hardware.device.partition(":")[0], DTYPES[hardware.precision])
+
+
+def _one_blank(batch: Batch) -> Batch:
+    """Return a batch of one blank image for an empty one: every process takes part in a step."""
+    return Batch(
+        batch.inputs.new_zeros(1, *batch.inputs.shape[1:]),
+        batch.targets.new_zeros(1),
+        views=torch.zeros(1, dtype=torch.int64),
+    )

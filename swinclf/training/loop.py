@@ -10,7 +10,6 @@ import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from torch import nn
 from torch.nn import functional as F
@@ -24,37 +23,25 @@ from swinclf.models.freeze import train_mode
 from swinclf.processes import ALONE, Processes
 from swinclf.reporter import EpochRow, Reporter
 from swinclf.training.batches import Batch, Batches
-from swinclf.training.distributed import SharedGradient
-from swinclf.training.epoch_sums import EpochSums
-from swinclf.training.gradient import Gradient, LocalGradient
+from swinclf.training.gradient import Gradient, LocalGradient, SharedGradient
 from swinclf.training.optim import set_lr
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState, copy_weights
+from swinclf.training.state import BestEpoch, EpochSums, TrainState, copy_weights
 from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
 CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
 
 
-class Saver(Protocol):
-    """Storage of checkpoints."""
+class Saver:
+    """Storage of checkpoints; none here, for a training that another process stores, or nobody."""
 
     def is_due(self) -> bool:
         """Return whether the next save is due."""
-
-    def save(self, state: TrainState) -> None:
-        """Save the state."""
-
-
-class NoSaver:
-    """A saver for a training that is not stored, or that another process stores."""
-
-    def is_due(self) -> bool:
-        """See `Saver`."""
         return False
 
     def save(self, state: TrainState) -> None:
-        """See `Saver`."""
+        """Save the state."""
 
 
 def fit(

@@ -1,9 +1,18 @@
 """The training loss: which outputs of the network it needs, and the loss of each image.
 
-An objective is a module, so that its own parameters are trained and saved with the network's.
+An objective is a module, so that its own parameters are trained and saved with the network's. In
+distillation, a student learns from labels and from a teacher's outputs.
+
+Letters: B images in a batch, K classes, D features of the teacher, S features of the student.
+
+Source: Hinton, Vinyals & Dean 2015, sec. 2; features through a learned projection:
+Romero et al. 2015 (FitNets), sec. 2.2.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -48,3 +57,102 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, schedule: Schedu
         reduction="none",
         ignore_index=UNLABELLED,
     )
+
+
+class TeacherFeatures(Protocol):
+    """A source of the teacher's features, cached or computed."""
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return (B, D) float32 on the batch's device, without gradient."""
+
+
+@dataclass(frozen=True)
+class DistillationTerms:
+    """Weights of the loss terms."""
+
+    temperature: float  # divisor of both logits, > 0
+    weight: float  # of the soft targets, in [0, 1]; the labels get 1 - weight
+    features: float  # of the feature loss, >= 0; 0 turns it off
+
+
+def soft_target_losses(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of each image, (B,).
+
+    T is the temperature, > 0; both logits are (B, K). The factor keeps the size of the gradient
+    about the same for every temperature.
+    """
+    student = F.log_softmax(logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+    return divergence * temperature**2
+
+
+def feature_losses(projected: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
+    """Return 1 - cosine similarity of student and teacher features of each image, (B,).
+
+    Both are (B, D): the student's projected to the teacher's space, the teacher's standardised to
+    mean 0 and standard deviation 1.
+    """
+    return 1 - F.cosine_similarity(projected, standardised, dim=1)
+
+
+class Distillation(CrossEntropy):
+    """(1 - w) cross-entropy + w soft targets + f features; without a label, the last two.
+
+    The teacher's head and the standardisation are buffers, so that a resumed training uses the same
+    values. The projection trains with the student and is discarded at the end.
+
+    Args:
+        teacher: Source of its features.
+        head: Its classification head, D -> K in the order of the student's classes.
+        sample: (N, D) float32, its features of training images, for mean and deviation.
+        terms: Weights of the loss terms.
+        width: Features of the student, S.
+    """
+
+    head_weight: torch.Tensor
+    head_bias: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        teacher: TeacherFeatures,
+        head: nn.Linear,
+        sample: torch.Tensor,
+        terms: DistillationTerms,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self._teacher, self._terms = teacher, terms
+        std, mean = torch.std_mean(sample, dim=0, correction=0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std.clamp_min(1e-6))
+        self.register_buffer("head_weight", head.weight.detach().clone())
+        self.register_buffer("head_bias", head.bias.detach().clone())
+        self.projection = nn.Linear(width, head.in_features) if terms.features else None
+
+    def outputs(self, model: nn.Module, batch: Batch) -> ModelOutputs:
+        """See `CrossEntropy`; with a feature loss, the student's features (B, S) come second."""
+        if self.projection is None:
+            return super().outputs(model, batch)
+        tokens = model.forward_features(batch.inputs)  # type: ignore[operator]
+        logits: torch.Tensor = model.forward_head(tokens)  # type: ignore[operator]
+        return logits, model.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+
+    def losses(self, outputs: ModelOutputs, batch: Batch, schedule: Schedule) -> torch.Tensor:
+        """See `CrossEntropy`."""
+        terms, features = self._terms, self._teacher.features(batch)
+        labels = label_losses(outputs[0], batch, schedule)
+        soft = soft_target_losses(outputs[0], self.teacher_logits(features), terms.temperature)
+        losses = (1 - terms.weight) * labels + terms.weight * soft
+        if self.projection is None:
+            return losses
+        standardised = (features - self.mean) / self.std
+        return losses + terms.features * feature_losses(self.projection(outputs[1]), standardised)
+
+    def teacher_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return (B, K) logits of the teacher's (B, D) features."""
+        return F.linear(features, self.head_weight, self.head_bias)

@@ -1,9 +1,8 @@
-"""Optimizers, AdamW's parameter groups, and the learning rate over time."""
+"""Optimizers and their parameter groups."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from swinclf.config import OptimizerName
-from swinclf.errors import ConfigError
 
 
 class _UnwrappedOptimizer(torch.optim.Optimizer):
@@ -34,35 +32,6 @@ class AdamW(_UnwrappedOptimizer, torch.optim.AdamW):
 
 class LBFGS(_UnwrappedOptimizer, torch.optim.LBFGS):
     """L-BFGS (Nocedal & Wright 2006, ch. 7)."""
-
-
-def lr_scale(step: int, *, total_steps: int, warmup_steps: int, final: float) -> float:
-    """Return the learning-rate factor at `step`: a linear ramp, then half a cosine down to `final`.
-
-    Args:
-        step: Optimizer steps already taken, 0 <= step < total_steps.
-        total_steps: Steps of the whole training.
-        warmup_steps: Steps of the ramp; 0 means none. Must be < total_steps.
-        final: Last factor, a fraction of the peak in [0, 1] (the command line's --lrf).
-
-    Returns:
-        Factor in [0, 1] of the peak rate. The last step has `final` itself.
-
-    Raises:
-        ConfigError: If warmup_steps >= total_steps.
-
-    Source: SGDR, Loshchilov & Hutter 2017, eq. 5; warmup as in Goyal et al. 2017, sec. 2.2.
-    """
-    if warmup_steps >= total_steps:
-        raise ConfigError(
-            f"fewer warmup steps than the {total_steps} steps of the training",
-            found=str(warmup_steps),
-            hint="a smaller --warmup or more --epochs",
-        )
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
-    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def build_optimizer(
@@ -88,7 +57,7 @@ def build_optimizer(
             scaled to the size of AdamW's, which takes the other parameters. Needs `layers`.
 
     Returns:
-        An optimizer whose groups carry `peak`, the rate that `lr_scale` multiplies.
+        An optimizer whose groups carry `peak`, the rate that `set_lr` multiplies.
 
     Source: layer decay, Clark et al. 2020 (ELECTRA), sec. 3.1; Muon, Jordan et al. 2024, with the
     rates of Liu et al. 2025 (Muon is scalable for LLM training), sec. 2.2.

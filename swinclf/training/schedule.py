@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from swinclf.config import EpochScore
-from swinclf.training.optim import lr_scale
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,15 @@ class Schedule:
     select: EpochScore = EpochScore.LOSS  # what the best epoch is best in, on the validation images
 
     def lr_scale_at(self, step: int, steps_per_epoch: int) -> float:
-        """Return the factor of the peak rate at a step of the training, from 0 on."""
+        """Return the factor of the peak rate, in [0, 1], at a step of the training, from 0 on.
+
+        A linear ramp, then half a cosine down to `lrf`, which the last step has.
+
+        Source: SGDR, Loshchilov & Hutter 2017, eq. 5; warmup as in Goyal et al. 2017, sec. 2.2.
+        """
         total = self.epochs * steps_per_epoch
         warmup = min(int(self.warmup * total), total - 1)
-        return lr_scale(step, total_steps=total, warmup_steps=warmup, final=self.lrf)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, total - 1 - warmup)
+        return self.lrf + (1 - self.lrf) * (1 + math.cos(math.pi * progress)) / 2

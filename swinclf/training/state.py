@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,9 +11,63 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from swinclf.device import Hardware, Precision
+from swinclf.processes import Processes
 from swinclf.reporter import EpochRow
-from swinclf.training.epoch_sums import EpochSums
+from swinclf.training.batches import UNLABELLED
 from swinclf.training.objective import CrossEntropy
+
+
+@dataclass
+class EpochSums:
+    """Running sums of an epoch, divided once, at its end.
+
+    Values stay on the device until `fetch` fetches those of many steps at once and sums them up in
+    float64 on the CPU: waiting after every step is slow, and MPS has no float64.
+    """
+
+    loss: float = 0.0  # sum of the fetched losses
+    correct: int = 0  # number of correct predictions among them
+    count: int = 0  # images
+    seconds: float = 0.0  # time spent training
+    labelled: int = 0  # fetched images that have a label
+    _losses: list[torch.Tensor] = field(default_factory=list)  # (B,) of each batch
+    _hits: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
+    _labels: list[torch.Tensor] = field(default_factory=list)  # (B,) bool
+
+    def add(self, losses: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch: losses (B,), logits (B, K), targets (B,)."""
+        self._losses.append(losses)
+        self._hits.append(logits.argmax(1) == targets)
+        self._labels.append(targets != UNLABELLED)
+        self.count += len(targets)
+
+    def fetch(self) -> None:
+        """Add the values still on the device; the sums do not depend on when this is called."""
+        if not self._losses:
+            return
+        sizes = [len(losses) for losses in self._losses]
+        losses, hits = torch.cat(self._losses).cpu(), torch.cat(self._hits).cpu()
+        for batch in losses.double().split(sizes):
+            self.loss += float(batch.sum())
+        self.correct += int(hits.sum())
+        self.labelled += int(torch.cat(self._labels).sum())
+        self._losses.clear()
+        self._hits.clear()
+        self._labels.clear()
+
+    def add_others(self, processes: Processes) -> None:
+        """Add the sums of all other processes, so that each has those of all."""
+        if processes.count == 1:
+            return
+        self.fetch()
+        self.loss, *counts = processes.total([self.loss, self.correct, self.count, self.labelled])
+        self.correct, self.count, self.labelled = map(int, counts)
+
+    def means(self) -> tuple[float, float]:
+        """Return the mean loss and the accuracy of labelled images; nan without any."""
+        self.fetch()
+        loss = self.loss / self.count if self.count else math.nan
+        return loss, self.correct / self.labelled if self.labelled else math.nan
 
 
 @dataclass
@@ -62,3 +118,26 @@ def build_state(
     kind = hardware.device.partition(":")[0]
     scaler = torch.amp.GradScaler(kind, enabled=hardware.precision is Precision.FP16)
     return TrainState(model, optimizer, scaler)
+
+
+def build_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average (EMA) of a copied model, so far the model itself.
+
+    `decay` is the weight of the old average at each step, in (0, 1). As in timm and TensorFlow, the
+    first steps are averaged over fewer weights: at step n it is at most (1 + n) / (10 + n).
+    """
+
+    @torch.no_grad()
+    def average(
+        averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], count: torch.Tensor | int
+    ) -> None:
+        step = int(count)
+        share = 1 - min(decay, (1 + step) / (10 + step))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(list(averages), list(weights), share)
+        else:  # the counter of batch norm
+            for old, new in zip(averages, weights, strict=True):
+                old.copy_(new)
+
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return averaged.requires_grad_(False)
