@@ -21,12 +21,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swinclf.errors import ConfigError, DeviceError, ExitCode, ExportError, Interrupted
-
-if TYPE_CHECKING:
-    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _RETAINED_BYTES = 1024**3
@@ -178,19 +175,16 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Limit torch to one thread inside the `with` block, for steps of milliseconds.
-
-    Spinning threads slow such steps down many times once another program takes one of the cores.
-    """
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute on `count` threads inside the `with` block."""
     import torch
 
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(count)
+        torch.set_num_threads(before)
 
 
 def default_workers() -> int:
@@ -271,13 +265,6 @@ def local_processes() -> int:
 def is_under_torchrun() -> bool:
     """Return whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed torch's global generator (dropout, drop path, new weights) and return it."""
-    import torch
-
-    return torch.manual_seed(seed)
 
 
 def versions() -> dict[str, str]:
@@ -386,6 +373,11 @@ class StopFlag:
         """Whether the work should stop."""
         return self.exit_code is not None
 
+    def check(self) -> None:
+        """Raise `Interrupted` if the work should stop."""
+        if self.exit_code is not None:
+            raise Interrupted(self.exit_code)
+
     @contextmanager
     def deferring_signals(self) -> Iterator[None]:
         """Only set the flag on a signal inside the `with` block, which checks it.
@@ -398,8 +390,7 @@ class StopFlag:
             yield
         finally:
             self._is_deferring = False
-        if self.exit_code is not None:
-            raise Interrupted(self.exit_code)
+        self.check()
 
     @contextmanager
     def handling_signals(self) -> Iterator[StopFlag]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from swinclf.device import torch_threads
+
 MAX_PARALLEL = 8
 
 
@@ -53,9 +55,5 @@ def divide_threads(parallel: ParallelBatches) -> Iterator[None]:
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // parallel.count))
-    try:
+    with torch_threads(max(1, torch.get_num_threads() // parallel.count)):
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -54,7 +54,7 @@ def extract_features(
         DataError: If the readable images are not enough to train on.
         Interrupted: If a signal asked to stop; features computed so far are cached.
     """
-    stop, processes, options = context.stop, context.processes, start.extraction
+    stop, processes = context.stop, context.processes
     if processes.count > 1:  # where the network can be sent from
         start.network.to("cpu")
     with ExitStack() as stack:
@@ -63,19 +63,16 @@ def extract_features(
             extractor = stack.enter_context(closing(build_extractor(index, start, context)))
             extract_shared(extractor, index, start, processes)
         extracted = extractor.extracted
-        if not stop:
-            dataset = (
-                Dataset(index.root, index.classes, index.images, index.skipped)
-                if is_resumed
-                else assign_splits(
-                    index, extracted.digests, extracted.errors, split_rule(index, start)
-                )
-            )
-        if not stop and options.mirror:
+        stop.check()
+        if is_resumed:
+            dataset = Dataset(index.root, index.classes, index.images, index.skipped)
+        else:
+            rule = split_rule(index, start)
+            dataset = assign_splits(index, extracted.digests, extracted.errors, rule)
+        if start.extraction.mirror:
             train_paths = [image.path for image in dataset.of(TRAIN)]
             extractor.extract(missing_views(extracted, train_paths), lambda *_: (PLAIN, MIRROR))
-        if stop:
-            raise Interrupted(stop.exit_code or ExitCode.INTERRUPTED)
+            stop.check()
     return extracted, dataset
 
 

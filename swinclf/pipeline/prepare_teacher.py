@@ -15,7 +15,7 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.device import fixed_batch_size, translate_out_of_memory
-from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfError
+from swinclf.errors import DataError, RunError, SwinclfError
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import open_user_caches
 from swinclf.pipeline.plan import Context, TeacherData
@@ -241,8 +241,7 @@ def _extract(
     """Extract the features of files; those computed are cached whatever ends it."""
     with closing(extractor), translate_out_of_memory(fixed_batch_size(context.hardware.device)):
         extractor.extract(files, views_of, task)
-        if context.stop:
-            raise Interrupted(context.stop.exit_code or ExitCode.INTERRUPTED)
+        context.stop.check()
     return extractor.extracted
 
 

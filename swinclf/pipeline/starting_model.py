@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl, TrainConfig
 from swinclf.data.folder import FolderIndex
 from swinclf.data.split import SplitRule
-from swinclf.device import Hardware, default_workers, seed_everything, set_threads
+from swinclf.device import Hardware, default_workers, set_threads
 from swinclf.models.build import (
     OWN_SHAPES,
     Architecture,
@@ -94,7 +95,7 @@ def resolve_machine(settings: Settings, hardware: Hardware, data: Path) -> Setti
         settings = settings.replaced("device", hardware.device, hardware.note)
     settings = settings.choose("device", hardware.device, "the best available")
     settings = settings.choose("threads", set_threads(config.threads), "torch's default")
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)  # of new weights
     return replace(settings, config=replace(settings.config, data=str(data)))
 
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swinclf.device import StopFlag, one_torch_thread
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.device import StopFlag, torch_threads
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.linear_probe import Probe
 from swinclf.training.optim import LBFGS
@@ -30,7 +29,9 @@ HELD_OUT = 0.2  # of the training images, for the sweep
 MAX_STEPS, MIN_STEPS = 100, 10
 SWEEP_FLOPS, FIT_FLOPS = 2e12, 1e13  # seconds, and less than a minute, on two cores
 CHUNK_LOGITS = 2**24  # 64 MiB of float32
-SMALL_MACS = 5e7  # of a gradient: milliseconds, fastest on one thread
+# Of a gradient: milliseconds, fastest on one thread. Others would spin, and slow it down many times
+# once another program takes one of the cores.
+SMALL_MACS = 5e7
 CACHED_VALUES = 2**26  # up to 256 MiB are normalised once, more in every step
 
 _Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
@@ -152,8 +153,7 @@ class _Problem:
         Raises:
             Interrupted: If the training was asked to stop.
         """
-        if self._stop:
-            raise Interrupted(self._stop.exit_code or ExitCode.INTERRUPTED)
+        self._stop.check()
         losses = []
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         views = len(self._batches.train_features)
@@ -220,7 +220,7 @@ def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) 
         bias.grad = by_bias
         return loss + 0.5 * strength * _sum_on_host(weight.square().sum(1))
 
-    with one_torch_thread() if problem.is_small else nullcontext():
+    with torch_threads(1) if problem.is_small else nullcontext():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
