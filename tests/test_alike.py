@@ -284,7 +284,7 @@ def test_a_file_that_goes_before_the_network_looks_is_in_no_pair(trained, land, 
         (land / "moor" / "005.jpg").unlink()
         return open_user_caches(*given)
 
-    monkeypatch.setattr("swinclf.pipeline.check_features.open_user_caches", known)
+    monkeypatch.setattr("swinclf.pipeline.extract_features.open_user_caches", known)
     found = check(land, weights=trained.path, workers=0)
     assert [set(one[:2]) for one in found.near] == [PAIR]
 

@@ -35,6 +35,7 @@ from swinclf.models.store import load_model, save_model
 from swinclf.pipeline import prepare
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
+from swinclf.training.feature_extraction import FeatureTable
 from swinclf.training.objective import (
     CrossEntropy,
     Distillation,
@@ -43,7 +44,7 @@ from swinclf.training.objective import (
     soft_target_losses,
 )
 from swinclf.training.schedule import Schedule
-from swinclf.training.teacher_features import CachedFeatures, CompactTable, OnlineFeatures
+from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 MORE = {"one": (45, 65, 195), "other": (195, 55, 45)}
@@ -158,7 +159,7 @@ def test_accuracy_counts_labelled_images_alone():
 
 
 def test_the_table_holds_half_precision_in_one_array():
-    table = CompactTable(3)
+    table = FeatureTable(torch.float16)
     first, second = torch.randn(2, 4), torch.full((1, 4), 1e9)
     table.add([b"a", b"b"], first)
     table.add([b"c"], second)

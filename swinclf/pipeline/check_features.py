@@ -11,15 +11,14 @@ import numpy as np
 
 from swinclf.data.folder import FolderIndex
 from swinclf.data_quality.near_duplicates import MirroredFeatures
-from swinclf.device import StopFlag, choose_hardware, fixed_batch_size, translate_out_of_memory
-from swinclf.models.compute import Computer
-from swinclf.pipeline.extract_features import open_user_caches
+from swinclf.device import StopFlag, choose_hardware
+from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel, build_starting_model, resolve_machine
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
 from swinclf.settings import gather_settings
-from swinclf.training.feature_extraction import MIRROR, PLAIN, FeatureExtractor
+from swinclf.training.feature_extraction import MIRROR, PLAIN
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,7 @@ class DuplicateFeatureExtractor:
         Raises:
             DeviceError: If memory runs out.
         """
-        hardware = self.context.hardware
-        extractor = FeatureExtractor(
-            root,
-            self.start.preprocess,
-            Computer(self.start.network, hardware),
-            hardware,
-            workers=self.start.extraction.workers,
-            report=self.context.report,
-            stop=self.context.stop,
-            caches=open_user_caches(self.start, self.context),
-        )
-        with closing(extractor), translate_out_of_memory(fixed_batch_size(hardware.device)):
+        with closing(build_extractor(root, self.start, self.context)) as extractor:
             extractor.extract(paths, lambda *_: (PLAIN, MIRROR))
         digests, table = extractor.extracted.digests, extractor.extracted.features
         assert table is not None

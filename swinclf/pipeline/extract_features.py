@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
 from swinclf.data.split import SplitRule
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
-from swinclf.device import (
-    Hardware,
-    StopFlag,
-    command_line,
-    fixed_batch_size,
-    translate_out_of_memory,
-)
+from swinclf.device import Hardware, StopFlag, command_line
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
@@ -30,7 +25,6 @@ from swinclf.training.feature_extraction import (
     ExtractedFeatures,
     FeatureCaches,
     FeatureExtractor,
-    missing_views,
     open_feature_caches,
     views_by_split,
 )
@@ -60,18 +54,20 @@ def extract_features(
     with ExitStack() as stack:
         task = ExtractionTask(index, start, context.hardware)
         with processes.sharing(task, ends=(Interrupted,)), _all_or_none(context):
-            extractor = stack.enter_context(closing(build_extractor(index, start, context)))
-            extract_shared(extractor, index, start, processes)
+            extractor = stack.enter_context(closing(build_extractor(index.root, start, context)))
+            _extract_shared(extractor, index, start, processes)
         extracted = extractor.extracted
         stop.check()
         if is_resumed:
             dataset = Dataset(index.root, index.classes, index.images, index.skipped)
         else:
-            rule = split_rule(index, start)
+            rule = _split_rule(index, start)
             dataset = assign_splits(index, extracted.digests, extracted.errors, rule)
-        if start.extraction.mirror:
-            train_paths = [image.path for image in dataset.of(TRAIN)]
-            extractor.extract(missing_views(extracted, train_paths), lambda *_: (PLAIN, MIRROR))
+        table = extracted.features
+        if start.extraction.mirror and table is not None:
+            train = [image.path for image in dataset.of(TRAIN)]
+            missing = [path for path in train if extracted.digests[path] + MIRROR not in table]
+            extractor.extract(missing, lambda *_: (PLAIN, MIRROR))
             stop.check()
     return extracted, dataset
 
@@ -95,16 +91,16 @@ class ExtractionTask:
         hardware = replace(self.hardware, device=own_device(self.hardware.device))
         context = Context(hardware, report, stop, processes)
         with (
-            closing(build_extractor(self.index, self.start, context)) as extractor,
+            closing(build_extractor(self.index.root, self.start, context)) as extractor,
             _all_or_none(context),
         ):
-            extract_shared(extractor, self.index, self.start, processes)
+            _extract_shared(extractor, self.index, self.start, processes)
 
 
-def build_extractor(index: FolderIndex, start: StartingModel, context: Context) -> FeatureExtractor:
-    """Build the extractor of a dataset's features; without a frozen network it only reads."""
+def build_extractor(root: Path, start: StartingModel, context: Context) -> FeatureExtractor:
+    """Build the extractor of the features of files; without a frozen network it only reads."""
     return FeatureExtractor(
-        index.root,
+        root,
         start.preprocess,
         Computer(start.network, context.hardware) if start.extracts_features else None,
         context.hardware,
@@ -115,14 +111,12 @@ def build_extractor(index: FolderIndex, start: StartingModel, context: Context) 
     )
 
 
-def extract_shared(
+def _extract_shared(
     extractor: FeatureExtractor, index: FolderIndex, start: StartingModel, processes: Processes
 ) -> None:
     """Extract the features of the images together with other processes, for the first one."""
-    views_of = views_by_split(index, split_rule(index, start), mirror=start.extraction.mirror)
-    files = [image.path for image in index.images]
-    with translate_out_of_memory(fixed_batch_size(extractor.device)):
-        extractor.extract_shared(files, views_of, processes)
+    views_of = views_by_split(index, _split_rule(index, start), mirror=start.extraction.mirror)
+    extractor.extract_shared([image.path for image in index.images], views_of, processes)
 
 
 @contextmanager
@@ -142,7 +136,7 @@ def _all_or_none(context: Context) -> Iterator[None]:
             raise Interrupted(stop.exit_code or ExitCode.TERMINATED)
 
 
-def split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
+def _split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
     """Return the rule that holds images out of a dataset, which may have a folder of them."""
     rule = start.extraction.split
     return replace(rule, val=0.0) if index.has_val else rule

@@ -16,13 +16,13 @@ import torch
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.device import fixed_batch_size
-from swinclf.models.compute import Computer
+from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_schedule, prepare_training
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
-from swinclf.training.feature_extraction import PLAIN, FeatureCaches, FeatureExtractor
+from swinclf.training.feature_extraction import PLAIN
 from swinclf.training.loop import Saver, fit
 from swinclf.training.time_estimate import TimeEstimate
 
@@ -75,15 +75,11 @@ def measure_forward(start: StartingModel, dataset: Dataset, context: Context) ->
     """Return the seconds to read one image and compute its features."""
     batch = fixed_batch_size(context.hardware.device)
     paths = [one.path for one in dataset.images if one.split != TEST]
-    extractor = FeatureExtractor(
+    uncached = replace(start.extraction, is_cached=False)
+    extractor = build_extractor(
         dataset.root,
-        start.preprocess,
-        Computer(start.network, context.hardware),
-        context.hardware,
-        workers=start.extraction.workers,
-        report=SILENT,
-        stop=context.stop,
-        caches=FeatureCaches(),
+        replace(start, extracts_features=True, extraction=uncached),
+        replace(context, report=SILENT),
     )
     sample = _spread(paths, 4 * batch)
     extractor.extract(sample[:batch], lambda *_: (PLAIN,))  # warm-up

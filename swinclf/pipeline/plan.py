@@ -29,7 +29,7 @@ from swinclf.training.feature_extraction import ExtractedFeatures, FeatureTable
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fits_all
 from swinclf.training.objective import DistillationTerms
-from swinclf.training.teacher_features import CompactTable, OnlineFeatures
+from swinclf.training.teacher_features import OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
 OF_EPOCHS = (
@@ -54,7 +54,7 @@ class TeacherData:
     name: str
     digest: str  # of its weights
     head: nn.Linear  # its classification head, with the dataset's classes, on the CPU
-    table: CompactTable  # its features of each labelled image; if cached, of all views to train on
+    table: FeatureTable  # its features of each labelled image; if cached, of all views to train on
     online: OnlineFeatures | None  # computes its features of each batch; None if they are cached
     unlabelled: UnlabelledImages | None  # images to train on without a label; None without any
     student: FeatureTable | None  # features of these by a frozen student; None if it is not frozen

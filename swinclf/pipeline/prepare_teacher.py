@@ -14,10 +14,9 @@ from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
-from swinclf.device import fixed_batch_size, translate_out_of_memory
 from swinclf.errors import DataError, RunError, SwinclfError
 from swinclf.models.compute import Computer
-from swinclf.pipeline.extract_features import open_user_caches
+from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, TeacherData
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
 from swinclf.reporter import format_percent
@@ -32,6 +31,7 @@ from swinclf.training.feature_extraction import (
     ExtractedFeatures,
     FeatureCaches,
     FeatureExtractor,
+    FeatureTable,
     ViewsOf,
     open_feature_caches,
 )
@@ -45,7 +45,7 @@ from swinclf.training.teacher import (
     locate_teacher,
     open_teacher,
 )
-from swinclf.training.teacher_features import CompactTable, OnlineFeatures
+from swinclf.training.teacher_features import OnlineFeatures
 
 PLAIN_LOSS = Schedule(  # of a teacher's head: only class weights and label smoothing are used
     epochs=1,
@@ -167,7 +167,7 @@ def _extract_teacher_features(
     context: Context,
     *,
     is_cached: bool,
-) -> tuple[ExtractedFeatures, CompactTable]:
+) -> tuple[ExtractedFeatures, FeatureTable]:
     """Extract the teacher's features of training, validation and unlabelled images."""
     both = (PLAIN, MIRROR) if is_cached and options.mirror else (PLAIN,)
     views: dict[str, tuple[bytes, ...]] = {
@@ -177,7 +177,7 @@ def _extract_teacher_features(
     }
     if listed is not None:
         views |= {str(file): both if is_cached else () for file in listed.files}
-    table = CompactTable(sum(map(len, views.values())))
+    table = FeatureTable(torch.float16)
     caches = open_feature_caches(
         teacher.network,
         teacher.network_id,
@@ -211,18 +211,8 @@ def _extract_student_features(
     start: StartingModel, images: UnlabelledImages, context: Context
 ) -> ExtractedFeatures:
     """Extract the frozen student's features of the unlabelled images."""
-    options = start.extraction
-    views = (PLAIN, MIRROR) if options.mirror else (PLAIN,)
-    extractor = FeatureExtractor(
-        images.root,
-        start.preprocess,
-        Computer(start.network, context.hardware),
-        context.hardware,
-        workers=options.workers,
-        report=context.report,
-        stop=context.stop,
-        caches=open_user_caches(start, context),
-    )
+    views = (PLAIN, MIRROR) if start.extraction.mirror else (PLAIN,)
+    extractor = build_extractor(images.root, start, context)
     task = "extracting features of unlabelled images"
     extracted = _extract(images.paths, lambda *_: views, extractor, context, task)
     for path, digest in zip(images.paths, images.digests, strict=True):
@@ -239,7 +229,7 @@ def _extract(
     task: str,
 ) -> ExtractedFeatures:
     """Extract the features of files; those computed are cached whatever ends it."""
-    with closing(extractor), translate_out_of_memory(fixed_batch_size(context.hardware.device)):
+    with closing(extractor):
         extractor.extract(files, views_of, task)
         context.stop.check()
     return extractor.extracted
@@ -298,7 +288,7 @@ def _check_extracted(
     dataset: Dataset,
     extracted: ExtractedFeatures,
     extracted_by_teacher: ExtractedFeatures,
-    table: CompactTable,
+    table: FeatureTable,
 ) -> None:
     """Check that the teacher's features of all images have been extracted."""
     errors = extracted_by_teacher.errors
@@ -312,7 +302,7 @@ def _teacher_head(
     teacher: Teacher,
     dataset: Dataset,
     extracted: ExtractedFeatures,
-    table: CompactTable,
+    table: FeatureTable,
     seed: int,
     context: Context,
 ) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""A teacher's features: cached in half precision for each image and view, or computed per batch.
+"""A teacher's features: those cached for each image and view, or computed per batch.
 
 Features are cached, not logits: the classification head is linear and cheap.
 """
@@ -13,43 +13,6 @@ from torch.nn import functional as F
 from swinclf.models.compute import Computer
 from swinclf.preprocess import Interpolation, Preprocess
 from swinclf.training.batches import Batch
-from swinclf.training.feature_extraction import FeatureTable
-
-LARGEST = torch.finfo(torch.float16).max
-
-
-class CompactTable(FeatureTable):
-    """Features in float16, in one array: 200,000 images of 1,280 numbers in two views take 1 GB.
-
-    `capacity` is the largest number of units; memory pages are only used as they are filled.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self._capacity = capacity
-        self._whole = torch.empty(0, 0, dtype=torch.float16)
-
-    @property
-    def whole(self) -> torch.Tensor:
-        """Return the (capacity, D) float16 features; unused rows are undefined."""
-        return self._whole
-
-    def add(self, units: Sequence[bytes], features: torch.Tensor) -> None:
-        """See `FeatureTable`."""
-        if not self._whole.numel():
-            self._whole = torch.empty(self._capacity, features.shape[1], dtype=torch.float16)
-        start = len(self._row_of)
-        for row, unit in enumerate(units, start):
-            self._row_of[unit] = row
-        self._whole[start : start + len(units)] = features.clamp(-LARGEST, LARGEST)
-
-    def rows(self, units: Sequence[bytes]) -> torch.Tensor:
-        """Return the (N,) int64 rows of units in `whole`."""
-        return torch.tensor([self._row_of[unit] for unit in units], dtype=torch.int64)
-
-    def gather(self, units: Sequence[bytes]) -> torch.Tensor:
-        """See `FeatureTable`."""
-        return self._whole[self.rows(units)].float()
 
 
 class CachedFeatures:
