@@ -24,7 +24,7 @@ from swinclf.device import Hardware, Precision
 from swinclf.errors import ExitCode
 from swinclf.models.batch_share import BatchShare, share_drop_path
 from swinclf.models.layers import DropPath
-from swinclf.pipeline.share_training import unused_gpus_hint
+from swinclf.pipeline.fit import unused_gpus_hint
 from swinclf.processes import ALONE, Processes
 from swinclf.settings import gather_settings
 from swinclf.training.batches import Batch, BatchPart

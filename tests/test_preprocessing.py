@@ -32,9 +32,13 @@ from swinclf.models.weights.known_preprocess import (
     preprocess_of_layout,
     read_preprocess,
 )
-from swinclf.pipeline.activation import choose_activation
-from swinclf.pipeline.choose_preprocess import preprocess_line
-from swinclf.pipeline.starting_model import StartingModel, build_starting_model, resolve_machine
+from swinclf.pipeline.choose_network import choose_activation
+from swinclf.pipeline.starting_model import (
+    StartingModel,
+    build_starting_model,
+    preprocess_line,
+    resolve_machine,
+)
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, Reporter
 from swinclf.settings import Settings, Source, gather_settings

@@ -9,8 +9,8 @@ from conftest import COLOURS, write_dataset, write_image
 
 from swinclf.data.folder import scan_folder
 from swinclf.models.names import build_native
-from swinclf.pipeline import small_network
-from swinclf.pipeline.small_network import choose_small_network
+from swinclf.pipeline import choose_network
+from swinclf.pipeline.choose_network import choose_small_network
 from swinclf.reporter import SILENT
 from swinclf.settings import gather_settings, key_values
 
@@ -65,7 +65,7 @@ def test_what_is_given_is_used(dataset, given, model):
 
 def test_many_images_get_the_default(dataset, monkeypatch):
     assert chosen(dataset).model == "swin"
-    monkeypatch.setattr(small_network, "FEW_IMAGES", 36)
+    monkeypatch.setattr(choose_network, "FEW_IMAGES", 36)
     assert chosen(dataset).model == DEFAULT
 
 
@@ -83,5 +83,5 @@ def test_images_are_not_enlarged_and_large_ones_reduced(tmp_path, side, size):
 def test_images_held_out_by_their_folders_do_not_count(tmp_path, monkeypatch):
     for split in ("train", "val"):
         write_dataset(tmp_path / split, per_class=2)
-    monkeypatch.setattr(small_network, "FEW_IMAGES", 7)
+    monkeypatch.setattr(choose_network, "FEW_IMAGES", 7)
     assert chosen(tmp_path).model == "swin"

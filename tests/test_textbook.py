@@ -33,7 +33,7 @@ from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.names import build_native
 from swinclf.models.store import read_card
 from swinclf.models.vit import ViT, ViTConfig
-from swinclf.pipeline.colours import measure_colours
+from swinclf.pipeline.measured_preprocess import measure_colours
 from swinclf.preprocess import Preprocess
 from swinclf.settings import gather_settings, key_values, shipped_configs
 from swinclf.training import loop

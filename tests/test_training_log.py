@@ -15,7 +15,7 @@ from swinclf import terminal
 from swinclf.durations import duration_text, parse_duration
 from swinclf.metrics import Tally
 from swinclf.pipeline import budget, fit, forecast
-from swinclf.pipeline.result_warnings import result_warnings
+from swinclf.pipeline.finish import result_warnings
 from swinclf.reporter import EpochRow
 from swinclf.terminal import ConsoleReporter, wrapped
 from swinclf.training import time_estimate

@@ -23,8 +23,8 @@ from swinclf.data.value_range import describe_range, measure_ranges, merge_range
 from swinclf.device import Hardware, Precision, StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.inference.stream import _load
+from swinclf.pipeline.measured_preprocess import resolve_ranges
 from swinclf.pipeline.plan import Context
-from swinclf.pipeline.ranges import resolve_ranges
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, parse_ranges
 from swinclf.reporter import SILENT
@@ -372,7 +372,7 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
         patch.setattr(loop, "_train_step", stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, **settings, name="half")
-    monkeypatch.setattr("swinclf.pipeline.ranges.measure_ranges", lambda *_, **__: ())
+    monkeypatch.setattr("swinclf.pipeline.measured_preprocess.measure_ranges", lambda *_, **__: ())
     half = resume_run(tmp_path / "runs" / "half")
     assert preprocessing_of(half / "model.safetensors")["ranges"] == {"uint16": [0.0, 4095.0]}
     assert same_weights(weights_of(whole), weights_of(half))

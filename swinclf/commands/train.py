@@ -21,20 +21,18 @@ from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
 from swinclf.metrics import Metrics
 from swinclf.pipeline.budget import fit_budget
-from swinclf.pipeline.colours import resolve_colours
+from swinclf.pipeline.distill import find_teacher, prepare_teacher
 from swinclf.pipeline.extract_features import extract_features, refuse_skipped, report_findings
-from swinclf.pipeline.finish import finish
-from swinclf.pipeline.fit import fit_best
+from swinclf.pipeline.finish import finish, result_warnings
+from swinclf.pipeline.fit import fit_best, sharing_training, unused_gpus_hint
 from swinclf.pipeline.forecast import Forecast, forecast, measure_forward, measure_training
+from swinclf.pipeline.measured_preprocess import resolve_colours, resolve_ranges
 from swinclf.pipeline.plan import Context, Plan, report_plan, resolve_plan
 from swinclf.pipeline.prepare import (
     build_feature_batches,
     prepare_baseline,
     prepare_training,
 )
-from swinclf.pipeline.prepare_teacher import find_teacher, prepare_teacher
-from swinclf.pipeline.ranges import resolve_ranges
-from swinclf.pipeline.result_warnings import result_warnings
 from swinclf.pipeline.resume import (
     ResumedRun,
     add_resume_hint,
@@ -42,7 +40,6 @@ from swinclf.pipeline.resume import (
     extract_run_features,
     resume_state,
 )
-from swinclf.pipeline.share_training import sharing_training, unused_gpus_hint
 from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
 from swinclf.processes import check_device, current
 from swinclf.reporter import SILENT, Reporter

@@ -1,19 +1,356 @@
-"""Distillation: the training objective, and the teacher's scores at the end."""
+"""Distillation: the teacher, its features and head, the training objective, and its scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
+import torch
+from torch import nn
 from torch.nn import functional as F
 
-from swinclf.data.folder import TRAIN
-from swinclf.pipeline.plan import Plan, TeacherData
+from swinclf.config import TeacherViews
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
+from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
+from swinclf.errors import DataError, RunError, SwinclfError
+from swinclf.models.compute import Computer
+from swinclf.pipeline.extract_features import build_extractor
+from swinclf.pipeline.plan import Context, Plan, TeacherData
+from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
+from swinclf.reporter import format_percent
 from swinclf.reporting.paired_comparison import PredictionPair, TeacherScores
 from swinclf.reporting.report_data import PredictionRow
-from swinclf.training.feature_extraction import MIRROR, PLAIN
+from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings
+from swinclf.training.batches import FeatureBatches
+from swinclf.training.checkpoint import Checkpoint
+from swinclf.training.defaults import Regime, choose_distillation
+from swinclf.training.feature_extraction import (
+    MIRROR,
+    PLAIN,
+    ExtractedFeatures,
+    FeatureCaches,
+    FeatureExtractor,
+    FeatureTable,
+    ViewsOf,
+    open_feature_caches,
+)
 from swinclf.training.linear_probe import linear_classifiers
+from swinclf.training.logistic_regression import fit_baseline
 from swinclf.training.objective import Distillation, TeacherFeatures
-from swinclf.training.teacher_features import CachedFeatures
+from swinclf.training.resume_guard import check_teacher
+from swinclf.training.schedule import Schedule
+from swinclf.training.teacher import (
+    Teacher,
+    check_classes,
+    extract_head,
+    locate_teacher,
+    open_teacher,
+)
+from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
+
+PLAIN_LOSS = Schedule(  # of a teacher's head: only class weights and label smoothing are used
+    epochs=1,
+    lrf=1.0,
+    warmup=0.0,
+    clip_norm=0.0,
+    label_smoothing=0.0,
+    class_weights=None,
+    patience=0,
+)
+
+
+def find_teacher(
+    settings: Settings, classes: Sequence[str], saved: Checkpoint | None, context: Context
+) -> tuple[Settings, Teacher | None]:
+    """Load the teacher, before any image is read; None without one.
+
+    The returned settings have absolute paths of teacher and unlabelled images. `saved` is the
+    checkpoint of a resumed run.
+
+    Raises:
+        SwinclfError: If there is no such teacher, it has other classes, or it is not the one that
+            the resumed run started with.
+    """
+    named, folder = settings.config.teacher, settings.config.unlabelled
+    if named is None:
+        return settings, None
+    named = locate_teacher(named)
+    folder = None if folder is None else str(Path(folder).resolve())
+    try:
+        teacher = open_teacher(named, len(classes), context.report)
+    except SwinclfError as error:
+        if saved is None:
+            raise
+        run = saved.path.parent
+        raise RunError(
+            f"the teacher that '{run}' started with, '{named}'",
+            found=error.found,
+            hint=f"swinclf train --resume '{run}' --teacher RUN, with its current path",
+        ) from error
+    if saved is not None:
+        check_teacher(saved.fingerprint, teacher.digest, saved.path.parent)
+    unknown = set(teacher.classes or ()) - set(classes)
+    if unknown:  # fail early, before reading all images
+        check_classes(teacher, classes)
+    config = replace(settings.config, teacher=named, unlabelled=folder)
+    return replace(settings, config=config), teacher
+
+
+def prepare_teacher(
+    settings: Settings,
+    teacher: Teacher | None,
+    start: StartingModel,
+    dataset: Dataset,
+    extracted: ExtractedFeatures,
+    context: Context,
+    resumed: RunFolder | None,
+) -> tuple[Settings, Dataset, TeacherData | None]:
+    """Extract the teacher's features of all images, and fit its head if need be.
+
+    Returns the settings with the defaults of distillation, the dataset with the skipped unlabelled
+    images, and the teacher's data; without a teacher None, and both unchanged. `start` is the
+    student, `extracted` has the digests and the student's features of the labelled images.
+
+    Raises:
+        SwinclfError: If the teacher has other classes, or an image is missing or has changed.
+        Interrupted: If a signal asked to stop; features computed so far are cached.
+    """
+    if teacher is None:
+        return settings, dataset, None
+    check_classes(teacher, dataset.classes)
+    settings, terms, teacher_views = choose_distillation(settings, start.regime)
+    listed = _list_unlabelled(settings.config.unlabelled, resumed)
+    if teacher.classes is None:
+        ranges = start.preprocess.ranges
+        teacher = replace(teacher, preprocess=replace(teacher.preprocess, ranges=ranges))
+    computer = Computer(teacher.network, context.hardware)
+    online = teacher_views is TeacherViews.ONLINE
+    extracted_by_teacher, table = _extract_teacher_features(
+        start.extraction, teacher, computer, dataset, listed, context, is_cached=not online
+    )
+    unlabelled, skipped = _select_unlabelled(
+        listed, dataset, extracted, extracted_by_teacher, context, resumed
+    )
+    _check_extracted(start.extraction, dataset, extracted, extracted_by_teacher, table)
+    head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context)
+    student: ExtractedFeatures | None = None
+    if unlabelled is not None and start.regime is Regime.HEAD:
+        student = _extract_student_features(start, unlabelled, context)
+    teacher_data = TeacherData(
+        name=teacher.name,
+        digest=teacher.digest,
+        head=head,
+        table=table,
+        online=OnlineFeatures(computer, start.preprocess, teacher.preprocess) if online else None,
+        unlabelled=unlabelled,
+        student=student.features if student else None,
+        terms=terms,
+    )
+    return settings, replace(dataset, skipped=(*dataset.skipped, *skipped)), teacher_data
+
+
+def _list_unlabelled(folder: str | None, resumed: RunFolder | None) -> UnlabelledImages | None:
+    """List the unlabelled images, in a new run without digests."""
+    if folder is None:
+        return None
+    root = Path(folder)
+    if resumed is not None:
+        return read_unlabelled(resumed.unlabelled, root)
+    return UnlabelledImages(root, tuple(scan_unlabelled(root)), ())
+
+
+def _extract_teacher_features(
+    options: ExtractionOptions,
+    teacher: Teacher,
+    computer: Computer,
+    dataset: Dataset,
+    listed: UnlabelledImages | None,
+    context: Context,
+    *,
+    is_cached: bool,
+) -> tuple[ExtractedFeatures, FeatureTable]:
+    """Extract the teacher's features of training, validation and unlabelled images."""
+    both = (PLAIN, MIRROR) if is_cached and options.mirror else (PLAIN,)
+    views: dict[str, tuple[bytes, ...]] = {
+        one.path: both if one.split == TRAIN else (PLAIN,)
+        for one in dataset.images
+        if one.split != TEST or options.split.test  # scored at the end of the training
+    }
+    if listed is not None:
+        views |= {str(file): both if is_cached else () for file in listed.files}
+    table = FeatureTable(torch.float16)
+    caches = open_feature_caches(
+        teacher.network,
+        teacher.network_id,
+        teacher.preprocess,
+        context.hardware,
+        limit_bytes=options.cache_bytes,
+        note=context.report.note,
+        dtype=torch.float16,
+    )
+    extracted = _extract(
+        list(views),
+        lambda file, _: views[file],
+        FeatureExtractor(
+            dataset.root,
+            teacher.preprocess,
+            computer,
+            context.hardware,
+            workers=options.workers,
+            report=context.report,
+            stop=context.stop,
+            caches=caches if options.is_cached else FeatureCaches(),
+            table=table,
+        ),
+        context,
+        "extracting features of the teacher",
+    )
+    return extracted, table
+
+
+def _extract_student_features(
+    start: StartingModel, images: UnlabelledImages, context: Context
+) -> ExtractedFeatures:
+    """Extract the frozen student's features of the unlabelled images."""
+    views = (PLAIN, MIRROR) if start.extraction.mirror else (PLAIN,)
+    extractor = build_extractor(images.root, start, context)
+    task = "extracting features of unlabelled images"
+    extracted = _extract(images.paths, lambda *_: views, extractor, context, task)
+    for path, digest in zip(images.paths, images.digests, strict=True):
+        if extracted.digests.get(path) != digest:
+            raise _changed_image(images.root / path, extracted.errors.get(path))
+    return extracted
+
+
+def _extract(
+    files: Sequence[str],
+    views_of: ViewsOf,
+    extractor: FeatureExtractor,
+    context: Context,
+    task: str,
+) -> ExtractedFeatures:
+    """Extract the features of files; those computed are cached whatever ends it."""
+    with closing(extractor):
+        extractor.extract(files, views_of, task)
+        context.stop.check()
+    return extractor.extracted
+
+
+def _select_unlabelled(
+    listed: UnlabelledImages | None,
+    dataset: Dataset,
+    extracted: ExtractedFeatures,
+    extracted_by_teacher: ExtractedFeatures,
+    context: Context,
+    resumed: RunFolder | None,
+) -> tuple[UnlabelledImages | None, list[SkippedFile]]:
+    """Return the unlabelled images to train on, and those that cannot be read.
+
+    Copies of validation and test images are excluded, whatever their names.
+    """
+    if listed is None:
+        return None, []
+    digests = [extracted_by_teacher.digests.get(str(file)) for file in listed.files]
+    errors = extracted_by_teacher.errors
+    if resumed is not None:
+        for file, digest, expected in zip(listed.files, digests, listed.digests, strict=True):
+            if digest != expected:
+                raise _changed_image(file, errors.get(str(file)), resumed)
+        return listed, []
+    skipped = [
+        SkippedFile(str(file), errors.get(str(file), "not read"))
+        for file, digest in zip(listed.files, digests, strict=True)
+        if digest is None
+    ]
+    held_out = {extracted.digests[one.path] for one in dataset.images if one.split in (VAL, TEST)}
+    selected = [
+        (path, digest)
+        for path, digest in zip(listed.paths, digests, strict=True)
+        if digest is not None and digest not in held_out
+    ]
+    leaks = len(digests) - len(skipped) - len(selected)
+    if leaks:
+        context.report.note(
+            f"{leaks:,} unlabelled images excluded: copies of validation or test images"
+        )
+    if not selected:
+        raise DataError(
+            f"images to train on in '{listed.root}'",
+            found=f"{len(skipped):,} unreadable, {leaks:,} copies of validation or test images",
+            hint="another --unlabelled DIR, or none",
+        )
+    context.report.note(f"{len(selected):,} unlabelled training images in '{listed.root}'")
+    paths, contents = zip(*selected, strict=True)
+    return UnlabelledImages(listed.root, paths, contents), skipped
+
+
+def _check_extracted(
+    options: ExtractionOptions,
+    dataset: Dataset,
+    extracted: ExtractedFeatures,
+    extracted_by_teacher: ExtractedFeatures,
+    table: FeatureTable,
+) -> None:
+    """Check that the teacher's features of all images have been extracted."""
+    errors = extracted_by_teacher.errors
+    for image in dataset.images:
+        is_needed = image.split != TEST or options.split.test
+        if is_needed and extracted.digests[image.path] + PLAIN not in table:
+            raise _changed_image(dataset.root / image.path, errors.get(image.path))
+
+
+def _teacher_head(
+    teacher: Teacher,
+    dataset: Dataset,
+    extracted: ExtractedFeatures,
+    table: FeatureTable,
+    seed: int,
+    context: Context,
+) -> nn.Linear:
+    """Return the teacher's own head, or fit a linear probe on its features."""
+    report, count = context.report, len(dataset.classes)
+    if teacher.classes is not None:
+        report.note(f"teacher: {teacher.name}, with its own head of {count} classes")
+        return extract_head(teacher, dataset.classes)
+
+    def features_of(images: Sequence[ImageFile]) -> torch.Tensor:
+        return table.gather([extracted.digests[one.path] + PLAIN for one in images])
+
+    features = FeatureBatches(
+        train_features=features_of(dataset.of(TRAIN))[None],
+        train_targets=torch.tensor(dataset.targets(TRAIN)),
+        val_features=features_of(dataset.of(VAL)),
+        val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64),
+        batch_size=1,
+        seed=seed,
+    )
+    fitted = fit_baseline(features, count, PLAIN_LOSS, seed=seed, stop=context.stop)
+    scored = format_percent(fitted.accuracy)
+    accuracy = f", validation accuracy {scored}" if features.val_count else ""
+    report.note(f"teacher: {teacher.name}, with a linear probe as its head{accuracy}")
+    probe = fitted.probe
+    head = nn.Linear(probe.linear.in_features, count).requires_grad_(False)
+    head.weight.copy_(probe.linear.weight / probe.std)
+    head.bias.copy_(probe.linear.bias - head.weight @ probe.mean)
+    return head
+
+
+def _changed_image(file: Path, why: str | None, run: RunFolder | None = None) -> SwinclfError:
+    """Return the error for an image that is missing or has changed."""
+    found = why or "its content has changed"
+    if run is None:
+        return DataError(f"an unchanged '{file}'", found=found, hint="run the same command again")
+    return RunError(
+        f"the unlabelled images that '{run.path}' started with",
+        found=f"{file}: {found}",
+        hint=f"restore it, or give their current folder: swinclf train --resume '{run.path}' "
+        "--unlabelled DIR",
+    )
+
 
 STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
 

@@ -52,7 +52,7 @@ def extract_features(
     if processes.count > 1:  # where the network can be sent from
         start.network.to("cpu")
     with ExitStack() as stack:
-        task = ExtractionTask(index, start, context.hardware)
+        task = _ExtractionTask(index, start, context.hardware)
         with processes.sharing(task, ends=(Interrupted,)), _all_or_none(context):
             extractor = stack.enter_context(closing(build_extractor(index.root, start, context)))
             _extract_shared(extractor, index, start, processes)
@@ -73,7 +73,7 @@ def extract_features(
 
 
 @dataclass(frozen=True)
-class ExtractionTask:
+class _ExtractionTask:
     """The features of a share of the images, for the first process."""
 
     index: FolderIndex

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -35,13 +36,13 @@ from swinclf.inference.score import (
     score_outputs,
     to_image_outputs_in_batches,
 )
-from swinclf.metrics import cross_validation_interval
+from swinclf.metrics import Metrics, cross_validation_interval
 from swinclf.models.compute import has_linear_head, head_logits
 from swinclf.models.store import save_model
 from swinclf.pipeline.cross_validation import cross_validate
 from swinclf.pipeline.distill import score_teacher
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.reporter import EpochRow, Reporter, timed
+from swinclf.reporter import EpochRow, Reporter, format_percent, timed
 from swinclf.reporting.report_data import (
     FindingSummary,
     LearningCurve,
@@ -57,6 +58,7 @@ from swinclf.settings import command_of
 from swinclf.training.defaults import Regime
 
 CURVE_SPLIT = SplitRule(0.2)  # of a cross-validated training
+EXPLODED = 3  # times the loss of a uniform guess
 
 
 def finish(
@@ -299,3 +301,25 @@ def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Prov
         },
         history=[asdict(row) for row in history],
     )
+
+
+def result_warnings(metrics: Metrics, history: Sequence[EpochRow]) -> Iterator[str]:
+    """Yield what speaks against using the trained model, a sentence each."""
+    if len(metrics.classes) > 1 and metrics.accuracy_ci95[0] <= metrics.majority_accuracy:
+        yield (
+            f"the accuracy of {format_percent(metrics.accuracy)} on {metrics.images:,} images is "
+            "not significantly better than always answering the largest class "
+            f"({format_percent(metrics.majority_accuracy)}): do not rely on this model"
+        )
+    uniform = math.log(max(2, len(metrics.classes)))
+    losses = [row.train_loss for row in history]
+    if losses and losses[-1] > max(losses[0], EXPLODED * uniform):
+        yield (
+            f"the training loss has exploded: {losses[-1]:,.4g} in the last epoch, where guessing "
+            f"has {uniform:.2g}; try a lower --lr"
+        )
+    elif metrics.loss > 10 * EXPLODED * uniform:
+        yield (
+            f"the loss of {metrics.loss:,.4g} is far above that of guessing ({uniform:.2g}); "
+            "try a lower --lr"
+        )

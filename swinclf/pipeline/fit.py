@@ -1,30 +1,38 @@
-"""Run the training loop with checkpoints; the network ends with the best weights."""
+"""Run the training loop with checkpoints; the network ends with the best weights.
+
+Several processes may share the steps.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
-from swinclf.device import command_line, translate_out_of_memory
+from swinclf.device import Hardware, StopFlag, command_line, translate_out_of_memory
 from swinclf.durations import duration_text
-from swinclf.errors import DivergedError, RunError
+from swinclf.errors import DivergedError, Interrupted, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.pipeline.prepare import build_schedule, head_hardware
-from swinclf.processes import ALONE
+from swinclf.pipeline.prepare import build_schedule, head_hardware, prepare_training
+from swinclf.processes import ALONE, Processes, own_device
 from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
+from swinclf.settings import Settings, command_of
 from swinclf.training.batches import Batches
-from swinclf.training.checkpoint import CheckpointSaver
+from swinclf.training.checkpoint import Checkpoint, CheckpointSaver
 from swinclf.training.defaults import Regime
 from swinclf.training.linear_probe import Probe
+from swinclf.training.logistic_regression import Baseline
 from swinclf.training.loop import Saver, fit
 from swinclf.training.resume_guard import RunFingerprint
-from swinclf.training.state import TrainState
+from swinclf.training.state import EpochSums, TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 VAL_COST = 1 / 3  # of an image in validation, relative to training: no backward pass
@@ -51,7 +59,7 @@ def fit_best(
     saver = CheckpointSaver(run, fingerprint)
     try:
         with context.report.training(is_head=plan.start.regime is Regime.HEAD):
-            fit_share(plan, context, state, batches, saver)
+            _fit_share(plan, context, state, batches, saver)
     except DivergedError as error:
         raise _save_best_weights(error, plan, context, state, run) from None
     finally:  # after any error, even a full disk
@@ -66,7 +74,7 @@ def fit_best(
     _install_best(state, plan.start.network)
 
 
-def fit_share(
+def _fit_share(
     plan: Plan, context: Context, state: TrainState, batches: Batches, saver: Saver
 ) -> None:
     """Train to the end, with this process's share of every batch; raises as `fit_best`."""
@@ -147,3 +155,60 @@ def _install_best(state: TrainState, network: nn.Module) -> None:
     state.model.load_state_dict(state.best.weights)
     if isinstance(state.model, Probe):
         state.model.to("cpu").install(network.to("cpu"))
+
+
+def unused_gpus_hint(hardware: Hardware, settings: Settings, processes: Processes) -> str:
+    """Return the command that would use all GPUs of this machine; empty if this one does."""
+    count = torch.cuda.device_count() if hardware.device == "cuda" else 0
+    if count < 2 or processes.count > 1:
+        return ""
+    return (
+        f"this machine has {count} GPUs, of which one is used; all of them: "
+        f"torchrun --standalone --nproc-per-node={count} -m {command_of(settings)}"
+    )
+
+
+@contextmanager
+def sharing_training(
+    plan: Plan, context: Context, baseline: Baseline | None, saved: Checkpoint | None
+) -> Iterator[None]:
+    """Let the other processes prepare the training that is prepared and run in the `with` block.
+
+    A head is trained by the first process alone. The arguments are those of `prepare_training`.
+    """
+    if context.processes.count == 1 or plan.start.regime is Regime.HEAD:
+        yield
+        return
+    _move_networks(plan, "cpu")  # where they can be sent from
+    slim = replace(plan, extracted=replace(plan.extracted, features=None))
+    task = _TrainingTask(slim, context.hardware, baseline, saved)
+    ends = (DivergedError, Interrupted)
+    with context.processes.sharing(task, ends=ends), context.stop.deferring_signals():
+        _move_networks(plan, context.hardware.device)
+        yield
+
+
+@dataclass(frozen=True)
+class _TrainingTask:
+    """All steps of a training, on a share of every batch."""
+
+    plan: Plan
+    hardware: Hardware
+    baseline: Baseline | None
+    saved: Checkpoint | None
+
+    def run(self, processes: Processes, report: Reporter, stop: StopFlag) -> None:
+        """See `processes.Task`."""
+        hardware = replace(self.hardware, device=own_device(self.hardware.device))
+        context = Context(hardware, report, stop, processes)
+        _move_networks(self.plan, hardware.device)
+        state, batches = prepare_training(self.plan, context, None, self.baseline, self.saved)
+        state.sums = EpochSums(seconds=state.sums.seconds)  # the first process has those of all
+        _fit_share(self.plan, context, state, batches, Saver())
+
+
+def _move_networks(plan: Plan, device: str) -> None:
+    """Move the network and a teacher that computes during the training to a device."""
+    plan.start.network.to(device)
+    if plan.teacher_data is not None and plan.teacher_data.online is not None:
+        plan.teacher_data.online.to(device)

@@ -19,8 +19,7 @@ from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
 from swinclf.models.compute import is_convolutional
 from swinclf.models.embedded import architecture_name
-from swinclf.pipeline.choose_preprocess import preprocess_line
-from swinclf.pipeline.starting_model import StartingModel
+from swinclf.pipeline.starting_model import StartingModel, preprocess_line
 from swinclf.processes import ALONE, Processes
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values

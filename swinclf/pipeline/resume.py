@@ -1,4 +1,4 @@
-"""Resumable runs: create a run, load an interrupted one, and print the command to resume it."""
+"""Resumable runs: create a run, load an interrupted one and locate its images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Any
 
 from swinclf.config import SETTINGS
 from swinclf.data.dataset import Dataset
-from swinclf.data.folder import FolderIndex
-from swinclf.data.relocate import FROM_RUN, path_from_run
+from swinclf.data.dataset_layout import list_folder
+from swinclf.data.folder import FolderIndex, ImageFile, SkippedFile
+from swinclf.data.relocate import (
+    FROM_RUN,
+    find_by_content,
+    missing_paths,
+    path_from_run,
+    recorded_folders,
+)
 from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
 from swinclf.device import command_line, default_workers, versions
 from swinclf.errors import Interrupted, RunError
-from swinclf.files import cannot_write, write_json
+from swinclf.files import cannot_write, read_csv, read_json, write_json
 from swinclf.inference.results import write_skipped
 from swinclf.pipeline.extract_features import extract_features
 from swinclf.pipeline.plan import Context, Plan
-from swinclf.pipeline.run_images import (
-    describe_renames,
-    find_run_images,
-    images_by_content,
-    record_folder,
-)
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import FindingSummary
@@ -45,6 +46,7 @@ from swinclf.training.resume_guard import (
     build_fingerprint,
     check_images,
     check_settings,
+    image_digests,
 )
 from swinclf.training.state import TrainState
 
@@ -168,7 +170,7 @@ def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> Resume
         DataError: If a given folder does not exist.
     """
     saved = read_checkpoint(run)
-    settings, index = find_run_images(run, settings, saved.fingerprint)
+    settings, index = _find_run_images(run, settings, saved.fingerprint)
     changes = check_settings(saved.fingerprint, settings, run)
     if saved.newer_error:
         report.warn(
@@ -193,12 +195,12 @@ def extract_run_features(
     """
     fingerprint, index = resumed.saved.fingerprint, resumed.index
     extracted, dataset = extract_features(index, start, context, is_resumed=True)
-    now = images_by_content(settings, index, fingerprint, extracted)
+    now = _images_by_content(settings, index, fingerprint, extracted)
     if now is not index:
         extracted, dataset = extract_features(now, start, context, is_resumed=True)
-    renamed = describe_renames(read_split(run.split), dataset.images)
+    renamed = _describe_renames(read_split(run.split), dataset.images)
     others = check_images(fingerprint, dataset, extracted.digests, extracted.errors, run)
-    record_folder(run, settings)
+    _record_folder(run, settings)
     return extracted, dataset, [*resumed.changes, *renamed, *others]
 
 
@@ -221,3 +223,144 @@ def add_resume_hint(run: RunFolder) -> Iterator[None]:
         if not run.checkpoint.is_file():  # the folder itself is gone
             hint = "start again: swinclf train DATA"
         raise RunError(cause.expected, found=cause.found, hint=hint) from error
+
+
+def _find_run_images(
+    run: RunFolder, settings: Settings, fingerprint: RunFingerprint
+) -> tuple[Settings, FolderIndex]:
+    """Locate the images of an interrupted run, by path, else by content.
+
+    They are searched in the folder of the settings, which may be a new one, and at the recorded
+    path relative to the run.
+
+    The returned settings have the images' folder; each image is in its split.
+
+    Raises:
+        DataError: If a given folder does not exist.
+        RunError: If the run's tables cannot be read, or images are missing.
+    """
+    images = read_split(run.split)
+    named, recorded = Path(settings.config.data), recorded_folders(run)
+    is_given = named.resolve() not in [folder.resolve() for folder in recorded[:1]]
+    if is_given:
+        list_folder(named)
+    folders = [named.resolve()] if is_given else [one for one in recorded if one.is_dir()]
+    for root in folders:
+        if not missing_paths(root, images):
+            return _located_index(run, settings, root, images)
+    best: list[ImageFile] | None = None
+    for root in folders:
+        found, missing = find_by_content(
+            root, _val_folders(settings), images, _stored_digests(fingerprint)
+        )
+        if not missing:
+            return _located_index(run, settings, root, tuple(found))
+        best = missing if best is None or len(missing) < len(best) else best
+    raise _not_found(run, named, recorded if is_given else [], best, len(images))
+
+
+def _images_by_content(
+    settings: Settings,
+    index: FolderIndex,
+    fingerprint: RunFingerprint,
+    extracted: ExtractedFeatures,
+) -> FolderIndex:
+    """Return the images with the current paths of their content, for renamed files.
+
+    The same index if no content has changed, or not all contents are found.
+    """
+    dataset = Dataset(index.root, index.classes, index.images, index.skipped)
+    if not extracted.errors and bool(
+        (image_digests(dataset, extracted.digests) == fingerprint.images).all()
+    ):
+        return index
+    found, missing = find_by_content(
+        index.root, _val_folders(settings), index.images, _stored_digests(fingerprint)
+    )
+    return index if missing else replace(index, images=tuple(found))
+
+
+def _stored_digests(fingerprint: RunFingerprint) -> list[bytes]:
+    """Return the content digest of each of a run's images."""
+    return [row.tobytes() for row in fingerprint.images.numpy()]
+
+
+def _describe_renames(before: tuple[ImageFile, ...], now: tuple[ImageFile, ...]) -> list[str]:
+    """Return lines that describe renamed images; none without any."""
+    changed = [
+        (one.path, other) for one, other in zip(before, now, strict=True) if one.path != other.path
+    ]
+    if not changed:
+        return []
+    first = f"{changed[0][0]} -> {changed[0][1].path}"
+    notes = [f"{len(changed):,} images have new paths, e.g. {first} (same result)"]
+    others = [image for _, image in changed if image.label not in image.path.split("/")[:-1]]
+    if others:
+        notes.append(
+            f"{len(others):,} of these are in another class folder, e.g. {others[0].path}: "
+            f"still labelled {others[0].label!r} in this run"
+        )
+    return notes
+
+
+def _record_folder(run: RunFolder, settings: Settings) -> None:
+    """Record the current paths of images and weights in a run's settings.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    config, now = read_json(run.config), settings.config
+    new = {name: getattr(now, name) for name in ("data", "val", "weights", "teacher", "unlabelled")}
+    new[FROM_RUN] = path_from_run(Path(now.data), run)
+    if any(config.get(name) != value for name, value in new.items()):
+        write_json(run.config, {**config, **new, "command": command_of(settings)})
+
+
+def _located_index(
+    run: RunFolder, settings: Settings, root: Path, images: tuple[ImageFile, ...]
+) -> tuple[Settings, FolderIndex]:
+    skipped = read_csv(run.skipped) if run.skipped.is_file() else []
+    index = FolderIndex(
+        root=root,
+        classes=tuple(map(str, read_json(run.class_indices).values())),
+        images=images,
+        skipped=tuple(SkippedFile(row["path"], row["reason"]) for row in skipped),
+        has_val=True,
+    )
+    return replace(settings, config=replace(settings.config, data=str(root))), index
+
+
+def _val_folders(settings: Settings) -> list[Path]:
+    val = settings.config.val
+    return [Path(val).resolve()] if val and Path(val).is_dir() else []
+
+
+def _not_found(
+    run: RunFolder,
+    named: Path,
+    recorded: list[Path],
+    missing: list[ImageFile] | None,
+    count: int,
+) -> RunError:
+    """Return the error for missing images, of `count` in the run.
+
+    `missing` is None if the folder `named`, which was searched, does not exist; `recorded` are the
+    recorded folders if another one was given.
+    """
+    images = read_split(run.split)
+    complete = next((one for one in recorded if not missing_paths(one, images)), None)
+    if missing is None:
+        found = f"the folder '{named}' is gone"
+    else:
+        first = missing[0].path
+        folder = (named / first).parent
+        why = "" if folder.is_dir() else f": the folder '{folder}' is gone"
+        found = f"{len(missing):,} missing in '{named}', by path and content, e.g. {first}{why}"
+    if complete is not None:
+        hint = f"swinclf train --resume '{run.path}', which finds them in '{complete}'"
+    else:
+        hint = (
+            f"swinclf train DATA --resume '{run.path}', with DATA as their folder; or start a "
+            "new run: swinclf train DATA"
+        )
+    return RunError(f"the {count:,} images that '{run.path}' started with", found=found, hint=hint)

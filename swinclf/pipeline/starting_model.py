@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from swinclf.card import ModelCard
 from swinclf.config import Impl, TrainConfig
 from swinclf.data.folder import FolderIndex
 from swinclf.data.split import SplitRule
 from swinclf.device import Hardware, default_workers, set_threads
 from swinclf.models.build import (
-    OWN_SHAPES,
     Architecture,
     build_network,
     build_pretrained,
+    default_preprocess,
     load_network,
 )
 from swinclf.models.compute import is_convolutional
-from swinclf.models.embedded import EMBEDDED
 from swinclf.models.freeze import freeze_stages
-from swinclf.models.hub import is_available
-from swinclf.models.names import is_native, native_data_config
 from swinclf.models.weights.find import StartingWeights, find_weights
 from swinclf.models.weights.known_preprocess import (
     KnownPreprocess,
@@ -34,10 +31,8 @@ from swinclf.models.weights.known_preprocess import (
     read_preprocess,
 )
 from swinclf.models.weights.load_report import WeightsReport
-from swinclf.pipeline.activation import choose_activation
-from swinclf.pipeline.choose_preprocess import choose_preprocess
-from swinclf.pipeline.small_network import choose_small_network
-from swinclf.preprocess import Preprocess
+from swinclf.pipeline.choose_network import choose_embedded, choose_network, choose_small_network
+from swinclf.preprocess import MEASURED, Preprocess, format_colours, parse_colours
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
 from swinclf.training.checkpoint import Checkpoint
@@ -49,6 +44,10 @@ from swinclf.training.defaults import (
     choose_regime,
 )
 from swinclf.training.resume_guard import check_network, frozen_digest
+
+COLOURS = ("mean", "std")
+NAMES = (*COLOURS, "interpolation", "crop_pct")
+OWN = "the model's own"
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,10 @@ def build_starting_model(
     known = _known_preprocess(weights)
     if weights is None and saved is None:
         if settings.config.pretrained:
-            settings = _choose_embedded(settings, report)
+            settings = choose_embedded(settings, report)
         else:
             settings = choose_small_network(settings, index, report)
-    settings, impl = _choose_network(settings, weights, known, report)
+    settings, impl = choose_network(settings, weights, known, report)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
     if saved is None:
@@ -137,29 +136,13 @@ def build_starting_model(
         check_network(saved.fingerprint, frozen, saved.path.parent)
     if settings.config.freeze_stages is not None:  # fail early if there are fewer stages
         freeze_stages(network, settings.config.freeze_stages)
-    settings, preprocess = choose_preprocess(settings, architecture, known)
+    settings, preprocess = _choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
     settings, extraction = _choose_extraction(settings, index.classes, tunes_convolutions)
     extracts_features = regime is Regime.HEAD or (trained_weights and not from_checkpoint)
     return settings, StartingModel(
         network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded
     )
-
-
-def _choose_network(
-    settings: Settings,
-    weights: StartingWeights | None,
-    known: Sequence[KnownPreprocess],
-    report: Reporter,
-) -> tuple[Settings, Impl]:
-    """Choose network, image size and builder."""
-    settings, impl = _choose_model(settings, weights.card if weights else None)
-    if weights is not None and weights.card is None:
-        settings = choose_activation(settings, weights.path, report)
-    for one in known:
-        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
-            settings = settings.choose("img_size", one.img_size, one.reason)
-    return settings, impl
 
 
 def _choose_architecture(
@@ -222,30 +205,43 @@ def _known_preprocess(weights: StartingWeights | None) -> list[KnownPreprocess]:
     return [] if known is None else [known]
 
 
-def _choose_embedded(settings: Settings, report: Reporter) -> Settings:
-    """Fall back to the embedded backbone if the default's published weights are unavailable."""
-    default = settings.config.model
-    if settings.is_given("model") or is_available(native_data_config(default).hub_id or ""):
-        return settings
-    report.note(
-        f"the weights of {default} are not cached and the Hub is unreachable: using the embedded "
-        "EfficientNet-Lite0. For the larger network, run once with internet access, or use "
-        "--weights FILE"
-    )
-    return settings.choose("model", EMBEDDED, f"{default} is unavailable")
+def _choose_preprocess(
+    settings: Settings, architecture: Architecture, known: Sequence[KnownPreprocess]
+) -> tuple[Settings, Preprocess]:
+    """Choose the preprocessing; return it with the settings.
+
+    Of the known preprocessing of the weights, most reliable first, open fields are filled from the
+    next, and finally from the network's default.
+    """
+    config = settings.config
+    own = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
+    settings = settings.choose("img_size", own.height, OWN)
+    for name in (*NAMES, "fit"):
+        value, reason = getattr(own, name), OWN
+        for one in reversed(known):
+            if getattr(one, name) is not None:
+                value, reason = getattr(one, name), one.reason
+        text = format_colours(value) if name in COLOURS else value
+        settings = settings.choose(name, text, reason)
+    config = settings.config
+    chosen: dict[str, Any] = {
+        name: parse_colours(value)
+        for name in COLOURS
+        if (value := getattr(config, name)) != MEASURED  # known when the images have been read
+    }
+    chosen |= {name: getattr(config, name) for name in ("interpolation", "crop_pct", "fit")}
+    return settings, replace(own, **chosen)
 
 
-def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings, Impl]:
-    """Choose network and builder; from the run of the weights, if there is one."""
-    if card is not None:
-        reason = "as the run of --weights"
-        settings = settings.choose("model", card.model, reason)
-        settings = settings.choose("impl", card.impl, reason)
-        settings = settings.choose("img_size", card.preprocess.height, reason)
-        arguments = tuple(f"{key}={value}" for key, value in card.model_args.items())
-        settings = settings.choose("model_arg", arguments, reason)
-    if settings.config.model in OWN_SHAPES:
-        return settings.choose_value("impl", Impl.NATIVE, "a custom architecture")
-    if is_native(settings.config.model):
-        return settings.choose_value("impl", Impl.NATIVE, "faster, same outputs")
-    return settings.choose_value("impl", Impl.TIMM, "not available natively")
+def preprocess_line(settings: Settings) -> str:
+    """Return the preprocessing in one line, each part with its source."""
+    config, groups = settings.config, dict[str, list[str]]()
+    for name in NAMES:
+        value = str(getattr(config, name))
+        if name != "interpolation":
+            if value != MEASURED:
+                value = " ".join(f"{float(number):.4g}" for number in value.split(","))
+            value = f"{name.replace('crop_pct', 'crop')} {value}"
+        groups.setdefault(settings.reasons.get(name, "given"), []).append(value)
+    parts = [f"{', '.join(texts)} ({reason})" for reason, texts in groups.items()]
+    return f"preprocessing: {'; '.join(parts)}"
