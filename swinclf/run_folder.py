@@ -28,76 +28,39 @@ from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_sta
 DRAFT = ".{}.draft"
 
 
+class _RunFile:
+    """A file or folder of a run, by its name; as an attribute of the run, its path."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunFolder, owner: type[RunFolder]) -> Path:
+        """Return the path."""
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """One training's folder."""
+    """One training's folder, with the paths of its files."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """Every setting and its source."""
-        return self.path / "config.json"
-
-    @property
-    def class_indices(self) -> Path:
-        """Index -> class name."""
-        return self.path / "class_indices.json"
-
-    @property
-    def split(self) -> Path:
-        """Every image used, its label and its split."""
-        return self.path / "split.csv"
-
-    @property
-    def unlabelled(self) -> Path:
-        """Every unlabelled image used for distillation."""
-        return self.path / "unlabelled.csv"
-
-    @property
-    def skipped(self) -> Path:
-        """Every image not used, with the reason."""
-        return self.path / "skipped.csv"
-
-    @property
-    def history(self) -> Path:
-        """A row an epoch."""
-        return self.path / "history.csv"
-
-    @property
-    def baseline(self) -> Path:
-        """The scores of a linear probe on the starting weights."""
-        return self.path / "baseline.json"
-
-    @property
-    def model(self) -> Path:
-        """The best weights with the model card."""
-        return self.path / "model.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The checkpoint that an interrupted training resumes from."""
-        return self.path / "last.ckpt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The checkpoint before, in case that one is damaged."""
-        return self.path / "previous.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        """The scores; written last, so that its presence marks a finished run."""
-        return self.path / "metrics.json"
-
-    @property
-    def samples(self) -> Path:
-        """Small copies of a few validation images, for comparing exports."""
-        return self.path / "samples"
-
-    @property
-    def neighbours(self) -> Path:
-        """Features of a sample of the training images, for the neighbours in a report."""
-        return self.path / "neighbours.safetensors"
+    config = _RunFile("config.json")  # every setting and its source
+    class_indices = _RunFile("class_indices.json")  # index -> class name
+    split = _RunFile("split.csv")  # every image used, its label and its split
+    unlabelled = _RunFile("unlabelled.csv")  # every unlabelled image used for distillation
+    skipped = _RunFile("skipped.csv")  # every image not used, with the reason
+    history = _RunFile("history.csv")  # a row an epoch
+    baseline = _RunFile("baseline.json")  # the scores of a linear probe on the starting weights
+    model = _RunFile("model.safetensors")  # the best weights with the model card
+    checkpoint = _RunFile("last.ckpt")  # the checkpoint that an interrupted training resumes from
+    # the checkpoint before, in case that one is damaged
+    previous_checkpoint = _RunFile("previous.ckpt")
+    # the scores; written last, so that its presence marks a finished run
+    metrics = _RunFile("metrics.json")
+    samples = _RunFile("samples")  # small copies of a few validation images, for comparing exports
+    # features of a sample of the training images, for the neighbours in a report
+    neighbours = _RunFile("neighbours.safetensors")
 
     @property
     def is_finished(self) -> bool:

@@ -132,6 +132,7 @@ def test_it_is_chosen_where_it_saves_more_than_it_takes(
     monkeypatch.setattr(defaults, "why_no_compiler", lambda _device: missing)
     settings = gather_settings({"device": "cuda:0", "batch_size": 64, "epochs": 10, **given})
     facts = TrainingFacts(
+        regime=regime,
         trained_weights=True,
         train_count=30_030,
         class_counts={"a": 20_000, "b": 10_030},
@@ -139,7 +140,7 @@ def test_it_is_chosen_where_it_saves_more_than_it_takes(
         is_vit=True,
         is_convolutional=False,
     )
-    resolved = choose_schedule(settings, regime, facts)
+    resolved = choose_schedule(settings, facts)
     assert resolved.config.compile == chosen
     assert resolved.reasons.get("compile") == reason
 

@@ -171,7 +171,7 @@ def test_muon_is_chosen_for_transformers_from_random_weights(regime, facts, give
     usual = {"trained_weights": False, "is_vit": True, "is_convolutional": False}
     counts = {"train_count": 40, "class_counts": {"a": 20, "b": 20}, "img_size": 224}
     settings = gather_settings({"device": "cpu", **given})
-    settings = choose_schedule(settings, regime, TrainingFacts(**{**usual, **counts, **facts}))
+    settings = choose_schedule(settings, TrainingFacts(regime, **{**usual, **counts, **facts}))
     assert (settings.config.optimizer, settings.config.lr) == chosen
 
 

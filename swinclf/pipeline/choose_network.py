@@ -108,8 +108,8 @@ def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings,
 def choose_activation(settings: Settings, weights: Path, report: Reporter) -> Settings:
     """Choose the activation by the config.json next to the weights, if it names another.
 
-    No tensor shows whether a network uses GELU, its tanh approximation or the quick GELU of OpenAI's
-    CLIP; the outputs differ in the third digit. A warning is reported if the network cannot have
+    No tensor shows whether a network uses GELU, its tanh approximation or the quick GELU of CLIP;
+    the outputs differ in the third digit. A warning is reported if the network cannot have
     that activation.
     """
     activation, config = _configured_activation(weights), settings.config

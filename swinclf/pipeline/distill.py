@@ -40,7 +40,7 @@ from swinclf.training.feature_extraction import (
 )
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fit_baseline
-from swinclf.training.objective import Distillation, TeacherFeatures
+from swinclf.training.objective import Distillation
 from swinclf.training.resume_guard import check_teacher
 from swinclf.training.schedule import Schedule
 from swinclf.training.teacher import (
@@ -360,7 +360,7 @@ def build_objective(teacher_data: TeacherData, plan: Plan, device: str) -> Disti
     table, terms = teacher_data.table, teacher_data.terms
     labelled = [plan.extracted.digests[one.path] for one in plan.dataset.of(TRAIN)]
     digests = [*labelled, *(teacher_data.unlabelled.digests if teacher_data.unlabelled else ())]
-    teacher: TeacherFeatures
+    teacher: CachedFeatures | OnlineFeatures
     if teacher_data.online is not None:
         teacher = teacher_data.online
     else:

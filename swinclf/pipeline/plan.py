@@ -123,6 +123,7 @@ def resolve_plan(
     """Resolve the settings that depend on the number of images, and with them the plan."""
     unlabelled = teacher_data.unlabelled if teacher_data is not None else None
     facts = TrainingFacts(
+        regime=start.regime,
         trained_weights=start.trained_weights,
         train_count=len(dataset.rows(TRAIN)) + (len(unlabelled.paths) if unlabelled else 0),
         class_counts=dataset.counts(TRAIN),
@@ -131,7 +132,7 @@ def resolve_plan(
         is_convolutional=is_convolutional(start.network),
         is_probe_exact=teacher_data is None and _is_probe_exact(start, dataset),
     )
-    settings = choose_schedule(settings, start.regime, facts)
+    settings = choose_schedule(settings, facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -79,28 +79,6 @@ class BatchPart(NamedTuple):
         return self.own if self.neighbour is None else [self.neighbour, *self.own]
 
 
-class Batches(Protocol):
-    """Training and validation data, in batches."""
-
-    @property
-    def train_count(self) -> int:
-        """Return the number of training images."""
-
-    @property
-    def val_count(self) -> int:
-        """Return the number of validation images."""
-
-    @property
-    def batch_size(self) -> int:
-        """Return the number of images a step."""
-
-    def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0), from a step on; a batch may be empty."""
-
-    def val(self) -> Iterator[Batch]:
-        """Yield the validation images, each once, in order, preprocessed as for prediction."""
-
-
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     """Return a permutation of range(count), a function of seed and epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(count)
@@ -120,16 +98,16 @@ class FeatureBatches:
 
     @property
     def train_count(self) -> int:
-        """See `Batches`."""
+        """Return the number of training images."""
         return len(self.train_targets)
 
     @property
     def val_count(self) -> int:
-        """See `Batches`."""
+        """Return the number of validation images."""
         return len(self.val_targets)
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """See `Batches`."""
+        """Yield the batches of an epoch (from 0), from a step on; a batch may be empty."""
         views, count = self.train_features.shape[:2]
         order = torch.from_numpy(epoch_order(count, seed=self.seed, epoch=epoch))
         view_of = torch.from_numpy(
@@ -140,7 +118,7 @@ class FeatureBatches:
             yield Batch(features, self.train_targets[rows], views=view_of[rows] * count + rows)
 
     def val(self) -> Iterator[Batch]:
-        """See `Batches`."""
+        """Yield the validation images, each once, in order, preprocessed as for prediction."""
         size = 4096
         for features, targets in zip(
             self.val_features.split(size), self.val_targets.split(size), strict=True
@@ -181,12 +159,12 @@ class ImageBatches:
 
     @property
     def train_count(self) -> int:
-        """See `Batches`."""
+        """Return the number of training images."""
         return len(self.train_files)
 
     @property
     def val_count(self) -> int:
-        """See `Batches`."""
+        """Return the number of validation images."""
         return len(self.val_files)
 
     @cached_property
@@ -209,7 +187,7 @@ class ImageBatches:
         )
 
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """See `Batches`."""
+        """Yield the batches of an epoch (from 0), from a step on; a batch may be empty."""
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
         parts = [self._part(batch) for batch in in_batches(order, self.batch_size)][first_step:]
 
@@ -293,7 +271,7 @@ class ImageBatches:
         return batch.rows(slice(1, None)) if is_there else batch
 
     def val(self) -> Iterator[Batch]:
-        """See `Batches`."""
+        """Yield the validation images, each once, in order, preprocessed as for prediction."""
 
         def load(index: int) -> LoadedImage:
             return self.cache.load(
@@ -344,3 +322,6 @@ class ImageBatches:
 
     def _no_pixels(self) -> np.ndarray:
         return np.empty((0, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+
+
+Batches = FeatureBatches | ImageBatches

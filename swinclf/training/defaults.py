@@ -46,6 +46,7 @@ class Regime(StrEnum):
 class TrainingFacts:
     """Properties of data and network that the defaults depend on."""
 
+    regime: Regime  # which parameters train
     trained_weights: bool  # whether the network starts from trained weights
     train_count: int  # training images, with and without a label
     class_counts: Mapping[str, int]  # training images of each class
@@ -202,11 +203,11 @@ def is_sided(name: str) -> bool:
     )
 
 
-def choose_schedule(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+def choose_schedule(settings: Settings, facts: TrainingFacts) -> Settings:
     """Choose epochs, batch size, learning rate and regularisation by regime and dataset size."""
     given_epochs = settings.is_given("epochs")
-    settings = _choose_train_size(settings, regime, facts)
-    if regime is Regime.HEAD:
+    settings = _choose_train_size(settings, facts)
+    if facts.regime is Regime.HEAD:
         settings = _choose_head_epochs(settings, facts)
         settings, batch_size = settings.choose_value("batch_size", 64, "for the head")
         settings = settings.choose("patience", 0, "for the head")
@@ -223,9 +224,9 @@ def choose_schedule(settings: Settings, regime: Regime, facts: TrainingFacts) ->
         settings = settings.choose("patience", patience, reason)
         settings = settings.choose("label_smoothing", 0.1, "for the network")
         settings = _choose_layer_decay(settings, facts)
-    settings = _choose_optimizer(settings, regime, facts)
-    settings = _choose_lr(settings, regime, facts, batch_size)
-    settings = _choose_compile(settings, regime, facts, batch_size)
+    settings = _choose_optimizer(settings, facts)
+    settings = _choose_lr(settings, facts, batch_size)
+    settings = _choose_compile(settings, facts, batch_size)
     return _choose_class_weights(settings, facts)
 
 
@@ -273,7 +274,7 @@ def _epochs_for(facts: TrainingFacts) -> int:
     return 4
 
 
-def _choose_train_size(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+def _choose_train_size(settings: Settings, facts: TrainingFacts) -> Settings:
     """Choose the size of training images.
 
     Random crops make objects larger than in prediction; smaller training images compensate for
@@ -286,7 +287,7 @@ def _choose_train_size(settings: Settings, regime: Regime, facts: TrainingFacts)
     """
     size = facts.img_size
     if facts.is_convolutional:
-        if regime is Regime.HEAD:
+        if facts.regime is Regime.HEAD:
             return settings.choose("train_size", size, "the network does not train")
         smaller = min(size, max(32, round(TRAIN_SIZE * size / 32) * 32))
         return settings.choose("train_size", smaller, "random crops enlarge objects")
@@ -311,9 +312,9 @@ def _choose_layer_decay(settings: Settings, facts: TrainingFacts) -> Settings:
     return settings.choose("layer_decay", 0.75 if facts.is_vit else 0.9, kind)
 
 
-def _choose_optimizer(settings: Settings, regime: Regime, facts: TrainingFacts) -> Settings:
+def _choose_optimizer(settings: Settings, facts: TrainingFacts) -> Settings:
     """Choose Muon from random weights, as measured (docs/decisions/muon-from-random-weights.md)."""
-    if regime is Regime.HEAD:
+    if facts.regime is Regime.HEAD:
         return settings.choose("optimizer", OptimizerName.ADAMW, "the network does not train")
     if facts.trained_weights:
         return settings.choose("optimizer", OptimizerName.ADAMW, "starting from trained weights")
@@ -322,12 +323,10 @@ def _choose_optimizer(settings: Settings, regime: Regime, facts: TrainingFacts) 
     return settings.choose("optimizer", OptimizerName.MUON, "starting from random weights")
 
 
-def _choose_lr(
-    settings: Settings, regime: Regime, facts: TrainingFacts, batch_size: int
-) -> Settings:
+def _choose_lr(settings: Settings, facts: TrainingFacts, batch_size: int) -> Settings:
     """Choose the peak rate, scaled by the root of the batch size (Malladi et al. 2022)."""
     at_64 = HEAD_LR_AT_64
-    if regime is not Regime.HEAD:
+    if facts.regime is not Regime.HEAD:
         tuned = CONVOLUTIONAL_LR_AT_64 if facts.is_convolutional else NETWORK_LR_AT_64
         is_muon = settings.config.optimizer is OptimizerName.MUON
         at_64 = MUON_LR_AT_64 if is_muon else SCRATCH_LR_AT_64
@@ -337,13 +336,11 @@ def _choose_lr(
     return settings.choose("lr", float(f"{rate:.2g}"), reason)  # recorded as printed
 
 
-def _choose_compile(
-    settings: Settings, regime: Regime, facts: TrainingFacts, batch_size: int
-) -> Settings:
+def _choose_compile(settings: Settings, facts: TrainingFacts, batch_size: int) -> Settings:
     """Choose whether to compile the network: where it saves more time than it takes."""
     config = settings.config
     steps = (config.epochs or 0) * -(-facts.train_count // batch_size)
-    if regime is Regime.HEAD:
+    if facts.regime is Regime.HEAD:
         why_not = "the network does not train"
     elif not config.device.startswith("cuda"):
         why_not = "only an NVIDIA GPU gains from it"

@@ -6,7 +6,6 @@ import contextlib
 import math
 import warnings
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -23,16 +22,6 @@ from swinclf.training.schedule import Schedule
 from swinclf.training.state import TrainState
 
 LossesAndLogits = tuple[torch.Tensor, torch.Tensor]  # (B,) and (B, K), float32
-
-
-class Gradient(Protocol):
-    """Computation of the gradient of a step."""
-
-    def compute(self, batch: Batch) -> LossesAndLogits | None:
-        """Compute the gradient of the mean loss; return the losses and logits of the batch.
-
-        Returns None if there is no image to learn from.
-        """
 
 
 class BatchLoss(nn.Module):
@@ -72,7 +61,10 @@ class LocalGradient:
         share_drop_path(state.model, self._share)
 
     def compute(self, batch: Batch) -> LossesAndLogits | None:
-        """See `Gradient`."""
+        """Compute the gradient of the mean loss; return the losses and logits of the batch.
+
+        Returns None if there is no image to learn from.
+        """
         state, share, count = self._state, self._share, len(batch.targets)
         if not count:
             return None
@@ -117,7 +109,7 @@ class SharedGradient:
         self._rehearsed = (False, 0)  # whether the optimizer had a state, and the number of images
 
     def compute(self, batch: Batch) -> LossesAndLogits | None:
-        """See `Gradient`; the mean is over the images of all processes."""
+        """Do as `LocalGradient`, with the mean over the images of all processes."""
         state, processes, share = self._state, self._processes, self._share
         local = len(batch.targets)
         own = [local * (rank == processes.rank) for rank in range(processes.count)]
@@ -163,6 +155,9 @@ class SharedGradient:
             return DistributedDataParallel(
                 self._loss, gradient_as_bucket_view=True, find_unused_parameters=has_unused
             )
+
+
+Gradient = LocalGradient | SharedGradient
 
 
 def _add_gradient(

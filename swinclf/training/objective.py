@@ -12,7 +12,6 @@ Romero et al. 2015 (FitNets), sec. 2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.schedule import Schedule
+from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
 ModelOutputs = tuple[torch.Tensor, ...]
 
@@ -57,13 +57,6 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, schedule: Schedu
         reduction="none",
         ignore_index=UNLABELLED,
     )
-
-
-class TeacherFeatures(Protocol):
-    """A source of the teacher's features, cached or computed."""
-
-    def features(self, batch: Batch) -> torch.Tensor:
-        """Return (B, D) float32 on the batch's device, without gradient."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ class Distillation(CrossEntropy):
 
     def __init__(
         self,
-        teacher: TeacherFeatures,
+        teacher: CachedFeatures | OnlineFeatures,
         head: nn.Linear,
         sample: torch.Tensor,
         terms: DistillationTerms,

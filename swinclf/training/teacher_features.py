@@ -26,7 +26,7 @@ class CachedFeatures:
         self._whole, self._rows = whole, rows
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (B, D) float32 on the batch's device."""
+        """Return (B, D) float32 on the batch's device, without gradient."""
         assert batch.views is not None
         return self._whole[self._rows[batch.views]].to(batch.inputs.device).float()
 
@@ -46,7 +46,7 @@ class OnlineFeatures:
         self._computer.to(device)
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return (B, D) float32 on the batch's device."""
+        """Return (B, D) float32 on the batch's device, without gradient."""
         inputs = batch.inputs.detach()
         values = inputs * _colours(self._student.std, inputs) + _colours(self._student.mean, inputs)
         size = self._teacher.height, self._teacher.width
