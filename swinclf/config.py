@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, Never, TypeVar, get_type_hints
 
 from swinclf.device import Precision
@@ -117,8 +118,8 @@ class OptionGroup(StrEnum):
 
 
 def _setting(
-    default: Any,
     group: OptionGroup,
+    default: Any,
     text: str,
     *,
     low: float | None = None,
@@ -148,6 +149,13 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+_data = partial(_setting, OptionGroup.DATA)
+_model = partial(_setting, OptionGroup.MODEL)
+_training = partial(_setting, OptionGroup.TRAINING)
+_augmentation = partial(_setting, OptionGroup.AUGMENTATION)
+_distillation = partial(_setting, OptionGroup.DISTILLATION)
+_machine = partial(_setting, OptionGroup.MACHINE)
+_output = partial(_setting, OptionGroup.OUTPUT)
 _AS_TRAINED = "as trained"
 
 # The type of an open setting: None in a TrainConfig, Never in a ResolvedConfig.
@@ -162,226 +170,117 @@ class Config(Generic[Open]):
     stages, the folders that DATA implies.
     """
 
-    data: str = _setting("", OptionGroup.DATA, "A folder of class folders.")
+    data: str = _data("", "A folder of class folders.")
 
-    model: str = _setting(
-        "swin_tiny_patch4_window7_224",
-        OptionGroup.MODEL,
-        "See swinclf models; embedded if offline.",
-        metavar="NAME",
+    model: str = _model(
+        "swin_tiny_patch4_window7_224", "See swinclf models; embedded if offline.", metavar="NAME"
     )
-    impl: Impl | Open = _setting(
-        None, OptionGroup.MODEL, "Implementation.", auto="native where it exists"
-    )
-    pretrained: bool = _setting(True, OptionGroup.MODEL, "Start from published weights.")
-    model_arg: tuple[str, ...] = _setting(
-        (), OptionGroup.MODEL, "Architecture; repeatable.", metavar="KEY=VALUE"
-    )
-    weights: str | None = _setting(
-        None, OptionGroup.MODEL, "Start from these weights.", auto="none", metavar="FILE|RUN"
-    )
-    freeze_layers: bool | Open = _setting(
+    impl: Impl | Open = _model(None, "Implementation.", auto="native where it exists")
+    pretrained: bool = _model(True, "Start from published weights.")
+    model_arg: tuple[str, ...] = _model((), "Architecture; repeatable.", metavar="KEY=VALUE")
+    weights: str | None = _model(None, "Start from these weights.", auto="none", metavar="FILE|RUN")
+    freeze_layers: bool | Open = _model(
         None,
-        OptionGroup.MODEL,
         "Train the head only, or the whole network.",
         auto="on if starting from trained weights",
     )
-    freeze_stages: int | None = _setting(
-        None, OptionGroup.MODEL, "Freeze stem and first N stages.", low=0, auto="none"
-    )
-    img_size: int | Open = _setting(
-        None, OptionGroup.MODEL, "Side of the input, px.", low=8, auto="the model's own"
-    )
-    train_size: int | Open = _setting(
-        None,
-        OptionGroup.MODEL,
-        "Of training images, px.",
-        low=8,
-        auto="5/7 for CNNs",
-    )
+    freeze_stages: int | None = _model(None, "Freeze stem and first N stages.", low=0, auto="none")
+    img_size: int | Open = _model(None, "Side of the input, px.", low=8, auto="the model's own")
+    train_size: int | Open = _model(None, "Of training images, px.", low=8, auto="5/7 for CNNs")
 
-    val_split: float = _setting(
-        0.2, OptionGroup.DATA, "Validation part of each class.", low=0, high=0.9
+    val_split: float = _data(0.2, "Validation part of each class.", low=0, high=0.9)
+    test_split: float = _data(0.0, "Part for the final score only.", low=0, high=0.9)
+    folds: int | Open = _data(
+        None, "Cross-validation; 0: none.", low=0, high=100, auto="10 below 300"
     )
-    test_split: float = _setting(
-        0.0, OptionGroup.DATA, "Part for the final score only.", low=0, high=0.9
+    val: str | None = _data(None, "Validation images.", auto="DATA/val", metavar="DIR")
+    fit: Fit | Open = _data(None, "How images become square.", auto="the model's own")
+    mean: str | Open = _data(
+        None, "Mean colour, or data.", auto=_AS_TRAINED, colours=(0, 1), metavar="R,G,B"
     )
-    folds: int | Open = _setting(
+    std: str | Open = _data(
+        None, "Its standard deviation.", auto=_AS_TRAINED, colours=(0.001, 10), metavar="R,G,B"
+    )
+    interpolation: Interpolation | Open = _data(None, "Filter of resizing.", auto=_AS_TRAINED)
+    crop_pct: float | Open = _data(
+        None, "Side left by --fit crop.", low=0.1, high=1, auto=_AS_TRAINED
+    )
+    augment: Augment | Open = _augmentation(
         None,
-        OptionGroup.DATA,
-        "Cross-validation; 0: none.",
-        low=0,
-        high=100,
-        auto="10 below 300",
-    )
-    val: str | None = _setting(
-        None, OptionGroup.DATA, "Validation images.", auto="DATA/val", metavar="DIR"
-    )
-    fit: Fit | Open = _setting(
-        None, OptionGroup.DATA, "How images become square.", auto="the model's own"
-    )
-    mean: str | Open = _setting(
-        None,
-        OptionGroup.DATA,
-        "Mean colour, or data.",
-        auto=_AS_TRAINED,
-        colours=(0, 1),
-        metavar="R,G,B",
-    )
-    std: str | Open = _setting(
-        None,
-        OptionGroup.DATA,
-        "Its standard deviation.",
-        auto=_AS_TRAINED,
-        colours=(0.001, 10),
-        metavar="R,G,B",
-    )
-    interpolation: Interpolation | Open = _setting(
-        None, OptionGroup.DATA, "Filter of resizing.", auto=_AS_TRAINED
-    )
-    crop_pct: float | Open = _setting(
-        None, OptionGroup.DATA, "Side left by --fit crop.", low=0.1, high=1, auto=_AS_TRAINED
-    )
-    augment: Augment | Open = _setting(
-        None,
-        OptionGroup.AUGMENTATION,
         "Random crops; trivial adds TrivialAugment.",
         auto="trivial; crop for CNNs and --no-mirror",
     )
-    min_crop: float = _setting(
-        0.35, OptionGroup.AUGMENTATION, "Smallest area of a crop.", low=0.01, high=1
-    )
-    mirror: bool | Open = _setting(
+    min_crop: float = _augmentation(0.35, "Smallest area of a crop.", low=0.01, high=1)
+    mirror: bool | Open = _augmentation(
         None,
-        OptionGroup.AUGMENTATION,
         "Train on mirror images, too.",
         auto="on unless a class name has left, right or is one letter",
     )
 
-    mixup: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of mixup; 0: off.", low=0)
-    cutmix: float = _setting(0.0, OptionGroup.AUGMENTATION, "Alpha of CutMix; 0: off.", low=0)
-    random_erasing: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Chance of an erased box; 0: off.", low=0, high=1
-    )
-    rotate: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Largest rotation, in turns; 0: off.", low=0, high=0.5
-    )
-    zoom: float = _setting(
-        0.0, OptionGroup.AUGMENTATION, "Largest zoom, in or out; 0: off.", low=0, high=0.9
-    )
+    mixup: float = _augmentation(0.0, "Alpha of mixup; 0: off.", low=0)
+    cutmix: float = _augmentation(0.0, "Alpha of CutMix; 0: off.", low=0)
+    random_erasing: float = _augmentation(0.0, "Chance of an erased box; 0: off.", low=0, high=1)
+    rotate: float = _augmentation(0.0, "Largest rotation, in turns; 0: off.", low=0, high=0.5)
+    zoom: float = _augmentation(0.0, "Largest zoom, in or out; 0: off.", low=0, high=0.9)
 
-    epochs: int | Open = _setting(
-        None, OptionGroup.TRAINING, "Passes over the images.", low=1, auto="by dataset size"
+    epochs: int | Open = _training(None, "Passes over the images.", low=1, auto="by dataset size")
+    batch_size: int | Open = _training(None, "Images a step.", low=1, auto="32; head and GPU: more")
+    lr: float | Open = _training(None, "Peak rate, more than 0.", above=0, auto="by batch size")
+    lrf: float = _training(0.01, "Final rate as a part of --lr.", low=0, high=1)
+    warmup: float = _training(0.1, "Part of all steps to warm up.", low=0, high=0.9)
+    patience: int | Open = _training(
+        None, "Epochs without progress; 0: any.", low=0, auto="a third"
     )
-    batch_size: int | Open = _setting(
+    optimizer: OptimizerName | Open = _training(None, "Optimizer.", auto="muon from random weights")
+    weight_decay: float = _training(0.05, "Decoupled weight decay.", low=0)
+    layer_decay: float | Open = _training(
         None,
-        OptionGroup.TRAINING,
-        "Images a step.",
-        low=1,
-        auto="32; head and GPU: more",
-    )
-    lr: float | Open = _setting(
-        None, OptionGroup.TRAINING, "Peak rate, more than 0.", above=0, auto="by batch size"
-    )
-    lrf: float = _setting(
-        0.01, OptionGroup.TRAINING, "Final rate as a part of --lr.", low=0, high=1
-    )
-    warmup: float = _setting(
-        0.1, OptionGroup.TRAINING, "Part of all steps to warm up.", low=0, high=0.9
-    )
-    patience: int | Open = _setting(
-        None,
-        OptionGroup.TRAINING,
-        "Epochs without progress; 0: any.",
-        low=0,
-        auto="a third",
-    )
-    optimizer: OptimizerName | Open = _setting(
-        None, OptionGroup.TRAINING, "Optimizer.", auto="muon from random weights"
-    )
-    weight_decay: float = _setting(0.05, OptionGroup.TRAINING, "Decoupled weight decay.", low=0)
-    layer_decay: float | Open = _setting(
-        None,
-        OptionGroup.TRAINING,
         "Rate of each layer relative to the next.",
         low=0.1,
         high=1,
         auto="0.75 for ViT, else 0.9; 1 from random weights",
     )
-    label_smoothing: float | Open = _setting(
-        None, OptionGroup.TRAINING, "Label smoothing.", low=0, high=0.9, auto="0.1; 0 for the head"
+    label_smoothing: float | Open = _training(
+        None, "Label smoothing.", low=0, high=0.9, auto="0.1; 0 for the head"
     )
-    drop_path: float | Open = _setting(
-        None, OptionGroup.TRAINING, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
+    drop_path: float | Open = _training(
+        None, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
     )
-    ema: float = _setting(
-        0.0, OptionGroup.TRAINING, "Decay of averaged weights; 0: off.", low=0, high=0.99999
+    ema: float = _training(0.0, "Decay of averaged weights; 0: off.", low=0, high=0.99999)
+    select: EpochScore = _training(EpochScore.LOSS, "What decides the best epoch.")
+    clip_norm: float = _training(1.0, "Largest gradient norm; 0: any.", low=0)
+    class_weights: ClassWeights | Open = _training(None, "In the loss.", auto="balanced from 1:10")
+
+    teacher: str | None = _distillation(
+        None, "The network to distill.", auto="none", metavar="RUN|FILE|MODEL"
     )
-    select: EpochScore = _setting(
-        EpochScore.LOSS, OptionGroup.TRAINING, "What decides the best epoch."
+    unlabelled: str | None = _distillation(
+        None, "More images, without labels.", auto="none", metavar="DIR"
     )
-    clip_norm: float = _setting(1.0, OptionGroup.TRAINING, "Largest gradient norm; 0: any.", low=0)
-    class_weights: ClassWeights | Open = _setting(
-        None,
-        OptionGroup.TRAINING,
-        "In the loss.",
-        auto="balanced from 1:10",
+    teacher_temperature: float | None = _distillation(
+        None, "Divisor of logits.", above=0, auto="2 with a teacher"
+    )
+    teacher_weight: float | None = _distillation(
+        None, "Weight of its outputs.", low=0, high=1, auto="0.5 with a teacher"
+    )
+    teacher_features: float | None = _distillation(
+        None, "Weight of its features.", low=0, auto="1; 0 for the head"
+    )
+    teacher_views: TeacherViews | None = _distillation(
+        None, "Its inputs: images, or augmented views.", auto="online with random crops"
     )
 
-    teacher: str | None = _setting(
-        None,
-        OptionGroup.DISTILLATION,
-        "The network to distill.",
-        auto="none",
-        metavar="RUN|FILE|MODEL",
-    )
-    unlabelled: str | None = _setting(
-        None,
-        OptionGroup.DISTILLATION,
-        "More images, without labels.",
-        auto="none",
-        metavar="DIR",
-    )
-    teacher_temperature: float | None = _setting(
-        None, OptionGroup.DISTILLATION, "Divisor of logits.", above=0, auto="2 with a teacher"
-    )
-    teacher_weight: float | None = _setting(
-        None,
-        OptionGroup.DISTILLATION,
-        "Weight of its outputs.",
-        low=0,
-        high=1,
-        auto="0.5 with a teacher",
-    )
-    teacher_features: float | None = _setting(
-        None, OptionGroup.DISTILLATION, "Weight of its features.", low=0, auto="1; 0 for the head"
-    )
-    teacher_views: TeacherViews | None = _setting(
-        None,
-        OptionGroup.DISTILLATION,
-        "Its inputs: images, or augmented views.",
-        auto="online with random crops",
-    )
-
-    device: str = _setting(
-        "auto", OptionGroup.MACHINE, "auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
-    )
-    precision: Precision = _setting(Precision.AUTO, OptionGroup.MACHINE, "Number format.")
-    compile: Compile = _setting(Compile.AUTO, OptionGroup.MACHINE, "Use torch.compile.")
-    threads: int | Open = _setting(
-        None, OptionGroup.MACHINE, "CPU threads.", low=1, high=1024, auto="torch's own"
-    )
-    workers: int | Open = _setting(
-        None, OptionGroup.MACHINE, "Reader threads.", low=0, high=256, auto="one per core"
-    )
-    strict: bool = _setting(False, OptionGroup.DATA, "Stop if a file is unreadable.")
-    cache: bool = _setting(True, OptionGroup.MACHINE, "Cache features on disk.")
-    cache_gib: float = _setting(2.0, OptionGroup.MACHINE, "Largest cache, GiB.", low=0)
-    seed: int = _setting(0, OptionGroup.TRAINING, "Of split, order, augmentation.", low=0)
-    out: str = _setting("runs", OptionGroup.OUTPUT, "The folder for runs.", metavar="DIR")
-    name: str | None = _setting(
-        None, OptionGroup.OUTPUT, "The run's name.", auto="DATA's and a number", metavar="NAME"
-    )
+    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
+    precision: Precision = _machine(Precision.AUTO, "Number format.")
+    compile: Compile = _machine(Compile.AUTO, "Use torch.compile.")
+    threads: int | Open = _machine(None, "CPU threads.", low=1, high=1024, auto="torch's own")
+    workers: int | Open = _machine(None, "Reader threads.", low=0, high=256, auto="one per core")
+    strict: bool = _data(False, "Stop if a file is unreadable.")
+    cache: bool = _machine(True, "Cache features on disk.")
+    cache_gib: float = _machine(2.0, "Largest cache, GiB.", low=0)
+    seed: int = _training(0, "Of split, order, augmentation.", low=0)
+    out: str = _output("runs", "The folder for runs.", metavar="DIR")
+    name: str | None = _output(None, "The run's name.", auto="DATA's and a number", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
