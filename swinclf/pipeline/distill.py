@@ -16,7 +16,6 @@ from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.errors import DataError, RunError, SwinclfError
-from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan, TeacherData
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
@@ -32,11 +31,9 @@ from swinclf.training.feature_extraction import (
     MIRROR,
     PLAIN,
     ExtractedFeatures,
-    FeatureCaches,
     FeatureExtractor,
     FeatureTable,
     ViewsOf,
-    open_feature_caches,
 )
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fit_baseline
@@ -52,6 +49,7 @@ from swinclf.training.teacher import (
 )
 from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
+STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
 PLAIN_LOSS = Schedule(  # of a teacher's head: only class weights and label smoothing are used
     epochs=1,
     lrf=1.0,
@@ -127,15 +125,21 @@ def prepare_teacher(
     if teacher.classes is None:
         ranges = start.preprocess.ranges
         teacher = replace(teacher, preprocess=replace(teacher.preprocess, ranges=ranges))
-    computer = Computer(teacher.network, context.hardware)
+    teaching = replace(
+        start,
+        network=teacher.network,
+        preprocess=teacher.preprocess,
+        extracts_features=True,
+        extraction=replace(start.extraction, network_id=teacher.network_id),
+    )
+    extractor = build_extractor(dataset.root, teaching, context, dtype=torch.float16)
     online = teacher_views is TeacherViews.ONLINE
-    extracted_by_teacher, table = _extract_teacher_features(
-        start.extraction, teacher, computer, dataset, listed, context, is_cached=not online
+    table = _extract_teacher_features(
+        extractor, start.extraction, dataset, extracted, listed, context, is_cached=not online
     )
     unlabelled, skipped = _select_unlabelled(
-        listed, dataset, extracted, extracted_by_teacher, context, resumed
+        listed, dataset, extracted, extractor.extracted, context, resumed
     )
-    _check_extracted(start.extraction, dataset, extracted, extracted_by_teacher, table)
     head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context)
     student: ExtractedFeatures | None = None
     if unlabelled is not None and start.regime is Regime.HEAD:
@@ -145,7 +149,9 @@ def prepare_teacher(
         digest=teacher.digest,
         head=head,
         table=table,
-        online=OnlineFeatures(computer, start.preprocess, teacher.preprocess) if online else None,
+        online=OnlineFeatures(extractor.computer, start.preprocess, teacher.preprocess)
+        if online and extractor.computer
+        else None,
         unlabelled=unlabelled,
         student=student.features if student else None,
         terms=terms,
@@ -164,52 +170,33 @@ def _list_unlabelled(folder: str | None, resumed: RunFolder | None) -> Unlabelle
 
 
 def _extract_teacher_features(
+    extractor: FeatureExtractor,
     options: ExtractionOptions,
-    teacher: Teacher,
-    computer: Computer,
     dataset: Dataset,
+    extracted: ExtractedFeatures,
     listed: UnlabelledImages | None,
     context: Context,
     *,
     is_cached: bool,
-) -> tuple[ExtractedFeatures, FeatureTable]:
+) -> FeatureTable:
     """Extract the teacher's features of training, validation and unlabelled images."""
     both = (PLAIN, MIRROR) if is_cached and options.mirror else (PLAIN,)
+    needed = [  # the others are scored by another command
+        one for one in dataset.images if one.split != TEST or options.split.test
+    ]
     views: dict[str, tuple[bytes, ...]] = {
-        one.path: both if one.split == TRAIN else (PLAIN,)
-        for one in dataset.images
-        if one.split != TEST or options.split.test  # scored at the end of the training
+        one.path: both if one.split == TRAIN else (PLAIN,) for one in needed
     }
     if listed is not None:
         views |= {str(file): both if is_cached else () for file in listed.files}
-    table = FeatureTable(torch.float16)
-    caches = open_feature_caches(
-        teacher.network,
-        teacher.network_id,
-        teacher.preprocess,
-        context.hardware,
-        limit_bytes=options.cache_bytes,
-        note=context.report.note,
-        dtype=torch.float16,
-    )
-    extracted = _extract(
-        list(views),
-        lambda file, _: views[file],
-        FeatureExtractor(
-            dataset.root,
-            teacher.preprocess,
-            computer,
-            context.hardware,
-            workers=options.workers,
-            report=context.report,
-            stop=context.stop,
-            caches=caches if options.is_cached else FeatureCaches(),
-            table=table,
-        ),
-        context,
-        "extracting features of the teacher",
-    )
-    return extracted, table
+    task = "extracting features of the teacher"
+    by_teacher = _extract(list(views), lambda file, _: views[file], extractor, context, task)
+    table = by_teacher.features
+    assert table is not None
+    for image in needed:
+        if extracted.digests[image.path] + PLAIN not in table:
+            raise _changed_image(dataset.root / image.path, by_teacher.errors.get(image.path))
+    return table
 
 
 def _extract_student_features(
@@ -288,21 +275,6 @@ def _select_unlabelled(
     return UnlabelledImages(listed.root, paths, contents), skipped
 
 
-def _check_extracted(
-    options: ExtractionOptions,
-    dataset: Dataset,
-    extracted: ExtractedFeatures,
-    extracted_by_teacher: ExtractedFeatures,
-    table: FeatureTable,
-) -> None:
-    """Check that the teacher's features of all images have been extracted."""
-    errors = extracted_by_teacher.errors
-    for image in dataset.images:
-        is_needed = image.split != TEST or options.split.test
-        if is_needed and extracted.digests[image.path] + PLAIN not in table:
-            raise _changed_image(dataset.root / image.path, errors.get(image.path))
-
-
 def _teacher_head(
     teacher: Teacher,
     dataset: Dataset,
@@ -350,9 +322,6 @@ def _changed_image(file: Path, why: str | None, run: RunFolder | None = None) ->
         hint=f"restore it, or give their current folder: swinclf train --resume '{run.path}' "
         "--unlabelled DIR",
     )
-
-
-STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
 
 
 def build_objective(teacher_data: TeacherData, plan: Plan, device: str) -> Distillation:

@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
 from swinclf.data.split import SplitRule
@@ -97,7 +99,9 @@ class _ExtractionTask:
             _extract_shared(extractor, self.index, self.start, processes)
 
 
-def build_extractor(root: Path, start: StartingModel, context: Context) -> FeatureExtractor:
+def build_extractor(
+    root: Path, start: StartingModel, context: Context, *, dtype: torch.dtype = torch.float32
+) -> FeatureExtractor:
     """Build the extractor of the features of files; without a frozen network it only reads."""
     return FeatureExtractor(
         root,
@@ -107,7 +111,8 @@ def build_extractor(root: Path, start: StartingModel, context: Context) -> Featu
         workers=start.extraction.workers,
         report=context.report,
         stop=context.stop,
-        caches=open_user_caches(start, context),
+        caches=open_user_caches(start, context, dtype),
+        dtype=dtype,
     )
 
 
@@ -142,7 +147,7 @@ def _split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
     return replace(rule, val=0.0) if index.has_val else rule
 
 
-def open_user_caches(start: StartingModel, context: Context) -> FeatureCaches:
+def open_user_caches(start: StartingModel, context: Context, dtype: torch.dtype) -> FeatureCaches:
     """Open the user's caches for this network; none if caching is off."""
     options = start.extraction
     if not options.is_cached:
@@ -154,6 +159,7 @@ def open_user_caches(start: StartingModel, context: Context) -> FeatureCaches:
         context.hardware,
         limit_bytes=options.cache_bytes,
         note=context.report.note,
+        dtype=dtype,
     )
 
 

@@ -148,7 +148,7 @@ class FeatureExtractor:
 
     Paths are relative to `root`. Without `computer`, the frozen network, files are only read.
     `stop` is checked after every image; features computed so far are still cached. `caches` is
-    closed with this. `table` receives the features; None for a new one in float32.
+    closed with this. `dtype` is that of the features in memory.
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class FeatureExtractor:
         report: Reporter,
         stop: StopFlag,
         caches: FeatureCaches,
-        table: FeatureTable | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._root, self._preprocess, self._computer = root, preprocess, computer
+        self._root, self._preprocess, self.computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
         self._caches, self._batch = caches, fixed_batch_size(hardware.device)
-        self._table = FeatureTable() if table is None else table
+        self._table = FeatureTable(dtype)
         self._requested: set[bytes] = set()  # units that are in the table or being computed
         self.extracted = ExtractedFeatures(features=self._table if computer else None)
 
@@ -200,7 +200,7 @@ class FeatureExtractor:
             loaded = load_for_prediction(self._root / file, self._preprocess, is_known=is_known)
             return _LoadedFile(file, loaded, cached)
 
-        task = task or ("reading images" if self._computer is None else "computing features")
+        task = task or ("reading images" if self.computer is None else "computing features")
         with self._report.track(task, len(files)) as advance:
             loaded = map_ahead(
                 load, files, workers=self._workers, ahead=2 * self._batch, late=_not_loaded
@@ -249,7 +249,7 @@ class FeatureExtractor:
             del pending[: self._batch]
 
     def _views(self, file: str, digest: bytes, views_of: ViewsOf) -> Sequence[bytes]:
-        return (self._computer is not None and views_of(file, digest)) or (READ,)
+        return (self.computer is not None and views_of(file, digest)) or (READ,)
 
     def _cached(self, unit: bytes) -> torch.Tensor | None:
         cache = self._caches.readable if unit.endswith(READ) else self._caches.features
@@ -299,10 +299,10 @@ class FeatureExtractor:
         A short last batch is padded: rounding depends on the batch size, and an image's features
         must not depend on the other files.
         """
-        assert self._computer is not None
+        assert self.computer is not None
         padded = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
         inputs = to_torch_input(padded, self._preprocess, self._hardware.device)
-        return self._computer.features(inputs)[: len(pixels)].cpu()
+        return self.computer.features(inputs)[: len(pixels)].cpu()
 
 
 def _sort(values: dict[str, Value], files: Sequence[str]) -> None:
@@ -320,7 +320,7 @@ def open_feature_caches(
     *,
     limit_bytes: int,
     note: Callable[[str], None],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype,
 ) -> FeatureCaches:
     """Open the user's caches for the configuration that determines this network's features.
 
