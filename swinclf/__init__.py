@@ -28,17 +28,17 @@ __all__ = [
 if TYPE_CHECKING:
     from swinclf.api import Classifier, load, train
     from swinclf.commands.train import Run
+    from swinclf.config import TrainOptions
     from swinclf.errors import SwinclfError
     from swinclf.inference.prediction import Prediction
     from swinclf.metrics import Metrics
     from swinclf.models.create import create_model
     from swinclf.reporter import Reporter
-    from swinclf.train_options import TrainOptions
 
 _LIGHT = {  # names whose modules load neither torch nor numpy
     "Reporter": "swinclf.reporter",
     "SwinclfError": "swinclf.errors",
-    "TrainOptions": "swinclf.train_options",
+    "TrainOptions": "swinclf.config",
 }
 
 

@@ -18,7 +18,7 @@ from swinclf.commands.predict import predict as predict_with
 from swinclf.commands.train import Run
 from swinclf.commands.train import train as train_settings
 from swinclf.confidence.selective import threshold_for
-from swinclf.config import Embed, Engine, ExportFormat, Impl
+from swinclf.config import Embed, Engine, ExportFormat, Impl, TrainOptions
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.exporting.engine import open_engine
@@ -33,7 +33,6 @@ from swinclf.models.create import create_model
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
 from swinclf.settings import gather_settings, read_budget
-from swinclf.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import partial
-from typing import Any, Generic, Never, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, Generic, Literal, Never, TypedDict, TypeVar, get_type_hints
 
 from swinclf.device import Precision
 from swinclf.preprocess import Fit, Interpolation
@@ -301,6 +302,73 @@ class ResolvedConfig(Config[Never]):
         still_open = [name for name in ALWAYS_CHOSEN if getattr(self, name) is None]
         if still_open:
             raise TypeError(f"unresolved settings: {', '.join(still_open)}")
+
+
+class TrainOptions(TypedDict, total=False):
+    """Keyword options of `swinclf.train`: those of `swinclf train --help`, with `_` for `-`.
+
+    An omitted option gets its default, or one that depends on the data, recorded with its reason.
+    A path may be a `Path`, a choice its name.
+    """
+
+    model: str
+    impl: Impl | Literal["timm", "native"] | None
+    pretrained: bool
+    model_arg: tuple[str, ...] | list[str]
+    weights: str | Path | None
+    freeze_layers: bool | None
+    freeze_stages: int | None
+    img_size: int | None
+    train_size: int | None
+    val_split: float
+    test_split: float
+    folds: int | None
+    val: str | Path | None
+    fit: Fit | Literal["crop", "pad", "squash"] | None
+    mean: str | tuple[float, ...] | list[float] | None
+    std: str | tuple[float, ...] | list[float] | None
+    interpolation: Interpolation | Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
+    crop_pct: float | None
+    augment: Augment | Literal["none", "crop", "trivial"] | None
+    min_crop: float
+    mirror: bool | None
+    mixup: float
+    cutmix: float
+    random_erasing: float
+    rotate: float
+    zoom: float
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    lrf: float
+    warmup: float
+    patience: int | None
+    optimizer: OptimizerName | Literal["adamw", "muon"] | None
+    weight_decay: float
+    layer_decay: float | None
+    label_smoothing: float | None
+    drop_path: float | None
+    ema: float
+    select: EpochScore | Literal["loss", "accuracy"]
+    clip_norm: float
+    class_weights: ClassWeights | Literal["none", "sqrt", "balanced"] | None
+    teacher: str | Path | None
+    unlabelled: str | Path | None
+    teacher_temperature: float | None
+    teacher_weight: float | None
+    teacher_features: float | None
+    teacher_views: TeacherViews | Literal["cached", "online"] | None
+    device: str
+    precision: Precision | Literal["auto", "fp32", "bf16", "fp16"]
+    compile: Compile | Literal["auto", "on", "off"]
+    threads: int | None
+    workers: int | None
+    strict: bool
+    cache: bool
+    cache_gib: float
+    seed: int
+    out: str | Path
+    name: str | None
 
 
 # What may change when a run is resumed: paths, and the number of reader threads.

@@ -14,13 +14,13 @@ from PIL import Image
 
 from swinclf.api import Classifier, load, train
 from swinclf.commands.train import Run
+from swinclf.config import TrainOptions
 from swinclf.errors import ExportError, RunError
 from swinclf.metrics import Metrics
 from swinclf.reporter import Reporter, format_percent
 from swinclf.run_folder import next_free_folder
 from swinclf.settings import command_of, gather_settings
 from swinclf.terminal import wrapped
-from swinclf.train_options import TrainOptions
 
 DIGIT_PX = 32  # the digits are 8 x 8 px, enlarged for the report
 DIGITS_PER_CLASS = 60  # of about 180

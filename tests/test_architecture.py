@@ -35,7 +35,6 @@ LEVELS = [
         "processes",
         "run_folder",
         "settings",
-        "train_options",
         "unpickle",
     },
     {"confidence"},

@@ -58,16 +58,8 @@ class RunFingerprint:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the images."""
-        return {
-            "settings": dict(self.settings),
-            "versions": dict(self.versions),
-            "machine": dict(self.machine),
-            "files": dict(self.files),
-            "network": self.network,
-            "faults": [asdict(finding) for finding in self.findings],
-            "ranges": dict(self.ranges),
-            "teacher": self.teacher,
-        }
+        values = {**vars(self), "faults": [asdict(finding) for finding in self.findings]}
+        return {name: one for name, one in values.items() if name not in ("images", "findings")}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], images: torch.Tensor) -> RunFingerprint:
@@ -98,9 +90,9 @@ def build_fingerprint(
     """
     files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
     return RunFingerprint(
-        settings=settings_record(settings),
+        settings=_settings_record(settings),
         versions=versions(),
-        machine=machine_record(settings.config.device),
+        machine=_machine_record(settings.config.device),
         files={path.name: file_digest(path) for path in files},
         network=network,
         images=image_digests(dataset, digests),
@@ -110,14 +102,14 @@ def build_fingerprint(
     )
 
 
-def settings_record(settings: Settings) -> dict[str, Any]:
+def _settings_record(settings: Settings) -> dict[str, Any]:
     """Return every setting, as read back from JSON."""
     values = {name: getattr(settings.config, name) for name in SETTINGS}
     record: dict[str, Any] = json.loads(json.dumps(values))
     return record
 
 
-def machine_record(device: str) -> dict[str, str]:
+def _machine_record(device: str) -> dict[str, str]:
     """Return what rounding depends on besides versions and settings."""
     record = {"machine": platform.machine(), "CPU": torch.backends.cpu.get_cpu_capability()}
     if device.startswith("cuda"):
@@ -146,7 +138,7 @@ def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFold
     Raises:
         RunError: If a setting or a file has been edited.
     """
-    now = settings_record(settings)
+    now = _settings_record(settings)
     changed = [name for name in SETTINGS if fingerprint.settings.get(name) != now[name]]
     bad = [
         f"{name} {now[name]} instead of {fingerprint.settings.get(name)}"
@@ -166,7 +158,7 @@ def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFold
     free = [name for name in changed if name in MOVABLE]
     old_values = fingerprint.settings
     notes = [f"{name} {old_values.get(name)} -> {now[name]} (same result)" for name in free]
-    new = {**versions(), **machine_record(settings.config.device)}
+    new = {**versions(), **_machine_record(settings.config.device)}
     old = {**fingerprint.versions, **fingerprint.machine}
     moved = [
         f"{name} {old.get(name)} -> {now}" for name, now in new.items() if old.get(name) != now
