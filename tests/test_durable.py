@@ -339,13 +339,13 @@ def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch,
 
 
 def test_a_run_folder_that_is_deleted_under_the_training(data, tmp_path, monkeypatch, cli):
-    real = fit.fit
+    real = loop.TrainingLoop.run
 
-    def gone(*arguments, **options):
+    def gone(self):
         shutil.rmtree(tmp_path / "runs" / "colours-1")
-        real(*arguments, **options)
+        real(self)
 
-    monkeypatch.setattr(fit, "fit", gone)
+    monkeypatch.setattr(loop.TrainingLoop, "run", gone)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     expected, found, hint = error_lines(done)

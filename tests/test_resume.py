@@ -354,13 +354,8 @@ def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp
     with pytest.MonkeyPatch.context() as patch:
         flag = StopFlag()
         flag.exit_code = ExitCode.INTERRUPTED
-        real = loop.fit
-
-        def fit(*arguments, stop, **rest):
-            del stop
-            real(*arguments, stop=flag, **rest)
-
-        patch.setattr("swinclf.pipeline.fit.fit", fit)
+        real = loop.TrainingLoop.run
+        patch.setattr(loop.TrainingLoop, "run", lambda self: real(replace(self, stop=flag)))
         with pytest.raises(Interrupted):
             swinclf.train(trained.data, **settings)
     (other,) = (tmp_path / "other").iterdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +10,33 @@ from pathlib import Path
 import torch
 
 from swinclf.data.dataset import Dataset, assign_splits
-from swinclf.data.folder import TRAIN, FolderIndex, SkippedFile
+from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, SkippedFile
+from swinclf.data.images import FORMATS, REVISION
 from swinclf.data.split import SplitRule
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
-from swinclf.device import Hardware, StopFlag, command_line
+from swinclf.device import (
+    Hardware,
+    StopFlag,
+    command_line,
+    cpu_features,
+    fixed_batch_size,
+    versions,
+)
 from swinclf.errors import DataError, ExitCode, Interrupted
+from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.processes import Processes, own_device
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import EXAMPLES, FindingSummary
+from swinclf.training.feature_cache import FeatureCache, cache_folder, cache_key, weights_digest
 from swinclf.training.feature_extraction import (
     MIRROR,
     PLAIN,
     ExtractedFeatures,
     FeatureCaches,
     FeatureExtractor,
-    open_feature_caches,
-    views_by_split,
 )
 
 
@@ -119,9 +127,22 @@ def build_extractor(
 def _extract_shared(
     extractor: FeatureExtractor, index: FolderIndex, start: StartingModel, processes: Processes
 ) -> None:
-    """Extract the features of the images together with other processes, for the first one."""
-    views_of = views_by_split(index, _split_rule(index, start), mirror=start.extraction.mirror)
-    extractor.extract_shared([image.path for image in index.images], views_of, processes)
+    """Extract the features of the images together with other processes, for the first one.
+
+    Training images get a mirrored view, validation images do not. The final split is known when all
+    images have been read; that by which the views are chosen differs for a few.
+    """
+    split_of = {image.path: image.split for image in index.images}
+    rule = _split_rule(index, start)
+
+    def views_of(file: str, digest: bytes) -> Sequence[bytes]:
+        split = split_of[file]
+        if split == TEST:  # scored by another command
+            return ()
+        is_train = split != VAL and rule.expected(digest) == TRAIN
+        return (PLAIN, MIRROR) if start.extraction.mirror and is_train else (PLAIN,)
+
+    extractor.extract_shared(list(split_of), views_of, processes)
 
 
 @contextmanager
@@ -148,19 +169,55 @@ def _split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
 
 
 def open_user_caches(start: StartingModel, context: Context, dtype: torch.dtype) -> FeatureCaches:
-    """Open the user's caches for this network; none if caching is off."""
-    options = start.extraction
-    if not options.is_cached:
+    """Open the user's caches for the configuration that determines this network's features.
+
+    There are none if caching is off; `dtype` is the type of the stored features.
+    """
+    options, hardware, preprocess = start.extraction, context.hardware, start.preprocess
+    folder = cache_folder()
+    if not options.is_cached or folder is None:
         return FeatureCaches()
-    return open_feature_caches(
-        start.network if start.extracts_features else None,
-        options.network_id,
-        start.preprocess,
-        context.hardware,
-        limit_bytes=options.cache_bytes,
-        note=context.report.note,
-        dtype=dtype,
-    )
+    installed = versions()
+    decoder = {
+        "decode_px": preprocess.decode_px,
+        "decoder": REVISION,
+        "formats": FORMATS,
+        **{name: installed[name] for name in ("swinclf", "pillow")},
+    }
+
+    def open_cache(configuration: Mapping[str, object]) -> FeatureCache:
+        return FeatureCache(
+            folder,
+            cache_key(configuration),
+            limit_bytes=options.cache_bytes,
+            note=context.report.note,
+            dtype=dtype,
+        )
+
+    readable = open_cache(decoder)
+    if not start.extracts_features:
+        return FeatureCaches(None, readable)
+    network = start.network
+    configuration = {
+        **decoder,
+        "weights": weights_digest(network),
+        "network": [options.network_id, type(network).__module__, COMPUTE_REVISION],
+        "preprocess": preprocess.to_dict(),
+        "precision": hardware.precision,
+        "machine": _machine(hardware.device),
+        "batch": fixed_batch_size(hardware.device),
+        **{name: installed[name] for name in ("torch", "timm", "numpy")},
+        **({} if dtype is torch.float32 else {"dtype": str(dtype)}),
+    }
+    return FeatureCaches(open_cache(configuration), readable)
+
+
+def _machine(device: str) -> list[object]:
+    """Return what rounding depends on besides precision and software."""
+    if device.startswith("cuda"):
+        return ["cuda", torch.cuda.get_device_name(device)]
+    abilities = sorted(name for name, has in cpu_features().items() if has is True)
+    return [device, torch.get_num_threads(), *abilities]
 
 
 def report_findings(

@@ -30,7 +30,7 @@ from swinclf.training.checkpoint import Checkpoint, CheckpointSaver
 from swinclf.training.defaults import Regime
 from swinclf.training.linear_probe import Probe
 from swinclf.training.logistic_regression import Baseline
-from swinclf.training.loop import Saver, fit
+from swinclf.training.loop import Saver, TrainingLoop
 from swinclf.training.resume_guard import RunFingerprint
 from swinclf.training.state import EpochSums, TrainState
 from swinclf.training.time_estimate import TimeEstimate
@@ -82,7 +82,7 @@ def _fit_share(
     if plan.start.regime is Regime.HEAD:  # too small to share
         hardware, processes = head_hardware(hardware.device), ALONE
     with translate_out_of_memory(batches.batch_size):
-        fit(
+        TrainingLoop(
             state,
             batches,
             build_schedule(plan, hardware.device),
@@ -92,7 +92,7 @@ def _fit_share(
             saver=saver,
             estimate=_time_estimate(plan, batches, context.report),
             processes=processes,
-        )
+        ).run()
 
 
 def _time_estimate(plan: Plan, batches: Batches, report: Reporter) -> TimeEstimate:

@@ -23,7 +23,7 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN
-from swinclf.training.loop import Saver, fit
+from swinclf.training.loop import Saver, TrainingLoop
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
@@ -104,7 +104,7 @@ def measure_training(plan: Plan, context: Context) -> float:
     state, batches = prepare_training(measured, silent, None, None, None)
     timer = _StepTimer()
     with suppress(_Measured):
-        fit(
+        TrainingLoop(
             state,
             batches,
             replace(build_schedule(plan, device), epochs=1),
@@ -113,7 +113,7 @@ def measure_training(plan: Plan, context: Context) -> float:
             stop=context.stop,
             saver=Saver(),
             estimate=timer,
-        )
+        ).run()
     return timer.step_s / size
 
 

@@ -13,28 +13,22 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
-from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, ImageFile
-from swinclf.data.images import FORMATS, REVISION
+from swinclf.data.folder import ImageFile
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
-from swinclf.data.split import SplitRule
 from swinclf.data.transforms import to_torch_input
 from swinclf.device import (
     Hardware,
     StopFlag,
-    cpu_features,
     fixed_batch_size,
     translate_out_of_memory,
-    versions,
 )
-from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
 from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess
 from swinclf.processes import Processes
 from swinclf.reporter import Reporter
-from swinclf.training.feature_cache import FeatureCache, cache_folder, cache_key, weights_digest
+from swinclf.training.feature_cache import FeatureCache
 
 PLAIN, MIRROR = b"p", b"m"  # views of an image: itself and its mirror image
 READ = b"r"  # no view: records only that the image can be decoded
@@ -310,80 +304,3 @@ def _sort(values: dict[str, Value], files: Sequence[str]) -> None:
     found = {file: values[file] for file in files if file in values}
     values.clear()
     values.update(found)
-
-
-def open_feature_caches(
-    network: nn.Module | None,
-    network_id: str,
-    preprocess: Preprocess,
-    hardware: Hardware,
-    *,
-    limit_bytes: int,
-    note: Callable[[str], None],
-    dtype: torch.dtype,
-) -> FeatureCaches:
-    """Open the user's caches for the configuration that determines this network's features.
-
-    `network` is frozen; None to read files only. `network_id` is what distinguishes it from others
-    of the same weights: its name. `limit_bytes` is the largest size of the whole cache, `dtype` the
-    type of the stored features. `note` is called, once, with why nothing can be stored.
-    """
-    folder = cache_folder()
-    if folder is None:
-        return FeatureCaches()
-    installed = versions()
-    decoder = {
-        "decode_px": preprocess.decode_px,
-        "decoder": REVISION,
-        "formats": FORMATS,
-        **{name: installed[name] for name in ("swinclf", "pillow")},
-    }
-
-    def open_cache(configuration: Mapping[str, object]) -> FeatureCache:
-        key = cache_key(configuration)
-        return FeatureCache(folder, key, limit_bytes=limit_bytes, note=note, dtype=dtype)
-
-    readable = open_cache(decoder)
-    if network is None:
-        return FeatureCaches(None, readable)
-    configuration = {
-        **decoder,
-        "weights": weights_digest(network),
-        "network": [network_id, type(network).__module__, COMPUTE_REVISION],
-        "preprocess": preprocess.to_dict(),
-        "precision": hardware.precision,
-        "machine": _machine(hardware.device),
-        "batch": fixed_batch_size(hardware.device),
-        **{name: installed[name] for name in ("torch", "timm", "numpy")},
-        **({} if dtype is torch.float32 else {"dtype": str(dtype)}),
-    }
-    return FeatureCaches(open_cache(configuration), readable)
-
-
-def _machine(device: str) -> list[object]:
-    """Return what rounding depends on besides precision and software."""
-    if device.startswith("cuda"):
-        return ["cuda", torch.cuda.get_device_name(device)]
-    abilities = sorted(name for name, has in cpu_features().items() if has is True)
-    return [device, torch.get_num_threads(), *abilities]
-
-
-def views_by_split(index: FolderIndex, rule: SplitRule, *, mirror: bool) -> ViewsOf:
-    """Return which views to extract of each file, by its split as predicted from its content.
-
-    Training images get a mirrored view, validation images do not. The final split is known when all
-    images have been read; it differs for a few.
-
-    The rule is for the images of folders without a split; `mirror` is whether to train on mirror
-    images.
-    """
-    split_of = {image.path: image.split for image in index.images}
-
-    def views_of(file: str, digest: bytes) -> Sequence[bytes]:
-        split = split_of[file]
-        if split == TEST:  # scored by another command
-            return ()
-        is_train = split != VAL and rule.expected(digest) == TRAIN
-        return (PLAIN, MIRROR) if mirror and is_train else (PLAIN,)
-
-    return views_of

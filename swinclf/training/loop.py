@@ -44,65 +44,49 @@ class Saver:
         """Save the state."""
 
 
-def fit(
-    state: TrainState,
-    batches: Batches,
-    schedule: Schedule,
-    hardware: Hardware,
-    *,
-    report: Reporter,
-    stop: StopFlag,
-    saver: Saver,
-    estimate: TimeEstimate,
-    processes: Processes = ALONE,
-) -> None:
-    """Train from `state` to the end; `state.best` then has the best weights.
-
-    The state is changed in-place. Only forward passes use the precision of `hardware`; weights and
-    updates are in float32. `stop` is checked after every step. `saver` is called after a step or
-    epoch when a save is due, and before an interruption. The `estimate` of the time left is
-    reported after every step.
-
-    Each of several `processes` calls this with the same state and its share of every batch; all
-    take the same steps, and have the same state at the end.
-
-    Raises:
-        DivergedError: If the loss is NaN or infinite.
-        Interrupted: If `stop` was set; the state has been saved.
-        LostProcessError: If another process has ended; the last checkpoint is intact.
-    """
-    loop = _Loop(state, batches, schedule, hardware, report, stop, saver, estimate, processes)
-    while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
-        loop.train_epoch()
-    if state.epoch < schedule.epochs:
-        report.note(
-            f"stopped after epoch {state.epoch}: neither validation loss nor accuracy has improved "
-            f"for {schedule.patience} epochs (--patience)"
-        )
-
-
 @dataclass(frozen=True)
-class _Loop:
-    """A training in progress: the arguments of `fit` and its steps."""
+class TrainingLoop:
+    """A training from a state to the end.
 
-    state: TrainState
+    Each of several processes runs this with the same state and its share of every batch; all take
+    the same steps, and have the same state at the end.
+    """
+
+    state: TrainState  # changed in-place
     batches: Batches
     schedule: Schedule
-    hardware: Hardware
+    hardware: Hardware  # only forward passes use its precision; weights and updates are in float32
     report: Reporter
-    stop: StopFlag
-    saver: Saver
-    estimate: TimeEstimate
-    processes: Processes
+    stop: StopFlag  # checked after every step
+    saver: Saver  # called after a step or epoch when a save is due, and before an interruption
+    estimate: TimeEstimate  # of the time left, which is reported after every step
+    processes: Processes = ALONE
+
+    def run(self) -> None:
+        """Train to the end; `state.best` then has the best weights.
+
+        Raises:
+            DivergedError: If the loss is NaN or infinite.
+            Interrupted: If `stop` was set; the state has been saved.
+            LostProcessError: If another process has ended; the last checkpoint is intact.
+        """
+        state, schedule = self.state, self.schedule
+        while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
+            self._train_epoch()
+        if state.epoch < schedule.epochs:
+            self.report.note(
+                f"stopped after epoch {state.epoch}: neither validation loss nor accuracy has "
+                f"improved for {schedule.patience} epochs (--patience)"
+            )
 
     @cached_property
-    def gradient(self) -> Gradient:
+    def _gradient(self) -> Gradient:
         """The gradient of a step, of this process or averaged over all."""
         if self.processes.count == 1:
             return LocalGradient(self.state, self.schedule, self.hardware)
         return SharedGradient(self.state, self.schedule, self.hardware, self.processes)
 
-    def train_epoch(self) -> None:
+    def _train_epoch(self) -> None:
         """Train an epoch, or what is left of it, validate, and note its figures."""
         state, report = self.state, self.report
         started = time.perf_counter() - state.sums.seconds
@@ -152,7 +136,7 @@ class _Loop:
         """Take a step; report a smaller micro-batch."""
         state = self.state
         micro_batch = state.micro_batch
-        _train_step(state, batch, self.schedule, self.gradient)
+        _train_step(state, batch, self.schedule, self._gradient)
         if state.micro_batch != micro_batch:
             self.report.warn(
                 f"out of memory: now accumulating gradients over micro-batches of "
