@@ -41,11 +41,7 @@ from swinclf.training.feature_extraction import (
 
 
 def extract_features(
-    index: FolderIndex,
-    start: StartingModel,
-    context: Context,
-    *,
-    is_resumed: bool = False,
+    index: FolderIndex, start: StartingModel, context: Context, *, is_resumed: bool = False
 ) -> tuple[ExtractedFeatures, Dataset]:
     """Read every image once and, if `start.extracts_features`, extract its features.
 

@@ -22,10 +22,7 @@ from swinclf.settings import Settings
 
 
 def resolve_ranges(
-    index: FolderIndex,
-    start: StartingModel,
-    context: Context,
-    saved: Mapping[str, Any] | None,
+    index: FolderIndex, start: StartingModel, context: Context, saved: Mapping[str, Any] | None
 ) -> StartingModel:
     """Return the starting model with the value ranges of the training images; report them.
 

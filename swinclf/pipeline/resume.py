@@ -336,11 +336,7 @@ def _val_folders(settings: Settings) -> list[Path]:
 
 
 def _not_found(
-    run: RunFolder,
-    named: Path,
-    recorded: list[Path],
-    missing: list[ImageFile] | None,
-    count: int,
+    run: RunFolder, named: Path, recorded: list[Path], missing: list[ImageFile] | None, count: int
 ) -> RunError:
     """Return the error for missing images, of `count` in the run.
 

@@ -17,12 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from swinclf.data.augmentation import (
-    Augmentation,
-    augment_pixels,
-    common_pixels,
-    device_pixels,
-)
+from swinclf.data.augmentation import Augmentation, augment_pixels, common_pixels, device_pixels
 from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.loader import (
     ImageCache,
@@ -315,9 +310,7 @@ class ImageBatches:
             ]
             labels = np.asarray([targets[one.index] for one in good], np.int64)
             yield Batch(
-                inputs,
-                to_device(labels, self.device),
-                views=torch.tensor(views, dtype=torch.int64),
+                inputs, to_device(labels, self.device), views=torch.tensor(views, dtype=torch.int64)
             )
 
     def _no_pixels(self) -> np.ndarray:

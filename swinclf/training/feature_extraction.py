@@ -17,12 +17,7 @@ import torch
 from swinclf.data.folder import ImageFile
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.transforms import to_torch_input
-from swinclf.device import (
-    Hardware,
-    StopFlag,
-    fixed_batch_size,
-    translate_out_of_memory,
-)
+from swinclf.device import Hardware, StopFlag, fixed_batch_size, translate_out_of_memory
 from swinclf.models.compute import Computer
 from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess

@@ -15,12 +15,7 @@ from swinclf.errors import ModelError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest
-from swinclf.models.build import (
-    OWN_SHAPES,
-    Architecture,
-    build_pretrained,
-    default_preprocess,
-)
+from swinclf.models.build import OWN_SHAPES, Architecture, build_pretrained, default_preprocess
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.names import is_native
 from swinclf.models.store import load_model
