@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.folder import TEST, VAL, FolderIndex
 from swinclf.data_quality.image_stats import median_side_px
@@ -79,18 +78,8 @@ def choose_network(
     known: Sequence[KnownPreprocess],
     report: Reporter,
 ) -> tuple[Settings, Impl]:
-    """Choose network, image size and builder."""
-    settings, impl = _choose_model(settings, weights.card if weights else None)
-    if weights is not None and weights.card is None:
-        settings = choose_activation(settings, weights.path, report)
-    for one in known:
-        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
-            settings = settings.choose("img_size", one.img_size, one.reason)
-    return settings, impl
-
-
-def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings, Impl]:
-    """Choose network and builder; from the run of the weights, if there is one."""
+    """Choose network, image size and builder; from the run of the weights, if there is one."""
+    card = weights.card if weights else None
     if card is not None:
         reason = "as the run of --weights"
         settings = settings.choose("model", card.model, reason)
@@ -98,11 +87,18 @@ def _choose_model(settings: Settings, card: ModelCard | None) -> tuple[Settings,
         settings = settings.choose("img_size", card.preprocess.height, reason)
         arguments = tuple(f"{key}={value}" for key, value in card.model_args.items())
         settings = settings.choose("model_arg", arguments, reason)
+    impl, reason = Impl.TIMM, "not available natively"
     if settings.config.model in OWN_SHAPES:
-        return settings.choose_value("impl", Impl.NATIVE, "a custom architecture")
-    if is_native(settings.config.model):
-        return settings.choose_value("impl", Impl.NATIVE, "faster, same outputs")
-    return settings.choose_value("impl", Impl.TIMM, "not available natively")
+        impl, reason = Impl.NATIVE, "a custom architecture"
+    elif is_native(settings.config.model):
+        impl, reason = Impl.NATIVE, "faster, same outputs"
+    settings, impl = settings.choose_value("impl", impl, reason)
+    if weights is not None and card is None:
+        settings = choose_activation(settings, weights.path, report)
+    for one in known:
+        if one.img_size is not None and "img_size" not in key_values(settings.config.model_arg):
+            settings = settings.choose("img_size", one.img_size, one.reason)
+    return settings, impl
 
 
 def choose_activation(settings: Settings, weights: Path, report: Reporter) -> Settings:

@@ -24,7 +24,7 @@ from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
 from swinclf.device import command_line, default_workers, versions
 from swinclf.errors import Interrupted, RunError
-from swinclf.files import cannot_write, read_csv, read_json, write_json
+from swinclf.files import cannot_write, file_digest, read_csv, read_json, write_json
 from swinclf.inference.results import write_skipped
 from swinclf.pipeline.extract_features import extract_features
 from swinclf.pipeline.plan import Context, Plan
@@ -43,10 +43,11 @@ from swinclf.training.feature_extraction import ExtractedFeatures
 from swinclf.training.logistic_regression import Baseline
 from swinclf.training.resume_guard import (
     RunFingerprint,
-    build_fingerprint,
     check_images,
     check_settings,
     image_digests,
+    machine_record,
+    settings_record,
 )
 from swinclf.training.state import TrainState
 
@@ -86,15 +87,17 @@ def create_run(
         write_skipped(run.skipped, [(one.path, one.reason) for one in dataset.skipped])
     if baseline is not None:
         write_json(run.baseline, baseline.to_dict())
-    fingerprint = build_fingerprint(
-        plan.settings,
-        run,
-        dataset,
-        plan.extracted.digests,
+    files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
+    fingerprint = RunFingerprint(
+        settings=settings_record(plan.settings),
+        versions=record["versions"],
+        machine=machine_record(plan.config.device),
+        files={path.name: file_digest(path) for path in files},
         network=plan.start.frozen_digest,
+        images=image_digests(dataset, plan.extracted.digests),
         findings=findings,
-        preprocess=plan.start.preprocess,
-        teacher=teacher_data.digest if teacher_data is not None else "",
+        ranges=plan.start.preprocess.to_dict().get("ranges", {}),
+        teacher=record.get("teacher_digest", ""),
     )
     save_checkpoint(run, state, fingerprint)
     claim.publish()

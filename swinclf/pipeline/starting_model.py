@@ -38,7 +38,6 @@ from swinclf.settings import Settings, key_values
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import (
     Regime,
-    choose_drop_path,
     choose_folds,
     choose_mirror,
     choose_regime,
@@ -149,7 +148,10 @@ def _choose_architecture(
     settings: Settings, impl: Impl, regime: Regime, num_classes: int
 ) -> tuple[Settings, Architecture]:
     """Choose the arguments to build the network with."""
-    settings, drop_path = choose_drop_path(settings, regime)
+    drop_path, reason = 0.1, "the network trains"
+    if regime is Regime.HEAD:
+        drop_path, reason = 0.0, "the network does not train"
+    settings, drop_path = settings.choose_value("drop_path", drop_path, reason)
     config = settings.config
     return settings, Architecture(
         name=config.model,

@@ -113,13 +113,6 @@ def choose_folds(
     return settings.choose("folds", folds, why_not or f"fewer than {FEW_IMAGES} images")
 
 
-def choose_drop_path(settings: Settings, regime: Regime) -> tuple[Settings, float]:
-    """Choose the drop path, which is needed to build the network."""
-    if regime is Regime.HEAD:
-        return settings.choose_value("drop_path", 0.0, "the network does not train")
-    return settings.choose_value("drop_path", 0.1, "the network trains")
-
-
 def choose_mirror(
     settings: Settings, classes: Sequence[str], *, tunes_convolutions: bool
 ) -> tuple[Settings, bool]:

@@ -23,7 +23,6 @@ from swinclf.device import versions
 from swinclf.errors import DataError, RunError
 from swinclf.files import file_digest
 from swinclf.models.tensorfile import tensors_digest
-from swinclf.preprocess import Preprocess
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
@@ -73,43 +72,14 @@ class RunFingerprint:
         return cls(images=images, findings=findings, **values)
 
 
-def build_fingerprint(
-    settings: Settings,
-    run: RunFolder,
-    dataset: Dataset,
-    digests: Mapping[str, bytes],
-    *,
-    network: str,
-    findings: Sequence[FindingSummary],
-    preprocess: Preprocess,
-    teacher: str = "",
-) -> RunFingerprint:
-    """Return the fingerprint of a new run, whose small files have been written.
-
-    `digests` are the content digests of the images, by path; `preprocess` has the value ranges.
-    """
-    files = [path for path in (run.split, run.class_indices, run.unlabelled) if path.is_file()]
-    return RunFingerprint(
-        settings=_settings_record(settings),
-        versions=versions(),
-        machine=_machine_record(settings.config.device),
-        files={path.name: file_digest(path) for path in files},
-        network=network,
-        images=image_digests(dataset, digests),
-        findings=findings,
-        ranges=preprocess.to_dict().get("ranges", {}),
-        teacher=teacher,
-    )
-
-
-def _settings_record(settings: Settings) -> dict[str, Any]:
+def settings_record(settings: Settings) -> dict[str, Any]:
     """Return every setting, as read back from JSON."""
     values = {name: getattr(settings.config, name) for name in SETTINGS}
     record: dict[str, Any] = json.loads(json.dumps(values))
     return record
 
 
-def _machine_record(device: str) -> dict[str, str]:
+def machine_record(device: str) -> dict[str, str]:
     """Return what rounding depends on besides versions and settings."""
     record = {"machine": platform.machine(), "CPU": torch.backends.cpu.get_cpu_capability()}
     if device.startswith("cuda"):
@@ -138,7 +108,7 @@ def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFold
     Raises:
         RunError: If a setting or a file has been edited.
     """
-    now = _settings_record(settings)
+    now = settings_record(settings)
     changed = [name for name in SETTINGS if fingerprint.settings.get(name) != now[name]]
     bad = [
         f"{name} {now[name]} instead of {fingerprint.settings.get(name)}"
@@ -158,7 +128,7 @@ def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFold
     free = [name for name in changed if name in MOVABLE]
     old_values = fingerprint.settings
     notes = [f"{name} {old_values.get(name)} -> {now[name]} (same result)" for name in free]
-    new = {**versions(), **_machine_record(settings.config.device)}
+    new = {**versions(), **machine_record(settings.config.device)}
     old = {**fingerprint.versions, **fingerprint.machine}
     moved = [
         f"{name} {old.get(name)} -> {now}" for name, now in new.items() if old.get(name) != now
