@@ -27,7 +27,7 @@ from swinclf.models.layers import DropPath
 from swinclf.pipeline.fit import unused_gpus_hint
 from swinclf.processes import ALONE, Processes
 from swinclf.settings import gather_settings
-from swinclf.training.batches import Batch, BatchPart
+from swinclf.training.batches import Batch
 from swinclf.training.mixing import ImageBatchAugmentation
 
 SMALL = (  # a network without timm, whose import takes as long as torch's
@@ -333,4 +333,3 @@ def test_mixing_needs_only_the_image_before(kind):
     whole, part = augmented([0, 1, 2, 3, 4, 5]), augmented([2, 3, 4])
     assert torch.equal(part.inputs[1:], whole.inputs[3:5])
     assert torch.equal(part.targets[1:], whole.targets[3:5])
-    assert BatchPart([3, 4], neighbour=2).indices() == [2, 3, 4]

@@ -62,18 +62,6 @@ class Batch(NamedTuple):
         return Batch(self.inputs[chosen], self.targets[chosen], views, others, self.share)
 
 
-class BatchPart(NamedTuple):
-    """The images of a batch that one process reads."""
-
-    own: Sequence[int]  # indices of its own images
-    # index of the image before them, which is mixed into the first one; None if none is
-    neighbour: int | None = None
-
-    def indices(self) -> Sequence[int]:
-        """Return the indices of all images to read."""
-        return self.own if self.neighbour is None else [self.neighbour, *self.own]
-
-
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     """Return a permutation of range(count), a function of seed and epoch alone."""
     return np.random.default_rng([seed, epoch]).permutation(count)
@@ -243,26 +231,30 @@ class ImageBatches:
             return LoadedImage(ON_DEVICE, b"", "")
         return self._load_common(index, lambda pixels: pixels)
 
-    def _part(self, batch: Sequence[int]) -> BatchPart:
-        """Return the part of a training batch that this process reads."""
+    @property
+    def _reads_neighbours(self) -> bool:
+        """Whether the part of a batch needs the image before it, which is mixed into its first."""
+        return self.processes > 1 and self.of_batches is not None and self.of_batches.mixes
+
+    def _part(self, batch: Sequence[int]) -> Sequence[int]:
+        """Return the images of a training batch that this process reads, perhaps none."""
         part = self._own(batch)
-        mixes = self.processes > 1 and self.of_batches is not None and self.of_batches.mixes
-        if not (part and mixes):
-            return BatchPart(part)
-        return BatchPart(part, neighbour=batch[batch.index(part[0]) - 1])
+        if part and self._reads_neighbours:
+            return [batch[batch.index(part[0]) - 1], *part]
+        return part
 
     def _own(self, batch: Sequence[int]) -> Sequence[int]:
         """Return the part of a batch that belongs to this process, perhaps empty."""
         start, end = (len(batch) * one // self.processes for one in (self.rank, self.rank + 1))
         return batch[start:end]
 
-    def _augmented(self, batch: Batch, part: BatchPart, *, epoch: int, step: int) -> Batch:
+    def _augmented(self, batch: Batch, part: Sequence[int], *, epoch: int, step: int) -> Batch:
         """Augment a whole batch, and drop the image that was read only to be mixed in."""
         if self.of_batches is not None:
             batch = self.of_batches.apply(batch, epoch=epoch, step=step)
-        if part.neighbour is None or batch.views is None or not len(batch.views):
+        if not self._reads_neighbours or batch.views is None or not len(batch.views):
             return batch
-        is_there = int(batch.views[0]) % self.train_count == part.neighbour
+        is_there = int(batch.views[0]) % self.train_count == part[0]  # it could be read
         return batch.rows(slice(1, None)) if is_there else batch
 
     def val(self) -> Iterator[Batch]:
@@ -275,21 +267,19 @@ class ImageBatches:
                 lambda pixels: pixels,
             )
 
-        batches = in_batches(range(self.val_count), self.batch_size)
-        parts = [BatchPart(self._own(batch)) for batch in batches]
+        parts = [self._own(batch) for batch in in_batches(range(self.val_count), self.batch_size)]
         yield from self._batches(parts, load, self.val_files, self.val_targets)
 
     def _batches(
         self,
-        parts: Sequence[BatchPart],
+        parts: Sequence[Sequence[int]],
         load: Callable[[int], LoadedImage],
         files: Sequence[Path],
         targets: Sequence[int],
         augment: Callable[[Sequence[ReadImage]], tuple[torch.Tensor, Sequence[bool]]] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches of the images that can be read; `augment` returns those of a batch."""
-        groups = [part.indices() for part in parts]
-        for batch in load_batches(groups, load, workers=self.workers):
+        for batch in load_batches(parts, load, workers=self.workers):
             good = []
             for index, loaded in batch:
                 if loaded.pixels is None:
