@@ -117,16 +117,21 @@ def gather_settings(flags: Mapping[str, object], file: Path | None = None) -> Se
     """
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_settings_file(file) if file else {}
-    problems: list[str | _SettingValueError] = [*_unknown_names([*given, *from_file])]
+    problems: list[str | _SettingValueError] = []
     values: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
-        if name in SETTINGS:
-            try:
-                values[name] = checked = _check_value(name, value)
-                if name in PATHS and isinstance(checked, str):
-                    values[name] = expand_home(checked)
-            except _SettingValueError as error:
-                problems.append(error)
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            problems.append(
+                f"no setting '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+            )
+            continue
+        try:
+            values[name] = checked = _check_value(name, value)
+            if name in PATHS and isinstance(checked, str):
+                values[name] = expand_home(checked)
+        except _SettingValueError as error:
+            problems.append(error)
     if values.get("weights") == "":  # as in the old scripts: random weights
         del values["weights"]
         values.setdefault("pretrained", False)
@@ -198,17 +203,6 @@ def key_values(words: Iterable[str]) -> dict[str, str]:
     """Parse KEY=VALUE words."""
     pairs = (word.partition("=") for word in words)
     return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
-
-
-def _unknown_names(names: list[str]) -> list[str]:
-    problems = []
-    for name in names:
-        if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1)
-            problems.append(
-                f"no setting '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
-            )
-    return problems
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -39,16 +39,7 @@ def network(request: pytest.FixtureRequest, tiny_swin: str) -> nn.Module:  # noq
 
 def lr_scale(step, *, total_steps, warmup, final):
     """The factor of the rate in a training of one epoch."""
-    schedule = Schedule(
-        epochs=1,
-        lrf=final,
-        warmup=warmup,
-        clip_norm=0.0,
-        label_smoothing=0.0,
-        class_weights=None,
-        patience=0,
-    )
-    return schedule.lr_scale_at(step, total_steps)
+    return Schedule(epochs=1, lrf=final, warmup=warmup).lr_scale_at(step, total_steps)
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 7])

@@ -50,15 +50,6 @@ from swinclf.training.teacher import (
 from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
 STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
-PLAIN_LOSS = Schedule(  # of a teacher's head: only class weights and label smoothing are used
-    epochs=1,
-    lrf=1.0,
-    warmup=0.0,
-    clip_norm=0.0,
-    label_smoothing=0.0,
-    class_weights=None,
-    patience=0,
-)
 
 
 def find_teacher(
@@ -300,7 +291,7 @@ def _teacher_head(
         batch_size=1,
         seed=seed,
     )
-    fitted = fit_baseline(features, count, PLAIN_LOSS, seed=seed, stop=context.stop)
+    fitted = fit_baseline(features, count, Schedule(epochs=1), seed=seed, stop=context.stop)
     scored = format_percent(fitted.accuracy)
     accuracy = f", validation accuracy {scored}" if features.val_count else ""
     report.note(f"teacher: {teacher.name}, with a linear probe as its head{accuracy}")

@@ -12,7 +12,6 @@ import torch
 from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.images import FORMATS, REVISION
-from swinclf.data.split import SplitRule
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
 from swinclf.device import (
     Hardware,
@@ -67,7 +66,7 @@ def extract_features(
         if is_resumed:
             dataset = Dataset(index.root, index.classes, index.images, index.skipped)
         else:
-            rule = _split_rule(index, start)
+            rule = start.split_rule(index)
             dataset = assign_splits(index, extracted.digests, extracted.errors, rule)
         table = extracted.features
         if start.extraction.mirror and table is not None:
@@ -129,7 +128,7 @@ def _extract_shared(
     images have been read; that by which the views are chosen differs for a few.
     """
     split_of = {image.path: image.split for image in index.images}
-    rule = _split_rule(index, start)
+    rule = start.split_rule(index)
 
     def views_of(file: str, digest: bytes) -> Sequence[bytes]:
         split = split_of[file]
@@ -156,12 +155,6 @@ def _all_or_none(context: Context) -> Iterator[None]:
         yield
         if processes.agree(bool(stop))[0]:
             raise Interrupted(stop.exit_code or ExitCode.TERMINATED)
-
-
-def _split_rule(index: FolderIndex, start: StartingModel) -> SplitRule:
-    """Return the rule that holds images out of a dataset, which may have a folder of them."""
-    rule = start.extraction.split
-    return replace(rule, val=0.0) if index.has_val else rule
 
 
 def open_user_caches(start: StartingModel, context: Context, dtype: torch.dtype) -> FeatureCaches:

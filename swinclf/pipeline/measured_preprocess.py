@@ -35,14 +35,13 @@ def resolve_ranges(
     if saved is not None:
         ranges = parse_ranges(saved)
     else:
-        options = start.extraction
-        rule = replace(options.split, val=0.0) if index.has_val else options.split
+        rule = start.split_rule(index)
 
         def takes(data: bytes) -> bool:
             return rule.expected(content_digest(data)) == TRAIN
 
         files = [index.root / one.path for one in index.images if one.split not in (VAL, TEST)]
-        ranges = measure_ranges(files, workers=options.workers, takes=takes)
+        ranges = measure_ranges(files, workers=start.extraction.workers, takes=takes)
     for one in ranges:
         context.report.note(describe_range(one))
     return replace(start, preprocess=replace(start.preprocess, ranges=ranges))

@@ -77,6 +77,11 @@ class StartingModel:
     # what was loaded from the file of `--weights`; None without one
     loaded: WeightsReport | None = None
 
+    def split_rule(self, index: FolderIndex) -> SplitRule:
+        """Return the rule that holds images out of a dataset, which may have a folder of them."""
+        rule = self.extraction.split
+        return replace(rule, val=0.0) if index.has_val else rule
+
     @property
     def bytes_on_disk(self) -> int:
         """Return the size of a run's large files: a model and up to three checkpoints."""

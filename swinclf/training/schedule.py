@@ -15,13 +15,13 @@ class Schedule:
     """Epochs, learning-rate schedule, early stopping and loss options."""
 
     epochs: int  # passes over the training images
-    lrf: float  # final rate as a fraction of the peak
-    warmup: float  # fraction of all steps in which the rate rises
-    clip_norm: float  # largest gradient norm; 0 for no clipping
-    label_smoothing: float  # fraction of the target spread over all classes
+    lrf: float = 1.0  # final rate as a fraction of the peak
+    warmup: float = 0.0  # fraction of all steps in which the rate rises
+    clip_norm: float = 0.0  # largest gradient norm; 0 for no clipping
+    label_smoothing: float = 0.0  # fraction of the target spread over all classes
     # (K,) float32, mean 1 over the training images; None for equal weights
-    class_weights: torch.Tensor | None
-    patience: int  # epochs without a better loss or accuracy before early stopping; 0 turns it off
+    class_weights: torch.Tensor | None = None
+    patience: int = 0  # epochs without a better loss or accuracy before early stopping; 0: any
     select: EpochScore = EpochScore.LOSS  # what the best epoch is best in, on the validation images
 
     def lr_scale_at(self, step: int, steps_per_epoch: int) -> float:
