@@ -91,18 +91,16 @@ class Processes:
         if self.count == 1:
             yield
             return
+        import torch
+
         _in_task = True
-        self._broadcast((task, _threads()))
+        self._broadcast((task, torch.get_num_threads()))
         try:
             yield
         except ends:
             _in_task = False
             raise
         _in_task = False
-
-    def end(self) -> None:
-        """End all other processes; called by the first one, which is sharing no task."""
-        self._broadcast(None)
 
     def receive(self) -> Task | None:
         """Return the next task, for the same number of threads as the first process; None if none.
@@ -209,7 +207,7 @@ def leave() -> None:
 
     if processes.rank == 0:
         with suppress(LostProcessError):
-            processes.end()
+            processes._broadcast(None)  # no task
     distributed.destroy_process_group()
 
 
@@ -249,12 +247,6 @@ def check_device(device: str, processes: Processes) -> None:
         raise DeviceError(
             "--device auto, cpu or cuda for several processes", found=device, hint="--device auto"
         )
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

@@ -47,7 +47,7 @@ def fit_budget(
     quickest: _Candidate | None = None
     for one in _candidates(settings, index, context, ends_at):
         if one.cost.seconds <= ends_at - time.monotonic():
-            return _record(one, budget_s, context)
+            return _record(settings, one, budget_s, context)
         if quickest is None or one.cost.seconds < quickest.cost.seconds:
             quickest = one
     assert quickest is not None
@@ -55,14 +55,13 @@ def fit_budget(
         f"nothing fits into --budget {_short(budget_s)}: the quickest training takes about "
         f"{duration_text(quickest.cost.seconds)}"
     )
-    return _record(quickest, budget_s, context)
+    return _record(settings, quickest, budget_s, context)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Settings as given, the changes to fit the budget, and what the training will cost."""
+    """The changes of settings to fit the budget, and what the training will cost."""
 
-    settings: Settings
     changes: dict[str, object]
     cost: Forecast
 
@@ -87,7 +86,7 @@ def _candidates(
         plan = _resolve(settings, changes, index, context)
         if plan.start.regime is Regime.HEAD:
             forward_s = measure_forward(plan.start, plan.dataset, context)
-            yield _Candidate(settings, changes, forecast(plan, forward_s, 0.0))
+            yield _Candidate(changes, forecast(plan, forward_s, 0.0))
         else:
             candidate = _fine_tuning(
                 settings, plan, changes, context, ends_at, least=1, is_last=size == sizes[-1]
@@ -130,7 +129,7 @@ def _fine_tuning(
             changes["patience"] = max(3, epochs // 3)
         fewer = replace(plan, config=replace(plan.config, epochs=epochs))
         cost = forecast(fewer, forward_s, train_s)
-    return _Candidate(settings, changes, cost)
+    return _Candidate(changes, cost)
 
 
 def _resolve(
@@ -154,11 +153,10 @@ def _sizes(settings: Settings, plan: Plan) -> list[int]:
     return [own, *sorted((size for size in smaller if size < own), reverse=True)]
 
 
-def _record(chosen: _Candidate, budget_s: float, context: Context) -> Settings:
+def _record(settings: Settings, chosen: _Candidate, budget_s: float, context: Context) -> Settings:
     """Return the settings with the changes and the reason for them; report them."""
     seconds = duration_text(chosen.cost.seconds)
     reason = f"{BUDGET_REASON} {_short(budget_s)}: about {seconds} in all"
-    settings = chosen.settings
     for name, value in chosen.changes.items():
         settings = settings.replaced(name, value, reason)
     words = [f"{name.replace('_', '-')} {value}" for name, value in chosen.changes.items()]

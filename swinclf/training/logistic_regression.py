@@ -86,7 +86,8 @@ def fit_baseline(
         index = torch.from_numpy(rows).to(batches.train_targets.device)
         return _Problem(probe, batches, index, schedule, stop)
 
-    strength, solution = DEFAULT_STRENGTH, _zeros(probe)
+    zeros = torch.zeros_like(probe.linear.weight), torch.zeros_like(probe.linear.bias)
+    strength, solution = DEFAULT_STRENGTH, zeros
     sweep_steps = MAX_STEPS * len(STRENGTHS)
     rows = _at_most(targets, SWEEP_FLOPS / (row_flops * sweep_steps), rng)
     fitted_on, held_out = _hold_out(targets, rows, rng)
@@ -231,10 +232,6 @@ def _sum_on_host(values: torch.Tensor) -> float:
     In float32 the line search cannot resolve differences below 1e-7.
     """
     return float(values.cpu().sum(dtype=torch.float64))
-
-
-def _zeros(probe: Probe) -> _Solution:
-    return torch.zeros_like(probe.linear.weight), torch.zeros_like(probe.linear.bias)
 
 
 def _at_most(targets: np.ndarray, limit: float, rng: np.random.Generator) -> np.ndarray:
