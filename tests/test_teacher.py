@@ -37,14 +37,15 @@ from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.feature_extraction import FeatureTable
 from swinclf.training.objective import (
+    CachedFeatures,
     CrossEntropy,
     Distillation,
     DistillationTerms,
+    OnlineFeatures,
     feature_losses,
     soft_target_losses,
 )
 from swinclf.training.schedule import Schedule
-from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 MORE = {"one": (45, 65, 195), "other": (195, 55, 45)}

@@ -37,7 +37,7 @@ from swinclf.training.feature_extraction import (
 )
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fit_baseline
-from swinclf.training.objective import Distillation
+from swinclf.training.objective import CachedFeatures, Distillation, OnlineFeatures
 from swinclf.training.resume_guard import check_teacher
 from swinclf.training.schedule import Schedule
 from swinclf.training.teacher import (
@@ -47,7 +47,6 @@ from swinclf.training.teacher import (
     locate_teacher,
     open_teacher,
 )
-from swinclf.training.teacher_features import CachedFeatures, OnlineFeatures
 
 STANDARDISED_ON = 20_000  # images, enough for mean and standard deviation
 

@@ -27,8 +27,7 @@ from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 from swinclf.training.feature_extraction import ExtractedFeatures, FeatureTable
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fits_all
-from swinclf.training.objective import DistillationTerms
-from swinclf.training.teacher_features import OnlineFeatures
+from swinclf.training.objective import DistillationTerms, OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
 OF_EPOCHS = (
