@@ -26,6 +26,7 @@ from conftest import (
 
 import swinclf
 from swinclf.commands import train as train_verb
+from swinclf.data.split import read_split
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.pipeline import prepare
@@ -371,6 +372,21 @@ def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):
     done = cli("train", "--resume", interrupted)
     assert done.code == 1
     assert "blue/003.png" in error_lines(done)[1]
+
+
+def test_an_image_that_a_frozen_network_can_no_longer_read_is_named(
+    trained, dataset, tmp_path, stop_after, monkeypatch, cli
+):
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        swinclf.train(dataset, name="stopped", **_settings("head", trained, tmp_path / "runs"))
+    monkeypatch.undo()
+    run = tmp_path / "runs" / "stopped"
+    path = next(one.path for one in read_split(run / "split.csv") if one.split == "train")
+    (dataset / path).write_bytes(b"no image")
+    done = cli("train", "--resume", run)
+    assert done.code == 1
+    assert f"1 now unreadable, e.g. {path}" in error_lines(done)[1]
 
 
 @pytest.mark.parametrize("command", [["predict", "x.png"], ["eval"], ["export"]])

@@ -71,7 +71,11 @@ def extract_features(
         table = extracted.features
         if start.extraction.mirror and table is not None:
             train = [image.path for image in dataset.of(TRAIN)]
-            missing = [path for path in train if extracted.digests[path] + MIRROR not in table]
+            missing = [  # without those that a resumed run can no longer read
+                path
+                for path in train
+                if path in extracted.digests and extracted.digests[path] + MIRROR not in table
+            ]
             extractor.extract(missing, lambda *_: (PLAIN, MIRROR))
             stop.check()
     return extracted, dataset
