@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, read_rows, write_dataset
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.data_quality import dataset_insights
 from swinclf.data_quality.dataset_insights import (
     find_label_issues,
-    fit_lda,
     out_of_fold_probabilities,
     reduce_dimensions,
 )
@@ -114,16 +110,3 @@ def test_a_run_from_random_weights_says_that_it_needs_trained_ones(trained, tmp_
     assert UNTRAINED_NOTE not in pages["trained"]
     rows = read_rows(tmp_path / "runs" / "trained" / "suspects.csv")
     assert [row["path"] for row in rows[:1]] == ["blue/was-red.png"]
-
-
-def test_a_class_of_one_image_changes_nothing_and_warns_of_nothing():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [25, 14, 1])
-    features = rng.normal(size=(40, 4)) + labels[:, None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        reference.fit(features, labels)
-    fitted = fit_lda(features, labels)
-    assert np.array_equal(fitted.coef_, reference.coef_)
-    assert np.array_equal(fitted.intercept_, reference.intercept_)

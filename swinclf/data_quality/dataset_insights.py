@@ -259,19 +259,6 @@ def reduce_dimensions(features: npt.NDArray[np.floating], components: int = COMP
     return reduced
 
 
-def fit_lda(components: Floats, labels: Labels) -> LinearDiscriminantAnalysis:
-    """Return a classifier fitted on (N, R) components and (N,) labels of at least two classes.
-
-    Source: Fisher 1936; covariances shrunk as in Ledoit & Wolf 2004.
-    """
-    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=counts / len(labels))
-    twice = counts[classes] == 1  # of one image scikit-learn warns, which no thread can catch alone
-    return model.fit(
-        np.concatenate([components, components[twice]]), np.concatenate([labels, labels[twice]])
-    )
-
-
 def fit_ridge(components: Floats, labels: Labels) -> RidgeClassifierCV:
     """Return a classifier fitted on (N, R) components, with the penalty of least left-out error.
 
