@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swinclf.data import images, limits
+from swinclf.data import images, limits, raster
 from swinclf.data.images import UnreadableImage, decode_image
 from swinclf.data.limits import MemoryBudget, count_scans
 
@@ -114,7 +114,7 @@ def test_strip_by_strip_is_the_same_picture(monkeypatch, mode, decode_px):
     whole = decode_image(data)
     assert whole.size == (48, 64)
     monkeypatch.setattr(images, "LARGE_PIXELS", 100)
-    monkeypatch.setattr(images, "STRIP_PIXELS", 300)
+    monkeypatch.setattr(raster, "BAND_PIXELS", 300)
     factor = max(1, 48 // decode_px) if decode_px else 1
     small = decode_image(data, decode_px=decode_px)
     assert min(small.size) >= min(decode_px or 48, 48)

@@ -244,7 +244,7 @@ def _by_structure(
     inner = folders_in_classes(images)
     splits = splits_in_classes(inner)
     if not splits:
-        return images, check_structure(root, images, inner)
+        return images, check_structure(root, inner)
     named = ", ".join(f"'{name}' as {split}" for name, split in sorted(splits.items()))
     layout.notes.append(f"folders read as splits, in each class: {named}")
     layout.splits = {str(root / name): split for name, split in splits.items()}

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
-from swinclf.data.raster import BAND_PIXELS, Raster, to_raster
+from swinclf.data.raster import Raster, bands_of, to_raster
 
 # A decoder of the same width that returns every first, or every second byte; grey with alpha is as
 # wide as 8-bit RGBA, which returns all of them.
@@ -45,9 +45,7 @@ def read_png_raster(data: bytes, picture: ImageFile.ImageFile) -> Raster | None:
 
     def bands() -> Iterator[np.ndarray]:
         halves = [_decoded(data, mode, one) for one in rawmodes]
-        rows = max(1, BAND_PIXELS // picture.width)
-        for top in range(0, picture.height, rows):
-            box = (0, top, picture.width, min(picture.height, top + rows))
+        for box in bands_of(picture.size):
             parts = [np.asarray(half.crop(box)) for half in halves]
             if is_grey:
                 parts = [parts[0][..., 0::2], parts[0][..., 1::2]]
@@ -75,10 +73,7 @@ def _decoded(data: bytes, mode: str, rawmode: str) -> Image.Image:
 
 
 def read_ppm_raster(data: bytes) -> Raster | None:
-    """Return the samples of a binary PGM or PPM of more than 8 bits; None for any other file.
-
-    Source: the format specification (netpbm, pgm(5) and ppm(5)).
-    """
+    """Return the samples of a binary PGM or PPM of more than 8 bits; None for any other file."""
     head = _PPM.match(data[:_MAX_HEADER]) if data[:2] in (b"P5", b"P6") else None
     if head is None:
         return None
@@ -89,14 +84,13 @@ def read_ppm_raster(data: bytes) -> Raster | None:
     start = head.end()
 
     def bands() -> Iterator[np.ndarray]:
-        rows = max(1, BAND_PIXELS // width)
-        for top in range(0, height, rows):
-            shape = (min(rows, height - top), width, channels)
+        for _, top, _, bottom in bands_of((width, height)):
+            count = (bottom - top) * width * channels
             offset = start + 2 * top * width * channels
-            if offset + 2 * int(np.prod(shape)) > len(data):
+            if offset + 2 * count > len(data):
                 raise ValueError("image file is truncated")
-            band = np.frombuffer(data, ">u2", int(np.prod(shape)), offset)
-            yield band.reshape(shape).astype(np.uint16)
+            band = np.frombuffer(data, ">u2", count, offset)
+            yield band.reshape(-1, width, channels).astype(np.uint16)
 
     return Raster(
         size=(width, height),
@@ -134,22 +128,18 @@ def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
     return ""
 
 
-def correct_jpeg2000_raster(picture: Image.Image, data: bytes) -> Raster | None:
-    """Return decoded grey of 9 to 16 bits with its white value; None for any other image."""
+def correct_jpeg2000(
+    picture: ImageFile.ImageFile, data: bytes
+) -> tuple[Image.Image, Raster | None]:
+    """Return a decoded image, scaled to 8 bits if it has fewer, and the samples of 9 to 16 bits."""
+    bits = component_bits(data)
     raster = to_raster(picture)
-    bits = component_bits(data)
-    if raster is None or not bits or bits[0] == _MOST_BITS:
-        return raster
-    return replace(raster, white=float((2 ** bits[0] - 1) << (_MOST_BITS - bits[0])))
-
-
-def correct_jpeg2000(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Return a decoded image of fewer than 8 bits per sample, scaled to 8; any other unchanged."""
-    bits = component_bits(data)
+    if raster is not None and bits and bits[0] < _MOST_BITS:
+        return picture, replace(raster, white=float((2 ** bits[0] - 1) << (_MOST_BITS - bits[0])))
     if not bits or min(bits) >= 8 or len(bits) != len(picture.getbands()) or picture.mode == "P":
-        return picture
+        return picture, raster
     table: list[int] = []
     for one in bits:
         shift, most = max(0, 8 - one), 2 ** min(8, one) - 1
         table += [round((value >> shift) * 255 / most) for value in range(256)]
-    return picture.point(table)
+    return picture.point(table), None

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from contextlib import suppress
 
-from swinclf.data.images import UnreadableImage, has_image_name, read_head
+from swinclf.data.images import HEAD_BYTES, UnreadableImage, has_image_name, read_bytes
 
 SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 
@@ -134,7 +134,7 @@ def unsupported_format(head: bytes) -> str:
 def read_signature(path: str) -> bytes:
     """Return the first bytes of a regular file; empty if it cannot be read."""
     with suppress(UnreadableImage):
-        return read_head(path)
+        return read_bytes(path, HEAD_BYTES)
     return b""
 
 

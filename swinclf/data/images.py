@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import PIL
-from PIL import (  # the plugins register themselves: without them Pillow knows five formats
+from PIL import (  # noqa: F401 - the plugins register themselves: without, Pillow has five formats
     AvifImagePlugin,
     BmpImagePlugin,
     ExifTags,
@@ -46,13 +46,12 @@ from swinclf.data import limits
 from swinclf.data.cifar import read_packed
 from swinclf.data.high_bit_depth import (
     correct_jpeg2000,
-    correct_jpeg2000_raster,
     read_png_raster,
     read_ppm_raster,
     why_not_jpeg2000,
 )
 from swinclf.data.metadata import UPRIGHT, strip_metadata
-from swinclf.data.raster import Raster, raster_to_rgb, to_raster, to_rgb
+from swinclf.data.raster import Raster, bands_of, raster_to_rgb, to_raster, to_rgb
 from swinclf.data.tiff import open_tiff
 from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange
@@ -61,7 +60,7 @@ Result = TypeVar("Result")
 
 REVISION = 2  # of the decoder; invalidates caches when decoded pixels change
 LARGE_PIXELS = 8_000_000  # larger images are converted and reduced strip by strip
-STRIP_PIXELS = 1_000_000
+HEAD_BYTES = 64  # enough to recognise a format
 
 # fmt: off
 EXTENSIONS = frozenset((  # a format per line
@@ -75,24 +74,15 @@ EXTENSIONS = frozenset((  # a format per line
     "heic", "heif",
 ))
 # fmt: on
-_PLUGINS = (
-    AvifImagePlugin.AvifImageFile,
-    BmpImagePlugin.BmpImageFile,
-    BmpImagePlugin.DibImageFile,
-    GifImagePlugin.GifImageFile,
-    IcoImagePlugin.IcoImageFile,
-    Jpeg2KImagePlugin.Jpeg2KImageFile,
-    JpegImagePlugin.JpegImageFile,
-    MpoImagePlugin.MpoImageFile,
-    PcxImagePlugin.PcxImageFile,
-    PngImagePlugin.PngImageFile,
-    PpmImagePlugin.PpmImageFile,
-    QoiImagePlugin.QoiImageFile,
-    TgaImagePlugin.TgaImageFile,
-    TiffImagePlugin.TiffImageFile,
-    WebPImagePlugin.WebPImageFile,
+# In the order in which they are tried, without those of which this Pillow has no codec.
+FORMATS = tuple(
+    name
+    for name in (
+        *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG2000", "JPEG", "MPO"),
+        *("PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"),
+    )
+    if name in Image.OPEN
 )
-FORMATS = tuple(plugin.format for plugin in _PLUGINS if plugin.format in Image.OPEN)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -131,22 +121,15 @@ def has_image_name(name: str) -> bool:
     return bool(stem) and extension.lower() in EXTENSIONS
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
     """Return the content of a regular file of at most `limits.MAX_FILE_BYTES`.
+
+    With `most`, only its first bytes, of a file of any size.
 
     Raises:
         UnreadableImage: If the file is missing, not permitted, empty, too large, or not regular
             (a pipe, a device, a socket), which is detected without blocking.
     """
-    return _read(path)
-
-
-def read_head(path: str | Path) -> bytes:
-    """Return the first 64 bytes of a file, of any size; otherwise as `read_bytes`."""
-    return _read(path, 64)
-
-
-def _read(path: str | Path, most: int | None = None) -> bytes:
     try:
         handle = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -238,7 +221,7 @@ def measure_values(data: bytes) -> ValueRange | None:
         if is_tiff(data) and open_tiff(data).is_decoded_by_pillow:  # of 8 bits
             return None
     with _named_reasons(data), _opened(data, None) as image:
-        raster = image.raster or to_raster(image.picture)
+        raster = image.raster
         if raster is None or not raster.is_scaled_by_dataset:
             return None
         return ValueRange(raster.kind, *raster.extremes())
@@ -295,11 +278,10 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
                 picture.load()
             turn = orientation or _orientation(picture)
             turn = turn if turn in _TURNS else UPRIGHT
+            fixed = _without_false_alpha(picture, data)
             if is_jpeg2000:
-                fixed = correct_jpeg2000(picture, data)
-                yield _OpenedImage(fixed, correct_jpeg2000_raster(fixed, data), size, turn)
-            else:
-                yield _OpenedImage(_without_false_alpha(picture, data), raster, size, turn)
+                fixed, raster = correct_jpeg2000(picture, data)
+            yield _OpenedImage(fixed, raster or to_raster(fixed), size, turn)
 
 
 def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
@@ -331,25 +313,17 @@ def _to_rgb_of_size(
     width, height = image.raster.size if image.raster else picture.size
     is_large = width * height > LARGE_PIXELS
     factor = max(1, min(width, height) // decode_px) if decode_px and is_large else 1
-    raster = image.raster or to_raster(picture)
-    if raster is not None:
-        return raster_to_rgb(raster, ranges, factor=factor)
+    if image.raster is not None:
+        return raster_to_rgb(image.raster, ranges, factor=factor)
     if not is_large or (
         factor == 1 and picture.mode == "RGB" and "transparency" not in picture.info
     ):
         return to_rgb(picture)
     rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    for top, strip in _strips(picture, factor):
-        rgb.paste(Image.Image.reduce(to_rgb(strip), factor), (0, top // factor))
+    for box in bands_of(picture.size, factor):
+        strip = to_rgb(picture.crop(box))
+        rgb.paste(Image.Image.reduce(strip, factor), (0, box[1] // factor))
     return rgb
-
-
-def _strips(picture: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """Yield strips of an image with their tops, each a multiple of `factor` high but the last."""
-    rows = factor * max(1, STRIP_PIXELS // (picture.width * factor))
-    for top in range(0, picture.height, rows):
-        box = (0, top, picture.width, min(picture.height, top + rows))
-        yield top, picture.crop(box)
 
 
 def _identify(data: bytes) -> ImageFile.ImageFile:
@@ -425,20 +399,17 @@ def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], di
     errors: dict[str, str] = {}
     shared: dict[tuple[int, int, int, int], bytes] = {}
     for path in paths:
-        file = root / path
-        try:
+        file, key = root / path, None
+        with suppress(OSError, ValueError):  # `read_bytes` reports the error
             status = file.stat()
-            key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            digest = shared.get(key) or content_digest(read_bytes(file))
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            if (packed := read_packed(file)) is not None:
-                digests[path] = content_digest(packed)
-                continue
-            errors[path] = getattr(error, "strerror", None) or str(error)
+            if status.st_nlink > 1:
+                key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        try:
+            digest = shared.get(key) if key else None
+            digests[path] = digest or content_digest(read_bytes(file))
         except UnreadableImage as error:
             errors[path] = str(error)
-        else:
-            digests[path] = digest
-            if status.st_nlink > 1:
-                shared[key] = digest
+            continue
+        if key:
+            shared[key] = digests[path]
     return digests, errors

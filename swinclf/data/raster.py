@@ -59,6 +59,17 @@ class Raster:
         return low, high
 
 
+def bands_of(size: tuple[int, int], factor: int = 1) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes (left, top, right, bottom) of bands of an image of (width, height).
+
+    Each is a multiple of `factor` high, but the last.
+    """
+    width, height = size
+    rows = factor * max(1, BAND_PIXELS // (width * factor))
+    for top in range(0, height, rows):
+        yield 0, top, width, min(height, top + rows)
+
+
 def to_raster(picture: Image.Image) -> Raster | None:
     """Return the samples of a Pillow image of more than 8 bits; None for any other image."""
     is_ppm = picture.format == "PPM"  # whose 16 bits Pillow widens
@@ -71,9 +82,7 @@ def to_raster(picture: Image.Image) -> Raster | None:
     transparent = picture.info.get("transparency")
 
     def bands() -> Iterator[np.ndarray]:
-        rows = max(1, BAND_PIXELS // picture.width)
-        for top in range(0, picture.height, rows):
-            box = (0, top, picture.width, min(picture.height, top + rows))
+        for box in bands_of(picture.size):
             yield np.asarray(picture.crop(box)).astype(kind, copy=False)[..., None]
 
     return Raster(

@@ -155,36 +155,29 @@ def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     """
     names = {name for folders in inner.values() for name in folders}
     found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
-    is_layout = len(inner) > 1 and all(inner.values()) and found.keys() == names
+    is_layout = len(inner) > 1 and found.keys() == names
     return found if is_layout and set(found.values()) > {TRAIN} else {}
 
 
 def folders_in_classes(images: Sequence[ImageFile]) -> dict[str, set[str]]:
-    """Return the folders directly in each class folder; empty if it holds files as well."""
+    """Return the folders directly in each class folder, and "" if it holds images as well."""
     inner: dict[str, set[str]] = defaultdict(set)
-    direct = set()
     for image in images:
         parts = image.path.split("/", 2)
-        if len(parts) == 3:
-            inner[image.label].add(parts[1])
-        else:
-            direct.add(image.label)
-    return {
-        label: set() if label in direct else inner[label]
-        for label in {image.label for image in images}
-    }
+        inner[image.label].add(parts[1] if len(parts) == 3 else "")
+    return dict(inner)
 
 
-def check_structure(root: Path, images: Sequence[ImageFile], inner: Mapping[str, Set[str]]) -> str:
+def check_structure(root: Path, inner: Mapping[str, Set[str]]) -> str:
     """Refuse classes that are splits or copies of the dataset; return a warning, or "".
 
     Raises:
         DataError: If a class folder holds the class folders next to it, or if all of them hold
             nearly the same folders and have the names of parts of a dataset.
     """
-    _check_no_copy_inside(root, images)
+    _check_no_copy_inside(root, inner)
     union = set().union(*inner.values())
-    if len(inner) < 2 or len(union) < 2:
+    if len(inner) < 2 or len(union) < 2 or "" in union:
         return ""
     if any(len(folders) < 2 or len(folders) < ALIKE * len(union) for folders in inner.values()):
         return ""
@@ -205,16 +198,10 @@ def check_structure(root: Path, images: Sequence[ImageFile], inner: Mapping[str,
     )
 
 
-def _check_no_copy_inside(root: Path, images: Sequence[ImageFile]) -> None:
+def _check_no_copy_inside(root: Path, inner: Mapping[str, Set[str]]) -> None:
     """Refuse a class folder that holds its siblings again: a copy of the dataset."""
-    labels = {image.label for image in images}
-    inner: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        parts = image.path.split("/", 2)
-        if len(parts) == 3:
-            inner[image.label].add(parts[1])
-    for name, folders in inner.items():
-        siblings = labels - {name}
+    for name, held in inner.items():
+        folders, siblings = held - {""}, inner.keys() - {name}
         common = len(folders & siblings)
         is_wrapping = is_generic_name(name) or name.casefold() == root.name.casefold()
         is_alike = common >= ALIKE * len(folders | siblings)

@@ -19,10 +19,7 @@ from swinclf.data.tiff_tags import Directory
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, INDEXED, SEPARATED, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 NONE, CCITT, OLD_JPEG, JPEG = 1, (2, 3, 4), 6, 7
-BYTE_CODECS = {NONE: "none", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits"} | {
-    34925: "LZMA",
-    50000: "Zstandard",
-}
+BYTE_CODECS = {NONE, 5, 8, 32946, 32773, 34925, 50000}  # LZW, deflate, PackBits, LZMA, Zstandard
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, INDEXED: 1, SEPARATED: 4, YCBCR: 3, LAB: 3}
 _PHOTOMETRIC = {0: "MinIsWhite", 1: "MinIsBlack", 2: "RGB", 3: "palette", 4: "mask"} | {
     5: "separated",

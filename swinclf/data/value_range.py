@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swinclf.data.images import UnreadableImage, measure_values, read_bytes, read_head, read_slot
+from swinclf.data.images import HEAD_BYTES, UnreadableImage, measure_values, read_bytes, read_slot
 from swinclf.data.loader import map_ahead
 from swinclf.preprocess import ValueRange
 
@@ -49,7 +49,7 @@ def measure_ranges(
 
     def is_wide(file: Path) -> bool:
         try:
-            return may_have_more_bits(read_head(file))
+            return may_have_more_bits(read_bytes(file, HEAD_BYTES))
         except UnreadableImage:
             return False
 

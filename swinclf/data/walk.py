@@ -54,7 +54,7 @@ class FolderWalk:
         self.detector = ImageDetector()
         self._root = str(root)
         self._visited: set[tuple[int, int]] = set()
-        self._own = _FolderSet(folder for folder in folders if not is_link(folder))
+        self._own = _FolderSet(folder for folder in folders if not Path(folder).is_symlink())
         self._all = _FolderSet(folders)
 
     def walk(self, folder: str) -> Iterator[tuple[str, str]]:
@@ -64,7 +64,7 @@ class FolderWalk:
         links. Unreadable folders and links that are not followed are yielded too. Every path starts
         with `folder`.
         """
-        reason = self._why_not_follow(folder, self._own) if is_link(folder) else ""
+        reason = self._why_not_follow(folder, self._own) if Path(folder).is_symlink() else ""
         if reason or _identity(folder) in self._visited:
             yield folder, reason or LINK_AGAIN
         else:
@@ -87,7 +87,7 @@ class FolderWalk:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(entry.path)
-                    elif links_to_folder(entry):
+                    elif entry.is_symlink() and Path(entry.path).is_dir():  # as no circular link
                         links.append(entry.path)
                     elif (reason := self._reason_against(entry, outside=outside)) is not None:
                         files.append((entry.path, reason))
@@ -143,17 +143,6 @@ def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:
     for path, reason in walk.below(folder):
         if reason not in (LINK_UP, LINK_AGAIN):
             yield path
-
-
-def is_link(path: str) -> bool:
-    """Return whether a path is a symbolic link."""
-    return os.path.islink(path)  # noqa: PTH114 - a string in, and it never raises
-
-
-def links_to_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether a link leads to a folder; a circular link does not."""
-    # `entry.is_dir()` raises for a circular link.
-    return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
 
 
 def why_not_a_file(entry: os.DirEntry[str]) -> str:
