@@ -103,19 +103,19 @@ def test_splits_under_other_names(root, train, other, split):
     assert index.has_val is (split == VAL)
     assert all((root / path).is_file() for path in paths_of(index))
     note = f"folders read as splits: '{train}' as train, '{other}' as {split}"
-    assert list(index.notes.notes())[:1] == [note]
+    assert index.notes[:1] == (note,)
 
 
 def test_the_usual_names_need_no_note(root):
     touch(root, *images_in("Train", "valid", "test"))
-    assert list(scan_folder(root).notes.notes()) == []
+    assert scan_folder(root).notes == ()
 
 
 def test_three_splits_and_what_is_next_to_them(root):
     touch(root, *images_in("seg_train/seg_train", "seg_val"), "seg_pred/1.jpg", "labels/1.txt")
     index = scan_folder(root)
     assert splits_of(index) == {TRAIN: {"seg_train/seg_train"}, VAL: {"seg_val"}}
-    assert list(index.notes.warnings()) == [
+    assert list(index.warnings) == [
         "folders next to train that are not splits are not used: 'seg_pred'"
     ]
 
@@ -127,7 +127,7 @@ def test_a_split_among_the_classes(root, name):
     assert index.classes == CLASSES
     assert {path.partition("/")[0] for path in paths_of(index, TRAIN)} == set(CLASSES)
     assert all(path.startswith(f"{name}/") for path in paths_of(index, split_name(name).split))
-    assert f"'{name}', which hold the same class folders" in next(index.notes.notes())
+    assert f"'{name}', which hold the same class folders" in index.notes[0]
 
 
 def test_splits_in_each_class(root):
@@ -139,7 +139,7 @@ def test_splits_in_each_class(root):
     assert index.classes == CLASSES
     assert {path.split("/")[1] for path in paths_of(index, TRAIN)} == {"Train"}
     assert {path.split("/")[1] for path in paths_of(index, TEST)} == {"test"}
-    assert next(index.notes.notes()) == (
+    assert index.notes[0] == (
         "folders read as splits, in each class: 'Train' as train, 'test' as test"
     )
     digests = {path: path.encode() for path in paths_of(index)}
@@ -242,7 +242,7 @@ def test_classes_with_the_same_folders_in_each_are_classes_with_a_warning(root):
     touch(root, *images_in("lion", "zebra", "gnu", classes=("female", "male")))
     index = scan_folder(root)
     assert index.classes == ("gnu", "lion", "zebra")
-    (warning,) = index.notes.warnings()
+    (warning,) = index.warnings
     assert "hold folders of the same names ('female', 'male')" in warning
     assert f"swinclf train '{root / 'gnu'}' --val '{root / 'lion'}'" in warning
 
@@ -262,19 +262,19 @@ def test_classes_that_sound_like_splits(root, names):
     index = scan_folder(root)
     assert index.classes == tuple(sorted(names))
     assert splits_of(index).keys() == {""}
-    assert list(index.notes.warnings()) == []
+    assert index.warnings == ()
 
 
 def test_years_in_each_class_are_no_splits(root):
     touch(root, "cats/2023/1.jpg", "cats/2024/1.jpg", "dogs/2024/1.jpg", "dogs/0.jpg")
     index = scan_folder(root)
     assert index.classes == ("cats", "dogs")
-    assert list(index.notes.warnings()) == []
+    assert index.warnings == ()
 
 
 def test_images_in_no_class_folder_are_said(root):
     touch(root, "a/1.jpg", "b/1.jpg", "stray.jpg", "other.png", "notes.txt")
-    assert list(scan_folder(root).notes.warnings()) == ["2 images in no class folder: not used"]
+    assert list(scan_folder(root).warnings) == ["2 images in no class folder: not used"]
 
 
 def test_one_class_in_a_train_folder_is_one_class(root):

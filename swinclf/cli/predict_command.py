@@ -275,7 +275,7 @@ def _print_end(
     folders: LabelFolders | None,
 ) -> None:
     """Print what was written where, and what could not be read."""
-    from swinclf.data.scan_notes import counts_by_extension
+    from swinclf.data.image_detector import counts_by_extension
 
     if ignored:
         console.print_line(f"ignored, not images: {counts_by_extension(ignored)}")

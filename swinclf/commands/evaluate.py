@@ -102,9 +102,9 @@ def score(
     root = data or find_training_dataset(model, run)
     requested = split
     index, split = select_images(root, split, run, predictor.card, report)
-    for note in index.notes.notes():
+    for note in index.notes:
         report.note(note)
-    for warning in index.notes.warnings():
+    for warning in index.warnings:
         report.warn(warning)
     if split == TRAIN and requested is None:
         report.warn(_training_images_warning(model))

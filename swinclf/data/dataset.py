@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinclf.data.class_names import list_some, quote_names, similar_names
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
-from swinclf.data.scan_notes import ScanNotes, most_frequent_reason
+from swinclf.data.scan_notes import most_frequent_reason
 from swinclf.data.split import SplitRule
 
 SIMILAR = "differ only in case, outer spaces or Unicode form"
@@ -24,10 +24,8 @@ class Dataset:
     classes: tuple[str, ...]  # class names in the order of the logits
     images: tuple[ImageFile, ...]  # sorted by path, each with a split
     skipped: tuple[SkippedFile, ...]  # files that cannot be used, sorted by path
-    # class folders without a readable file, each with the reason
-    lost: Mapping[str, str] = field(default_factory=dict)
-    empty: tuple[str, ...] = ()  # class folders without image files
-    notes: ScanNotes = field(default_factory=ScanNotes)  # further observations of the scan
+    notes: tuple[str, ...] = ()  # remarks, a sentence each
+    losses: tuple[str, ...] = ()  # lost classes and the scan's warnings, a sentence each
 
     def rows(self, split: str) -> list[int]:
         """Return the indices in `images` of a split."""
@@ -52,17 +50,12 @@ class Dataset:
 
     def warnings(self) -> Iterator[str]:
         """Yield possible losses and mistakes in the dataset, a sentence each."""
-        yield from describe_lost_classes(self.lost)
+        yield from self.losses
         similar = similar_names(self.classes)
         for names in similar[:NAMED]:
             yield f"the classes {quote_names(names)} {SIMILAR}: they are separate classes"
         if len(similar) > NAMED:
             yield f"so do {len(similar) - NAMED:,} more groups of classes (swinclf check lists all)"
-        yield from self.notes.warnings()
-        yield from self._lone_in_words()
-
-    def _lone_in_words(self) -> Iterator[str]:
-        """Yield the classes without a validation image."""
         trained, held_out = self.counts(TRAIN), self.counts(VAL)
         lone = [name for name in self.classes if not held_out[name]]
         if held_out and lone:
@@ -106,14 +99,14 @@ def assign_splits(
     rule = replace(rule, val=0.0) if index.has_val else rule
     cleaned = replace(cleaned, images=_split(readable, digests, rule))
     lost, empty = classes_without_images(cleaned)
+    notes = [f"ignored folders without images: {list_some(empty)}"] if empty else []
     return Dataset(
         cleaned.root,
         cleaned.classes,
         cleaned.images,
         cleaned.skipped,
-        lost=lost,
-        empty=empty,
-        notes=index.notes,
+        notes=(*index.notes, *notes),
+        losses=(*describe_lost_classes(lost), *index.warnings),
     )
 
 

@@ -10,8 +10,8 @@ import difflib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinclf.data.cifar import open_cifar
@@ -31,8 +31,8 @@ from swinclf.data.dataset_layout import (
 from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
 from swinclf.data.scan_notes import ImageFile as ImageFile
-from swinclf.data.scan_notes import ScanNotes, most_frequent_reason, remedy_for
 from swinclf.data.scan_notes import SkippedFile as SkippedFile
+from swinclf.data.scan_notes import format_count, most_frequent_reason, remedy_for
 from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN
@@ -60,7 +60,8 @@ class FolderIndex:
     has_val: bool  # whether the folders define a validation split
     # names of the class folders for training, with or without images, sorted
     folders: tuple[str, ...] = ()
-    notes: ScanNotes = field(default_factory=ScanNotes)  # further observations of the scan
+    notes: tuple[str, ...] = ()  # remarks on the scan, a sentence each
+    warnings: tuple[str, ...] = ()  # possible losses, a sentence each
 
     def counts(self, split: str | None = None) -> Counter[str]:
         """Return the number of images of each class, in one split or in all."""
@@ -98,9 +99,9 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
             else:
                 images.append(ImageFile(_relative(path, root), folder.label, folder.split))
     images.sort(key=lambda image: image.path)
-    warning = ""
+    doubt = ""
     if not layout.splits:
-        images, warning = _by_structure(root, images, layout)
+        images, doubt = _by_structure(root, images, layout)
     images, renamed = _matched_by_form(images)
     index = FolderIndex(
         root=root,
@@ -109,22 +110,20 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         has_val=VAL in layout.splits.values(),
         folders=tuple(sorted(layout.train_labels)),
-        notes=ScanNotes(
-            layout=tuple(layout.notes),
-            warning=warning,
-            renamed=tuple(renamed),
-            unused=tuple(_relative(path, root) for path in layout.unused if any(walk_images(path))),
-            loose=layout.loose,
-            linked_out=walk.linked_out,
-            unusual=dict(walk.detector.unusual),
-            ignored=dict(walk.detector.ignored),
-            unopened=walk.detector.unopened,
-        ),
+        notes=(*layout.notes, *renamed, *walk.notes()),
+        warnings=(*filter(None, [doubt]), *_unused_images(layout, root)),
     )
     if not index.classes:
         raise _no_classes(root, Path(next(iter(layout.splits), root)), index.skipped)
     _check_one_level_down(index)
     return index
+
+
+def _unused_images(layout: DatasetLayout, root: Path) -> Iterator[str]:
+    if layout.loose:
+        yield f"{format_count(layout.loose, 'image')} in no class folder: not used"
+    if unused := [_relative(path, root) for path in layout.unused if any(walk_images(path))]:
+        yield f"folders next to train that are not splits are not used: {list_some(unused)}"
 
 
 def _packed_index(root: Path, val: Path | None) -> FolderIndex | None:
@@ -147,7 +146,7 @@ def _packed_index(root: Path, val: Path | None) -> FolderIndex | None:
         images=tuple(sorted(images, key=lambda image: image.path)),
         skipped=(),
         has_val=False,
-        notes=ScanNotes(layout=(note,)),
+        notes=(note,),
     )
 
 
@@ -272,15 +271,9 @@ def _matched_by_form(images: list[ImageFile]) -> tuple[list[ImageFile], list[str
 
 def _check_apart(layout: DatasetLayout, val: Path) -> None:
     """Refuse a --val folder that holds training images, which would be trained on and scored."""
-    held, trained = (
-        [
-            os.path.realpath(one.path)
-            for one in layout.class_folders
-            if (one.split == VAL) is is_held
-        ]
-        for is_held in (True, False)
-    )
-    twice = sorted({*held, *_parents(held)} & {*trained}) or sorted({*held} & {*_parents(trained)})
+    held = {os.path.realpath(one.path) for one in layout.class_folders if one.split == VAL}
+    trained = {os.path.realpath(one.path) for one in layout.class_folders if one.split != VAL}
+    twice = sorted((held | _parents(held)) & trained) or sorted(held & _parents(trained))
     if twice:
         raise overlap_error(val, twice[0])
 

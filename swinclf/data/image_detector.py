@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, has_image_name, read_bytes
+from swinclf.data.scan_notes import format_count
 
 SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
+LISTED_EXTENSIONS = 5
 
 # fmt: off
 NOT_IMAGES = frozenset((  # a kind per line
@@ -138,6 +141,16 @@ def read_signature(path: str) -> bytes:
     return b""
 
 
+def counts_by_extension(counts: Mapping[str, int]) -> str:
+    """Return the number of files by extension, the most frequent first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [
+        f"{count:,} {extension or 'without one'}" for extension, count in ranked[:LISTED_EXTENSIONS]
+    ]
+    more = sum(count for _, count in ranked[LISTED_EXTENSIONS:])
+    return ", ".join(shown) + (f" and {more:,} others" if more else "")
+
+
 class ImageDetector:
     """Classifier of files, which opens only those whose extension is inconclusive.
 
@@ -180,3 +193,18 @@ class ImageDetector:
             return f"{other}, which is not supported: convert it, e.g. to PNG"
         self.ignored[extension] += 1
         return None
+
+    def notes(self) -> Iterator[str]:
+        """Yield remarks on the files so far, a sentence each."""
+        if self.unusual:
+            yield (
+                f"{format_count(sum(self.unusual.values()), 'image')} recognized by content, under "
+                f"other extensions: {counts_by_extension(self.unusual)}"
+            )
+        if self.ignored:
+            yield f"ignored, not images: {counts_by_extension(self.ignored)}"
+        if self.unopened:
+            yield (
+                f"{format_count(self.unopened, 'file')} classified by others of the same extension,"
+                " without being opened"
+            )

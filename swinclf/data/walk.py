@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from swinclf.data.image_detector import (
-    ImageDetector,
-    is_junk,
-    is_no_image_name,
-)
+from swinclf.data.image_detector import ImageDetector, is_junk, is_no_image_name
 from swinclf.data.images import has_image_name
+from swinclf.data.scan_notes import format_count
 
 LINK_UP = "a link to a folder that holds it"
 LINK_AGAIN = "a link to a folder that is read already"
@@ -50,7 +47,7 @@ class FolderWalk:
         self, root: Path, folders: Sequence[str], *, order: Callable[[str], Any] = str
     ) -> None:
         self._order = order
-        self.linked_out = 0
+        self.linked_out = 0  # images outside the root that links lead to
         self.detector = ImageDetector()
         self._root = str(root)
         self._visited: set[tuple[int, int]] = set()
@@ -101,6 +98,12 @@ class FolderWalk:
                 yield path, reason
             else:
                 yield from self.below(path, outside=not self._is_inside(path))
+
+    def notes(self) -> Iterator[str]:
+        """Yield remarks on the images found so far, a sentence each."""
+        if self.linked_out:
+            yield f"{format_count(self.linked_out, 'image')} by links to outside the dataset"
+        yield from self.detector.notes()
 
     def _reason_against(self, entry: os.DirEntry[str], *, outside: bool) -> str | None:
         """Return why an image cannot be used, empty if it can; None, and count it, for no image."""

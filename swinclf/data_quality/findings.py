@@ -15,7 +15,7 @@ import numpy as np
 from swinclf.data.class_names import quote_names, similar_names
 from swinclf.data.dataset import SIMILAR, classes_without_images
 from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, SkippedFile
-from swinclf.data.scan_notes import most_frequent_reason, remedy_for
+from swinclf.data.scan_notes import format_count, most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
 from swinclf.reporter import format_percent
 
@@ -80,7 +80,7 @@ def find_unreadable(skipped: Iterable[SkippedFile]) -> Iterator[Finding]:
         yield Finding(
             FindingKind.UNREADABLE,
             True,
-            f"{_count(len(examples), 'file')} cannot be read",
+            f"{format_count(len(examples), 'file')} cannot be read",
             f"{remedy}, or replace or delete them; training skips them".removeprefix(", or "),
             examples,
         )
@@ -98,7 +98,7 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
         yield Finding(
             FindingKind.TINY_CLASSES,
             True,
-            f"{_count(len(tiny), 'class')} of fewer than {TINY} images to train on",
+            f"{format_count(len(tiny), 'class')} of fewer than {TINY} images to train on",
             f"add images, to at least {TINY} each, or remove the folder",
             tuple(Example((), _images_of(name, count)) for count, name in sorted(tiny)),
         )
@@ -122,11 +122,8 @@ def find_duplicates(
 ) -> Iterator[Finding]:
     """Yield duplicates, and those with conflicting labels or on both sides of a split.
 
-    Args:
-        images: All images.
-        same: Groups of rows with equal bytes.
-        near: Groups of rows that show one image, those of equal bytes included; () if near
-            duplicates were not searched.
+    `same` has the groups of rows with equal bytes; `near` the groups that show one image, those of
+    equal bytes included, or () if near duplicates were not searched.
     """
     known_near = [group for group in near if group not in same]
     every = near or same
@@ -163,7 +160,7 @@ def find_duplicates(
             yield Finding(
                 kind,
                 True,
-                message.format(_count(len(groups), "image")),
+                message.format(format_count(len(groups), "image")),
                 advice,
                 tuple(_group(images, group) for group in groups),
             )
@@ -174,30 +171,27 @@ def find_image_faults(
 ) -> Iterator[Finding]:
     """Yield nearly empty images, odd sizes, and photographs with a rotation in EXIF.
 
-    Args:
-        images: Readable ones only.
-        sizes: (N, 2) width and height, px.
-        orientations: (N,) EXIF tags, 1 upright.
-        empty: (N,) whether an image is nearly of one colour.
+    Of N readable images: (N, 2) width and height, px, (N,) EXIF tags, 1 upright, and (N,) whether
+    an image is nearly of one colour.
     """
     if empty.any():
         yield Finding(
             FindingKind.NEAR_EMPTY,
             True,
-            f"{_count(int(empty.sum()), 'image')} of nearly one colour",
+            f"{format_count(int(empty.sum()), 'image')} of nearly one colour",
             "delete those that show nothing"
             if empty.mean() < MOSTLY
             else "delete none of them yet: with this many, they are probably too dark or bright; "
             "compare how they were exported",
-            tuple(Example((images[row].path,), "") for row in _rows(empty)),
+            tuple(Example((images[row].path,), "") for row in np.flatnonzero(empty).tolist()),
         )
     yield from _odd_sizes(images, sizes)
-    turned = _rows(orientations > 1)
+    turned = np.flatnonzero(orientations > 1).tolist()
     if turned:
         yield Finding(
             FindingKind.ROTATED,
             False,
-            f"{_count(len(turned), 'photograph')} stored rotated or mirrored, with an EXIF "
+            f"{format_count(len(turned), 'photograph')} stored rotated or mirrored, with an EXIF "
             "orientation tag",
             "nothing to do for swinclf, which turns them upright; other programs may not",
             tuple(Example((images[row].path,), f"tag {orientations[row]}") for row in turned),
@@ -231,11 +225,11 @@ def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Findi
     shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
     odd = (longer > LONG * shorter) | (shorter < TOO_SMALL_PX)
     if odd.any():
-        rows = sorted(_rows(odd), key=lambda row: -longer[row] / shorter[row])
+        rows = sorted(np.flatnonzero(odd).tolist(), key=lambda row: -longer[row] / shorter[row])
         yield Finding(
             FindingKind.ODD_SIZES,
             False,
-            f"{_count(len(rows), 'image')} more than {LONG} times as long as wide, "
+            f"{format_count(len(rows), 'image')} more than {LONG} times as long as wide, "
             f"or below {TOO_SMALL_PX} px",
             f"train with --fit {fit}: {reason}",
             tuple(
@@ -258,7 +252,7 @@ def _class_sets(by_split: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         yield Finding(
             FindingKind.CLASS_SETS,
             True,
-            f"{_count(len(notes), 'class')} not in every split",
+            f"{format_count(len(notes), 'class')} not in every split",
             "fix the folder names, or move images: the splits need the same classes",
             tuple(Example((), note) for note in notes),
         )
@@ -275,11 +269,11 @@ def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
         yield Finding(
             FindingKind.SIMILAR_NAMES,
             True,
-            f"{_count(len(similar), 'group')} of class names that {SIMILAR}",
+            f"{format_count(len(similar), 'group')} of class names that {SIMILAR}",
             "if they are one class, move the images into one folder: each folder is a class now",
             tuple(Example((), quote_names(names)) for names in similar),
         )
-    for warning in index.notes.warnings():
+    for warning in index.warnings:
         yield Finding(
             FindingKind.LAYOUT,
             True,
@@ -287,7 +281,7 @@ def find_scan_faults(index: FolderIndex) -> Iterator[Finding]:
             "move them, if they should be used",
             (Example((), ""),),
         )
-    for note in index.notes.notes():
+    for note in index.notes:
         yield Finding(
             FindingKind.LAYOUT, False, note, "nothing to do if intended", (Example((), ""),)
         )
@@ -301,7 +295,7 @@ def _lost_classes(index: FolderIndex) -> Iterator[Finding]:
         yield Finding(
             FindingKind.LOST_CLASSES,
             True,
-            f"{_count(len(lost), 'class folder')} without an image that can be read",
+            f"{format_count(len(lost), 'class folder')} without an image that can be read",
             (f"{remedy}, or " if remedy else "")
             + "replace the files, or remove the folder: training goes without the class",
             tuple(Example((), f"{name}: {reason}") for name, reason in lost.items()),
@@ -310,7 +304,7 @@ def _lost_classes(index: FolderIndex) -> Iterator[Finding]:
         yield Finding(
             FindingKind.LOST_CLASSES,
             False,
-            f"{_count(len(empty), 'folder')} without an image",
+            f"{format_count(len(empty), 'folder')} without an image",
             "these are no classes",
             tuple(Example((), name) for name in empty),
         )
@@ -343,20 +337,18 @@ def group_identical(digests: Sequence[bytes]) -> list[list[int]]:
 
 def connected_components(links: Iterable[Sequence[int]]) -> list[list[int]]:
     """Return the connected components of links of two or more rows, all in ascending order."""
-    parent: dict[int, int] = {}
+    edges = [(first, other) for first, *others in links for other in others]
+    if not edges:
+        return []
+    from scipy.sparse import coo_array, csgraph  # takes a while to load
 
-    def root_of(row: int) -> int:
-        while parent.setdefault(row, row) != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for first, *others in links:
-        for other in others:
-            parent[root_of(other)] = root_of(first)
+    rows, at = np.unique(np.array(edges), return_inverse=True)
+    at = at.reshape(-1, 2)
+    graph = coo_array((np.ones(len(at)), (at[:, 0], at[:, 1])), shape=(len(rows), len(rows)))
+    group_of = csgraph.connected_components(graph)[1]
     groups: dict[int, list[int]] = defaultdict(list)
-    for row in sorted(parent):
-        groups[root_of(row)].append(row)
+    for row, group in zip(rows.tolist(), group_of.tolist(), strict=True):
+        groups[group].append(row)
     return sorted(groups.values())
 
 
@@ -368,15 +360,6 @@ def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:
     return Example(tuple(images[row].path for row in group), "; ".join(notes))
 
 
-def _rows(chosen: np.ndarray) -> list[int]:
-    return [int(row) for row in np.nonzero(chosen)[0]]
-
-
 def _images_of(name: str, count: int) -> str:
     """Return a class and its size, the name last: a right-to-left name reorders what follows."""
-    return f"{_count(count, 'image')} of {name}"
-
-
-def _count(count: int, thing: str) -> str:
-    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{count:,} {thing if count == 1 else plural}"
+    return f"{format_count(count, 'image')} of {name}"

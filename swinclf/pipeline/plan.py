@@ -10,7 +10,6 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, OptimizerName, ResolvedConfig
-from swinclf.data.class_names import list_some
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
 from swinclf.data.relocate import content_sample
@@ -157,10 +156,8 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         f"data: {len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
         f"{counts[VAL]:,} validation images{test}"
     )
-    for note in dataset.notes.notes():
+    for note in dataset.notes:
         report.note(note)
-    if dataset.empty:
-        report.note(f"ignored folders without images: {list_some(dataset.empty)}")
     for warning in dataset.warnings():
         report.warn(warning)
     if dataset.skipped:
