@@ -270,10 +270,6 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
     return torch.as_strided(storage.flat, tuple(size), tuple(stride), offset)
 
 
-def _parameter(value: Any, *_: Any) -> Any:
-    return value
-
-
 def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
     """Return a tensor of a subclass as a plain tensor."""
     return _rebuild(function, args)
@@ -281,10 +277,6 @@ def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
 
 def _ordered_dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
     return {key: value for key, value in pairs}  # noqa: C416 - pairs may be lists
-
-
-def _default_dict(*_: Any) -> dict[Any, Any]:
-    return {}
 
 
 def _listed(values: Any = (), *_: Any) -> list[Any]:
@@ -340,7 +332,7 @@ def array_of(placeholder: Placeholder) -> np.ndarray | None:
 
 _REBUILDERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
-    "collections.defaultdict": _default_dict,
+    "collections.defaultdict": lambda *_: {},
     "builtins.set": _listed,
     "__builtin__.set": _listed,
     "builtins.frozenset": _listed,
@@ -351,8 +343,8 @@ _REBUILDERS: dict[str, Callable[..., Any]] = {
     "copy_reg._reconstructor": _reconstructed,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter": lambda value, *_: value,
+    "torch._utils._rebuild_parameter_with_state": lambda value, *_: value,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,

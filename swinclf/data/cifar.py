@@ -49,19 +49,12 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class CifarArchive:
-    """The content of an archive.
+    """The content of an archive."""
 
-    Attributes:
-        title: CIFAR-10 or CIFAR-100.
-        classes: Their names by label.
-        pixels: (N, 3072) uint8 of each batch file, by split.
-        labels: (N,) of all images, by split.
-    """
-
-    title: str
-    classes: tuple[str, ...]
-    pixels: dict[str, list[np.ndarray]]
-    labels: dict[str, np.ndarray]
+    title: str  # CIFAR-10 or CIFAR-100
+    classes: tuple[str, ...]  # names by label
+    pixels: dict[str, list[np.ndarray]]  # (N, 3072) uint8 of each batch file, by split
+    labels: dict[str, np.ndarray]  # (N,) of all images, by split
 
     def paths(self) -> Iterator[tuple[str, str, str]]:
         """Yield path, label and split of every image."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import PIL
 from PIL import (  # noqa: F401 - the plugins register themselves: without, Pillow has five formats
@@ -75,7 +75,7 @@ EXTENSIONS = frozenset((  # a format per line
 ))
 # fmt: on
 # In the order in which they are tried, without those of which this Pillow has no codec.
-FORMATS = tuple(
+FORMATS: tuple[str, ...] = tuple(
     name
     for name in (
         *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG2000", "JPEG", "MPO"),
@@ -168,17 +168,11 @@ def read_slot(path: Path) -> Iterator[None]:
 def decode_image(
     data: bytes, *, decode_px: int | None = None, ranges: tuple[ValueRange, ...] = ()
 ) -> Image.Image:
-    """Decode an image, apply its orientation and convert it to 8-bit RGB.
+    """Return an image as upright 8-bit RGB; of an animation, the first frame.
 
-    Args:
-        data: The whole file.
-        decode_px: Required length of the shorter side, px: a JPEG may be decoded at 1/2, 1/4 or
-            1/8 of its size, a very large image of another format is reduced, never below this.
-            None decodes every pixel.
-        ranges: Black and white points of images of more than 8 bits (`data.value_range`).
-
-    Returns:
-        An RGB image; the first frame of an animation.
+    `decode_px` is the required length of the shorter side, px: a JPEG may be decoded at 1/2, 1/4 or
+    1/8 of its size, a very large image of another format is reduced, never below this. None decodes
+    every pixel. `ranges` are those of the dataset, for more than 8 bits (`data.value_range`).
 
     Raises:
         UnreadableImage: If the bytes are not an image of a known format, are broken, too large,
@@ -203,13 +197,14 @@ def use_image(
     """
     with _named_reasons(data), _opened(data, decode_px, max_pixels) as image:
         upright = _to_rgb_of_size(image, ranges, decode_px)
-        if image.orientation != UPRIGHT:
-            upright = upright.transpose(_TURNS[image.orientation])
+        orientation = image.orientation if image.orientation in _TURNS else UPRIGHT
+        if orientation in _TURNS:
+            upright = upright.transpose(_TURNS[orientation])
         # Some readers rotate the image themselves, so the tag alone does not decide.
         size = image.size
         if (size[0] - size[1]) * (upright.width - upright.height) < 0:
             size = size[::-1]
-        return use(upright, Header(size, image.orientation))
+        return use(upright, Header(size, orientation))
 
 
 def measure_values(data: bytes) -> ValueRange | None:
@@ -234,7 +229,7 @@ class _OpenedImage:
     picture: Image.Image
     raster: Raster | None
     size: tuple[int, int]
-    orientation: int
+    orientation: Any  # as its metadata has it, valid or not
 
 
 @contextmanager
@@ -245,7 +240,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
     orientation, raster = None, read_ppm_raster(data)
     if is_tiff(data):
         tiff = open_tiff(data)
-        orientation = tiff.orientation if tiff.orientation in _TURNS else UPRIGHT
+        orientation = tiff.orientation
         if tiff.is_decoded_by_pillow:
             if reason := limits.why_not_size(tiff.size, "TIFF", most):
                 raise ExcessiveImage(reason)
@@ -258,7 +253,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
         if reason := limits.why_not_size(raster.size, "", most):
             raise ExcessiveImage(reason)
         with limits.MEMORY.reserve(limits.bytes_of_raster(raster.size, raster.band_bytes)):
-            yield _OpenedImage(_NO_PICTURE, raster, raster.size, orientation or UPRIGHT)
+            yield _OpenedImage(_NO_PICTURE, raster, raster.size, orientation)
         return
     with _identify(data) as picture:
         if reason := limits.why_not_decode(picture, data, most):
@@ -276,19 +271,13 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
         with limits.MEMORY.reserve(needed):
             if raster is None:
                 picture.load()
-            turn = orientation or _orientation(picture)
-            turn = turn if turn in _TURNS else UPRIGHT
-            fixed = _without_false_alpha(picture, data)
+            orientation = orientation or _orientation(picture)
+            fixed: Image.Image = picture
             if is_jpeg2000:
                 fixed, raster = correct_jpeg2000(picture, data)
-            yield _OpenedImage(fixed, raster or to_raster(fixed), size, turn)
-
-
-def _without_false_alpha(picture: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Drop the alpha channel of a 32-bit TGA whose header declares no alpha bits."""
-    if picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
-        return picture.convert("RGB")
-    return picture
+            elif picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
+                fixed = picture.convert("RGB")  # its header declares no alpha
+            yield _OpenedImage(fixed, raster or to_raster(fixed), size, orientation)
 
 
 @contextmanager
@@ -340,13 +329,12 @@ def _identify(data: bytes) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(picture: Image.Image) -> Any:
     """Return the EXIF orientation; 1, upright, if it cannot be read."""
     try:
-        tag = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # broken EXIF raises anything; the pixels are still good
         return UPRIGHT
-    return tag if tag in _TURNS else UPRIGHT
 
 
 def _unidentified(data: bytes) -> str:

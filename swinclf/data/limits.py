@@ -52,24 +52,15 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
 def why_not_bytes(size: int, most: int | None = None) -> str:
-    """Return why a file of this many bytes must not be read; empty if it may.
-
-    Args:
-        size: Of the file, bytes.
-        most: The limit; None for `MAX_FILE_BYTES`.
-    """
+    """Return why a file of this many bytes must not be read; empty if it may."""
     limit = MAX_FILE_BYTES if most is None else most
     return f"{size:,} bytes; the limit is {limit:,}" if size > limit else ""
 
 
 def why_not_open(data: bytes, most: int | None = None) -> str:
-    """Return why a file must not even be opened; empty if it may.
+    """Return why a file must not even be opened; empty if it may. `most` as for `why_not_size`.
 
     Some plugins allocate memory or decode when they open a file.
-
-    Args:
-        data: The whole file.
-        most: As for `why_not_size`.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return why_not_size(_webp_size(data), "WEBP", most)
@@ -95,13 +86,7 @@ def why_not_size(size: tuple[int, int], kind: str, most: int | None = None) -> s
 
 
 def why_not_decode(picture: ImageFile.ImageFile, data: bytes, most: int | None = None) -> str:
-    """Return why an opened image must not be decoded; empty if it may.
-
-    Args:
-        picture: The image.
-        data: The whole file.
-        most: As for `why_not_size`.
-    """
+    """Return why an opened image must not be decoded; empty if it may. `most` as before."""
     kind = picture.format or ""
     if reason := why_not_size(picture.size, kind, most):
         return reason

@@ -71,14 +71,9 @@ def load_image(
 ) -> LoadedImage:
     """Read, decode and transform one file; errors are returned, never raised.
 
-    Args:
-        path: The file.
-        to_pixels: RGB image -> (H, W, 3) uint8.
-        decode_px: Required length of the shorter side, px.
-        ranges: Black and white points of images of more than 8 bits.
-        digest: Whether to compute the digest, which takes a tenth of the time of decoding a
-            photograph of 12 megapixels.
-        is_known: Whether an image with this digest need not be decoded; None decodes all.
+    `to_pixels` maps RGB images to (H, W, 3) uint8; `decode_px` and `ranges` are as of
+    `decode_image`. `digest` is whether to compute the digest, a tenth of the time of decoding a
+    photograph of 12 megapixels. An image whose digest `is_known` is not decoded.
     """
     try:
         with read_slot(path):
@@ -104,12 +99,8 @@ def decode_encoded(
 ) -> np.ndarray:
     """Decode an image file that is in memory, with the preprocessing of evaluation.
 
-    Args:
-        data: The whole file.
-        preprocess: Of the network.
-        resize: Whether to resize and crop; False is for a network that does so itself.
-        max_bytes: Limit of the file's size; None for `limits.MAX_FILE_BYTES`.
-        max_pixels: Limit of the image's size, px; None for that of its format.
+    Without `resize`, for a network that resizes and crops itself. `max_bytes` limits the size of
+    the file, None for `limits.MAX_FILE_BYTES`; `max_pixels` that of the image, None for its format.
 
     Raises:
         UnreadableImage: If it cannot be read.
@@ -158,13 +149,9 @@ def map_ahead(
 ) -> Iterator[Result]:
     """Map in threads, in order, with at most `ahead` results prefetched.
 
-    Args:
-        function: Called in a thread.
-        items: Consumed lazily; may be endless.
-        workers: Threads; 0 computes each result when it is requested, with no prefetching.
-        ahead: Bound on memory, in results.
-        late: Result for an item and a reason if the function exceeds the deadline. None waits
-            for ever.
+    `items` are consumed lazily and may be endless. 0 `workers` compute each result when it is
+    requested. `late` returns the result for an item and a reason if the function exceeds the
+    deadline; None waits for ever.
 
     Raises:
         DataError: After several consecutive timeouts, when the disk is assumed to be gone.

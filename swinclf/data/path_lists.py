@@ -55,13 +55,10 @@ _C_ESCAPES = {
 def read_path_list(
     stream: BinaryIO, *, base: Path | None = None, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[str]:
-    """Yield the paths of a list, each as soon as its entry has arrived.
+    """Yield the paths of a list, open in binary mode, each as soon as its entry has arrived.
 
-    Args:
-        stream: The list, open in binary mode.
-        base: A folder that relative paths in a table may refer to, if the working folder has no
-            such file.
-        note: Called with remarks such as the column in use.
+    Relative paths in a table may refer to `base`, if the working folder has no such file. `note`
+    is called with remarks such as the column in use.
 
     Raises:
         DataError: If the list is a malformed table.

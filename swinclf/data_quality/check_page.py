@@ -32,14 +32,8 @@ def write_page(
 ) -> None:
     """Write the page, which has no scripts and makes no requests.
 
-    Args:
-        path: The file; overwritten.
-        root: The dataset; paths in the findings are relative to it.
-        images: Number of readable images.
-        classes: Number of classes.
-        fit: The suggested --fit and the reason.
-        findings: In display order.
-        ranges: Black and white points of images of more than 8 bits.
+    `images` and `classes` are the numbers of readable images and of classes, `fit` the suggested
+    --fit and the reason. Paths in the findings are relative to `root`.
     """
     page = page_template("data_quality", "page.html.jinja").render(
         name_of_data=root.name,
