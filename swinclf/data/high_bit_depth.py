@@ -115,17 +115,16 @@ def component_bits(data: bytes) -> list[int]:
     return [(one & 0x7F) + 1 for one in described]
 
 
-def why_not_jpeg2000(picture: Image.Image, data: bytes) -> str:
-    """Return why Pillow would decode an opened file incorrectly; empty if it does not."""
+def check_jpeg2000(picture: Image.Image, data: bytes) -> None:
+    """Raise ValueError if Pillow would decode an opened file incorrectly."""
     bits = component_bits(data)
     most = max(bits, default=8)
     if most > _MOST_BITS or (most > 8 and picture.mode != "I;16"):
         channels = f"{len(bits)} x " if len(bits) > 1 else ""
-        return (
+        raise ValueError(
             f"JPEG 2000 of {channels}{most}-bit samples is not supported: "
             "save it as TIFF or PNG of 16 bits"
         )
-    return ""
 
 
 def correct_jpeg2000(

@@ -45,11 +45,13 @@ from PIL import (  # noqa: F401 - the plugins register themselves: without, Pill
 from swinclf.data import limits
 from swinclf.data.cifar import read_packed
 from swinclf.data.high_bit_depth import (
+    check_jpeg2000,
     correct_jpeg2000,
     read_png_raster,
     read_ppm_raster,
-    why_not_jpeg2000,
 )
+from swinclf.data.limits import ExcessiveImage as ExcessiveImage
+from swinclf.data.limits import UnreadableImage as UnreadableImage
 from swinclf.data.metadata import UPRIGHT, strip_metadata
 from swinclf.data.raster import Raster, bands_of, raster_to_rgb, to_raster, to_rgb
 from swinclf.data.tiff import open_tiff
@@ -92,15 +94,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_NO_PICTURE = Image.new("L", (1, 1))
-
-
-class UnreadableImage(Exception):
-    """A file that cannot be decoded; the message says why."""
-
-
-class ExcessiveImage(UnreadableImage):
-    """A file that exceeds a limit of `data.limits`."""
 
 
 class UnknownFormat(UnreadableImage):
@@ -216,18 +209,17 @@ def measure_values(data: bytes) -> ValueRange | None:
         if is_tiff(data) and open_tiff(data).is_decoded_by_pillow:  # of 8 bits
             return None
     with _named_reasons(data), _opened(data, None) as image:
-        raster = image.raster
-        if raster is None or not raster.is_scaled_by_dataset:
-            return None
-        return ValueRange(raster.kind, *raster.extremes())
+        pixels = image.pixels
+        if isinstance(pixels, Raster) and pixels.is_scaled_by_dataset:
+            return ValueRange(pixels.kind, *pixels.extremes())
+        return None
 
 
 @dataclass(frozen=True)
 class _OpenedImage:
-    """An image to convert to RGB: of Pillow, or with samples that Pillow has no mode for."""
+    """An image to convert to RGB."""
 
-    picture: Image.Image
-    raster: Raster | None
+    pixels: Image.Image | Raster  # a raster where Pillow has no mode for the samples
     size: tuple[int, int]
     orientation: Any  # as its metadata has it, valid or not
 
@@ -235,38 +227,34 @@ class _OpenedImage:
 @contextmanager
 def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iterator[_OpenedImage]:
     """Open an image, decoded or to be decoded band by band, with memory reserved for it."""
-    if reason := limits.why_not_open(data, most):
-        raise ExcessiveImage(reason)
+    limits.check_before_opening(data, most)
     orientation, raster = None, read_ppm_raster(data)
     if is_tiff(data):
         tiff = open_tiff(data)
         orientation = tiff.orientation
         if tiff.is_decoded_by_pillow:
-            if reason := limits.why_not_size(tiff.size, "TIFF", most):
-                raise ExcessiveImage(reason)
+            limits.check_size(tiff.size, "TIFF", most)
             data = tiff.for_pillow()
         else:
             raster = tiff.raster()
     else:
         data, orientation = strip_metadata(data)
     if raster is not None:
-        if reason := limits.why_not_size(raster.size, "", most):
-            raise ExcessiveImage(reason)
+        limits.check_size(raster.size, "", most)
         with limits.MEMORY.reserve(limits.bytes_of_raster(raster.size, raster.band_bytes)):
-            yield _OpenedImage(_NO_PICTURE, raster, raster.size, orientation)
+            yield _OpenedImage(raster, raster.size, orientation)
         return
     with _identify(data) as picture:
-        if reason := limits.why_not_decode(picture, data, most):
-            raise ExcessiveImage(reason)
+        limits.check_before_decoding(picture, data, most)
         is_jpeg2000 = picture.format == "JPEG2000"
-        if is_jpeg2000 and (reason := why_not_jpeg2000(picture, data)):
-            raise UnreadableImage(reason)
+        if is_jpeg2000:
+            check_jpeg2000(picture, data)
         size = picture.size
         if decode_px is not None:
             picture.draft(None, (decode_px, decode_px))
         raster = read_png_raster(data, picture)
-        if raster and (reason := limits.why_not_size(size, "PNG of 16-bit channels", most)):
-            raise ExcessiveImage(reason)
+        if raster:
+            limits.check_size(size, "PNG of 16-bit channels", most)
         needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
         with limits.MEMORY.reserve(needed):
             if raster is None:
@@ -277,7 +265,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
                 fixed, raster = correct_jpeg2000(picture, data)
             elif picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
                 fixed = picture.convert("RGB")  # its header declares no alpha
-            yield _OpenedImage(fixed, raster or to_raster(fixed), size, orientation)
+            yield _OpenedImage(raster or to_raster(fixed) or fixed, size, orientation)
 
 
 @contextmanager
@@ -298,12 +286,12 @@ def _to_rgb_of_size(
     image: _OpenedImage, ranges: tuple[ValueRange, ...], decode_px: int | None
 ) -> Image.Image:
     """Convert to RGB; a large image strip by strip, reduced towards the required size."""
-    picture = image.picture
-    width, height = image.raster.size if image.raster else picture.size
+    picture = image.pixels
+    width, height = picture.size
     is_large = width * height > LARGE_PIXELS
     factor = max(1, min(width, height) // decode_px) if decode_px and is_large else 1
-    if image.raster is not None:
-        return raster_to_rgb(image.raster, ranges, factor=factor)
+    if isinstance(picture, Raster):
+        return raster_to_rgb(picture, ranges, factor=factor)
     if not is_large or (
         factor == 1 and picture.mode == "RGB" and "transparency" not in picture.info
     ):

@@ -51,58 +51,66 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 
+class UnreadableImage(Exception):
+    """A file that cannot be decoded; the message says why."""
+
+
+class ExcessiveImage(UnreadableImage):
+    """A file that exceeds a limit of this module."""
+
+
 def why_not_bytes(size: int, most: int | None = None) -> str:
     """Return why a file of this many bytes must not be read; empty if it may."""
     limit = MAX_FILE_BYTES if most is None else most
     return f"{size:,} bytes; the limit is {limit:,}" if size > limit else ""
 
 
-def why_not_open(data: bytes, most: int | None = None) -> str:
-    """Return why a file must not even be opened; empty if it may. `most` as for `why_not_size`.
+def check_before_opening(data: bytes, most: int | None = None) -> None:
+    """Check a file that a plugin decodes, or allocates memory for, when it opens it.
 
-    Some plugins allocate memory or decode when they open a file.
+    `most` and what is raised are as of `check_size`.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return why_not_size(_webp_size(data), "WEBP", most)
+        check_size(_webp_size(data), "WEBP", most)
     if data[:4] == b"\x00\x00\x01\x00":
         for size in _icon_sizes(data):
-            if reason := why_not_size(size, "ICO", most):
-                return reason
-    return ""
+            check_size(size, "ICO", most)
 
 
-def why_not_size(size: tuple[int, int], kind: str, most: int | None = None) -> str:
-    """Return why an image of (width, height) px must not be decoded; empty if it may.
+def check_size(size: tuple[int, int], kind: str, most: int | None = None) -> None:
+    """Check the (width, height) of an image, px, before it is decoded.
 
     `kind` is the format in Pillow's terms; empty if it is decoded band by band. `most` is a lower
     limit for all formats, px; None for that of the format alone.
+
+    Raises:
+        ExcessiveImage: If it has more pixels.
     """
     limit = _MAX_PIXELS.get(kind, MAX_PIXELS)
     if most is not None and most < limit:
         limit, kind = most, ""
-    if size[0] * size[1] <= limit:
-        return ""
-    return f"{size[0]} x {size[1]} px; the limit is {limit:,} px" + (f" ({kind})" if kind else "")
+    if size[0] * size[1] > limit:
+        named = f" ({kind})" if kind else ""
+        raise ExcessiveImage(f"{size[0]} x {size[1]} px; the limit is {limit:,} px{named}")
 
 
-def why_not_decode(picture: ImageFile.ImageFile, data: bytes, most: int | None = None) -> str:
-    """Return why an opened image must not be decoded; empty if it may. `most` as before."""
+def check_before_decoding(
+    picture: ImageFile.ImageFile, data: bytes, most: int | None = None
+) -> None:
+    """Check the size and the effort of an opened image; `most` and errors as of `check_size`."""
     kind = picture.format or ""
-    if reason := why_not_size(picture.size, kind, most):
-        return reason
+    check_size(picture.size, kind, most)
     pixels = picture.width * picture.height
     if _is_slow(picture) and (pixels > _MAX_SLOW_PIXELS or len(data) > _MAX_SLOW_BYTES):
-        return (
+        raise ExcessiveImage(
             f"{picture.width} x {picture.height} px in {len(data):,} bytes; the limits of its "
             f"slow kind are {_MAX_SLOW_PIXELS:,} px and {_MAX_SLOW_BYTES:,} bytes"
         )
-    if kind in ("JPEG", "MPO"):
-        scans = count_scans(data)
-        if scans * pixels > _MAX_SCANNED or _coefficient_bytes(pixels, scans) > (
-            _MAX_COEFFICIENT_BYTES
-        ):
-            return f"{picture.width} x {picture.height} px in {scans:,} scans: too much to decode"
-    return ""
+    scans = count_scans(data) if kind in ("JPEG", "MPO") else 1
+    if scans * pixels > _MAX_SCANNED or _coefficient_bytes(pixels, scans) > _MAX_COEFFICIENT_BYTES:
+        raise ExcessiveImage(
+            f"{picture.width} x {picture.height} px in {scans:,} scans: too much to decode"
+        )
 
 
 def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
