@@ -15,7 +15,6 @@ from swinclf.data.images import content_digest
 from swinclf.data.loader import (
     available_batches,
     batched,
-    in_batches,
     load_batches,
     load_for_prediction,
     map_ahead,
@@ -161,7 +160,7 @@ def test_any_number_of_workers_gives_the_same(files):
 
     runs = []
     for workers in WORKERS:
-        batches = load_batches(in_batches(files, 4), load, workers=workers)
+        batches = load_batches(list(batched(files, 4)), load, workers=workers)
         runs.append([one for batch in batches for one in batch])
     for (path, one), *others in zip(*runs, strict=True):
         for other_path, other in others:
@@ -173,7 +172,7 @@ def test_a_bad_file_is_its_own_answer_and_nobody_else_s(files):
     loaded = dict(
         one
         for batch in load_batches(
-            in_batches(files, 3), lambda path: load_for_prediction(path, SMALL), workers=2
+            list(batched(files, 3)), lambda path: load_for_prediction(path, SMALL), workers=2
         )
         for one in batch
     )
@@ -227,7 +226,7 @@ def silent(monkeypatch):
 def test_a_read_that_never_ends_is_an_answer_too(files, silent, workers):
     silent |= {"0.png", "4.png", "9.png"}
     batches = load_batches(
-        in_batches(files, 4), lambda path: load_for_prediction(path, SMALL), workers=workers
+        list(batched(files, 4)), lambda path: load_for_prediction(path, SMALL), workers=workers
     )
     loaded = [one for batch in batches for one in batch]
     assert [path for path, _ in loaded] == files
@@ -245,7 +244,9 @@ def test_a_disk_that_is_gone_ends_it(files, silent, workers):
     with pytest.raises(DataError) as error:
         list(
             load_batches(
-                in_batches(files, 4), lambda path: load_for_prediction(path, SMALL), workers=workers
+                list(batched(files, 4)),
+                lambda path: load_for_prediction(path, SMALL),
+                workers=workers,
             )
         )
     assert "2.png" in error.value.expected

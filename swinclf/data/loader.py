@@ -242,11 +242,6 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Return items in groups of `size`, the last one smaller."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
 def load_batches(
     batches: Sequence[Sequence[Item]], load: Callable[[Item], LoadedImage], *, workers: int
 ) -> Iterator[list[tuple[Item, LoadedImage]]]:

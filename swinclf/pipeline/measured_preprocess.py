@@ -12,7 +12,7 @@ import numpy as np
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.images import content_digest
-from swinclf.data.loader import in_batches, load_batches, load_for_prediction
+from swinclf.data.loader import batched, load_batches, load_for_prediction
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.errors import ConfigError
 from swinclf.pipeline.plan import Context
@@ -89,7 +89,7 @@ def measure_colours(
     chosen = files[:: -(-len(files) // MEASURED_IMAGES)]
     sums, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for batch in load_batches(
-        in_batches(chosen, BATCH),
+        list(batched(chosen, BATCH)),
         lambda path: load_for_prediction(path, preprocess, digest=False),
         workers=workers,
     ):

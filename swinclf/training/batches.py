@@ -22,7 +22,7 @@ from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.loader import (
     ImageCache,
     LoadedImage,
-    in_batches,
+    batched,
     load_batches,
     load_for_prediction,
     load_image,
@@ -172,7 +172,7 @@ class ImageBatches:
     def train(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Yield the batches of an epoch (from 0), from a step on; a batch may be empty."""
         order = epoch_order(self.train_count, seed=self.seed, epoch=epoch).tolist()
-        parts = [self._part(batch) for batch in in_batches(order, self.batch_size)][first_step:]
+        parts = [self._part(batch) for batch in batched(order, self.batch_size)][first_step:]
 
         def generator_of(index: int) -> np.random.Generator:
             return np.random.default_rng([self.seed, epoch, index])
@@ -267,7 +267,7 @@ class ImageBatches:
                 lambda pixels: pixels,
             )
 
-        parts = [self._own(batch) for batch in in_batches(range(self.val_count), self.batch_size)]
+        parts = [self._own(batch) for batch in batched(range(self.val_count), self.batch_size)]
         yield from self._batches(parts, load, self.val_files, self.val_targets)
 
     def _batches(
