@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swinclf.data.class_names import list_some, quote_names, similar_names
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
-from swinclf.data.scan_notes import most_frequent_reason
+from swinclf.data.scanned_files import most_frequent_reason
 from swinclf.data.split import SplitRule
 
 SIMILAR = "differ only in case, outer spaces or Unicode form"

@@ -30,9 +30,9 @@ from swinclf.data.dataset_layout import (
 )
 from swinclf.data.image_detector import is_junk
 from swinclf.data.images import has_image_name
-from swinclf.data.scan_notes import ImageFile as ImageFile
-from swinclf.data.scan_notes import SkippedFile as SkippedFile
-from swinclf.data.scan_notes import format_count, most_frequent_reason, remedy_for
+from swinclf.data.scanned_files import ImageFile as ImageFile
+from swinclf.data.scanned_files import SkippedFile as SkippedFile
+from swinclf.data.scanned_files import format_count, most_frequent_reason, remedy_for
 from swinclf.data.split_names import CROSS_VALIDATION as CROSS_VALIDATION
 from swinclf.data.split_names import TEST as TEST
 from swinclf.data.split_names import TRAIN as TRAIN

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, has_image_name, read_bytes
-from swinclf.data.scan_notes import format_count
+from swinclf.data.scanned_files import format_count
 
 SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 LISTED_EXTENSIONS = 5

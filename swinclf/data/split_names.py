@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swinclf.data.class_names import list_some
-from swinclf.data.scan_notes import ImageFile
+from swinclf.data.scanned_files import ImageFile
 from swinclf.errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"

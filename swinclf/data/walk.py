@@ -13,7 +13,7 @@ from typing import Any
 
 from swinclf.data.image_detector import ImageDetector, is_junk, is_no_image_name
 from swinclf.data.images import has_image_name
-from swinclf.data.scan_notes import format_count
+from swinclf.data.scanned_files import format_count
 
 LINK_UP = "a link to a folder that holds it"
 LINK_AGAIN = "a link to a folder that is read already"

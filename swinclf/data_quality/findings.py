@@ -15,7 +15,7 @@ import numpy as np
 from swinclf.data.class_names import quote_names, similar_names
 from swinclf.data.dataset import SIMILAR, classes_without_images
 from swinclf.data.folder import TRAIN, FolderIndex, ImageFile, SkippedFile
-from swinclf.data.scan_notes import format_count, most_frequent_reason, remedy_for
+from swinclf.data.scanned_files import format_count, most_frequent_reason, remedy_for
 from swinclf.preprocess import Fit
 from swinclf.reporter import format_percent
 

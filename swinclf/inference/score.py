@@ -10,7 +10,7 @@ import numpy as np
 
 from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
-from swinclf.data.scan_notes import most_frequent_reason, remedy_for
+from swinclf.data.scanned_files import most_frequent_reason, remedy_for
 from swinclf.device import fixed_batch_size
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
