@@ -13,7 +13,7 @@ import numpy as np
 
 from swinclf.confidence.selective import threshold_for
 from swinclf.data.thumbnails import thumbnails
-from swinclf.data.walk import new_walk, walk_images
+from swinclf.data.walk import walk_images
 from swinclf.device import default_workers
 from swinclf.files import expand_home, natural_key
 from swinclf.inference.labelling import CANDIDATES, select_diverse
@@ -153,7 +153,7 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
     """
     for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
-            yield from _or_itself(_images_in(given, ignored), given)
+            yield from _or_itself(_files_of(given, ignored), given)
         elif glob.has_magic(given) and not os.path.lexists(given):
             matches = sorted(glob.iglob(given, recursive=True), key=natural_key)  # noqa: PTH207
             files = (one for match in matches for one in _files_of(match, ignored))
@@ -164,14 +164,7 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
 
 def _files_of(path: str, ignored: Counter[str] | None) -> Iterator[str]:
     is_folder = os.path.isdir(path)  # noqa: PTH112
-    return _images_in(path, ignored) if is_folder else iter([path])
-
-
-def _images_in(folder: str, ignored: Counter[str] | None) -> Iterator[str]:
-    walk = new_walk(folder, order=natural_key)
-    yield from walk_images(folder, walk)
-    if ignored is not None:
-        ignored.update(walk.detector.ignored)
+    return walk_images(path, order=natural_key, ignored=ignored) if is_folder else iter([path])
 
 
 def _or_itself(paths: Iterator[str], given: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ is read anyway: no image is read twice, and the walk terminates.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,22 +131,25 @@ class FolderWalk:
         return is_within(os.path.realpath(path), self._root)
 
 
-def new_walk(folder: str, *, order: Callable[[str], Any] = str) -> FolderWalk:
-    """Return a walk over one folder, for `walk_images`; `order` as for `FolderWalk`."""
-    real = os.path.realpath(folder)
-    return FolderWalk(Path(real), [real], order=order)
-
-
-def walk_images(folder: str, walk: FolderWalk | None = None) -> Iterator[str]:
+def walk_images(
+    folder: str,
+    *,
+    order: Callable[[str], Any] = str,
+    ignored: Counter[str] | None = None,
+) -> Iterator[str]:
     """Yield the paths of all images below a folder, sorted, each starting with `folder`.
 
     Unreadable files and folders are yielded as well, to be reported when they are read. Hidden
-    files and links to what is read anyway are ignored.
+    files and links to what is read anyway are ignored. `order` is as of `FolderWalk`; `ignored`
+    gets the number of files that are no images, by extension.
     """
-    walk = walk or new_walk(folder)
+    real = os.path.realpath(folder)
+    walk = FolderWalk(Path(real), [real], order=order)
     for path, reason in walk.below(folder):
         if reason not in (LINK_UP, LINK_AGAIN):
             yield path
+    if ignored is not None:
+        ignored.update(walk.detector.ignored)
 
 
 def why_not_a_file(entry: os.DirEntry[str]) -> str:
