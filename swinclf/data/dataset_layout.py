@@ -45,11 +45,6 @@ class ClassFolder:
     label: str
     split: str  # train, val or test; empty if the folders define no split
 
-    @property
-    def is_trained_on(self) -> bool:
-        """Whether any of its images may be trained on."""
-        return self.split in ("", TRAIN)
-
 
 @dataclass
 class DatasetLayout:
@@ -71,10 +66,11 @@ class DatasetLayout:
     @property
     def train_labels(self) -> set[str]:
         """Names of the class folders for training, including links that are not followed."""
-        folders = {str(Path(one.path).parent) for one in self.class_folders if one.is_trained_on}
+        trained = [one for one in self.class_folders if one.split in ("", TRAIN)]
+        folders = {str(Path(one.path).parent) for one in trained}
         linked = {Path(path) for path, reason in self.skipped if reason != LINK_UP}
         meant = {link.name for link in linked if str(link.parent) in folders}
-        return meant | {one.label for one in self.class_folders if one.is_trained_on}
+        return meant | {one.label for one in trained}
 
 
 def find_layout(root: Path, val: Path | None) -> DatasetLayout:

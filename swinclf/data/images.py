@@ -189,7 +189,7 @@ def use_image(
     `decode_image`.
     """
     with _named_reasons(data), _opened(data, decode_px, max_pixels) as image:
-        upright = _to_rgb_of_size(image, ranges, decode_px)
+        upright = _to_rgb_of_size(image.pixels, ranges, decode_px)
         orientation = image.orientation if image.orientation in _TURNS else UPRIGHT
         if orientation in _TURNS:
             upright = upright.transpose(_TURNS[orientation])
@@ -283,10 +283,9 @@ def _named_reasons(data: bytes) -> Iterator[None]:
 
 
 def _to_rgb_of_size(
-    image: _OpenedImage, ranges: tuple[ValueRange, ...], decode_px: int | None
+    picture: Image.Image | Raster, ranges: tuple[ValueRange, ...], decode_px: int | None
 ) -> Image.Image:
     """Convert to RGB; a large image strip by strip, reduced towards the required size."""
-    picture = image.pixels
     width, height = picture.size
     is_large = width * height > LARGE_PIXELS
     factor = max(1, min(width, height) // decode_px) if decode_px and is_large else 1

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 
-from swinclf.data.tiff_tags import ORIENTATION, is_tiff, read_directories
+from swinclf.data.tiff_tags import ORIENTATION, read_directories
 
 UPRIGHT = 1
 MAX_TEXT_BYTES = 1_000_000  # read of a compressed text to find the orientation
@@ -56,11 +56,8 @@ def strip_metadata(data: bytes) -> tuple[bytes, int | None]:
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation in an EXIF block; 1, upright, if it cannot be read."""
     start = 6 if exif.startswith(_EXIF_HEAD) else 0
-    block = exif[start:]
-    if not is_tiff(block):
-        return UPRIGHT
     with suppress(ValueError, struct.error, OverflowError):
-        found = read_directories(block, 1)[0].number(ORIENTATION, UPRIGHT)
+        found = read_directories(exif[start:], 1)[0].number(ORIENTATION, UPRIGHT)
         return found if 1 <= found <= 8 else UPRIGHT
     return UPRIGHT
 

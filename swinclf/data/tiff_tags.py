@@ -22,8 +22,10 @@ INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT, DEPTH = 332, 338, 339, 32997
 YCBCR_COEFFICIENTS, YCBCR_SUBSAMPLING, BLACK_WHITE = 529, 530, 532
 
 _PREFIXES = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4", 13: "u4", 16: "u8"}
-_OTHERS = {2: "u1", 11: "f4", 12: "f8", 17: "i8", 18: "u8"}
+_TYPES = {
+    **{1: "u1", 2: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4"},
+    **{11: "f4", 12: "f8", 13: "u4", 16: "u8", 17: "i8", 18: "u8"},
+}
 _RATIONALS = {5: "u4", 10: "i4"}
 _MAX_TAGS = 4096
 
@@ -52,7 +54,7 @@ class Directory:
         if kind in _RATIONALS:
             pairs = self._read(_RATIONALS[kind], 2 * count, offset).reshape(-1, 2).astype(float)
             return np.asarray(pairs[:, 0] / np.maximum(pairs[:, 1], 1))
-        name = _INTEGERS.get(kind) or _OTHERS.get(kind)
+        name = _TYPES.get(kind)
         if name is None:
             raise ValueError(f"TIFF tag {tag} of unknown type {kind}")
         return self._read(name, count, offset)
@@ -129,7 +131,7 @@ def _read_tags(
 def _size_of(kind: int) -> int:
     if kind in _RATIONALS:
         return 8
-    name = _INTEGERS.get(kind) or _OTHERS.get(kind)
+    name = _TYPES.get(kind)
     return np.dtype(name).itemsize if name else 1
 
 

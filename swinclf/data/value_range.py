@@ -18,6 +18,7 @@ import numpy as np
 
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, measure_values, read_bytes, read_slot
 from swinclf.data.loader import map_ahead
+from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange
 
 MOST_HEADS = 4096  # files whose headers are read, evenly over all
@@ -26,7 +27,6 @@ AHEAD = 32
 
 _BITS_OF_PNG = 24  # offset of the bit depth
 _JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 
 
 def measure_ranges(
@@ -74,7 +74,7 @@ def may_have_more_bits(head: bytes) -> bool:
     """Return whether a file, by its first bytes, may hold more than 8 bits per sample."""
     if head.startswith(b"\x89PNG"):
         return head[_BITS_OF_PNG : _BITS_OF_PNG + 1] == b"\x10"
-    return head.startswith((*_TIFF, *_JPEG_2000, b"P5", b"P6"))
+    return is_tiff(head) or head.startswith((*_JPEG_2000, b"P5", b"P6"))
 
 
 def merge_ranges(measured: Iterable[ValueRange]) -> tuple[ValueRange, ...]:
