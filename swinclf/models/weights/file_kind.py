@@ -28,26 +28,26 @@ class WeightsFileKind(StrEnum):
     NUMPY = "a NumPy archive"
     INDEX = "an index of shards"
 
-    EMPTY = "empty"
+    EMPTY = "an empty file"
     CUT_SAFETENSORS = "a safetensors file that is cut off"
-    CUT_ZIP = "a zip archive that is cut off"
+    CUT_ZIP = "a PyTorch, NumPy or zip file that is cut off"
     GIT_LFS = "a git-lfs pointer"
-    HTML = "a web page"
-    CONFIG = "a configuration"
-    HDF5 = "HDF5"
-    KERAS = "Keras"
-    TENSORFLOW = "TensorFlow"
-    FLAX = "Flax"
-    ONNX = "ONNX"
-    TFLITE = "TensorFlow Lite"
-    GGUF = "GGUF"
+    HTML = "a web page, such as a download page or a login"
+    CONFIG = "settings in JSON, without tensors"
+    HDF5 = "an HDF5 file of Keras or TensorFlow"
+    KERAS = "a Keras model"
+    TENSORFLOW = "a TensorFlow checkpoint"
+    FLAX = "a Flax checkpoint (msgpack)"
+    ONNX = "an exported network (ONNX)"
+    TFLITE = "a TensorFlow Lite model"
+    GGUF = "a GGUF file, quantised for language models"
     ARRAY = "a single NumPy array"
-    DISTRIBUTED = "a part of a distributed checkpoint"
+    DISTRIBUTED = "one part of a distributed checkpoint"
     ZIP = "a zip archive"
     TAR = "a tar archive"
     COMPRESSED = "a compressed file"
-    TEXT = "text"
-    UNKNOWN = "unknown"
+    TEXT = "a text file"
+    UNKNOWN = "none of these, by its first bytes"
 
 
 READABLE = (
@@ -177,40 +177,24 @@ _CONVERT = (
 )
 _AGAIN = "copy or download it again: it is truncated"
 
-# By kind: description and hint.
-_MESSAGES: dict[WeightsFileKind, tuple[str, str]] = {
-    WeightsFileKind.EMPTY: ("an empty file", _AGAIN),
-    WeightsFileKind.CUT_SAFETENSORS: ("a safetensors file that is cut off", _AGAIN),
-    WeightsFileKind.CUT_ZIP: ("a PyTorch, NumPy or zip file that is cut off", _AGAIN),
-    WeightsFileKind.HTML: (
-        "a web page, such as a download page or a login",
-        "the link of the file itself (on the Hub: /resolve/ instead of /blob/)",
-    ),
-    WeightsFileKind.CONFIG: (
-        "settings in JSON, without tensors",
-        "--weights with the weights file or the folder that it came with",
-    ),
-    WeightsFileKind.HDF5: ("an HDF5 file of Keras or TensorFlow", _CONVERT),
-    WeightsFileKind.KERAS: ("a Keras model", _CONVERT),
-    WeightsFileKind.TENSORFLOW: ("a TensorFlow checkpoint", _CONVERT),
-    WeightsFileKind.FLAX: ("a Flax checkpoint (msgpack)", _CONVERT),
-    WeightsFileKind.TFLITE: ("a TensorFlow Lite model", "the weights that it was converted from"),
-    WeightsFileKind.ONNX: ("an exported network (ONNX)", "the weights that it was exported from"),
-    WeightsFileKind.GGUF: (
-        "a GGUF file, quantised for language models",
-        "its weights as .safetensors",
-    ),
-    WeightsFileKind.ARRAY: ("a single NumPy array", "all tensors by name in one file: numpy.savez"),
-    WeightsFileKind.DISTRIBUTED: (
-        "one part of a distributed checkpoint",
-        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth, "
-        "then --weights weights.pth",
-    ),
-    WeightsFileKind.TEXT: ("a text file", "--weights FILE, a weights file"),
-    WeightsFileKind.UNKNOWN: (
-        "none of these, by its first bytes",
-        "--weights FILE, a weights file",
-    ),
+_HINTS = {
+    WeightsFileKind.EMPTY: _AGAIN,
+    WeightsFileKind.CUT_SAFETENSORS: _AGAIN,
+    WeightsFileKind.CUT_ZIP: _AGAIN,
+    WeightsFileKind.HTML: "the link of the file itself (on the Hub: /resolve/ instead of /blob/)",
+    WeightsFileKind.CONFIG: "--weights with the weights file or the folder that it came with",
+    WeightsFileKind.HDF5: _CONVERT,
+    WeightsFileKind.KERAS: _CONVERT,
+    WeightsFileKind.TENSORFLOW: _CONVERT,
+    WeightsFileKind.FLAX: _CONVERT,
+    WeightsFileKind.TFLITE: "the weights that it was converted from",
+    WeightsFileKind.ONNX: "the weights that it was exported from",
+    WeightsFileKind.GGUF: "its weights as .safetensors",
+    WeightsFileKind.ARRAY: "all tensors by name in one file: numpy.savez",
+    WeightsFileKind.DISTRIBUTED: "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+    "FOLDER weights.pth, then --weights weights.pth",
+    WeightsFileKind.TEXT: "--weights FILE, a weights file",
+    WeightsFileKind.UNKNOWN: "--weights FILE, a weights file",
 }
 
 
@@ -226,8 +210,7 @@ def unreadable_error(path: Path, kind: WeightsFileKind) -> WeightsError:
         )
     if kind in (WeightsFileKind.ZIP, WeightsFileKind.TAR, WeightsFileKind.COMPRESSED):
         return _packed(path, kind)
-    what, hint = _MESSAGES[kind]
-    return WeightsError(_EXPECTED, found=f"{path.name} is {what}", hint=hint)
+    return WeightsError(_EXPECTED, found=f"{path.name} is {kind}", hint=_HINTS[kind])
 
 
 def _packed(path: Path, kind: WeightsFileKind) -> WeightsError:
@@ -243,7 +226,7 @@ def _packed(path: Path, kind: WeightsFileKind) -> WeightsError:
                 names = (member.name for member in packed if member.isfile())
                 first = next(filter(is_weights_name, names), None)
     what = "a tar archive" if is_tar else kind.value
-    command = {True: f"tar -xf '{path}'", False: f"unzip '{path}'"}[is_tar]
+    command = f"tar -xf '{path}'" if is_tar else f"unzip '{path}'"
     if kind is WeightsFileKind.COMPRESSED and not is_tar:
         command = f"gunzip '{path}'" if path.suffix == ".gz" else "unpack it"
     holds = f" with {first} in it" if first else ""
