@@ -267,7 +267,7 @@ CASES = [
 
 def named(state: Mapping[str, Tensor]) -> str | None:
     """Return the name of the layout that a file is found to be in."""
-    return next((layout.name for layout in LAYOUTS if layout.find_prefix(state) is not None), None)
+    return next((layout.name for layout in LAYOUTS if layout.prefix_in(state) is not None), None)
 
 
 def pooled(network: Any, x: Tensor) -> Tensor:

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from swinclf.models.weights.layouts import LAYOUTS
-from swinclf.models.weights.layouts.weight_layout import State, WeightLayout
+from swinclf.models.weights.layouts.weight_layout import State, WeightLayout, name_in
 
 # Computed from the window, stored by some tools: never read.
 _COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")
+# Exceptions of a conversion of a file that only resembles the layout.
+_CANNOT_CONVERT = (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError)
+_DEPTH = 3  # leading components of a name by which unused tensors are grouped
 _TABLES = re.compile(r"(.*\.)?(pos_embed\w*|relative_position_bias_table)")
-_TWO_NAMES = ((r"\.gamma_(\d)$", r".ls\1.gamma"), (r"^head\.(weight|bias)$", r"head.fc.\1"))
 # Of two networks in a file the averaged one is preferred: the EMA, as in timm, else the teacher.
 _RANKS = (
     ("ema", re.compile(r"(^|[._])(ema|swa|averaged?)($|[._])|shadow")),
@@ -109,25 +112,13 @@ def _conversions(
     part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> Iterator[tuple[WeightLayout | None, State]]:
     """Yield a state dict unchanged and converted from every layout that it may be in."""
-    yield None, _named_as(wanted, part)
+    yield None, {name_in(wanted, name): value for name, value in part.items()}
     for layout in LAYOUTS:
         try:
             if (state := layout.convert(part, wanted)) is not None:
-                yield layout, _named_as(wanted, state)
-        except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError):
-            continue  # a file that only resembles the layout
-
-
-def _named_as(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> State:
-    """Rename tensors that timm itself names in two ways: layer scale, and the last layer."""
-    found = {}
-    for name, value in state.items():
-        for pattern, other in _TWO_NAMES:
-            renamed = re.sub(pattern, other, name)
-            if renamed in wanted and name not in wanted:
-                name = renamed
-        found[name] = value
-    return found
+                yield layout, state
+        except _CANNOT_CONVERT:
+            continue
 
 
 def _fits(name: str, value: Tensor, wanted: Tensor) -> bool:
@@ -141,14 +132,10 @@ def _fits(name: str, value: Tensor, wanted: Tensor) -> bool:
     )
 
 
-_DEPTH = 3  # leading components of a name that are distinguished
-_TRIES = 60  # conversions on the meta device
-
-
 def unused_groups(
     match: Match, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Return the groups of a file's tensors without which its conversion gives the same result.
+    """Return the groups of a file's tensors on which its conversion does not depend.
 
     Their numbers by the common start of their names (the whole name for a single tensor); empty for
     timm's own names.
@@ -156,40 +143,30 @@ def unused_groups(
     if match.layout is None:
         return {}
     part = {
-        name.removeprefix(match.prefix): value.to("meta")
+        name.removeprefix(match.prefix): torch.empty(
+            value.shape, dtype=torch.float32, device="meta", requires_grad=True
+        )
         for name, value in tensors.items()
         if name.startswith(match.prefix)
     }
-    whole = _shapes(match, part, wanted)
-    found: dict[str, int] = {}
-    waiting, tries = [(name, 1) for name in _begins(part, "", 1)], 0
-    while waiting and tries < _TRIES and whole is not None:
-        begin, depth = waiting.pop(0)
-        inside = [n for n in part if n == begin or n.startswith(begin + ".")]
-        tries += 1
-        if _shapes(match, {n: v for n, v in part.items() if n not in inside}, wanted) == whole:
-            label = inside[0] if len(inside) == 1 else begin
-            found[match.prefix + label] = len(inside)
-        elif depth < _DEPTH and len(inside) > 1:
-            waiting += [(name, depth + 1) for name in _begins(part, begin + ".", depth + 1)]
-    return found
-
-
-def _begins(part: Mapping[str, Tensor], prefix: str, depth: int) -> list[str]:
-    """Return the distinct starts of the names under a prefix, in their order."""
-    names = (name for name in part if name.startswith(prefix))
-    return list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in names))
-
-
-def _shapes(
-    match: Match, part: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> dict[str, tuple[int, ...]] | None:
-    """Return the shapes that a conversion gives, or None if it fails."""
-    assert match.layout is not None
     try:
-        state = match.layout.convert(part, wanted)
-    except Exception:  # conversions raise anything where a part is missing
-        return None
-    if state is None:
-        return None
-    return {name: tuple(value.shape) for name, value in state.items() if name in wanted}
+        state = match.layout.convert(part, wanted) or {}
+    except _CANNOT_CONVERT:
+        return {}
+    outputs = [value.sum() for name, value in state.items() if name in wanted]
+    outputs = [value for value in outputs if value.requires_grad]
+    if not outputs:
+        return {}
+    grads = torch.autograd.grad(outputs, list(part.values()), allow_unused=True)
+    unused = {name for name, grad in zip(part, grads, strict=True) if grad is None}
+    found: dict[str, int] = {}
+    for depth in range(1, _DEPTH + 1):
+        groups: dict[str, list[str]] = {}
+        for name in part:
+            groups.setdefault(".".join(name.split(".")[:depth]), []).append(name)
+        for begin, inside in groups.items():
+            if unused.issuperset(inside):
+                unused.difference_update(inside)
+                label = inside[0] if len(inside) == 1 else begin
+                found[match.prefix + label] = len(inside)
+    return found

@@ -10,7 +10,7 @@ Source: the model files of transformers 4 and 5, CLIP (clip/model.py) and open_c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     under_prefix,
 )
 
-_PATCHES, _CLASS = "embeddings.patch_embedding.weight", "embeddings.class_embedding"
 _RULES: Rules = (
     (r"^embeddings\.class_embedding$", "cls_token"),
     (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
@@ -59,13 +58,8 @@ _OPEN_RULES: Rules = (
 )
 
 
-def _transformers_prefix(*, has_class_token: bool) -> Callable[[Mapping[str, Tensor]], str | None]:
-    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
-        prefix = prefix_of(state, _PATCHES)
-        is_found = prefix is not None and (prefix + _CLASS in state) is has_class_token
-        return prefix if is_found else None
-
-    return find_prefix
+def _find_patches(state: Mapping[str, Tensor]) -> str | None:
+    return prefix_of(state, "embeddings.patch_embedding.weight")
 
 
 def _convert_transformers(
@@ -145,16 +139,12 @@ def _convert_trunk(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Ten
 LAYOUTS = (
     WeightLayout(
         "transformers CLIP",
-        _transformers_prefix(has_class_token=True),
+        _find_patches,
         _convert_transformers,
         "clip",
+        (r"(^|\.)embeddings\.class_embedding$",),
     ),
-    WeightLayout(
-        "transformers SigLIP",
-        _transformers_prefix(has_class_token=False),
-        _convert_transformers,
-        "half",
-    ),
+    WeightLayout("transformers SigLIP", _find_patches, _convert_transformers, "half"),
     WeightLayout("OpenCLIP", _open_prefix, _convert_open, "clip"),
     WeightLayout("OpenCLIP with a timm network", _trunk_prefix, _convert_trunk),
 )

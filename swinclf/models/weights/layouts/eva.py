@@ -23,7 +23,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     under_prefix,
 )
 
-_PATCHES = "patch_embed.proj.weight"
 _RULES: Rules = (
     (r"\.attn\.(q|k|v)_proj\.", r".attn.\1."),
     (r"\.attn\.(q|v)_bias$", r".attn.\1.bias"),
@@ -38,25 +37,12 @@ _UNUSED = (
     r"mask_token$",
     r"lm_head\.",
     r"(.*\.)?rope\.",
-    r"(.*\.)?relative_position_index$",
     r"(cls_pt|teacher|decoder)",
 )
 
 
-def _find_eva(state: Mapping[str, Tensor]) -> str | None:
-    gates = (".mlp.w1.weight", ".mlp.w12.weight", ".mlp.ffn_ln.weight")
-    return _prefix_with(state, gates, (".attn.q_proj.weight", ".attn.q_bias"))
-
-
-def _find_beit(state: Mapping[str, Tensor]) -> str | None:
-    own = ("lm_head.weight", "rel_pos_bias.relative_position_bias_table")
-    return _prefix_with(state, own, (".attn.q_bias",))
-
-
-def _prefix_with(state: Mapping[str, Tensor], *endings: tuple[str, ...]) -> str | None:
-    """Return the prefix of a ViT that has a name with one of each of these endings."""
-    has_all = all(any(name.endswith(one) for name in state) for one in endings)
-    return prefix_of(state, _PATCHES) if has_all else None
+def _find_vit(state: Mapping[str, Tensor]) -> str | None:
+    return prefix_of(state, "patch_embed.proj.weight")
 
 
 def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> State:
@@ -75,7 +61,19 @@ def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tens
     return found
 
 
+_Q_BIAS = r"\.attn\.q_bias$"
 LAYOUTS = (
-    WeightLayout("EVA-02", _find_eva, _convert, "clip"),
-    WeightLayout("BEiT", _find_beit, _convert),
+    WeightLayout(
+        "EVA-02",
+        _find_vit,
+        _convert,
+        "clip",
+        (r"\.mlp\.(w1|w12|ffn_ln)\.weight$", rf"\.attn\.q_proj\.weight$|{_Q_BIAS}"),
+    ),
+    WeightLayout(
+        "BEiT",
+        _find_vit,
+        _convert,
+        signs=(r"lm_head\.weight$|rel_pos_bias\.relative_position_bias_table$", _Q_BIAS),
+    ),
 )

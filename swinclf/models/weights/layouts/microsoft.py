@@ -21,21 +21,17 @@ from swinclf.models.weights.layouts.weight_layout import (
     under_prefix,
 )
 
-_MERGING = "layers.0.downsample.reduction.weight"
-_COMPUTED = (r".*\.relative_(position_index|coords_table)$", r".*\.attn_mask$")
 
-
-def _find_simmim(state: Mapping[str, Tensor]) -> str | None:
-    prefix = prefix_of(state, _MERGING)
-    return prefix if prefix is not None and prefix + "mask_token" in state else None
+def _find_prefix(state: Mapping[str, Tensor]) -> str | None:
+    return prefix_of(state, "layers.0.downsample.reduction.weight")
 
 
 def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.", *_COMPUTED)
+    body = drop_names(under_prefix(state, prefix), r"mask_token$", r"decoder\.")
     return merge_in_next_stage(body)
 
 
 LAYOUTS = (
-    WeightLayout("SimMIM", _find_simmim, _convert, "imagenet"),
-    WeightLayout("Microsoft Swin", lambda state: prefix_of(state, _MERGING), _convert),
+    WeightLayout("SimMIM", _find_prefix, _convert, "imagenet", (r"(^|\.)mask_token$",)),
+    WeightLayout("Microsoft Swin", _find_prefix, _convert),
 )

@@ -42,7 +42,6 @@ _SWIN_RULES: Rules = (
     (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 )
-_COMPUTED = (r".*\.relative_(position_index|coords_table)$",)
 _HEADS = {
     "head.layers.head.": "head.",
     "head.layers.head_dist.": "head_dist.",
@@ -57,7 +56,7 @@ def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tenso
 
 
 def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    body = rename(drop_names(under_prefix(state, prefix), r"head\.", *_COMPUTED), _SWIN_RULES)
+    body = rename(drop_names(under_prefix(state, prefix), r"head\."), _SWIN_RULES)
     # Swin V2 merges patches at the start of a stage, as timm does; Swin at the end of the previous.
     later = any(name.startswith("stages.0.downsample.") for name in body)
     found = {}

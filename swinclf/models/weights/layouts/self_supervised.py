@@ -10,8 +10,7 @@ bytedance/ibot).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -59,17 +58,6 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
     return found[order.index(min(order))] if found else None
 
 
-def _has(*patterns: str) -> Callable[[Mapping[str, Tensor]], str | None]:
-    """Return a finder of a ViT with names that match each pattern completely."""
-    compiled = [re.compile(r"(.*\.)?" + pattern) for pattern in patterns]
-
-    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
-        has_all = all(any(one.fullmatch(name) for name in state) for one in compiled)
-        return _prefix(state) if has_all else None
-
-    return find_prefix
-
-
 def _convert(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
     body = under_prefix(state, prefix)
     if prefix + "storage_tokens" in state:
@@ -104,17 +92,15 @@ def _check_periods(periods: Tensor | None) -> None:
         )
 
 
-LAYOUTS = (
-    WeightLayout("Meta DINOv3", _has("storage_tokens"), _convert, "imagenet"),
-    WeightLayout(
-        "MoCo v3",
-        _has(r"base_encoder\..*", r"(momentum_encoder|predictor)\..*"),
-        _convert,
-        "imagenet",
-    ),
-    WeightLayout("iBOT", _has("masked_embed"), _convert, "imagenet"),
-    WeightLayout("MAE", _has(r"decoder_embed\.weight"), _convert, "imagenet"),
-    WeightLayout("Meta DINOv2", _has(r"(mask_token|register_tokens)"), _convert, "imagenet"),
-    WeightLayout("Meta DINO", _has(r"(head\.last_layer|dino_head)\..*"), _convert, "imagenet"),
-    WeightLayout("Meta DINOv2", _has(r"blocks\.\d+\.\d+\.norm1\.weight"), _convert, "imagenet"),
+LAYOUTS = tuple(
+    WeightLayout(name, _prefix, _convert, "imagenet", tuple(signs))
+    for name, *signs in (
+        ("Meta DINOv3", r"(^|\.)storage_tokens$"),
+        ("MoCo v3", r"(^|\.)base_encoder\.", r"(^|\.)(momentum_encoder|predictor)\."),
+        ("iBOT", r"(^|\.)masked_embed$"),
+        ("MAE", r"(^|\.)decoder_embed\.weight$"),
+        ("Meta DINOv2", r"(^|\.)(mask_token|register_tokens)$"),
+        ("Meta DINO", r"(^|\.)(head\.last_layer|dino_head)\."),
+        ("Meta DINOv2", r"(^|\.)blocks\.\d+\.\d+\.norm1\.weight$"),
+    )
 )

@@ -6,7 +6,7 @@ Source: torchvision/models/swin_transformer.py and vision_transformer.py, 0.13 t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from swinclf.models.weights.layouts.weight_layout import (
     Rules,
     State,
     WeightLayout,
-    drop_names,
     prefix_of,
     rename,
     under_prefix,
@@ -43,21 +42,16 @@ _VIT_RULES: Rules = (
     (r"^heads\.head\.", "head."),
     (r"^heads\.pre_logits\.", "pre_logits.fc."),
 )
-_COMPUTED = (r".*\.relative_(position_index|coords_table)$",)
 
 
-def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
-    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
-        prefix = prefix_of(state, _SWIN)
-        is_second = any(name.endswith(".attn.logit_scale") for name in state)
-        is_swin = prefix is not None and f"{prefix}features.1.0.attn.qkv.weight" in state
-        return prefix if is_swin and is_second is (version == 2) else None
-
-    return find_prefix
+def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
+    prefix = prefix_of(state, _SWIN)
+    is_swin = prefix is not None and f"{prefix}features.1.0.attn.qkv.weight" in state
+    return prefix if is_swin else None
 
 
 def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    body = rename(drop_names(under_prefix(state, prefix), *_COMPUTED), _SWIN_RULES)
+    body = rename(under_prefix(state, prefix), _SWIN_RULES)
     found = {re.sub(r"^features\.(\d+)\.", _stage, name): value for name, value in body.items()}
     for name in [name for name in found if name.endswith(".attn.qkv.bias")]:
         if name.replace("qkv.bias", "logit_scale") in found:  # Swin V2 ignores the bias of keys
@@ -77,7 +71,9 @@ def _convert_vit(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tenso
 
 
 LAYOUTS = (
-    WeightLayout("torchvision Swin V2", _swin_version(2), _convert_swin, "imagenet"),
-    WeightLayout("torchvision Swin", _swin_version(1), _convert_swin, "imagenet"),
+    WeightLayout(
+        "torchvision Swin V2", _swin_prefix, _convert_swin, "imagenet", (r"\.attn\.logit_scale$",)
+    ),
+    WeightLayout("torchvision Swin", _swin_prefix, _convert_swin, "imagenet"),
     WeightLayout("torchvision ViT", lambda state: prefix_of(state, _VIT), _convert_vit, "imagenet"),
 )

@@ -6,7 +6,8 @@ Source: the model files of transformers 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -44,8 +45,7 @@ _SWIN_RULES: Rules = (
     (_BLOCK + r"output\.dense\.", r"\1mlp.fc2."),
     (r"^layernorm\.", "norm."),
 )
-# For masked training, or computed from the window.
-_SWIN_UNUSED = (r"embeddings\.mask_token$", r".*\.relative_(position_index|coords_table)$")
+_SWIN_UNUSED = (r"embeddings\.mask_token$", r"classifier\.", r"decoder\.")
 
 
 def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
@@ -58,24 +58,22 @@ def _swin_prefix(state: Mapping[str, Tensor]) -> str | None:
     return prefix
 
 
-def _swin_version(version: int) -> Callable[[Mapping[str, Tensor]], str | None]:
-    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
-        is_second = any("continuous_position_bias_mlp" in name for name in state)
-        return _swin_prefix(state) if is_second is (version == 2) else None
-
-    return find_prefix
-
-
 def _convert_swin(state: Mapping[str, Tensor], prefix: str, _: Mapping[str, Tensor]) -> State:
-    body = drop_names(under_prefix(state, prefix), *_SWIN_UNUSED, r"classifier\.", r"decoder\.")
+    body = drop_names(under_prefix(state, prefix), *_SWIN_UNUSED)
     found = merge_in_next_stage(join_qkv(rename(body, _SWIN_RULES)))
     found |= rename_siblings(state, prefix, {"classifier.": "head."})
     return found
 
 
 _SWIN_LAYOUTS = (
-    WeightLayout("transformers Swin V2", _swin_version(2), _convert_swin, "imagenet"),
-    WeightLayout("transformers Swin", _swin_version(1), _convert_swin, "imagenet"),
+    WeightLayout(
+        "transformers Swin V2",
+        _swin_prefix,
+        _convert_swin,
+        "imagenet",
+        signs=("continuous_position_bias_mlp",),
+    ),
+    WeightLayout("transformers Swin", _swin_prefix, _convert_swin, "imagenet"),
 )
 
 
@@ -103,8 +101,7 @@ _RULES: Rules = (
     (r"^layernorm\.", "norm."),
     (r"^pooler\.layernorm\.", "fc_norm."),
 )
-# For training, or computed: never used for inference.
-_UNUSED = (r"embeddings\.mask_token$", r"pooler\.dense\.", r".*relative_position_index$")
+_UNUSED = (r"embeddings\.mask_token$", r"pooler\.dense\.")  # only for training
 _HEADS = {
     "classifier.": "head.",
     "cls_classifier.": "head.",
@@ -123,19 +120,6 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
     ):
         return None
     return prefix if not any(".blocks." in name for name in state) else None
-
-
-def _has(*parts: str, plain: bool = False) -> Callable[[Mapping[str, Tensor]], str | None]:
-    """Return a finder of a backbone with a name that contains one of these parts.
-
-    With `plain`, of a backbone without them.
-    """
-
-    def find_prefix(state: Mapping[str, Tensor]) -> str | None:
-        has = any(part in name for name in state for part in parts)
-        return _prefix(state) if has is not plain else None
-
-    return find_prefix
 
 
 def _convert(state: Mapping[str, Tensor], prefix: str, wanted: Mapping[str, Tensor]) -> State:
@@ -160,15 +144,16 @@ def _ungated(state: State) -> State:
 
 LAYOUTS = (
     *_SWIN_LAYOUTS,
-    WeightLayout("transformers BEiT", _has(".lambda_1"), _convert),
-    WeightLayout("transformers DeiT", _has("embeddings.distillation_token"), _convert, "imagenet"),
+    WeightLayout("transformers BEiT", _prefix, _convert, signs=(r"\.lambda_1",)),
     WeightLayout(
-        "transformers DINOv3",
-        lambda state: None if prefix_of(state, _PATCHES_V3) is None else _prefix(state),
-        _convert,
-        "imagenet",
+        "transformers DeiT", _prefix, _convert, "imagenet", (r"embeddings\.distillation_token",)
     ),
-    WeightLayout("transformers DINOv2", _has(".layer_scale1."), _convert, "imagenet"),
-    WeightLayout("transformers ViTMAE", _has("decoder.decoder_embed."), _convert, "imagenet"),
-    WeightLayout("transformers ViT", _has(".lambda", plain=True), _convert),
+    WeightLayout(
+        "transformers DINOv3", _prefix, _convert, "imagenet", (rf"(^|\.){re.escape(_PATCHES_V3)}$",)
+    ),
+    WeightLayout("transformers DINOv2", _prefix, _convert, "imagenet", (r"\.layer_scale1\.",)),
+    WeightLayout(
+        "transformers ViTMAE", _prefix, _convert, "imagenet", (r"decoder\.decoder_embed\.",)
+    ),
+    WeightLayout("transformers ViT", _prefix, _convert),
 )

@@ -25,16 +25,27 @@ class WeightLayout:
     # prefix of the network in a state dict; None in another layout. Called often: names only
     find_prefix: Callable[[Mapping[str, Tensor]], str | None]
     # (tensors of the file, prefix, state dict of the network) -> the tensors in timm's naming.
-    # Tensors without a counterpart keep a name that the network lacks, and are reported
+    # Tensors without a counterpart keep a name that the network lacks, and are reported; those
+    # that are computed from the window are removed before
     rename: Callable[[Mapping[str, Tensor], str, Mapping[str, Tensor]], State]
     # name of the colour statistics of every published file of this layout: `imagenet`, `clip` or
     # `half`. None: files differ
     normalisation: str | None = None
+    # regular expressions, each of which is found in some name of a file of this layout
+    signs: tuple[str, ...] = ()
 
     def convert(self, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State | None:
         """Return the tensors of a file as in a network; None if it is in another layout."""
-        prefix = self.find_prefix(state)
+        prefix = self.prefix_in(state)
         return None if prefix is None else fit_names(self.rename(state, prefix, wanted), wanted)
+
+    def prefix_in(self, state: Mapping[str, Tensor]) -> str | None:
+        """Return the prefix of the network in a file; None if it is in another layout."""
+        prefix = self.find_prefix(state)
+        has_signs = prefix is not None and all(
+            any(re.search(sign, name) for name in state) for sign in self.signs
+        )
+        return prefix if has_signs else None
 
 
 Rules = tuple[tuple[str, str], ...]
@@ -149,6 +160,23 @@ def fit_names(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Stat
     return found
 
 
+_TWO_NAMES = (
+    (r"\.ls(\d)\.gamma$", r".gamma_\1"),
+    (r"\.gamma_(\d)$", r".ls\1.gamma"),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def name_in(wanted: Mapping[str, Tensor], name: str) -> str:
+    """Return the network's name of a tensor that timm itself names in two ways, else `name`."""
+    if name not in wanted:
+        for pattern, new in _TWO_NAMES:
+            other = re.sub(pattern, new, name)
+            if other in wanted:
+                return other
+    return name
+
+
 def _fit(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
     """Return one tensor under the network's name, or its parts under theirs."""
     if name in wanted:
@@ -156,14 +184,8 @@ def _fit(name: str, value: Tensor, wanted: Mapping[str, Tensor]) -> State:
     bias = _QKV_BIAS.match(name)
     if bias:
         return _fit_bias(bias[1], value, wanted)
-    for pattern, new in (
-        (r"\.ls(\d)\.gamma$", r".gamma_\1"),
-        (r"\.gamma_(\d)$", r".ls\1.gamma"),
-        (r"^head\.(weight|bias)$", r"head.fc.\1"),
-    ):
-        other = re.sub(pattern, new, name)
-        if other != name and other in wanted:
-            return {other: value}
+    if (other := name_in(wanted, name)) != name:
+        return {other: value}
     match = re.match(r"(.*\battn\.)qkv\.weight$", name)
     if match and match[1] + "q_proj.weight" in wanted:
         parts = zip("qkv", value.chunk(3), strict=True)
