@@ -8,8 +8,13 @@ import torch
 from torch import nn
 
 from swinclf.explain.attention import has_feature_map
-from swinclf.models.complexity import Part, count_torch_flops, network_parts, sum_stages
-from swinclf.models.module_costs import module_parts
+from swinclf.models.complexity import (
+    Part,
+    count_torch_flops,
+    module_parts,
+    network_parts,
+    sum_stages,
+)
 from swinclf.models.swin import Swin
 from swinclf.models.vit import ViT
 

@@ -1,18 +1,20 @@
-"""Complexity of the package's networks, part by part: output shapes, parameters, multiply-adds.
+"""Complexity of a network, part by part: output shapes, parameters, multiply-adds.
 
-One multiply-add is two of the operations that `torch.utils.flop_counter` counts, and the sums agree
-with it exactly: convolutions and matrix products are counted, norms, activations, softmax and
-additions are not.
+Of the package's networks by formula, of any other as counted by torch. One multiply-add is two of
+the operations that `torch.utils.flop_counter` counts, and the sums agree with it exactly:
+convolutions and matrix products are counted, norms, activations, softmax and additions are not.
 
-Shape letters: h x w tokens, C channels, M the side of a window.
+Shape letters: h x w tokens or positions, C channels, M the side of a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,25 +22,20 @@ from swinclf.models.layers import Mlp, PatchEmbed
 from swinclf.models.swin import PatchMerging, Swin, SwinBlock
 from swinclf.models.vit import ViT
 
+OTHER = "other"  # costs outside the listed modules
+
 
 @dataclass(frozen=True)
 class Part:
     """A part of a network, with its costs for one image."""
 
-    name: str
-    """Its name in the state dict, e.g. layers.0.blocks.1."""
-    stage: str
-    """The stage that it belongs to: patch_embed, layers.0, blocks, head."""
-    shape: tuple[int, ...]
-    """Output for one image: (h, w, C), (tokens, C) or (classes,)."""
-    parameters: int
-    """Number of learned parameters."""
-    macs: int
-    """Multiply-adds."""
-    attention_macs: int = 0
-    """Those of the attention, by the paper's formula."""
-    formula: str = ""
-    """That formula with its numbers."""
+    name: str  # its name in the state dict, e.g. layers.0.blocks.1
+    stage: str  # the stage that it belongs to: patch_embed, layers.0, blocks, head
+    shape: tuple[int, ...]  # output for one image: (h, w, C), (tokens, C) or (classes,)
+    parameters: int  # number of learned parameters
+    macs: int  # multiply-adds
+    attention_macs: int = 0  # those of the attention, by the paper's formula
+    formula: str = ""  # that formula with its numbers
 
 
 def network_parts(network: ViT | Swin) -> list[Part]:
@@ -68,15 +65,23 @@ def sum_stages(leaves: Iterable[Part]) -> list[Part]:
 def count_torch_flops(compute: Callable[[], object]) -> int:
     """Return the operations that torch's counter finds in a computation; two per multiply-add.
 
-    The computation calls networks of this package; on `meta` nothing is actually computed.
+    On `meta` nothing is actually computed.
+    """
+    with _flop_counter() as counter:
+        compute()
+    return int(counter.get_total_flops())
 
-    Attention runs as two matrix products: torch has no formula for the fused operator on a CPU
+
+@contextmanager
+def _flop_counter() -> Iterator[FlopCounterMode]:
+    """Count operations, with attention as two matrix products.
+
+    torch has no formula for the fused operator on a CPU
     (`aten._scaled_dot_product_flash_attention_for_cpu`), so depending on the version its counter
     ignores it or counts its decomposition.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        compute()
-    return int(counter.get_total_flops())
+        yield counter
 
 
 def _count(*modules: nn.Module) -> int:
@@ -160,3 +165,67 @@ def _swin_block(name: str, stage: str, block: SwinBlock, shape: tuple[int, ...])
     formula = f"4 * {tokens} * {width}^2 + 2 * {window} * {tokens} * {width} = {attention:,}"
     macs = attention + _mlp(block.mlp, height * columns)
     return Part(name, stage, shape, _count(block), macs, attention, formula)
+
+
+def module_parts(network: nn.Module, image: Tensor) -> list[Part]:
+    """Run a network on one image and return its modules in execution order.
+
+    Their parameters and multiply-adds sum up to the network's.
+
+    Modules without parameters and multiply-adds that keep the shape, such as activations, are
+    omitted.
+
+    The image is (1, 3, H, W). The network is in evaluation mode; on `meta` nothing is computed.
+    """
+    watched = dict(_modules(network))
+    operations = dict.fromkeys(watched, 0)
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = []
+    with torch.no_grad(), _flop_counter() as counter:
+        for name, module in watched.items():
+
+            def enter(_module: nn.Module, _args: object, name: str = name) -> None:
+                operations[name] -= counter.get_total_flops()
+
+            def leave(_module: nn.Module, _args: object, out: object, name: str = name) -> None:
+                operations[name] += counter.get_total_flops()
+                shapes[name] = _shape(out)
+
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+        try:
+            network(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        total = counter.get_total_flops()
+    rows: list[Part] = []
+    for name, shape in shapes.items():
+        part = Part(
+            name, name.partition(".")[0], shape, _count(watched[name]), operations[name] // 2
+        )
+        if part.parameters or part.macs or not rows or shape != rows[-1].shape:
+            rows.append(part)
+    parameters = _count(network) - sum(row.parameters for row in rows)
+    macs = total // 2 - sum(row.macs for row in rows)
+    return rows + ([Part(OTHER, OTHER, (), parameters, macs)] if parameters or macs else [])
+
+
+def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the listed modules: children, and the children of sequences."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child):
+            for inner, module in child.named_children():
+                yield f"{name}.{inner}", module
+        else:
+            yield name, child
+
+
+def _shape(output: object) -> tuple[int, ...]:
+    """Return the output shape for one image: (h, w, C) if two equal sides identify the channels."""
+    if not isinstance(output, Tensor):
+        return ()
+    shape = tuple(output.shape[1:])
+    if len(shape) == 3 and shape[1] == shape[2]:
+        return (*shape[1:], shape[0])
+    return shape
