@@ -15,7 +15,7 @@ What is faster, and where:
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
     trained_attention.TrainedAttention      training a ViT in bfloat16, or with attention dropout
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
-    patches.FastPatchEmbed                  a Swin: patches with channels last
+    stage.FastPatchEmbed                    a Swin: patches with channels last
     stage.FastSwinStage                     a Swin: one copy a block instead of up to four
 """
 
@@ -25,8 +25,7 @@ from torch import nn
 
 from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
-from swinclf.models.accelerated.patches import FastPatchEmbed
-from swinclf.models.accelerated.stage import FastSwinStage
+from swinclf.models.accelerated.stage import FastPatchEmbed, FastSwinStage
 from swinclf.models.accelerated.trained_attention import TrainedAttention
 from swinclf.models.accelerated.window_attention import FastWindowAttention
 from swinclf.models.layers import Mlp, PatchEmbed
