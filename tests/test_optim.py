@@ -19,7 +19,6 @@ from swinclf.config import OptimizerName
 from swinclf.errors import ConfigError
 from swinclf.models.freeze import (
     classifier_parameters,
-    freeze_head_only,
     freeze_stages,
     layer_numbers,
     train_mode,
@@ -141,10 +140,10 @@ def test_norms_biases_and_position_tables_are_not_decayed(network):
 
 
 def test_frozen_parameters_are_in_no_group(network):
-    freeze_head_only(network)
+    freeze_stages(network, 1)
     optimizer = build_optimizer(network.named_parameters(), lr=1e-3, weight_decay=0.05)
     listed = {id(one) for group in optimizer.param_groups for one in group["params"]}
-    assert listed == {id(one) for one in classifier_parameters(network)}
+    assert listed == {id(one) for one in network.parameters() if one.requires_grad}
 
 
 @pytest.mark.parametrize(
@@ -301,13 +300,6 @@ def test_freezing_more_stages_than_there_are_is_refused(network):
     with pytest.raises(ConfigError) as error:
         freeze_stages(network, stages + 1)
     assert f"0 to {stages}" in error.value.expected
-
-
-def test_freeze_head_only_leaves_the_classifier(network):
-    freeze_head_only(network)
-    trained = {name for name, one in network.named_parameters() if one.requires_grad}
-    assert trained
-    assert trained == {name for name, _ in network.named_parameters() if name.startswith("head.")}
 
 
 def test_frozen_modules_are_in_evaluation_mode_and_the_others_in_training_mode(network):

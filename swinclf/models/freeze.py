@@ -30,7 +30,7 @@ def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
     rules = [
         (re.compile(pattern), (float(order),), suffix)
         for order, patterns in enumerate(matcher.values())
-        for pattern, suffix in _as_pairs(patterns)
+        for pattern, suffix in ([(patterns, None)] if isinstance(patterns, str) else patterns)
     ]
     keys = {name: _key(name, rules) for name, _ in network.named_parameters()}
     numbers: dict[tuple[float, ...], int] = {}
@@ -39,13 +39,6 @@ def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
         current += key[-1] != WITH_PREVIOUS
         numbers[key] = max(current, 0)
     return {name: numbers[key] for name, key in keys.items()}
-
-
-def freeze_head_only(network: nn.Module) -> None:
-    """Freeze everything but the classifier."""
-    network.requires_grad_(False)
-    for parameter in classifier_parameters(network):
-        parameter.requires_grad_(True)
 
 
 def freeze_stages(network: nn.Module, count: int) -> None:
@@ -86,10 +79,6 @@ def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
     classifier = network.get_classifier()  # type: ignore[operator]
     modules = classifier if isinstance(classifier, tuple) else (classifier,)
     return [parameter for module in modules for parameter in module.parameters()]
-
-
-def _as_pairs(patterns: Any) -> list[tuple[str, tuple[int, ...] | None]]:
-    return [(patterns, None)] if isinstance(patterns, str) else list(patterns)
 
 
 def _key(
