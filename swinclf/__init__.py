@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from swinclf.errors import SwinclfError
     from swinclf.inference.prediction import Prediction
     from swinclf.metrics import Metrics
-    from swinclf.models.create import create_model
+    from swinclf.models.build import create_model
     from swinclf.reporter import Reporter
 
 _LIGHT = {  # names whose modules load neither torch nor numpy

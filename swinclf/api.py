@@ -29,7 +29,7 @@ from swinclf.inference.predictor import InferenceOptions, TorchPredictor
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
-from swinclf.models.create import create_model
+from swinclf.models.build import create_model
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
 from swinclf.settings import gather_settings, read_budget

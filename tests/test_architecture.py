@@ -262,7 +262,7 @@ def test_reading_pictures_loads_neither_torch_nor_timm():
 
 
 def test_listing_the_networks_does_not_load_timm():
-    code = "from swinclf.models.catalogue import list_backbones; assert list_backbones('swin')"
+    code = "from swinclf.models.names import list_backbones; assert list_backbones('swin')"
     assert "timm" not in loaded_by(code)
 
 

@@ -12,9 +12,9 @@ import torch
 from conftest import error_lines
 
 import swinclf
-from swinclf.models.catalogue import check_name, list_backbones
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
-from swinclf.models.names import build_native, is_native, native_names
+from swinclf.models.names import build_native, is_native, list_backbones, native_names
+from swinclf.models.timm_networks import check_name
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
 from swinclf.models.build import Architecture, create_network, reset_head
-from swinclf.models.catalogue import list_backbones
 from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.make_registry import FAMILIES, architectures, count_parameters, weights
 from swinclf.models.names import (
     REGISTRY_FILE,
     build_native,
+    list_backbones,
     native_config,
     native_names,
     registry,

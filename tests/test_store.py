@@ -19,7 +19,7 @@ from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.errors import RunError, SwinclfError, WeightsError
-from swinclf.models.build import Architecture, build_from_file, build_network
+from swinclf.models.build import Architecture, build_network, load_network
 from swinclf.models.store import load_model, read_card, save_model
 from swinclf.models.tensorfile import (
     CHECKSUM,
@@ -104,7 +104,7 @@ def test_hidden_layers_of_a_head_are_drawn_where_the_file_has_none(tmp_path):
     save_file(given.state_dict(), tmp_path / "plain.safetensors")
     for head in ({}, {"head": "mlp", "head_hidden": "16"}):
         wanted = Architecture("vit", Impl.NATIVE, 3, 32, model_args={**shape, **head})
-        network = build_from_file(wanted, tmp_path / "plain.safetensors").eval()
+        network = load_network(wanted, tmp_path / "plain.safetensors")[0].eval()
         assert torch.equal(network.blocks[1].mlp.fc1.weight, given.blocks[1].mlp.fc1.weight)
         assert {one.device.type for one in network.parameters()} == {"cpu"}
         assert {one.dtype for one in network.parameters()} == {torch.float32}

@@ -196,7 +196,7 @@ def models_command(
     as_json: JsonOption = False,
 ) -> ExitCode:
     """List the available backbones, with their sizes."""
-    from swinclf.models.catalogue import list_backbones, recommended_backbones
+    from swinclf.models.names import list_backbones, recommended_backbones
 
     result_format = tables.chosen_format(result_format, as_json=as_json)
     if not pattern and result_format is ResultFormat.TABLE:

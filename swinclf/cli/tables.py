@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from swinclf.explain.network_costs import Costs
     from swinclf.exporting.verified_export import Export
     from swinclf.metrics import Metrics
-    from swinclf.models.catalogue import Backbone
     from swinclf.models.complexity import Part
+    from swinclf.models.names import Backbone
 
 
 class ResultFormat(StrEnum):

@@ -15,17 +15,12 @@ from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
 from swinclf.errors import ConfigError, DataError, ModelError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
-from swinclf.models.build import (
-    OWN_SHAPES,
-    Architecture,
-    create_network,
-    default_preprocess,
-    load_with_head,
-    published_classes,
-)
+from swinclf.models.build import Architecture, create_network, default_preprocess, load_network
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import (
+    OWN_SHAPES,
+    default_impl,
     is_native,
     name_alternatives,
     native_data_config,
@@ -34,6 +29,7 @@ from swinclf.models.names import (
 )
 from swinclf.models.store import architecture_of, load_model, read_card
 from swinclf.models.swin import Swin
+from swinclf.models.timm_networks import timm_head_classes
 from swinclf.models.vit import ViT
 from swinclf.models.weights.find import find_weights
 from swinclf.preprocess import Preprocess
@@ -97,11 +93,10 @@ class InspectionTarget:
             file, whose = find_weights(weights).path, f"the weights in {weights.name}"
         else:
             return self.build(), "random weights, untrained"
-        network = self.build()
-        loaded = load_with_head(network, file, name, self.architecture.num_classes)
+        network, loaded = load_network(self.architecture, file, keep_head=True)
         if weights is not None:
             report.note(loaded.line(str(weights)))
-        return network, whose
+        return network.eval(), whose
 
     def preprocess(self, network: nn.Module) -> Preprocess:
         """Return the preprocessing of the network's images."""
@@ -152,7 +147,7 @@ def find_target(
         ConfigError: If the shape of one of timm's networks is changed.
         RunError: If there is no such run, or it is an exported file.
     """
-    known = name is not None and (_is_own(name) or name == EMBEDDED)
+    known = name is not None and (default_impl(name) is Impl.NATIVE or name == EMBEDDED)
     path = None if name is None else Path(name)
     is_path = (
         path is None
@@ -161,7 +156,7 @@ def find_target(
         or path.suffix.lower() in MODEL_SUFFIXES  # rather than the tag of a name
     )
     if name is not None and (known or not is_path):
-        classes, impl = _published_classes(name), _builder(name)
+        classes, impl = _published_classes(name), default_impl(name)
         if args and impl is Impl.TIMM:
             raise ConfigError(
                 "a network of this package, to change its shape",
@@ -177,16 +172,8 @@ def find_target(
             hint="the run it was exported from",
         )
     card = read_card(file)
-    architecture = architecture_of(card, impl=_builder(card.model))
+    architecture = architecture_of(card, impl=default_impl(card.model))
     return InspectionTarget(architecture, file, card)
-
-
-def _is_own(name: str) -> bool:
-    return name in OWN_SHAPES or is_native(name)
-
-
-def _builder(name: str) -> Impl:
-    return Impl.NATIVE if _is_own(name) else Impl.TIMM
 
 
 def _published_classes(name: str) -> int:
@@ -196,7 +183,7 @@ def _published_classes(name: str) -> int:
     if is_native(name):
         return native_data_config(name).num_classes
     try:
-        return published_classes(name)
+        return timm_head_classes(name)
     except ModelError as error:
         raise ModelError(
             error.expected, found=error.found, hint=_near(name) or error.hint

@@ -14,8 +14,8 @@ from swinclf.card import ModelCard
 from swinclf.config import Embed, ExportPrecision
 from swinclf.errors import RunError
 from swinclf.files import read_json
-from swinclf.models.build import OWN_SHAPES
 from swinclf.models.embedded import architecture_name
+from swinclf.models.names import OWN_SHAPES
 from swinclf.preprocess import Fit
 from swinclf.run_folder import RunFolder
 

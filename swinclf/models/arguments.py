@@ -22,10 +22,8 @@ Config = TypeVar("Config", ViTConfig, SwinConfig)
 class Argument:
     """A configurable field: its meaning and its parser."""
 
-    meaning: str
-    """What it is, with its unit."""
-    read: Callable[[str], Any]
-    """Parses the text; raises ValueError with what it expects."""
+    meaning: str  # what it is, with its unit
+    read: Callable[[str], Any]  # parses the text; raises ValueError with what it expects
 
 
 def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:

@@ -6,34 +6,38 @@ importing timm, which takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from swinclf.config import Impl
-from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
+from swinclf.errors import ConfigError, ModelError, WeightsError, WeightsMismatchError
 from swinclf.models import embedded
 from swinclf.models.accelerated import accelerate
 from swinclf.models.hub import find_pretrained
-from swinclf.models.meta_init import meta_parameters
-from swinclf.models.names import build_native, native_data_config
+from swinclf.models.names import DEFAULT, OWN_SHAPES, build_native, default_impl, native_data_config
+from swinclf.models.timm_networks import (
+    create_published,
+    create_timm_network,
+    first_error_text,
+    published_config,
+    timm_preprocess,
+)
 from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.load_report import WeightsReport, make_report
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion
 from swinclf.preprocess import Fit, Interpolation, Preprocess
-from swinclf.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-OWN_SHAPES = ("vit", "swin")  # own networks of any shape, given by model_args
+from swinclf.reporter import SILENT, LoggingReporter, Reporter
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,75 @@ class Architecture:
     drop_path: float = 0.0  # drop rate of the deepest block in training
     # changes to the shape of the name, as text; for the package's own networks only
     model_args: Mapping[str, str] = field(default_factory=dict)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    img_size: int | None = None,
+    pretrained: bool = False,
+    drop_path: float = 0.0,
+    model_args: Mapping[str, object] | None = None,
+    impl: Impl | Literal["timm", "native"] | None = None,
+) -> nn.Module:
+    """Create a network by name: images (N, 3, H, W) -> logits (N, K).
+
+    Args:
+        name: A name from `swinclf models`, ARCH or ARCH.TAG; any other network of timm; `embedded`,
+            the EfficientNet-Lite0 that comes with the package; or `vit` or `swin`, whose shape is
+            given by `model_args`.
+        num_classes: Logits, K; 0 omits the head, so that features (N, D) are returned.
+        img_size: Side of the images, px; None for the network's own.
+        pretrained: Load the published weights, downloaded once from the Hugging Face Hub (those of
+            `embedded` are in the package). Their head is loaded where it has K classes; otherwise,
+            and always for `embedded`, the head is new.
+        drop_path: Probability in [0, 1) of skipping the deepest block in training.
+        model_args: Changes to the shape of one of the package's own networks, such as
+            `{"depths": "2,2"}`; see `--model-arg`.
+        impl: `native` for the package's own ViT and Swin, `timm` for timm's; None for native where
+            it knows the name.
+
+    Returns:
+        The network on the CPU, in float32 and in training mode.
+
+    Raises:
+        ModelError: If there is no such network, or it cannot have this image size.
+        WeightsError: If there are no such weights, or they cannot be downloaded.
+        ConfigError: If an argument is out of range.
+
+    >>> network = create_model("swin_tiny_patch4_window7_224", num_classes=5)
+    >>> type(network).__name__, network.head.fc.out_features
+    ('Swin', 5)
+    """
+    if type(num_classes) is not int or num_classes < 0:
+        raise ConfigError("num_classes of 0 or more", found=repr(num_classes), hint="num_classes=5")
+    architecture = Architecture(
+        name=name,
+        impl=_checked_impl(name, impl),
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        model_args={key: str(value) for key, value in (model_args or {}).items()},
+    )
+    if architecture.model_args and architecture.impl is Impl.TIMM:
+        raise ConfigError(
+            "model_args for a network of this package's own",
+            found=f"'{name}', which timm builds",
+            hint="a name of: swinclf models --impl native",
+        )
+    if not pretrained:
+        return create_network(architecture).train()
+    return build_pretrained(architecture, keep_head=True, report=LoggingReporter()).train()
+
+
+def _checked_impl(name: str, impl: str | None) -> Impl:
+    """Return the backend of a network."""
+    if impl is None:
+        return default_impl(name)
+    if impl not in list(Impl):
+        raise ConfigError(f"impl {' or '.join(Impl)}", found=repr(impl), hint='impl="native"')
+    return Impl(impl)
 
 
 def create_network(architecture: Architecture) -> nn.Module:
@@ -66,13 +139,34 @@ def create_network(architecture: Architecture) -> nn.Module:
         )
         accelerate(own)
         return own
-    network: nn.Module = _timm().create_timm_network(
+    return create_timm_network(
         embedded.architecture_name(architecture.name),
         num_classes=architecture.num_classes,
         img_size=architecture.img_size,
         drop_path=architecture.drop_path,
     )
-    return network
+
+
+@contextmanager
+def meta_parameters() -> Iterator[None]:
+    """Create parameters of new modules in this thread on the meta device, without content.
+
+    Initialising 28 million numbers, a Swin-T, takes longer than reading them. Buffers are created
+    as usual. Load every parameter with `load_state_dict(..., assign=True)`.
+    """
+    here = threading.get_ident()
+
+    def without_content(_: nn.Module, __: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter is None or threading.get_ident() != here:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    # torch annotates the hook's result as None; its documentation and its code take a parameter.
+    handle = register_module_parameter_registration_hook(without_content)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def build_network(architecture: Architecture) -> nn.Module:
@@ -86,42 +180,39 @@ def build_network(architecture: Architecture) -> nn.Module:
     return network
 
 
-def build_pretrained(architecture: Architecture, *, report: Reporter = SILENT) -> nn.Module:
+def build_pretrained(
+    architecture: Architecture, *, keep_head: bool = False, report: Reporter = SILENT
+) -> nn.Module:
     """Build a network with its published weights and a new head.
+
+    With `keep_head`, the published head is loaded if it has as many classes.
 
     Raises:
         ModelError: As `build_network`.
         WeightsError: If the weights cannot be obtained, or are not this network's.
     """
-    if architecture.name == embedded.EMBEDDED:
+    name = architecture.name
+    if name == embedded.EMBEDDED:
         return _build_embedded(architecture)
     if architecture.impl is Impl.TIMM:
-        return _timm_pretrained(architecture, report)
-    if architecture.name in OWN_SHAPES:
+        return _timm_pretrained(architecture, keep_head, report)
+    if name in OWN_SHAPES:
         raise WeightsError(
-            f"published weights of '{architecture.name}'",
+            f"published weights of '{name}'",
             found="none: its shape is your own",
             hint="--no-pretrained, or --weights FILE",
         )
-    published = native_data_config(architecture.name)
-    path = find_pretrained(architecture.name, published.hub_id, report=report)
-    return build_from_file(architecture, path)
+    path = find_pretrained(name, native_data_config(name).hub_id, report=report)
+    return load_network(architecture, path, keep_head=keep_head)[0]
 
 
-def build_from_file(architecture: Architecture, path: Path) -> nn.Module:
-    """Build a network with the weights in a file of any known layout and a new head.
+def load_network(
+    architecture: Architecture, path: Path, *, keep_head: bool = False
+) -> tuple[nn.Module, WeightsReport]:
+    """Build a network with the weights in a file of any known layout, and a new head.
 
-    Every tensor of the file except the head must match: weights are never loaded in part.
-
-    Raises:
-        ModelError: As `build_network`.
-        WeightsError: If the file cannot be read or does not fit; both sides are named.
-    """
-    return load_network(architecture, path)[0]
-
-
-def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, WeightsReport]:
-    """Build a network as `build_from_file`, and return a report of what was loaded.
+    Every tensor of the file except the head must match: weights are never loaded in part. With
+    `keep_head`, the head of the file is loaded if it has as many classes.
 
     Raises:
         ModelError: As `build_network`.
@@ -130,67 +221,39 @@ def load_network(architecture: Architecture, path: Path) -> tuple[nn.Module, Wei
     """
     checkpoints = read_checkpoints(path)
     try:
-        return _loaded(architecture, checkpoints)
+        if architecture.impl is Impl.NATIVE:
+            with meta_parameters():
+                network = create_network(architecture)
+            report = _fill(network, checkpoints, architecture.num_classes, keep_head)
+            if not any(parameter.is_meta for parameter in network.parameters()):
+                return network, report
+            # The file lacks the head or its hidden layers, which must be initialised.
+        network = create_network(architecture) if keep_head else build_network(architecture)
+        return network, _fill(network, checkpoints, architecture.num_classes, keep_head)
     except WeightsMismatchError as error:
         raise add_suggestion(error, checkpoints, architecture.name) from error
 
 
-def _loaded(
-    architecture: Architecture, checkpoints: Sequence[WeightsCheckpoint]
-) -> tuple[nn.Module, WeightsReport]:
-    if architecture.impl is Impl.NATIVE:
-        with meta_parameters():
-            network = create_network(architecture)
-        report = _fill(network, checkpoints, architecture)
-        if not any(parameter.is_meta for parameter in network.parameters()):
-            return network, report
-        # The file has no such head, whose hidden layers must be initialised.
-    network = build_network(architecture)
-    return network, _fill(network, checkpoints, architecture)
-
-
 def _fill(
-    network: nn.Module, checkpoints: Sequence[WeightsCheckpoint], architecture: Architecture
+    network: nn.Module, checkpoints: Sequence[WeightsCheckpoint], num_classes: int, keep_head: bool
 ) -> WeightsReport:
-    """Load the weights of a file and reset the head; others are not changed."""
-    states = [one.tensors for one in checkpoints]
-    adapted, index = adapt_first(states, network, allow_other_head=True)
+    """Load the weights of a file, and reset the head unless `keep_head`."""
+    adapted, index = adapt_first(
+        [one.tensors for one in checkpoints], network, allow_other_head=True
+    )
     wanted = network.state_dict()
     # Copies: a file that is mapped into memory can change during training.
     own = {name: value.to(wanted[name].dtype, copy=True) for name, value in adapted.state.items()}
     network.load_state_dict(own, assign=True)
-    reset_head(network, architecture.num_classes)
-    classes = architecture.num_classes
-    chosen = checkpoints[index]
-    return make_report(chosen, adapted, wanted, num_classes=classes, head_loaded=False)
-
-
-def load_with_head(network: nn.Module, path: Path, name: str, num_classes: int) -> WeightsReport:
-    """Load a file into a network, including its head if the numbers of classes agree.
-
-    The network's head, of `num_classes`, is not replaced if that of the file differs. Raises as
-    `load_network`.
-    """
-    checkpoints = read_checkpoints(path)
-    states = [one.tensors for one in checkpoints]
-    try:
-        adapted, index = adapt_first(states, network, allow_other_head=True)
-    except WeightsMismatchError as error:
-        raise add_suggestion(error, checkpoints, name) from error
-    network.load_state_dict(adapted.state)
-    wanted, is_theirs = network.state_dict(), adapted.head_loaded
-    chosen = checkpoints[index]
-    return make_report(chosen, adapted, wanted, num_classes=num_classes, head_loaded=is_theirs)
-
-
-def published_classes(name: str) -> int:
-    """Return the number of classes of the published head of one of timm's networks.
-
-    Raises:
-        ModelError: If timm does not know the name.
-    """
-    count: int = _timm().timm_head_classes(name)
-    return count
+    if not keep_head:
+        reset_head(network, num_classes)
+    return make_report(
+        checkpoints[index],
+        adapted,
+        wanted,
+        num_classes=num_classes,
+        head_loaded=keep_head and adapted.head_loaded,
+    )
 
 
 def reset_head(network: nn.Module, num_classes: int) -> None:
@@ -205,46 +268,31 @@ def default_preprocess(
 
     `img_size` (px) overrides the side of the input, `fit` how other aspect ratios are handled.
     """
-    own: Preprocess
     if architecture.name == embedded.EMBEDDED:
         own = embedded.PREPROCESS
     elif architecture.impl is Impl.TIMM:
-        own = _timm().timm_preprocess(architecture.name)
+        own = timm_preprocess(architecture.name)
     else:
         own = _native_preprocess(architecture)
-    return Preprocess(
-        height=img_size or own.height,
-        width=img_size or own.width,
-        interpolation=own.interpolation,
-        mean=own.mean,
-        std=own.std,
-        crop_pct=own.crop_pct,
-        fit=fit or own.fit,
-    )
+    height, width = img_size or own.height, img_size or own.width
+    return replace(own, height=height, width=width, fit=fit or own.fit)
 
 
-def _timm() -> ModuleType:
-    """Import the timm backend when it is needed."""
-    from swinclf.models import timm_networks
-
-    return timm_networks
-
-
-def _timm_pretrained(architecture: Architecture, report: Reporter) -> nn.Module:
+def _timm_pretrained(architecture: Architecture, keep_head: bool, report: Reporter) -> nn.Module:
     """Load a published network with timm's own code, then replace its head.
 
     This way every tensor of the file must match; timm skips mismatches if the head differs.
     """
-    timm_networks = _timm()
-    published = timm_networks.published_config(architecture.name)
-    path = find_pretrained(
-        architecture.name, published.hf_hub_id, published.hf_hub_filename, report=report
+    name = architecture.name
+    published = published_config(name)
+    path = find_pretrained(name, published.hf_hub_id, published.hf_hub_filename, report=report)
+    network = create_published(
+        name, path, img_size=architecture.img_size, drop_path=architecture.drop_path
     )
-    network: nn.Module = timm_networks.create_published(
-        architecture.name, path, img_size=architecture.img_size, drop_path=architecture.drop_path
-    )
-    reset_head(network, architecture.num_classes)
-    _check_classifier(network, architecture)
+    if not keep_head or architecture.num_classes != published.num_classes:
+        reset_head(network, architecture.num_classes)
+    if not keep_head:
+        _check_classifier(network, architecture)
     return network
 
 
@@ -263,29 +311,26 @@ def _build_embedded(architecture: Architecture) -> nn.Module:
     except RuntimeError as error:
         raise WeightsError(
             f"the weights of {embedded.ARCHITECTURE} as this version of timm builds it",
-            found=first_line(error),
+            found=first_error_text(error),
             hint="pip install --upgrade swinclf timm",
         ) from error
     return network
 
 
 def _native_preprocess(architecture: Architecture) -> Preprocess:
-    name = architecture.name
+    is_custom = architecture.name in OWN_SHAPES
     # Custom shapes have no published weights: use ImageNet's colours and the whole image.
-    like = native_data_config("swin_tiny_patch4_window7_224" if name in OWN_SHAPES else name)
-    size = like.img_size
-    if name in OWN_SHAPES:
-        network = create_network(architecture)
-        size = network.config.img_size[0]  # type: ignore[union-attr, index, assignment]
-    red, green, blue = like.mean
-    std_red, std_green, std_blue = like.std
+    like = native_data_config(DEFAULT if is_custom else architecture.name)
+    size: int = like.img_size
+    if is_custom:
+        size = create_network(architecture).config.img_size[0]  # type: ignore[union-attr, index, assignment]
     return Preprocess(
         height=size,
         width=size,
         interpolation=Interpolation(like.interpolation),
-        mean=(red, green, blue),
-        std=(std_red, std_green, std_blue),
-        crop_pct=1.0 if name in OWN_SHAPES else like.crop_pct,
+        mean=like.mean,
+        std=like.std,
+        crop_pct=1.0 if is_custom else like.crop_pct,
         fit=Fit.SQUASH if like.crop_mode == "squash" else Fit.CROP,
     )
 
@@ -301,7 +346,7 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
         network.train()
         found = f"an output of shape {shape}"
     except Exception as error:  # whatever a network raises for an unsuitable input
-        shape, found = (), first_line(error)
+        shape, found = (), first_error_text(error)
     if shape != (1, classes):
         at = f" at {size} px" if size else ""
         raise ModelError(
@@ -309,9 +354,3 @@ def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
             found=found,
             hint="another --img-size, or a Swin or ViT of: swinclf models",
         )
-
-
-def first_line(error: Exception) -> str:
-    """Return an exception's message in one short line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:240] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Names of the package's own networks and their construction, without timm.
+"""Names of networks: the list of backbones, and the package's own networks, without timm.
 
 The names are defined in registry.json, which `make_registry` writes.
 """
@@ -10,18 +10,28 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swinclf.config import Impl
 from swinclf.errors import ModelError
 from swinclf.models.arguments import parse_arguments
+from swinclf.models.embedded import ARCHITECTURE, EMBEDDED, PARAMETERS, PREPROCESS
 from swinclf.models.swin import Swin, SwinConfig
 from swinclf.models.vit import ViT, ViTConfig
+from swinclf.preprocess import Colours
 
 REGISTRY_FILE = Path(__file__).with_name("registry.json")
 DEFAULT = "swin_tiny_patch4_window7_224"
+OWN_SHAPES = ("vit", "swin")  # own networks of any shape, given by --model-arg
 MIN_LIKENESS = 0.75  # of a misspelt name, in [0, 1]
+_RECOMMENDED = {
+    DEFAULT: "the default",
+    "vit_small_patch16_224": "a ViT of the same size",
+    "swin_base_patch4_window7_224": "larger: more accurate, slower",
+}
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
 
@@ -29,40 +39,26 @@ _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g"
 class DataConfig:
     """Preprocessing and origin of published weights."""
 
-    tag: str
-    """Name of the weights, the part after the dot."""
-    img_size: int
-    """Height and width of the images, pixels."""
-    mean: tuple[float, ...]
-    """Subtracted from each colour, values in [0, 1]."""
-    std: tuple[float, ...]
-    """Divisor of each colour after that."""
-    interpolation: str
-    """Filter of the resize: bicubic or bilinear."""
-    crop_pct: float
-    """Fraction of the resized image that the crop keeps, in (0, 1]."""
-    crop_mode: str
-    """center, or squash: resized to a square regardless of the aspect ratio."""
-    num_classes: int
-    """Classes of the published head; 0: it has none."""
-    hub_id: str | None
-    """Repository of the weights on the Hugging Face hub, or None where there is none."""
-    is_published: bool
-    """Whether there are such weights at all."""
+    tag: str  # name of the weights, the part after the dot
+    img_size: int  # height and width of the images, pixels
+    mean: Colours  # subtracted from each colour, values in [0, 1]
+    std: Colours  # divisor of each colour after that
+    interpolation: str  # filter of the resize: bicubic or bilinear
+    crop_pct: float  # fraction of the resized image that the crop keeps, in (0, 1]
+    crop_mode: str  # center, or squash: resized to a square regardless of the aspect ratio
+    num_classes: int  # classes of the published head; 0: it has none
+    hub_id: str | None  # repository of the weights on the Hugging Face Hub, if there is one
+    is_published: bool  # whether there are such weights at all
 
 
 @dataclass(frozen=True)
 class RegistryEntry:
     """An architecture in the registry."""
 
-    parameters: int
-    """Of the network without its head."""
-    network: str | None
-    """Which network of this package builds it, vit or swin; None: only timm does."""
-    fields: Mapping[str, Any]
-    """Fields of its configuration here that differ from the defaults."""
-    weights: Mapping[str, DataConfig]
-    """Data config of each set of weights, by tag, the default first."""
+    parameters: int  # of the network without its head
+    network: str | None  # network of this package that builds it, vit or swin; None: only timm does
+    fields: Mapping[str, Any]  # fields of its configuration here that differ from the defaults
+    weights: Mapping[str, DataConfig]  # data config by tag, the default first
 
 
 @cache
@@ -98,6 +94,11 @@ def is_native(name: str) -> bool:
     return entry is not None and entry.network is not None
 
 
+def default_impl(name: str) -> Impl:
+    """Return the backend of a network: native where this package knows the name."""
+    return Impl.NATIVE if name in OWN_SHAPES or is_native(name) else Impl.TIMM
+
+
 def native_config(name: str) -> ViTConfig | SwinConfig:
     """Return the configuration of a published name, `arch` or `arch.tag`.
 
@@ -106,7 +107,7 @@ def native_config(name: str) -> ViTConfig | SwinConfig:
     Raises:
         ModelError: If the name is none of `native_names()`, or the tag none of its tags.
     """
-    if name in ("vit", "swin"):
+    if name in OWN_SHAPES:
         return ViTConfig() if name == "vit" else SwinConfig()
     pixels = native_data_config(name).img_size
     entry = registry()[name.partition(".")[0]]
@@ -129,10 +130,11 @@ def native_data_config(name: str) -> DataConfig:
         )
     tags = registry()[arch].weights
     if tag and tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.75)
         raise ModelError(
             f"weights of {arch}: {', '.join(f'{arch}.{known}' for known in tags)}",
             found=repr(tag),
-            hint=f"--model {arch}.{_closest(tag, tags) or next(iter(tags))}",
+            hint=f"--model {arch}.{(near or list(tags))[0]}",
         )
     return tags[tag] if tag else next(iter(tags.values()))
 
@@ -166,11 +168,6 @@ def build_native(
     if isinstance(config, ViTConfig):
         return ViT(parse_arguments(config, model_args or {}))
     return Swin(parse_arguments(config, model_args or {}))
-
-
-def _closest(word: str, words: Mapping[str, Any]) -> str | None:
-    """Return the closest of some words, or None."""
-    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.75)), None)
 
 
 def _instead(arch: str) -> str:
@@ -220,3 +217,48 @@ def _similar_names(word: str, names: Sequence[str]) -> list[str]:
     scores = {name: likeness(name) for name in names}
     close = [name for name in names if word and scores[name] >= MIN_LIKENESS]
     return sorted(close, key=lambda name: -scores[name])
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A line of `swinclf models`."""
+
+    name: str  # ARCH, or ARCH.TAG for each set of published weights
+    parameters: int  # of the network without a head
+    image_px: int  # default side of the input
+
+
+def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
+    """Return the available backbones: the embedded one first, then sorted by name.
+
+    `pattern` is a part of the name, or has * and ?; empty for every Swin and ViT, and the embedded
+    network, which is also found by its timm name. timm, which is not imported, has all that have
+    published weights; this package those of them that its own networks express, and some without.
+    """
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    backbones = []
+    for arch, entry in registry().items():
+        if impl is Impl.NATIVE and not entry.network:
+            continue
+        published = [tag for tag, config in entry.weights.items() if config.is_published]
+        names = {f"{arch}.{tag}": entry.weights[tag] for tag in published}
+        if impl is Impl.NATIVE and not published:
+            names = {arch: next(iter(entry.weights.values()))}
+        for name, config in names.items():
+            if fnmatch(name, wanted):
+                backbones.append(Backbone(name, entry.parameters, config.img_size))
+    backbones.sort(key=lambda one: one.name)
+    if impl is Impl.TIMM and any(fnmatch(one, wanted) for one in (EMBEDDED, ARCHITECTURE)):
+        backbones.insert(0, Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width))
+    return backbones
+
+
+def recommended_backbones() -> dict[Backbone, str]:
+    """Return the backbones to begin with, and the reason for each."""
+    sizes = registry()
+    found = {Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width): "in the package; fast on a CPU"}
+    for name, reason in _RECOMMENDED.items():
+        entry = sizes[name]
+        pixels = next(iter(entry.weights.values())).img_size
+        found[Backbone(name, entry.parameters, pixels)] = reason
+    return found

@@ -11,8 +11,7 @@ from torch import nn
 from swinclf.card import ModelCard, check_sizes
 from swinclf.config import Impl
 from swinclf.errors import WeightsError
-from swinclf.models.build import Architecture, create_network
-from swinclf.models.meta_init import meta_parameters
+from swinclf.models.build import Architecture, create_network, meta_parameters
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
 

@@ -16,7 +16,7 @@ Equations and figures of the paper:
     eqs. 1, 2   multiply-adds of MSA and W-MSA        complexity.py: _vit_parts, _swin_block
     eq. 3       block with W-MSA, block with SW-MSA   SwinBlock.forward
     eq. 4       attention with position bias          WindowAttention.attend
-    sec. 3.3    variants Swin-T, S, B and L           names_table.py: SWINS
+    sec. 3.3    variants Swin-T, S, B and L           registry.json
 
 Source: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et al. 2021.
 """

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from swinclf.errors import ModelError, WeightsError
-from swinclf.models.catalogue import check_name
+from swinclf.models.names import DEFAULT, name_alternatives, suggest_names
 from swinclf.preprocess import Fit, Interpolation, Preprocess
+
+
+def check_name(name: str) -> str:
+    """Return the name, ARCH or ARCH.TAG, if timm knows it; uses no network connection.
+
+    Raises:
+        ModelError: If timm has no such architecture or weights; suggests similar names.
+    """
+    import timm
+
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        known = timm.list_models()
+        near = suggest_names(arch, known)
+        raise ModelError(
+            f"the name of a backbone, such as {DEFAULT}",
+            found=f"'{name}', which timm does not know",
+            hint=(f"did you mean {name_alternatives(near)}? " if near else "")
+            + "All names: swinclf models",
+        )
+    if tag and name not in timm.list_pretrained(f"{arch}.*"):
+        tags = timm.list_pretrained(f"{arch}.*")
+        raise ModelError(
+            f"published weights of {arch}: {', '.join(tags) or 'there are none'}",
+            found=f"the tag '{tag}'",
+            hint=f"--model {(difflib.get_close_matches(name, tags, n=1, cutoff=0) or [arch])[0]}",
+        )
+    return name
 
 
 def create_timm_network(
@@ -29,7 +58,7 @@ def create_timm_network(
     options: dict[str, Any] = {"num_classes": num_classes, "pretrained": False, **loading}
     if drop_path:
         options["drop_path_rate"] = drop_path
-    config = timm.get_pretrained_cfg(check_name(name))
+    config = _data_config(name)
     if img_size and (config is None or config.fixed_input_size):
         options["img_size"] = img_size  # the others accept any size
     try:
@@ -80,9 +109,7 @@ def published_config(name: str) -> Any:
         ModelError: If timm does not know the name.
         WeightsError: If none were published.
     """
-    import timm
-
-    config = timm.get_pretrained_cfg(check_name(name))
+    config = _data_config(name)
     if config is None or not config.has_weights:
         raise WeightsError(
             f"published weights of '{name}'",
@@ -92,16 +119,20 @@ def published_config(name: str) -> Any:
     return config
 
 
+def _data_config(name: str) -> Any:
+    """Return timm's description of a name, None if it has none; ModelError for an unknown name."""
+    import timm
+
+    return timm.get_pretrained_cfg(check_name(name))
+
+
 def published_license(name: str) -> str:
     """Return the license of the published weights of a name as timm states it; `unknown` if not.
 
     Raises:
         ModelError: If timm does not know the name.
     """
-    import timm
-
-    config = timm.get_pretrained_cfg(check_name(name))
-    return str(getattr(config, "license", None) or "unknown").lower()
+    return str(getattr(_data_config(name), "license", None) or "unknown").lower()
 
 
 def timm_head_classes(name: str) -> int:
@@ -110,9 +141,7 @@ def timm_head_classes(name: str) -> int:
     Raises:
         ModelError: If timm does not know the name.
     """
-    import timm
-
-    config = timm.get_pretrained_cfg(check_name(name))
+    config = _data_config(name)
     return int(config.num_classes) if config is not None else 1000
 
 
@@ -120,17 +149,15 @@ def timm_preprocess(name: str) -> Preprocess:
     """Return the evaluation preprocessing of a network's published weights."""
     import timm.data
 
-    config = timm.get_pretrained_cfg(check_name(name))
+    config = _data_config(name)
     known = config.to_dict() if config is not None else {}
     data = timm.data.resolve_data_config(pretrained_cfg=known)
-    red, green, blue = data["mean"]
-    std_red, std_green, std_blue = data["std"]
     return Preprocess(
         height=data["input_size"][1],
         width=data["input_size"][2],
         interpolation=Interpolation(data["interpolation"]),
-        mean=(red, green, blue),
-        std=(std_red, std_green, std_blue),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
         crop_pct=float(data["crop_pct"]),
         fit=Fit.SQUASH if data["crop_mode"] == "squash" else Fit.CROP,
     )

@@ -10,10 +10,15 @@ from swinclf.config import Impl
 from swinclf.data.folder import TEST, VAL, FolderIndex
 from swinclf.data_quality.image_stats import median_side_px
 from swinclf.device import command_line
-from swinclf.models.build import OWN_SHAPES
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import is_available
-from swinclf.models.names import is_native, native_config, native_data_config
+from swinclf.models.names import (
+    OWN_SHAPES,
+    default_impl,
+    is_native,
+    native_config,
+    native_data_config,
+)
 from swinclf.models.vit import ViTConfig
 from swinclf.models.weights.find import StartingWeights
 from swinclf.models.weights.known_preprocess import KnownPreprocess
@@ -111,7 +116,7 @@ def choose_activation(settings: Settings, weights: Path, report: Reporter) -> Se
     activation, config = _configured_activation(weights), settings.config
     if activation is None or "activation" in key_values(config.model_arg):
         return settings
-    if config.impl is Impl.NATIVE and (is_native(config.model) or config.model in OWN_SHAPES):
+    if config.impl is Impl.NATIVE and default_impl(config.model) is Impl.NATIVE:
         own = native_config(config.model)
         if not isinstance(own, ViTConfig) or own.activation in (activation, "swiglu"):
             return settings

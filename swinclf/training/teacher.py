@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swinclf.config import Impl
 from swinclf.data.class_names import list_some
 from swinclf.errors import ModelError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest
-from swinclf.models.build import OWN_SHAPES, Architecture, build_pretrained, default_preprocess
+from swinclf.models.build import Architecture, build_pretrained, default_preprocess
 from swinclf.models.embedded import EMBEDDED
-from swinclf.models.names import is_native
+from swinclf.models.names import OWN_SHAPES, default_impl
 from swinclf.models.store import load_model
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter
@@ -125,8 +124,7 @@ def _build_model(name: str, num_classes: int, report: Reporter) -> Teacher:
         raise ModelError(
             NEEDS, found=f"'{name}', a custom architecture without weights", hint="--teacher RUN"
         )
-    impl = Impl.NATIVE if is_native(name) else Impl.TIMM
-    architecture = Architecture(name, impl, num_classes)
+    architecture = Architecture(name, default_impl(name), num_classes)
     try:
         network = build_pretrained(architecture, report=report)
     except ModelError as error:

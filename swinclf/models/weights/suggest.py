@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import SwinclfError, WeightsMismatchError
-from swinclf.models.catalogue import meta_network
 from swinclf.models.names import build_native, is_native, registry
+from swinclf.models.timm_networks import create_timm_network
 from swinclf.models.weights.adapt import adapt, is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
 from swinclf.models.weights.select import WeightsCheckpoint
@@ -129,7 +129,7 @@ def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
 
 
 def _blank(arch: str) -> nn.Module:
-    if is_native(arch):
-        with torch.device("meta"):
+    with torch.device("meta"):
+        if is_native(arch):
             return build_native(arch, num_classes=2)
-    return meta_network(arch, num_classes=2)
+        return create_timm_network(arch, num_classes=2, img_size=None, drop_path=0.0)
