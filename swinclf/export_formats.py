@@ -18,7 +18,7 @@ from swinclf.errors import ConfigError
 
 # Names of the inputs and outputs of exported graphs.
 PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded
-LOGITS, FEATURES, OOD_SCORE = "logits", "features", "ood_score"
+LOGITS, FEATURES, OOD_SCORE = OUTPUTS = "logits", "features", "ood_score"
 PROBABILITIES, LABEL, ACCEPTED = "probabilities", "label", "accepted"
 
 
@@ -72,7 +72,7 @@ class FormatEntry:
 FORMATS: dict[ExportFormat, FormatEntry] = {
     ExportFormat.ONNX: FormatEntry(
         default_name="model.onnx",
-        writer="swinclf.exporting.onnx:export_onnx",
+        writer="swinclf.exporting.writers:export_onnx",
         predictor="swinclf.inference.exported_predictor:OnnxPredictor",
         has_variants=True,
     ),
@@ -81,35 +81,35 @@ FORMATS: dict[ExportFormat, FormatEntry] = {
         entry_file="swinclf.json",
         weights_file="model.safetensors",
         writer="swinclf.exporting.timm_writer:export_timm",
-        predictor="swinclf.inference.timm_predictor:open_timm_folder",
+        predictor="swinclf.inference.exported_predictor:open_timm_folder",
     ),
     ExportFormat.TORCH_EXPORT: FormatEntry(
         default_name="model.pt2",
-        writer="swinclf.exporting.program_writer:export_program",
-        predictor="swinclf.inference.program_predictor:ProgramPredictor",
+        writer="swinclf.exporting.writers:export_program",
+        predictor="swinclf.inference.exported_predictor:ProgramPredictor",
     ),
     ExportFormat.OPENVINO: FormatEntry(
         default_name="model.xml",
-        writer="swinclf.exporting.openvino_writer:export_openvino",
+        writer="swinclf.exporting.writers:export_openvino",
         predictor="swinclf.inference.exported_predictor:OpenVinoPredictor",
     ),
     ExportFormat.WEB: FormatEntry(
         default_name="model.html",
         writer="swinclf.exporting.web:export_web",
-        predictor="swinclf.inference.web_page:WebPagePredictor",
+        predictor="swinclf.inference.exported_predictor:WebPagePredictor",
         has_variants=True,
     ),
     ExportFormat.COREML: FormatEntry(
         default_name="model.mlpackage",
         entry_file="Manifest.json",
-        writer="swinclf.exporting.coreml_writer:export_coreml",
-        predictor="swinclf.inference.mobile_predictors:CoreMlPredictor",
+        writer="swinclf.exporting.writers:export_coreml",
+        predictor="swinclf.inference.exported_predictor:CoreMlPredictor",
         platform="darwin",
     ),
     ExportFormat.LITERT: FormatEntry(
         default_name="model.tflite",
-        writer="swinclf.exporting.litert_writer:export_litert",
-        predictor="swinclf.inference.mobile_predictors:LiteRtPredictor",
+        writer="swinclf.exporting.writers:export_litert",
+        predictor="swinclf.inference.exported_predictor:LiteRtPredictor",
     ),
 }
 MODEL_SUFFIXES = (

@@ -203,7 +203,7 @@ def network_graph(exported_network: bytes, monkeypatch: pytest.MonkeyPatch) -> N
     import onnx
 
     monkeypatch.setattr(
-        "swinclf.exporting.onnx._network_graph",
+        "swinclf.exporting.writers._network_graph",
         lambda _source: onnx.load_model_from_string(exported_network),
     )
 

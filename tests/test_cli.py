@@ -319,8 +319,8 @@ def places(trained, tmp_path, monkeypatch, exported_network, network_graph, no_p
         return SimpleNamespace(to_dict=lambda: dict.fromkeys(JSON_KEYS["demo"]))
 
     monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
-    for slow in ("program_writer.export_program", "openvino_writer.export_openvino"):
-        monkeypatch.setattr(f"swinclf.exporting.{slow}", refuse)
+    for slow in ("export_program", "export_openvino"):
+        monkeypatch.setattr(f"swinclf.exporting.writers.{slow}", refuse)
     monkeypatch.setattr("webbrowser.open", lambda _page: False)
     monkeypatch.setattr("swinclf.demo.demo", train_quickly)  # test_demo.py runs it
     monkeypatch.setattr("swinclf.commands.doctor.DECODE_SIZE", (400, 304))

@@ -37,7 +37,7 @@ def copied_export(run, monkeypatch):
     """Exporting takes seconds: what is written is a copy of the export of the run."""
     content = (run / "model.onnx").read_bytes()
     monkeypatch.setattr(
-        "swinclf.exporting.onnx.export_onnx", lambda _source, path: path.write_bytes(content)
+        "swinclf.exporting.writers.export_onnx", lambda _source, path: path.write_bytes(content)
     )
 
 

@@ -14,7 +14,7 @@ from conftest import SMALL_SETTINGS, error_lines, read_rows
 
 import swinclf
 from swinclf.confidence.selective import Confidence, Threshold
-from swinclf.exporting import onnx as onnx_export
+from swinclf.exporting import writers
 from swinclf.exporting.parity import Answers, compare_answers
 from swinclf.inference.predictor import open_predictor
 
@@ -158,7 +158,7 @@ def quick_export(monkeypatch, exported):
     def write(_source, path):
         path.write_bytes(exported["vit"].read_bytes())
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.writers.export_onnx", write)
 
 
 def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick_export):
@@ -207,7 +207,7 @@ def test_a_damaged_weight_ends_in_4(trained, cli, tmp_path, exported, monkeypatc
     def write(_source, path):
         path.write_bytes(model.SerializeToString())
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.writers.export_onnx", write)
     done = cli("export", "--run", trained.path, "--output", tmp_path / "out.onnx")
     assert done.code == 4
     expected, found, _ = error_lines(done)
@@ -264,7 +264,7 @@ def test_a_network_that_cannot_be_written_is_an_error(trained, cli, monkeypatch)
     def fail(*_arguments, **_options):
         raise RuntimeError("no such operator\nand much more")
 
-    monkeypatch.setattr(onnx_export.torch.onnx, "export", fail)
+    monkeypatch.setattr(writers.torch.onnx, "export", fail)
     done = cli("export", "--run", trained.path)
     assert done.code == 1
     assert "no such operator" in error_lines(done)[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import error_lines, read_rows
 from PIL import Image
 
@@ -18,7 +19,9 @@ from swinclf.config import Impl
 from swinclf.data.transforms import eval_pixels, to_numpy_input
 from swinclf.device import Precision
 from swinclf.errors import ExportError
-from swinclf.exporting.preprocess_graph import add_ood_score, embed_preprocess
+from swinclf.exporting.deployed_network import DeployedNetwork
+from swinclf.exporting.preprocess_graph import embed_preprocess
+from swinclf.exporting.source import ExportSource
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange
 
 onnx = pytest.importorskip("onnx")
@@ -62,18 +65,23 @@ def session_of(card):
             helper.make_node("ReduceMean", ["pixels", "sides"], ["colour"], keepdims=0),
             helper.make_node("MatMul", ["colour", "to_features"], ["features"]),
             helper.make_node("MatMul", ["features", "to_logits"], ["logits"]),
+            helper.make_node("ReduceL1", ["features", "last"], ["ood_score"], keepdims=0),
         ],
         "colours",
         [value("pixels", kind, shape)],
-        [value("logits", kind, ["batch", CLASSES]), value("features", kind, ["batch", FEATURES])],
+        [
+            value("logits", kind, ["batch", CLASSES]),
+            value("features", kind, ["batch", FEATURES]),
+            value("ood_score", kind, ["batch"]),
+        ],
         [
             constant(np.array([2, 3]), "sides"),
+            constant(np.array([1]), "last"),
             constant(to_features, "to_features"),
             constant(to_logits, "to_logits"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    add_ood_score(model, card.confidence)
     embed_preprocess(model, card)
     onnx.checker.check_model(model, full_check=True)
     model.graph.output.append(value("pixels", kind, shape))
@@ -103,8 +111,8 @@ def test_the_graph_resizes_as_pillow_does(fit, interpolation):
         assert difference.mean() < 0.25, size  # of 255
 
 
-@pytest.mark.parametrize("space_kind", ["none", "of an earlier version", "present"])
-def test_the_graph_decides_as_predict_does(space_kind):
+@pytest.mark.parametrize("has_space", [False, True])
+def test_the_graph_decides_as_predict_does(has_space):
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (200, 5, 5, 3)) // rng.integers(1, 9, (200, 1, 1, 1))
     images = images.astype(np.uint8)
@@ -112,26 +120,49 @@ def test_the_graph_decides_as_predict_does(space_kind):
     names = ["logits", "features", "ood_score", "probabilities", "label"]
     assert [one.name for one in free.get_outputs()] == [*names, "pixels"], "without thresholds"
     logits, features, score, probabilities, label = free.run(names, {"images": images})
-    assert not score.any()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert (label == logits.argmax(axis=1)).all()
-    space = fit_feature_space(features[:100], label[:100])
-    assert space
-    if space_kind != "present":
-        space = replace(space, background=None) if space_kind != "none" else None
+    space = fit_feature_space(features[:100], label[:100]) if has_space else None
     confidence = Confidence(
         thresholds=(Threshold(0.8, 0.4, 1.0), Threshold(0.9, 0.98, 0.5)),
         space=space,
-        ood_threshold=1.2,
+        ood_threshold=float(np.median(score)),
     )
     session = session_of(card_of(confidence=confidence))
-    score, accepted = session.run(["ood_score", "accepted"], {"images": images})
-    ood_scores = space.ood_scores(features) if space else np.zeros(200)
-    np.testing.assert_allclose(score, ood_scores, rtol=1e-3)
-    scores = SelectiveScores(probabilities.max(axis=1), ood_scores)
+    (accepted,) = session.run(["accepted"], {"images": images})
+    scores = SelectiveScores(probabilities.max(axis=1), score if has_space else np.zeros(200))
     assert (accepted == ~is_rejected(confidence, 0.9, scores)).all(), "0.95 was not reached"
     assert 20 < accepted.sum() < 180
     assert accepted.dtype == bool
+
+
+class Doubled(torch.nn.Module):
+    """A network whose features are the first pixels of an image."""
+
+    def forward_features(self, pixels):
+        return pixels.flatten(1)[:, :FEATURES]
+
+    def forward_head(self, tokens, *, pre_logits=False):
+        return tokens if pre_logits else 2 * tokens[:, :CLASSES]
+
+
+@pytest.mark.parametrize("space_kind", ["none", "of an earlier version", "present"])
+def test_an_exported_network_scores_as_the_feature_space_does(space_kind):
+    rng = np.random.default_rng(5)
+    features = (rng.normal(size=(200, FEATURES)) * 3 ** np.arange(FEATURES)).astype(np.float32)
+    space = fit_feature_space(features[:100], np.arange(100) % CLASSES)
+    assert space
+    if space_kind != "present":
+        space = replace(space, background=None) if space_kind != "none" else None
+    card = card_of(confidence=Confidence(temperature=4.0, space=space))
+    network = DeployedNetwork(ExportSource(Doubled(), card, Path("model.safetensors"), "none"))
+    pixels = torch.zeros(200, 3, 4, 4)
+    pixels[:, 0, :2] = torch.nn.functional.pad(torch.from_numpy(features), (0, 2)).view(-1, 2, 4)
+    logits, given, scores = (one.numpy() for one in network(pixels))
+    np.testing.assert_allclose(logits, features[:, :CLASSES] / 2, rtol=1e-6)
+    assert (given == features).all()
+    ood_scores = space.ood_scores(features) if space else np.zeros(200)
+    np.testing.assert_allclose(scores, ood_scores, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +215,7 @@ def test_a_wrong_preprocessing_ends_in_4(trained, network_graph, cli, monkeypatc
         wrong = replace(card.preprocess, mean=card.preprocess.mean[::-1], std=(0.2, 0.3, 0.4))
         embed(model, replace(card, preprocess=wrong))
 
-    monkeypatch.setattr("swinclf.exporting.onnx.embed_preprocess", swap_mean)
+    monkeypatch.setattr("swinclf.exporting.writers.embed_preprocess", swap_mean)
     done = cli("export", "--run", trained.path, "--embed", "preprocess", "--output", "m.onnx")
     assert done.code == 4
     assert "largest difference" in error_lines(done)[1]

@@ -207,7 +207,7 @@ def test_a_wrong_export_ends_in_4(
             name, *change = IN_TIMM[what]
             edit_json(output / name, *change)
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.writers.export_onnx", write)
     monkeypatch.setattr("swinclf.exporting.timm_writer.export_timm", write)
     words = ("--format", export_format, "--output", path, "--data", photos)
     done = cli("export", "--run", export_models["vit"], *words)
@@ -226,7 +226,7 @@ def test_wrong_preprocessing_shows_in_the_answers(
         output.write_bytes(original.read_bytes())
         edit_onnx(output, *change)
 
-    monkeypatch.setattr("swinclf.exporting.onnx.export_onnx", write)
+    monkeypatch.setattr("swinclf.exporting.writers.export_onnx", write)
     monkeypatch.setattr("swinclf.exporting.verified_export.differing_metadata", lambda *_: ())
     with pytest.raises(MismatchError):
         swinclf.load(export_models["vit"]).export(original.with_name("x.onnx"), data=photos)
@@ -366,7 +366,7 @@ def test_an_export_that_cannot_be_compared_here_says_so(trained, cli, tmp_path, 
     entry = replace(FORMATS[ExportFormat.TORCH_EXPORT], platform="another system")
     monkeypatch.setitem(FORMATS, ExportFormat.TORCH_EXPORT, entry)
     monkeypatch.setattr(
-        "swinclf.exporting.program_writer.export_program", lambda _, path: path.write_bytes(b"-")
+        "swinclf.exporting.writers.export_program", lambda _, path: path.write_bytes(b"-")
     )
     words = ("export", "--run", trained.path, "--format", "torch-export")
     done = cli(*words, "--output", tmp_path / "model.pt2")

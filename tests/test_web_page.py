@@ -81,7 +81,9 @@ def page(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swinclf.exporting.onnx._network_graph", lambda _: graph_of_the_upper_half())
+        patch.setattr(
+            "swinclf.exporting.writers._network_graph", lambda _: graph_of_the_upper_half()
+        )
         source = ExportSource(None, card, folder / "model.safetensors", license="none")
         export_web(source, folder / "model.html")
     return folder / "model.html"

@@ -16,11 +16,9 @@ from swinclf.confidence.ood import BACKGROUND_WEIGHT, FeatureSpace
 from swinclf.errors import ExportError
 from swinclf.exporting.source import ExportSource
 
-INPUT, OUTPUTS = "pixels", ("logits", "features", "ood_score")
-
 
 class DeployedNetwork(nn.Module):
-    """A network with three outputs: `pixels` (N, 3, H, W), normalised -> `OUTPUTS`.
+    """A network with three outputs: `pixels` (N, 3, H, W), normalised -> `export_formats.OUTPUTS`.
 
     The logits, (N, K), are divided by the temperature, so that their softmax gives the run's
     probabilities. The features, (N, D), are the classifier's input. The out-of-distribution score,
@@ -77,25 +75,15 @@ def quiet_export(model: str, what: str) -> Iterator[None]:
 class _OodScore(nn.Module):
     """`FeatureSpace.ood_scores` in torch."""
 
-    mean: torch.Tensor
-    basis: torch.Tensor
-    whiten: torch.Tensor
-    background: torch.Tensor
-    centres: torch.Tensor
-
     def __init__(self, space: FeatureSpace) -> None:
         super().__init__()
         self.leftover, self.scale = space.leftover, space.scale
         self.is_relative = space.background is not None
         background = space.whiten if space.background is None else space.background
-        for name, array in (
-            ("mean", space.mean),
-            ("basis", space.basis),
-            ("whiten", space.whiten),
-            ("background", background),
-            ("centres", space.centres),
-        ):
-            self.register_buffer(name, torch.from_numpy(array.copy()))
+        self.mean, self.basis, self.whiten, self.background, self.centres = (
+            nn.Buffer(torch.from_numpy(array.copy()))
+            for array in (space.mean, space.basis, space.whiten, background, space.centres)
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute (N, D) -> (N,)."""

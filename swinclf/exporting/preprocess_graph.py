@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from swinclf.card import ModelCard
-from swinclf.confidence.ood import BACKGROUND_WEIGHT, FeatureSpace
 from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.data.transforms import LONGEST, fill_colour, scale_and_shift
 from swinclf.device import import_extra
 from swinclf.errors import ExportError
 from swinclf.export_formats import (
     ACCEPTED,
-    FEATURES,
     IMAGES,
     LABEL,
     LOGITS,
@@ -77,24 +75,6 @@ def embed_preprocess(model: Any, card: ModelCard) -> None:
     graph.initializer.extend([*before.constants, *after.constants])
     graph.input.append(value(IMAGES, kinds.UINT8, ["batch", "height", "width", 3]))
     graph.output.extend(value(*one) for one in outputs)
-
-
-def add_ood_score(model: Any, confidence: Confidence) -> None:
-    """Give a model the output `ood_score`, (N,) float32, of `features`; 0 without a feature space.
-
-    The model, an onnx.ModelProto with the output `features`, is changed.
-    """
-    (onnx,) = import_extra("onnx", "onnx")
-    nodes = _Nodes(onnx, "ood")
-    if confidence.space is None:
-        any_sum = nodes.op("ReduceSum", FEATURES, _LAST, keepdims=0)
-        nodes.op("Mul", any_sum, np.float32(0), name=OOD_SCORE)
-    else:
-        _add_ood_score(nodes, confidence.space)
-    model.graph.node.extend(nodes.nodes)
-    model.graph.initializer.extend(nodes.constants)
-    value = onnx.helper.make_tensor_value_info(OOD_SCORE, onnx.TensorProto.FLOAT, ["batch"])
-    model.graph.output.append(value)
 
 
 def check_embeddable(preprocess: Preprocess) -> None:
@@ -183,7 +163,6 @@ class _Nodes:
 
 
 _Value = str | np.ndarray | np.generic
-_LAST = np.array([1])
 
 
 def _add_preprocess(nodes: _Nodes, preprocess: Preprocess) -> None:
@@ -241,43 +220,10 @@ def _add_reject_rule(
     nodes: _Nodes, confidence: Confidence, probabilities: str, threshold: Threshold
 ) -> None:
     """Add `accepted`, as not `confidence.selective.is_rejected`."""
-    best = nodes.op("ReduceMax", probabilities, _LAST, keepdims=0)
+    best = nodes.op("ReduceMax", probabilities, np.array([1]), keepdims=0)
     is_sure = nodes.op("GreaterOrEqual", best, np.float32(threshold.probability))
     if confidence.space is None:
         nodes.op("Identity", is_sure, name=ACCEPTED)
         return
     is_familiar = nodes.op("LessOrEqual", OOD_SCORE, np.float32(confidence.ood_threshold))
     nodes.op("And", is_sure, is_familiar, name=ACCEPTED)
-
-
-def _add_ood_score(nodes: _Nodes, space: FeatureSpace) -> None:
-    """Add the (N,) scores of `features`, as `FeatureSpace.ood_scores`."""
-
-    def square_sum(value: str) -> str:
-        return nodes.op("ReduceSumSquare", value, _LAST, keepdims=1)  # (N, M) -> (N, 1)
-
-    centred = nodes.op("Sub", FEATURES, space.mean)
-    along = nodes.op("MatMul", centred, space.basis)  # (N, D) -> (N, R)
-    others = nodes.op("Relu", nodes.op("Sub", square_sum(centred), square_sum(along)))
-    residual = nodes.op("Mul", others, np.float32(space.leftover))
-    whitened = nodes.op("MatMul", along, space.whiten)
-    squares = nodes.op("Add", square_sum(whitened), (space.centres**2).sum(1)[None])
-    inner = nodes.op("MatMul", whitened, 2 * space.centres.T)  # (N, R) -> (N, K)
-    distances = nodes.op("Relu", nodes.op("Sub", squares, inner))
-    nearest = nodes.op("ReduceMin", distances, _LAST, keepdims=1)
-    to_class = nodes.op("Add", nearest, residual)
-    if space.background is None:
-        width = np.float32(len(space.mean))
-        score = nodes.op("Sqrt", nodes.op("Div", to_class, width))
-    else:
-        spread = square_sum(nodes.op("MatMul", along, space.background))
-        to_all = nodes.op("Add", spread, residual)
-        mean, deviation, all_mean, all_deviation = map(np.float32, space.scale)
-        relative = nodes.op("Sub", nodes.op("Sub", to_class, to_all), mean)
-        absolute = nodes.op("Sub", to_all, all_mean)
-        weight = np.float32(BACKGROUND_WEIGHT) / all_deviation
-        total = nodes.op(
-            "Add", nodes.op("Div", relative, deviation), nodes.op("Mul", absolute, weight)
-        )
-        score = nodes.op("Div", nodes.op("Softplus", total), np.float32(np.log(2.0)))
-    nodes.op("Squeeze", score, _LAST, name=OOD_SCORE)

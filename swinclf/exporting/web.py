@@ -17,14 +17,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from swinclf import __version__
 from swinclf.confidence.selective import Threshold
 from swinclf.config import Embed
 from swinclf.export_formats import ACCEPTED, PROBABILITIES
-from swinclf.exporting.onnx import build_onnx
 from swinclf.exporting.preprocess_graph import embedded_threshold
 from swinclf.exporting.quantize import Reduction
 from swinclf.exporting.source import ExportSource
+from swinclf.exporting.writers import build_onnx
 from swinclf.files import read_json, write_text
 from swinclf.reporter import format_percent
 from swinclf.reporting.html import page_template
@@ -58,7 +57,6 @@ def export_web(source: ExportSource, path: Path) -> Reduction | None:
         title=f"Image classifier: {data.name}" if data else "Image classifier",
         about=_about(source, data),
         rejection=_rejection(threshold),
-        version=__version__,
         card=_script_json(values),
         runtime=Markup(_as_object((runtime / RUNTIME).read_text(encoding="utf-8"))),
         wasm=_base64((runtime / WASM).read_bytes()),

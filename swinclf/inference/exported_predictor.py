@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import gzip
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from swinclf.card import ModelCard, check_sizes, mismatch_error
 from swinclf.config import ExportFormat
 from swinclf.data.transforms import to_numpy_input
-from swinclf.device import import_extra, import_openvino
-from swinclf.errors import DeviceError, RunError
-from swinclf.export_formats import IMAGES, PIXELS
-from swinclf.inference.predictor import InferenceOptions, Outputs, first_error_line
+from swinclf.device import available_cores, import_extra, import_openvino
+from swinclf.errors import DeviceError, RunError, SwinclfError
+from swinclf.export_formats import IMAGES, OUTPUTS, PIXELS
+from swinclf.inference.predictor import (
+    InferenceOptions,
+    Outputs,
+    TorchPredictor,
+    choose_model_hardware,
+    first_error_line,
+)
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches
 
 # Decoded images are large and of many sizes: batches of the usual size would only take memory.
 SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
+METADATA, LABELS = "swinclf.json", "labels.txt"  # in the archive at the end of a LiteRT file
+_MOST_METADATA = 64 * 1024**2  # bytes
+_PAGE_MODEL = re.compile(rb'<script type="text/plain" id="model">([A-Za-z0-9+/=]+)</script>')
+_STDERR = Lock()
 
 
 class ExportedPredictor:
@@ -29,7 +49,7 @@ class ExportedPredictor:
 
     Raises:
         RunError: If it is not a file of this format, or its card and its network disagree.
-        DeviceError: If the device is not the CPU.
+        DeviceError: If the device is not the CPU, or the format does not run on this system.
         ExportError: If the extra is not installed.
     """
 
@@ -47,10 +67,9 @@ class ExportedPredictor:
                 found=options.device,
                 hint="--device cpu, or --run RUN",
             )
-        self._import()
         try:
             self.metadata = self._read()
-        except (RunError, MemoryError):
+        except (SwinclfError, MemoryError):
             raise
         except Exception as error:  # the exceptions of runtimes have no common base
             raise self._error("an exported file", error) from error
@@ -67,11 +86,8 @@ class ExportedPredictor:
             raise self._error(f"a network that computes {len(pixels)} images", error) from error
         return Outputs(*arrays[:3])
 
-    def _import(self) -> None:
-        """Import the runtime."""
-
     def _read(self) -> Mapping[str, str]:
-        """Read the file, and return its metadata."""
+        """Import the runtime, read the file, and return its metadata."""
         raise NotImplementedError
 
     def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
@@ -106,13 +122,11 @@ class OnnxPredictor(ExportedPredictor):
 
     kind = ExportFormat.ONNX
 
-    def _import(self) -> None:
-        (self._ort,) = import_extra("onnx", "onnxruntime")
-
     def _read(self) -> Mapping[str, str]:
-        options = self._ort.SessionOptions()
+        (ort,) = import_extra("onnx", "onnxruntime")
+        options = ort.SessionOptions()
         options.log_severity_level = 3  # warnings are about its own optimisations
-        self._session = self._ort.InferenceSession(
+        self._session = ort.InferenceSession(
             self._model(), options, providers=["CPUExecutionProvider"]
         )
         self._input = self._session.get_inputs()[0].name
@@ -159,16 +173,25 @@ class OnnxPredictor(ExportedPredictor):
             self._check_widths(shapes)
 
 
+class WebPagePredictor(OnnxPredictor):
+    """The ONNX model in a page."""
+
+    kind = ExportFormat.WEB
+
+    def _model(self) -> bytes:
+        found = _PAGE_MODEL.search(self._path.read_bytes())
+        if found is None:
+            raise ValueError("a page without a model")
+        return gzip.decompress(base64.b64decode(found[1], validate=True))
+
+
 class OpenVinoPredictor(ExportedPredictor):
     """An OpenVINO IR, a pair of files .xml and .bin."""
 
     kind = ExportFormat.OPENVINO
 
-    def _import(self) -> None:
-        self._openvino = import_openvino()
-
     def _read(self) -> Mapping[str, str]:
-        core = self._openvino.Core()
+        core = import_openvino().Core()
         model = core.read_model(str(self._path))
         info: Mapping[str, str] = {}
         if model.has_rt_info("swinclf"):
@@ -181,8 +204,118 @@ class OpenVinoPredictor(ExportedPredictor):
         return [np.array(one) for one in self._model([inputs]).values()]
 
 
+class ProgramPredictor(ExportedPredictor):
+    """A .pt2 file, computed by torch without the network's code."""
+
+    kind = ExportFormat.TORCH_EXPORT
+
+    def _read(self) -> Mapping[str, str]:
+        from swinclf.models.program_file import load_program
+
+        self._network, metadata = load_program(self._path)
+        return metadata
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            return [one.numpy() for one in self._network(torch.from_numpy(inputs))]
+
+
+class LiteRtPredictor(ExportedPredictor):
+    """A .tflite file, computed by LiteRT on the CPU, image by image: its shapes are fixed."""
+
+    kind = ExportFormat.LITERT
+
+    def _read(self) -> Mapping[str, str]:
+        (runtime,) = import_extra("litert", "ai_edge_litert.interpreter")
+        found = _archived_metadata(self._path)
+        with quiet_stderr():
+            interpreter = runtime.Interpreter(str(self._path), num_threads=available_cores())
+            interpreter.allocate_tensors()
+            self._network = interpreter.get_signature_runner()
+        return found
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        return _joined([self._network(**{PIXELS: one[None]}) for one in inputs])
+
+
+class CoreMlPredictor(ExportedPredictor):
+    """An .mlpackage folder, computed by Core ML on the CPU of a Mac, image by image."""
+
+    kind = ExportFormat.COREML
+
+    def _read(self) -> Mapping[str, str]:
+        if sys.platform != "darwin":
+            raise DeviceError(
+                "macOS, to compute a Core ML file",
+                found=sys.platform,
+                hint="--run RUN, with the run that it was exported from",
+            )
+        (coremltools,) = import_extra("coreml", "coremltools")
+        self._network: Any = coremltools.models.MLModel(
+            str(self._path.parent), compute_units=coremltools.ComputeUnit.CPU_ONLY
+        )
+        found: Mapping[str, str] = dict(self._network.user_defined_metadata)
+        return found
+
+    def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
+        return _joined([self._network.predict({PIXELS: one[None]}) for one in inputs])
+
+
+def open_timm_folder(path: Path, options: InferenceOptions) -> TorchPredictor:
+    """Open a folder of `swinclf export --format timm`, by the preprocessing in its config.json.
+
+    Args:
+        path: The swinclf.json in it.
+        options: Device and precision; the network is timm's.
+
+    Raises:
+        RunError, WeightsError, DeviceError: If it cannot be opened with these options.
+    """
+    from swinclf.models.timm_folder import load_timm_folder, read_folder_metadata
+
+    folder = path.parent
+    metadata = read_folder_metadata(folder)
+    card = ModelCard.from_metadata(metadata, where=str(folder))
+    network: Any = load_timm_folder(folder)
+    features = getattr(network, "head_hidden_size", network.num_features)
+    check_sizes(card, where=str(folder), logits=network.num_classes, features=features)
+    return TorchPredictor(network, card, choose_model_hardware(card, options), metadata)
+
+
 def _width(shape: Sequence[object]) -> int | None:
     """Return the second of two dimensions; 0 if there are not two, None if it is dynamic."""
     if len(shape) != 2:
         return 0
     return shape[1] if isinstance(shape[1], int) else None
+
+
+def _joined(rows: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+    """Return the outputs of single images as arrays of all images."""
+    return [np.concatenate([row[name] for row in rows]) for name in OUTPUTS]
+
+
+def _archived_metadata(path: Path) -> Mapping[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(METADATA).file_size > _MOST_METADATA:
+            raise ValueError(f"{METADATA} is too large")
+        found = json.loads(archive.read(METADATA))
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise ValueError(f"{METADATA} is not an object of texts")
+    return found
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep what libraries in C++ write to standard error off the terminal."""
+    with _STDERR, ExitStack() as restored:
+        with suppress(OSError, ValueError, AttributeError):  # there may be no such stream
+            sys.stderr.flush()
+            original = os.dup(2)
+            restored.callback(os.close, original)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            restored.callback(os.close, nowhere)
+            restored.callback(os.dup2, original, 2)
+            os.dup2(nowhere, 2)
+        yield
