@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from swinclf import __version__
 from swinclf.data.thumbnails import thumbnail
 from swinclf.data_quality.findings import Example, Finding, FindingKind
 from swinclf.files import write_text
@@ -42,7 +41,6 @@ def write_page(
         fit=fit,
         findings=list(_finding_views(root, findings, ranges)),
         fixes=sum(finding.needs_fix for finding in findings),
-        version=__version__,
     )
     write_text(path, page)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from swinclf import __version__
 from swinclf.files import write_text
-from swinclf.reporting.html import Thumbnails, embed, page_template
+from swinclf.reporting.html import Thumbnails, embed, names_below, page_template
 from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
 
 MAX_IMAGES = 500
@@ -33,23 +31,11 @@ def write_compare_page(
     page = page_template("reporting", "compare_page.html.jinja").render(
         images=images,
         runs=runs,
-        names=_short_names([run.run for run in sorted(runs, key=lambda run: run.number)]),
+        names=names_below([run.run for run in sorted(runs, key=lambda run: run.number)]),
         groups=groups,
         differing=shown,
         more=len(differing) - len(shown),
         notes=notes,
         uris=embed([one.path for one in shown], thumbnails),
-        version=__version__,
     )
     write_text(path, page)
-
-
-def _short_names(folders: Sequence[str]) -> list[str]:
-    """Return each folder's path below the folder that all of them are in."""
-    paths = [Path(folder).resolve() for folder in folders]
-    parents = {str(path.parent) for path in paths}
-    try:
-        top = os.path.commonpath(parents) if parents else ""
-    except ValueError:  # on several drives
-        return [path.name for path in paths]
-    return [path.relative_to(top).as_posix() for path in paths]

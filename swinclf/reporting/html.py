@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from swinclf import __version__
 from swinclf.reporting.display_names import to_printable
 
 LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
@@ -41,7 +44,7 @@ def page_template(folder: str, name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "name": _name,
+        "name": lambda value: to_printable(str(value)),
         "portable": without_folders,
         "setting": _setting_text,
         "percent": _percent,
@@ -50,12 +53,8 @@ def page_template(folder: str, name: str) -> Template:
         "breakable": _breakable,
         "zip": zip,
     }
+    environment.globals["version"] = __version__
     return environment.get_template(name)
-
-
-def _name(value: object) -> str:
-    """Return a text from outside on one line and as valid UTF-8; the page escapes it."""
-    return to_printable(str(value))
 
 
 def _breakable(label: str) -> Markup:
@@ -111,6 +110,16 @@ def without_folders(text: str) -> str:
     if whole := _WHOLE.fullmatch(text):
         return whole[1]
     return _PLAIN.sub("", _QUOTED.sub(r"\1\2\1", text))
+
+
+def names_below(files: Sequence[str]) -> list[str]:
+    """Return each path below the folder that all files are in; the last part on several drives."""
+    paths = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 - links stay as they are
+    try:
+        top = os.path.commonpath({path.parent for path in paths}) if paths else ""
+    except ValueError:
+        return [path.name for path in paths]
+    return [path.relative_to(top).as_posix() for path in paths]
 
 
 MAX_CHARS = 12_000_000  # of all data URIs in a page

@@ -129,7 +129,7 @@ def build_api(service: PredictionService) -> FastAPI:
     """Return the application."""
     app = FastAPI(title="swinclf", version=__version__, docs_url=None, redoc_url=None)
     reader = UploadReader(service.limits)
-    page = page_template("serving", "drop_page.html.jinja").render(version=__version__)
+    page = page_template("serving", "drop_page.html.jinja").render()
 
     @app.post("/predict", openapi_extra={"requestBody": REQUEST_BODY})
     async def predict(request: Request, top_k: TopK = 5, reject: Reject = None) -> Response:
