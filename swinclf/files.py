@@ -260,12 +260,16 @@ def _as_bytes(error: UnicodeError) -> tuple[bytes, int]:
 codecs.register_error(AS_BYTES, _as_bytes)
 
 
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON, on one line by default; escaped only if a lone surrogate requires it."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    has_surrogate = any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(value, indent=indent) if has_surrogate else text
+
+
 def to_json(value: Any) -> str:
-    """Return indented JSON without escapes, unless a lone surrogate requires them."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        text = json.dumps(value, indent=2)
-    return text + "\n"
+    """Return indented JSON as by `json_text`, with a line break at its end."""
+    return json_text(value, indent=2) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:

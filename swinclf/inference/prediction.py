@@ -5,8 +5,9 @@ Imports nothing that takes time, as the command line loads it for --help.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+
+from swinclf.files import json_text
 
 REJECT_COLUMNS = ("withheld_label", "ood_score")
 
@@ -76,6 +77,4 @@ def prediction_json(one: Prediction, *, reject: bool) -> str:
         top = [{"label": label, "probability": share} for label, share in one.top]
         record |= {"label": one.label, "probability": one.probability, "top": top}
         record |= one.withheld if reject else {}
-    text = json.dumps(record, ensure_ascii=False)
-    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
-    return text if is_unicode else json.dumps(record)
+    return json_text(record)

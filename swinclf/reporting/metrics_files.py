@@ -6,14 +6,12 @@ classes would be a file of hundreds of megabytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from swinclf.files import spreadsheet_safe, write_csv, write_text
+from swinclf.files import json_text, spreadsheet_safe, write_csv, write_text
 from swinclf.metrics import Metrics
 from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.verdict import Verdict
@@ -30,17 +28,14 @@ def write_metrics_json(
     """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
     The keys `skipped` (number of unreadable files), `teacher` and `verdict` are written if there
-    are any. If a name is not valid Unicode (a file name of another encoding), everything beyond
-    ASCII is escaped.
+    are any.
     """
-    named = teacher.name if teacher is not None else ""
-    ascii_only = not _is_unicode(*metrics.classes, metrics.split, named)
     extras = {
         "skipped": skipped or None,
         "teacher": teacher.to_dict() if teacher is not None else None,
         "verdict": verdict.to_dict() if verdict is not None else None,
     }
-    write_text(path, _json_text(metrics, extras, ascii_only=ascii_only))
+    write_text(path, _metrics_json(metrics, extras))
 
 
 def write_confusion_csv(path: Path, metrics: Metrics) -> None:
@@ -60,9 +55,8 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
     write_csv(path, ("true/predicted", *names), rows)
 
 
-def _json_text(metrics: Metrics, extras: Mapping[str, object], *, ascii_only: bool) -> str:
+def _metrics_json(metrics: Metrics, extras: Mapping[str, object]) -> str:
     """Return the JSON of `Metrics.to_dict` and of what there is of `extras`, with keys in order."""
-    dumps = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False)
     plain = {
         "split": metrics.split,
         "images": metrics.images,
@@ -76,8 +70,9 @@ def _json_text(metrics: Metrics, extras: Mapping[str, object], *, ascii_only: bo
         "ece": metrics.ece,
         **{key: value for key, value in extras.items() if value is not None},
     }
-    lines = [f'  "{key}": {dumps(value)},\n' for key, value in plain.items()]
-    rows = [f"    {dumps(name)}: {dumps(asdict(row))}" for name, row in metrics.per_class.items()]
+    lines = [f'  "{key}": {json_text(value)},\n' for key, value in plain.items()]
+    per_class = metrics.per_class.items()
+    rows = [f"    {json_text(name)}: {json_text(asdict(row))}" for name, row in per_class]
     if metrics.has_matrix:
         key, table = "confusion_matrix", _matrix_rows(metrics)
     else:
@@ -96,12 +91,3 @@ def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
         for _, pred, count in by_row.get(true, ()):
             row[pred] = count
         yield row
-
-
-def _is_unicode(*names: str) -> bool:
-    """Return whether the names can be encoded as UTF-8: no lone surrogates."""
-    try:
-        "".join(names).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
