@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -313,13 +314,12 @@ def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, Swin
 def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
     inputs: dict[str, Tensor] = {}
 
-    def recorder(name: str) -> Any:
-        def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[name] = args[0]
+    def record(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[name] = args[0]
 
-        return record
-
-    handles = [one.register_forward_pre_hook(recorder(name)) for name, one in modules.items()]
+    handles = [
+        one.register_forward_pre_hook(partial(record, name)) for name, one in modules.items()
+    ]
     try:
         yield inputs
     finally:

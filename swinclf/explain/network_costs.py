@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,62 +57,40 @@ class Costs:
     @property
     def patch_numbers(self) -> int:
         """Number of values in a patch: its pixels in all colours; 0 without patches."""
-        return (
-            self.patches.patch_px[0] * self.patches.patch_px[1] * self.colours
-            if self.patches
-            else 0
-        )
-
-
-def measure_costs(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
-    """Return the costs of one image, by formula and by torch's own counter.
-
-    On the device `meta` nothing is computed and no memory allocated. The height and width of images
-    are only needed for a network that is not of this package.
-    """
-    if not isinstance(network, ViT | Swin):
-        assert image_px is not None
-        return _measure_modules(network, image_px)
-    embed, leaves = network.patch_embed, network_parts(network)
-    is_vit = isinstance(network, ViT)
-    prefix = network.config.prefix_tokens if isinstance(network, ViT) else 0
-    return Costs(
-        image_px=embed.img_size,
-        colours=network.config.in_chans,
-        parts=tuple(leaves),
-        stages=tuple(sum_stages(leaves)),
-        parameters=sum(leaf.parameters for leaf in leaves),
-        macs=sum(leaf.macs for leaf in leaves),
-        torch_flops=_torch_flops(network),
-        patches=PatchGrid(embed.patch_size, embed.grid_size, prefix),
-        formula=GLOBAL_FORMULA if is_vit else WINDOW_FORMULA,
-    )
-
-
-def _measure_modules(network: nn.Module, image_px: tuple[int, int]) -> Costs:
-    """Count the costs of a network without formulas, module by module."""
-    image = next(network.parameters()).new_zeros(1, 3, *image_px)
-    was_training = network.training
-    leaves = module_parts(network.eval(), image)
-    network.train(was_training)
-    macs = sum(leaf.macs for leaf in leaves)
-    return Costs(
-        image_px=image_px,
-        colours=3,
-        parts=tuple(leaves),
-        stages=tuple(sum_stages(leaves)),
-        parameters=sum(leaf.parameters for leaf in leaves),
-        macs=macs,
-        torch_flops=2 * macs,
-        is_convolutional=has_feature_map(network),
-    )
+        return math.prod(self.patches.patch_px) * self.colours if self.patches else 0
 
 
 @torch.no_grad()
-def _torch_flops(network: ViT | Swin) -> int:
-    like = network.patch_embed.proj.weight
-    image = like.new_zeros(1, network.config.in_chans, *network.patch_embed.img_size)
-    was_training = network.training
-    flops = count_torch_flops(lambda: network.eval()(image))
-    network.train(was_training)
-    return flops
+def measure_costs(network: nn.Module, image_px: tuple[int, int] | None = None) -> Costs:
+    """Return the costs of one image, by formula and by torch's own counter.
+
+    The network is in evaluation mode. On the device `meta` nothing is computed and no memory
+    allocated. The height and width of images are only needed for a network that is not of this
+    package.
+    """
+    if isinstance(network, ViT | Swin):
+        embed, colours = network.patch_embed, network.config.in_chans
+        image_px, parts = embed.img_size, network_parts(network)
+        image = embed.proj.weight.new_zeros(1, colours, *image_px)
+        torch_flops = count_torch_flops(lambda: network(image))
+        prefix = network.config.prefix_tokens if isinstance(network, ViT) else 0
+        patches = PatchGrid(embed.patch_size, embed.grid_size, prefix)
+        formula = GLOBAL_FORMULA if isinstance(network, ViT) else WINDOW_FORMULA
+    else:
+        assert image_px is not None
+        colours, patches, formula = 3, None, ""
+        image = next(network.parameters()).new_zeros(1, colours, *image_px)
+        parts = module_parts(network, image)
+        torch_flops = 2 * sum(part.macs for part in parts)
+    return Costs(
+        image_px=image_px,
+        colours=colours,
+        parts=tuple(parts),
+        stages=tuple(sum_stages(parts)),
+        parameters=sum(part.parameters for part in parts),
+        macs=sum(part.macs for part in parts),
+        torch_flops=torch_flops,
+        patches=patches,
+        formula=formula,
+        is_convolutional=has_feature_map(network),
+    )
