@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,18 +89,11 @@ def fit_confidence(
     if held_out_outputs is None:
         return ConfidenceFit(Confidence(), None)
     training_outputs = outputs_of(_sample(training, MAX_TRAINING, seed), "measuring")
-    fit = _fit(held_out_outputs, training_outputs, seed=seed)
-    return replace(fit, held_out=held_out_outputs, training=training_outputs)
-
-
-def _fit(
-    held_out: LabelledOutputs, training: LabelledOutputs | None, *, seed: int
-) -> ConfidenceFit:
-    """Fit to outputs; without training images there is no out-of-distribution score."""
-    calibration = calibrate(held_out.logits, held_out.targets, seed=seed)
-    space, ood_scores, ood_threshold = _fit_space(training, held_out)
-    probabilities = softmax(held_out.logits, calibration.temperature)
-    is_right = held_out.logits.argmax(axis=1) == held_out.targets
+    logits, targets = held_out_outputs.logits, held_out_outputs.targets
+    calibration = calibrate(logits, targets, seed=seed)
+    space, ood_scores, ood_threshold = _fit_space(training_outputs, held_out_outputs)
+    probabilities = softmax(logits, calibration.temperature)
+    is_right = logits.argmax(axis=1) == targets
     is_accepted = np.nan_to_num(ood_scores) <= ood_threshold
     # Fitted to images in distribution; the coverage is of all.
     rows = fit_thresholds(probabilities.max(axis=1)[is_accepted], is_right[is_accepted])
@@ -111,7 +104,7 @@ def _fit(
         space=space,
         ood_threshold=ood_threshold,
     )
-    return ConfidenceFit(confidence, calibration)
+    return ConfidenceFit(confidence, calibration, held_out_outputs, training_outputs)
 
 
 def _fit_space(

@@ -62,9 +62,7 @@ def find_training_root(
     It is `root`, the folder that is scored, if that is the training's dataset, perhaps moved. It
     may no longer exist; None if it is not recorded.
     """
-    if card.split.get("dataset") == dataset_digest(root):
-        return root.resolve()
-    if run is not None and _is_dataset_of(run, root, card):
+    if _is_dataset_of(run, root, card):
         return root.resolve()
     with suppress(RunError):
         return find_training_dataset(model, run).resolve()
@@ -101,14 +99,16 @@ def _default_split(images: Sequence[ImageFile], card: ModelCard) -> str:
     return held_out if any(image.split == held_out for image in images) else TRAIN
 
 
-def _is_dataset_of(run: RunFolder, root: Path, card: ModelCard) -> bool:
-    """Return whether a run was trained on a folder: the same path, or the same images elsewhere.
+def _is_dataset_of(run: RunFolder | None, root: Path, card: ModelCard) -> bool:
+    """Return whether a model was trained on a folder: the same path, or the same images elsewhere.
 
     Two datasets may number their files alike (001.jpg), so most of a sample must have the same
     content too; not all of it, as an image may have been edited. Older cards record no content.
     """
     if card.split.get("dataset") == dataset_digest(root):
         return True
+    if run is None:
+        return False
     paths = [image.path for image in sampled(read_split(run.split))]
     if not all(is_image_file(root / path) for path in paths):
         return False

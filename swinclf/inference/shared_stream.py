@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swinclf.device import StopFlag, choose_hardware
 from swinclf.errors import ExitCode, Interrupted
-from swinclf.inference.predictor import InferenceOptions, PaddedPredictor, Predictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import ImageOutput, InputT, stream_outputs
 from swinclf.processes import Processes, check_device, current, own_device
@@ -50,7 +50,9 @@ def stream_shared(
     """
     processes = current()
     if processes.count == 1 or model is None:
-        yield from _stream(predictor, files, workers, batch_size, is_padded=is_padded)
+        yield from stream_outputs(
+            predictor, files, workers=workers, batch_size=batch_size, is_padded=is_padded
+        )
         return
     check_device(predictor.device, processes)
     source, size = iter(files), batch_size or predictor.parallel.max_size
@@ -86,7 +88,13 @@ class OutputsTask:
         The first process gets the shares of all.
         """
         own = self.files[processes.rank :: processes.count]
-        outputs = _stream(predictor, own, self.workers, self.batch_size, is_padded=self.is_padded)
+        outputs = stream_outputs(
+            predictor,
+            own,
+            workers=self.workers,
+            batch_size=self.batch_size,
+            is_padded=self.is_padded,
+        )
         results: list[ImageOutput] = []
         for _, output in outputs:
             if stop:
@@ -100,17 +108,3 @@ def _opened(model: ModelFile) -> Predictor:
     """Open a model on the GPU of this process, or the CPU."""
     device = own_device(choose_hardware(model.options.device).device)
     return open_predictor(model.path, replace(model.options, device=device))
-
-
-def _stream(
-    predictor: Predictor,
-    files: Iterable[InputT],
-    workers: int,
-    batch_size: int | None,
-    *,
-    is_padded: bool,
-) -> Iterator[tuple[InputT, ImageOutput]]:
-    if is_padded:
-        padded = PaddedPredictor(predictor)
-        return stream_outputs(padded, files, workers=workers, batch_size=padded.size)
-    return stream_outputs(predictor, files, workers=workers, batch_size=batch_size)

@@ -29,7 +29,7 @@ from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
-from swinclf.inference.predictor import Outputs, Predictor, softmax
+from swinclf.inference.predictor import Outputs, PaddedPredictor, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import ParallelBatches, divide_threads
 from swinclf.preprocess import Preprocess
@@ -63,6 +63,7 @@ def stream_outputs(
     workers: int,
     batch_size: int | None = None,
     low_latency: bool = False,
+    is_padded: bool = False,
 ) -> Iterator[tuple[InputT, ImageOutput]]:
     """Yield the outputs for images, in their order.
 
@@ -75,10 +76,15 @@ def stream_outputs(
             the first batches.
         low_latency: Compute the images that are available instead of waiting for a full batch, for
             a slow source. The batch sizes, and with them the last digits, then depend on timing.
+        is_padded: Pad short batches to the device's own size, so that no output depends on the
+            number of images.
 
     Yields:
         Each source with its outputs; one that cannot be read has an error and affects no other.
     """
+    if is_padded:
+        predictor = padded = PaddedPredictor(predictor)
+        batch_size = padded.size
     card = predictor.card
 
     def load(source: InputT) -> tuple[InputT, LoadedImage]:
