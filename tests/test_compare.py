@@ -20,7 +20,6 @@ from swinclf.reporting.paired_comparison import (
     PairedCounts,
     PredictionPair,
     holm,
-    mcnemar,
     score_interval,
 )
 
@@ -33,12 +32,13 @@ COUNTS = [(0, 0), (1, 0), (3, 3), (2, 12), (12, 2), (40, 61), (500, 560)]
 @pytest.mark.parametrize(("first", "second"), COUNTS)
 def test_mcnemar_is_scipys_binomial_test_and_statsmodels_formula(first, second):
     total = first + second
+    p_value = PairedCounts(total + 5, 2, first, second).p_value
     doubled = 2 * stats.binom.cdf(min(first, second), total, 0.5)  # as statsmodels computes it
-    assert mcnemar(first, second) == pytest.approx(min(1.0, float(doubled)))
+    assert p_value == pytest.approx(min(1.0, float(doubled)))
     if total:
-        assert mcnemar(first, second) == pytest.approx(stats.binomtest(first, total).pvalue)
+        assert p_value == pytest.approx(stats.binomtest(first, total).pvalue)
         exact = sum(math.comb(total, k) for k in range(min(first, second) + 1)) / 2 ** (total - 1)
-        assert mcnemar(first, second) == pytest.approx(min(1.0, exact))
+        assert p_value == pytest.approx(min(1.0, exact))
 
 
 def score_by_search(gained, lost, images, difference):
@@ -79,9 +79,6 @@ def test_intervals_of_extreme_counts():
     assert score_interval(30, 0, 30)[1] == 1.0
     assert score_interval(0, 30, 30)[0] == -1.0
     assert score_interval(1, 0, 1)[0] < 1
-    for counts in ((-1, 0, 5), (3, 3, 5), (0, 0, 0)):
-        with pytest.raises(ValueError, match="Received"):
-            score_interval(*counts)
 
 
 @pytest.mark.parametrize(

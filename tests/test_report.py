@@ -133,6 +133,8 @@ def written(tmp_path):
             "matrix": picture,
             "skipped": [("cat/broken.jpg", "truncated")],
             "rows": [PredictionRow("cat/1.jpg", "cat", "dog", 0.987)],
+            "sections": ReportSections(),
+            "thumbnails": lambda paths: iter([None] * len(paths)),
         }
         origin = {
             "title": "a run",

@@ -292,6 +292,6 @@ def _rejection(
         predictor.card.confidence,
         precision,
         result.selective,
-        np.array([row.label == row.predicted for row in result.rows]),
+        np.array([row.is_right for row in result.rows]),
         SelectiveScores.from_rows(unknown),
     )

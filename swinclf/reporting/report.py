@@ -8,14 +8,13 @@ limits their size and escapes names.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from swinclf import __version__
 from swinclf.files import write_text
 from swinclf.metrics import (
     PROBE_NOTE,
@@ -31,7 +30,6 @@ from swinclf.reporting.display_names import distinct_labels, wrap_label
 from swinclf.reporting.html import Thumbnails, data_uri, embed, page_template
 from swinclf.reporting.report_data import (
     EXAMPLES,
-    LearningCurve,
     PredictionRow,
     Provenance,
     ReportSections,
@@ -48,19 +46,13 @@ CONSTANTS = {
     "box": svg_charts,
     "short_count": short_count,
     "examples": EXAMPLES,
-    "version": __version__,
 }
 
 
 def worst_mistakes(rows: Iterable[PredictionRow]) -> list[PredictionRow]:
     """Return the mistakes that a report shows with thumbnails, most confident first."""
-    wrong = (one for one in rows if one.label != one.predicted)
+    wrong = (one for one in rows if not one.is_right)
     return heapq.nlargest(MISTAKES, wrong, key=lambda one: one.probability)
-
-
-def no_thumbnails(paths: Sequence[str]) -> Iterator[bytes | None]:
-    """Return no thumbnail for any image."""
-    return iter([None] * len(paths))
 
 
 def write_report(
@@ -71,8 +63,8 @@ def write_report(
     rows: Sequence[PredictionRow],
     matrix: Path | None,
     skipped: Sequence[tuple[str, str]],
-    sections: ReportSections | None = None,
-    thumbnails: Thumbnails = no_thumbnails,
+    sections: ReportSections,
+    thumbnails: Thumbnails,
 ) -> Verdict:
     """Write the report as one HTML file without external resources; return its verdict.
 
@@ -90,29 +82,28 @@ def write_report(
         sections: Other contents.
         thumbnails: Makes small JPEGs of images.
     """
-    extra = sections or ReportSections()
     mistakes = worst_mistakes(rows)
-    figures = to_figures(metrics, provenance, extra)
+    figures = to_figures(metrics, provenance, sections)
     verdict, gallery = judge(figures), choose_gallery(rows)
     scores, confusion = _scores(metrics, rows, figures), _confusion(metrics, rows, matrix)
     unseen = metrics.images - scores["right"] - len(mistakes)
-    uses = _uses(mistakes, extra, confusion["pairs"]) + [one.path for one in gallery.rows]
+    uses = _uses(mistakes, sections, confusion["pairs"]) + [one.path for one in gallery.rows]
     page = page_template("reporting", "report.html.jinja").render(
         **CONSTANTS,
         **scores,
         **confusion,
         **_training(provenance.history),
         provenance=provenance,
-        untrained=UNTRAINED_NOTE if extra.is_untrained else None,
+        untrained=UNTRAINED_NOTE if sections.is_untrained else None,
         verdict=verdict,
         gallery=gallery,
-        learning=svg_charts.learning(extra.learning) if extra.learning else None,
+        learning=svg_charts.learning(sections.learning) if sections.learning else None,
         skipped=_first(skipped, SKIPPED_ROWS),
         mistakes={"rows": mistakes, "more": unseen},
-        suspects=_first(extra.suspects, SUSPECTS),
-        extra=extra,
+        suspects=_first(sections.suspects, SUSPECTS),
+        extra=sections,
         thumbnails=embed(uses, thumbnails),
-        evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in extra.evidence.items()},
+        evidence={file: data_uri(jpeg, "jpeg") for file, jpeg in sections.evidence.items()},
     )
     write_text(path, page)
     return verdict
@@ -197,7 +188,8 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     """Return the diagrams and tables of confidence; None if there are too few predictions."""
     if len(rows) < MIN_DIAGRAM_IMAGES:
         return None
-    confidence, is_right = svg_charts.collect_confidences(rows)
+    confidence = np.array([one.probability for one in rows])
+    is_right = np.array([one.is_right for one in rows])
     bins = svg_charts.reliability_bins(confidence, is_right)
     curve = svg_charts.coverage_curve(confidence, is_right)
     return {
@@ -231,13 +223,9 @@ def choose_gallery(rows: Sequence[PredictionRow], *, limit: int = MAX_GALLERY) -
     """
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     shuffled = [rows[index] for index in order]
-    chosen = sorted(shuffled, key=_is_right)[:limit]  # stable: a random sample of each half
-    chosen.sort(key=lambda row: (_is_right(row), row.probability * (1 if _is_right(row) else -1)))
+    chosen = sorted(shuffled, key=lambda row: row.is_right)[:limit]  # stable: a random sample
+    chosen.sort(key=lambda row: (row.is_right, row.probability * (1 if row.is_right else -1)))
     return Gallery(chosen, sorted({row.label for row in chosen}), len(rows))
-
-
-def _is_right(row: PredictionRow) -> bool:
-    return row.label == row.predicted
 
 
 def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSections) -> RunFigures:
@@ -263,15 +251,8 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         per_class=metrics.per_class,
         train_losses=[train for train, _ in losses],
         val_losses=[val for _, val in losses],
-        gain=_gain(sections.learning),
+        gain=sections.learning.gain if sections.learning else None,
         labels=sections.labels,
         image_px=training.image_px if training else None,
         input_px=training.input_px if training else None,
     )
-
-
-def _gain(curve: LearningCurve | None) -> tuple[float, float] | None:
-    if curve is None or not curve.forecast:
-        return None
-    now, forecast = curve.points[-1].accuracy, curve.forecast[0]
-    return forecast.accuracy - now, forecast.low - now

@@ -25,6 +25,11 @@ class PredictionRow(NamedTuple):
     predicted: str
     probability: float
 
+    @property
+    def is_right(self) -> bool:
+        """Whether the predicted class is the label."""
+        return self.label == self.predicted
+
 
 class ReportedSetting(NamedTuple):
     """A setting as resolved."""
@@ -75,6 +80,14 @@ class LearningCurve:
     points: Sequence[LearningPoint]  # measured, fewest images first
     forecast: Sequence[LearningPoint] = ()  # extrapolated to more images
     notes: Sequence[str] = ()  # remarks, a sentence each
+
+    @property
+    def gain(self) -> tuple[float, float] | None:
+        """The forecast gain in accuracy, and the lower end of its interval; None without one."""
+        if not self.forecast:
+            return None
+        now, forecast = self.points[-1].accuracy, self.forecast[0]
+        return forecast.accuracy - now, forecast.low - now
 
 
 @dataclass(frozen=True, slots=True)

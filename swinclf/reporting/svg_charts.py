@@ -22,7 +22,7 @@ from swinclf.metrics import (
 )
 from swinclf.reporter import format_percent
 from swinclf.reporting.charts import history_column
-from swinclf.reporting.report_data import LearningCurve, LearningPoint, PredictionRow
+from swinclf.reporting.report_data import LearningCurve, LearningPoint
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
 LEFT, RIGHT, TOP, BOTTOM = 50, 22, 12, 42  # margins around the axes
@@ -311,15 +311,6 @@ def coverage_rows(curve: Sequence[CoveragePoint]) -> list[CoveragePoint]:
     """Return the points of the curve with at least each of `COVERAGES`, without repeats."""
     rows = [next(one for one in curve if one.coverage >= share - 1e-12) for share in COVERAGES]
     return list(dict.fromkeys(rows))
-
-
-def collect_confidences(
-    rows: Sequence[PredictionRow],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Return the confidence of each prediction and whether it is correct, (N,) each."""
-    confidence = np.array([one.probability for one in rows], dtype=np.float64)
-    is_right = np.array([one.label == one.predicted for one in rows], dtype=np.bool_)
-    return confidence, is_right
 
 
 def learning(curve: LearningCurve) -> Diagram:
