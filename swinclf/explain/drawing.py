@@ -63,6 +63,13 @@ def strip_axes(axes: Axes, label: str = "") -> None:
     axes.set_title(label, color=INK, fontsize=10, parse_math=False, loc="left", pad=4)
 
 
+def write_instead(axes: Axes, text: str) -> None:
+    """Write why axes show nothing."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, fontsize=10,
+              transform=axes.transAxes)  # fmt: skip
+
+
 def show_image(axes: Axes, pixels: Pixels, label: str) -> None:
     """Show the network's input image, (H, W, 3), under a label."""
     axes.imshow(pixels, interpolation="antialiased")

@@ -218,7 +218,11 @@ def draw_windows(network: Swin, pixels: Pixels, path: Path, *, about: str) -> No
         if shifted is not None:
             _draw_shifted(axes_row[1:], shifted, pixels)
         else:
-            _say_unshifted(axes_row[1:], blocks[0])
+            is_one = blocks[0].grid == blocks[0].window
+            why = "the grid is one window:\nnothing to shift or mask"
+            drawing.write_instead(axes_row[1], why if is_one else "no block is shifted")
+            for axes in axes_row[2:]:
+                axes.set_axis_off()
     save_png(figure, path)
 
 
@@ -230,17 +234,6 @@ def _draw_unshifted(axes: Axes, block: SwinBlock, pixels: Pixels) -> None:
     count = int(ids.max()) + 1
     windows = f"{count} windows" if count > 1 else "1 window"
     drawing.strip_axes(axes, f"{windows} of {block.window[0]} x {block.window[1]} tokens")
-
-
-def _say_unshifted(axes_row: npt.NDArray[np.object_], block: SwinBlock) -> None:
-    """Write why a stage has no shifted windows."""
-    one = block.grid == block.window
-    why = "the grid is one window:\nnothing to shift or mask" if one else "no block is shifted"
-    for axes in axes_row:
-        axes.set_axis_off()
-    middle = axes_row[0]
-    middle.text(0.5, 0.5, why, ha="center", va="center", color=MUTED, fontsize=10,
-                transform=middle.transAxes)  # fmt: skip
 
 
 def _draw_shifted(axes_row: npt.NDArray[np.object_], block: SwinBlock, pixels: Pixels) -> None:

@@ -26,6 +26,7 @@ from swinclf.reporting.charts import (
     MUTED,
     TRAIN_COLOUR,
     VAL_COLOUR,
+    open_frame,
     save_png,
 )
 
@@ -98,10 +99,7 @@ def draw_swin_attention(
                 maps.append(_array(last[key].received.mean(0)))
                 names.append(f"stage {stage}, {word}")
                 continue
-            axes = figure.add_subplot(cell)
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, f"stage {stage}:\nno {word} windows", ha="center", va="center",
-                      color=MUTED, fontsize=10, transform=axes.transAxes)  # fmt: skip
+            drawing.write_instead(figure.add_subplot(cell), f"stage {stage}:\nno {word} windows")
         if maps:
             _draw_row(figure, [*cells, grid[row, -1]], pixels, maps, names)
     save_png(figure, path)
@@ -145,7 +143,9 @@ def _draw_distances(axes: Axes, found: Sequence[BlockAttention]) -> None:
         first = all(other.is_shifted != one.is_shifted for other in found[: number - 1])
         axes.scatter(np.full(len(distances), number), distances, s=16, color=colour, marker=mark,
                      alpha=0.7, lw=0, label=label if first else None)  # fmt: skip
-    _plain(axes)
+    open_frame(axes)
+    axes.tick_params(labelsize=8, colors=MUTED, length=2)
+    axes.grid(axis="y", color=GRID, lw=0.6)
     axes.set_ylim(0, 1.1 * max(float(one.distance_px.max()) for one in found) or 1)
     axes.set_xticks(range(1, len(found) + 1, max(1, len(found) // 12)))
     axes.set_xlabel("block", color=MUTED, fontsize=9)
@@ -208,27 +208,12 @@ def _draw_bars(axes: Axes, probabilities: npt.NDArray[np.float32], classes: Sequ
         text, families = drawing.class_text(classes[index], index, 20)
         axes.text(0, row - 0.22, text, fontsize=9, color=INK, va="bottom", parse_math=False,
                   fontfamily=families)  # fmt: skip
-        axes.text(
-            1,
-            row - 0.22,
-            format_percent(share),
-            fontsize=9,
-            color=INK,
-            va="bottom",
-            ha="right",
-        )
+        axes.text(1, row - 0.22, format_percent(share), fontsize=9, color=INK, va="bottom",
+                  ha="right")  # fmt: skip
     axes.set_ylim(len(order) - 0.5, -0.75)
     axes.set_xlim(0, 1)
     axes.set_axis_off()
     axes.set_title("most probable classes", color=INK, fontsize=10, loc="left", pad=4)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(labelsize=8, colors=MUTED, length=2)
-    axes.grid(axis="y", color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
 
 
 def _array(values: Tensor) -> Map:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import Engine, ExportFormat
@@ -20,13 +19,6 @@ from swinclf.reporter import Reporter
 MIN_SPEEDUP = 1.3  # below, a second file and its comparison are not worth it
 ROUNDS = 2  # of measuring, in turn, as other programs may use the machine
 ENGINES = {Engine.OPENVINO: ExportFormat.OPENVINO, Engine.ONNX: ExportFormat.ONNX}
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    engine: Engine
-    predictor: Predictor
-    speed: float
 
 
 def open_engine(
@@ -59,19 +51,13 @@ def open_engine(
     run = RunToExport(model, None, options, DEFAULT_TOLERANCE, report)
     if engine is not Engine.AUTO:
         return _exported_predictor(run, model, engine)
-    best = _fastest(run, model, own, report)
-    if best is None:
-        report.note("engine: torch")
-        return own
-    report.note(f"engine: {best.engine}, {best.speed:.1f} times as fast as torch")
-    return best.predictor
+    return _fastest(run, model, own, report)
 
 
-def _fastest(
-    run: RunToExport, model: Path, own: TorchPredictor, report: Reporter
-) -> _Candidate | None:
-    """Return the fastest engine that agrees; None if that is torch."""
-    found = []
+def _fastest(run: RunToExport, model: Path, own: TorchPredictor, report: Reporter) -> Predictor:
+    """Return the fastest predictor whose engine agrees with torch; `own` if that is torch."""
+    best: Predictor = own
+    best_speed, answer = MIN_SPEEDUP, "torch"
     for engine in ENGINES:
         try:
             predictor = _exported_predictor(run, model, engine)
@@ -80,9 +66,11 @@ def _fastest(
             continue
         speeds = [(measure_speed(own), measure_speed(predictor)) for _ in range(ROUNDS)]
         torch_speed, speed = map(max, zip(*speeds, strict=True))
-        found.append(_Candidate(engine, predictor, speed / torch_speed))
-    fast = [one for one in found if one.speed >= MIN_SPEEDUP]
-    return max(fast, key=lambda one: one.speed, default=None)
+        if speed / torch_speed >= best_speed:
+            best, best_speed = predictor, speed / torch_speed
+            answer = f"{engine}, {best_speed:.1f} times as fast as torch"
+    report.note(f"engine: {answer}")
+    return best
 
 
 def _exported_predictor(run: RunToExport, model: Path, engine: Engine) -> Predictor:

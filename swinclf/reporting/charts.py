@@ -146,26 +146,16 @@ def _write_counts(
     longest = max(len(short_count(count)) for count in np.unique(counts).tolist())
     size = min(12.0, points * 0.85 / (0.64 * max(longest, 2)))
     small = min(size * 0.75, points * 0.85 / (0.62 * 5))
-
-    def write(text: str, at: tuple[int, int], rise: float, font_size: float, colour: str) -> None:
-        axes.annotate(
-            text,
-            at,
-            xytext=(0, rise),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=font_size,
-        )
-
+    centred: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
     for row, column in np.argwhere(counts).tolist():
         share = float(shares[row, column])
         colour = "white" if share > 0.3 else INK  # past the middle of the square-root scale
-        rise = size * 0.45 if layout.has_shares else 0
-        write(short_count(int(counts[row, column])), (column, row), rise, size, colour)
+        style = centred | {"color": colour}
+        text, above = short_count(int(counts[row, column])), size * 0.45 * layout.has_shares
+        axes.annotate(text, (column, row), xytext=(0, above), fontsize=size, **style)
         if layout.has_shares:
-            write(_short_share(share), (column, row), -size * 0.6, small, colour)
+            text, below = _short_share(share), -size * 0.6
+            axes.annotate(text, (column, row), xytext=(0, below), fontsize=small, **style)
 
 
 def short_count(count: int) -> str:
@@ -389,11 +379,16 @@ def _style_axes(axes: Axes, title: str, epochs: npt.NDArray[np.float64]) -> None
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
     axes.tick_params(labelsize=9, labelcolor=INK, color=MUTED)
     axes.grid(color=GRID, linewidth=0.6)
+    open_frame(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def open_frame(axes: Axes) -> None:
+    """Draw the grid below the data, and the frame on the left and at the bottom only."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, loc="best")
 
 
 def save_png(figure: Figure, path: Path, **options: Any) -> None:

@@ -6,9 +6,7 @@ classes would be a file of hundreds of megabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from itertools import groupby
+from collections.abc import Mapping
 from pathlib import Path
 
 from swinclf.files import json_text, spreadsheet_safe, write_csv, write_text
@@ -50,44 +48,20 @@ def write_confusion_csv(path: Path, metrics: Metrics) -> None:
         write_csv(path, ("true", "predicted", "count"), pairs)
         return
     names = tuple(map(spreadsheet_safe, metrics.classes))
-    named_rows = zip(names, _matrix_rows(metrics), strict=True)
-    rows = ((name, *row) for name, row in named_rows)
+    table = metrics.confusion_matrix.tolist()
+    rows = ((name, *row) for name, row in zip(names, table, strict=True))
     write_csv(path, ("true/predicted", *names), rows)
 
 
 def _metrics_json(metrics: Metrics, extras: Mapping[str, object]) -> str:
-    """Return the JSON of `Metrics.to_dict` and of what there is of `extras`, with keys in order."""
-    plain = {
-        "split": metrics.split,
-        "images": metrics.images,
-        "classes": metrics.classes,
-        "accuracy": metrics.accuracy,
-        "accuracy_ci95": metrics.accuracy_ci95,
-        "top5_accuracy": metrics.top5_accuracy,
-        "balanced_accuracy": metrics.balanced_accuracy,
-        "macro_f1": metrics.macro_f1,
-        "loss": metrics.loss,
-        "ece": metrics.ece,
-        **{key: value for key, value in extras.items() if value is not None},
-    }
-    lines = [f'  "{key}": {json_text(value)},\n' for key, value in plain.items()]
-    per_class = metrics.per_class.items()
-    rows = [f"    {json_text(name)}: {json_text(asdict(row))}" for name, row in per_class]
-    if metrics.has_matrix:
-        key, table = "confusion_matrix", _matrix_rows(metrics)
-    else:
-        key, table = "confusions", map(list, metrics.confusions)
+    """Return the JSON of `Metrics.to_dict` and of what there is of `extras`."""
+    values = metrics.to_dict()
+    key, table = values.popitem()  # the confusion matrix, or its pairs
+    per_class = values.pop("per_class")
+    values |= {name: value for name, value in extras.items() if value is not None}
+    lines = [f'  "{name}": {json_text(value)},\n' for name, value in values.items()]
+    classes = [f"    {json_text(name)}: {json_text(row)}" for name, row in per_class.items()]
     counts = [f"    [{', '.join(map(str, row))}]" for row in table]
-    lines.append('  "per_class": {\n' + ",\n".join(rows) + "\n  },\n")
+    lines.append('  "per_class": {\n' + ",\n".join(classes) + "\n  },\n")
     lines.append(f'  "{key}": [\n' + ",\n".join(counts) + "\n  ]\n")
     return "{\n" + "".join(lines) + "}\n"
-
-
-def _matrix_rows(metrics: Metrics) -> Iterator[list[int]]:
-    groups = groupby(metrics.confusions, key=lambda pair: pair[0])
-    by_row = {true: list(pairs) for true, pairs in groups}
-    for true in range(len(metrics.classes)):
-        row = [0] * len(metrics.classes)
-        for _, pred, count in by_row.get(true, ()):
-            row[pred] = count
-        yield row

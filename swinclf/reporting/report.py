@@ -25,7 +25,12 @@ from swinclf.metrics import (
 )
 from swinclf.reporting import svg_charts
 from swinclf.reporting.charts import short_count
-from swinclf.reporting.confusion import CellImages, build_grid, collect_cell_images
+from swinclf.reporting.confusion import (
+    CellImages,
+    build_grid,
+    collect_cell_images,
+    frequent_mistakes,
+)
 from swinclf.reporting.display_names import distinct_labels, wrap_label
 from swinclf.reporting.html import Thumbnails, data_uri, embed, page_template
 from swinclf.reporting.report_data import (
@@ -132,7 +137,7 @@ def _confusion(
     metrics: Metrics, rows: Sequence[PredictionRow], matrix: Path | None
 ) -> dict[str, Any]:
     """The confusion matrix as a grid or a picture, and the images behind its cells."""
-    grid, confused = build_grid(metrics), _confused(metrics)
+    grid, confused = build_grid(metrics), frequent_mistakes(metrics)[:CONFUSED_ROWS]
     pairs = collect_cell_images(metrics, grid, [pair[:2] for pair in confused], rows)
     is_fine = len(grid.classes) > MAX_ROOMY
     names = {index: metrics.classes[index] for index in grid.classes}
@@ -157,15 +162,6 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "probe": PROBE_NOTE if history and not epochs else None,
         "epochs": _first(history, EPOCH_ROWS),
     }
-
-
-def _confused(metrics: Metrics) -> list[tuple[int, int, int]]:
-    """Return the pairs of classes confused most often, as indices, with their count."""
-    index = {name: number for number, name in enumerate(metrics.classes)}
-    return [
-        (index[true], index[predicted], count)
-        for true, predicted, count in metrics.most_confused(CONFUSED_ROWS)
-    ]
 
 
 def _uses(
@@ -243,7 +239,7 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         accuracy=metrics.accuracy,
         interval=metrics.accuracy_ci95,
         images=metrics.images,
-        majority=max(one.support for one in metrics.per_class.values()) / metrics.images,
+        majority=metrics.majority_accuracy,
         probe_accuracy=probe,
         # The scored images also selected the epoch; a linear probe has none.
         is_selected=metrics.split == "val" and bool(epochs),
