@@ -457,9 +457,15 @@ def test_curves_leave_gaps_and_stay_in_their_box():
 def test_nearest_training_images():
     features = np.array([[1, 0], [0, 2], [-1, 0], [0, 0]], dtype=np.float32)
     images = [(f"{index}.jpg", "abcd"[index]) for index in range(4)]
-    (found,) = find_nearest(np.array([[3, 1]], dtype=np.float32), features, images, count=2)
-    assert [(one.path, one.label) for one in found] == [("0.jpg", "a"), ("1.jpg", "b")]
+    queries = np.array([[3, 1], [3, 1]], dtype=np.float32)
+    found, others = find_nearest(queries, features, images, [None, "1.jpg"])
+    assert [(one.path, one.label) for one in found] == [
+        ("0.jpg", "a"),
+        ("1.jpg", "b"),
+        ("3.jpg", "d"),
+    ]
     assert found[0].similarity == pytest.approx(3 / np.sqrt(10))
+    assert [one.path for one in others] == ["0.jpg", "3.jpg", "2.jpg"], "not the query itself"
 
 
 @pytest.mark.parametrize(("count", "is_shown"), [(5, False), (6, True)])

@@ -32,19 +32,22 @@ def find_nearest(
     queries: npt.NDArray[np.float32],
     features: npt.NDArray[np.float32],
     images: Sequence[tuple[str, str]],
-    count: int = NEAREST,
+    own_paths: Sequence[str | None],
 ) -> list[list[Neighbour]]:
     """Return the nearest training images of each query, by cosine similarity of the features.
 
-    (Q, D) queries and (N, D) features of N >= 1 images, (path, label) each -> up to `count`
-    neighbours of each query, nearest first, with their own path as `file`.
+    (Q, D) queries and (N, D) features of N >= 1 images, (path, label) each -> up to `NEAREST`
+    neighbours of each query, nearest first, with their own path as `file`. A query that is a
+    training image itself, by its path in `own_paths`, is not its own neighbour.
     """
     similarities = unit_rows(queries) @ unit_rows(features).T  # (Q, N)
     found = []
-    for row in similarities:
-        best = np.argsort(-row, kind="stable")[:count].tolist()
-        near = ((images[index], float(row[index])) for index in best)
-        found.append([Neighbour(path, label, cosine, path) for (path, label), cosine in near])
+    for row, own in zip(similarities, own_paths, strict=True):
+        best = np.argsort(-row, kind="stable")[: NEAREST + 1].tolist()
+        near = [(images[index], float(row[index])) for index in best if images[index][0] != own]
+        found.append(
+            [Neighbour(path, label, cosine, path) for (path, label), cosine in near[:NEAREST]]
+        )
     return found
 
 
@@ -130,12 +133,8 @@ def find_held_out_neighbours(
     wanted = [path for path in paths if path in row_of]
     queries = held_out.features[[row_of[path] for path in wanted]]
     images = [(image.path, image.label) for image in training.images]
-    # One more than is shown: with cross-validation an image is its own nearest neighbour.
-    found = find_nearest(queries, training.features, images, NEAREST + 1)
-    return {
-        path: [one for one in near if one.path != path][:NEAREST]
-        for path, near in zip(wanted, found, strict=True)
-    }
+    # With cross-validation the held-out images are training images, too.
+    return dict(zip(wanted, find_nearest(queries, training.features, images, wanted), strict=True))
 
 
 def find_reference_neighbours(
@@ -149,28 +148,23 @@ def find_reference_neighbours(
 ) -> Mapping[str, Sequence[Neighbour]]:
     """Return the nearest training images of any images, which the network computes.
 
-    Args:
-        reference: The features stored in the run.
-        predictor: The run's model.
-        paths: Images to find neighbours of; their features are held in memory together. Those that
-            cannot be read get none.
-        root: The folder, absolute, that `paths` are relative to.
-        training_root: The folder, absolute, of the training images; None if it is not known, and
-            the neighbours then have no `file`.
-        workers: Threads that decode.
+    Images that cannot be read get none; the features of the others are held in memory together.
+    `root` and `training_root` are the absolute folders of `paths` and of the training images; if
+    the latter is None, the neighbours have no `file`.
     """
     features = dict(_features(predictor, paths, root, workers))
     if not features or len(next(iter(features.values()))) != reference.features.shape[1]:
         return {}
-    # One more than is shown: a training image is its own nearest neighbour and is dropped.
+    own_paths = [
+        (root / path).relative_to(training_root).as_posix()
+        if training_root is not None and (root / path).is_relative_to(training_root)
+        else None
+        for path in features
+    ]
     queries = np.stack(list(features.values()))
-    found = find_nearest(queries, reference.features, reference.images, NEAREST + 1)
+    found = find_nearest(queries, reference.features, reference.images, own_paths)
     return {
-        path: [
-            replace(one, file=_file(one.path, root, training_root))
-            for one in near
-            if training_root is None or training_root / one.path != root / path
-        ][:NEAREST]
+        path: [replace(one, file=_file(one.path, root, training_root)) for one in near]
         for path, near in zip(features, found, strict=True)
     }
 
