@@ -72,16 +72,12 @@ class FeatureSpace:
         return scores
 
     def quadratic_rule(self, limit: float) -> dict[str, Floats]:
-        """Return `ood_scores(features) <= limit` as one comparison of quadratic forms.
+        """Return `ood_scores(features) <= limit`, for a limit > 0, as one comparison of squares.
 
         Of x = features - `mean` and y = x @ `basis`, it is
         min_k |y @ `whiten` - `centres`_k|^2 + y @ `background` @ y + `other` |x|^2 <= `limit`.
 
-        Args:
-            limit: The highest accepted score, > 0.
-
-        Returns:
-            Arrays by those names, (D,), (D, R), (R, R), (K, R), (R, R), () and ().
+        The arrays by those names are (D,), (D, R), (R, R), (K, R), (R, R), () and ().
         """
         identity = np.eye(len(self.whiten))
         if self.background is None:

@@ -153,10 +153,7 @@ def attention_rollout(network: ViT | Swin, found: list[BlockAttention]) -> Tenso
 
     Half of a token passes through the residual connection, half through the attention, heads
     averaged. In a Swin the shares are traced through windows and shifts, and a merged token's share
-    is divided equally among its four parts.
-
-    Returns:
-        (h, w) shares of the patches, which sum to 1.
+    is divided equally among its four parts. The shares of the patches, (h, w), sum to 1.
 
     Source: Quantifying Attention Flow in Transformers, Abnar & Zuidema 2020, sec. 3, "Attention
     rollout"; computed backwards from the head, with vectors instead of matrices.
@@ -218,16 +215,11 @@ def token_evidence(
     *,
     trunk: nn.Module | None = None,
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Return the part of `compute_evidence` that needs a single pass for each image.
+    """Return `Evidence.target`, `.logits` and `.cells` of images, which need a single pass.
 
-    Args:
-        network: In evaluation mode.
-        images: (N, 3, H, W) float32, preprocessed, on the network's device.
-        targets: N class indices; None for those with the largest logits.
-        trunk: A copy of the network in another precision, which computes the tokens.
-
-    Returns:
-        `Evidence.target`, `.logits` and `.cells` of each image.
+    The images, (N, 3, H, W) float32, are preprocessed, on the device of the network, which is in
+    evaluation mode. `targets` are N class indices; None for those with the largest logits. `trunk`
+    is a copy of the network in another precision, which computes the tokens.
     """
     with torch.no_grad():
         tokens = _attributed_tokens(trunk or network, images)

@@ -29,13 +29,10 @@ STRONGEST = 0.65  # opacity of the largest value
 
 
 class EvidenceDrawer:
-    """Renderer of the evidence for a class in images.
+    """Renderer of the evidence for a class in images, whose paths are relative to `root`.
 
-    Args:
-        network: Must satisfy `has_evidence`. Moved to the device and set to evaluation mode.
-        card: Its card.
-        root: The folder that the images' paths are relative to.
-        hardware: Device, and precision up to the last tokens.
+    The network must satisfy `has_evidence`; it is moved to the device and set to evaluation mode.
+    The precision is that up to the last tokens.
     """
 
     def __init__(
@@ -61,8 +58,7 @@ class EvidenceDrawer:
     def draw(self, answers: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """Draw the evidence for several predictions, (path, label) each, in one batch.
 
-        Returns:
-            A JPEG of each image at the network's input size; None if it cannot be read any more.
+        Of each image a JPEG at the network's input size; None if it cannot be read any more.
         """
         loaded = [load_for_prediction(self._root / path, self._preprocess) for path, _ in answers]
         shown = [one.pixels for one in loaded if one.pixels is not None]

@@ -137,10 +137,9 @@ def find_target(
 ) -> InspectionTarget:
     """Resolve the name of a network or the path of a run; an unknown name may be a path.
 
-    Args:
-        name: A network's name, a run folder or a weights file of one; None for the newest run.
-        img_size: Side of a named network's image, pixels; None for its own.
-        args: Changes to a named network's shape, as text.
+    `name` is a network's, a run folder or a weights file of one; None for the newest run. For a
+    named network, `img_size` is the side of its image, pixels; None for its own; `args` are changes
+    to its shape, as text.
 
     Raises:
         ModelError: If neither this package nor timm knows the name.

@@ -111,13 +111,9 @@ class _Nodes:
         self.constants: list[Any] = []
 
     def op(self, kind: str, *inputs: _Value, name: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return that.
+        """Add a node of an operator with one output; return the output's name.
 
-        Args:
-            kind: The operator.
-            inputs: Names of values, constants, or "" for an input that is left out.
-            name: Of the output; empty for any.
-            attributes: Of the node.
+        The inputs are names of values, constants, or "" for one that is left out.
         """
         names = [one if isinstance(one, str) else self._constant(one) for one in inputs]
         output = name or self._new_name(kind)

@@ -266,9 +266,7 @@ class CoreMlPredictor(ExportedPredictor):
 def open_timm_folder(path: Path, options: InferenceOptions) -> TorchPredictor:
     """Open a folder of `swinclf export --format timm`, by the preprocessing in its config.json.
 
-    Args:
-        path: The swinclf.json in it.
-        options: Device and precision; the network is timm's.
+    `path` is the swinclf.json in it. The network is timm's.
 
     Raises:
         RunError, WeightsError, DeviceError: If it cannot be opened with these options.

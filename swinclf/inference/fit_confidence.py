@@ -57,15 +57,9 @@ def fit_confidence(
 ) -> ConfidenceFit:
     """Fit temperature, thresholds and feature space to samples of the images.
 
-    Args:
-        predictor: The model, with temperature 1.
-        root: The folder that the images' paths are relative to.
-        held_out: Labelled images that were not trained on, or their outputs.
-        training: Images that were trained on.
-        seed: Seed of the samples and folds.
-        workers: Threads that decode.
-        report: Receives progress.
-        cached_outputs: Returns the model's outputs without running it; None runs it.
+    The predictor's temperature is 1; the images' paths are relative to `root`. `held_out` are
+    labelled images that were not trained on, or their outputs. `cached_outputs` returns the model's
+    outputs without running it; None runs it.
     """
     if not held_out:
         return ConfidenceFit(Confidence(), None)

@@ -83,10 +83,8 @@ def select_diverse(margins: np.ndarray, features: np.ndarray | None, count: int)
     minus the margin) and its distance to the nearest that is selected already, so that
     near-duplicates do not fill the list.
 
-    Args:
-        margins: (N,) differences of the two highest probabilities, in [0, 1].
-        features: (N, D); None selects by margin only.
-        count: Number of images; all if there are fewer.
+    `margins` are the (N,) differences of the two highest probabilities, in [0, 1]; without
+    `features`, (N, D), they alone decide.
 
     Source: margin sampling, Scheffer et al. 2001; the farthest point, Sener & Savarese 2018
     (core-set), sec. 4.2.

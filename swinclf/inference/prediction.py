@@ -66,9 +66,7 @@ class Prediction:
 def prediction_json(one: Prediction, *, reject: bool) -> str:
     """Return a prediction as a JSON object on one line, without the line break.
 
-    Args:
-        one: The prediction.
-        reject: Whether predictions may be rejected, which adds `REJECT_COLUMNS`.
+    `reject` is whether predictions may be rejected, which adds `REJECT_COLUMNS`.
     """
     record: dict[str, object] = {"path": one.path}
     if one.error:

@@ -38,15 +38,9 @@ def stream_shared(
 ) -> Iterator[tuple[InputT, ImageOutput]]:
     """Yield the outputs for files in their order, by all processes if `model` is given.
 
-    With several processes, outputs have no features and no logits.
-
-    Args:
-        predictor: The model of this process.
-        model: Its file, which the other processes open.
-        files: Paths, read lazily.
-        workers: Threads of this process that decode.
-        batch_size: Images in a batch; None for the predictor's default.
-        is_padded: Whether batches are padded, so that no output depends on the other files.
+    With several processes, outputs have no features and no logits. `model` is the predictor's file,
+    which the other processes open. `files` are read lazily; other arguments as for
+    `stream_outputs`.
     """
     processes = current()
     if processes.count == 1 or model is None:

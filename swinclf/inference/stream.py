@@ -146,14 +146,10 @@ def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutp
 def to_prediction(
     path: str, output: ImageOutput, card: ModelCard, *, top_k: int, reject: float | None
 ) -> Prediction:
-    """Return the prediction for the outputs of one image.
+    """Return the prediction for the outputs of one image, with its `top_k` classes.
 
-    Args:
-        path: The image, as it was given.
-        output: Its outputs, or why there are none.
-        card: Of the model.
-        top_k: Classes of the prediction.
-        reject: Target share of correct predictions, in (0, 1); None rejects nothing.
+    `path` is the image as it was given, `reject` the target share of correct predictions, in
+    (0, 1); None rejects nothing.
 
     Raises:
         RunError: If the model has no threshold for that precision.

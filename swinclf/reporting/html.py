@@ -134,15 +134,9 @@ def embed(
 ) -> dict[str, str]:
     """Return the data URIs of a page's thumbnails by path, up to a budget in characters.
 
-    Args:
-        uses: Paths of the images in order of importance, once for each use: a thumbnail that the
-            page shows twice costs twice.
-        thumbnails: Makes the JPEGs.
-        budget: Largest number of characters in the page.
-
-    Returns:
-        Unreadable images are missing, and so are all from the first one that would have exceeded
-        the budget.
+    `uses` are paths of the images in order of importance, once for each use: a thumbnail that the
+    page shows twice costs twice. Unreadable images are missing from the result, and so are all from
+    the first one that would have exceeded the budget.
     """
     counts = Counter(uses)
     uris: dict[str, str] = {}

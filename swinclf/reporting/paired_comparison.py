@@ -126,14 +126,9 @@ class PairedCounts:
 def seeds_interval(
     own: Mapping[int, float], best: Mapping[int, float]
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean difference in accuracy, paired by seed.
+    """Return the 95 % interval of a mean difference in accuracy, own less best, paired by seed.
 
-    Args:
-        own: Accuracy by seed.
-        best: The accuracy that is subtracted, by seed.
-
-    Returns:
-        The interval of Student's t; None if they share less than two seeds.
+    It is that of Student's t; None if they share less than two seeds.
     """
     differences = [own[seed] - best[seed] for seed in sorted(own.keys() & best.keys())]
     if len(differences) < 2:
@@ -163,10 +158,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def score_interval(gained: int, lost: int, images: int) -> tuple[float, float]:
     """Return the 95 % score interval of a difference of paired shares, (gained - lost) / images.
 
-    It has its nominal coverage for few images and for differences near 0, where Wald's has not.
-
-    Returns:
-        Low and high, in [-1, 1].
+    Its ends are in [-1, 1]. It has its nominal coverage for few images and for differences near 0,
+    where Wald's has not.
 
     Source: Tango 1998, Statistics in Medicine 17:891-908, eqs. 3 and 4; recommended by Newcombe
     1998, Statistics in Medicine 17:2635-2650, and Fagerland et al. 2014.

@@ -76,16 +76,9 @@ def write_report(
     Long lists are truncated, with the number of missing rows and the file that has them. Thumbnails
     are embedded in order of importance, up to `html.MAX_CHARS`.
 
-    Args:
-        path: The file, replaced if it exists.
-        provenance: What was scored, and how it was trained.
-        metrics: The metrics.
-        rows: All predictions that `metrics` is computed from; may be empty.
-        matrix: A PNG file of the whole confusion matrix, embedded if the matrix is too large for a
-            grid; None for none.
-        skipped: (path, reason) of the files that could not be read.
-        sections: Other contents.
-        thumbnails: Makes small JPEGs of images.
+    `rows` are all predictions that `metrics` is computed from, `skipped` (path, reason) of the
+    files that could not be read. `matrix` is a PNG file of the whole confusion matrix, embedded if
+    it is too large for a grid.
     """
     mistakes = worst_mistakes(rows)
     figures = to_figures(metrics, provenance, sections)
