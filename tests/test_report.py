@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from swinclf.reporting.report_data import (
     LearningCurve,
     LearningPoint,
     Neighbour,
+    PredictionRow,
     Provenance,
     ReportedSetting,
     ReportSections,
@@ -47,13 +47,6 @@ HOSTILE = (
 )
 VOID = {"meta", "img", "input", "link", "br", "hr", "rect", "wbr"}
 JPEG = b"\xff\xd8 a small picture"
-
-
-class PredictionRow(NamedTuple):
-    path: str
-    label: str
-    predicted: str
-    probability: float
 
 
 class Page(HTMLParser):
