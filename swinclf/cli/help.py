@@ -110,10 +110,13 @@ def _text(parameter: Any) -> str:
     default = parameter.show_default
     if not isinstance(default, str):
         value = parameter.default
-        if isinstance(value, bool):
-            default = "" if parameter.is_eager else "on" if value else "off"
-        else:
-            default = str(value.value if isinstance(value, Enum) else value or "")
+        if isinstance(parameter, TyperArgument) or parameter.is_eager:  # such as --version
+            value = value or ""
+        elif isinstance(value, bool):
+            value = "on" if value else "off"
+        elif value is None:
+            value = "" if parameter.is_flag else "none"  # --install-completion is a flag
+        default = str(value.value if isinstance(value, Enum) else value)
     return f"{parameter.help} [default: {default}]" if default else str(parameter.help)
 
 

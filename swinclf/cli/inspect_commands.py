@@ -6,7 +6,7 @@ A command is imported when it is called: torch takes seconds to import, and --he
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
 
 ValOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--val",
         metavar="DIR",
@@ -29,15 +29,11 @@ ValOption = Annotated[
     ),
 ]
 FindingsFileOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--output", help="JSON file for all findings.", show_default="none"),
+    Path | None, typer.Option("--output", help="JSON file for all findings.")
 ]
-CheckPageOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--page", help="HTML file with thumbnails.", show_default="none"),
-]
+CheckPageOption = Annotated[Path | None, typer.Option("--page", help="HTML file with thumbnails.")]
 CheckWeightsOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--weights",
         metavar="FILE|RUN",
@@ -46,7 +42,7 @@ CheckWeightsOption = Annotated[
     ),
 ]
 CheckModelOption = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--model",
         metavar="NAME",
@@ -95,7 +91,7 @@ def check_command(
 
 
 Subject = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Argument(
         metavar="MODEL|RUN",
         help="A name from `swinclf models`, `vit` or `swin` for a custom one, or a run.",
@@ -103,7 +99,7 @@ Subject = Annotated[
     ),
 ]
 ImageOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--image",
         help="Draw the network's attention on this image.",
@@ -111,7 +107,7 @@ ImageOption = Annotated[
     ),
 ]
 PicturesOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--output",
         metavar="DIR",
@@ -120,7 +116,7 @@ PicturesOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--weights",
         help="Draw figures of a name with this weights file or run.",
@@ -128,25 +124,18 @@ WeightsOption = Annotated[
     ),
 ]
 PretrainedOption = Annotated[
-    bool,
-    typer.Option(
-        "--pretrained",
-        help="Draw figures of a name with its published weights.",
-    ),
+    bool, typer.Option("--pretrained", help="Draw figures of a name with its published weights.")
 ]
 ImgSizeOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--img-size", min=1, help="Image size of a name, px.", show_default="the name's own"
     ),
 ]
 ModelArgOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
-        "--model-arg",
-        metavar="KEY=VALUE",
-        help="Change the architecture of a name; repeatable.",
-        show_default="none",
+        "--model-arg", metavar="KEY=VALUE", help="Change the architecture of a name; repeatable."
     ),
 ]
 
@@ -181,8 +170,7 @@ def inspect_command(
 
 def models_command(
     pattern: Annotated[
-        str,
-        typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern with * and ?."),
+        str, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern with * and ?.")
     ] = "",
     impl: Annotated[
         Impl,

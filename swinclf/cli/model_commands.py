@@ -6,7 +6,7 @@ A command is imported when it is called: torch takes seconds to import, and --he
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -29,14 +29,14 @@ from swinclf.files import to_json
 from swinclf.run_folder import find_model
 from swinclf.terminal import ConsoleReporter
 
-Data = Annotated[Optional[Path], typer.Argument(metavar="DATA", help="A folder of class folders.")]  # noqa: UP045
+Data = Annotated[Path | None, typer.Argument(metavar="DATA", help="A folder of class folders.")]
 
 
 def eval_command(
     data: Data = None,
     run: RunOption = None,
     split: Annotated[
-        Optional[tables.Split],  # noqa: UP045
+        tables.Split | None,
         typer.Option(
             "--split",
             help="Images to score.",
@@ -44,7 +44,7 @@ def eval_command(
         ),
     ] = None,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--output",
             metavar="DIR",
@@ -92,14 +92,13 @@ def eval_command(
 
 
 ExportFormatOption = Annotated[
-    Optional[ExportFormat],  # noqa: UP045
-    typer.Option("--format", help="Format of the export.", show_default="onnx"),
+    ExportFormat | None, typer.Option("--format", help="Format of the export.", show_default="onnx")
 ]
 AllFormatsOption = Annotated[
     bool, typer.Option("--all", help="Every format that can be written here, in one table.")
 ]
 ExportOutputOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--output",
         help="The file or folder; with --all, the folder for all of them.",
@@ -117,7 +116,7 @@ ExportPrecisionOption = Annotated[
     typer.Option("--precision", help="Number format of the file; int8 is calibrated."),
 ]
 ToleranceOption = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         "--tolerance",
         min=0,
@@ -127,7 +126,7 @@ ToleranceOption = Annotated[
     ),
 ]
 ComparedImagesOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--data",
         metavar="DIR",

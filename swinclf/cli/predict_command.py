@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ from swinclf.cli.options import (
     RunOption,
     StrictOption,
     WorkersOption,
+    output_option,
 )
 from swinclf.cli.prediction_writer import (
     EXTENSIONS,
@@ -32,7 +33,7 @@ from swinclf.cli.prediction_writer import (
     format_of,
 )
 from swinclf.cli.streams import standard_input
-from swinclf.config import Engine, Impl, OptionGroup
+from swinclf.config import Engine, Impl
 from swinclf.device import Precision
 from swinclf.errors import ExitCode
 from swinclf.run_folder import find_data_folder, find_model, make_folder
@@ -45,10 +46,7 @@ if TYPE_CHECKING:
     from swinclf.inference.shared_stream import ModelFile
 
 TOP_K = 5
-PredictJsonOption = Annotated[
-    bool,
-    typer.Option("--json", help="The same as --format json.", rich_help_panel=OptionGroup.OUTPUT),
-]
+PredictJsonOption = Annotated[bool, output_option("--json", help="The same as --format json.")]
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -56,54 +54,33 @@ Inputs = Annotated[
     ),
 ]
 TopKOption = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        "--top-k",
-        min=1,
-        help="Classes for each image.",
-        show_default="5; in CSV 1",
-    ),
+    int | None,
+    typer.Option("--top-k", min=1, help="Classes for each image.", show_default="5; in CSV 1"),
 ]
 FormatOption = Annotated[
-    Optional[PredictFormat],  # noqa: UP045
-    typer.Option(
-        "--format",
-        help="Format; jsonl is streamed.",
-        rich_help_panel=OptionGroup.OUTPUT,
-        show_default="by --output, else table",
+    PredictFormat | None,
+    output_option(
+        "--format", help="Format; jsonl is streamed.", show_default="by --output, else table"
     ),
 ]
 OutputOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--output",
-        help="File for the predictions.",
-        show_default="standard output",
-        rich_help_panel=OptionGroup.OUTPUT,
-    ),
+    Path | None,
+    output_option("--output", help="File for the predictions.", show_default="standard output"),
 ]
 PageOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--page",
-        help="HTML file of thumbnails to sort and filter too.",
-        show_default="none",
-        rich_help_panel=OptionGroup.OUTPUT,
-    ),
+    Path | None, output_option("--page", help="HTML file of thumbnails to sort and filter too.")
 ]
 SortOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
+    Path | None,
+    output_option(
         "--sort-into",
         metavar="DIR",
         help="New folder of links to the images, in a folder for each predicted class. "
         "Copies where links are impossible.",
-        show_default="none",
-        rich_help_panel=OptionGroup.OUTPUT,
     ),
 ]
 QueueOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--queue",
         min=1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -37,10 +37,7 @@ def runs_command(
     ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
     remove: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--remove", metavar="NAME", help="Delete this run of the folder.", show_default="none"
-        ),
+        str | None, typer.Option("--remove", metavar="NAME", help="Delete this run of the folder.")
     ] = None,
     yes: YesOption = False,
 ) -> ExitCode:
@@ -74,22 +71,17 @@ def compare_command(
         ),
     ],
     output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--output", help="JSON file for the comparison.", show_default="none"),
+        Path | None, typer.Option("--output", help="JSON file for the comparison.")
     ] = None,
     page: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--page", help="HTML file with the images on which they differ.", show_default="none"
-        ),
+        Path | None, typer.Option("--page", help="HTML file with the images on which they differ.")
     ] = None,
     seeds: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--seeds",
             metavar="K",
             help="Compare the settings: train each run with other seeds, K in all.",
-            show_default="none",
         ),
     ] = None,
     result_format: Annotated[
@@ -121,14 +113,14 @@ def compare_command(
 
 def relabel_command(
     table: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(
             metavar="FILE",
             help="CSV with the columns path and label, such as suspects.csv, edited.",
         ),
     ] = None,
     data: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--data",
             metavar="DIR",
@@ -137,8 +129,7 @@ def relabel_command(
         ),
     ] = None,
     undo: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--undo", help="Move back what this undo file lists.", show_default="none"),
+        Path | None, typer.Option("--undo", help="Move back what this undo file lists.")
     ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,

@@ -6,7 +6,7 @@ A command is imported when it is called: torch takes seconds to import, and --he
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ PortOption = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for a free one.")
 ]
 TokenOption = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--token",
         metavar="TOKEN",
@@ -61,7 +61,7 @@ MaxRequestOption = Annotated[
 ]
 MaxFilesOption = Annotated[int, typer.Option("--max-files", min=1, help="Files of a request.")]
 MaxPixelsOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--max-pixels", min=1, help="Size of an image, px.", show_default="as for predict"
     ),

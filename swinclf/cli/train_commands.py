@@ -8,14 +8,14 @@ from __future__ import annotations
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from swinclf.cli import console, training_tables
-from swinclf.cli.options import JsonOption, add_setting_options, complete_config
+from swinclf.cli.options import JsonOption, add_setting_options, complete_config, output_option
 from swinclf.cli.streams import write_data
-from swinclf.config import MOVABLE, OptionGroup
+from swinclf.config import MOVABLE
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.reporter import Reporter
@@ -24,60 +24,25 @@ from swinclf.settings import Settings, gather_settings, read_budget
 from swinclf.terminal import ConsoleReporter, Verbosity
 
 ResumeOption = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
-    typer.Option(
-        "--resume",
-        metavar="RUN",
-        help="Resume an interrupted run.",
-        show_default="none",
-    ),
+    Path | None, typer.Option("--resume", metavar="RUN", help="Resume an interrupted run.")
 ]
 ConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--config",
         metavar="FILE",
         help="Settings file, or textbook-cifar10.",
-        show_default="none",
         autocompletion=complete_config,
     ),
 ]
 BudgetOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--budget",
-        metavar="TIME",
-        help="Take at most 90s, 10m or 1h.",
-        show_default="none",
-    ),
+    str | None, typer.Option("--budget", metavar="TIME", help="Take at most 90s, 10m or 1h.")
 ]
-DryRunOption = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print plan, time and memory; stop."),
-]
-QuietOption = Annotated[
-    bool,
-    typer.Option(
-        "--quiet",
-        help="Print warnings and the result only.",
-        rich_help_panel=OptionGroup.OUTPUT,
-    ),
-]
-VerboseOption = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        help="Print all settings and reasons.",
-        rich_help_panel=OptionGroup.OUTPUT,
-    ),
-]
-OpenOption = Annotated[
-    bool,
-    typer.Option(
-        "--open", help="Open the report in the browser.", rich_help_panel=OptionGroup.OUTPUT
-    ),
-]
-ClassCountOption = Annotated[Optional[int], typer.Option("--num-classes", hidden=True)]  # noqa: UP045
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print plan, time and memory; stop.")]
+QuietOption = Annotated[bool, output_option("--quiet", help="Print warnings and the result only.")]
+VerboseOption = Annotated[bool, output_option("--verbose", help="Print all settings and reasons.")]
+OpenOption = Annotated[bool, output_option("--open", help="Open the report in the browser.")]
+ClassCountOption = Annotated[int | None, typer.Option("--num-classes", hidden=True)]
 
 
 @add_setting_options
