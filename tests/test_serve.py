@@ -31,9 +31,8 @@ from PIL import Image
 from swinclf.errors import DeviceError
 from swinclf.inference.predictor import open_predictor
 from swinclf.serving.batcher import ImageBatcher
+from swinclf.serving.gate import RequestError, ServeCounters
 from swinclf.serving.http_api import PredictionService
-from swinclf.serving.request_error import RequestError
-from swinclf.serving.serve_counters import ServeCounters
 from swinclf.serving.serve_limits import ServeLimits
 from swinclf.serving.uploads import Upload
 
@@ -357,7 +356,7 @@ def serving(predictor, limits, *requests):
         return await asyncio.gather(*(ask(service, count) for count in requests))
 
     counters = ServeCounters()
-    batcher = ImageBatcher(predictor, workers=1, limits=limits, on_batch=counters.count_batch)
+    batcher = ImageBatcher(predictor, workers=1, limits=limits, on_batch=counters.batches.observe)
     with batcher:
         statuses = asyncio.run(
             run(PredictionService(predictor, None, None, limits, batcher, counters))

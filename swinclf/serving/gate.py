@@ -1,4 +1,4 @@
-"""The gate of the server: who may ask, and how every request is counted.
+"""The gate of the server: who may ask, how a request is refused, and how every one is counted.
 
 On the loopback address a web page from elsewhere could reach the server by a name of its own that
 resolves to that address (DNS rebinding), so the `Host` of a request must be a loopback one. Other
@@ -12,15 +12,70 @@ import ipaddress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 
-from swinclf.serving.request_error import RequestError
-from swinclf.serving.serve_counters import ServeCounters
+from swinclf.errors import SwinclfError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = ("/", "/health")  # the page asks for the token itself, and has nothing to hide
+RETRY_AFTER = {"retry-after": "1"}  # s
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class RequestError(SwinclfError):
+    """A request that is refused, with an HTTP status and headers of the response."""
+
+    def __init__(
+        self,
+        status: int,
+        expected: str,
+        *,
+        found: str,
+        hint: str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(expected, found=found, hint=hint)
+        self.status, self.headers = status, headers
+
+    def response(self) -> JSONResponse:
+        """Return the response: JSON with the key `error`."""
+        return JSONResponse({"error": str(self)}, self.status, self.headers)
+
+
+class ServeCounters:
+    """Counters of requests, images and batches; with memory and CPU time on Linux."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "swinclf_requests", "Requests by HTTP status.", ["status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "swinclf_request_seconds", "Time to answer a request.", registry=registry
+        )
+        self.images = Counter("swinclf_images", "Images by result.", ["result"], registry=registry)
+        self.batches = Histogram(
+            "swinclf_batch_images", "Images of a batch.", buckets=BATCH_SIZES, registry=registry
+        )
+        self.waiting = Gauge(
+            "swinclf_waiting_images", "Images decoded, computed or waiting.", registry=registry
+        )
+
+    def text(self) -> bytes:
+        """Return all counters, in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
 
 
 class Gate:
@@ -57,7 +112,8 @@ class Gate:
             answer = refusal.response() if refusal else self._app
             await answer(scope, receive, noting_status)
         finally:
-            self._counters.count_request(status, perf_counter() - start)
+            self._counters.requests.labels(str(status)).inc()
+            self._counters.seconds.observe(perf_counter() - start)
 
     def _refusal(self, headers: Headers, path: str) -> RequestError | None:
         host = headers.get("host", "")

@@ -27,8 +27,7 @@ from swinclf.inference.predictor import Predictor
 from swinclf.inference.stream import to_prediction
 from swinclf.reporting.html import page_template
 from swinclf.serving.batcher import ImageBatcher
-from swinclf.serving.request_error import RETRY_AFTER, RequestError
-from swinclf.serving.serve_counters import ServeCounters
+from swinclf.serving.gate import RETRY_AFTER, RequestError, ServeCounters
 from swinclf.serving.serve_limits import ServeLimits
 from swinclf.serving.uploads import FORM, Upload, UploadReader
 
@@ -110,7 +109,8 @@ class PredictionService:
             ) from error
         predictions, statuses = [], []
         for upload, result in zip(uploads, results, strict=True):
-            self.counters.count_image(is_readable=not isinstance(result, UnreadableImage))
+            is_unreadable = isinstance(result, UnreadableImage)
+            self.counters.images.labels("unreadable" if is_unreadable else "predicted").inc()
             if isinstance(result, UnreadableImage):
                 predictions.append(Prediction(upload.name, "", 0.0, (), str(result)))
                 statuses.append(STATUSES[type(result)])

@@ -19,9 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from swinclf.errors import ConfigError, ExitCode, Interrupted
 from swinclf.inference.predictor import Predictor
 from swinclf.serving.batcher import ImageBatcher
-from swinclf.serving.gate import Gate, is_loopback
+from swinclf.serving.gate import Gate, ServeCounters, is_loopback
 from swinclf.serving.http_api import PredictionService, build_api
-from swinclf.serving.serve_counters import ServeCounters
 from swinclf.serving.serve_limits import ServeLimits
 
 ARRIVAL_S = 0.2  # for what is on its way when the server is stopped
@@ -158,9 +157,9 @@ def run_server(
     """
     counters = ServeCounters()
     with ImageBatcher(
-        predictor, workers=workers, limits=limits, on_batch=counters.count_batch
+        predictor, workers=workers, limits=limits, on_batch=counters.batches.observe
     ) as batcher:
-        counters.watch_waiting(lambda: batcher.waiting)
+        counters.waiting.set_function(lambda: batcher.waiting)
         service = PredictionService(predictor, metrics, reject, limits, batcher, counters)
         gate = Gate(
             build_api(service),

@@ -17,7 +17,7 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 
 from swinclf.data.images import ExcessiveImage
 from swinclf.data.limits import why_not_bytes
-from swinclf.serving.request_error import RETRY_AFTER, RequestError
+from swinclf.serving.gate import RETRY_AFTER, RequestError
 from swinclf.serving.serve_limits import ServeLimits
 
 FORM = "multipart/form-data"
