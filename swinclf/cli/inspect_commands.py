@@ -68,7 +68,6 @@ def check_command(
     strict: StrictOption = False,
 ) -> ExitCode:
     """Report the problems of a dataset; change nothing."""
-    from swinclf.cli.check_table import audit_text
     from swinclf.commands.check import check
 
     audit = check(
@@ -81,7 +80,7 @@ def check_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(audit_text(audit, tables.chosen_format(result_format, as_json=as_json)))
+    write_data(tables.audit_text(audit, tables.chosen_format(result_format, as_json=as_json)))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")

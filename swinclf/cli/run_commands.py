@@ -15,6 +15,12 @@ import typer
 from swinclf.cli import console
 from swinclf.cli.columns import output_width
 from swinclf.cli.options import JsonOption
+from swinclf.cli.run_tables import (
+    comparison_text,
+    leaderboard_text,
+    runs_text,
+    unfinished_text,
+)
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
@@ -42,8 +48,6 @@ def runs_command(
     yes: YesOption = False,
 ) -> ExitCode:
     """List all runs, or remove one."""
-    from swinclf.cli.runs_table import runs_text, unfinished_text
-
     if remove is not None:
         path = removable_run(folder / remove).path
         if not console.confirm(f"Delete {path} with its model and all results?", yes=yes):
@@ -90,7 +94,6 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
-    from swinclf.cli.compare_table import comparison_text, leaderboard_text
     from swinclf.commands.compare import compare, rank_runs
 
     result_format = chosen_format(result_format, as_json=as_json)

@@ -15,15 +15,20 @@ from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
+    from swinclf.commands.check import Audit
     from swinclf.commands.export import AllExports
     from swinclf.commands.inspect import Inspection
     from swinclf.commands.reduced_export import ReducedExport
     from swinclf.confidence.selective import RejectionScores
+    from swinclf.data_quality.findings import Finding
     from swinclf.explain.network_costs import Costs
     from swinclf.exporting.verified_export import Export
     from swinclf.metrics import Metrics
     from swinclf.models.complexity import Part
     from swinclf.models.names import Backbone
+
+
+EXAMPLES, EXAMPLE_PATHS = 3, 4  # of a finding of `check`; of an example
 
 
 class ResultFormat(StrEnum):
@@ -214,6 +219,36 @@ def reduced_export_text(done: ReducedExport) -> str:
     return "\n".join(lines)
 
 
+def audit_text(audit: Audit, result_format: ResultFormat) -> str:
+    """Return the findings of `check`, with a few examples of each."""
+    if result_format is ResultFormat.JSON:
+        return to_json(audit.to_dict())
+    lines = [f"{len(audit.images):,} images in {len(audit.classes):,} classes"]
+    for finding in audit.findings:
+        lines += ["", *_finding_lines(finding)]
+    if audit.is_clean:
+        lines += ["", "nothing to fix"]
+    return "\n".join(lines) + "\n"
+
+
+def _finding_lines(finding: Finding) -> list[str]:
+    lines = [
+        f"{'FIX ' if finding.needs_fix else 'note'}  {terminal_safe(finding.message)}",
+        f"      -> {finding.advice}",
+    ]
+    for one in finding.examples[:EXAMPLES]:
+        text = "  =  ".join(one.paths[:EXAMPLE_PATHS])
+        if len(one.paths) > EXAMPLE_PATHS:
+            text += f"  and {len(one.paths) - EXAMPLE_PATHS:,} more"
+        if one.note:
+            text = f"{text}  ({one.note})" if text else one.note
+        if text:
+            lines.append(f"      {one_line(text)}")
+    if finding.count > EXAMPLES:
+        lines.append(f"      ... and {finding.count - EXAMPLES:,} more")
+    return lines
+
+
 def recommended_text(backbones: Mapping[Backbone, str]) -> str:
     """Return the recommended backbones with the reason for each, and the heading of the rest."""
     rows = [f"{_backbone_row(one)}".ljust(50) + f"  {reason}" for one, reason in backbones.items()]
@@ -342,21 +377,6 @@ def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
 def _inspection_record(done: Inspection) -> dict[str, object]:
     """Return an inspection as JSON values."""
     costs, patches = done.costs, done.costs.patches
-    rows = {
-        key: [
-            {
-                "name": part.name,
-                "stage": part.stage,
-                "shape": list(part.shape),
-                "parameters": part.parameters,
-                "macs": part.macs,
-                "attention_macs": part.attention_macs,
-                "formula": part.formula,
-            }
-            for part in parts
-        ]
-        for key, parts in (("stages", costs.stages), ("parts", costs.parts))
-    }
     return {
         "model": done.name,
         "run": str(done.run) if done.run else None,
@@ -369,7 +389,8 @@ def _inspection_record(done: Inspection) -> dict[str, object]:
         "macs": costs.macs,
         "torch_flops": costs.torch_flops,
         "attention_formula": costs.formula or None,
-        **rows,
+        "stages": [asdict(part) for part in costs.stages],
+        "parts": [asdict(part) for part in costs.parts],
         "image": done.image or None,
         "pictures": [str(path) for path in done.pictures],
         "label": done.label or None,

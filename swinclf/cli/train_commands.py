@@ -8,20 +8,29 @@ from __future__ import annotations
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swinclf.cli import console, training_tables
+from swinclf.cli import console
 from swinclf.cli.options import JsonOption, add_setting_options, complete_config, output_option
 from swinclf.cli.streams import write_data
+from swinclf.cli.tables import accuracy_with_interval
 from swinclf.config import MOVABLE
+from swinclf.durations import duration_text
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
-from swinclf.reporter import Reporter
+from swinclf.reporter import Reporter, format_percent
 from swinclf.run_folder import RunFolder, find_run
 from swinclf.settings import Settings, gather_settings, read_budget
-from swinclf.terminal import ConsoleReporter, Verbosity
+from swinclf.terminal import ConsoleReporter, Verbosity, wrapped
+
+if TYPE_CHECKING:
+    from swinclf.commands.train import Run
+    from swinclf.pipeline.forecast import Forecast
+    from swinclf.pipeline.plan import Plan
+
+SUMMARY_WIDTH = 74  # columns of a text in a box 80 columns wide
 
 ResumeOption = Annotated[
     Path | None, typer.Option("--resume", metavar="RUN", help="Resume an interrupted run.")
@@ -77,8 +86,8 @@ def train_command(
         return ExitCode.OK
     done = train(settings, report=reporter, resume=run, num_classes=num_classes, budget_s=budget_s)
     write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
-    console.print_box(*training_tables.training_summary(done))
-    console.print_line(training_tables.next_steps(done))
+    console.print_box(*_training_summary(done))
+    console.print_line(_next_steps(done))
     if opens_report:
         _open(done.path / "report.html")
     if done.skipped:
@@ -95,7 +104,7 @@ def _print_forecast(
     plan, cost = forecast_training(settings, report=reporter, budget_s=budget_s)
     if as_json:
         write_data(to_json({**plan.to_dict(), "forecast": cost.to_dict()}))
-    console.print_box("plan", training_tables.forecast_text(plan, cost))
+    console.print_box("plan", _forecast_text(plan, cost))
 
 
 def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
@@ -153,3 +162,63 @@ def _resolve_settings(
         )
     run = find_run(resume)
     return resume_settings(run, {name: given[name] for name in MOVABLE if name in given}), run
+
+
+def _training_summary(run: Run) -> tuple[str, str]:
+    """Return title and text of the result of a training."""
+    from swinclf.metrics import SELECTION_NOTE, describe_split
+
+    metrics = run.metrics
+    lines = [
+        f"accuracy {accuracy_with_interval(metrics)}",
+        f"on {metrics.images:,} {describe_split(metrics.split)}",
+        f"always answering the largest class: {format_percent(metrics.majority_accuracy)}",
+    ]
+    if run.epochs and run.probe_accuracy is not None and metrics.split == "val":
+        lines.append(f"linear probe, without training epochs: {format_percent(run.probe_accuracy)}")
+    lines.append(
+        f"balanced accuracy {format_percent(metrics.balanced_accuracy)}, "
+        f"macro F1 {format_percent(metrics.macro_f1)}"
+    )
+    if metrics.split == "val" and run.epochs:
+        lines.append(SELECTION_NOTE)
+    lines += [f"warning: {text}" for text in run.warnings]
+    if run.skipped:
+        lines.append(f"{len(run.skipped):,} files skipped: {run.folder.skipped}")
+    title = "done, but read the warning" if run.warnings else "done"
+    return title, "\n".join(wrapped(line, SUMMARY_WIDTH) for line in lines)
+
+
+def _forecast_text(plan: Plan, cost: Forecast) -> str:
+    """Return the expected time, memory and disk space of a training."""
+    config = plan.config
+    epochs = f"{config.epochs} epochs" if config.epochs else "linear probe"
+    most = "at most " if config.patience else ""
+    lines = [
+        f"time    {most}about {duration_text(cost.seconds)} on {config.device}:",
+        f"        features {duration_text(cost.features_s)} (0 once cached), "
+        f"{epochs} {duration_text(cost.epochs_s)}, evaluation {duration_text(cost.evaluation_s)}",
+        f"disk    {cost.disk_bytes / 1e6:,.0f} MB in {config.out}",
+    ]
+    if cost.memory_bytes is not None:
+        lines.append(f"memory  {cost.memory_bytes / 1e9:.1f} GB, and a cache of decoded images")
+    return "\n".join(lines)
+
+
+def _next_steps(run: Run) -> str:
+    """Return the paths of a finished training, and the commands to go on with."""
+    held_out = run.metrics.split in ("val", "test")
+    lines = [
+        f"Run:     {run.path}",
+        f"Report:  {run.path / 'report.html'}",
+        "",
+        "Next steps:",
+        f"  swinclf predict IMAGE --run {run.path}",
+        f"  swinclf eval {'' if held_out else 'OTHER '}--run {run.path}",
+        f"  swinclf export --run {run.path} --format onnx",
+    ]
+    if run.metrics.split == "val" and run.epochs:
+        from swinclf.metrics import UNBIASED_NOTE
+
+        lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {run.path}"]
+    return "\n".join(lines)

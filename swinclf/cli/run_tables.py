@@ -1,19 +1,84 @@
-"""The output of `compare`: difference and interval, per-class scores, changed images."""
+"""The output of `runs` and `compare`: a line for each run, and how two or more of them differ."""
 
 from __future__ import annotations
 
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
 from swinclf.files import to_json
-from swinclf.reporter import format_percent, terminal_safe
+from swinclf.reporter import format_percent
+from swinclf.terminal import one_line
 
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison, Leaderboard
+    from swinclf.commands.runs import RunSummary
     from swinclf.reporting.paired_comparison import PredictionPair
 
-CLASSES, IMAGES, WIDTH = 20, 10, 40
+HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
+MINUTE_S, HOUR_S = 60, 3600
+HINTS = 5  # runs with their reason or command
+CLASSES, IMAGES, WIDTH = 20, 10, 40  # of a comparison; the columns of a class name
+
+
+def runs_text(runs: Sequence[RunSummary], result_format: ResultFormat, width: int | None) -> str:
+    """Return runs as JSON, or as a table within `width` columns (None for any width)."""
+    if result_format is ResultFormat.JSON:
+        return to_json([run.to_dict() for run in runs])
+    if not runs:
+        return ""
+    rows = [HEADER, *map(_cells, runs)]
+    lines = align_columns(rows, width=width, elided=(0, 1, 2), right=(4, 6, 7))
+    return "\n".join(lines) + "\n"
+
+
+def unfinished_text(runs: Sequence[RunSummary]) -> str:
+    """Return what is known of runs that did not finish: a reason, or the command to resume."""
+    lines = []
+    for run in [one for one in runs if one.state != "finished"]:
+        name, path = one_line(run.name), shlex.quote(one_line(str(run.path)))
+        lines.append(
+            f"{name} is interrupted: swinclf train --resume {path}"
+            if run.state == "interrupted"
+            else f"{name} is {run.state}: {one_line(run.reason)}"
+        )
+    more = [f"... and {len(lines) - HINTS:,} more"] if len(lines) > HINTS else []
+    return "\n".join([*lines[:HINTS], *more])
+
+
+def _cells(run: RunSummary) -> tuple[str, ...]:
+    accuracy = str(run.state)
+    if run.accuracy is not None and run.accuracy_ci95 is not None:
+        low, high = run.accuracy_ci95
+        accuracy = f"{format_percent(run.accuracy)} ({100 * low:.0f}-{100 * high:.0f})"
+    return (
+        one_line(run.name),
+        one_line(Path(run.data).name),
+        one_line(run.model),
+        accuracy,
+        f"{run.images:,} {run.split}" if run.images else "",
+        _date(run.changed),
+        "" if run.seconds is None else _duration(run.seconds),
+        f"{run.size_bytes / 1e6:,.0f} MB",
+    )
+
+
+def _date(changed: float) -> str:
+    """Return a local time, without the year if it is this year."""
+    when, now = time.localtime(changed), time.localtime()
+    return time.strftime("%m-%d %H:%M" if when.tm_year == now.tm_year else "%Y-%m-%d", when)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR_S:
+        return f"{seconds / MINUTE_S:.0f} min"
+    return f"{seconds / HOUR_S:.1f} h"
 
 
 def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
@@ -23,8 +88,8 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
     overall = done.overall
     low, high = overall.difference_ci95
     lines = [
-        f"first       {format_percent(overall.first_accuracy)}  {_safe(str(done.first))}",
-        f"second      {format_percent(overall.second_accuracy)}  {_safe(str(done.second))}",
+        f"first       {format_percent(overall.first_accuracy)}  {one_line(str(done.first))}",
+        f"second      {format_percent(overall.second_accuracy)}  {one_line(str(done.second))}",
         f"difference  {_points(overall.difference)} "
         f"(95 % interval {_points(low)} to {_points(high)})",
         f"McNemar     p = {overall.p_value:.3g}: {_verdict(done)}",
@@ -34,10 +99,10 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
     changed = {name: one for name, one in done.classes.items() if one.only_first or one.only_second}
     if changed:
         shown = list(changed.items())[:CLASSES]
-        width = min(WIDTH, max(len("class"), *(len(_safe(name)) for name, _ in shown)))
+        width = min(WIDTH, max(len("class"), *(len(one_line(name)) for name, _ in shown)))
         lines += ["", f"{'class':<{width}}  images    first   second  only first  only second"]
         lines += [
-            f"{_safe(name)[:width]:<{width}}  {one.images:6,}  "
+            f"{one_line(name)[:width]:<{width}}  {one.images:6,}  "
             f"{format_percent(one.first_accuracy):>7}  {format_percent(one.second_accuracy):>7}  "
             f"{one.only_first:10,}  {one.only_second:11,}"
             for name, one in shown
@@ -66,7 +131,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         p_value = "best" if one.p_value is None else f"{one.p_value:.2g}"
         gap = "" if one.p_value is None else _points(one.difference)
         interval = f"{format_percent(low)} to {format_percent(high)}"
-        rows.append((_safe(one.run), format_percent(one.accuracy), interval, gap, p_value))
+        rows.append((one_line(one.run), format_percent(one.accuracy), interval, gap, p_value))
     title = f"accuracy on the {done.images:,} images of all runs; McNemar's test against the best"
     lines = [title, *align_columns(rows, width=width, elided=[0], right=[1, 2, 3, 4])]
     if not done.images:
@@ -79,7 +144,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
             seeds = ", ".join(map(str, group.seeds))
             gap = " to ".join(map(_points, group.difference_ci95 or ())).replace(" points", "", 1)
             mean = format_percent(group.mean)
-            groups.append((_safe(group.settings), mean, deviation, gap, seeds))
+            groups.append((one_line(group.settings), mean, deviation, gap, seeds))
         lines += align_columns(groups, width=width, elided=[0, 4], right=[1, 2, 3])
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
@@ -95,15 +160,11 @@ def _verdict(done: Comparison) -> str:
 def _image_line(one: PredictionPair) -> str:
     scored = {one.first: "first correct", one.second: "second correct"}.get(one.label, "both wrong")
     return (
-        f"  {_safe(one.path)}: {_safe(one.first)} {format_percent(one.first_probability)} -> "
-        f"{_safe(one.second)} {format_percent(one.second_probability)} ({scored})"
+        f"  {one_line(one.path)}: {one_line(one.first)} {format_percent(one.first_probability)} -> "
+        f"{one_line(one.second)} {format_percent(one.second_probability)} ({scored})"
     )
 
 
 def _points(difference: float) -> str:
     """Return a difference of fractions in percentage points."""
     return f"{100 * difference:+.1f} points"
-
-
-def _safe(text: str) -> str:
-    return terminal_safe(text).replace("\n", "\\n")
