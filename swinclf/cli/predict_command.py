@@ -26,12 +26,7 @@ from swinclf.cli.options import (
     WorkersOption,
     output_option,
 )
-from swinclf.cli.prediction_writer import (
-    EXTENSIONS,
-    PredictFormat,
-    PredictionWriter,
-    format_of,
-)
+from swinclf.cli.prediction_writer import EXTENSIONS, PredictFormat, PredictionWriter
 from swinclf.cli.streams import standard_input
 from swinclf.config import Engine, Impl
 from swinclf.device import Precision
@@ -216,8 +211,10 @@ def _writer(
     top_k: int | None,
     reject: float | None,
 ) -> PredictionWriter:
-    chosen = format_of(output, given)
-    if output is not None and EXTENSIONS.get(output.suffix.lower(), chosen) is not chosen:
+    """Return the writer in the format that is given, else by the file's extension, else a table."""
+    by_name = EXTENSIONS.get(output.suffix.lower()) if output is not None else None
+    chosen = given or by_name or PredictFormat.TABLE
+    if by_name not in (None, chosen):
         console.print_line(f"note: '{output}' is written as {chosen}, as --format says")
     return PredictionWriter(
         output,

@@ -38,12 +38,6 @@ EXTENSIONS = {
 }
 
 
-def format_of(output: Path | None, given: PredictFormat | None) -> PredictFormat:
-    """Return the output format: as given, else by the extension of the file, else a table."""
-    extension = output.suffix.lower() if output is not None else ""
-    return given or EXTENSIONS.get(extension, PredictFormat.TABLE)
-
-
 class PredictionWriter:
     """Streaming output of predictions, to standard output or a file.
 
@@ -55,8 +49,7 @@ class PredictionWriter:
     the first. `reject` is whether predictions may be rejected: CSV and JSON get the withheld label
     and the out-of-distribution score.
 
-    The attributes `count` and `failed` are the numbers of predictions written, and of those whose
-    input could not be read.
+    The attribute `count` is the number of predictions written.
     """
 
     def __init__(
@@ -69,7 +62,7 @@ class PredictionWriter:
         reject: bool = False,
         width: int | None = None,
     ) -> None:
-        self.count = self.failed = 0
+        self.count = 0
         self._format, self._width = output_format, width
         longest = max(len(one_line(name)) for name in classes)
         self._label_width = min(MAX_LABEL if width is None else max(7, width // 4), longest)
@@ -109,7 +102,6 @@ class PredictionWriter:
         """Write one prediction; flush standard output."""
         self._put(self._text(prediction))
         self.count += 1
-        self.failed += bool(prediction.error)
         if self._file is None and self._format is not PredictFormat.JSON:
             flush_data()
 

@@ -32,7 +32,6 @@ def predict(
     *,
     top_k: int = 5,
     workers: int | None = None,
-    batch_size: int | None = None,
     low_latency: bool = False,
     reject: float | None = None,
     model: ModelFile | None = None,
@@ -45,7 +44,6 @@ def predict(
             length, read lazily.
         top_k: Classes of each prediction.
         workers: Threads that decode; None for one a core.
-        batch_size: Images in a batch; None for the predictor's default.
         low_latency: Compute the images that are available instead of waiting for a full batch.
         reject: Target share of correct predictions, in (0, 1): predictions that are too uncertain
             for it, or out of distribution, become `unknown`. None rejects nothing.
@@ -62,9 +60,9 @@ def predict(
     if reject is not None:
         threshold_for(card.confidence, reject)  # raises before any image is read
     outputs = (
-        stream_outputs(predictor, inputs, workers=count, batch_size=batch_size, low_latency=True)
+        stream_outputs(predictor, inputs, workers=count, low_latency=True)
         if low_latency
-        else stream_shared(predictor, model, inputs, workers=count, batch_size=batch_size)
+        else stream_shared(predictor, model, inputs, workers=count)
     )
     for source, output in outputs:
         path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
