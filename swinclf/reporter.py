@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 
 from swinclf.durations import duration_text
 
@@ -141,25 +141,36 @@ def terminal_safe(text: str) -> str:
 
 
 class ForwardingReporter(Reporter):
-    """A reporter that passes everything on; the base of those that also do something else."""
+    """A reporter that passes everything on; the base of those that also do something else.
+
+    They override `_observe`, which gets whatever is passed on but the progress: the kind of event,
+    its text (empty for data) and its values by name.
+    """
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
         self._reporter = reporter
 
+    def _observe(self, kind: str, text: str, values: Mapping[str, object]) -> None:
+        raise NotImplementedError
+
     def note(self, text: str) -> None:
         """Pass a note on."""
+        self._observe("note", text, {"text": text})
         self._reporter.note(text)
 
     def detail(self, text: str) -> None:
         """Pass a detail on."""
+        self._observe("detail", text, {"text": text})
         self._reporter.detail(text)
 
     def warn(self, text: str) -> None:
         """Pass a warning on."""
+        self._observe("warning", text, {"text": text})
         self._reporter.warn(text)
 
     def record(self, kind: str, values: Mapping[str, object]) -> None:
         """Pass data on."""
+        self._observe(kind, "", values)
         self._reporter.record(kind, values)
 
     @contextmanager
@@ -172,6 +183,8 @@ class ForwardingReporter(Reporter):
 
     def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
         """Pass the figures of an epoch on."""
+        values = {**asdict(row), "epochs": total, "best": best}
+        self._observe("epoch", epoch_line(row, total=total, best=best), values)
         self._reporter.epoch(row, total=total, best=best)
 
     @contextmanager
@@ -191,25 +204,10 @@ class LoggingReporter(ForwardingReporter):
     Notes and epochs have the level INFO, warnings WARNING, details DEBUG; progress is not logged.
     """
 
-    def note(self, text: str) -> None:
-        """Log a note."""
-        LOGGER.info("%s", terminal_safe(text))
-        super().note(text)
-
-    def detail(self, text: str) -> None:
-        """Log a detail."""
-        LOGGER.debug("%s", terminal_safe(text))
-        super().detail(text)
-
-    def warn(self, text: str) -> None:
-        """Log a warning."""
-        LOGGER.warning("%s", terminal_safe(text))
-        super().warn(text)
-
-    def epoch(self, row: EpochRow, *, total: int, best: bool) -> None:
-        """Log the figures of an epoch in one line."""
-        LOGGER.info("%s", epoch_line(row, total=total, best=best))
-        super().epoch(row, total=total, best=best)
+    def _observe(self, kind: str, text: str, values: Mapping[str, object]) -> None:  # noqa: ARG002
+        if text:
+            levels = {"detail": logging.DEBUG, "warning": logging.WARNING}
+            LOGGER.log(levels.get(kind, logging.INFO), "%s", terminal_safe(text))
 
 
 def epoch_line(row: EpochRow, *, total: int, best: bool) -> str:
