@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, cast
 
 from swinclf.config import ExportFormat
 from swinclf.errors import ConfigError
@@ -62,11 +62,11 @@ class FormatEntry:
 
     def load_writer(self) -> Callable[..., Any]:
         """Import the writer."""
-        return _imported(self.writer)
+        return cast(Callable[..., Any], resolve_name(self.writer))
 
     def load_predictor(self) -> Callable[..., Any]:
         """Import the predictor."""
-        return _imported(self.predictor)
+        return cast(Callable[..., Any], resolve_name(self.predictor))
 
 
 FORMATS: dict[ExportFormat, FormatEntry] = {
@@ -138,9 +138,3 @@ def find_export(path: Path) -> tuple[FormatEntry, Path] | None:
         if entry := one.find(path):
             return one, entry
     return None
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), attribute)
-    return found

@@ -18,7 +18,6 @@ import numpy.typing as npt
 ECE_BINS = 15
 TOP = 5
 MATRIX_CLASSES = 1000  # a dense matrix of 10,000 classes would be a file of 300 MB
-Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is infinite
 SELECTION_NOTE = (
     "these images also selected the epoch and the head: accuracy on new images may be lower"
@@ -142,25 +141,16 @@ class Metrics:
 
         Beyond `MATRIX_CLASSES` classes, `confusions` replaces `confusion_matrix`.
         """
-        counts: dict[str, Any] = (
-            {"confusion_matrix": self.confusion_matrix.tolist()}
-            if self.has_matrix
-            else {"confusions": [list(pair) for pair in self.confusions]}
-        )
-        return {
-            "split": self.split,
-            "images": self.images,
+        values = {
+            **asdict(self),
             "classes": list(self.classes),
-            "accuracy": self.accuracy,
             "accuracy_ci95": list(self.accuracy_ci95),
-            "top5_accuracy": self.top5_accuracy,
-            "balanced_accuracy": self.balanced_accuracy,
-            "macro_f1": self.macro_f1,
-            "loss": self.loss,
-            "ece": self.ece,
-            "per_class": {name: asdict(row) for name, row in self.per_class.items()},
-            **counts,
+            "confusions": [list(pair) for pair in self.confusions],
         }
+        if self.has_matrix:
+            del values["confusions"]
+            values["confusion_matrix"] = self.confusion_matrix.tolist()
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
@@ -176,17 +166,13 @@ class Metrics:
             indices = np.argwhere(matrix).tolist()
             pairs = [(true, pred, int(matrix[true, pred])) for true, pred in indices]
         low, high = values["accuracy_ci95"]
+        shares = ("accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1", "loss", "ece")
         return cls(
             split=str(values["split"]),
             images=int(values["images"]),
             classes=tuple(values["classes"]),
-            accuracy=float(values["accuracy"]),
             accuracy_ci95=(float(low), float(high)),
-            top5_accuracy=float(values["top5_accuracy"]),
-            balanced_accuracy=float(values["balanced_accuracy"]),
-            macro_f1=float(values["macro_f1"]),
-            loss=float(values["loss"]),
-            ece=float(values["ece"]),
+            **{name: float(values[name]) for name in shares},
             per_class={name: ClassMetrics(**row) for name, row in values["per_class"].items()},
             confusions=tuple(pairs),
         )

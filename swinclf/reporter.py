@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from swinclf.durations import duration_text
 
@@ -50,15 +50,6 @@ class EpochRow:
     lr: float
     seconds: float
     images_per_second: float
-
-    @classmethod
-    def header(cls) -> list[str]:
-        """Return the column names of history.csv."""
-        return [field.name for field in fields(cls)]
-
-    def values(self) -> tuple[object, ...]:
-        """Return the values in the order of the header."""
-        return astuple(self)
 
 
 class Reporter:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ def fit_best(
         raise _save_best_weights(error, plan, context, state, run) from None
     finally:  # after any error, even a full disk
         with suppress(RunError):
-            write_csv(run.history, EpochRow.header(), (row.values() for row in state.history))
+            columns = [field.name for field in fields(EpochRow)]
+            write_csv(run.history, columns, map(astuple, state.history))
     saver.save(state)
     if plan.config.epochs and state.best is not None and state.best.epoch == 0:
         context.report.warn(
