@@ -37,43 +37,42 @@ SETTINGS: TrainOptions = {
 def demo(parent: Path, *, report: Reporter, say: Callable[[str], None]) -> Run:
     """Create a dataset, train, evaluate, predict and export, and explain each step.
 
-    The dataset and the run are created in `parent`. `say` prints a line.
+    The dataset and the run are created in `parent`. `say` prints lines.
 
     Raises:
         SwinclfError: If it fails.
     """
     data, new = write_samples(parent)
-    _say_data(data, say)
-    say("")
-    say("2. Training: the network that comes with this package is pretrained on photographs and")
-    say("   frozen; a linear classifier on its features is trained. The command is")
     options: TrainOptions = {"out": str(parent / "runs"), **SETTINGS}
     command = command_of(gather_settings({"data": str(data), **options}))
-    say("   " + command.replace(" --img-size", " \\\n     --img-size"))
+    say(_description(data))
+    say(
+        "2. Training: the network that comes with this package is pretrained on photographs and\n"
+        "   frozen; a linear classifier on its features is trained. The command is\n"
+        "   " + command.replace(" --img-size", " \\\n     --img-size")
+    )
     run = train(data, report=report, **options)
     folder = run.path
-    say("")
-    say(wrapped("   " + accuracy_text(run.metrics)))
-    say("")
+    say("\n" + wrapped("   " + accuracy_text(run.metrics)) + "\n")
     classifier = load(folder)
     again = classifier.evaluate(output=next_free_folder(folder, "eval"))
     accuracy = format_percent(again.accuracy)
-    say(f"3. Evaluated the saved model, as `swinclf eval` does: accuracy {accuracy}.")
-    say("")
-    say("4. Predicted pictures that are not in the dataset, as `swinclf predict` does (a name says")
-    say("   what a picture shows):")
+    say(
+        f"3. Evaluated the saved model, as `swinclf eval` does: accuracy {accuracy}.\n\n"
+        "4. Predicted pictures that are not in the dataset, as `swinclf predict` does (a name "
+        "says\n   what a picture shows):"
+    )
     for prediction in classifier.predict(sorted(new.iterdir())):
         say(f"   {prediction.path}: {prediction.label} ({format_percent(prediction.probability)})")
-    say("   (These are the middles of the photographs; the dataset has smaller tiles of all.)")
-    say("")
-    _export(classifier, folder / "model.onnx", say)
-    say("")
-    say(f"6. The report, to open in a browser: {folder / 'report.html'}")
-    say("")
-    say("With your own pictures, one folder for each class:")
-    say("   swinclf train DATA                      a classifier on a pretrained network")
-    say("   swinclf train DATA --no-freeze-layers   the network is trained too: slower, better")
-    say("   swinclf predict PICTURE                 with the newest run")
+    say("   (These are the middles of the photographs; the dataset has smaller tiles of all.)\n")
+    say(_export(classifier, folder / "model.onnx"))
+    say(
+        f"6. The report, to open in a browser: {folder / 'report.html'}\n\n"
+        "With your own pictures, one folder for each class:\n"
+        "   swinclf train DATA                      a classifier on a pretrained network\n"
+        "   swinclf train DATA --no-freeze-layers   the network is trained too: slower, better\n"
+        "   swinclf predict PICTURE                 with the newest run"
+    )
     return run
 
 
@@ -154,24 +153,27 @@ def _photographs(data: Path, new: Path) -> Iterator[tuple[Path, Image.Image]]:
         yield new / f"{name}.jpg", picture.crop(middle)
 
 
-def _say_data(data: Path, say: Callable[[str], None]) -> None:
-    """Describe the dataset and its limits."""
+def _description(data: Path) -> str:
+    """Return what the dataset is, and its limits."""
     tiles = TILES_PER_CLASS * len(TILES)
-    say(f"1. Wrote a dataset, one folder for each class: {data}")
-    say(f"   0 to 9: {DIGITS_PER_CLASS} handwritten digits each, 8 x 8 px, from scikit-learn")
-    say(f"   {', '.join(TILES)}: {tiles} tiles cut from three photographs that come with")
-    say("   scikit-learn and matplotlib. They are easy: tiles of the same photographs are")
-    say("   trained on. The accuracy on the digits is more meaningful.")
+    return (
+        f"1. Wrote a dataset, one folder for each class: {data}\n"
+        f"   0 to 9: {DIGITS_PER_CLASS} handwritten digits each, 8 x 8 px, from scikit-learn\n"
+        f"   {', '.join(TILES)}: {tiles} tiles cut from three photographs that come with\n"
+        "   scikit-learn and matplotlib. They are easy: tiles of the same photographs are\n"
+        "   trained on. The accuracy on the digits is more meaningful.\n"
+    )
 
 
-def _export(classifier: Classifier, path: Path, say: Callable[[str], None]) -> None:
-    """Export to ONNX if the extra is installed, and print how much the outputs differ."""
+def _export(classifier: Classifier, path: Path) -> str:
+    """Export to ONNX if the extra is installed; return how much the outputs differ."""
     try:
         export = classifier.export(path)
     except ExportError as error:
-        say(f"5. No export to ONNX: {error.found}. To enable it: {error.hint}")
-    else:
-        parity = export.parity
-        assert parity is not None
-        say(f"5. Exported to {path}. On {parity.images} pictures its probabilities differ")
-        say(f"   from the run's by {parity.largest:.1g} at most.")
+        return f"5. No export to ONNX: {error.found}. To enable it: {error.hint}\n"
+    parity = export.parity
+    assert parity is not None
+    return (
+        f"5. Exported to {path}. On {parity.images} pictures its probabilities differ\n"
+        f"   from the run's by {parity.largest:.1g} at most.\n"
+    )

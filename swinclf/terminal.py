@@ -266,26 +266,15 @@ class _Training:
         return Group(*texts, *([self._bar] if self._bar is not None else []))
 
 
-class _RateColumn(ProgressColumn):
-    """A column of units per second."""
+class _ComputedColumn(ProgressColumn):
+    """A column whose text is computed."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, text_of: Callable[[Task], str], style: str = "") -> None:
         super().__init__()
-        self.unit = unit
+        self._text_of, self._style = text_of, style
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} {self.unit}/s")
-
-
-class _TimeLeftColumn(ProgressColumn):
-    """A column of the time left for all epochs of a training."""
-
-    def __init__(self, training: _Training) -> None:
-        super().__init__()
-        self.training = training
-
-    def render(self, task: Task) -> Text:  # noqa: ARG002
-        return Text(self.training.text_left(), style="cyan")
+        return Text(self._text_of(task), style=self._style)
 
 
 class _ProgressBar:
@@ -300,12 +289,15 @@ class _ProgressBar:
         done: int,
         training: _Training | None,
     ) -> None:
+        time_left: ProgressColumn = TimeRemainingColumn()
+        if training is not None:
+            time_left = _ComputedColumn(lambda _task: training.text_left(), "cyan")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            _RateColumn(unit),
-            TimeRemainingColumn() if training is None else _TimeLeftColumn(training),
+            _ComputedColumn(lambda task: f"{task.speed or 0:,.0f} {unit}/s"),
+            time_left,
             console=console,
             transient=True,
         )

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -49,8 +49,8 @@ class RunSort(StrEnum):
 class RunSummary:
     """One run in a list. Values that it does not have are None or empty."""
 
-    path: Path
     name: str  # its path below the folder that was listed
+    path: Path
     state: RunState  # how far the training came
     reason: str = ""  # why it is damaged, or which process trains it
     data: str = ""  # the dataset's folder
@@ -66,20 +66,12 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         changed = datetime.fromtimestamp(self.changed, UTC).isoformat(timespec="seconds")
+        texts = ("reason", "data", "model", "split")
         return {
-            "name": self.name,
+            **asdict(self),
+            **{name: getattr(self, name) or None for name in texts},
             "path": str(self.path),
-            "state": str(self.state),
-            "reason": self.reason or None,
-            "data": self.data or None,
-            "model": self.model or None,
-            "accuracy": self.accuracy,
-            "accuracy_ci95": self.accuracy_ci95 and list(self.accuracy_ci95),
-            "split": self.split or None,
-            "images": self.images,
             "changed": changed,
-            "seconds": self.seconds,
-            "size_bytes": self.size_bytes,
         }
 
 
@@ -198,7 +190,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 def _summarize(folder: Path, out: Path) -> RunSummary:
     run = RunFolder(folder)
     name = folder.relative_to(out).as_posix() if folder != out else folder.resolve().name
-    common: dict[str, Any] = {"path": folder, "name": name, "size_bytes": _size_of(str(folder))}
+    common: dict[str, Any] = {"name": name, "path": folder, "size_bytes": _size_of(str(folder))}
     try:
         marker = run.metrics if run.is_finished else run.checkpoint
         marker = marker if marker.is_file() else folder
