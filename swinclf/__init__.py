@@ -35,20 +35,27 @@ if TYPE_CHECKING:
     from swinclf.models.build import create_model
     from swinclf.reporter import Reporter
 
-_LIGHT = {  # names whose modules load neither torch nor numpy
+_MODULES = {  # where the public names are
+    "Classifier": "swinclf.api",
+    "Metrics": "swinclf.metrics",
+    "Prediction": "swinclf.inference.prediction",
     "Reporter": "swinclf.reporter",
+    "Run": "swinclf.commands.train",
     "SwinclfError": "swinclf.errors",
     "TrainOptions": "swinclf.config",
+    "create_model": "swinclf.models.build",
+    "load": "swinclf.api",
+    "train": "swinclf.api",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'swinclf' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LIGHT.get(name, "swinclf.api")), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -29,25 +29,12 @@ from swinclf.inference.predictor import InferenceOptions, TorchPredictor
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
-from swinclf.models.build import create_model
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
 from swinclf.settings import gather_settings, read_budget
 
 if TYPE_CHECKING:
     from torch import nn
-
-__all__ = [
-    "Classifier",
-    "Metrics",
-    "Prediction",
-    "Reporter",
-    "Run",
-    "TrainOptions",
-    "create_model",
-    "load",
-    "train",
-]
 
 
 def train(
