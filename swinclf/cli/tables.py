@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -194,8 +195,8 @@ def reduced_export_record(done: ReducedExport) -> dict[str, object]:
         "path": str(done.path),
         "bytes": done.path.stat().st_size,
         "parity": {
-            **{"images": done.images, "largest": done.largest, "mean": done.mean},
-            **{"flips": done.flips, "tolerance": done.tolerance},
+            name: getattr(done, name)
+            for name in ("images", "largest", "mean", "flips", "tolerance")
         },
         "precision": str(done.precision),
         "accuracy": done.accuracy,
@@ -367,10 +368,7 @@ def _part_line(part: Part, name: str) -> str:
 
 def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
     """Return the formulas with their numbers, once for equal blocks of a stage."""
-    shown: dict[tuple[str, str], int] = {}
-    for part in parts:
-        if part.formula:
-            shown[part.stage, part.formula] = shown.get((part.stage, part.formula), 0) + 1
+    shown = Counter((part.stage, part.formula) for part in parts if part.formula)
     return [(f"{stage}, {count} x", formula) for (stage, formula), count in shown.items()]
 
 

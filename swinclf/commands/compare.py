@@ -297,22 +297,16 @@ def _check_same_images(
     others: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Raise if the images or labels differ, and list the differences."""
-    unpaired = (
-        (first, sorted(rows.keys() - others.keys())),
-        (second, sorted(others.keys() - rows.keys())),
-    )
+    unpaired = {first: rows.keys() - others.keys(), second: others.keys() - rows.keys()}
     found = [
-        f"{len(paths):,} images only in '{folder}', e.g. {paths[0]!r}"
-        for folder, paths in unpaired
+        f"{len(paths):,} images only in '{folder}', e.g. {min(paths)!r}"
+        for folder, paths in unpaired.items()
         if paths
     ]
-    relabelled = [
-        path
-        for path in sorted(rows.keys() & others.keys())
-        if rows[path]["label"] != others[path]["label"]
-    ]
+    common = rows.keys() & others.keys()
+    relabelled = [path for path in common if rows[path]["label"] != others[path]["label"]]
     if relabelled and not found:
-        path = relabelled[0]
+        path = min(relabelled)
         found.append(
             f"{len(relabelled):,} images with another label, e.g. {path!r}: "
             f"{rows[path]['label']!r} in '{first}', {others[path]['label']!r} in '{second}'"

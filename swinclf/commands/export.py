@@ -14,7 +14,7 @@ from swinclf.exporting.verified_export import (
     disagreement_error,
     measure_speed,
 )
-from swinclf.inference.predictor import InferenceOptions
+from swinclf.inference.predictor import RUN_OPTIONS, InferenceOptions
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder
 
@@ -50,7 +50,7 @@ def export(
     embed: Embed = Embed.NONE,
     tolerance: float | None = None,
     data: Path | None = None,
-    options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
+    options: InferenceOptions = RUN_OPTIONS,
     report: Reporter = SILENT,
 ) -> Export:
     """Export a run and compare its answers with the file's on real images.
@@ -88,7 +88,7 @@ def export_all(
     *,
     tolerance: float | None = None,
     data: Path | None = None,
-    options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
+    options: InferenceOptions = RUN_OPTIONS,
     report: Reporter = SILENT,
 ) -> AllExports:
     """Export a run to every format that can be written here, and measure speed as well.

@@ -38,22 +38,15 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield predictions for inputs, in their order.
 
-    Args:
-        predictor: The model (`inference.predictor.open_predictor`).
-        inputs: Paths, encoded images, PIL images or (H, W, 3) uint8 arrays; an iterator of any
-            length, read lazily.
-        top_k: Classes of each prediction.
-        workers: Threads that decode; None for one a core.
-        low_latency: Compute the images that are available instead of waiting for a full batch.
-        reject: Target share of correct predictions, in (0, 1): predictions that are too uncertain
-            for it, or out of distribution, become `unknown`. None rejects nothing.
-        model: The file of the predictor, with which other processes take part.
+    An input that cannot be read has an error and no label. `inputs` may be an iterator of any
+    length, read lazily. `workers` is the number of threads that decode; None for one a core. With
+    `low_latency`, what is available is computed, without waiting for a full batch. `reject` is the
+    target share of correct predictions, in (0, 1): those that are too uncertain for it, or out of
+    distribution, become `unknown`; None rejects nothing. With `model`, the predictor's file, other
+    processes take part.
 
     Raises:
         RunError: If the model has no threshold for that precision.
-
-    Yields:
-        One prediction for each input. An input that cannot be read has an error and no label.
     """
     count = default_workers() if workers is None else workers
     card = predictor.card

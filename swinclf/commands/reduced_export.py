@@ -20,7 +20,7 @@ from swinclf.errors import DataError, ExportError, MismatchError
 from swinclf.export_formats import FORMATS, check_variants
 from swinclf.exporting.quantize import Reduction
 from swinclf.exporting.source import ExportSource, starting_license
-from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
+from swinclf.inference.predictor import RUN_OPTIONS, InferenceOptions, Predictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
 from swinclf.inference.selection import ALL, match_labels, select_images
 from swinclf.inference.stream import stream_outputs
@@ -75,23 +75,16 @@ def export_reduced(
     embed: Embed = Embed.NONE,
     tolerance: float | None = None,
     data: Path | None = None,
-    options: InferenceOptions = InferenceOptions(),  # noqa: B008 - a frozen value
+    options: InferenceOptions = RUN_OPTIONS,
     report: Reporter = SILENT,
 ) -> ReducedExport:
     """Export a run in a lower precision and measure what that costs and gains.
 
-    Args:
-        model: A model.safetensors.
-        export_format: A format that has precisions.
-        precision: fp16 or int8.
-        output: The file; None for `model-PRECISION.FORMAT` next to the model.
-        embed: What the file contains besides the network.
-        tolerance: Largest allowed mean difference of a probability, and share of labels that
-            differ; None for 0.005 in fp16 and 0.02 in int8.
-        data: A folder of images to calibrate and compare on; None for the run's own dataset, or, if
-            it is not found, the images stored in the run.
-        options: Device and backend of the run.
-        report: Receives progress.
+    `model` is a model.safetensors; `output` is None for `model-PRECISION.FORMAT` next to it.
+    `tolerance` is the largest allowed mean difference of a probability, and share of labels that
+    differ; None for 0.005 in fp16 and 0.02 in int8. `data` is a folder of images to calibrate and
+    compare on; None for the run's own dataset, or, if it is not found, the images stored in the
+    run.
 
     Raises:
         MismatchError: If it differs by more; the file is not deleted.
