@@ -35,23 +35,13 @@ _IS_WINDOWS = os.name == "nt"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`; see `write_pieces`."""
-    write_pieces(path, [data])
-
-
-def write_pieces(
-    path: Path, pieces: Iterable[bytes | memoryview], *, previous: Path | None = None
-) -> None:
     """Write a file atomically: a reader sees the old one or the new one, never a part.
-
-    The old file is moved to `previous`, in the same folder, if given.
 
     Raises:
         RunError: If the folder is read-only, full or gone; the old file is not lost.
     """
-    with FileReplacement(path, previous=previous) as file:
-        for piece in pieces:
-            file.write(piece)
+    with FileReplacement(path) as file:
+        file.write(data)
 
 
 class FileReplacement:

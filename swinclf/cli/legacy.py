@@ -9,7 +9,6 @@ from swinclf.files import expand_home
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
-_COUNTED = ("--num-classes",)  # `train` compares it with the folders; nothing else needs it
 # Options that may be given without a value: what it is then, and whether a word is a value.
 _DEFAULTED: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "--reject": ("0.95", lambda word: word.replace(".", "", 1).isdecimal()),
@@ -43,7 +42,7 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         flag = flag.replace("_", "-")
         if flag == "--data-path":
             modern.append(value if has_value else _take(rest))
-        elif flag in _COUNTED:
+        elif flag == "--num-classes":  # `train` compares it with the folders
             count = value if has_value else _take(rest)
             notes.append(f"{flag} {count} is not needed: the class folders are counted")
             if is_training and count.isdecimal():

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from swinclf.errors import WeightsError
-from swinclf.files import write_pieces
+from swinclf.files import FileReplacement
 
 CHECKSUM = "sha256"
 DTYPES = {  # widest first, so that each tensor is aligned
@@ -55,7 +55,9 @@ def write_tensors(
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     signed = {**metadata, CHECKSUM: tensors_digest(whole, metadata)}
-    write_pieces(path, _pieces(whole, signed), previous=previous)
+    with FileReplacement(path, previous=previous) as file:
+        for piece in _pieces(whole, signed):
+            file.write(piece)
 
 
 def _pieces(
