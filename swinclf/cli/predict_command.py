@@ -28,8 +28,7 @@ from swinclf.cli.options import (
 )
 from swinclf.cli.prediction_writer import EXTENSIONS, PredictFormat, PredictionWriter
 from swinclf.cli.streams import standard_input
-from swinclf.config import Engine, Impl
-from swinclf.device import Precision
+from swinclf.config import Engine
 from swinclf.errors import ExitCode
 from swinclf.run_folder import find_data_folder, find_model, make_folder
 from swinclf.terminal import ConsoleReporter
@@ -37,7 +36,7 @@ from swinclf.terminal import ConsoleReporter
 if TYPE_CHECKING:
     from swinclf.inference.labelling import LabelFolders
     from swinclf.inference.prediction import Prediction
-    from swinclf.inference.predictor import Predictor
+    from swinclf.inference.predictor import InferenceOptions, Predictor
     from swinclf.inference.shared_stream import ModelFile
 
 TOP_K = 5
@@ -114,6 +113,7 @@ def predict_command(
     """Label files, folders, patterns or a list of paths."""
     from swinclf.commands.predict import expand_inputs, predict, select_queue, write_gallery
     from swinclf.inference.labelling import LabelFolders
+    from swinclf.inference.predictor import InferenceOptions
 
     model = find_model(run)
     if page:
@@ -121,7 +121,8 @@ def predict_command(
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
     report = ConsoleReporter()
-    predictor, shared = _opened(model, engine, (impl, device, precision), report)
+    options = InferenceOptions(impl, device, precision)
+    predictor, shared = _opened(model, engine, options, report)
     tally, ignored = _Tally(), Counter[str]()
     expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
     paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
@@ -155,19 +156,16 @@ def predict_command(
 
 
 def _opened(
-    model: Path,
-    engine: Engine,
-    choice: tuple[Impl | None, str, Precision | None],
-    report: ConsoleReporter,
+    model: Path, engine: Engine, options: InferenceOptions, report: ConsoleReporter
 ) -> tuple[Predictor, ModelFile | None]:
     """Open the model, without importing what only other engines need.
 
     Its file is returned if other processes can open it, too.
     """
-    from swinclf.inference.predictor import InferenceOptions, open_predictor
+    from swinclf.inference.predictor import open_predictor
     from swinclf.inference.shared_stream import ModelFile
 
-    options, shared = InferenceOptions(*choice), None
+    shared = None
     if engine is Engine.TORCH:
         predictor, shared = open_predictor(model, options), ModelFile(model, options)
     else:
