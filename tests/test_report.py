@@ -467,6 +467,12 @@ def test_top_5_accuracy_is_shown_of_more_than_five_classes(count, is_shown):
     assert ("top-5" in metrics_text(metrics, ResultFormat.TABLE)) is is_shown
 
 
+def test_columns_are_aligned_below_their_heads_if_the_names_are_short():
+    lines = metrics_text(metrics_of(["a", "b"]), ResultFormat.TABLE).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("class"))
+    assert {len(line) for line in lines[start : start + 3]} == {len(lines[start])}
+
+
 def test_headings_and_captions(written):
     text = written(sections=everything(), thumbnails=thumbnails)
     headings = re.findall(r"<h2>([^<]+)</h2>", text)

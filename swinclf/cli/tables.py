@@ -57,7 +57,7 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
     """Return overall scores, per-class scores and the most confused pairs."""
     if result_format is ResultFormat.JSON:
         return to_json(metrics.to_dict())
-    width = min(40, max(len(one_line(name)) for name in metrics.classes))
+    width = min(40, max(len("class"), *(len(one_line(name)) for name in metrics.classes)))
     class_count = len(metrics.classes)
     with_images = sum(one.support > 0 for one in metrics.per_class.values())
     means = ""
