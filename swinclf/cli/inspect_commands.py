@@ -1,7 +1,4 @@
-"""check, inspect, models and doctor: a dataset, the networks and the machine, shown unchanged.
-
-A command is imported when it is called: torch takes seconds to import, and --help must not.
-"""
+"""check, inspect, models and doctor: a dataset, the networks and the machine, shown unchanged."""
 
 from __future__ import annotations
 

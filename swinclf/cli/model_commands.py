@@ -1,7 +1,4 @@
-"""eval and export: the commands that score a trained model and write it for other programs.
-
-A command is imported when it is called: torch takes seconds to import, and --help must not.
-"""
+"""eval and export: the commands that score a trained model and write it for other programs."""
 
 from __future__ import annotations
 

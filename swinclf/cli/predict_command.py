@@ -1,7 +1,4 @@
-"""predict: its options, and where the predictions go.
-
-A command is imported when it is called: torch takes seconds to import, and --help must not.
-"""
+"""predict: its options, and where the predictions go."""
 
 from __future__ import annotations
 

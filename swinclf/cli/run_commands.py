@@ -1,7 +1,4 @@
-"""runs, compare and relabel: the commands that work on finished runs and their tables.
-
-A command is imported when it is called: --help must not wait for it.
-"""
+"""runs, compare and relabel: the commands that work on finished runs and their tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""serve: its options, and where the address is printed.
-
-A command is imported when it is called: torch takes seconds to import, and --help must not.
-"""
+"""serve: its options, and where the address is printed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""train and demo: the commands that create a run.
-
-A command is imported when it is called: torch takes seconds to import, and --help must not.
-"""
+"""train and demo: the commands that create a run."""
 
 from __future__ import annotations
 
