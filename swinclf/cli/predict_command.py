@@ -118,8 +118,7 @@ def predict_command(
     sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
     report = ConsoleReporter()
-    options = InferenceOptions(impl, device, precision)
-    predictor, shared = _opened(model, engine, options, report)
+    predictor, shared = _opened(model, engine, InferenceOptions(impl, device, precision), report)
     tally, ignored = _Tally(), Counter[str]()
     expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
     paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
