@@ -36,10 +36,11 @@ from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, LockHeldError
 from swinclf.models.store import load_model
-from swinclf.pipeline import finish, fit, resume, starting_model
+from swinclf.pipeline import finish, resume, starting_model
 from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint
+from swinclf.training.loop import TrainingLoop
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -66,8 +67,8 @@ def _draw(_what, path):
     write_image(path, (0, 0, 0), seed=0, size=(1, 1))
 
 
-def _stop(state, *_, saver, **__):
-    saver.save(state)
+def _stop(loop: TrainingLoop) -> None:
+    loop.saver.save(loop.state)
     raise Interrupted(ExitCode.INTERRUPTED)
 
 
@@ -76,7 +77,7 @@ def stopped(data, tmp_path, monkeypatch):
     """The same run, stopped in its first epoch."""
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "fit", _stop)
+        patch.setattr(TrainingLoop, "run", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
     return tmp_path / "runs" / "stopped"
@@ -226,7 +227,7 @@ def test_a_signal_before_there_is_a_run_leaves_none(
 @pytest.mark.parametrize(
     ("module", "place"),
     [
-        (fit, "fit"),
+        (TrainingLoop, "run"),
         (finish, "score_images"),
         (finish, "save_samples"),
         (finish, "write_results"),
@@ -462,7 +463,7 @@ def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, 
     settings = {**SMALL_SETTINGS, "freeze_layers": True, "weights": str(tmp_path / "base")}
     del settings["pretrained"]
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "fit", _stop)
+        patch.setattr(TrainingLoop, "run", _stop)
         with pytest.raises(Interrupted):
             swinclf.train(data, out=str(tmp_path / "runs"), name="head", **settings)
     other = swinclf.train(data, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder.model

@@ -165,6 +165,14 @@ def test_an_image_size_among_the_arguments_of_a_shape_is_obeyed(tmp_path: Path) 
     assert (settings.config.img_size, begun.preprocess.height) == (32, 32)
 
 
+def test_a_network_for_images_that_are_not_square_is_refused() -> None:
+    shape = ("img_size=32x48", "depth=1", "embed_dim=32", "num_heads=2")
+    with pytest.raises(ConfigError) as caught:
+        start(model="vit", img_size=None, model_arg=shape)
+    assert caught.value.found == "32 x 48 px"
+    assert caught.value.hint == "--model-arg img_size=48"
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

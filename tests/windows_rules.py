@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import filelock  # its POSIX half stands for its Windows half, so that it keeps what it needs
 import torch
@@ -151,17 +152,14 @@ def command(*words: str, codes: tuple[int, ...] = (0,)) -> str:
 def interrupted(*words: str) -> None:
     """Train until the first step, and be stopped there."""
     from swinclf.errors import ExitCode, Interrupted
-    from swinclf.pipeline import fit
+    from swinclf.training.loop import TrainingLoop
 
-    def stop(state: Any, *_: Any, saver: Any, **__: Any) -> None:
-        saver.save(state)
+    def stop(loop: TrainingLoop) -> None:
+        loop.saver.save(loop.state)
         raise Interrupted(ExitCode.INTERRUPTED)
 
-    real, fit.fit = fit.fit, stop
-    try:
+    with patch.object(TrainingLoop, "run", stop):
         command(*words, codes=(ExitCode.INTERRUPTED,))
-    finally:
-        fit.fit = real
 
 
 def main(folder: Path) -> None:

@@ -24,6 +24,7 @@ from swinclf.models import embedded
 from swinclf.models.accelerated import accelerate
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import DEFAULT, OWN_SHAPES, build_native, default_impl, native_data_config
+from swinclf.models.swin import Swin
 from swinclf.models.timm_networks import (
     create_published,
     create_timm_network,
@@ -31,6 +32,7 @@ from swinclf.models.timm_networks import (
     published_config,
     timm_preprocess,
 )
+from swinclf.models.vit import ViT
 from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.load_report import WeightsReport, make_report
@@ -321,12 +323,14 @@ def _native_preprocess(architecture: Architecture) -> Preprocess:
     is_custom = architecture.name in OWN_SHAPES
     # Custom shapes have no published weights: use ImageNet's colours and the whole image.
     like = native_data_config(DEFAULT if is_custom else architecture.name)
-    size: int = like.img_size
+    height = width = like.img_size
     if is_custom:
-        size = create_network(architecture).config.img_size[0]  # type: ignore[union-attr, index, assignment]
+        own = create_network(architecture)
+        assert isinstance(own, ViT | Swin)
+        height, width = own.config.img_size
     return Preprocess(
-        height=size,
-        width=size,
+        height=height,
+        width=width,
         interpolation=Interpolation(like.interpolation),
         mean=like.mean,
         std=like.std,

@@ -14,6 +14,7 @@ from swinclf.config import Impl, TrainConfig
 from swinclf.data.folder import FolderIndex
 from swinclf.data.split import SplitRule
 from swinclf.device import Hardware, default_workers, set_threads
+from swinclf.errors import ConfigError
 from swinclf.models.build import (
     Architecture,
     build_network,
@@ -219,9 +220,19 @@ def _choose_preprocess(
 
     Of the known preprocessing of the weights, most reliable first, open fields are filled from the
     next, and finally from the network's default.
+
+    Raises:
+        ConfigError: If the network is not for square images.
     """
     config = settings.config
     own = default_preprocess(architecture, img_size=config.img_size, fit=config.fit)
+    if own.height != own.width:
+        option = "--model-arg img_size=" if "img_size" in architecture.model_args else "--img-size "
+        raise ConfigError(
+            "a network for square images",
+            found=f"{own.height} x {own.width} px",
+            hint=f"{option}{max(own.height, own.width)}",
+        )
     settings = settings.choose("img_size", own.height, OWN)
     for name in (*NAMES, "fit"):
         value, reason = getattr(own, name), OWN
