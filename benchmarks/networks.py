@@ -43,7 +43,7 @@ from swinclf.models.accelerated import (
     linear,
     mlp,
     stage,
-    trained_attention,
+    vit_attention,
     window_attention,
 )
 from swinclf.models.names import build_native
@@ -93,7 +93,7 @@ CONSTANTS = (
     Constant(mlp, "PORTIONED_WIDTH", (384, 1024, 4096), "amp", "train", 32),
     Constant(linear, "TRAINED_TOKENS", (0, 4096, NEVER), "amp", "train", 8),
     Constant(window_attention, "VECTOR_VALUES", (1, 16), "amp", "train", 16),
-    Constant(trained_attention, "BF16_TOKENS", (0,), "amp", "train", 16, VIT),
+    Constant(vit_attention, "BF16_TOKENS", (0,), "amp", "train", 16, VIT),
 )
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from network_cases import difference, images, randomise
 from torch import Tensor
 
-from swinclf.models.accelerated import accelerate, linear, trained_attention
+from swinclf.models.accelerated import accelerate, linear, vit_attention
 from swinclf.models.accelerated.dropout import RandomBits, drop
-from swinclf.models.accelerated.trained_attention import TrainedAttention, _Attention
+from swinclf.models.accelerated.vit_attention import FastAttention, _Attention
 from swinclf.models.vit import ViT, ViTConfig
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -56,12 +56,12 @@ def test_a_seed_repeats_the_mask_and_evaluation_has_none():
 @pytest.mark.parametrize("portion", [1, 2 * 3 * 20 * 20, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_attention_is_the_formula_with_some_weights_dropped(monkeypatch, portion, dtype):
-    monkeypatch.setattr(trained_attention, "PORTION_SCORES", portion)
+    monkeypatch.setattr(vit_attention, "PORTION_SCORES", portion)
     n, heads, tokens, each, rate = 5, 3, 20, 8, 0.2
     qkv = torch.randn(n, tokens, 3 * heads * each, dtype=dtype, requires_grad=True)
     found = _Attention.apply(qkv, heads, RandomBits(rate, 7))
     masks, bits = [], RandomBits(rate, 7)
-    for part in trained_attention._portions(n, heads * tokens**2):
+    for part in vit_attention._portions(n, heads * tokens**2):
         count = len(range(*part.indices(n)))
         masks.append(torch.ones(count, heads, tokens, tokens, dtype=dtype))
         bits.set_signs(masks[-1])
@@ -89,7 +89,7 @@ def test_a_network_drops_as_often_as_its_reference(changes):
     fast = copy.deepcopy(reference)
     accelerate(fast)
     kinds = {type(module) for module in fast.modules()}
-    assert TrainedAttention in kinds
+    assert FastAttention in kinds
     x = images(reference, 4)
     answers = []
     for one in (reference, fast):
@@ -142,7 +142,7 @@ def test_without_dropout_the_attention_is_torchs():
     ],
 )
 def test_weights_are_stored_where_that_is_faster(monkeypatch, changes, dtype, limit, used):
-    monkeypatch.setattr(trained_attention, "BF16_TOKENS", limit)
+    monkeypatch.setattr(vit_attention, "BF16_TOKENS", limit)
     monkeypatch.setattr(linear, "has_fused_linear", lambda: True)
     built = network(class_token=False, pool="avg", **changes).to(dtype)
     accelerate(built)

@@ -13,7 +13,7 @@ What is faster, and where:
     mlp.FastMlp                             the same, with GELU inside the product, too
     dropout.drop                            training a ViT: dropout by random bits, other masks
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
-    trained_attention.TrainedAttention      training a ViT in bfloat16, or with attention dropout
+    vit_attention.FastAttention             training a ViT in bfloat16, or with attention dropout
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
     stage.FastPatchEmbed                    a Swin: patches with channels last
     stage.FastSwinStage                     a Swin: one copy a block instead of up to four
@@ -26,7 +26,7 @@ from torch import nn
 from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
 from swinclf.models.accelerated.stage import FastPatchEmbed, FastSwinStage
-from swinclf.models.accelerated.trained_attention import TrainedAttention
+from swinclf.models.accelerated.vit_attention import FastAttention
 from swinclf.models.accelerated.window_attention import FastWindowAttention
 from swinclf.models.layers import Mlp, PatchEmbed
 from swinclf.models.swin import Swin, SwinStage, WindowAttention
@@ -35,7 +35,7 @@ from swinclf.models.vit import Attention, ViT
 _OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FastLinear,
     Mlp: FastMlp,
-    Attention: TrainedAttention,
+    Attention: FastAttention,
 }
 _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
     PatchEmbed: FastPatchEmbed,

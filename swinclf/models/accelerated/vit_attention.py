@@ -1,6 +1,6 @@
 """Attention of a ViT in training on a CPU: its weights are stored, and some of them dropped.
 
-In bfloat16, PyTorch's own attention takes about twice as long for a step.
+In bfloat16 this is faster than PyTorch's own attention.
 
 Shape letters: N images, T tokens, A heads, E channels of a head, B images times heads of a portion.
 """
@@ -18,13 +18,13 @@ from swinclf.models.vit import Attention
 
 # Scores of the images that are computed at a time, so that they stay in the caches.
 PORTION_SCORES = 1 << 20
-# Up to 640 tokens in bfloat16, forward and backward take 0.2 to 0.6 of the time of PyTorch's own
-# attention; with more of them less is gained, and the weights take much memory. As measured on two
-# cores of an AMD EPYC with AVX512-BF16, 2026-11-27: `python benchmarks/networks.py --constants`.
+# Up to so many tokens in bfloat16; of more, the weights would take much memory. With 0, a step of
+# ViT-S/16 took 1.16 times as long on two cores of an AMD EPYC with AVX512-BF16, 2026-11-27:
+# `python benchmarks/networks.py --constants BF16_TOKENS`.
 BF16_TOKENS = 640
 
 
-class TrainedAttention(Attention):
+class FastAttention(Attention):
     """A ViT's attention, with a hand-written derivative where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
