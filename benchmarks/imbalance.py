@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import Photographs, read_photographs
+from held_out import Photographs, frozen_settings, read_photographs
 
 import swinclf
 from swinclf.config import ClassWeights
@@ -74,8 +74,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=160, help="photographs of the other classes")
     parser.add_argument("--ratio", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=2, help="for each rare class")
+    parser.add_argument("--model", default="embedded", help="another one has random weights")
     args = parser.parse_args()
-    settings: dict[str, Any] = {"model": "embedded", "freeze_layers": True}
+    settings = frozen_settings(args.model)
     rows: dict[ClassWeights, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))

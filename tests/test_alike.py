@@ -231,21 +231,19 @@ def keep_only(root, keep):
     assert len(list(root.rglob("*.jpg"))) - 2 < NEAREST
 
 
-def test_the_embedded_network_needs_no_weights_file(program, land):
+def test_the_embedded_network_needs_no_weights_file(cli, land):
     keep_only(land, ["004", "005", "006"])
-    done = program("check", land, "--model", "embedded")
+    done = cli("check", land, "--model", "embedded")
     assert done.code == 3, done.err
     assert "also searching for near-duplicates by features: embedded on " in done.err
     assert "heath/004.jpg  =  moor/part.jpg  (heath, moor)" in done.out
 
 
-def test_the_program_finds_a_mirrored_part_by_the_features_of_a_run(program, trained, land):
+def test_the_program_finds_a_mirrored_part_by_the_features_of_a_run(cli, trained, land):
     keep_only(land, ["004", "005", "006"])
-    before = program("check", land, "--format", "json")
+    before = cli("check", land, "--format", "json")
     assert json.loads(before.out)["near_pairs"] == []
-    done = program(
-        "check", land, "--weights", trained.path, "--output", "c.json", "--page", "c.html"
-    )
+    done = cli("check", land, "--weights", trained.path, "--output", "c.json", "--page", "c.html")
     assert done.code == 3, done.err
     assert f"{SMALL_MODEL} on " in done.err
     assert "also searching for near-duplicates by features" in done.err

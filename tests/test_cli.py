@@ -852,8 +852,8 @@ def test_a_reader_that_goes_away_is_no_error():
     assert err == b""
 
 
-def test_a_csv_on_a_pipe_is_whole(program, trained):
-    done = program("predict", trained.data, "--run", trained.path, "--format", "csv")
+def test_a_csv_on_a_pipe_is_whole(cli, trained):
+    done = cli("predict", trained.data, "--run", trained.path, "--format", "csv")
     assert done.code == 0
     assert done.err == ""
     assert done.out.count("\n") == 37

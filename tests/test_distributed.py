@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import re
@@ -18,6 +17,7 @@ import pytest
 import torch
 from conftest import read_rows, unwrapped, weights_of
 from torch import nn
+from warm_processes import CONTEXT, WarmProcess
 
 import swinclf
 from swinclf.device import Hardware, Precision
@@ -39,9 +39,6 @@ SMALL = (  # a network without timm, whose import takes as long as torch's
 ROUNDING = 5e-5  # of weights after a few steps; a quarter of what AdamW changes in one
 
 
-MODULE = ("-m", "swinclf")
-
-
 def start_by_torchrun(count, words, folder):
     """Starts the program in several processes of this machine, as a user does."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
@@ -55,7 +52,7 @@ def start_by_torchrun(count, words, folder):
     )
 
 
-def run(count, *words, folder, program=MODULE, code=0):
+def run(count, *words, folder, script=None, code=0):
     """Runs the program in several processes; returns what it wrote to standard output and error.
 
     The processes have the environment that torchrun gives them, without its own process, whose
@@ -65,27 +62,24 @@ def run(count, *words, folder, program=MODULE, code=0):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {
-        **{"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
+        **{"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"},
         **{"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
     }
-    with (folder / "err.txt").open("w") as said:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *program, *map(str, words)],
-                cwd=folder,
-                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=said,
-                text=True,
-            )
-            for rank in range(count)
-        ]
-        outputs = [one.communicate(timeout=200)[0] for one in processes]
-    err = (folder / "err.txt").read_text()
-    assert processes[0].returncode == code, err
-    assert not any(outputs[1:]), "only the first process writes results"
-    return outputs[0], unwrapped(err)
+    processes = [
+        WarmProcess(
+            *words,
+            folder=folder,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            script=script,
+        )
+        for rank in range(count)
+    ]
+    codes = [one.wait(timeout=200) for one in processes]
+    err = "".join(one.stderr for one in processes)
+    assert codes[0] == code, err
+    assert not any(one.stdout for one in processes[1:]), "only the first process writes results"
+    return processes[0].stdout, unwrapped(err)
 
 
 def difference(one, other):
@@ -197,7 +191,7 @@ def test_a_signal_stops_all_processes_at_one_step_and_any_number_resumes(dataset
         )
     )
     words = ("train", dataset, *options)
-    _, err = run(2, *words, folder=tmp_path, program=(str(script),), code=ExitCode.INTERRUPTED)
+    _, err = run(2, *words, folder=tmp_path, script=script, code=ExitCode.INTERRUPTED)
     resume = re.search(r"interrupted; progress is saved, resume with: swinclf (.*)", err)
     shared = tmp_path / resume.group(1).split()[-1]
     assert len(read_rows(shared / "history.csv")) == 1, "in the middle of the second epoch"
@@ -231,7 +225,7 @@ def test_one_process_short_of_memory_splits_its_share(dataset, cli, tmp_path):
             """
         )
     )
-    out, err = run(2, "train", dataset, *options, folder=tmp_path, program=(str(script),))
+    out, err = run(2, "train", dataset, *options, folder=tmp_path, script=script)
     assert "micro-batches of 1 images; the batch size is still 8" in err
     assert difference(alone, tmp_path / out.strip()) < ROUNDING
 
@@ -261,7 +255,7 @@ def test_a_failure_of_another_process_is_told_with_its_number(dataset, tmp_path)
         )
     )
     words = ("train", dataset, *SMALL)
-    _, err = run(2, *words, folder=tmp_path, program=(str(script),), code=ExitCode.FAILED)
+    _, err = run(2, *words, folder=tmp_path, script=script, code=ExitCode.FAILED)
     assert "process 1:\nerror: expected a good day\nfound: a bad one" in err
     assert "expected all 2 processes to continue" in err
 
@@ -274,7 +268,7 @@ def test_a_classifier_is_pickled_as_its_path_and_called(trained):
     pickled = pickle.dumps(classifier)
     assert len(pickled) < 1000
     files = sorted(trained.data.rglob("*.png"))[:4]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, CONTEXT) as pool:
         found = list(pool.map(pickle.loads(pickled), [[one.read_bytes()] for one in files]))
     assert [one.label for rows in found for one in rows] == [
         one.label for one in classifier.predict(files)

@@ -27,6 +27,7 @@ from conftest import (
     write_dataset,
     write_image,
 )
+from warm_processes import WarmProcess
 
 import swinclf
 from swinclf import device, files
@@ -275,12 +276,10 @@ def test_patience_ends_with_the_signal_that_was_not_obeyed():
 
 
 def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
-    words = [sys.executable, "-m", "swinclf", "train", data, *SMALL_FLAGS]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("epoch"):
-                break
-        process.kill()
+    process = WarmProcess("train", data, *SMALL_FLAGS, folder=tmp_path)
+    process.wait_for("epoch")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     run = tmp_path / "runs" / "colours-1"
     assert run.with_name(".colours-1.lock").exists(), "nobody was there to remove it"
     (run / ".last.ckpt.1.tmp").write_bytes(b"half a")

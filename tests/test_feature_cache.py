@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from conftest import (
     weights_of,
     write_image,
 )
+from warm_processes import WarmProcess
 
 import swinclf
 from swinclf.data import loader
@@ -245,19 +245,11 @@ def test_a_full_disk_is_said_once_and_leaves_no_part(cli, dataset, own_cache, mo
 
 
 def test_a_killed_training_leaves_a_cache_that_serves_the_next(dataset, tmp_path, own_cache):
-    words = ["-m", "swinclf", "train", str(dataset), *SMALL_FLAGS, "--freeze-layers"]
-    with subprocess.Popen(
-        [sys.executable, *words, "--epochs", "100000"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        for line in process.stderr:
-            if line.startswith("linear probe"):
-                break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    words = ("train", dataset, *SMALL_FLAGS, "--freeze-layers", "--epochs", 100_000)
+    process = WarmProcess(*words, folder=tmp_path)
+    process.wait_for("linear probe")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert _files(own_cache)
     units = {unit for path in _files(own_cache) for unit in _units(path)}
     assert len(units) > 36
@@ -272,21 +264,11 @@ def _units(path: Path) -> set[bytes]:
 
 
 def test_two_trainings_at_once_share_one_cache(dataset, tmp_path, own_cache):
-    words = ["-m", "swinclf", "train", str(dataset), *SMALL_FLAGS, "--freeze-layers"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, *words, "--name", name, "--cache-gib", "0.001"],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("one", "two")
-    ]
+    words = ("train", dataset, *SMALL_FLAGS, "--freeze-layers", "--cache-gib", 0.001)
+    both = [WarmProcess(*words, "--name", name, folder=tmp_path) for name in ("one", "two")]
     for process in both:
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert "cannot cache" not in err
+        assert process.wait(timeout=120) == 0, process.stderr
+        assert "cannot cache" not in process.stderr
     one, two = (tmp_path / "runs" / name for name in ("one", "two"))
     assert same_weights(weights_of(one), weights_of(two))
     assert read_rows(one / "predictions.csv") == read_rows(two / "predictions.csv")

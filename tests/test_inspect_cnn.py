@@ -136,13 +136,21 @@ def labels(done: Outcome) -> list[str]:
     return [line.split(",")[1] for line in done.out.splitlines()[1:]]
 
 
-def test_a_run_of_it_is_compared_exported_and_predicted_with(cli, run, tmp_path):
+def test_a_run_of_it_is_compared_exported_and_predicted_with(cli, run, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
+    in_place, real = [], torch.onnx.export
+
+    def watched(module, *args, **options):
+        in_place.extend(one.inplace for one in module.modules() if hasattr(one, "inplace"))
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", watched)
     compared = cli("compare", run, run / "eval-1", "--format", "json")
     assert compared.code == 0, compared.err
     assert json.loads(compared.out)["differing"] == []
     exported = cli("export", "--run", run, "--format", "onnx", "--output", tmp_path / "m.onnx")
     assert exported.code == 0, exported.err
+    assert set(in_place) == {False}
     picture = run.parent.parent / "colours" / "green" / "003.png"
     answers = [
         labels(cli("predict", picture, "--run", model, "--format", "csv"))
@@ -170,17 +178,3 @@ def test_no_pictures_of_a_transformer_that_is_not_of_this_package(cli, trained):
     done = cli("inspect", trained.path, "--output", "p")
     assert done.code == 2
     assert "only the table: swinclf inspect" in error_lines(done)[2]
-
-
-def test_an_export_computes_nothing_in_place(run, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    seen = []
-    real = torch.onnx.export
-
-    def watching(module, *args, **options):
-        seen.append({one.inplace for one in module.modules() if hasattr(one, "inplace")})
-        return real(module, *args, **options)
-
-    monkeypatch.setattr(torch.onnx, "export", watching)
-    swinclf.load(run).export(tmp_path / "m.onnx")
-    assert seen == [{False}]

@@ -50,10 +50,7 @@ def test_exports_with_any_batch(build: Callable[[], nn.Module]) -> None:
     example = images(network, 2)
     exported = torch.export.export(network, (example,), dynamic_shapes=(batch,))
     stream = io.BytesIO()
-    program = torch.onnx.export(
-        network, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False
-    )
-    program.save(stream)
+    torch.onnx.export(exported, dynamo=True, verbose=False).save(stream)
     session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     for count in (1, 2, 7):

@@ -98,9 +98,9 @@ def assert_training_images(mistakes, run, data, *, pictures=True):
             assert one.jpeg == (thumbnail(data / one.path) if pictures else None)
 
 
-def test_the_report_of_eval_shows_the_training_images_most_alike(greys, program, tmp_path):
+def test_the_report_of_eval_shows_the_training_images_most_alike(greys, cli, tmp_path):
     run, data = greys
-    done = program("eval", "--run", run, "--output", tmp_path / "scores")
+    done = cli("eval", "--run", run, "--output", tmp_path / "scores")
     assert done.code == 0, done.err
     assert "warning" not in done.err
     mistakes = mistakes_in(tmp_path / "scores")

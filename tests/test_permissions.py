@@ -13,8 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_FLAGS, Outcome, error_lines, read_rows
+from conftest import Outcome, error_lines, read_rows
 
+SMALL = (  # a network without timm, whose import takes as long as torch's
+    *("--model", "vit", "--model-arg", "embed_dim=16", "--model-arg", "depth=1"),
+    *("--model-arg", "num_heads=1", "--no-pretrained", "--img-size", "32", "--epochs", "1"),
+)
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
@@ -63,7 +67,7 @@ def test_a_file_and_a_class_folder_that_may_not_be_read_are_listed(
     (dataset / "shut").mkdir()
     shutil.copy(dataset / "blue" / "000.png", dataset / "shut" / "000.png")
     locked(dataset / "shut")
-    done = bounded("train", dataset, *SMALL_FLAGS)
+    done = bounded("train", dataset, *SMALL)
     assert done.code == 3, done.err
     assert "class 'shut' has no readable image: 1 skipped (Permission denied)" in done.err
     rows = read_rows(tmp_path / done.out.strip() / "skipped.csv")
@@ -75,7 +79,7 @@ def test_a_file_and_a_class_folder_that_may_not_be_read_are_listed(
     assert again.code == 3
     errors = [one["error"] for one in json.loads(again.out) if "error" in one]
     assert errors == ["Permission denied"]
-    strict = bounded("train", dataset, *SMALL_FLAGS, "--strict")
+    strict = bounded("train", dataset, *SMALL, "--strict")
     assert strict.code == 1
     assert "Permission denied" in error_lines(strict)[1]
 
@@ -85,7 +89,7 @@ def test_a_place_for_runs_that_may_not_be_written_is_named_before_any_work(
 ):
     (tmp_path / "mine").mkdir()
     locked(tmp_path / "mine", 0o500)
-    done = bounded("train", dataset, *SMALL_FLAGS, "--out", "mine")
+    done = bounded("train", dataset, *SMALL, "--out", "mine")
     assert done.code == 1
     expected, found, hint = error_lines(done)
     assert "mine" in expected

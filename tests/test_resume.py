@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from conftest import (
     weights_of,
     write_dataset,
 )
+from warm_processes import WarmProcess
 
 import swinclf
 from swinclf.commands import train as train_verb
@@ -410,28 +408,17 @@ def test_an_interrupted_run_is_not_the_latest(interrupted, cli):
 
 def _start_and_signal(dataset: Path, number: int, epochs: int) -> tuple[int, str]:
     """Runs the program, signals it when it has said how its first epoch went."""
-    words = ["-m", "swinclf", "train", str(dataset), *SMALL_FLAGS, "--epochs", str(epochs)]
-    with subprocess.Popen(
-        [sys.executable, *words],
-        cwd=dataset.parent,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if line.startswith("epoch"):
-                break
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert out == "", "a run's folder is printed when it is finished"
-        return process.returncode, "".join(said) + err
+    words = ("train", dataset, *SMALL_FLAGS, "--epochs", epochs)
+    process = WarmProcess(*words, folder=dataset.parent)
+    process.wait_for("epoch")
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    assert process.stdout == "", "a run's folder is printed when it is finished"
+    return code, process.stderr
 
 
 def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
-    code, said = _start_and_signal(dataset, signal.SIGINT, epochs=40)
+    code, said = _start_and_signal(dataset, signal.SIGINT, epochs=20)
     assert code == 130, said
     last = said.strip().splitlines()[-1]
     assert (
@@ -439,10 +426,10 @@ def test_ctrl_c_saves_and_prints_how_to_go_on(dataset, tmp_path, cli):
     )
     assert "Traceback" not in said
     stopped = untimed_history(tmp_path / "runs" / "colours-1")
-    assert 0 < len(stopped) < 40
+    assert 0 < len(stopped) < 20
     words = shlex.split(last.partition(": ")[2])[1:]
     assert cli(*words).code == 0
-    whole = cli("train", dataset, *SMALL_FLAGS, "--epochs", "40")
+    whole = cli("train", dataset, *SMALL_FLAGS, "--epochs", "20")
     _assert_same_run(tmp_path / whole.out.strip(), tmp_path / "runs" / "colours-1")
 
 
