@@ -24,6 +24,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import timing
 
@@ -198,10 +199,12 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     )
     yield epochs("reading alone, swinclf, augmented on the CPU", swinclf_reader(None))
     yield epochs("reading alone, swinclf, augmented on the device", swinclf_reader(GIB))
-    vars(device_images)["augment_batch"] = lambda packed, *_: blank.expand(
-        len(packed.first), -1, -1, -1
-    )
-    yield epochs("reading alone, swinclf, not augmented", swinclf_reader(GIB))
+
+    def not_augmented(packed: Any, *_: object) -> torch.Tensor:
+        return blank.expand(len(packed.first), -1, -1, -1)
+
+    with mock.patch.object(device_images, "augment_batch", not_augmented):
+        yield epochs("reading alone, swinclf, not augmented", swinclf_reader(GIB))
 
 
 def refuse(path: Path, reason: str) -> None:

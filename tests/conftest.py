@@ -14,10 +14,12 @@ import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Tests run beside each other on few cores: a network's threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +30,7 @@ os.environ.pop("CI", None)
 import numpy as np
 import pytest
 from command_lines import parse, suggested_calls
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 
@@ -188,24 +191,50 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 @pytest.fixture(scope="session")
-def exported_network(trained: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of these tests share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def make_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """A file in the shared folder, made by the first process that asks for it."""
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            make(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_network(trained: TrainedRun, shared_folder: Path) -> bytes:
     """The trained network as ONNX: exporting one takes seconds, so it is done once."""
     import swinclf
 
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    swinclf.load(trained.path).export(path)
+    path = make_once(shared_folder / "trained.onnx", swinclf.load(trained.path).export)
     return path.read_bytes()
 
 
-@pytest.fixture
-def network_graph(exported_network: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports take the network that was exported before; all else of them is done."""
+@pytest.fixture(scope="session")
+def known_graph(exported_network: bytes) -> Callable[[], AbstractContextManager[object]]:
+    """Inside `with known_graph():` exports take the network exported before; all else is done."""
     import onnx
 
-    monkeypatch.setattr(
-        "swinclf.exporting.writers._network_graph",
-        lambda _source: onnx.load_model_from_string(exported_network),
-    )
+    def patched() -> AbstractContextManager[object]:
+        return mock.patch(
+            "swinclf.exporting.writers._network_graph",
+            side_effect=lambda _source: onnx.load_model_from_string(exported_network),
+        )
+
+    return patched
+
+
+@pytest.fixture
+def network_graph(known_graph: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """The same for a whole test."""
+    with known_graph():
+        yield
 
 
 def error_lines(outcome: Outcome) -> tuple[str, str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from conftest import make_once, write_image
 
 import swinclf
 from swinclf.card import ModelCard
@@ -34,7 +36,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def write_model(path, name, preprocess, photos, *, impl=Impl.TIMM, pretrained=False):
+def write_model(name, preprocess, photos, path, *, impl=Impl.TIMM, pretrained=False):
     """A model.safetensors with a head of random weights, a temperature and a rejection rule."""
     torch.manual_seed(0)
     architecture = Architecture(name, impl, len(CLASSES), img_size=preprocess.height)
@@ -55,37 +57,35 @@ def write_model(path, name, preprocess, photos, *, impl=Impl.TIMM, pretrained=Fa
         ood_threshold=float(np.quantile(scores, 0.8)),
     )
     save_model(path, network, ModelCard(**{**vars(card), "confidence": confidence}))
-    return path
 
 
 @pytest.fixture(scope="session")
-def export_models(tmp_path_factory, tiny_swin, photos):
+def export_models(shared_folder, tiny_swin, photos):
     """Three networks, each with another preprocessing."""
-    folder = tmp_path_factory.mktemp("models")
     colours = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
     cubic = {"interpolation": Interpolation.BICUBIC, **colours}
     vit = Preprocess(height=32, width=32, crop_pct=0.9, fit=Fit.CROP, **cubic)
     swin = Preprocess(height=32, width=32, crop_pct=0.9, fit=Fit.SQUASH, **cubic)
     lite = Preprocess(**{**vars(PREPROCESS), "height": 64, "width": 64})
+    written = {
+        "vit": partial(write_model, "test_vit", vit, photos),
+        "swin": partial(write_model, tiny_swin, swin, photos),
+        "lite": partial(write_model, "embedded", lite, photos, pretrained=True),
+    }
     return {
-        "vit": write_model(folder / "vit.safetensors", "test_vit", vit, photos),
-        "swin": write_model(folder / "swin.safetensors", tiny_swin, swin, photos),
-        "lite": write_model(folder / "lite.safetensors", "embedded", lite, photos, pretrained=True),
+        name: make_once(shared_folder / f"{name}.safetensors", write)
+        for name, write in written.items()
     }
 
 
 @pytest.fixture(scope="session")
-def export_of(export_models, photos, tmp_path_factory):
+def export_of(export_models, photos, shared_folder):
     """Exports of the models, each written once, by name and format."""
-    folder, done = tmp_path_factory.mktemp("exported"), {}
 
-    def write(name, export_format):
-        if (name, export_format) not in done:
-            path = folder / name / FORMATS[export_format].default_name
-            path.parent.mkdir(exist_ok=True)
-            classifier = swinclf.load(export_models[name])
-            classifier.export(path, export_format=export_format, data=photos)
-            done[name, export_format] = path
-        return done[name, export_format]
+    def find(name, export_format):
+        path = shared_folder / name / FORMATS[export_format].default_name
+        path.parent.mkdir(exist_ok=True)
+        export = swinclf.load(export_models[name]).export
+        return make_once(path, partial(export, export_format=export_format, data=photos))
 
-    return write
+    return find

@@ -56,7 +56,7 @@ def model_of(tmp_path_factory, shots):
         if (name, impl) not in done:
             path, is_embedded = folder / f"{name}-{impl}.safetensors", name == "embedded"
             size = PREPROCESS if is_embedded else cubic
-            write_model(path, name, size, shots, impl=impl, pretrained=is_embedded)
+            write_model(name, size, shots, path, impl=impl, pretrained=is_embedded)
             done[name, impl] = path
         return done[name, impl]
 

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -31,13 +32,14 @@ def swin(trained, tiny_swin, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(trained, swin, tmp_path_factory):
+def exported(trained, swin, known_graph, tmp_path_factory):
     """The ONNX file of each run."""
     folder = tmp_path_factory.mktemp("exported")
     files = {}
     for name, run in (("vit", trained.path), ("swin", swin)):
         files[name] = folder / f"{name}.onnx"
-        done = swinclf.load(run).export(files[name])
+        with known_graph() if name == "vit" else nullcontext():
+            done = swinclf.load(run).export(files[name])
         assert done.path == files[name]
         assert done.parity.agrees
         assert done.parity.images > 0
