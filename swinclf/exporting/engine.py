@@ -8,7 +8,6 @@ from swinclf.config import Engine, ExportFormat
 from swinclf.errors import ConfigError, ExportError, RunError
 from swinclf.export_formats import FORMATS
 from swinclf.exporting.verified_export import (
-    DEFAULT_TOLERANCE,
     RunToExport,
     disagreement_error,
     measure_speed,
@@ -48,7 +47,7 @@ def open_engine(
             found=f"an exported file, '{model}'" if own.device == "cpu" else f"{own.device}",
             hint="no --engine",
         )
-    run = RunToExport(model, None, options, DEFAULT_TOLERANCE, report)
+    run = RunToExport(model, None, options, None, report)
     if engine is not Engine.AUTO:
         return _exported_predictor(run, model, engine)
     return _fastest(run, model, own, report)
