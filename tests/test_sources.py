@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import COLOURS, write_dataset
 from onnx_files import write_onnx
-from PIL import Image
+from PIL import Image, ImageSequence
+from PIL.ExifTags import Base as Tag
 
 import swinclf
 from swinclf.data import limits
@@ -54,6 +55,43 @@ def test_a_batch_of_images_and_an_array_of_paths(classifier, tmp_path):
     Image.fromarray(RED).save(tmp_path / "a.png")
     assert classifier.predict(np.array([str(tmp_path / "a.png")]))[0].label == "red"
     assert classifier.predict([]) == []
+
+
+def test_an_image_is_predicted_as_it_was_when_it_was_given(classifier, tmp_path):
+    """Of a file that is closed, an animation that goes on, and an array that is used again."""
+    wanted = list(COLOURS) * 6
+    frames = [Image.new("RGB", (40, 40), COLOURS[name]) for name in wanted]
+    paths = [tmp_path / f"{number}.png" for number in range(len(frames))]
+    for frame, path in zip(frames, paths, strict=True):
+        frame.save(path)
+    animated = {"save_all": True, "append_images": frames[1:], "duration": 9, "lossless": True}
+    frames[0].save(tmp_path / "all.webp", **animated)
+
+    def files():
+        for path in paths:
+            with Image.open(path) as image:
+                yield image
+
+    def arrays():
+        array = np.empty((40, 40, 3), np.uint8)
+        for frame in frames:
+            array[:] = frame
+            yield array
+
+    with Image.open(tmp_path / "all.webp") as animation:
+        for images in (files(), ImageSequence.Iterator(animation), arrays()):
+            assert [one.label for one in classifier.predict(images)] == wanted
+
+
+def test_an_opened_photograph_is_turned_as_its_file_is(classifier, tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = COLOURS["red"]
+    exif = Image.Exif()
+    exif[Tag.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        opened, file = classifier.predict([image, tmp_path / "turned.png"])
+    assert opened.top == file.top
 
 
 @pytest.mark.parametrize("inputs", [None, 5, 1.5, {"a.jpg": 1}, object()])

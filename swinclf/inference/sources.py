@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from swinclf.data.walk import walk_images
 from swinclf.errors import ConfigError
@@ -47,13 +48,16 @@ def list_sources(inputs: Any) -> Iterable[Any]:
 def to_pil(source: Any) -> Image.Image:
     """Convert a PIL image, or an array or tensor (H, W, 3) of uint8, to a PIL image.
 
+    An image as `Image.open` returns it is turned upright, as its file is; one that was changed
+    since is not, as that may have been done.
+
     Raises:
         ValueError: If it is something else, or empty; with a hint.
     """
     if isinstance(source, Image.Image):
         if 0 in source.size:
             raise ValueError(f"expected an image with pixels; found one of size {source.size}")
-        return source
+        return ImageOps.exif_transpose(source) if isinstance(source, ImageFile) else source
     if not hasattr(source, "__array__") or not hasattr(source, "shape"):
         raise ValueError(f"expected {ONE}; found {_kind_of(source)}")
     pixels = np.asarray(source)

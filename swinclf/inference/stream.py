@@ -85,10 +85,8 @@ def stream_outputs(
     if is_padded:
         predictor = padded = PaddedPredictor(predictor)
         batch_size = padded.size
-    card = predictor.card
-
-    def load(source: InputT) -> tuple[InputT, LoadedImage]:
-        return source, _load(source, card.preprocess, resize=not predictor.takes_any_size)
+    reader = _Reader(predictor)
+    items = reader.take(sources)
 
     def compute(batch: list[tuple[InputT, LoadedImage]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
@@ -105,16 +103,47 @@ def stream_outputs(
         parallel = replace(parallel, first_size=batch_size, max_size=batch_size)
     sizes = BatchSize(parallel)
     if low_latency:
-        for group in available_batches(sources, sizes.size):
-            loads = map_ahead(load, group, workers=workers, ahead=len(group), late=not_loaded)
-            yield from compute(list(loads))
+        for group in available_batches(items, sizes.size):
+            loaded = map_ahead(
+                reader.load, group, workers=workers, ahead=len(group), late=reader.refuse
+            )
+            yield from compute(list(loaded))
         return
     ahead = 2 * parallel.max_size
-    batches = sizes.batches(map_ahead(load, sources, workers=workers, ahead=ahead, late=not_loaded))
+    loaded = map_ahead(reader.load, items, workers=workers, ahead=ahead, late=reader.refuse)
+    batches = sizes.batches(loaded)
     with divide_threads(parallel):  # decoding, network and the caller overlap
         lanes = parallel.count
         for outputs in map_ahead(compute, batches, workers=lanes, ahead=lanes + 1):
             yield from outputs
+
+
+class _Reader:
+    """Reads sources for a model."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._preprocess = predictor.card.preprocess
+        self._resizes = not predictor.takes_any_size
+
+    def take(self, sources: Iterable[InputT]) -> Iterator[tuple[InputT, LoadedImage | None]]:
+        """Yield sources, with the pixels of those that the caller may change or close after it."""
+        for source in sources:
+            is_read_later = isinstance(source, (str, os.PathLike, bytes))
+            yield source, None if is_read_later else self._read(source)
+
+    def load(self, item: tuple[InputT, LoadedImage | None]) -> tuple[InputT, LoadedImage]:
+        """Return a source with its pixels."""
+        source, loaded = item
+        return source, loaded or self._read(source)
+
+    def refuse(
+        self, item: tuple[InputT, LoadedImage | None], why: str
+    ) -> tuple[InputT, LoadedImage]:
+        """Return a source with the reason why it could not be loaded."""
+        return not_loaded(item[0], why)
+
+    def _read(self, source: Source) -> LoadedImage:
+        return _load(source, self._preprocess, resize=self._resizes)
 
 
 def compute_by_size(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list[ImageOutput]:
