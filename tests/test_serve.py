@@ -17,7 +17,7 @@ import time
 import tomllib
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -32,7 +32,7 @@ from swinclf.errors import DeviceError
 from swinclf.inference.predictor import open_predictor
 from swinclf.serving.batcher import ImageBatcher
 from swinclf.serving.gate import RequestError, ServeCounters
-from swinclf.serving.http_api import PredictionService
+from swinclf.serving.http_api import PredictionService, build_api
 from swinclf.serving.serve_limits import ServeLimits
 from swinclf.serving.uploads import Upload
 
@@ -333,6 +333,41 @@ def test_a_connection_stays_open_for_the_next_request(server):
 
 
 # --- the service, with a model that waits or fails ------------------------------------------------
+
+
+def test_a_class_name_that_is_not_utf_8_is_described(predictor):
+    predictor.card = replace(predictor.card, classes=("caf\udce9", "tea"))
+    service = PredictionService(predictor, None, None, ServeLimits(), None, ServeCounters())
+    (route,) = (one for one in build_api(service).routes if one.path == "/model")
+    answer = asyncio.run(route.endpoint())
+    assert json.loads(answer.body)["classes"] == ["caf\udce9", "tea"]
+
+
+def test_decoded_images_wait_in_bounded_memory(predictor, monkeypatch):
+    """Readers wait for the model: an image takes far more memory than its file."""
+    decoded, release = [], Event()
+    outputs, parallel = predictor.outputs, predictor.parallel
+
+    def wait(pixels):
+        release.wait(30)
+        return outputs(pixels)
+
+    def decode(*_arguments, **_options):
+        decoded.append(1)
+        return np.zeros((32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(predictor, "outputs", wait)
+    monkeypatch.setattr("swinclf.serving.batcher.decode_encoded", decode)
+    room = 2 * parallel.max_size * parallel.count
+    with ImageBatcher(
+        predictor, workers=2, limits=ServeLimits(), on_batch=lambda _count: None
+    ) as batcher:
+        futures = [batcher.submit(b"") for _ in range(2 * room)]
+        time.sleep(0.3)
+        assert len(decoded) <= room
+        release.set()
+        assert all(one.result(30).probabilities is not None for one in futures)
+    assert len(decoded) == 2 * room
 
 
 @pytest.fixture

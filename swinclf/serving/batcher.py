@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Semaphore, Thread
 from time import monotonic, perf_counter
 from types import TracebackType
 
@@ -56,6 +56,9 @@ class ImageBatcher:
         self._sizes = BatchSize(predictor.parallel)
         self._decoded: SimpleQueue[_Decoded | None] = SimpleQueue()
         self._lock, self._decoding, self._waiting = Lock(), 0, 0
+        # Of decoded images, which take up to a thousand times the memory of their files.
+        parallel = predictor.parallel
+        self._room = Semaphore(2 * parallel.max_size * parallel.count)
         self._threads = [
             Thread(target=self._compute, name="swinclf-model")
             for _ in range(predictor.parallel.count)
@@ -107,17 +110,22 @@ class ImageBatcher:
             self._waiting -= 1
 
     def _decode(self, future: Future[ImageOutput], data: bytes) -> None:
+        self._room.acquire()
+        pixels = None
         try:
             if future.set_running_or_notify_cancel():
-                self._decoded.put((future, self._to_pixels(data)))
+                pixels = self._to_pixels(data)
         except UnreadableImage as error:
             # A copy, whose traceback does not keep the file in memory until a garbage collection.
             future.set_exception(type(error)(*error.args))
         except Exception as error:  # a bug, of which the caller is to know
             future.set_exception(error)
-        finally:
-            with self._lock:
-                self._decoding -= 1
+        if pixels is None:
+            self._room.release()
+        else:
+            self._decoded.put((future, pixels))
+        with self._lock:
+            self._decoding -= 1
 
     def _compute(self) -> None:
         while batch := self._next_batch():
@@ -129,6 +137,8 @@ class ImageBatcher:
                 for future in futures:
                     future.set_exception(error)
                 continue
+            finally:
+                self._room.release(len(batch))
             self._sizes.record(len(batch), perf_counter() - start)
             self._on_batch(len(batch))
             for future, result in zip(futures, results, strict=True):

@@ -22,8 +22,8 @@ async function describe() {
     find("token").focus();
     return say(token ? "The token is not that of this server." : "");
   }
-  const model = await response.json();
-  if (!response.ok) return say(model.error);
+  const model = await response.json().catch(() => ({error: `The server answered ${response.status}.`}));
+  if (model.error) return say(model.error);
   const classes = model.classes.length;
   find("model").textContent = `${model.model}, ${classes} ${classes === 1 ? "class" : "classes"}. `
     + "Images go to the server of this page, and nowhere else.";

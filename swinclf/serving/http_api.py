@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +22,7 @@ from swinclf.confidence.selective import threshold_for
 from swinclf.data.images import ExcessiveImage, UnknownFormat, UnreadableImage
 from swinclf.device import versions
 from swinclf.errors import RunError, SwinclfError
+from swinclf.files import json_text
 from swinclf.inference.prediction import Prediction, prediction_json
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.stream import to_prediction
@@ -144,9 +145,9 @@ def build_api(service: PredictionService) -> FastAPI:
         return Response("\n".join(rows) + "\n", status, media_type=JSON_LINES)
 
     @app.get("/model")
-    async def model() -> JSONResponse:
+    async def model() -> Response:
         """Describe the model: classes, preprocessing, scores, versions."""
-        return JSONResponse(service.description())
+        return Response(json_text(service.description()), media_type=JSON)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
