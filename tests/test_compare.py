@@ -221,6 +221,19 @@ def test_several_are_ranked_on_the_images_of_all(cli, three, tmp_path):
     assert "different predictions: 7 images" in lines[6]
 
 
+def test_the_link_to_the_newest_run_is_not_another_run(cli, three, tmp_path):
+    listed = cli("compare", *three, "--format", "json").out
+    (tmp_path / "latest").symlink_to(three[0].name, target_is_directory=True)
+    assert cli("compare", *three, tmp_path / "latest", "--format", "json").out == listed
+    alone = cli("compare", three[0], tmp_path / "latest")
+    assert error_lines(alone)[1] == "1"
+
+
+def test_scores_of_training_images_are_named(cli, two):
+    write_json(two[0] / "metrics.json", {"split": "train"})
+    assert f"{two[0]}: scores of images that it was trained on" in cli("compare", *two).out
+
+
 def test_runs_that_differ_in_their_seed_are_a_group(cli, three):
     fourth = write_answers(three[0].parent / "d", {"tulip/other.jpg": "tulip"})
     for folder, (seed, lr) in zip(
@@ -310,7 +323,7 @@ def test_different_images_are_refused_and_both_sides_named(cli, two, tmp_path):
     assert str(third) in expected
     assert f"19 images only in '{two[0]}', e.g. 'rose/1.jpg'" in found
     assert f"1 images only in '{third}', e.g. 'rose/new.jpg'" in found
-    assert hint.startswith("score both on one folder: swinclf eval DATA")
+    assert hint.startswith("score both on a folder that neither was trained on: swinclf eval DATA")
 
 
 def test_different_labels_are_refused(tmp_path):

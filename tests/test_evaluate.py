@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import (
     COLOURS,
+    SMALL_FLAGS,
     SMALL_SETTINGS,
     error_lines,
     read_rows,
@@ -205,6 +206,32 @@ def test_the_weights_file_alone_evaluates(lone, trained, score, tmp_path):
     foreign = write_dataset(tmp_path / "foreign", per_class=2)
     metrics, _, _ = score(foreign, "--run", lone)
     assert (metrics["split"], metrics["images"]) == ("all", 6)
+
+
+def test_the_weights_file_alone_evaluates_the_images_held_out_by_a_folder(
+    cli, score, dataset, tmp_path
+):
+    """Inside the dataset or beside it, never by the rule of other trainings."""
+    for path in sorted(dataset.glob("*/*.png")):
+        split = "val" if path.stem < "004" else "train"
+        moved = dataset / split / path.parent.name / path.name
+        moved.parent.mkdir(exist_ok=True, parents=True)
+        path.rename(moved)
+    for folder in dataset.glob("[bgr]*"):
+        folder.rmdir()
+    options = (*SMALL_FLAGS, "--freeze-layers")
+    for name, data, more, split, count in (
+        ("inside", dataset, (), "val", 12),
+        ("beside", dataset / "train", ("--val", dataset / "val"), "train", 24),
+    ):
+        done = cli("train", data, *options, *more, "--name", name)
+        assert done.code == 0, done.err
+        weights = tmp_path / f"{name}.safetensors"
+        shutil.copy(tmp_path / "runs" / name / "model.safetensors", weights)
+        metrics, rows, _ = score(data, "--run", weights)
+        assert (metrics["split"], metrics["images"]) == (split, count)
+        if split == "val":
+            assert all(path.startswith("val/") for path in _paths(rows))
 
 
 def test_the_weights_file_alone_needs_a_folder_to_score(lone, cli):

@@ -38,6 +38,13 @@ def test_it_says_what_selected_the_epoch():
     assert "also selected the epoch" in judge(replace(GOOD, is_selected=True)).lines[1]
 
 
+def test_images_that_were_trained_on_make_no_model_good():
+    verdict = judge(replace(GOOD, is_trained_on=True))
+    assert verdict.kinds == ()
+    assert "says nothing about new images" in verdict.lines[1]
+    assert "swinclf eval OTHER" in verdict.lines[2]
+
+
 @pytest.mark.parametrize(
     ("changes", "kinds"),
     [

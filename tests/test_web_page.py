@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -273,6 +274,12 @@ def test_the_command_names_dataset_and_accuracy(trained, network_graph, cli, tmp
     assert "test_vit distinguishes 3 classes (blue, green, red)" in text
     assert re.search(r"images like those of .colours. .* [\d.]+ % were correct", text)
     assert "\u201cNot sure\u201d: the image is unlike the training images" in text
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    (run / "metrics.json").write_text(json.dumps({**metrics, "split": "train"}), "utf-8")
+    assert cli("export", "--run", run, "--format", "web", "--output", tmp_path / "t.html").code == 0
+    assert "were correct" not in (tmp_path / "t.html").read_text("utf-8"), "it had seen them"
 
 
 def test_the_page_of_the_docs_gives_the_answers_of_predict(page, images, tmp_path):

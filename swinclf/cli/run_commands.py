@@ -91,9 +91,10 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
-    from swinclf.commands.compare import compare, rank_runs
+    from swinclf.commands.compare import compare, rank_runs, without_latest
 
     result_format = chosen_format(result_format, as_json=as_json)
+    runs = without_latest(runs)
     if seeds is not None:
         from swinclf.train_seeds import train_seeds
 

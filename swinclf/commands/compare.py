@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.config import SETTINGS
+from swinclf.data.folder import TRAIN
 from swinclf.data.thumbnails import thumbnails
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import read_csv, read_json, write_json
-from swinclf.latest_run import follow_latest
+from swinclf.latest_run import LATEST, follow_latest
 from swinclf.metrics import wilson_interval
 from swinclf.reporting.compare_page import write_compare_page
 from swinclf.reporting.paired_comparison import (
@@ -115,6 +116,14 @@ def compare(first: Path, second: Path, *, output: Path | None = None) -> Compari
     if output is not None:
         write_json(make_folder(output.parent) / output.name, comparison.to_dict())
     return comparison
+
+
+def without_latest(folders: Sequence[Path]) -> list[Path]:
+    """Return runs without `latest` where it is also given by its name, as by `runs/*`."""
+    named = {one.resolve() for one in folders if one.name != LATEST}
+    return [
+        one for one in folders if one.name != LATEST or follow_latest(one).resolve() not in named
+    ]
 
 
 def rank_runs(
@@ -234,7 +243,13 @@ def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
         if (config := read_config(folder))
     ]
     is_selected = len(selected) == len(folders) and all(selected)
-    return (SEED_NOTE, *([SELECTED_NOTE] if is_selected else []))
+    own = [str(one) for one in folders if _json_of(one / "metrics.json").get("split") == TRAIN]
+    notes = [SEED_NOTE]
+    if is_selected:
+        notes.append(SELECTED_NOTE)
+    if own:
+        notes.append(f"{', '.join(own)}: scores of images that it was trained on, which are higher")
+    return tuple(notes)
 
 
 def _write_page(page: Path, done: Leaderboard, folders: Sequence[Path]) -> None:
@@ -374,8 +389,9 @@ def _json_of(file: Path) -> Mapping[str, Any]:
 def _hint(first: Path, second: Path) -> str:
     outputs = [f"{folder.resolve().name or 'run'}-scored" for folder in (first, second)]
     return (
-        f"score both on one folder: swinclf eval DATA --split all --run '{first}' --output "
-        f"{outputs[0]}, likewise '{second}', then swinclf compare {' '.join(outputs)}"
+        "score both on a folder that neither was trained on: swinclf eval DATA --split all "
+        f"--run '{first}' --output {outputs[0]}, likewise '{second}', then "
+        f"swinclf compare {' '.join(outputs)}"
     )
 
 

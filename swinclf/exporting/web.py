@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from swinclf.confidence.selective import Threshold
 from swinclf.config import Embed
+from swinclf.data.folder import CROSS_VALIDATION, TEST, VAL
 from swinclf.export_formats import ACCEPTED, PROBABILITIES
 from swinclf.exporting.preprocess_graph import embedded_threshold
 from swinclf.exporting.quantize import Reduction
@@ -80,6 +81,8 @@ def _about(source: ExportSource, data: Path | None) -> str:
     if run is None or not run.is_finished:
         return f"{text}."
     metrics = read_json(run.metrics)
+    if metrics["split"] not in (VAL, TEST, CROSS_VALIDATION):
+        return f"{text}."
     share = format_percent(float(metrics["accuracy"]))
     return f"{text}; on {metrics['images']:,} of them that it had not seen, {share} were correct."
 

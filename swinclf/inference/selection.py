@@ -85,10 +85,10 @@ def select_images(
         index = FolderIndex(root.resolve(), (), images, (), has_val=True)
         return _only(index, split or _default_split(images, card))
     index = scan_folder(root)
-    if card.split.get("dataset") == dataset_digest(root) and not index.has_val:
+    if card.split.get("dataset") == dataset_digest(root):
         index = _split_by_rule(index, card)
         return _only(index, split or _default_split(index.images, card))
-    if split is None and card.split.get("dataset") != dataset_digest(root):
+    if split is None:
         report.note(f"'{root}' is not where this model was trained: all of its images are scored")
     return _only(index, split or ALL)
 
@@ -129,16 +129,16 @@ def _are_renamed(run: RunFolder, root: Path) -> bool:
 
 def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     """Repeat the training's split, which depends on the images and the seed alone."""
-    tests = [image for image in index.images if image.split == TEST]
-    others = [image for image in index.images if image.split != TEST]
+    rule = SplitRule.from_dict(card.split)
+    rule = replace(rule, val=0.0) if index.has_val else rule
+    held_out = [image for image in index.images if image.split in (VAL, TEST)]  # by their folders
+    others = [image for image in index.images if image.split not in (VAL, TEST)]
     digests, _ = digest_files(index.root, (image.path for image in others))
     readable = [image for image in others if image.path in digests]  # the rest was not used
     labels = [image.label for image in readable]
-    assigned = SplitRule.from_dict(card.split).assign(
-        labels, [digests[image.path] for image in readable]
-    )
+    assigned = rule.assign(labels, [digests[image.path] for image in readable])
     split = [replace(image, split=name) for image, name in zip(readable, assigned, strict=True)]
-    return replace(index, images=(*split, *tests))
+    return replace(index, images=(*split, *held_out))
 
 
 def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:

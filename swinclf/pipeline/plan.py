@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -94,7 +94,7 @@ class Plan:
 
     def card(self, hardware: Hardware) -> ModelCard:
         """Return the model card to store with the weights."""
-        config = self.config
+        config, rule = self.config, self.start.extraction.split
         return ModelCard(
             model=architecture_name(config.model),
             impl=config.impl,
@@ -103,7 +103,7 @@ class Plan:
             preprocess=self.start.preprocess,
             precision=hardware.precision,
             split={
-                **self.start.extraction.split.to_dict(),
+                **(replace(rule, val=0.0) if config.val else rule).to_dict(),
                 "dataset": dataset_digest(self.dataset.root),
                 "content": content_sample(self.dataset.images, self.extracted.digests),
             },

@@ -236,6 +236,7 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         probe_accuracy=probe,
         # The scored images also selected the epoch; a linear probe has none.
         is_selected=metrics.split == "val" and bool(epochs),
+        is_trained_on=metrics.split == "train",
         train_counts=training.counts if training else None,
         per_class=metrics.per_class,
         train_losses=[train for train, _ in losses],

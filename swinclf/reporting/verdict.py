@@ -67,6 +67,10 @@ NO_ADVICE = (
     "Nothing particular limits the accuracy: try fine-tuning (--no-freeze-layers), another --model "
     "or a larger --img-size"
 )
+SCORE_OTHERS = (
+    "Score images that the model was not trained on (swinclf eval OTHER --run RUN), or train with "
+    "--val-split 0.2"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,7 @@ class RunFigures:
     majority: float  # share of the most frequent class among them
     probe_accuracy: float | None = None  # of a linear probe on the same images
     is_selected: bool = False  # whether the scored images also selected the epoch
+    is_trained_on: bool = False  # whether the model was trained on the scored images
     train_counts: Mapping[str, int] | None = None  # number of training images of each class
     per_class: Mapping[str, ClassMetrics] | None = None
     train_losses: Sequence[float] = ()  # of each epoch
@@ -132,7 +137,7 @@ def find_kinds(figures: RunFigures) -> tuple[VerdictKind, ...]:
         VerdictKind.OVERFITTING: _overfits(figures.train_losses, figures.val_losses),
         VerdictKind.WRONG_RESOLUTION: _resolution_advice(figures) is not None,
     }
-    if not any(found.values()):
+    if not any(found.values()) and not figures.is_trained_on:
         skill = (figures.interval[0] - figures.majority) / max(1 - figures.majority, 1e-9)
         found[VerdictKind.GOOD] = skill >= GOOD_SKILL
     return tuple(kind for kind, applies in found.items() if applies)
@@ -153,12 +158,15 @@ def verdict_lines(figures: RunFigures, kinds: Sequence[VerdictKind]) -> tuple[st
         f"Measured on {figures.images:,} {'image' if figures.images == 1 else 'images'}: the "
         f"interval is {100 * (high - low):.1f} points wide."
     )
-    if figures.is_selected:
+    if figures.is_trained_on:
+        certain += " The model was trained on them: that says nothing about new images."
+    elif figures.is_selected:
         certain += (
             f" {SELECTION_NOTE.capitalize()}. {UNBIASED_NOTE.capitalize()}: swinclf eval OTHER "
             "--run RUN."
         )
-    advice = [_advice(kind, figures) for kind in kinds[:2]] or [NO_ADVICE]
+    otherwise = SCORE_OTHERS if figures.is_trained_on else NO_ADVICE
+    advice = [_advice(kind, figures) for kind in kinds[:2]] or [otherwise]
     return good, certain, ". ".join(advice) + "."
 
 
