@@ -132,6 +132,17 @@ def check_variants(export_format: ExportFormat, option: str) -> None:
         )
 
 
+def check_suffix(path: Path, export_format: ExportFormat) -> None:
+    """Raise a ConfigError unless a path ends as the files of a format do."""
+    suffix = FORMATS[export_format].suffix
+    if suffix and path.suffix.lower() != suffix:
+        raise ConfigError(
+            f"an --output that ends in {suffix}, for {export_format}",
+            found=f"'{path}'",
+            hint=f"--output '{path.with_suffix(suffix)}'",
+        )
+
+
 def find_export(path: Path) -> tuple[FormatEntry, Path] | None:
     """Return the format of an exported file or folder and the file to open; None for others."""
     for one in FORMATS.values():

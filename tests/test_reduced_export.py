@@ -57,6 +57,18 @@ def test_a_reduced_file_is_smaller_and_predicts_as_its_run(
     assert same >= len(ours) - 1
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_only_a_file_of_the_format_is_written(trained, cli, tmp_path, precision):
+    weights = tmp_path / "model.safetensors"
+    shutil.copy(trained.path / "model.safetensors", weights)
+    before = weights.read_bytes()
+    for output in (weights, tmp_path / "exports"):
+        done = cli("export", "--run", weights, "--precision", precision, "--output", output)
+        assert "an --output that ends in .onnx" in error_lines(done)[0]
+    assert weights.read_bytes() == before
+    assert not (tmp_path / "exports").exists()
+
+
 def test_beyond_the_tolerance_it_is_refused_with_what_was_found(
     trained, network_graph, cli, monkeypatch
 ):

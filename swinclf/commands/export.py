@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import Embed, ExportFormat
-from swinclf.errors import ConfigError, ExportError
-from swinclf.export_formats import FORMATS, check_variants
+from swinclf.errors import ExportError
+from swinclf.export_formats import FORMATS, check_suffix, check_variants
 from swinclf.exporting.verified_export import (
     Export,
     RunToExport,
@@ -67,12 +67,7 @@ def export(
     entry = FORMATS[export_format]
     entry.load_writer()  # raises before anything is computed
     path = output or model.with_name(entry.default_name)
-    if path.suffix.lower() != entry.suffix and entry.suffix:
-        raise ConfigError(
-            f"an --output that ends in {entry.suffix}, for {export_format}",
-            found=f"'{path}'",
-            hint=f"--output '{path.with_suffix(entry.suffix)}'",
-        )
+    check_suffix(path, export_format)
     if embed is not Embed.NONE:
         check_variants(export_format, f"--embed {embed}")
     run = RunToExport(model, data, options, tolerance, report)

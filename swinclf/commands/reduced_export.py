@@ -17,7 +17,7 @@ from swinclf.data.loader import load_for_prediction, map_ahead
 from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import DataError, ExportError, MismatchError
-from swinclf.export_formats import FORMATS, check_variants
+from swinclf.export_formats import FORMATS, check_suffix, check_variants
 from swinclf.exporting.quantize import Reduction
 from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.inference.predictor import RUN_OPTIONS, InferenceOptions, Predictor, open_predictor
@@ -94,6 +94,7 @@ def export_reduced(
     entry = FORMATS[export_format]
     name = Path(entry.default_name)
     path = output or model.with_name(f"{name.stem}-{precision}{name.suffix}")
+    check_suffix(path, export_format)
     network, card = load_model(model, impl=options.impl)
     images = _find_images(model, card, data)
     pixels = _load_pixels(images.calibration, card)
