@@ -227,10 +227,11 @@ def _name_taken(final: Path) -> ConfigError:
             FolderLock(final).release()
         except LockHeldError as held:
             busy = f", and {held} is training it (this is {describe_process()})"
+    resume = f", or to resume it: swinclf train --resume '{final}'"
     return ConfigError(
         f"a --name that is free in '{final.parent}'",
         found=f"'{final.name}' already exists{busy}",
-        hint=f"another --name, or to resume it: swinclf train --resume '{final}'",
+        hint=f"another --name{'' if RunFolder(final).is_finished else resume}",
     )
 
 

@@ -60,29 +60,33 @@ def discard(stream: IO[str]) -> None:
 
 
 @contextmanager
-def ignoring_full_disk() -> Iterator[None]:
+def ignoring_write_errors() -> Iterator[None]:
     """Ignore write errors of standard error, such as of a log file on a full disk.
 
-    Raises:
-        BrokenPipeError: If the reader of a pipe has gone.
+    The work goes on where nobody reads on, as of `2>&1 | head`.
     """
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError:
         discard(sys.stderr)
 
 
 def print_styled(what: Text | Panel, console: Console | None = None) -> None:
     """Print text or a box, by default on standard error."""
-    with ignoring_full_disk():
+    with ignoring_write_errors():
         (console or error_console()).print(what, soft_wrap=isinstance(what, Text))
 
 
 def error_console() -> Console:
     """Return a Rich console on standard error, which handles NO_COLOR and pipes."""
-    return Console(stderr=True, highlight=False)
+    return _ErrorConsole(stderr=True, highlight=False)
+
+
+class _ErrorConsole(Console):
+    """A console that goes on where nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        discard(sys.stderr)
 
 
 def wrapped(text: str, width: int = PIPE_WIDTH) -> str:
@@ -346,7 +350,7 @@ class _ProgressLines:
             left = f"{(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
         if self._training is not None:
             left = self._training.text_left()
-        with ignoring_full_disk():
+        with ignoring_write_errors():
             line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s"
             sys.stderr.write(f"{line}, {left}\n" if left else f"{line}\n")
             sys.stderr.flush()

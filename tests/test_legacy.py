@@ -188,7 +188,7 @@ def test_whatever_is_no_old_spelling_is_left_alone(words):
 
 
 def test_a_flag_at_the_end_without_its_value_is_a_usage_error(cli, dataset):
-    for flag in ("--batch_size", "--epochs"):
+    for flag in ("--batch_size", "--epochs", "--weights", "--model-name", "--data-path"):
         done = cli("train", dataset, flag)
         assert done.code == 2
         assert "Traceback" not in done.err

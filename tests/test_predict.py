@@ -79,6 +79,14 @@ def test_patterns_are_expanded_where_the_shell_did_not(jsonl, pictures):
     )
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/*", "*"])
+def test_a_pattern_that_matches_folders_gives_each_image_once(jsonl, pictures, pattern):
+    everything = {record["path"] for record in jsonl(pictures)}
+    found = [record["path"] for record in jsonl(pictures / pattern)]
+    assert len(found) == len(everything)
+    assert set(found) == everything
+
+
 def test_a_file_named_like_a_pattern_is_that_file(jsonl, pictures):
     (pictures / "red.png").rename(pictures / "r[ae]d*.png")
     (record,) = jsonl(pictures / "r[ae]d*.png")

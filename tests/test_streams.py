@@ -211,8 +211,9 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys, words):
     assert capsys.readouterr().err == ""
 
 
-def test_a_log_on_a_full_disk_stops_no_work(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", _Failing(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_log_that_cannot_be_written_stops_no_work(monkeypatch, number):
+    monkeypatch.setattr(sys, "stderr", _Failing(OSError(number, "refused")))
     reporter = ConsoleReporter()
     reporter.note("something")
     reporter.warn("something")

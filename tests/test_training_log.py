@@ -198,6 +198,8 @@ def fixed_speed(monkeypatch, *, forward_s, train_s):
         (1.0, {}, {"freeze_layers": False, "epochs": 30, "patience": 10}),
         (10.0, {}, {"freeze_layers": False, "epochs": 20, "patience": 6}),
         (1e3, {}, {"freeze_layers": True}),
+        (1.0, {"folds": 3}, {}),  # which are of the head alone
+        (1.0, {"val_split": 0.7}, {"freeze_layers": False, "epochs": 30, "patience": 10}),
         (10.0, {"epochs": 5}, {"freeze_layers": False}),
         (1e3, {"freeze_layers": False, "epochs": 5}, {}),  # obeyed, though it does not fit
         (1e3, {"freeze_layers": False}, {"epochs": 1, "patience": 3, "img_size": 128}),

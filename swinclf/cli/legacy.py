@@ -40,7 +40,7 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         flag, has_value, value = word.partition("=")
         flag = flag.replace("_", "-")
-        if flag == "--data-path":
+        if flag == "--data-path" and (has_value or rest):
             modern.append(value if has_value else _take(rest))
         elif flag == "--num-classes":  # `train` compares it with the folders
             count = value if has_value else _take(rest)
@@ -56,7 +56,7 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             modern.append(flag if _BOOLEANS[stated.lower()] else f"--no-{flag[2:]}")
         elif flag in _DEFAULTED and not has_value and not _DEFAULTED[flag][1](_peek(rest)):
             modern.append(f"{flag}={_DEFAULTED[flag][0]}")
-        elif flag in _OPTIONAL:
+        elif flag in _OPTIONAL and (has_value or rest):
             given = value if has_value else _take(rest)
             if flag == "--weights" and not given and is_new:
                 notes.append(_RANDOM)

@@ -80,8 +80,6 @@ def handle_errors(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
         except BrokenPipeError:  # the reader has closed the pipe, as `head` does
             discard(sys.stdout)
             code = ExitCode.OK
-        except SystemExit:  # raised by Rich on a broken standard error
-            code = ExitCode.FAILED
         except typer.Exit:
             raise
         except OSError as error:

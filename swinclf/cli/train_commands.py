@@ -14,6 +14,7 @@ from swinclf.cli.options import JsonOption, add_setting_options, complete_config
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import accuracy_with_interval
 from swinclf.config import MOVABLE
+from swinclf.device import command_line
 from swinclf.durations import duration_text
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
@@ -205,17 +206,18 @@ def _forecast_text(plan: Plan, cost: Forecast) -> str:
 def _next_steps(run: Run) -> str:
     """Return the paths of a finished training, and the commands to go on with."""
     held_out = run.metrics.split in ("val", "test")
+    path = command_line([str(run.path)])
     lines = [
         f"Run:     {run.path}",
         f"Report:  {run.path / 'report.html'}",
         "",
         "Next steps:",
-        f"  swinclf predict IMAGE --run {run.path}",
-        f"  swinclf eval {'' if held_out else 'OTHER '}--run {run.path}",
-        f"  swinclf export --run {run.path} --format onnx",
+        f"  swinclf predict IMAGE --run {path}",
+        f"  swinclf eval {'' if held_out else 'OTHER '}--run {path}",
+        f"  swinclf export --run {path} --format onnx",
     ]
     if run.metrics.split == "val" and run.epochs:
         from swinclf.metrics import UNBIASED_NOTE
 
-        lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {run.path}"]
+        lines += [f"  {UNBIASED_NOTE}:", f"  swinclf eval OTHER --run {path}"]
     return "\n".join(lines)

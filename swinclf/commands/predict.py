@@ -146,11 +146,21 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
             yield from _or_itself(_files_of(given, ignored), given)
         elif glob.has_magic(given) and not os.path.lexists(given):
-            matches = sorted(glob.iglob(given, recursive=True), key=natural_key)  # noqa: PTH207
-            files = (one for match in matches for one in _files_of(match, ignored))
-            yield from _or_itself(files, given)
+            yield from _or_itself(_files_matching(given, ignored), given)
         else:
             yield given
+
+
+def _files_matching(pattern: str, ignored: Counter[str] | None) -> Iterator[str]:
+    """Yield what a pattern matches, each file once: it may match a folder and the files in it."""
+    matches = sorted(glob.iglob(pattern, recursive=True), key=natural_key)  # noqa: PTH207
+    folders = {one.rstrip(os.sep) for one in matches if os.path.isdir(one)}  # noqa: PTH112
+    for match in matches:
+        above = os.path.dirname(match.rstrip(os.sep))  # noqa: PTH120 - paths stay strings
+        while above and above not in folders and above != os.path.dirname(above):  # noqa: PTH120
+            above = os.path.dirname(above)  # noqa: PTH120
+        if above not in folders:
+            yield from _files_of(match, ignored)
 
 
 def _files_of(path: str, ignored: Counter[str] | None) -> Iterator[str]:

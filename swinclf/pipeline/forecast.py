@@ -58,11 +58,10 @@ class Forecast:
 
 def rough_dataset(index: FolderIndex, val_split: float) -> Dataset:
     """Return the images with about the final size of each split, without reading any."""
-    every = round(1 / val_split) if val_split else 0
+    share = 0.0 if index.has_val else val_split
 
     def split_of(row: int) -> str:
-        held_out = every and not index.has_val and row % every == every - 1
-        return VAL if held_out else TRAIN
+        return VAL if int((row + 1) * share) > int(row * share) else TRAIN
 
     images = tuple(
         one if one.split else replace(one, split=split_of(row))

@@ -146,12 +146,15 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
             found=f"{type(error).__name__}: {error}",
             hint="swinclf train DATA",
         ) from error
-    # Recorded values that cannot be given: --freeze-layers with --freeze-stages, and 0 epochs.
+    # Recorded values that cannot be given: --freeze-layers with --freeze-stages, 0 epochs, and
+    # --folds with the default of --val-split.
     recorded = {}
     if values["freeze_stages"] is not None:
         recorded = {"freeze_layers": values.pop("freeze_layers")}
     elif values["epochs"] == 0:
         recorded = {name: values.pop(name) for name in ("epochs", "lr")}
+    if values["folds"]:
+        recorded["folds"] = values.pop("folds")
     return Settings(replace(gather_settings(values).config, **recorded), sources, reasons)
 
 
