@@ -67,6 +67,18 @@ class RunFolder:
         """Whether the run is finished."""
         return self.metrics.is_file()
 
+    @property
+    def probe_accuracy(self) -> float | None:
+        """Validation accuracy of the linear probe on the starting weights; None without one.
+
+        Raises:
+            RunError: If the file of its scores cannot be read.
+        """
+        if not self.baseline.is_file():
+            return None
+        accuracy: float | None = read_json(self.baseline)["val_accuracy"]
+        return accuracy
+
 
 class RunClaim:
     """A run folder that is locked for this process.

@@ -28,6 +28,8 @@ from swinclf.data.split import read_split
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.pipeline import prepare
+from swinclf.pipeline.resume import resume_settings
+from swinclf.run_folder import RunFolder
 from swinclf.training import checkpoint, loop
 from swinclf.training.linear_probe import Probe
 
@@ -205,6 +207,29 @@ def test_the_best_epoch_may_lie_before_the_interruption(dataset, tmp_path, stop_
             swinclf.train(dataset, name="stopped", **settings)
     monkeypatch.setattr(train_verb, "StopFlag", StopFlag)
     _assert_same_run(whole.folder.path, resume_run(tmp_path / "runs" / "stopped"))
+
+
+def test_no_resumed_epoch_is_chosen_that_is_less_accurate_than_the_probe(
+    trained, tmp_path, stop_after, monkeypatch
+):
+    """Nor is the probe's accuracy forgotten, though a checkpoint's network has no probe."""
+
+    def script():
+        losses = iter([0.9, 0.5, 0.4])
+        monkeypatch.setattr(loop, "validate", lambda *_: (next(losses), 0.1))
+
+    settings = {**_settings("full", trained, tmp_path / "runs"), "select": "loss"}
+    script()
+    whole = swinclf.train(trained.data, name="whole", **settings)
+    script()
+    stop_after(6)
+    with pytest.raises(Interrupted):
+        swinclf.train(trained.data, name="stopped", **settings)
+    monkeypatch.setattr(train_verb, "StopFlag", StopFlag)
+    run = RunFolder(tmp_path / "runs" / "stopped")
+    resumed = train_verb.train(resume_settings(run), resume=run)
+    _assert_same_run(whole.folder.path, run.path)
+    assert resumed.probe_accuracy == whole.probe_accuracy > 0.1
 
 
 def test_a_test_folder_with_a_class_of_its_own_does_not_stop_a_resume(

@@ -6,7 +6,6 @@ the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,7 +212,7 @@ def _train(
             tuple(scored.skipped),
             state.epoch,
             plan.config,
-            baseline.accuracy if baseline and math.isfinite(baseline.accuracy) else None,
+            claim.run.probe_accuracy,
             tuple(result_warnings(scored.metrics, state.history)),
         )
         for text in run.warnings:

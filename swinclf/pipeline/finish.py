@@ -18,7 +18,6 @@ from swinclf.data_quality.dataset_insights import find_label_issues, fit_learnin
 from swinclf.data_quality.image_stats import median_side_px
 from swinclf.device import Hardware, one_blas_thread
 from swinclf.explain.saliency_overlay import EvidenceDrawer, has_evidence
-from swinclf.files import read_json
 from swinclf.inference.fit_confidence import ConfidenceFit, LabelledOutputs, fit_confidence
 from swinclf.inference.neighbours import find_held_out_neighbours, save_reference_features
 from swinclf.inference.predictor import (
@@ -160,10 +159,9 @@ def _sections(
 
 def _training_figures(plan: Plan, run: RunFolder) -> TrainingFigures:
     """Return the figures of the training that the verdict depends on."""
-    probe = read_json(run.baseline)["val_accuracy"] if run.baseline.is_file() else None
     return TrainingFigures(
         counts=plan.dataset.counts(TRAIN),
-        probe_accuracy=probe,
+        probe_accuracy=run.probe_accuracy,
         image_px=median_side_px(plan.dataset.paths(TRAIN)),
         input_px=min(plan.start.preprocess.height, plan.start.preprocess.width),
     )

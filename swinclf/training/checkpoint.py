@@ -77,6 +77,7 @@ def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerpri
         "seconds": state.sums.seconds,
         "labelled": state.sums.labelled,
         "history": [asdict(row) for row in state.history],
+        "floor": state.floor,
         "scaler": state.scaler.state_dict(),
         "threads": torch.get_num_threads(),
         "micro_batch": state.micro_batch,
@@ -158,6 +159,7 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
         loss, correct = float(tensors["sums/loss"]), int(tensors["sums/correct"])
         counts = record["count"], record["seconds"], record["labelled"]
         state.sums = EpochSums(loss, correct, *counts)
+        state.floor = record.get("floor", state.floor)  # runs of earlier versions have none
         state.history = [EpochRow(**row) for row in record["history"]]
         if "best" in record:
             score = tuple(record["best"]["score"])
