@@ -104,17 +104,32 @@ def test_where_only_a_part_can_be_fitted_epochs_follow(dataset, tmp_path, monkey
     assert not fits_all(1_280_000, views=2, width=1280, classes=1000)
 
 
-def test_an_interrupted_run_ends_as_an_undisturbed_one(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "split"),
+    [
+        ({"val_split": 0.2}, "val"),
+        ({}, "cross-validation"),
+        ({"folds": 4}, "cross-validation"),
+    ],
+    ids=["val", "default", "folds"],
+)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    dataset, trained, tmp_path, monkeypatch, given, split
+):
     def interrupt(*_):
         raise Interrupted(ExitCode.INTERRUPTED)
 
-    whole = swinclf.train(dataset, out=str(tmp_path / "whole"), **SETTINGS).folder.path
+    settings = {"weights": str(trained.path), "precision": "fp32", **given}
+    done = swinclf.train(dataset, out=str(tmp_path / "whole"), **settings)
+    assert done.metrics.split == split
+    whole = done.folder.path
     monkeypatch.setattr(train_verb, "finish", interrupt)
     with pytest.raises(Interrupted):
-        swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS)
+        swinclf.train(dataset, out=str(tmp_path / "runs"), **settings)
     monkeypatch.undo()
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     resumed = resume_run(run)
     assert same_weights(weights_of(whole), weights_of(resumed))
     assert untimed_history(whole) == untimed_history(resumed)
-    assert (whole / "metrics.json").read_bytes() == (resumed / "metrics.json").read_bytes()
+    for name in ("model.safetensors", "metrics.json", "predictions.csv", "split.csv"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
