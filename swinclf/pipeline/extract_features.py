@@ -136,9 +136,9 @@ def _extract_shared(
 
     def views_of(file: str, digest: bytes) -> Sequence[bytes]:
         split = split_of[file]
-        if split == TEST:  # scored by another command
+        if split == TEST and not start.extraction.split.test:  # scored by another command
             return ()
-        is_train = split != VAL and rule.expected(digest) == TRAIN
+        is_train = split not in (VAL, TEST) and rule.expected(digest) == TRAIN
         return (PLAIN, MIRROR) if start.extraction.mirror and is_train else (PLAIN,)
 
     extractor.extract_shared(list(split_of), views_of, processes)
