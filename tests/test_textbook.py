@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
+    SMALL_MODEL,
     error_lines,
     read_rows,
     resume_run,
@@ -175,6 +176,15 @@ def test_trained_weights_have_their_own_colours(cli, trained):
     done = cli("train", trained.data, "--weights", trained.path, "--mean", "data")
     assert done.code == 2
     assert "--mean or --std data" in error_lines(done)[1]
+
+
+def test_colours_cannot_be_measured_after_features_are_computed(cli, dataset, tmp_path):
+    small = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
+    for flag in ("--mean", "--std"):
+        done = cli("train", dataset, *small, flag, "data")
+        assert done.code == 2, done.err
+        assert error_lines(done)[0] == "--no-freeze-layers with --mean or --std data"
+        assert not (tmp_path / "runs").exists()
 
 
 # --- the page -----------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.images import content_digest
 from swinclf.data.loader import batched, load_batches, load_for_prediction
 from swinclf.data.value_range import describe_range, measure_ranges
-from swinclf.errors import ConfigError
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
 from swinclf.preprocess import MEASURED, Colours, Preprocess, parse_ranges
@@ -58,19 +57,10 @@ def resolve_colours(
     """Return the starting model with measured colours where the settings ask for them.
 
     A resumed training measures them again: sums of integers do not depend on the order.
-
-    Raises:
-        ConfigError: If the network starts from trained weights, which know other colours.
     """
     config, old = settings.config, start.preprocess
     if MEASURED not in (config.mean, config.std):
         return start
-    if start.trained_weights:
-        raise ConfigError(
-            "the colours that the weights were trained with",
-            found=f"--mean or --std {MEASURED}, which are for random weights",
-            hint="no --mean and --std, or --no-pretrained",
-        )
     mean, std = measure_colours(dataset.paths(TRAIN), old, workers=start.extraction.workers)
     mean = mean if config.mean == MEASURED else old.mean
     std = std if config.std == MEASURED else old.std

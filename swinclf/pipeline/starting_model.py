@@ -129,6 +129,7 @@ def build_starting_model(
     settings, impl = choose_network(settings, weights, known, report)
     trained_weights = bool(named) or settings.config.pretrained
     settings, regime = choose_regime(settings, trained_weights=trained_weights)
+    _refuse_measured_colours(settings.config, regime, trained_weights=trained_weights)
     if saved is None:
         settings = choose_folds(settings, regime, index, trained_weights=trained_weights)
     settings, architecture = _choose_architecture(settings, impl, regime, len(index.classes))
@@ -148,6 +149,27 @@ def build_starting_model(
     return settings, StartingModel(
         network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded
     )
+
+
+def _refuse_measured_colours(config: TrainConfig, regime: Regime, *, trained_weights: bool) -> None:
+    """Raise a ConfigError if colours are to be measured for trained weights or a frozen network.
+
+    Trained weights know other colours; features are extracted before the training images are known.
+    """
+    if MEASURED not in (config.mean, config.std):
+        return
+    if trained_weights:
+        raise ConfigError(
+            "the colours that the weights were trained with",
+            found=f"--mean or --std {MEASURED}, which are for random weights",
+            hint="no --mean and --std, or --no-pretrained",
+        )
+    if regime is Regime.HEAD:
+        raise ConfigError(
+            f"--no-freeze-layers with --mean or --std {MEASURED}",
+            found="the head alone trains, on features that are computed before",
+            hint="no --mean and --std, or --no-freeze-layers",
+        )
 
 
 def _choose_architecture(
