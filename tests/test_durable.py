@@ -37,6 +37,7 @@ from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.lock import FolderLock, LockHeldError
 from swinclf.models.store import load_model
+from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.pipeline import finish, resume, starting_model
 from swinclf.run_folder import RunFolder
 from swinclf.training import loop
@@ -455,6 +456,24 @@ def test_other_versions_are_said(stopped, monkeypatch, cli):
     done = cli("train", "--resume", stopped)
     assert done.code == 0
     assert f"torch {versions['torch']} -> 9.9: results may differ" in done.err
+
+
+def test_a_run_of_a_gpu_goes_on_where_there_is_none(stopped, whole, cli, monkeypatch):
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps({**config, "device": "cuda:0"}))
+    tensors, metadata = read_tensors(stopped / "last.ckpt", signed=True)
+    record = json.loads(metadata["state"])
+    record["origin"]["settings"]["device"] = "cuda:0"
+    record["origin"]["machine"]["GPU"] = "NVIDIA H100"
+    write_tensors(stopped / "last.ckpt", tensors, {"state": json.dumps(record)})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    done = cli("train", "--resume", stopped)
+    assert done.code == 0, done.err
+    assert "--device cuda:0: this machine has no CUDA device; using cpu instead" in done.err
+    assert "GPU NVIDIA H100 -> none: results may differ by rounding" in done.err
+    assert same_weights(weights_of(whole), weights_of(stopped))
 
 
 def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, monkeypatch, cli):

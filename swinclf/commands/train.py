@@ -131,7 +131,7 @@ def train(
         if resume is not None:
             with claim_run(resume) as claim:
                 context = Context(hardware, EventLog(report, claim), stop, current())
-                resumed = resume_state(claim.run, settings, context.report)
+                resumed = resume_state(claim.run, settings, context)
                 return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)

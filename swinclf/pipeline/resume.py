@@ -29,7 +29,6 @@ from swinclf.inference.results import write_skipped
 from swinclf.pipeline.extract_features import extract_features
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.starting_model import StartingModel
-from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunClaim, RunFolder
 from swinclf.settings import Settings, Source, command_of, gather_settings
@@ -168,7 +167,7 @@ class ResumedRun:
     changes: list[str]  # harmless changes since it began, a line each
 
 
-def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> ResumedRun:
+def resume_state(run: RunFolder, settings: Settings, context: Context) -> ResumedRun:
     """Load an interrupted run, which is claimed; warn if its newest checkpoint cannot be read.
 
     Raises:
@@ -177,9 +176,9 @@ def resume_state(run: RunFolder, settings: Settings, report: Reporter) -> Resume
     """
     saved = read_checkpoint(run)
     settings, index = _find_run_images(run, settings, saved.fingerprint)
-    changes = check_settings(saved.fingerprint, settings, run)
+    changes = check_settings(saved.fingerprint, settings, run, context.hardware.device)
     if saved.newer_error:
-        report.warn(
+        context.report.warn(
             f"{run.checkpoint} cannot be read ({saved.newer_error}): "
             "resuming from the previous checkpoint"
         )

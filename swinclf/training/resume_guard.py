@@ -100,10 +100,13 @@ def frozen_digest(network: nn.Module) -> str:
     return tensors_digest({name: one.cpu() for name, one in weights if id(one) not in head}, {})
 
 
-def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFolder) -> list[str]:
+def check_settings(
+    fingerprint: RunFingerprint, settings: Settings, run: RunFolder, device: str
+) -> list[str]:
     """Compare the settings and the run's own files with its fingerprint; return harmless changes.
 
-    The settings are as read from config.json, without defaults. There is a line for each change.
+    The settings are as read from config.json, without defaults; `device` is the one in use, as the
+    recorded one may be gone. There is a line for each change.
 
     Raises:
         RunError: If a setting or a file has been edited.
@@ -128,10 +131,12 @@ def check_settings(fingerprint: RunFingerprint, settings: Settings, run: RunFold
     free = [name for name in changed if name in MOVABLE]
     old_values = fingerprint.settings
     notes = [f"{name} {old_values.get(name)} -> {now[name]} (same result)" for name in free]
-    new = {**versions(), **machine_record(settings.config.device)}
+    new = {**versions(), **machine_record(device)}
     old = {**fingerprint.versions, **fingerprint.machine}
     moved = [
-        f"{name} {old.get(name)} -> {now}" for name, now in new.items() if old.get(name) != now
+        f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
     ]
     if moved:
         notes.append(f"{', '.join(moved)}: results may differ by rounding")
