@@ -88,6 +88,30 @@ def test_what_only_epochs_use_is_named(cli, dataset):
     assert "--batch-size, --weight-decay: no effect on a linear probe" in done.err
 
 
+@pytest.mark.parametrize("words", [(), ("--epochs", "1")])
+def test_what_only_a_network_that_trains_uses_is_named(cli, dataset, words):
+    given = (
+        *("--rotate", "0.1", "--zoom", "0.5", "--augment", "trivial", "--min-crop", "0.1"),
+        *("--drop-path", "0.3", "--layer-decay", "0.5", "--train-size", "32", "--compile", "off"),
+    )
+    done = cli("train", dataset, *FLAGS, *given, *words)
+    assert done.code == 0, done.err
+    (line,) = (line for line in done.err.splitlines() if "the head alone trains;" in line)
+    names, _, rest = line.removeprefix("warning: ").partition(": ")
+    assert set(names.split(", ")) == set(given[::2])
+    assert rest.endswith("--no-freeze-layers trains the whole network")
+    plain = cli("train", dataset, *FLAGS, *words)
+    assert "no effect" not in plain.err
+
+
+def test_those_settings_do_have_no_effect(dataset, tmp_path):
+    given = {"rotate": 0.1, "zoom": 0.5, "augment": "trivial", "min_crop": 0.1}
+    given |= {"drop_path": 0.3, "layer_decay": 0.5}
+    one = swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS)
+    other = swinclf.train(dataset, out=str(tmp_path / "runs"), **SETTINGS, **given)
+    assert same_weights(weights_of(one.path), weights_of(other.path))
+
+
 def test_without_held_out_images_it_is_the_head_too(cli, dataset, tmp_path):
     done = cli("train", dataset, *FLAGS, "--val-split", "0")
     assert done.code == 0, done.err

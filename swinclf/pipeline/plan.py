@@ -32,6 +32,9 @@ RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretra
 OF_EPOCHS = (
     *("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay", "ema", "select"),
 )
+OF_NETWORK = (  # settings of the training of a network, without those that are refused for a head
+    *("train_size", "augment", "min_crop", "rotate", "zoom", "layer_decay", "drop_path", "compile"),
+)
 
 
 @dataclass(frozen=True)
@@ -208,10 +211,13 @@ def _recipe_line(plan: Plan) -> str:
 def _warn_of_settings(plan: Plan, report: Reporter) -> None:
     """Warn of settings that have no effect or are known to do harm."""
     config, start = plan.config, plan.start
-    unused = [name for name in OF_EPOCHS if plan.settings.is_given(name)]
-    if config.epochs == 0 and unused:
-        flags = ", ".join("--" + name.replace("_", "-") for name in unused)
+    if config.epochs == 0 and (flags := _given_flags(plan, OF_EPOCHS)):
         report.warn(f"{flags}: no effect on a linear probe; --epochs N trains the head by AdamW")
+    if start.regime is Regime.HEAD and (flags := _given_flags(plan, OF_NETWORK)):
+        report.warn(
+            f"{flags}: no effect where the head alone trains; "
+            "--no-freeze-layers trains the whole network"
+        )
     if start.regime is Regime.HEAD and config.optimizer is OptimizerName.MUON:
         report.warn("--optimizer muon: no effect, as the network does not train")
     tunes = start.trained_weights and start.regime is not Regime.HEAD
@@ -222,3 +228,10 @@ def _warn_of_settings(plan: Plan, report: Reporter) -> None:
         report.warn("only the head trains, on a backbone of random weights: expect low accuracy")
     if not start.trained_weights:
         report.note(UNTRAINED_NOTE)
+
+
+def _given_flags(plan: Plan, names: Sequence[str]) -> str:
+    """Return those of the settings that the user gave, as flags; empty without any."""
+    return ", ".join(
+        "--" + name.replace("_", "-") for name in names if plan.settings.is_given(name)
+    )
