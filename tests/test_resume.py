@@ -6,10 +6,12 @@ import json
 import shlex
 import shutil
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import (
     SMALL_FLAGS,
     SMALL_SETTINGS,
@@ -25,11 +27,12 @@ from warm_processes import WarmProcess
 import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.data.split import read_split
-from swinclf.device import StopFlag
-from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
+from swinclf.device import Hardware, Precision, StopFlag
+from swinclf.errors import DataError, ExitCode, Interrupted, RunError, SwinclfError, WeightsError
 from swinclf.pipeline import prepare
 from swinclf.pipeline.resume import resume_settings
 from swinclf.run_folder import RunFolder
+from swinclf.settings import gather_settings
 from swinclf.training import checkpoint, loop
 from swinclf.training.linear_probe import Probe
 
@@ -283,6 +286,31 @@ def test_the_report_of_a_resumed_run_tells_what_was_wrong_with_the_dataset(
         assert words in audit
     assert audit.count("<img ") == 6 + 6 + 6, "of two labels, of leaks, of copies"
     _assert_same_run(whole, stopped)
+
+
+@pytest.mark.parametrize("start", [train_verb.train, train_verb.forecast_training])
+def test_the_random_state_that_is_saved_is_that_of_the_gpu_in_use(dataset, monkeypatch, start):
+    """That of torch's current GPU: it is the one in use whenever images are read."""
+    current = [None]
+
+    @contextmanager
+    def using(device):
+        current.append(device)
+        try:
+            yield
+        finally:
+            current.pop()
+
+    def read(*_, **__):
+        raise DataError("an image", found=f"current: {current[-1]}", hint="")
+
+    monkeypatch.setattr(torch.cuda, "device", using)
+    monkeypatch.setattr(train_verb, "scan_folder", read)
+    for device, wanted in (("cuda:1", "cuda:1"), ("cuda", None), ("cpu", None)):
+        hardware = Hardware(device, Precision.FP32, "")
+        monkeypatch.setattr(train_verb, "choose_hardware", lambda *_, it=hardware: it)
+        with pytest.raises(DataError, match=f"current: {wanted}\n"):
+            start(gather_settings({"data": str(dataset)}))
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -6,14 +6,17 @@ the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swinclf.config import Compile, ResolvedConfig
+import torch
+
+from swinclf.config import Compile, ResolvedConfig, TrainConfig
 from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split import read_split, write_split
-from swinclf.device import StopFlag, choose_hardware
+from swinclf.device import Hardware, StopFlag, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
@@ -123,8 +126,7 @@ def train(
         Interrupted: If a signal asked to stop; the state has been saved.
     """
     stop = StopFlag()
-    with stop.handling_signals():
-        hardware = choose_hardware(settings.config.device, settings.config.precision)
+    with stop.handling_signals(), _using_hardware(settings.config) as hardware:
         check_device(hardware.device, current())
         if settings.config.compile is Compile.ON and resume is None:
             require_compiler(hardware.device)
@@ -156,9 +158,8 @@ def forecast_training(
         Interrupted: If a signal asked to stop.
     """
     stop = StopFlag()
-    with stop.handling_signals():
-        config = settings.config
-        context = Context(choose_hardware(config.device, config.precision), report, stop)
+    with stop.handling_signals(), _using_hardware(settings.config) as hardware:
+        config, context = settings.config, Context(hardware, report, stop)
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         if budget_s is not None:
             settings = fit_budget(settings, budget_s, index, context)
@@ -174,6 +175,18 @@ def forecast_training(
         is_head = start.regime is Regime.HEAD
         train_s = 0.0 if is_head else measure_training(plan, context)
         return plan, forecast(plan, forward_s, train_s)
+
+
+@contextmanager
+def _using_hardware(config: TrainConfig) -> Iterator[Hardware]:
+    """Choose the hardware; a GPU that is chosen by its number is torch's current one until the end.
+
+    The random state that is saved and the memory that is measured are those of the current GPU.
+    """
+    hardware = choose_hardware(config.device, config.precision)
+    has_number = hardware.device.startswith("cuda:")
+    with torch.cuda.device(hardware.device) if has_number else nullcontext():
+        yield hardware
 
 
 def _train(
