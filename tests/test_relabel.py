@@ -176,3 +176,32 @@ def test_undo_of_what_was_interrupted(dataset, labels):
     write_json(undo, {**record, "moves": [{"path": "../a", "target": "../b"}]})
     with pytest.raises(DataError):
         plan_undo(undo)
+
+
+@pytest.mark.parametrize("linked", ["folder", "file"])
+def test_undo_removes_nothing_where_a_link_leads_to_the_moved_image(tmp_path, linked):
+    data = tmp_path / "d"
+    image, moved = data / "cats" / "1.png", data / "cat" / "1.png"
+    write_image(image, (9, 9, 9), seed=1)
+    write_image(data / "cat" / "2.png", (9, 9, 9), seed=2)
+    undo = apply_moves(
+        plan_relabel(write_labels(tmp_path / "t.csv", [("cats/1.png", "cat")]), data)
+    )
+    assert moved.is_file()
+    assert not image.exists()
+    plan = plan_undo(undo)
+    if linked == "folder":
+        image.parent.rmdir()
+        image.parent.symlink_to("cat")
+    else:
+        image.symlink_to(moved)
+    with pytest.raises(DataError) as caught:
+        plan_undo(undo)
+    assert "cat/1.png" in caught.value.found
+    with pytest.raises(RunError):  # a link that appears after the plan
+        apply_moves(plan, is_undo=True)
+    assert moved.is_file()
+    os.link(moved, tmp_path / "elsewhere.png")  # now it has two links, but not at the two paths
+    with pytest.raises(RunError):
+        apply_moves(plan, is_undo=True)
+    assert moved.is_file()

@@ -104,7 +104,7 @@ def plan_undo(undo: Path) -> RelabelPlan:
         except ValueError:
             lost.append(one.target)
             continue
-        if os.path.lexists(now) and (not os.path.lexists(former) or now.samefile(former)):
+        if os.path.lexists(now) and (not os.path.lexists(former) or _is_linked_twice(former, now)):
             moves.append(Move(one.target, one.path))
         elif not former.is_file() or os.path.lexists(now):
             lost.append(one.target)
@@ -211,7 +211,7 @@ def _rename_to_free(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except FileExistsError:
-        if not target.samefile(source):
+        if not _is_linked_twice(target, source):
             raise
         source.unlink()  # a process died between the two steps
     except (OSError, NotImplementedError):  # a file system without hard links
@@ -220,3 +220,10 @@ def _rename_to_free(source: Path, target: Path) -> None:
         source.rename(target)
     else:
         source.unlink()
+
+
+def _is_linked_twice(path: Path, other: Path) -> bool:
+    """Return whether two paths are two hard links to one file: not one file behind a link."""
+    status = path.lstat()
+    is_same = os.path.samestat(status, other.lstat())
+    return is_same and status.st_nlink > 1 and path.resolve() != other.resolve()
