@@ -253,6 +253,14 @@ def test_an_unreadable_folder_deeper_down_costs_only_itself(root, monkeypatch):
     assert skipped_of(index) == {"a/locked": "Permission denied"}
 
 
+def test_a_link_whose_target_cannot_be_inspected_costs_only_itself(root):
+    touch(root, *(f"a/{n}.jpg" for n in range(9)), "b/1.jpg")
+    (root / "a" / "long").symlink_to("x" * 300)  # raises ENAMETOOLONG, as EACCES or EIO elsewhere
+    index = scan_folder(root)
+    assert index.counts() == {"a": 9, "b": 1}
+    assert skipped_of(index) == {"a/long": "a link to nothing"}
+
+
 def test_an_unreadable_dataset_is_an_error(root, monkeypatch):
     touch(root, "a/1.jpg")
     unreadable(monkeypatch, "data")

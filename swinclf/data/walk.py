@@ -85,7 +85,7 @@ class FolderWalk:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(entry.path)
-                    elif entry.is_symlink() and Path(entry.path).is_dir():  # as no circular link
+                    elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 - never raises
                         links.append(entry.path)
                     elif (reason := self._reason_against(entry, outside=outside)) is not None:
                         files.append((entry.path, reason))
