@@ -147,6 +147,48 @@ def test_splits_in_each_class(root):
     assert all("/Train/" in path.path for path in dataset.of(VAL))
 
 
+def in_classes(*parts, classes=CLASSES):
+    return [f"{name}/{part}/{n}.jpg" for name in classes for part in parts for n in "12"]
+
+
+def test_images_next_to_the_splits_in_a_class_are_not_used_with_a_warning(root):
+    touch(root, *in_classes("train", "test"), "rose/stray.jpg")
+    index = scan_folder(root)
+    assert paths_of(index, TRAIN) == in_classes("train")
+    assert paths_of(index, TEST) == in_classes("test")
+    assert len(index.images) == 12
+    assert index.warnings == ("1 image of classes in none of their splits: not used",)
+
+
+def test_splits_in_some_classes_only_are_refused(root):
+    touch(root, *in_classes("train", "test", classes=("rose", "tulip")), "daisy/1.jpg")
+    error = error_of(root)
+    assert error.found == "none in 'daisy'"
+    assert f"'{root / 'daisy'}/train'" in error.hint
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "val")])
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_splits_in_each_class_with_val_named_by_hand(root, parts, is_inside):
+    touch(root, *in_classes(*parts))
+    held = (root if is_inside else root.parent) / "held"
+    touch(held, *images_in("."))
+    index = scan_folder(root, val=held)
+    assert paths_of(index, TRAIN) == in_classes("train")
+    assert paths_of(index, TEST) == (in_classes("test") if "test" in parts else [])
+    assert {(root / path).resolve() for path in paths_of(index, VAL)} == set(held.rglob("*.jpg"))
+    assert index.has_val
+    assert index.classes == CLASSES
+    assert "'train' as train" in index.notes[0]
+
+
+def test_a_test_folder_in_some_classes_is_no_split(root, tmp_path):
+    touch(root, *in_classes("test", classes=("daisy",)), "rose/1.jpg", "tulip/1.jpg")
+    touch(tmp_path / "held", *images_in("."))
+    assert splits_of(scan_folder(root)).keys() == {""}
+    assert len(paths_of(scan_folder(root, val=tmp_path / "held"), TRAIN)) == 4
+
+
 # What stops
 
 

@@ -39,6 +39,7 @@ from swinclf.data.split_names import TRAIN as TRAIN
 from swinclf.data.split_names import VAL as VAL
 from swinclf.data.split_names import (
     check_structure,
+    folder_in_class,
     folders_in_classes,
     split_name,
     splits_in_classes,
@@ -100,7 +101,7 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
                 images.append(ImageFile(_relative(path, root), folder.label, folder.split))
     images.sort(key=lambda image: image.path)
     doubt = ""
-    if not layout.splits:
+    if not layout.splits or (val is not None and layout.splits.get(str(root)) == TRAIN):
         images, doubt = _by_structure(root, images, layout)
     images, renamed = _matched_by_form(images)
     index = FolderIndex(
@@ -238,16 +239,33 @@ def _by_structure(
     """Detect splits inside each class folder; return the images and a warning.
 
     Raises:
-        DataError: If the "classes" are splits.
+        DataError: If the "classes" are splits, or only some of them hold splits.
     """
-    inner = folders_in_classes(images)
+    own = [one for one in images if one.split != VAL]  # the others are those of --val
+    inner = folders_in_classes(own)
     splits = splits_in_classes(inner)
     if not splits:
-        return images, check_structure(root, inner)
+        return images, "" if layout.splits else check_structure(root, inner)
+    if lacking := sorted(name for name, folders in inner.items() if folders == {""}):
+        raise DataError(
+            f"the folders {list_some(sorted(splits))} in each class folder of '{root}'",
+            found=f"none in {list_some(lacking)}",
+            hint=f"move its images into '{root / lacking[0]}/train', or out of such folders in all",
+        )
+    if VAL in layout.splits.values():  # --val replaces such folders
+        splits = {name: split for name, split in splits.items() if split != VAL}
     named = ", ".join(f"'{name}' as {split}" for name, split in sorted(splits.items()))
     layout.notes.append(f"folders read as splits, in each class: {named}")
-    layout.splits = {str(root / name): split for name, split in splits.items()}
-    return [replace(one, split=splits[one.path.split("/", 2)[1]]) for one in images], ""
+    others = {folder: split for folder, split in layout.splits.items() if split != TRAIN}
+    layout.splits = {**{str(root / name): split for name, split in splits.items()}, **others}
+    used = [one for one in images if one.split == VAL] + [
+        replace(one, split=splits[folder_in_class(one)])
+        for one in own
+        if folder_in_class(one) in splits
+    ]
+    loose = sum(not folder_in_class(one) for one in own)
+    doubt = f"{format_count(loose, 'image')} of classes in none of their splits: not used"
+    return sorted(used, key=lambda one: one.path), doubt if loose else ""
 
 
 def _matched_by_form(images: list[ImageFile]) -> tuple[list[ImageFile], list[str]]:

@@ -151,9 +151,10 @@ ALIKE = 0.5  # Jaccard index from which two sets of folders count as nearly the 
 def splits_in_classes(inner: Mapping[str, Set[str]]) -> Mapping[str, str]:
     """Return the split of each folder inside class folders, if all of them are splits.
 
-    `inner` has the folders in each class folder, from `folders_in_classes`.
+    `inner` has the folders in each class folder, from `folders_in_classes`; images next to them do
+    not count.
     """
-    names = {name for folders in inner.values() for name in folders}
+    names = {name for folders in inner.values() for name in folders} - {""}
     found = {name: one.split for name in names if (one := split_name(name)) and not one.stem}
     is_layout = len(inner) > 1 and found.keys() == names
     return found if is_layout and set(found.values()) > {TRAIN} else {}
@@ -163,9 +164,14 @@ def folders_in_classes(images: Sequence[ImageFile]) -> dict[str, set[str]]:
     """Return the folders directly in each class folder, and "" if it holds images as well."""
     inner: dict[str, set[str]] = defaultdict(set)
     for image in images:
-        parts = image.path.split("/", 2)
-        inner[image.label].add(parts[1] if len(parts) == 3 else "")
+        inner[image.label].add(folder_in_class(image))
     return dict(inner)
+
+
+def folder_in_class(image: ImageFile) -> str:
+    """Return the folder directly in its class folder that holds an image; empty for none."""
+    parts = image.path.split("/", 2)
+    return parts[1] if len(parts) == 3 else ""
 
 
 def check_structure(root: Path, inner: Mapping[str, Set[str]]) -> str:
