@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from swinclf.data.images import FORMATS, decode_image
 from swinclf.data.metadata import exif_orientation, strip_metadata
@@ -428,20 +428,59 @@ def test_the_orientation_of_a_jpeg(more):
     assert np.array_equal(np.asarray(decode_image(data[:2] + more + data[2:])), clean)
 
 
+def extended_webp(flags, chunks):
+    image = encoded(RGB, "WEBP", lossless=True)[12:]
+    head = struct.pack("<I", flags) + (47).to_bytes(3, "little") + (31).to_bytes(3, "little")
+    body = riff(b"VP8X", head) + image + chunks
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
 @pytest.mark.parametrize("chunk", [riff(b"EXIF", TURNED), riff(b"XMP ", XMP)])
 def test_the_orientation_of_a_webp(chunk):
-    image = encoded(RGB, "WEBP", lossless=True)[12:]
-    flag = 0x08 if chunk.startswith(b"EXIF") else 0x04
-    head = struct.pack("<I", flag) + (47).to_bytes(3, "little") + (31).to_bytes(3, "little")
-    body = riff(b"VP8X", head) + image + chunk
-    data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+    data = extended_webp(0x08 if chunk.startswith(b"EXIF") else 0x04, chunk)
     upright = np.asarray(RGB.transpose(Image.Transpose.ROTATE_270))
+    assert np.array_equal(np.asarray(decode_image(data)), upright)
+
+
+UPRIGHT_EXIF = TURNED.replace(b"\x06", b"\x01")
+RAW_UPRIGHT = RAW.replace(TURNED.hex().encode(), UPRIGHT_EXIF.hex().encode())
+EXIF_AND_XMP = {
+    "PNG": [
+        png_chunk(b"eXIf", UPRIGHT_EXIF),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    ],
+    "PNG with EXIF as text": [
+        png_chunk(b"tEXt", b"Raw profile type exif\0" + RAW_UPRIGHT),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    ],
+    "JPEG": [
+        segment(0xE1, b"Exif\0\0" + UPRIGHT_EXIF),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP),
+    ],
+    "WEBP": [riff(b"EXIF", UPRIGHT_EXIF), riff(b"XMP ", XMP)],
+}
+
+
+@pytest.mark.parametrize("name", EXIF_AND_XMP)
+@pytest.mark.parametrize("step", [1, -1])
+def test_upright_in_exif_overrides_xmp(name, step):
+    more = b"".join(EXIF_AND_XMP[name][::step])
+    if name == "WEBP":
+        data = extended_webp(0x0C, more)
+    else:
+        data = encoded(RGB, name[:4].strip())
+        at = 33 if name.startswith("PNG") else 2
+        data = data[:at] + more + data[at:]
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    assert upright.shape == PIXELS.shape
     assert np.array_equal(np.asarray(decode_image(data)), upright)
 
 
 @pytest.mark.parametrize("exif", BROKEN_EXIF)
 def test_broken_exif_turns_nothing(exif):
-    assert exif_orientation(exif) == exif_orientation(b"Exif\0\0" + exif) == 1
+    assert exif_orientation(exif) is exif_orientation(b"Exif\0\0" + exif) is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "JPEG2000", "BMP"])

@@ -60,7 +60,7 @@ from swinclf.preprocess import ValueRange
 
 Result = TypeVar("Result")
 
-REVISION = 2  # of the decoder; invalidates caches when decoded pixels change
+REVISION = 3  # of the decoder; invalidates caches when decoded pixels change
 LARGE_PIXELS = 8_000_000  # larger images are converted and reduced strip by strip
 HEAD_BYTES = 64  # enough to recognise a format
 

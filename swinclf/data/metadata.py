@@ -53,36 +53,45 @@ def strip_metadata(data: bytes) -> tuple[bytes, int | None]:
     return data, None
 
 
-def exif_orientation(exif: bytes) -> int:
-    """Return the orientation in an EXIF block; 1, upright, if it cannot be read."""
+def exif_orientation(exif: bytes) -> int | None:
+    """Return the orientation in an EXIF block; None if it has none that can be read."""
     start = 6 if exif.startswith(_EXIF_HEAD) else 0
     with suppress(ValueError, struct.error, OverflowError):
-        found = read_directories(exif[start:], 1)[0].number(ORIENTATION, UPRIGHT)
-        return found if 1 <= found <= 8 else UPRIGHT
-    return UPRIGHT
+        found = read_directories(exif[start:], 1)[0].number(ORIENTATION)
+        return found if 1 <= found <= 8 else None
+    return None
 
 
-def _xmp_orientation(xmp: bytes) -> int:
+def _xmp_orientation(xmp: bytes) -> int | None:
     found = _XMP_ORIENTATION.search(xmp)
-    return int(found[1]) if found else UPRIGHT
+    return int(found[1]) if found else None
+
+
+def _first_of(*orientations: int | None) -> int:
+    """Return the first orientation that is known: EXIF, also of 1, overrides XMP."""
+    return next((one for one in orientations if one is not None), UPRIGHT)
 
 
 def _without_png(data: bytes) -> tuple[bytes, int]:
     """Return a PNG with its image only: the default image of an animation."""
-    parts, exif, text = [_PNG], UPRIGHT, UPRIGHT
+    parts, exif, raw_exif, xmp = [_PNG], None, None, None
     is_true_colour = data[25:26] in (b"\x02", b"\x06")  # whose palette is only a suggestion
     for kind, start, end in _png_chunks(data):
         if kind in _PNG_IMAGE and not (kind == b"PLTE" and is_true_colour):
             parts.append(data[start:end])
         elif kind == b"eXIf" and end <= len(data):
             exif = exif_orientation(data[start + 8 : end - 4])
-        elif kind in (b"tEXt", b"zTXt", b"iTXt") and text == UPRIGHT and end <= len(data):
-            text = _text_orientation(kind, data[start + 8 : end - 4])
+        elif kind in (b"tEXt", b"zTXt", b"iTXt") and end <= len(data):
+            key, text = _read_text(kind, data[start + 8 : end - 4])
+            if key in _PNG_RAW_EXIF and raw_exif is None:
+                raw_exif = _raw_exif_orientation(text)
+            elif key == _PNG_XMP and xmp is None:
+                xmp = _xmp_orientation(text)
         elif not kind[:1].islower():  # unknown and critical: the decoder reports it
             parts.append(data[start:end])
         if kind == b"IEND":
             break
-    return b"".join(parts), exif if exif != UPRIGHT else text
+    return b"".join(parts), _first_of(exif, raw_exif, xmp)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -94,11 +103,11 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset += 12 + length
 
 
-def _text_orientation(kind: bytes, body: bytes) -> int:
-    """Return the orientation in a text chunk that contains EXIF or XMP."""
+def _read_text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Return the key and the text of a chunk that contains EXIF or XMP; empty for any other."""
     key, _, rest = body.partition(b"\0")
     if key not in (*_PNG_RAW_EXIF, _PNG_XMP):
-        return UPRIGHT
+        return b"", b""
     is_compressed = kind == b"zTXt"
     if kind == b"zTXt":
         rest = rest[1:]
@@ -109,18 +118,21 @@ def _text_orientation(kind: bytes, body: bytes) -> int:
         try:
             rest = zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
         except zlib.error:
-            return UPRIGHT
-    if key == _PNG_XMP:
-        return _xmp_orientation(rest[:MAX_TEXT_BYTES])
-    with suppress(ValueError, IndexError):  # a name, a length and hexadecimal digits, a line each
-        return exif_orientation(bytes.fromhex(rest.split(b"\n", 3)[3].decode("ascii")))
-    return UPRIGHT
+            return b"", b""
+    return key, rest[:MAX_TEXT_BYTES]
+
+
+def _raw_exif_orientation(text: bytes) -> int | None:
+    """Return the orientation in EXIF as text: a name, a length and hexadecimal digits, by line."""
+    with suppress(ValueError, IndexError):
+        return exif_orientation(bytes.fromhex(text.split(b"\n", 3)[3].decode("ascii")))
+    return None
 
 
 def _without_jpeg(data: bytes) -> tuple[bytes, int]:
     """Return a JPEG with its first image and its colour information only."""
     parts, start, offset = [data[:2]], 2, 2
-    exif, xmp = UPRIGHT, UPRIGHT
+    exif, xmp = None, None
     while offset + 4 <= len(data) and data[offset] == 0xFF:
         marker = data[offset + 1]
         if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # no length follows
@@ -132,17 +144,17 @@ def _without_jpeg(data: bytes) -> tuple[bytes, int]:
         if end < offset + 4:
             break
         body = data[offset + 4 : end]
-        if marker == 0xE1 and body.startswith(_EXIF_HEAD) and exif == UPRIGHT:
+        if marker == 0xE1 and body.startswith(_EXIF_HEAD) and exif is None:
             exif = exif_orientation(body)
-        elif marker == 0xE1 and body.startswith(_XMP_HEAD) and xmp == UPRIGHT:
+        elif marker == 0xE1 and body.startswith(_XMP_HEAD) and xmp is None:
             xmp = _xmp_orientation(body)
         if _is_jpeg_metadata(marker, body):
             parts.append(data[start:offset])
             start = end
         offset = end
     if start == 2:
-        return data, exif if exif != UPRIGHT else xmp
-    return b"".join([*parts, data[start:]]), exif if exif != UPRIGHT else xmp
+        return data, _first_of(exif, xmp)
+    return b"".join([*parts, data[start:]]), _first_of(exif, xmp)
 
 
 def _is_jpeg_metadata(marker: int, body: bytes) -> bool:
@@ -158,16 +170,16 @@ def _without_webp(data: bytes) -> tuple[bytes, int | None]:
     """Return an extended WebP with its frames only; any other unchanged."""
     if data[12:16] != b"VP8X" or len(data) < 30:
         return data, None
-    orientation, parts, offset = UPRIGHT, [], 12
+    exif, xmp, parts, offset = None, None, [], 12
     limit = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     while offset + 8 <= limit:
         kind = data[offset : offset + 4]
         length = int.from_bytes(data[offset + 4 : offset + 8], "little")
         end = offset + 8 + length + length % 2
         if kind == b"EXIF":
-            orientation = exif_orientation(data[offset + 8 : offset + 8 + length])
-        elif kind == b"XMP " and orientation == UPRIGHT:
-            orientation = _xmp_orientation(data[offset + 8 : min(end, offset + MAX_TEXT_BYTES)])
+            exif = exif_orientation(data[offset + 8 : offset + 8 + length])
+        elif kind == b"XMP " and xmp is None:
+            xmp = _xmp_orientation(data[offset + 8 : min(end, offset + MAX_TEXT_BYTES)])
         elif kind not in (b"ICCP", b"XMP ") or end > limit:
             parts.append(data[offset:end])
         offset = end
@@ -175,7 +187,7 @@ def _without_webp(data: bytes) -> tuple[bytes, int | None]:
     if not body.startswith(b"VP8X") or len(body) < 18:
         return data, None
     body[8] &= ~0b0010_1100  # profile, EXIF, XMP
-    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, orientation
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, _first_of(exif, xmp)
 
 
 def _without_gif(data: bytes) -> bytes:
