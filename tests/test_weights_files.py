@@ -278,6 +278,59 @@ def test_cut_and_damaged_files_are_errors_in_words(
     assert "cut off" in refusal(path).found
 
 
+def rewritten(path: Path, packed: str, *, more: bytes = b"") -> None:
+    """Write an archive again with one member deflated, and more bytes after its content."""
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: archive.read(one) for one in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            is_packed = name.endswith(packed)
+            content += more if is_packed else b""
+            archive.writestr(name, content, zipfile.ZIP_DEFLATED if is_packed else None, 9)
+
+
+@pytest.mark.parametrize(
+    ("packed", "more"),
+    [("/data/0", b""), ("/data.pkl", bytes(1_000_000)), ("/version", bytes(10**6))],
+)
+def test_a_decompression_bomb_is_not_read(
+    packed: str, more: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save({"a": torch.zeros(250_000)}, path)
+    rewritten(path, packed, more=more)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch unpacked it"))
+    assert f"{packed[1:]} is compressed more than weights can be" in refusal(path).found
+
+
+def test_an_archive_of_arrays_that_is_a_decompression_bomb_is_not_read(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=10_000)
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(250_000), b=weights)
+    assert read_checkpoints(tmp_path / "zeros.npz")[0].tensors["a"].shape == (250_000,)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(250_000))
+    assert refusal(tmp_path / "bomb.npz").found == "it is compressed more than weights can be"
+
+
+def test_members_that_share_their_bytes_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "shared.pth"
+    torch.save({"a": torch.zeros(250_000)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        (data,) = (one for one in archive.infolist() if one.filename.endswith("/data/0"))
+        archive.filelist += 50 * [data]
+        archive.writestr("end", b"")
+    assert refusal(path).found == "its members overlap"
+
+
+def test_settings_that_repeat_a_list_in_lists_are_cut(state: State, tmp_path: Path) -> None:
+    values: Any = 1
+    for _ in range(4):
+        values = [values] * 40  # 2.5 million in a small file
+    torch.save({"model": state, "args": values, "config": values}, tmp_path / "w.pth")
+    check_read(tmp_path / "w.pth", state)
+    config = read_checkpoints(tmp_path / "w.pth")[0].config
+    assert 90_000 < str(config).count("1") <= 100_000
+
+
 # What holds no weights to read
 
 

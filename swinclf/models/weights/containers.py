@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from swinclf.errors import WeightsError
 from swinclf.models.weights.file_kind import WeightsFileKind, detect_readable_kind, unreadable_error
 from swinclf.models.weights.layouts.weight_layout import State
 from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
-from swinclf.models.weights.torch_files import read_torch
+from swinclf.models.weights.torch_files import INFLATION, read_torch
 
 
 def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
@@ -76,6 +77,10 @@ def _read(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as members:  # one array may be of zeros, but not all
+        size = sum(member.file_size for member in members.infolist())
+    if size > INFLATION * path.stat().st_size + 1024:
+        raise ValueError("it is compressed more than weights can be")
     # Opened here, since NumPy does not close a broken archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: _from_numpy(np.array(archive[name])) for name in archive.files}

@@ -17,6 +17,7 @@ from swinclf.models.weights.torch_files import module_state
 from swinclf.unpickle import Placeholder, array_of
 
 _DEPTH = 8  # of nested wrappers
+_MAX_SETTINGS = 100_000  # values; a list that is repeated in lists has as many as the file wants
 # Tensors of a training that do not belong to a network.
 _NOT_WEIGHTS = re.compile(
     r"optim\w*|\w*optimizer\w*|lr_schedulers?|schedulers?|scaler|amp|rng\w*|callbacks|loops|hooks|"
@@ -55,12 +56,18 @@ def settings_in(content: Any) -> dict[str, Any] | None:
     """Return a checkpoint's settings of its network, `args`, `arch` and so on, as plain values."""
     if not isinstance(content, Mapping):
         return None
-    found = {key: to_plain(content[key]) for key in _SETTINGS if key in content}
+    budget = iter(range(_MAX_SETTINGS))
+    found = {key: _to_plain(content[key], 4, budget) for key in _SETTINGS if key in content}
     return {key: value for key, value in found.items() if value is not None} or None
 
 
-def to_plain(value: Any, depth: int = 4) -> Any:
-    """Convert to numbers, texts, lists and dicts, attributes to a dict, other objects to None."""
+def _to_plain(value: Any, depth: int, budget: Iterator[int]) -> Any:
+    """Convert to numbers, texts, lists and dicts, attributes to a dict, other objects to None.
+
+    Each value takes one of `budget`; those after its end are None.
+    """
+    if next(budget, None) is None:
+        return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth == 0:
@@ -70,9 +77,9 @@ def to_plain(value: Any, depth: int = 4) -> Any:
     elif hasattr(value, "__dict__") and not isinstance(value, Tensor):  # argparse.Namespace
         value = vars(value)
     if isinstance(value, Mapping):
-        return {str(key): to_plain(one, depth - 1) for key, one in value.items()}
+        return {str(key): _to_plain(one, depth - 1, budget) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(one, depth - 1) for one in value]
+        return [_to_plain(one, depth - 1, budget) for one in value]
     return None
 
 

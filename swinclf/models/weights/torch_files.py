@@ -26,11 +26,18 @@ from swinclf.unpickle import (
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's format before zip archives
 _CERTAIN = 50  # consecutive opcodes that cannot be text by chance
-_INFLATION = 200  # torch does not compress; a file that inflates more is a decompression bomb
+INFLATION = 200  # torch does not compress; a file that inflates more is a decompression bomb
 
 
 def read_torch(path: Path) -> Any:
-    """Read a checkpoint: with torch if it holds only tensors, else with inert placeholders."""
+    """Read a checkpoint: with torch if it holds only tensors, else with inert placeholders.
+
+    Raises:
+        UnreadablePickleError: If it is damaged, cut off, or takes more memory than its size allows.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch itself unpacks any size
+            _check_inflation(archive, path.stat().st_size)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -43,17 +50,32 @@ def read_inert(path: Path) -> Any:
     """Read a checkpoint of either of torch's formats, or a plain pickle, without torch's reader.
 
     Raises:
-        UnreadablePickleError: If it is damaged or cut off.
+        UnreadablePickleError: If it is damaged or cut off, or a decompression bomb.
     """
     try:
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
+                    _check_inflation(archive, path.stat().st_size)
                     return _read_zip(archive)
             file.seek(0)
             return _read_legacy(file, path.stat().st_size)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UnreadablePickleError(str(error)) from error
+
+
+def _check_inflation(archive: zipfile.ZipFile, file_size: int) -> None:
+    """Check that no member of an archive is much larger than its bytes in the file.
+
+    Raises:
+        UnreadablePickleError: If one is, or if several share their bytes.
+    """
+    members = archive.infolist()
+    for member in members:
+        if member.file_size > INFLATION * member.compress_size + 1024:
+            raise UnreadablePickleError(f"{member.filename} is compressed more than weights can be")
+    if sum(member.compress_size for member in members) > file_size:
+        raise UnreadablePickleError("its members overlap")
 
 
 def _read_zip(archive: zipfile.ZipFile) -> Any:
@@ -71,8 +93,6 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
     def load(key: str, size: int) -> Tensor:
         if key not in loaded:
             member = archive.getinfo(f"{root}data/{key}")
-            if member.file_size > _INFLATION * member.compress_size + 1024:
-                raise ValueError(f"{member.filename} is compressed more than weights can be")
             if member.file_size < size:
                 raise ValueError(f"{member.filename} is cut off")
             loaded[key] = _bytes(bytearray(archive.read(member)))
