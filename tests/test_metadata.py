@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tracemalloc
+import types
 import zlib
 
 import numpy as np
@@ -386,6 +387,28 @@ def test_a_bomb_in_metadata_is_not_unpacked():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 10_000_000 + 2 * len(dirty), name
+
+
+def test_all_compressed_texts_of_a_png_have_one_limit(monkeypatch):
+    squeezed = zlib.compress(bytes(999_000), 9)
+    damaged = squeezed[:-4] + b"over"
+    calls = []
+
+    class Counting:
+        def decompress(self, data, most):
+            calls.append(most)
+            return zlib.decompressobj().decompress(data, most)
+
+    fake = types.SimpleNamespace(error=zlib.error, decompressobj=Counting)
+    monkeypatch.setattr("swinclf.data.metadata.zlib", fake)
+    data = encoded(RGB, "PNG")
+    for text in (squeezed, damaged):
+        calls.clear()
+        raw = png_chunk(b"zTXt", b"Raw profile type exif\0\0" + text)
+        xmp = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + text)
+        strip_metadata(data[:33] + 100 * (raw + xmp) + data[33:])
+        assert calls[0] == 1_000_000
+        assert sum(calls[1:]) <= 1000
 
 
 TURNED = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"

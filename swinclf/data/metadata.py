@@ -19,7 +19,8 @@ from contextlib import suppress
 from swinclf.data.tiff_tags import ORIENTATION, read_directories
 
 UPRIGHT = 1
-MAX_TEXT_BYTES = 1_000_000  # read of a compressed text to find the orientation
+MAX_TEXT_BYTES = 1_000_000  # unpacked of all compressed texts of a file to find the orientation
+_MOST_INFLATION = 1032  # of the deflate format
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
@@ -75,6 +76,7 @@ def _first_of(*orientations: int | None) -> int:
 def _without_png(data: bytes) -> tuple[bytes, int]:
     """Return a PNG with its image only: the default image of an animation."""
     parts, exif, raw_exif, xmp = [_PNG], None, None, None
+    budget = MAX_TEXT_BYTES
     is_true_colour = data[25:26] in (b"\x02", b"\x06")  # whose palette is only a suggestion
     for kind, start, end in _png_chunks(data):
         if kind in _PNG_IMAGE and not (kind == b"PLTE" and is_true_colour):
@@ -82,7 +84,7 @@ def _without_png(data: bytes) -> tuple[bytes, int]:
         elif kind == b"eXIf" and end <= len(data):
             exif = exif_orientation(data[start + 8 : end - 4])
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and end <= len(data):
-            key, text = _read_text(kind, data[start + 8 : end - 4])
+            key, text, budget = _read_text(kind, data[start + 8 : end - 4], budget)
             if key in _PNG_RAW_EXIF and raw_exif is None:
                 raw_exif = _raw_exif_orientation(text)
             elif key == _PNG_XMP and xmp is None:
@@ -103,23 +105,29 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset += 12 + length
 
 
-def _read_text(kind: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Return the key and the text of a chunk that contains EXIF or XMP; empty for any other."""
+def _read_text(kind: bytes, body: bytes, budget: int) -> tuple[bytes, bytes, int]:
+    """Return the key and the text of a chunk that contains EXIF or XMP; empty for any other.
+
+    The third value is what is left of `budget`, the number of bytes that may be unpacked.
+    """
     key, _, rest = body.partition(b"\0")
     if key not in (*_PNG_RAW_EXIF, _PNG_XMP):
-        return b"", b""
+        return b"", b"", budget
     is_compressed = kind == b"zTXt"
     if kind == b"zTXt":
         rest = rest[1:]
     elif kind == b"iTXt":
         is_compressed = rest[:1] == b"\x01"
         rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-    if is_compressed:
-        try:
-            rest = zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
-        except zlib.error:
-            return b"", b""
-    return key, rest[:MAX_TEXT_BYTES]
+    if not is_compressed:
+        return key, rest[:MAX_TEXT_BYTES], budget
+    if budget == 0:  # which zlib takes for no limit
+        return b"", b"", 0
+    try:
+        text = zlib.decompressobj().decompress(rest, budget)
+    except zlib.error:  # after an unknown number of bytes
+        return b"", b"", max(0, budget - _MOST_INFLATION * len(rest))
+    return key, text, budget - len(text)
 
 
 def _raw_exif_orientation(text: bytes) -> int | None:
