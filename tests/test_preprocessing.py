@@ -270,12 +270,17 @@ def test_open_clip_config(tmp_path: Path) -> None:
         {"pretrained_cfg": {"mean": ["a", "b", "c"]}},
         {"pretrained_cfg": {"mean": [float("nan")] * 3, "crop_pct": 7, "input_size": 5}},
         {"pretrained_cfg": 7},
+        {"pretrained_cfg": {"mean": [10**400] * 3}},
+        {"pretrained_cfg": {"input_size": [3, 10**400, 10**400]}},
     ],
 )
 def test_other_or_damaged_configs_say_nothing(content: object, tmp_path: Path) -> None:
     assert beside(tmp_path, "config.json", content) is None
-    (tmp_path / "config.json").write_bytes(b"\xff\xfe{")
-    assert read_preprocess(tmp_path / "model.safetensors") is None
+    for damaged in (b"\xff\xfe{", b'{"a":' + 100_000 * b"["):
+        (tmp_path / "config.json").write_bytes(damaged)
+        assert read_preprocess(tmp_path / "model.safetensors") is None
+        settings = gather_settings({"data": ".", "model": "vit_base_patch16_clip_224"})
+        assert choose_activation(settings, tmp_path / "model.safetensors", SILENT) is settings
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,31 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     assert "elsewhere" in refusal(index).found
 
 
+@pytest.mark.parametrize(
+    "weight_map", [[], {}, None, "a", 7, {"a": ""}, {"a": None}, {"a": ["b"]}, {"a": "b", "c": 1}]
+)
+def test_an_index_without_names_of_shards_is_refused(weight_map: Any, tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert "weight_map" in refusal(index).found
+
+
+@pytest.mark.parametrize("name", ["absent", "x" * 300, "a\0b"])
+def test_an_index_names_the_shard_that_cannot_be_found(name: str, tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    assert refusal(index).found == f"no {name}"
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"a":' + 9000 * b"[" + 9000 * b"]" + b"}", b'{"a":{"data_offsets":[]}}']
+)
+def test_a_damaged_header_of_safetensors_is_an_error(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "safetensors" in refusal(path).expected
+
+
 class Settings(dict):  # as yacs.config.CfgNode is
     pass
 

@@ -138,5 +138,5 @@ def _configured_activation(weights: Path) -> str | None:
         config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
         vision = config.get("vision_config") or config
         return _ACTIVATIONS.get(vision.get("hidden_act"))
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None

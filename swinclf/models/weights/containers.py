@@ -7,6 +7,7 @@ archives without objects.
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from contextlib import suppress
@@ -118,7 +119,15 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suff
 
 def read_shard_index(path: Path) -> list[Path]:
     """Return the files listed in an index (`model.safetensors.index.json`)."""
-    names = sorted(set(map(str, json.loads(path.read_bytes())["weight_map"].values())))
+    weight_map = json.loads(path.read_bytes())["weight_map"]
+    named = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not named or not all(isinstance(name, str) and name for name in named):
+        raise WeightsError(
+            f"the name of a shard for each tensor in '{path.name}'",
+            found="a weight_map that is empty or damaged",
+            hint="an index as transformers writes it",
+        )
+    names = sorted(set(named))
     if any(Path(name).name != name for name in names):
         raise WeightsError(
             f"the shards that '{path.name}' names in its own folder",
@@ -142,7 +151,7 @@ def find_sibling_shards(path: Path) -> list[Path]:
 
 
 def _all_there(shards: list[Path], name: str) -> list[Path]:
-    missing = [shard.name for shard in shards if not shard.is_file()]
+    missing = [shard.name for shard in shards if not os.path.isfile(shard)]  # noqa: PTH113 - never raises
     if missing or not shards:
         raise WeightsError(
             f"the {len(shards)} shards that '{name}' belongs to, in one folder",

@@ -144,7 +144,8 @@ def _safetensors(path: Path, length: int, size: int) -> WeightsFileKind:
     """Return whether a safetensors file has all the bytes that its header declares."""
     if 8 + length > size:
         return WeightsFileKind.CUT_SAFETENSORS
-    with path.open("rb") as file, suppress(ValueError, KeyError, TypeError, AttributeError):
+    damage = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+    with path.open("rb") as file, suppress(*damage):
         file.seek(8)
         header = json.loads(file.read(length))
         ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]

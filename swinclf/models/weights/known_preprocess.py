@@ -21,6 +21,7 @@ from swinclf.preprocess import Colours, Fit, Interpolation, Preprocess
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_MOST_PX = 65_536  # side of an image; anything larger is damage
 _NORMALISATIONS = {"imagenet": IMAGENET, "clip": CLIP, "half": HALF}
 # Pillow's numbers, as written by transformers.
 _RESAMPLE = {
@@ -67,6 +68,8 @@ def read_preprocess(weights: Path) -> KnownPreprocess | None:
             content = json.loads((weights.parent / name).read_text(encoding="utf-8"))
             found = read(content) if isinstance(content, dict) else {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        except (ArithmeticError, RecursionError):  # of very large numbers and depths
             continue
         if any(value is not None for value in found.values()):
             return KnownPreprocess(reason=f"from {name}", **found)
@@ -212,7 +215,8 @@ def _edge(size: Any) -> int | None:
         return _side((size.get("height"), size.get("width")))
     if isinstance(size, list | tuple):
         return _side(size)
-    return size if isinstance(size, int) and not isinstance(size, bool) and size >= 8 else None
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 8 <= size <= _MOST_PX
+    return size if is_size else None
 
 
 def _side(size: Any) -> int | None:
