@@ -228,6 +228,32 @@ def test_one_transparent_colour(mode, colour):
     assert pixels[0, 3].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_one_transparent_grey_of_few_bits(bits, is_large, monkeypatch):
+    """A PNG of one row with every value: only the transparent one becomes white."""
+    if is_large:
+        monkeypatch.setattr(images, "LARGE_PIXELS", 1)
+    count = 2**bits
+    packed = sum(value << bits * (count - 1 - value) for value in range(count))
+    row = b"\0" + packed.to_bytes(bits * count // 8 or 1, "big")
+    if bits == 1:
+        row = b"\0\x40"  # 0, 1
+    for transparent in {0, 1, count - 2}:
+        chunks = {
+            b"IHDR": struct.pack(">IIBBBBB", count, 1, bits, 0, 0, 0, 0),
+            b"tRNS": struct.pack(">H", transparent),
+            b"IDAT": zlib.compress(row),
+            b"IEND": b"",
+        }
+        data = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks.items()
+        )
+        wanted = [255 if n == transparent else n * 255 // (count - 1) for n in range(count)]
+        assert pixels_of(data)[0, :, 0].tolist() == wanted
+
+
 def test_grey_of_16_bits_with_a_transparent_value():
     wide = Image.fromarray(np.full((2, 2), 2570, np.uint16))
     data = encoded(wide, "PNG", transparency=1)

@@ -261,11 +261,25 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
                 picture.load()
             orientation = orientation or _orientation(picture)
             fixed: Image.Image = picture
-            if is_jpeg2000:
+            if picture.format == "PNG":
+                _scale_transparency(picture, data)
+            elif is_jpeg2000:
                 fixed, raster = correct_jpeg2000(picture, data)
             elif picture.format == "TGA" and picture.mode == "RGBA" and not data[17] & 0x0F:
                 fixed = picture.convert("RGB")  # its header declares no alpha
             yield _OpenedImage(raster or to_raster(fixed) or fixed, size, orientation)
+
+
+def _scale_transparency(picture: Image.Image, data: bytes) -> None:
+    """Scale the transparent grey of a PNG of 2 or 4 bits, of which Pillow scales the pixels only.
+
+    Source: PNG 3rd edition (W3C 2025), sec. 11.2.1 and 11.3.1.1.
+    """
+    bits, colour_type = data[24], data[25]
+    grey = picture.info.get("transparency")
+    if colour_type == 0 and bits in (2, 4) and isinstance(grey, int):
+        most = 2**bits - 1
+        picture.info["transparency"] = (grey & most) * (255 // most)
 
 
 @contextmanager
