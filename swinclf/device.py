@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from swinclf.errors import ConfigError, DeviceError, ExitCode, ExportError, Interrupted
 
@@ -359,10 +359,12 @@ class StopFlag:
 
     Work that has something to save runs in `deferring_signals`: the signal only sets the flag, and
     the work checks it between two steps, saves and ends. Elsewhere the signal raises `Interrupted`
-    immediately. A second signal ends the process.
+    immediately. A second signal ends the process if `ENDS_PROCESS`, else raises `Interrupted`.
 
-    Outside the main thread signals are not handled.
+    Outside the main thread signals are not handled, nor those that Python itself does not handle.
     """
+
+    ENDS_PROCESS: ClassVar[bool] = False  # set by the program; a notebook is not ended
 
     def __init__(self) -> None:
         self.exit_code: ExitCode | None = None
@@ -398,7 +400,10 @@ class StopFlag:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in numbers}
+        # None is of a program in another language that Python is embedded in.
+        previous = {number: one for number, one in handlers.items() if one is not None}
         for number in previous:
             signal.signal(number, self._handle)
         try:
@@ -411,12 +416,13 @@ class StopFlag:
         code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
         if self and is_under_torchrun() and time.monotonic() - self._signalled_at < _REPEAT_S:
             return
-        if self:
+        if self and self.ENDS_PROCESS:
             with suppress(Exception):
                 sys.stderr.flush()
             os._exit(code)
+        is_second = bool(self)
         self.exit_code, self._signalled_at = code, time.monotonic()
-        if not self._is_deferring:
+        if is_second or not self._is_deferring:
             raise Interrupted(code)
 
 
@@ -427,7 +433,8 @@ def sigterm_as_exception() -> Iterator[None]:
     Raises:
         Interrupted: On SIGTERM.
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is None:
         yield
         return
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from swinclf.device import torch_threads
+from threading import Lock
 
 MAX_PARALLEL = 8
 
@@ -49,11 +48,44 @@ def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
 
 @contextmanager
 def divide_threads(parallel: ParallelBatches) -> Iterator[None]:
-    """Divide torch's threads among the parallel batches inside the `with` block."""
+    """Divide torch's threads among the parallel batches inside the `with` block.
+
+    Blocks may overlap in any order, as of two streams: the last one to end restores the threads.
+    """
     if parallel.count == 1:
         yield
         return
-    import torch
-
-    with torch_threads(max(1, torch.get_num_threads() // parallel.count)):
+    _division.begin(parallel.count)
+    try:
         yield
+    finally:
+        _division.end()
+
+
+class _ThreadDivision:
+    """The number of torch's threads, which is one for the whole process."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks, self._before = Lock(), 0, 0
+
+    def begin(self, count: int) -> None:
+        """Divide the threads, unless another block has."""
+        import torch
+
+        with self._lock:
+            if not self._blocks:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(max(1, self._before // count))
+            self._blocks += 1
+
+    def end(self) -> None:
+        """Restore the threads if this was the last block."""
+        import torch
+
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                torch.set_num_threads(self._before)
+
+
+_division = _ThreadDivision()

@@ -108,6 +108,14 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_end_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program, run in this process, does not change what a later test's second signal does."""
+    from swinclf.device import StopFlag
+
+    monkeypatch.setattr(StopFlag, "ENDS_PROCESS", False)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """Three classes of twelve pictures."""

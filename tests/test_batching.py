@@ -66,6 +66,22 @@ def test_threads_are_divided_and_restored():
 
 
 @pytest.mark.usefixtures("three_threads")
+def test_overlapping_streams_restore_the_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, second = (divide_threads(ParallelBatches(2, 8, 8)) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        assert torch.get_num_threads() == 2
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2, "the second one still computes"
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_parallel_batches_give_the_same_outputs_as_one_at_a_time(trained):
     predictor = open_predictor(trained.path / "model.safetensors", InferenceOptions(device="cpu"))
     assert predictor.parallel.count == 3

@@ -263,11 +263,35 @@ def test_a_second_signal_leaves_at_once():
     code = (
         "import os, signal, time; from swinclf.device import StopFlag\n"
         "stop = StopFlag()\n"
+        "StopFlag.ENDS_PROCESS = True\n"
         "with stop.handling_signals(), stop.deferring_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); assert stop\n"
         "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 143
+
+
+def test_a_second_signal_does_not_end_a_notebook():
+    after = []
+
+    def work():
+        stop = StopFlag()
+        with stop.handling_signals(), stop.deferring_signals():
+            for number in (1, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+                after.append(number)
+
+    with pytest.raises(Interrupted):
+        work()
+    assert after == [1], "the first one was deferred, the second one not"
+
+
+def test_signals_that_python_does_not_handle_are_left_alone(monkeypatch):
+    """As in a program in another language with a Python of its own."""
+    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("replaced"))
+    with StopFlag().handling_signals(), device.sigterm_as_exception():
+        pass
 
 
 def test_patience_ends_with_the_signal_that_was_not_obeyed():

@@ -12,7 +12,7 @@ from typing import NoReturn
 from swinclf.cli import commands, console, program  # noqa: F401 - registers the commands
 from swinclf.cli.legacy import expand_home_in, modernise
 from swinclf.cli.streams import prepare_streams, restart_in_utf8
-from swinclf.device import is_under_torchrun, retain_freed_memory
+from swinclf.device import StopFlag, is_under_torchrun, retain_freed_memory
 from swinclf.errors import ExitCode, SwinclfError
 from swinclf.processes import LostProcessError, join, leave, serve_tasks
 from swinclf.terminal import ConsoleReporter, Verbosity
@@ -25,6 +25,7 @@ def main() -> NoReturn:
     # OpenMP threads wait by spinning, which makes a network many times slower if another program
     # uses a core too. A short spin costs little on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    StopFlag.ENDS_PROCESS = True
     retain_freed_memory()
     # Importing torch makes a million permanent objects: garbage collection among them at the usual
     # rate takes a tenth of a short run.

@@ -16,7 +16,7 @@ import torch
 from swinclf.config import Compile, ResolvedConfig, TrainConfig
 from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split import read_split, write_split
-from swinclf.device import Hardware, StopFlag, choose_hardware
+from swinclf.device import Hardware, StopFlag, choose_hardware, torch_threads
 from swinclf.errors import ConfigError
 from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
@@ -182,10 +182,14 @@ def _using_hardware(config: TrainConfig) -> Iterator[Hardware]:
     """Choose the hardware; a GPU that is chosen by its number is torch's current one until the end.
 
     The random state that is saved and the memory that is measured are those of the current GPU.
+    The number of torch's threads, which a training may change, is restored at the end.
     """
     hardware = choose_hardware(config.device, config.precision)
     has_number = hardware.device.startswith("cuda:")
-    with torch.cuda.device(hardware.device) if has_number else nullcontext():
+    with (
+        torch.cuda.device(hardware.device) if has_number else nullcontext(),
+        torch_threads(torch.get_num_threads()),
+    ):
         yield hardware
 
 

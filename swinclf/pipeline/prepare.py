@@ -253,6 +253,8 @@ def _build_network_state(plan: Plan, hardware: Hardware) -> TrainState:
         layer_decay=config.layer_decay,
         no_decay=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),  # type: ignore[operator]
         name=config.optimizer,
+        # Of MPS, it did not skip overflowing gradients until 2026-06 (pytorch pull request 186360).
+        is_fused=(hardware.device, hardware.precision) != ("mps", Precision.FP16),
     )
     state = build_state(network, optimizer, hardware)
     state.micro_batch = default_micro_batch(hardware.device, config.batch_size, config.train_size)

@@ -43,6 +43,7 @@ def build_optimizer(
     layer_decay: float = 1.0,
     no_decay: Collection[str] = (),
     name: OptimizerName = OptimizerName.ADAMW,
+    is_fused: bool = True,
 ) -> torch.optim.Optimizer:
     """Build the optimizer of the trainable parameters.
 
@@ -55,6 +56,7 @@ def build_optimizer(
         no_decay: Names of further parameters that are not decayed.
         name: Muon orthogonalises the steps of the matrices between the first and the last layer,
             scaled to the size of AdamW's, which takes the other parameters. Needs `layers`.
+        is_fused: Compute a step of AdamW by one kernel.
 
     Returns:
         An optimizer whose groups carry `peak`, the rate that `set_lr` multiplies.
@@ -81,7 +83,7 @@ def build_optimizer(
 
         muon: torch.optim.Optimizer = timm.optim.Muon(options, betas=(0.9, 0.999))
         return muon
-    return AdamW(options, fused=True)
+    return AdamW(options, fused=is_fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, scale: float) -> None:
