@@ -183,11 +183,11 @@ def read_budget(text: str) -> float:
 
 
 def command_of(settings: Settings) -> str:
-    """Return the command with the given settings and those that fit a budget."""
+    """Return the command with the given settings, but the name, and those that fit a budget."""
     words = ["swinclf", "train", settings.config.data]
     for name in SETTINGS:
         is_fixed = settings.is_given(name) or is_by_budget(settings.reasons.get(name))
-        if name == "data" or not is_fixed:
+        if name in ("data", "name") or not is_fixed:
             continue
         value, flag = getattr(settings.config, name), name.replace("_", "-")
         if isinstance(value, tuple):
@@ -240,6 +240,8 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources, reasons = values.pop("sources", {}), values.pop("reasons", {})
+    if sources:  # of a run, whose name is taken
+        values.pop("name", None)
     for extra in _NO_SETTINGS:
         values.pop(extra, None)
     return {

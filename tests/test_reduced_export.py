@@ -69,6 +69,18 @@ def test_only_a_file_of_the_format_is_written(trained, cli, tmp_path, precision)
     assert not (tmp_path / "exports").exists()
 
 
+def test_no_accuracy_of_training_images_is_given(trained, network_graph, cli, tmp_path):
+    """A cross-validated run has no others."""
+    del network_graph
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    rows = (run / "split.csv").read_text("utf-8")
+    (run / "split.csv").write_text(rows.replace(",val", ",train"), "utf-8")
+    done = cli("export", "--run", run, "--precision", "fp16", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["accuracy"] is None
+
+
 def test_beyond_the_tolerance_it_is_refused_with_what_was_found(
     trained, network_graph, cli, monkeypatch
 ):

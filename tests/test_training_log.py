@@ -238,8 +238,9 @@ def test_what_a_budget_has_chosen_is_repeated_from_the_config(cli, dataset, tmp_
     assert "--epochs 3 " in first["command"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    done = cli("train", "--config", "runs/first/config.json", "--name", "second")
-    second = json.loads((tmp_path / "runs/second/config.json").read_text("utf-8"))
+    done = cli("train", "--config", "runs/first/config.json")
+    assert done.out.strip() == "runs/colours-1", "the name is taken"
+    second = json.loads((tmp_path / "runs/colours-1/config.json").read_text("utf-8"))
     assert [second[name] for name in ("epochs", "patience", "lr")] == (
         [first[name] for name in ("epochs", "patience", "lr")]
     )

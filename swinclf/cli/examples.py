@@ -57,7 +57,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "relabel": (
         ("swinclf relabel runs/flowers-1/suspects.csv", "asks first"),
-        ("swinclf relabel --undo relabel-undo.csv", "moves the images back"),
+        ("swinclf relabel --undo runs/flowers-1/suspects-undo.json", "moves the images back"),
     ),
     "inspect": (
         ("swinclf inspect vit_tiny_patch16_224", "shapes and costs"),
@@ -65,7 +65,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "models": (
         ("swinclf models", "recommended ones, then all Swin and ViT"),
-        ("swinclf models 'resnet*'", "by a pattern"),
+        ("swinclf models 'vit_small*'", "by a pattern"),
     ),
     "doctor": (
         ("swinclf doctor", "what works on this machine"),

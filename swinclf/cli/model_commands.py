@@ -37,7 +37,7 @@ def eval_command(
         typer.Option(
             "--split",
             help="Images to score.",
-            show_default="val of the run's own dataset, else all",
+            show_default="what the training held out; of others all",
         ),
     ] = None,
     output: Annotated[

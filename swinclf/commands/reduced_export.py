@@ -182,7 +182,8 @@ class _Images:
 def _find_images(model: Path, card: ModelCard, data: Path | None) -> _Images:
     """Return labelled images if there are any, and others for the calibration.
 
-    Those of the run's own dataset are its held-out images; it is calibrated on training images.
+    Those of the run's own dataset are its held-out images; it is calibrated on training images. A
+    cross-validated run has only these, whose accuracy would say nothing.
     """
     root, run = data or find_data_folder(model), find_enclosing_run(model)
     with suppress(DataError):  # not a folder of this model's classes
@@ -197,7 +198,7 @@ def _find_images(model: Path, card: ModelCard, data: Path | None) -> _Images:
             compared = _evenly(compared, MOST_COMPARED)
             return _Images(
                 [str(index.root / one.path) for one in compared],
-                [one.label for one in compared],
+                [] if split == TRAIN else [one.label for one in compared],
                 [str(index.root / one.path) for one in _evenly(others, MOST_CALIBRATED)],
             )
     samples = [str(path) for path in list_samples(RunFolder(model.parent).samples)]

@@ -129,7 +129,7 @@ def _faster(plan: Plan) -> str:
     if start.regime is Regime.HEAD:
         return f"faster: --epochs {max(1, config.epochs // 5)}; a head rarely needs more"
     return (
-        "faster: --freeze-layers takes about a tenth of the time (4.8 points less accurate on "
+        "faster: --freeze-layers takes about a tenth of the time (4.5 points less accurate on "
         f"photographs of flowers, docs/recipe.md); --epochs {max(1, config.epochs // 2)} takes half"
     )
 
