@@ -1,7 +1,7 @@
 """runs/latest: a symbolic link to the newest finished run.
 
-On Windows links need a privilege; there it is a small file with the run's name. Knows nothing about
-the contents of a run.
+On Windows it is a small file with the run's name: links need a privilege there, and one to a folder
+cannot be replaced. Knows nothing about the contents of a run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from swinclf.files import TEMPORARY, replace_path
 
 LATEST = "latest"
 _STALE_S = 60.0  # creating a link takes no minute
+_IS_WINDOWS = os.name == "nt"
 
 
 def mark_latest(run: Path) -> None:
@@ -24,10 +25,20 @@ def mark_latest(run: Path) -> None:
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
         try:
-            temporary.symlink_to(run.name, target_is_directory=True)
-        except (OSError, NotImplementedError, AttributeError):
-            temporary.write_text(run.name, encoding="utf-8")
-        replace_path(temporary, link)
+            _write_link(temporary, run.name)
+            if _IS_WINDOWS and link.is_symlink():  # of an earlier version
+                link.unlink()
+            replace_path(temporary, link)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _write_link(link: Path, name: str) -> None:
+    if not _IS_WINDOWS:
+        with suppress(OSError):  # a file system without links
+            link.symlink_to(name, target_is_directory=True)
+            return
+    link.write_text(name, encoding="utf-8")
 
 
 def follow_latest(where: Path) -> Path:

@@ -15,7 +15,7 @@ import windows_rules
 from conftest import write_dataset
 
 import swinclf
-from swinclf import device, files
+from swinclf import device, files, latest_run
 from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
 from swinclf.latest_run import follow_latest, mark_latest
@@ -86,6 +86,36 @@ def test_latest_is_a_link_or_a_file_that_names_the_run(tmp_path, monkeypatch, ha
     if not has_links:
         latest.write_text("gone", encoding="utf-8")
         assert follow_latest(latest) == latest
+
+
+def test_latest_is_updated_on_windows_where_it_was_a_link(tmp_path, monkeypatch):
+    def replace(self, target):
+        if target.is_symlink() and target.is_dir():
+            raise PermissionError(errno.EACCES, "Access is denied")
+        return real(self, target)
+
+    real = Path.replace
+    for name in ("a-1", "b-1", "c-1"):
+        (tmp_path / name).mkdir()
+    if sys.platform != "win32":
+        mark_latest(tmp_path / "a-1")
+    monkeypatch.setattr(latest_run, "_IS_WINDOWS", True)
+    monkeypatch.setattr(Path, "replace", replace)
+    for name in ("b-1", "c-1"):
+        mark_latest(tmp_path / name)
+        assert follow_latest(tmp_path / "latest").resolve() == (tmp_path / name).resolve()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a-1", "b-1", "c-1", "latest"]
+
+
+def test_latest_that_cannot_be_replaced_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    (tmp_path / "a-1").mkdir()
+    monkeypatch.setattr(Path, "replace", refuse)
+    mark_latest(tmp_path / "a-1")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a-1"]
 
 
 def test_a_file_in_use_for_a_moment_is_tried_again_on_windows_alone(tmp_path, monkeypatch):
