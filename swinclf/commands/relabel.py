@@ -18,6 +18,7 @@ from swinclf.run_folder import RunFolder, find_data_folder
 
 COLUMNS = ("path", "label")
 SHOWN = 3  # rows in an error
+_IS_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
@@ -209,17 +210,31 @@ def _rename_to_free(source: Path, target: Path) -> None:
     """Rename a file without ever replacing another one, as `Path.rename` would."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.hardlink_to(source)
+        if _IS_WINDOWS:
+            source.rename(target)  # there it replaces no file
+        else:
+            _rename_by_link(source, target)
     except FileExistsError:
         if not _is_linked_twice(target, source):
             raise
         source.unlink()  # a process died between the two steps
+
+
+def _rename_by_link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
     except (OSError, NotImplementedError):  # a file system without hard links
         if os.path.lexists(target):
             raise FileExistsError(f"'{target}' exists") from None
         source.rename(target)
-    else:
+        return
+    try:
         source.unlink()
+    except OSError:
+        target.unlink()
+        raise
 
 
 def _is_linked_twice(path: Path, other: Path) -> bool:
