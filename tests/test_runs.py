@@ -139,6 +139,10 @@ def test_a_run_is_removed_and_latest_is_corrected(cli, runs, trained):
     assert not (runs / "latest").is_symlink()
 
 
+def end_of_input(*_):
+    raise EOFError
+
+
 def test_nothing_is_removed_without_an_answer(cli, runs, monkeypatch):
     done = cli("runs", "--remove", "pets-10", "--no-yes")
     assert done.code == 2
@@ -146,6 +150,10 @@ def test_nothing_is_removed_without_an_answer(cli, runs, monkeypatch):
     monkeypatch.setattr("swinclf.cli.console.has_terminal", lambda: True)
     monkeypatch.setattr("builtins.input", lambda *_: "n")
     assert cli("runs", "--remove", "pets-10").code == 1
+    assert (runs / "pets-10").is_dir()
+    monkeypatch.setattr("builtins.input", end_of_input)
+    done = cli("runs", "--remove", "pets-10")
+    assert (done.code, done.err.splitlines()[-1]) == (1, "nothing was removed")
     assert (runs / "pets-10").is_dir()
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     assert cli("runs", "--remove", "pets-10").code == 0

@@ -59,5 +59,9 @@ def confirm(question: str, *, yes: bool) -> bool:
             found=f"a question: {question}",
             hint="the same command with --yes",
         )
-    answer = error_console().input(f"{terminal_safe(question)} [y/N] ", markup=False)
+    try:
+        answer = error_console().input(f"{terminal_safe(question)} [y/N] ", markup=False)
+    except EOFError:  # Ctrl-D, which ends no line
+        print_line("")
+        return False
     return answer.strip().lower() in ("y", "yes")
