@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -24,9 +25,11 @@ import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import content_digest
-from swinclf.data.relocate import find_by_content
+from swinclf.data.relocate import find_by_content, path_from_run, recorded_folders
 from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
+from swinclf.files import write_json
+from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -113,6 +116,20 @@ def test_a_moved_project_needs_no_name(began, project, tmp_path, cli):
     assert_went_on(began, run, data)
     (tmp_path / "here").rename(tmp_path / "there")
     assert cli("eval", "--run", tmp_path / "there" / "runs" / "stopped").code == 0
+
+
+def test_a_project_of_windows_finds_its_data(tmp_path, monkeypatch):
+    run, data = RunFolder(tmp_path / "runs" / "flowers-1"), tmp_path / "data" / "flowers"
+    run.path.mkdir(parents=True)
+    data.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sep", "\\")
+        patch.setattr(os.path, "relpath", lambda *_: "..\\..\\data\\flowers")
+        written = path_from_run(data, run)
+    assert written == "../../data/flowers"
+    for way in (written, "..\\..\\data\\flowers"):  # the second by earlier versions
+        write_json(run.config, {"data": "C:\\project\\data\\flowers", "data_from_run": way})
+        assert [one for one in recorded_folders(run) if one.is_dir()] == [data]
 
 
 def test_a_moved_project_whose_data_is_named(began, project, tmp_path, cli):

@@ -25,7 +25,7 @@ FROM_RUN = "data_from_run"  # in config.json: the dataset's folder, relative to 
 def path_from_run(data: Path, run: RunFolder) -> str:
     """Return a dataset's folder relative to a run's; empty on another drive."""
     try:
-        return os.path.relpath(data.resolve(), run.path.resolve())
+        return os.path.relpath(data.resolve(), run.path.resolve()).replace(os.sep, "/")
     except ValueError:
         return ""
 
@@ -36,8 +36,9 @@ def recorded_folders(run: RunFolder) -> list[Path]:
     data, from_run = config.get("data"), config.get(FROM_RUN)
     found = [Path(data)] if isinstance(data, str) and data else []
     if isinstance(from_run, str) and from_run:
-        moved = Path(os.path.normpath(run.path.resolve() / from_run))
-        found += [moved] if moved not in found else []
+        for way in (from_run, from_run.replace("\\", "/")):  # earlier versions, on Windows: "\"
+            moved = Path(os.path.normpath(run.path.resolve() / way))
+            found += [moved] if moved not in found else []
     return found
 
 
