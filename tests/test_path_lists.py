@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from conftest import read_rows
 
+from swinclf.data import path_lists
 from swinclf.data.path_lists import read_path_list
 from swinclf.errors import ConfigError, DataError
 from swinclf.settings import gather_settings, read_settings_file
@@ -105,6 +106,20 @@ def test_names_quoted_by_git_and_ls(tmp_path, monkeypatch):
     assert paths(shell) == names
     assert paths(b"\0".join(map(os.fsencode, names)) + b"\0") == names
     assert paths(b"\xff.png\n") == names[3:]
+
+
+def test_names_in_a_code_page_of_windows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(path_lists, "_CODE_PAGES", ("cp1252", "cp850"))
+    names = ["caf\u00e9.png", "\u00fc b.png", "\u00f1.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    for page in ("cp850", "cp1252", "utf-8"):
+        assert paths("\r\n".join(names).encode(page)) == names
+        rows = "path,label\r\n" + "".join(f'"{name}",x\r\n' for name in names)
+        assert paths(rows.encode(page)) == names
+    assert paths("g\u00f6ne.png\n".encode("cp850")) == ["g\u00f6ne.png"]
+    assert paths(codecs.BOM_UTF16_LE + b"\x3d\xd8a\0\x80\xdc\n\0") == ["\ud83da\udc80"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names on Windows")

@@ -2,8 +2,8 @@ r"""Parser for lists of paths as written by other tools.
 
 Supports lines (`find`, `ls`, `git ls-files`), NUL-terminated entries (`find -print0`, `fd -0`,
 `git ls-files -z`), tables with a column of paths (CSV or TSV, a table of PowerShell) and JSON, in
-UTF-8 or in UTF-16 with a byte order mark. A file whose name equals an entry always takes
-precedence over any interpretation of the entry.
+UTF-8, in UTF-16 with a byte order mark, or on Windows in its code pages. A file whose name equals
+an entry always takes precedence over any interpretation of the entry.
 
 Every entry yields a path, whether or not there is such a file.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,7 @@ COLUMNS = (
     *("uri", "url", "name"),
 )
 _QUOTES = ('"', "'")
+_CODE_PAGES = ("mbcs", "oem") if os.name == "nt" else ()  # of older programs, of cmd.exe
 _C_ESCAPES = {
     "a": 7,
     "b": 8,
@@ -222,6 +224,15 @@ def _is_skipped(line: str) -> bool:
 
 def _interpretations(line: str) -> Iterator[str]:
     """Yield possible meanings of an entry: the literal one first, the most likely one last."""
+    yield from _meanings(line)
+    if re.search("[\udc80-\udcff]", line):  # bytes that are not UTF-8
+        with suppress(UnicodeEncodeError):  # lone surrogates of UTF-16
+            raw = line.encode("utf-8", "surrogateescape")
+            for page in _CODE_PAGES:
+                yield from _meanings(raw.decode(page, "replace"))
+
+
+def _meanings(line: str) -> Iterator[str]:
     yield line
     bare = line.lstrip("\ufeff").rstrip("\r\n")
     yield bare
