@@ -323,7 +323,7 @@ def command_line(words: Sequence[str]) -> str:
     if not _IS_WINDOWS:
         return shlex.join(words)
     # cmd.exe and PowerShell both accept double quotes; cmd.exe does not accept single ones
-    plain = re.compile(r"[\w@+=:,./\\-]+")
+    plain = re.compile(r"[\w+=:./\\-]+")  # no "," or "@", operators of PowerShell
     doubled = (word.replace('"', '""') for word in words)
     return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
 

@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import windows_rules
-from conftest import write_dataset
+from conftest import error_lines, write_dataset
 
 import swinclf
 from swinclf import device, files, latest_run
+from swinclf.cli.run_tables import unfinished_text
 from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
 from swinclf.latest_run import follow_latest, mark_latest
@@ -144,6 +146,18 @@ def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert device.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
     monkeypatch.setattr(device, "_IS_WINDOWS", True)
     assert device.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
+    assert device.command_line(["a,b", "@c", "--x=1"]) == '"a,b" "@c" --x=1'  # for PowerShell
+
+
+def test_suggested_commands_can_be_typed_in_cmd(cli, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "_IS_WINDOWS", True)
+    run = SimpleNamespace(name="a-1", path=Path("my runs/a-1"), state="interrupted")
+    assert unfinished_text([run]).endswith('swinclf train --resume "my runs/a-1"')
+    table = tmp_path / "my labels.csv"
+    files.write_csv(table, ["path", "label"], [("red/000.png", "blue")])
+    done = cli("relabel", table, "--data", dataset, "--yes")
+    assert f'to undo: swinclf relabel --undo "{tmp_path / "my labels-undo.json"}"' in done.err
+    assert error_lines(cli("train", dataset, "--epochs", "a few"))[1] == '"a few"'
 
 
 def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -21,6 +20,7 @@ from swinclf.cli.run_tables import (
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
+from swinclf.device import command_line
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.terminal import ConsoleReporter, one_line
@@ -158,7 +158,8 @@ def relabel_command(
     if as_json:
         moves = [asdict(one) for one in plan.moves]
         write_data(to_json({"moves": moves, "undo": str(saved) if saved else None}))
-    undone = f"; to undo: swinclf relabel --undo {shlex.quote(str(saved))}" if saved else ""
+    undo_words = ["swinclf", "relabel", "--undo", str(saved)]
+    undone = f"; to undo: {command_line(undo_words)}" if saved else ""
     if plan.moves:
         console.print_line(f"moved {len(plan.moves):,} images{undone}")
     return ExitCode.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
+from swinclf.device import command_line
 from swinclf.files import to_json
 from swinclf.reporter import format_percent
 from swinclf.terminal import one_line
@@ -40,7 +40,7 @@ def unfinished_text(runs: Sequence[RunSummary]) -> str:
     """Return what is known of runs that did not finish: a reason, or the command to resume."""
     lines = []
     for run in [one for one in runs if one.state != "finished"]:
-        name, path = one_line(run.name), shlex.quote(one_line(str(run.path)))
+        name, path = one_line(run.name), command_line([one_line(str(run.path))])
         lines.append(
             f"{name} is interrupted: swinclf train --resume {path}"
             if run.state == "interrupted"

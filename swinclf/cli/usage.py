@@ -3,11 +3,11 @@ r"""Usage errors of typer, reworded as expected, found and try."""
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 
 import typer
 
+from swinclf.device import command_line
 from swinclf.errors import ConfigError
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer has no public name for it
@@ -83,4 +83,4 @@ def _given(flag: str, arguments: Sequence[str]) -> str:
             found = value
         elif word == flag and index + 1 < len(arguments):
             found = arguments[index + 1]
-    return shlex.quote(found) if found else ""
+    return command_line([found]) if found else ""
