@@ -328,6 +328,13 @@ def command_line(words: Sequence[str]) -> str:
     return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
 
 
+def quoted(path: Path | str) -> str:
+    """Return a path in quotes, for a command in a sentence that the user is to type."""
+    if _IS_WINDOWS:
+        return f'"{path}"'.replace('\\"', '\\\\"')  # of D:\
+    return "'" + str(path).replace("'", "'\"'\"'") + "'"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception is one of torch's many out-of-memory errors."""
     phrases = (

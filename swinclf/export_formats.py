@@ -14,6 +14,7 @@ from pkgutil import resolve_name
 from typing import Any, cast
 
 from swinclf.config import ExportFormat
+from swinclf.device import quoted
 from swinclf.errors import ConfigError
 
 # Names of the inputs and outputs of exported graphs.
@@ -139,7 +140,7 @@ def check_suffix(path: Path, export_format: ExportFormat) -> None:
         raise ConfigError(
             f"an --output that ends in {suffix}, for {export_format}",
             found=f"'{path}'",
-            hint=f"--output '{path.with_suffix(suffix)}'",
+            hint=f"--output {quoted(path.with_suffix(suffix))}",
         )
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from swinclf.device import quoted
 from swinclf.errors import ConfigError, RunError
 from swinclf.export_formats import find_export
 from swinclf.files import (
@@ -239,7 +240,7 @@ def _name_taken(final: Path) -> ConfigError:
             FolderLock(final).release()
         except LockHeldError as held:
             busy = f", and {held} is training it (this is {describe_process()})"
-    resume = f", or to resume it: swinclf train --resume '{final}'"
+    resume = f", or to resume it: swinclf train --resume {quoted(final)}"
     return ConfigError(
         f"a --name that is free in '{final.parent}'",
         found=f"'{final.name}' already exists{busy}",
@@ -328,7 +329,7 @@ def refuse_inside(dataset: Path | None, path: Path | None, option: str) -> None:
     raise ConfigError(
         f"{option} outside the dataset '{dataset}' (nothing is ever written into a dataset)",
         found=f"'{path}', which is '{output}'",
-        hint=f"{option} '{root.parent / ('output' if output == root else output.name)}'",
+        hint=f"{option} {quoted(root.parent / ('output' if output == root else output.name))}",
     )
 
 
@@ -410,7 +411,7 @@ def _no_run(where: Path) -> RunError:
         f"did you mean '{where.parent / near[0]}'?" if near else "swinclf train DATA, or --run RUN"
     )
     if found == "an unfinished run":
-        hint = f"swinclf train --resume '{where}'"
+        hint = f"swinclf train --resume {quoted(where)}"
     return RunError(f"a run at '{where}'", found=found, hint=hint)
 
 

@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ from swinclf import device, files, latest_run
 from swinclf.cli.run_tables import unfinished_text
 from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
+from swinclf.errors import SwinclfError
 from swinclf.latest_run import follow_latest, mark_latest
+from swinclf.models.weights.find import find_weights
+from swinclf.run_folder import RunFolder, find_model
 
 PACKAGE = Path(swinclf.__file__).parent
 on_linux = pytest.mark.skipif(
@@ -158,6 +162,23 @@ def test_suggested_commands_can_be_typed_in_cmd(cli, dataset, tmp_path, monkeypa
     done = cli("relabel", table, "--data", dataset, "--yes")
     assert f'to undo: swinclf relabel --undo "{tmp_path / "my labels-undo.json"}"' in done.err
     assert error_lines(cli("train", dataset, "--epochs", "a few"))[1] == '"a few"'
+
+
+@pytest.mark.parametrize("is_windows", [False, True])
+def test_commands_in_hints_can_be_typed_for_any_name(tmp_path, monkeypatch, is_windows):
+    monkeypatch.setattr(device, "_IS_WINDOWS", is_windows)
+    run = RunFolder(tmp_path / "Ann's runs" / "a-1")
+    run.path.mkdir(parents=True)
+    for file in (run.config, run.split, run.checkpoint):
+        file.touch()
+    for find in (find_model, find_weights):
+        with pytest.raises(SwinclfError) as caught:
+            find(run.path)
+        command, _, path = caught.value.hint.partition(" --resume ")
+        assert command == "swinclf train"
+        assert path == f'"{run.path}"' if is_windows else shlex.split(path) == [str(run.path)]
+    if is_windows:
+        assert device.quoted("D:\\") == '"D:\\\\"'  # \" is no end
 
 
 def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):

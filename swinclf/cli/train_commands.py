@@ -14,7 +14,7 @@ from swinclf.cli.options import JsonOption, add_setting_options, complete_config
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import accuracy_with_interval
 from swinclf.config import MOVABLE
-from swinclf.device import command_line
+from swinclf.device import command_line, quoted
 from swinclf.durations import duration_text
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
@@ -77,7 +77,7 @@ def train_command(
         raise ConfigError(
             "--resume alone: a run is resumed with its original settings",
             found="--dry-run" if dry_run else "--budget",
-            hint=f"swinclf train --resume '{resume}'",
+            hint=f"swinclf train --resume {quoted(str(resume))}",
         )
     if dry_run:
         _print_forecast(settings, reporter, budget_s, as_json=json)
@@ -149,7 +149,7 @@ def _resolve_settings(
         return settings, None
     from swinclf.pipeline.resume import resume_settings
 
-    hint = f"swinclf train --resume '{resume}'"
+    hint = f"swinclf train --resume {quoted(resume)}"
     changed = [name for name in given if name not in MOVABLE]
     if changed or config is not None:
         raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN
 from swinclf.data.thumbnails import thumbnails
-from swinclf.device import default_workers
+from swinclf.device import default_workers, quoted
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.latest_run import LATEST, follow_latest
@@ -289,7 +289,7 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
         raise RunError(
             f"a finished run or the output of an evaluation at '{folder}'",
             found=f"no {PREDICTIONS} in it" if folder.is_dir() else "no such folder",
-            hint=f"swinclf eval DATA --run RUN --output '{folder}'",
+            hint=f"swinclf eval DATA --run RUN --output {quoted(folder)}",
         )
     rows = {row["path"]: row for row in read_csv(file, COLUMNS)}
     try:
@@ -300,7 +300,7 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
         raise RunError(
             f"images with their probabilities in '{file}'",
             found="a probability that is not a number" if rows else "no image",
-            hint=f"swinclf eval DATA --run RUN --output '{folder}'",
+            hint=f"swinclf eval DATA --run RUN --output {quoted(folder)}",
         )
     return rows
 
@@ -390,7 +390,7 @@ def _hint(first: Path, second: Path) -> str:
     outputs = [f"{folder.resolve().name or 'run'}-scored" for folder in (first, second)]
     return (
         "score both on a folder that neither was trained on: swinclf eval DATA --split all "
-        f"--run '{first}' --output {outputs[0]}, likewise '{second}', then "
+        f"--run {quoted(first)} --output {outputs[0]}, likewise '{second}', then "
         f"swinclf compare {' '.join(outputs)}"
     )
 

@@ -20,7 +20,7 @@ from swinclf.confidence.selective import (
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION
-from swinclf.device import default_workers
+from swinclf.device import default_workers, quoted
 from swinclf.errors import WeightsError
 from swinclf.export_formats import find_export
 from swinclf.files import read_json
@@ -197,7 +197,7 @@ def _provenance(model: Path, root: Path, split: str) -> Provenance:
     return Provenance(
         title=f"{model.resolve().parent.name}: {split} of {root.name}",
         data=root.name,
-        command=f"swinclf eval '{root}' --run '{model}' --split {split}",
+        command=f"swinclf eval {quoted(root)} --run {quoted(model)} --split {split}",
     )
 
 

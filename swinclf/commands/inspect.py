@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from swinclf.device import command_line
+from swinclf.device import command_line, quoted
 from swinclf.errors import ConfigError
 from swinclf.explain.network_costs import Costs, measure_costs
 from swinclf.explain.target import InspectionTarget, find_target
@@ -95,7 +95,7 @@ def _check_options(
         raise ConfigError(
             f"'{what.file}' without these options: a run has its own architecture and weights",
             found=", ".join(flags),
-            hint=f"swinclf inspect '{what.file.parent}', or a name: {what.architecture.name}",
+            hint=f"swinclf inspect {quoted(what.file.parent)}, or a name: {what.architecture.name}",
         )
     if what.file is None and not what.is_native and figures.is_wanted:
         raise ConfigError(

@@ -31,6 +31,7 @@ from swinclf.data.split_names import (
     stems_with_splits,
 )
 from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
+from swinclf.device import quoted
 from swinclf.errors import DataError
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
@@ -315,8 +316,8 @@ def _no_train(root: Path, names: list[str]) -> DataError:
     return DataError(
         f"a folder of images to train on in '{root}', such as train/",
         found=f"only folders for other splits: {list_some(names)}",
-        hint=f"rename the one to train on, or: swinclf train '{root / names[0]}' "
-        f"--val '{root / names[1]}'",
+        hint=f"rename the one to train on, or: swinclf train {quoted(root / names[0])} "
+        f"--val {quoted(root / names[1])}",
     )
 
 

@@ -45,6 +45,7 @@ from swinclf.data.split_names import (
     splits_in_classes,
 )
 from swinclf.data.walk import FolderWalk, walk_images
+from swinclf.device import quoted
 from swinclf.errors import DataError
 
 
@@ -174,7 +175,11 @@ def check_trainable(index: FolderIndex) -> None:
             f"at least two classes in '{index.root}'",
             found=found,
             hint=remedy_for(reason)
-            or (f"swinclf check '{index.root}', which lists all skipped files" if count else "")
+            or (
+                f"swinclf check {quoted(index.root)}, which lists all skipped files"
+                if count
+                else ""
+            )
             or "put the images of each class into a folder of its own, e.g. cats/ and dogs/",
         )
     if index.has_val:
@@ -206,7 +211,7 @@ def _check_same_classes(index: FolderIndex) -> None:
         found="; ".join(found),
         hint=remedy_for(reason)
         or "correct the folder names, or hold out a part of the train folder: "
-        f"swinclf train '{_train_folder(index)}'",
+        f"swinclf train {quoted(_train_folder(index))}",
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from swinclf.data.class_names import list_some
 from swinclf.data.scanned_files import ImageFile
+from swinclf.device import quoted
 from swinclf.errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -189,7 +190,7 @@ def check_structure(root: Path, inner: Mapping[str, Set[str]]) -> str:
         return ""
     names = sorted(inner)
     first, second = _train_first(names)[:2]
-    command = f"swinclf train '{root / first}' --val '{root / second}'"
+    command = f"swinclf train {quoted(root / first)} --val {quoted(root / second)}"
     if any(split_name(name) for name in names) or all(map(is_part_name, names)):
         raise DataError(
             f"folders in '{root}' whose names say which is train/ and which is val/ or test/",
@@ -217,7 +218,7 @@ def _check_no_copy_inside(root: Path, inner: Mapping[str, Set[str]]) -> None:
                 found=f"'{name}', which holds the folders next to it again "
                 f"({list_some(sorted(folders & siblings))})",
                 hint=f"move '{root / name}' out of '{root}' if it is a copy, or use it alone: "
-                f"swinclf train '{root / name}'",
+                f"swinclf train {quoted(root / name)}",
             )
 
 

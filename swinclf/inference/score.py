@@ -11,7 +11,7 @@ import numpy as np
 from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scanned_files import most_frequent_reason, remedy_for
-from swinclf.device import fixed_batch_size
+from swinclf.device import fixed_batch_size, quoted
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
 from swinclf.inference.shared_stream import ModelFile, stream_shared
@@ -100,7 +100,8 @@ def score_outputs(
         raise DataError(
             f"at least one readable image to score in '{root}'",
             found=f"{len(images):,} files, none readable; {count:,} of them: {reason}",
-            hint=remedy_for(reason) or f"swinclf check '{root}', which lists the reason for each",
+            hint=remedy_for(reason)
+            or f"swinclf check {quoted(root)}, which lists the reason for each",
         )
     return ScoringResult(tally.result(split), rows, SelectiveScores.from_rows(selective), skipped)
 

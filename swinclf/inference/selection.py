@@ -24,6 +24,7 @@ from swinclf.data.folder import (
 from swinclf.data.images import digest_files
 from swinclf.data.relocate import recorded_folders, sampled
 from swinclf.data.split import SplitRule, read_split
+from swinclf.device import quoted
 from swinclf.errors import DataError, RunError
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder
@@ -42,14 +43,14 @@ def find_training_dataset(model: Path, run: RunFolder | None) -> Path:
         raise RunError(
             f"the folder to score '{model}' on",
             found="no DATA given, and the file is not in a run folder that records it",
-            hint=f"swinclf eval DATA --run '{model}'",
+            hint=f"swinclf eval DATA --run {quoted(model)}",
         )
     folders = recorded_folders(run)
     if not folders:
         raise RunError(
             f"the folder that a run was trained on, in '{run.config}'",
             found="none",
-            hint=f"swinclf eval DATA --run '{model}'",
+            hint=f"swinclf eval DATA --run {quoted(model)}",
         )
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 

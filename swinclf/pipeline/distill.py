@@ -15,6 +15,7 @@ from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
+from swinclf.device import quoted
 from swinclf.errors import DataError, RunError, SwinclfError
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan, TeacherData
@@ -77,7 +78,7 @@ def find_teacher(
         raise RunError(
             f"the teacher that '{run}' started with, '{named}'",
             found=error.found,
-            hint=f"swinclf train --resume '{run}' --teacher RUN, with its current path",
+            hint=f"swinclf train --resume {quoted(run)} --teacher RUN, with its current path",
         ) from error
     if saved is not None:
         check_teacher(saved.fingerprint, teacher.digest, saved.path.parent)
@@ -309,7 +310,7 @@ def _changed_image(file: Path, why: str | None, run: RunFolder | None = None) ->
     return RunError(
         f"the unlabelled images that '{run.path}' started with",
         found=f"{file}: {found}",
-        hint=f"restore it, or give their current folder: swinclf train --resume '{run.path}' "
+        hint=f"restore it, or give their current folder: swinclf train --resume {quoted(run.path)} "
         "--unlabelled DIR",
     )
 

@@ -22,7 +22,7 @@ from swinclf.data.relocate import (
 )
 from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
-from swinclf.device import command_line, default_workers, versions
+from swinclf.device import command_line, default_workers, quoted, versions
 from swinclf.errors import Interrupted, RunError
 from swinclf.files import cannot_write, file_digest, read_csv, read_json, write_json
 from swinclf.inference.results import write_skipped
@@ -116,7 +116,8 @@ def resume_settings(run: RunFolder, given: Mapping[str, Any] | None = None) -> S
         raise RunError(
             f"an interrupted run at '{run.path}'",
             found="a finished one",
-            hint=f"to start a new run from its weights: swinclf train DATA --weights '{run.path}'",
+            hint="to start a new run from its weights: "
+            f"swinclf train DATA --weights {quoted(run.path)}",
         )
     if not has_state:
         raise RunError(
@@ -358,10 +359,10 @@ def _not_found(
         why = "" if folder.is_dir() else f": the folder '{folder}' is gone"
         found = f"{len(missing):,} missing in '{named}', by path and content, e.g. {first}{why}"
     if complete is not None:
-        hint = f"swinclf train --resume '{run.path}', which finds them in '{complete}'"
+        hint = f"swinclf train --resume {quoted(run.path)}, which finds them in '{complete}'"
     else:
         hint = (
-            f"swinclf train DATA --resume '{run.path}', with DATA as their folder; or start a "
-            "new run: swinclf train DATA"
+            f"swinclf train DATA --resume {quoted(run.path)}, with DATA as their folder; or start "
+            "a new run: swinclf train DATA"
         )
     return RunError(f"the {count:,} images that '{run.path}' started with", found=found, hint=hint)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
+from swinclf.device import quoted
 from swinclf.errors import WeightsError
 from swinclf.models.weights.torch_files import begins_as_pickle
 
@@ -227,9 +228,9 @@ def _packed(path: Path, kind: WeightsFileKind) -> WeightsError:
                 names = (member.name for member in packed if member.isfile())
                 first = next(filter(is_weights_name, names), None)
     what = "a tar archive" if is_tar else kind.value
-    command = f"tar -xf '{path}'" if is_tar else f"unzip '{path}'"
+    command = f"tar -xf {quoted(path)}" if is_tar else f"unzip {quoted(path)}"
     if kind is WeightsFileKind.COMPRESSED and not is_tar:
-        command = f"gunzip '{path}'" if path.suffix == ".gz" else "unpack it"
+        command = f"gunzip {quoted(path)}" if path.suffix == ".gz" else "unpack it"
     holds = f" with {first} in it" if first else ""
     return WeightsError(
         _EXPECTED,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
+from swinclf.device import quoted
 from swinclf.errors import WeightsError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.latest_run import follow_latest
@@ -97,14 +98,16 @@ def _in_folder(folder: Path) -> Path:
         raise WeightsError(
             f"one weights file in '{folder}'",
             found=f"{len(files)}: {_listed(files)}",
-            hint=f"--weights '{likely}'",
+            hint=f"--weights {quoted(likely)}",
         )
     inside = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
     for path in inside:
         if path.suffix.lower() in (".h5", ".keras", ".msgpack", ".onnx", ".zip", ".tar", ".gz"):
             raise unreadable_error(path, detect_kind(path))
     below = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _holds(entry)]
-    hint = f"--weights '{below[0]}'" if below else "the path of a weights file or of a run folder"
+    hint = "the path of a weights file or of a run folder"
+    if below:
+        hint = f"--weights {quoted(below[0])}"
     found = (
         f"a folder without weights ({_listed(inside)})" if inside else "a folder without weights"
     )
@@ -155,7 +158,7 @@ def _refuse_checkpoint(path: Path) -> None:
     raise WeightsError(
         f"weights at '{run.path}'",
         found="the saved state of a training" if is_done else "a run that was not finished",
-        hint=f"--weights '{run.path}'" if is_done else f"swinclf train --resume '{run.path}'",
+        hint=f"{'--weights' if is_done else 'swinclf train --resume'} {quoted(run.path)}",
     )
 
 
@@ -168,7 +171,7 @@ def _refuse_distributed(folder: Path) -> None:
             f"weights in one file at '{folder}'",
             found="a distributed checkpoint (FSDP, torch.distributed.checkpoint)",
             hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"'{parts}' weights.pth, then --weights weights.pth",
+            f"{quoted(parts)} weights.pth, then --weights weights.pth",
         )
     whole = sorted([*folder.glob("mp_rank_*_states.pt"), *folder.glob("*/mp_rank_*_states.pt")])
     partial = any(folder.glob("**/zero_pp_rank_*_model_states.pt"))
@@ -176,13 +179,14 @@ def _refuse_distributed(folder: Path) -> None:
         raise WeightsError(
             f"one weights file in '{folder}'",
             found="a checkpoint of DeepSpeed",
-            hint=f"--weights '{whole[-1]}'",
+            hint=f"--weights {quoted(whole[-1])}",
         )
     if whole or partial or (folder / "zero_to_fp32.py").is_file():
         raise WeightsError(
             f"weights in one file at '{folder}'",
             found="a checkpoint of DeepSpeed, in parts (ZeRO)",
-            hint=f"python '{folder / 'zero_to_fp32.py'}' '{folder}' joined, then --weights joined",
+            hint=f"python {quoted(folder / 'zero_to_fp32.py')} {quoted(folder)} joined, "
+            "then --weights joined",
         )
 
 
