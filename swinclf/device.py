@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +26,6 @@ from swinclf.errors import ConfigError, DeviceError, ExitCode, ExportError, Inte
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names in malloc.h
 _RETAINED_BYTES = 1024**3
-_IS_WINDOWS = os.name == "nt"
 _REPEAT_S = 5.0  # within which torchrun passes on a signal that its processes may have got, too
 
 
@@ -316,23 +314,6 @@ def import_openvino() -> Any:
         del modules[name]
         if before is not None:
             modules[name] = before
-
-
-def command_line(words: Sequence[str]) -> str:
-    """Return words as a command for the system's shell."""
-    if not _IS_WINDOWS:
-        return shlex.join(words)
-    # cmd.exe and PowerShell both accept double quotes; cmd.exe does not accept single ones
-    plain = re.compile(r"[\w+=:./\\-]+")  # no "," or "@", operators of PowerShell
-    doubled = (word.replace('"', '""') for word in words)
-    return " ".join(word if plain.fullmatch(word) else f'"{word}"' for word in doubled)
-
-
-def quoted(path: Path | str) -> str:
-    """Return a path in quotes, for a command in a sentence that the user is to type."""
-    if _IS_WINDOWS:
-        return f'"{path}"'.replace('\\"', '\\\\"')  # of D:\
-    return "'" + str(path).replace("'", "'\"'\"'") + "'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

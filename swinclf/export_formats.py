@@ -14,8 +14,8 @@ from pkgutil import resolve_name
 from typing import Any, cast
 
 from swinclf.config import ExportFormat
-from swinclf.device import quoted
 from swinclf.errors import ConfigError
+from swinclf.shell_quoting import quoted
 
 # Names of the inputs and outputs of exported graphs.
 PIXELS, IMAGES = "pixels", "images"  # resized and normalised; of any size, as decoded

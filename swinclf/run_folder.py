@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from swinclf.device import quoted
 from swinclf.errors import ConfigError, RunError
 from swinclf.export_formats import find_export
 from swinclf.files import (
@@ -25,6 +24,7 @@ from swinclf.files import (
 )
 from swinclf.latest_run import LATEST, follow_latest, remove_stale_links
 from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_stale_locks
+from swinclf.shell_quoting import quoted
 
 DRAFT = ".{}.draft"
 

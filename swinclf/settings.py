@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
-from swinclf.device import command_line
 from swinclf.durations import parse_duration
 from swinclf.errors import ConfigError
 from swinclf.files import decode_text, expand_home
 from swinclf.preprocess import MEASURED, format_colours, parse_colours
+from swinclf.shell_quoting import command_line
 
 AUTO = "auto"
 OF_MACHINE = ("device", "precision", "compile")  # chosen by the machine where they are `AUTO`

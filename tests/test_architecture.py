@@ -35,6 +35,7 @@ LEVELS = [
         "processes",
         "run_folder",
         "settings",
+        "shell_quoting",
         "unpickle",
     },
     {"confidence"},

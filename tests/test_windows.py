@@ -17,7 +17,7 @@ import windows_rules
 from conftest import error_lines, write_dataset
 
 import swinclf
-from swinclf import device, files, latest_run
+from swinclf import files, latest_run, shell_quoting
 from swinclf.cli.run_tables import unfinished_text
 from swinclf.data.folder import VAL, scan_folder
 from swinclf.data.images import read_bytes
@@ -25,6 +25,7 @@ from swinclf.errors import SwinclfError
 from swinclf.latest_run import follow_latest, mark_latest
 from swinclf.models.weights.find import find_weights
 from swinclf.run_folder import RunFolder, find_model
+from swinclf.shell_quoting import command_line, quoted
 
 PACKAGE = Path(swinclf.__file__).parent
 on_linux = pytest.mark.skipif(
@@ -147,14 +148,14 @@ def test_a_file_in_use_for_a_moment_is_tried_again_on_windows_alone(tmp_path, mo
 
 def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     words = ["swinclf", "train", "my data", "C:\\runs\\a-1", "it's"]
-    assert device.command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
-    monkeypatch.setattr(device, "_IS_WINDOWS", True)
-    assert device.command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
-    assert device.command_line(["a,b", "@c", "--x=1"]) == '"a,b" "@c" --x=1'  # for PowerShell
+    assert command_line(words) == "swinclf train 'my data' 'C:\\runs\\a-1' 'it'\"'\"'s'"
+    monkeypatch.setattr(shell_quoting, "_IS_WINDOWS", True)
+    assert command_line(words) == 'swinclf train "my data" C:\\runs\\a-1 "it\'s"'
+    assert command_line(["a,b", "@c", "--x=1"]) == '"a,b" "@c" --x=1'  # for PowerShell
 
 
 def test_suggested_commands_can_be_typed_in_cmd(cli, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_IS_WINDOWS", True)
+    monkeypatch.setattr(shell_quoting, "_IS_WINDOWS", True)
     run = SimpleNamespace(name="a-1", path=Path("my runs/a-1"), state="interrupted")
     assert unfinished_text([run]).endswith('swinclf train --resume "my runs/a-1"')
     table = tmp_path / "my labels.csv"
@@ -166,7 +167,7 @@ def test_suggested_commands_can_be_typed_in_cmd(cli, dataset, tmp_path, monkeypa
 
 @pytest.mark.parametrize("is_windows", [False, True])
 def test_commands_in_hints_can_be_typed_for_any_name(tmp_path, monkeypatch, is_windows):
-    monkeypatch.setattr(device, "_IS_WINDOWS", is_windows)
+    monkeypatch.setattr(shell_quoting, "_IS_WINDOWS", is_windows)
     run = RunFolder(tmp_path / "Ann's runs" / "a-1")
     run.path.mkdir(parents=True)
     for file in (run.config, run.split, run.checkpoint):
@@ -178,7 +179,7 @@ def test_commands_in_hints_can_be_typed_for_any_name(tmp_path, monkeypatch, is_w
         assert command == "swinclf train"
         assert path == f'"{run.path}"' if is_windows else shlex.split(path) == [str(run.path)]
     if is_windows:
-        assert device.quoted("D:\\") == '"D:\\\\"'  # \" is no end
+        assert quoted("D:\\") == '"D:\\\\"'  # \" is no end
 
 
 def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_path, monkeypatch):

@@ -20,9 +20,9 @@ from swinclf.cli.run_tables import (
 from swinclf.cli.streams import flush_data, write_data
 from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
-from swinclf.device import command_line
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
+from swinclf.shell_quoting import command_line
 from swinclf.terminal import ConsoleReporter, one_line
 
 YesOption = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask for confirmation.")]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
-from swinclf.device import command_line
 from swinclf.files import to_json
 from swinclf.reporter import format_percent
+from swinclf.shell_quoting import command_line
 from swinclf.terminal import one_line
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from swinclf.cli.options import JsonOption, add_setting_options, complete_config
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import accuracy_with_interval
 from swinclf.config import MOVABLE
-from swinclf.device import command_line, quoted
 from swinclf.durations import duration_text
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
 from swinclf.reporter import Reporter, format_percent
 from swinclf.run_folder import RunFolder, find_run
 from swinclf.settings import Settings, gather_settings, read_budget
+from swinclf.shell_quoting import command_line, quoted
 from swinclf.terminal import ConsoleReporter, Verbosity, wrapped
 
 if TYPE_CHECKING:

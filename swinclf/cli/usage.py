@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import typer
 
-from swinclf.device import command_line
 from swinclf.errors import ConfigError
+from swinclf.shell_quoting import command_line
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer has no public name for it
 

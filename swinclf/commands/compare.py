@@ -14,7 +14,7 @@ from typing import Any
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN
 from swinclf.data.thumbnails import thumbnails
-from swinclf.device import default_workers, quoted
+from swinclf.device import default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.latest_run import LATEST, follow_latest
@@ -30,6 +30,7 @@ from swinclf.reporting.paired_comparison import (
     seeds_interval,
 )
 from swinclf.run_folder import RunFolder, make_folder
+from swinclf.shell_quoting import quoted
 
 PREDICTIONS = "predictions.csv"
 COLUMNS = ("path", "label", "predicted", "probability")

@@ -20,7 +20,7 @@ from swinclf.confidence.selective import (
 from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION
-from swinclf.device import default_workers, quoted
+from swinclf.device import default_workers
 from swinclf.errors import WeightsError
 from swinclf.export_formats import find_export
 from swinclf.files import read_json
@@ -52,6 +52,7 @@ from swinclf.run_folder import (
     next_free_folder,
     refuse_inside,
 )
+from swinclf.shell_quoting import quoted
 
 if TYPE_CHECKING:
     from swinclf.explain.saliency_overlay import EvidenceDrawer

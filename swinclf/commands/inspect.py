@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from swinclf.device import command_line, quoted
 from swinclf.errors import ConfigError
 from swinclf.explain.network_costs import Costs, measure_costs
 from swinclf.explain.target import InspectionTarget, find_target
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder, next_free_folder
+from swinclf.shell_quoting import command_line, quoted
 
 
 @dataclass(frozen=True, kw_only=True)

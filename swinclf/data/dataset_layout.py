@@ -31,8 +31,8 @@ from swinclf.data.split_names import (
     stems_with_splits,
 )
 from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
-from swinclf.device import quoted
 from swinclf.errors import DataError
+from swinclf.shell_quoting import quoted
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
 _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})

@@ -45,8 +45,8 @@ from swinclf.data.split_names import (
     splits_in_classes,
 )
 from swinclf.data.walk import FolderWalk, walk_images
-from swinclf.device import quoted
 from swinclf.errors import DataError
+from swinclf.shell_quoting import quoted
 
 
 @dataclass(frozen=True)

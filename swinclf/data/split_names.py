@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from swinclf.data.class_names import list_some
 from swinclf.data.scanned_files import ImageFile
-from swinclf.device import quoted
 from swinclf.errors import DataError
+from swinclf.shell_quoting import quoted
 
 TRAIN, VAL, TEST = "train", "val", "test"
 CROSS_VALIDATION = "cross-validation"  # all images, each scored by a head fitted without it

@@ -11,7 +11,7 @@ import numpy as np
 from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scanned_files import most_frequent_reason, remedy_for
-from swinclf.device import fixed_batch_size, quoted
+from swinclf.device import fixed_batch_size
 from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
 from swinclf.inference.shared_stream import ModelFile, stream_shared
@@ -19,6 +19,7 @@ from swinclf.inference.stream import ImageOutput, to_image_outputs
 from swinclf.metrics import Metrics, Tally
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import PredictionRow
+from swinclf.shell_quoting import quoted
 
 
 @dataclass(frozen=True)

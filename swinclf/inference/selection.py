@@ -24,10 +24,10 @@ from swinclf.data.folder import (
 from swinclf.data.images import digest_files
 from swinclf.data.relocate import recorded_folders, sampled
 from swinclf.data.split import SplitRule, read_split
-from swinclf.device import quoted
 from swinclf.errors import DataError, RunError
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import RunFolder
+from swinclf.shell_quoting import quoted
 
 ALL = "all"
 MAX_UNKNOWN_WARNINGS = 5  # classes that get a warning of their own

@@ -9,7 +9,6 @@ from pathlib import Path
 from swinclf.config import Impl
 from swinclf.data.folder import TEST, VAL, FolderIndex
 from swinclf.data_quality.image_stats import median_side_px
-from swinclf.device import command_line
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import is_available
 from swinclf.models.names import (
@@ -24,6 +23,7 @@ from swinclf.models.weights.find import StartingWeights
 from swinclf.models.weights.known_preprocess import KnownPreprocess
 from swinclf.reporter import Reporter
 from swinclf.settings import Settings, key_values
+from swinclf.shell_quoting import command_line
 
 # Activations by their names in a config.json of transformers.
 _ACTIVATIONS = {

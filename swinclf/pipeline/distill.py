@@ -15,7 +15,6 @@ from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
-from swinclf.device import quoted
 from swinclf.errors import DataError, RunError, SwinclfError
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan, TeacherData
@@ -25,6 +24,7 @@ from swinclf.reporting.paired_comparison import PredictionPair, TeacherScores
 from swinclf.reporting.report_data import PredictionRow
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
+from swinclf.shell_quoting import quoted
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.checkpoint import Checkpoint
 from swinclf.training.defaults import Regime, choose_distillation

@@ -13,14 +13,7 @@ from swinclf.data.dataset import Dataset, assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.images import FORMATS, REVISION
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
-from swinclf.device import (
-    Hardware,
-    StopFlag,
-    command_line,
-    cpu_features,
-    fixed_batch_size,
-    versions,
-)
+from swinclf.device import Hardware, StopFlag, cpu_features, fixed_batch_size, versions
 from swinclf.errors import DataError, ExitCode, Interrupted
 from swinclf.models.compute import REVISION as COMPUTE_REVISION
 from swinclf.models.compute import Computer
@@ -29,6 +22,7 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.processes import Processes, own_device
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import EXAMPLES, FindingSummary
+from swinclf.shell_quoting import command_line
 from swinclf.training.feature_cache import FeatureCache, cache_folder, cache_key, weights_digest
 from swinclf.training.feature_extraction import (
     MIRROR,

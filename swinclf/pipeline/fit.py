@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields, replace
 import torch
 from torch import nn
 
-from swinclf.device import Hardware, StopFlag, command_line, translate_out_of_memory
+from swinclf.device import Hardware, StopFlag, translate_out_of_memory
 from swinclf.durations import duration_text
 from swinclf.errors import DivergedError, Interrupted, RunError
 from swinclf.files import write_csv
@@ -25,6 +25,7 @@ from swinclf.processes import ALONE, Processes, own_device
 from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings, command_of
+from swinclf.shell_quoting import command_line
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import Checkpoint, CheckpointSaver
 from swinclf.training.defaults import Regime

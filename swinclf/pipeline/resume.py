@@ -22,7 +22,7 @@ from swinclf.data.relocate import (
 )
 from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
-from swinclf.device import command_line, default_workers, quoted, versions
+from swinclf.device import default_workers, versions
 from swinclf.errors import Interrupted, RunError
 from swinclf.files import cannot_write, file_digest, read_csv, read_json, write_json
 from swinclf.inference.results import write_skipped
@@ -32,6 +32,7 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunClaim, RunFolder
 from swinclf.settings import Settings, Source, command_of, gather_settings
+from swinclf.shell_quoting import command_line, quoted
 from swinclf.training.checkpoint import (
     Checkpoint,
     read_checkpoint,

@@ -26,6 +26,7 @@ from swinclf.models.tensorfile import tensors_digest
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
+from swinclf.shell_quoting import quoted
 from swinclf.training.linear_probe import linear_classifiers
 
 DIGEST_BYTES = 16
@@ -189,7 +190,7 @@ def check_images(
     expected = f"the {len(dataset.images):,} images that '{run.path}' started with"
     put_back = (
         "restore them, or name the folder that has them: swinclf train DATA --resume "
-        f"'{run.path}', or start again: swinclf train '{dataset.root}'"
+        f"{quoted(run.path)}, or start again: swinclf train {quoted(dataset.root)}"
     )
     if errors:
         path, reason = next(iter(errors.items()))
@@ -216,5 +217,5 @@ def _mismatch(run: Path, expected: str, found: list[str]) -> RunError:
     return RunError(
         expected,
         found="; ".join(found),
-        hint=f"restore that, then: swinclf train --resume '{run}'; or start a new run",
+        hint=f"restore that, then: swinclf train --resume {quoted(run)}; or start a new run",
     )

@@ -13,9 +13,9 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from swinclf.device import quoted
 from swinclf.errors import WeightsError
 from swinclf.models.weights.torch_files import begins_as_pickle
+from swinclf.shell_quoting import quoted
 
 _HEAD_BYTES = 4096
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the library's own limit

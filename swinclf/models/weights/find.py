@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.card import FORMAT, ModelCard
-from swinclf.device import quoted
 from swinclf.errors import WeightsError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.latest_run import follow_latest
@@ -22,6 +21,7 @@ from swinclf.models.weights.file_kind import (
     unreadable_error,
 )
 from swinclf.run_folder import RunFolder
+from swinclf.shell_quoting import quoted
 
 # Names that other programs use for weights in a folder, in order of preference.
 _NAMES = (
