@@ -113,6 +113,9 @@ def test_other_networks_pay_nothing():
     with differentiate_depthwise_in_float32(dense):
         assert torch.overrides._len_torch_function_stack() == 0
     assert torch.equal(before, torch.zeros(1, 1, 1, 1))
+    elsewhere = nn.Conv2d(4, 4, 5, groups=4, device="meta")
+    with differentiate_depthwise_in_float32(elsewhere):
+        assert torch.overrides._len_torch_function_stack() == 0
 
 
 def test_a_training_in_bfloat16_uses_it(trained, tmp_path, monkeypatch):

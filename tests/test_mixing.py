@@ -19,6 +19,7 @@ from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 import swinclf
 from swinclf.commands import train as train_verb
@@ -89,6 +90,20 @@ def test_a_part_of_the_images_gets_a_box_of_the_mean_colour():
     for image, value in zip(batch.inputs, range(1, 17), strict=True):
         assert set(image.unique().tolist()) <= {0.0, float(value)}
         assert torch.equal(image[0], image[1])
+
+
+def test_the_box_is_torchvisions():
+    inputs, views = torch.rand(32, 3, 20, 24), torch.arange(32)
+    expected = inputs.clone()
+    for image, view in zip(expected, views.tolist(), strict=True):
+        seed = int(np.random.default_rng([1, 2, view, 3]).integers(2**63))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            v2.RandomErasing(0.5, value=0, inplace=True)(image)
+    augmentation = ImageBatchAugmentation(mixup=0, cutmix=0, erasing=0.5, seed=1)
+    found = augmentation.apply(Batch(inputs, views.clone(), views=views), epoch=2, step=0)
+    assert torch.equal(found.inputs, expected)
+    assert (expected == 0).any()
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_step_alone():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import read_rows, write_dataset
 from mps_device import OnDevice, standing_in
+from torch import nn
 
 from swinclf.device import Precision, choose_hardware
 from swinclf.errors import DeviceError
@@ -78,7 +79,9 @@ def test_a_run_is_trained_scored_and_used(cli, tmp_path, way):
 def test_its_random_numbers_are_in_a_checkpoint(monkeypatch):
     state = torch.arange(5, dtype=torch.uint8)
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
-    assert torch.equal(checkpoint._random_states()["random/mps"], state)
+    here, there = nn.Linear(1, 1), nn.Linear(1, 1, device="mps")
+    assert torch.equal(checkpoint._random_states(there)["random/mps"], state)
+    assert checkpoint._random_states(here).keys() == {"random/cpu"}, "of a device that is not used"
 
 
 @pytest.mark.usefixtures("mps")

@@ -26,8 +26,11 @@ def differentiate_depthwise_in_float32(
     compiled.
     """
     is_compiled = getattr(network, "_compiled_call_impl", None) is not None
-    convolutions = (one for one in network.modules() if isinstance(one, nn.Conv2d))
-    if is_compiled or not any(_is_slow(one.weight, one.stride) for one in convolutions):
+    convolutions = [one for one in network.modules() if isinstance(one, nn.Conv2d)]
+    slow = any(
+        one.weight.device.type == "cpu" and _is_slow(one.weight, one.stride) for one in convolutions
+    )
+    if is_compiled or not slow:  # the mode itself slows down every call a little
         return contextlib.nullcontext()
     return _Float32Derivatives()
 

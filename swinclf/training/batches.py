@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,9 +97,13 @@ class FeatureBatches:
         view_of = torch.from_numpy(
             np.random.default_rng([self.seed, epoch, 1]).integers(views, size=count)
         )
-        for rows in order.split(self.batch_size)[first_step:]:
-            features = self.train_features[view_of[rows], rows]
-            yield Batch(features, self.train_targets[rows], views=view_of[rows] * count + rows)
+        device = self.train_features.device  # to which the indices of all steps are copied once
+        view_of = view_of[order]
+        indices = order, order.to(device), view_of, view_of.to(device)
+        steps = zip(*(one.split(self.batch_size) for one in indices), strict=True)
+        for rows, own_rows, views_of, own_views in islice(steps, first_step, None):
+            features = self.train_features[own_views, own_rows]
+            yield Batch(features, self.train_targets[own_rows], views=views_of * count + rows)
 
     def val(self) -> Iterator[Batch]:
         """Yield the validation images, each once, in order, preprocessed as for prediction."""

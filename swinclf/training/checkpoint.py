@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from swinclf.errors import RunError, WeightsError
 from swinclf.files import replace_path
@@ -63,7 +64,7 @@ def save_checkpoint(run: RunFolder, state: TrainState, fingerprint: RunFingerpri
     if state.average is not None:
         average = state.average.state_dict().items()
         tensors |= {f"average/{name}": tensor for name, tensor in average}
-    tensors |= _random_states()
+    tensors |= _random_states(state.model)
     state.sums.fetch()
     tensors |= {
         "sums/loss": torch.tensor(state.sums.loss, dtype=torch.float64),
@@ -167,22 +168,22 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _another_training(saved.path, error) from error
     torch.set_rng_state(tensors["random/cpu"])
-    for name, generator in _device_generators().items():
+    for name, generator in _device_generators(state.model).items():
         if f"random/{name}" in tensors:
             generator.set_rng_state(tensors[f"random/{name}"])
 
 
-def _random_states() -> dict[str, torch.Tensor]:
-    """Return the state of every global random generator, by its name in the file."""
-    devices = _device_generators().items()
+def _random_states(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of every random generator that a model uses, by its name in the file."""
+    devices = _device_generators(model).items()
     states = {f"random/{name}": generator.get_rng_state() for name, generator in devices}
     return {"random/cpu": torch.get_rng_state(), **states}
 
 
-def _device_generators() -> dict[str, Any]:
-    """Return the modules of this machine's devices that have a random generator of their own."""
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return {name: getattr(torch, name) for name, is_there in has.items() if is_there}
+def _device_generators(model: nn.Module) -> dict[str, Any]:
+    """Return torch's module of a model's device, if that has a random generator of its own."""
+    kind = next(model.parameters()).device.type
+    return {kind: getattr(torch, kind)} if kind in ("cuda", "mps") else {}
 
 
 def _another_training(path: Path, error: Exception) -> RunError:

@@ -59,11 +59,15 @@ class ImageBatchAugmentation:
         from torchvision.transforms import v2  # takes a second to import
 
         assert batch.views is not None
-        erase = v2.RandomErasing(self.erasing, value=0, inplace=True)
+        erase = v2.RandomErasing(value=0)
         for image, view in zip(batch.inputs, batch.views.tolist(), strict=True):
             rng = np.random.default_rng([self.seed, epoch, view, 3])
             with _torch_seed(int(rng.integers(2**63))):
-                erase(image)
+                box = None if torch.rand(1) >= self.erasing else erase.make_params([image])
+            if box is not None and box["v"] is not None:
+                top, left, height, width = (box[name] for name in ("i", "j", "h", "w"))
+                # torchvision copies a 0 to the device instead, and waits for it
+                image[:, top : top + height, left : left + width].zero_()
 
 
 def _mix(batch: Batch, kind: str, alpha: float) -> Batch:

@@ -11,15 +11,16 @@ Romero et al. 2015 (FitNets), sec. 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from swinclf.data.transforms import to_device
 from swinclf.models.compute import Computer
-from swinclf.preprocess import Interpolation, Preprocess
+from swinclf.preprocess import Colours, Interpolation, Preprocess
 from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.schedule import Schedule
 
@@ -74,7 +75,8 @@ class CachedFeatures:
     def features(self, batch: Batch) -> torch.Tensor:
         """Return (B, D) float32 on the batch's device, without gradient."""
         assert batch.views is not None
-        return self._whole[self._rows[batch.views]].to(batch.inputs.device).float()
+        features = self._whole[self._rows[batch.views]].numpy()
+        return to_device(features, str(batch.inputs.device)).float()
 
 
 class OnlineFeatures:
@@ -105,9 +107,14 @@ class OnlineFeatures:
         return self._computer.features((values - mean) / std).clone()
 
 
-def _colours(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+def _colours(numbers: Colours, like: torch.Tensor) -> torch.Tensor:
     """Return (1, 3, 1, 1) numbers on a tensor's device."""
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+    return _colours_on(numbers, like.dtype, like.device)
+
+
+@lru_cache(maxsize=8)
+def _colours_on(numbers: Colours, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
