@@ -298,7 +298,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     from scipy.stats import binomtest  # not at the top: predicting starts sooner without
 
     low, high = binomtest(successes, trials).proportion_ci(method="wilson")
-    return float(low), float(high)
+    share = successes / trials  # which rounding may put outside
+    return min(float(low), share), max(float(high), share)
 
 
 def cross_validation_interval(accuracy: float, images: int, folds: int) -> tuple[float, float]:
@@ -318,7 +319,8 @@ def cross_validation_interval(accuracy: float, images: int, folds: int) -> tuple
     centre = (accuracy + Z_95**2 / (2 * count)) / scale
     variance = accuracy * (1 - accuracy) / count + Z_95**2 / (4 * count**2)
     half = Z_95 * math.sqrt(variance) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding may put an accuracy of 0 or 1 outside.
+    return max(0.0, min(centre - half, accuracy)), min(1.0, max(centre + half, accuracy))
 
 
 def difference_interval(

@@ -407,9 +407,13 @@ def _no_run(where: Path) -> RunError:
             found = "an unfinished run"
     others = [run.path.name for run in _runs(where.parent) if run.path.name != where.name]
     near = difflib.get_close_matches(where.name, others, n=1)
-    hint = (
-        f"did you mean '{where.parent / near[0]}'?" if near else "swinclf train DATA, or --run RUN"
-    )
+    by_name = Path("runs") / where
+    if len(where.parts) == 1 and RunFolder(by_name).is_finished:
+        hint = f"did you mean '{by_name}'?"
+    elif near:
+        hint = f"did you mean '{where.parent / near[0]}'?"
+    else:
+        hint = "swinclf train DATA, or --run RUN"
     if found == "an unfinished run":
         hint = f"swinclf train --resume {quoted(where)}"
     return RunError(f"a run at '{where}'", found=found, hint=hint)

@@ -446,3 +446,13 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
 def test_training_says_nothing_of_clean_data(cli, dataset, no_plots):
     del no_plots
     assert "swinclf check" not in cli("train", dataset, *SMALL_FLAGS).err
+
+
+def test_a_single_class_is_no_dataset_to_train_on(cli, tmp_path):
+    colours = {"red": (200, 50, 40)}
+    data = write_dataset(tmp_path / "one", per_class=12, colours=colours)
+    done = cli("check", data)
+    assert done.code == 3
+    assert done.out.startswith("12 images in 1 class\n")
+    assert "one class only, and training needs two" in done.out
+    assert cli("train", data).code == 1

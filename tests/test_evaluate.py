@@ -167,7 +167,9 @@ def test_a_dataset_that_has_gone_is_an_error(cli, dataset, tmp_path):
     dataset.rename(tmp_path / "elsewhere")
     done = cli("eval")
     assert done.code != 0
-    assert str(dataset) in done.err
+    expected, _, hint = error_lines(done)
+    assert f"the dataset of the run, at '{dataset}'" in expected
+    assert hint == f"swinclf eval DATA --run '{run.path / 'model.safetensors'}'"
     moved = cli("eval", tmp_path / "elsewhere", "--format", "json")
     assert moved.code == 0
     assert json.loads(moved.out)["images"] == len(_held_out(run.folder.path))

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from swinclf.metrics import Metrics, Tally, difference_interval, wilson_interval
+from swinclf.metrics import (
+    Metrics,
+    Tally,
+    cross_validation_interval,
+    difference_interval,
+    wilson_interval,
+)
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 
 METRICS_KEYS = [
@@ -224,7 +230,8 @@ def test_interval_of_known_counts():
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
     assert wilson_interval(0, 5)[0] == 0.0
-    assert wilson_interval(5, 5)[1] == 1.0
+    assert all(wilson_interval(count, count)[1] == 1.0 for count in range(1, 100))
+    assert all(cross_validation_interval(1.0, count, 10)[1] == 1.0 for count in range(20, 300))
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])

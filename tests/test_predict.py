@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -294,6 +295,13 @@ def test_a_misspelt_run_is_guessed(cli, trained, pictures):
     done = cli("predict", pictures, "--run", trained.path.with_name("colour-1"))
     assert done.code == 1
     assert f"did you mean '{trained.path}'?" in error_lines(done)[2]
+
+
+def test_the_name_of_a_run_is_completed(cli, trained, pictures, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "runs" / "mine")
+    done = cli("predict", pictures, "--run", "mine")
+    assert done.code == 1
+    assert error_lines(done)[2] == f"did you mean '{Path('runs') / 'mine'}'?"
 
 
 def test_a_broken_link_or_a_lone_dash_name_is_an_error_row(jsonl, tmp_path):

@@ -360,7 +360,12 @@ def test_classes_of_one_image_each(cli, tmp_path):
     assert done.code == 0, done.err
     metrics = json.loads((tmp_path / "runs" / "run" / "metrics.json").read_text("utf-8"))
     assert (metrics["split"], metrics["images"]) == ("train", 3)
-    assert "warning: no class has two images: none is held out" in done.err
+    warned = "no class has two images: none is held out"
+    assert f"warning: {warned}" in done.err
+    two = write_dataset(tmp_path / "two", per_class=2)
+    done = cli("train", two, *SMALL_FLAGS, "--name", "two", "--epochs", "1")
+    assert done.code == 0, done.err
+    assert warned not in done.err, "one of each trains, the other one validates"
 
 
 def test_every_class_of_two_has_one_held_out(tmp_path):

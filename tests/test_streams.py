@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -201,6 +202,17 @@ def test_standard_output_that_fails(monkeypatch, capsys, words):
     "words", [("--version",), ("--help",), ("models", "vit_tiny*", "--impl", "native")]
 )
 def test_a_reader_that_has_gone_is_no_error(monkeypatch, capsys, words):
+    _write_to_nobody(monkeypatch, capsys, words)
+
+
+def test_a_reader_of_predictions_that_has_gone_leaves_no_thread(monkeypatch, capsys, trained):
+    """One that computes when Python ends would abort the process."""
+    words = ("predict", str(trained.data), "--run", str(trained.path), "--format", "jsonl")
+    _write_to_nobody(monkeypatch, capsys, words)
+    assert not [one.name for one in threading.enumerate() if one.name == "swinclf-reader"]
+
+
+def _write_to_nobody(monkeypatch, capsys, words):
     from swinclf.cli.app import main
 
     monkeypatch.setattr(sys, "argv", ["swinclf", *words])

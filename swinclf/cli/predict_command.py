@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,19 +125,19 @@ def predict_command(
     gallery: list[Prediction] | None = [] if page else None
     chosen = PredictFormat.JSON if as_json else output_format
     writer = _writer(output, chosen, predictor.card.classes, top_k, reject)
-    with _progress(report, paths, is_visible=bool(output or queue)) as advance, writer:
-        predictions: Iterable[Prediction] = tally.count(
-            predict(
-                predictor,
-                paths,
-                top_k=max(top_k or TOP_K, 2 if queue else 1),
-                workers=workers,
-                low_latency="-" in inputs,
-                reject=reject,
-                model=shared,
-            ),
-            advance,
-        )
+    predicted = predict(
+        predictor,
+        paths,
+        top_k=max(top_k or TOP_K, 2 if queue else 1),
+        workers=workers,
+        low_latency="-" in inputs,
+        reject=reject,
+        model=shared,
+    )
+    progress = _progress(report, paths, is_visible=bool(output or queue))
+    # Closing: a thread that computes when Python ends would abort the process.
+    with progress as advance, writer, closing(predicted):
+        predictions: Iterable[Prediction] = tally.count(predicted, advance)
         if queue:
             predictions = select_queue(predictor, predictions, queue, workers=workers)
         _distribute(predictions, writer, folders, gallery)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
 from swinclf.cli.streams import flush_data, write_data
+from swinclf.data.scanned_files import format_count
 from swinclf.files import to_json
 from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line
@@ -224,7 +225,7 @@ def audit_text(audit: Audit, result_format: ResultFormat) -> str:
     """Return the findings of `check`, with a few examples of each."""
     if result_format is ResultFormat.JSON:
         return to_json(audit.to_dict())
-    lines = [f"{len(audit.images):,} images in {len(audit.classes):,} classes"]
+    lines = [f"{len(audit.images):,} images in {format_count(len(audit.classes), 'class')}"]
     for finding in audit.findings:
         lines += ["", *_finding_lines(finding)]
     if audit.is_clean:

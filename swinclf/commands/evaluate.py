@@ -21,7 +21,7 @@ from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION
 from swinclf.device import default_workers
-from swinclf.errors import WeightsError
+from swinclf.errors import DataError, WeightsError
 from swinclf.export_formats import find_export
 from swinclf.files import read_json
 from swinclf.inference.predictor import (
@@ -101,6 +101,12 @@ def score(
         threshold_for(predictor.card.confidence, reject)  # raises before any image is read
     run = find_enclosing_run(model)
     root = data or find_training_dataset(model, run)
+    if data is None and not root.is_dir():
+        raise DataError(
+            f"the dataset of the run, at '{root}'",
+            found="no such folder: moved, or deleted",
+            hint=f"swinclf eval DATA --run {quoted(model)}",
+        )
     requested = split
     index, split = select_images(root, split, run, predictor.card, report)
     for note in index.notes:

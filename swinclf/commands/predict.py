@@ -6,7 +6,7 @@ import glob
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def predict(
     low_latency: bool = False,
     reject: float | None = None,
     model: ModelFile | None = None,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Yield predictions for inputs, in their order.
 
     An input that cannot be read has an error and no label. `inputs` may be an iterator of any

@@ -63,7 +63,7 @@ class Dataset:
                 f"no image of {list_some(lone)} is held out: there are not two different ones "
                 f"({sum(trained[name] for name in lone):,} to train on)"
             )
-        elif trained and max(trained.values()) == 1:
+        elif trained and not held_out and max(trained.values()) == 1:
             yield "no class has two images: none is held out, so the model cannot be validated"
 
 

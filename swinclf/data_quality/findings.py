@@ -41,6 +41,7 @@ class FindingKind(StrEnum):
     EXACT_DUPLICATES = "exact_duplicates"
     NEAR_DUPLICATES = "near_duplicates"
     NEAR_EMPTY = "near_empty"
+    SINGLE_CLASS = "single_class"
     TINY_CLASSES = "tiny_classes"
     IMBALANCE = "imbalance"
     ODD_SIZES = "odd_sizes"
@@ -93,6 +94,14 @@ def find_class_faults(images: Sequence[ImageFile]) -> Iterator[Finding]:
         by_split[image.split][image.label] += 1
     yield from _class_sets(by_split)
     trained = by_split.get("", Counter()) + by_split.get(TRAIN, Counter())
+    if len(trained) == 1:
+        yield Finding(
+            FindingKind.SINGLE_CLASS,
+            True,
+            "one class only, and training needs two",
+            "put the images of each class into a folder of its own",
+            tuple(Example((), _images_of(name, count)) for name, count in trained.items()),
+        )
     tiny = [(count, name) for name, count in trained.items() if count < TINY]
     if tiny:
         yield Finding(
