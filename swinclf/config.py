@@ -230,7 +230,7 @@ class Config(Generic[Open]):
     lrf: float = _training(0.01, "Final rate as a part of --lr.", low=0, high=1)
     warmup: float = _training(0.1, "Part of all steps to warm up.", low=0, high=0.9)
     patience: int | Open = _training(
-        None, "Epochs without progress; 0: any.", low=0, auto="a third; 0 with --epochs"
+        None, "Epochs without progress; 0: any.", low=0, auto="a third"
     )
     optimizer: OptimizerName | Open = _training(None, "Optimizer.", auto="muon from random weights")
     weight_decay: float = _training(0.05, "Decoupled weight decay.", low=0)

@@ -65,7 +65,6 @@ def test_threads_are_divided_and_restored():
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.usefixtures("three_threads")
 def test_overlapping_streams_restore_the_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -82,6 +81,7 @@ def test_overlapping_streams_restore_the_threads():
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_parallel_batches_give_the_same_outputs_as_one_at_a_time(trained):
     predictor = open_predictor(trained.path / "model.safetensors", InferenceOptions(device="cpu"))
     assert predictor.parallel.count == 3

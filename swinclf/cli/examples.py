@@ -57,7 +57,7 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
     ),
     "relabel": (
         ("swinclf relabel runs/flowers-1/suspects.csv", "asks first"),
-        ("swinclf relabel --undo runs/flowers-1/suspects-undo.json", "moves the images back"),
+        ("swinclf relabel --undo suspects-undo.json", "moves the images back"),
     ),
     "inspect": (
         ("swinclf inspect vit_tiny_patch16_224", "shapes and costs"),
