@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def output(name, *words):
-    """What a benchmark prints. It runs in this process: importing torch anew takes seconds."""
+    """What a benchmark prints. It runs in this process, as importing torch takes seconds."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys, "argv", [name, *map(str, words)])
         patch.syspath_prepend(BENCHMARKS)
