@@ -83,15 +83,26 @@ def test_an_image_is_predicted_as_it_was_when_it_was_given(classifier, tmp_path)
             assert [one.label for one in classifier.predict(images)] == wanted
 
 
-def test_an_opened_photograph_is_turned_as_its_file_is(classifier, tmp_path):
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "webp"])
+def test_an_opened_photograph_is_turned_as_its_file_is(classifier, tmp_path, kind):
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, :20] = COLOURS["red"]
     exif = Image.Exif()
     exif[Tag.Orientation] = 6
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as image:
-        opened, file = classifier.predict([image, tmp_path / "turned.png"])
+    path = tmp_path / f"turned.{kind}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        opened, file = classifier.predict([image, path])
+    assert not opened.error
     assert opened.top == file.top
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow
+def test_broken_exif_of_an_opened_photograph_turns_nothing(classifier, tmp_path):
+    path = tmp_path / "broken.jpg"
+    Image.fromarray(RED).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    with Image.open(path) as image:
+        assert [one.label for one in classifier.predict([image, path])] == ["red", "red"]
 
 
 @pytest.mark.parametrize("inputs", [None, 5, 1.5, {"a.jpg": 1}, object()])

@@ -189,15 +189,23 @@ def use_image(
     `decode_image`.
     """
     with _named_reasons(data), _opened(data, decode_px, max_pixels) as image:
-        upright = _to_rgb_of_size(image.pixels, ranges, decode_px)
         orientation = image.orientation if image.orientation in _TURNS else UPRIGHT
-        if orientation in _TURNS:
-            upright = upright.transpose(_TURNS[orientation])
+        upright = _turned(_to_rgb_of_size(image.pixels, ranges, decode_px), orientation)
         # Some readers rotate the image themselves, so the tag alone does not decide.
         size = image.size
         if (size[0] - size[1]) * (upright.width - upright.height) < 0:
             size = size[::-1]
         return use(upright, Header(size, orientation))
+
+
+def turn_upright(picture: Image.Image) -> Image.Image:
+    """Return an opened image upright, as `decode_image` returns its file."""
+    picture.load()  # some formats are turned by it, and forget their orientation
+    return _turned(picture, _orientation(picture))
+
+
+def _turned(picture: Image.Image, orientation: Any) -> Image.Image:
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 
 def measure_values(data: bytes) -> ValueRange | None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from swinclf.data.images import turn_upright
 from swinclf.data.walk import walk_images
 from swinclf.errors import ConfigError
 
@@ -57,7 +58,7 @@ def to_pil(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         if 0 in source.size:
             raise ValueError(f"expected an image with pixels; found one of size {source.size}")
-        return ImageOps.exif_transpose(source) if isinstance(source, ImageFile) else source
+        return turn_upright(source) if isinstance(source, ImageFile) else source
     if not hasattr(source, "__array__") or not hasattr(source, "shape"):
         raise ValueError(f"expected {ONE}; found {_kind_of(source)}")
     pixels = np.asarray(source)
