@@ -148,7 +148,8 @@ def test_published_weights_come_with_their_head_where_the_classes_are_as_many(
         (ModelError, "embedded", {"impl": "native"}, "--impl timm"),
         (ConfigError, "vit", {"num_classes": -1}, "num_classes of 0 or more"),
         (ConfigError, "vit", {"impl": "torch"}, "timm or native"),
-        (ConfigError, "test_vit", {"model_args": {"depth": 2}}, "which timm builds"),
+        (ModelError, "test_vit", {"model_args": {"deepth": 2}}, "deepth"),
+        (ConfigError, "test_vit", {"model_args": {"img_size": 64}}, "--img-size"),
         (ConfigError, "vit", {"model_args": {"deepth": 2}}, "depth"),
     ],
 )

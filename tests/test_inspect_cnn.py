@@ -163,7 +163,6 @@ def test_a_run_of_it_is_compared_exported_and_predicted_with(cli, run, tmp_path,
     ("words", "line", "part"),
     [
         (("embedded", "--output", "p"), 2, "swinclf inspect RUN --image FILE"),
-        (("embedded", "--model-arg", "depth=3"), 2, "swinclf inspect embedded"),
         (("swinv2_tiny_window8_256", "--pretrained"), 1, "which timm builds"),
     ],
 )

@@ -27,6 +27,8 @@ from swinclf.models.names import (
     registry,
     suggest_names,
 )
+from swinclf.models.store import load_model
+from swinclf.models.timm_networks import constructor_arguments
 
 
 def test_the_registry_is_timms() -> None:
@@ -205,3 +207,45 @@ def test_a_network_starts_training_from_numbers_as_large_as_those_of_timm(name: 
         if value.numel() > 1000:
             found, wanted = float(states[1][key].std()), float(value.std())
             assert found == pytest.approx(wanted, rel=0.15), key
+
+
+# --- networks of timm ---------------------------------------------------------------------------
+
+
+def test_a_network_of_timm_is_built_with_the_given_arguments(cli, dataset, tmp_path):
+    words = ("--model", "test_vit", "--model-arg", "depth=2", "--model-arg", "qkv_bias=false")
+    done = cli("train", dataset, *words, "--no-pretrained", "--img-size", 32, "--epochs", 1)
+    assert done.code == 0, done.err
+    run = tmp_path / "runs" / "latest"
+    network = load_model(run / "model.safetensors")[0]
+    assert len(network.blocks) == 2
+    assert network.blocks[0].attn.qkv.bias is None
+    assert cli("export", "--format", "timm", "--output", tmp_path / "folder").code == 0
+    exported = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
+    assert len(exported.blocks) == 2
+    again = cli("eval", dataset, "--run", tmp_path / "folder", "--json")
+    assert json.loads(again.out)["images"] == 6  # its validation split
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "words"),
+    [
+        ("deepth=2", 1, "unexpected keyword argument 'deepth'"),
+        ("num_classes=7", 2, "one class folder per class"),
+        ("drop_path_rate=0.1", 2, "--drop-path"),
+    ],
+)
+def test_arguments_that_timm_does_not_know_or_have_an_option_are_refused(
+    cli, dataset, argument, code, words
+):
+    done = cli("train", dataset, "--model", "test_vit", "--no-pretrained", "--model-arg", argument)
+    assert (done.code, done.out) == (code, "")
+    assert words in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2", 2), ("0.5", 0.5), ("false", False), ("None", None), ("(2, 2)", (2, 2)), ("avg", "avg")],
+)
+def test_texts_are_parsed_as_python_literals(text, value):
+    assert constructor_arguments({"key": text}) == {"key": value}

@@ -13,7 +13,7 @@ from torch import nn
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
-from swinclf.errors import ConfigError, DataError, ModelError, RunError
+from swinclf.errors import DataError, ModelError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.models.build import Architecture, create_network, default_preprocess, load_network
 from swinclf.models.embedded import EMBEDDED
@@ -143,7 +143,6 @@ def find_target(
 
     Raises:
         ModelError: If neither this package nor timm knows the name.
-        ConfigError: If the shape of one of timm's networks is changed.
         RunError: If there is no such run, or it is an exported file.
     """
     known = name is not None and (default_impl(name) is Impl.NATIVE or name == EMBEDDED)
@@ -156,12 +155,6 @@ def find_target(
     )
     if name is not None and (known or not is_path):
         classes, impl = _published_classes(name), default_impl(name)
-        if args and impl is Impl.TIMM:
-            raise ConfigError(
-                "a network of this package, to change its shape",
-                found=f"--model-arg for '{name}', which timm builds",
-                hint=f"swinclf inspect {name}; or a name from: swinclf models --impl native",
-            )
         return InspectionTarget(Architecture(name, impl, classes, img_size, model_args=args))
     file = find_model(path)
     if file.suffix.lower() != ".safetensors":

@@ -65,7 +65,9 @@ def export_timm(source: ExportSource, folder: Path) -> None:
     }
     if card.preprocess.ranges:
         rest["ranges"] = preprocess["ranges"]
-    config = timm_config(architecture_name(card.model), network, card.classes, card.preprocess)
+    config = timm_config(
+        architecture_name(card.model), network, card.classes, card.preprocess, card.model_args
+    )
     if source.license not in ("none", "unknown"):
         config["pretrained_cfg"]["license"] = source.license
     _divide_head(network, card.confidence.temperature)

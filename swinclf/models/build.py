@@ -51,7 +51,7 @@ class Architecture:
     num_classes: int  # logits, K
     img_size: int | None = None  # side of the input, px; None for the network's own
     drop_path: float = 0.0  # drop rate of the deepest block in training
-    # changes to the shape of the name, as text; for the package's own networks only
+    # changes to the shape of the name, or other arguments of timm's constructor, as text
     model_args: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +78,7 @@ def create_model(
             and always for `embedded`, the head is new.
         drop_path: Probability in [0, 1) of skipping the deepest block in training.
         model_args: Changes to the shape of one of the package's own networks, such as
-            `{"depths": "2,2"}`; see `--model-arg`.
+            `{"depths": "2,2"}`, or arguments of timm's constructor; see `--model-arg`.
         impl: `native` for the package's own ViT and Swin, `timm` for timm's; None for native where
             it knows the name.
 
@@ -104,12 +104,6 @@ def create_model(
         drop_path=drop_path,
         model_args={key: str(value) for key, value in (model_args or {}).items()},
     )
-    if architecture.model_args and architecture.impl is Impl.TIMM:
-        raise ConfigError(
-            "model_args for a network of this package's own",
-            found=f"'{name}', which timm builds",
-            hint="a name of: swinclf models --impl native",
-        )
     if not pretrained:
         return create_network(architecture).train()
     return build_pretrained(architecture, keep_head=True, report=LoggingReporter()).train()
@@ -146,6 +140,7 @@ def create_network(architecture: Architecture) -> nn.Module:
         num_classes=architecture.num_classes,
         img_size=architecture.img_size,
         drop_path=architecture.drop_path,
+        model_args=architecture.model_args,
     )
 
 
@@ -289,7 +284,11 @@ def _timm_pretrained(architecture: Architecture, keep_head: bool, report: Report
     published = published_config(name)
     path = find_pretrained(name, published.hf_hub_id, published.hf_hub_filename, report=report)
     network = create_published(
-        name, path, img_size=architecture.img_size, drop_path=architecture.drop_path
+        name,
+        path,
+        img_size=architecture.img_size,
+        drop_path=architecture.drop_path,
+        model_args=architecture.model_args,
     )
     if not keep_head or architecture.num_classes != published.num_classes:
         reset_head(network, architecture.num_classes)

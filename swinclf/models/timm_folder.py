@@ -15,7 +15,7 @@ from torch import nn
 
 from swinclf.errors import RunError, WeightsError
 from swinclf.files import read_json
-from swinclf.models.timm_networks import first_error_text
+from swinclf.models.timm_networks import constructor_arguments, first_error_text
 from swinclf.preprocess import Fit, Preprocess
 
 CONFIG, REST, WEIGHTS = "config.json", "swinclf.json", "model.safetensors"
@@ -25,12 +25,16 @@ _FITS = {mode: fit for fit, mode in _CROP_MODES.items()}
 
 
 def timm_config(
-    name: str, network: nn.Module, classes: tuple[str, ...], preprocess: Preprocess
+    name: str,
+    network: nn.Module,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    model_args: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the config.json of a network that timm has built.
 
-    `name` is ARCH or ARCH.TAG; `classes` are in the order of the logits. The value ranges of the
-    preprocessing have no counterpart.
+    `name` is ARCH or ARCH.TAG; `model_args` are its other arguments, as text; `classes` are in the
+    order of the logits. The value ranges of the preprocessing have no counterpart.
     """
     known: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     size = [preprocess.height, preprocess.width]
@@ -55,8 +59,11 @@ def timm_config(
             "custom_load": False,
         },
     }
+    arguments = constructor_arguments(model_args)
     if is_fixed:
-        config["model_args"] = {"img_size": size[0]}
+        arguments["img_size"] = size[0]
+    if arguments:
+        config["model_args"] = arguments
     return config
 
 

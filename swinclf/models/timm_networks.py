@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from swinclf.errors import ModelError, WeightsError
+from swinclf.errors import ConfigError, ModelError, WeightsError
 from swinclf.models.names import DEFAULT, name_alternatives, suggest_names
 from swinclf.preprocess import Fit, Interpolation, Preprocess
+
+_OTHER_OPTIONS = {  # arguments of timm's constructors that have an option, or none to change
+    "img_size": "--img-size",
+    "drop_path_rate": "--drop-path",
+    "num_classes": "one class folder per class",
+    "in_chans": "images in RGB",
+    "pretrained": "--pretrained or --weights FILE",
+    "checkpoint_path": "--weights FILE",
+}
 
 
 def check_name(name: str) -> str:
@@ -42,20 +53,29 @@ def check_name(name: str) -> str:
 
 
 def create_timm_network(
-    name: str, *, num_classes: int, img_size: int | None, drop_path: float, **loading: Any
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int | None,
+    drop_path: float,
+    model_args: Mapping[str, str] | None = None,
+    **loading: Any,
 ) -> nn.Module:
     """Build a network by timm's name, ARCH or ARCH.TAG.
 
     `img_size` is the side of the input, px, None for the network's own; `drop_path` the drop rate
-    of the deepest block in training. `loading` are options for loading weights; none are loaded by
-    default.
+    of the deepest block in training; `model_args` are other arguments of timm's constructor.
+    `loading` are options for loading weights; none are loaded by default.
 
     Raises:
+        ConfigError: If an argument has an option of its own.
         ModelError: If there is no such network, or it does not support the options.
     """
     import timm
 
-    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": False, **loading}
+    arguments = constructor_arguments(model_args or {})
+    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": False}
+    options |= loading | arguments
     if drop_path:
         options["drop_path_rate"] = drop_path
     config = _data_config(name)
@@ -66,21 +86,56 @@ def create_timm_network(
     except Exception as error:  # whatever a constructor raises for an unsupported size
         if loading:
             raise
+        with_arguments = "".join(f", {key}={value}" for key, value in arguments.items())
         raise ModelError(
-            f"the network '{name}' at {img_size or 'its own'} px",
+            f"the network '{name}' at {img_size or 'its own'} px{with_arguments}",
             found=first_error_text(error),
-            hint="another --img-size, or a Swin or ViT of: swinclf models",
+            hint=f"other values of --model-arg; timm's documentation of {name} lists them"
+            if arguments
+            else "another --img-size, or a Swin or ViT of: swinclf models",
         ) from error
     return network
 
 
-def create_published(name: str, path: Path, *, img_size: int | None, drop_path: float) -> nn.Module:
+def constructor_arguments(arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Parse texts as timm's own scripts do: as Python literals, and otherwise as they are.
+
+    Raises:
+        ConfigError: If an argument has an option of its own.
+    """
+    for key in arguments:
+        if key in _OTHER_OPTIONS:
+            raise ConfigError(
+                "arguments of timm's constructor that have no option of their own",
+                found=f"--model-arg {key}",
+                hint=_OTHER_OPTIONS[key],
+            )
+    return {key: _literal(text) for key, text in arguments.items()}
+
+
+def _literal(text: str) -> object:
+    """Parse a Python literal, or true, false or none in any case; return other text unchanged."""
+    try:
+        return ast.literal_eval(text.capitalize() if text.isalpha() else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def create_published(
+    name: str,
+    path: Path,
+    *,
+    img_size: int | None,
+    drop_path: float,
+    model_args: Mapping[str, str] | None = None,
+) -> nn.Module:
     """Build a network with its published weights and head, loaded by timm's own code.
 
     Position tables are resized to `img_size`, px; None for the network's own. `drop_path` is the
-    drop rate of the deepest block in training.
+    drop rate of the deepest block in training, `model_args` other arguments of timm's constructor.
 
     Raises:
+        ConfigError: If an argument has an option of its own.
         WeightsError: If the file does not fit, tensor by tensor.
     """
     overlay = {"file": str(path), "source": "file"}
@@ -91,9 +146,12 @@ def create_published(name: str, path: Path, *, img_size: int | None, drop_path: 
             num_classes=classes,
             img_size=img_size,
             drop_path=drop_path,
+            model_args=model_args,
             pretrained=True,
             pretrained_cfg_overlay=overlay,
         )
+    except ConfigError:
+        raise
     except Exception as error:  # timm reports a mismatch by various exceptions
         raise WeightsError(
             f"the published weights of '{name}' in '{path}'",
