@@ -7,7 +7,7 @@ batches it would have got.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -203,12 +203,13 @@ class ImageBatches:
                     self.cache.discard((TRAIN, one.index))
             return augmented
 
+        files, targets = self.train_files, self.train_targets
         if self._on_device is None:
-            batches = self._batches(parts, load_augmented, self.train_files, self.train_targets)
+            loaded = load_batches(parts, load_augmented, workers=self.workers)
+            batches = self._batches(loaded, files, targets)
         else:
-            batches = self._batches(
-                parts, self._load_for_device, self.train_files, self.train_targets, augment
-            )
+            loaded = self._load_for_device(parts, self._on_device)
+            batches = self._batches(loaded, files, targets, augment)
         for step, (part, batch) in enumerate(zip(parts, batches, strict=True), first_step):
             yield self._augmented(batch, part, epoch=epoch, step=step)
 
@@ -230,11 +231,18 @@ class ImageBatches:
             vary,
         )
 
-    def _load_for_device(self, index: int) -> LoadedImage:
-        """Load the pixels of a training image; none if the device has them."""
-        if self._on_device is not None and index in self._on_device:
-            return LoadedImage(ON_DEVICE, b"", "")
-        return self._load_common(index, lambda pixels: pixels)
+    def _load_for_device(
+        self, parts: Sequence[Sequence[int]], on_device: DeviceImages
+    ) -> Iterator[list[tuple[int, LoadedImage]]]:
+        """Yield batches of training images, without pixels where the device has them."""
+        stored = LoadedImage(ON_DEVICE, b"", "")
+        if all(index in on_device for part in parts for index in part):  # no thread is needed
+            return ([(index, stored) for index in part] for part in parts)
+
+        def load(index: int) -> LoadedImage:
+            return stored if index in on_device else self._load_common(index, lambda one: one)
+
+        return load_batches(parts, load, workers=self.workers)
 
     @property
     def _reads_neighbours(self) -> bool:
@@ -273,18 +281,18 @@ class ImageBatches:
             )
 
         parts = [self._own(batch) for batch in batched(range(self.val_count), self.batch_size)]
-        yield from self._batches(parts, load, self.val_files, self.val_targets)
+        loaded = load_batches(parts, load, workers=self.workers)
+        yield from self._batches(loaded, self.val_files, self.val_targets)
 
     def _batches(
         self,
-        parts: Sequence[Sequence[int]],
-        load: Callable[[int], LoadedImage],
+        batches: Iterable[list[tuple[int, LoadedImage]]],
         files: Sequence[Path],
         targets: Sequence[int],
         augment: Callable[[Sequence[ReadImage]], tuple[torch.Tensor, Sequence[bool]]] | None = None,
     ) -> Iterator[Batch]:
         """Yield batches of the images that can be read; `augment` returns those of a batch."""
-        for batch in load_batches(parts, load, workers=self.workers):
+        for batch in batches:
             good = []
             for index, loaded in batch:
                 if loaded.pixels is None:

@@ -30,7 +30,8 @@ from swinclf.data.augmentation import (
 from swinclf.data.transforms import fill_colour, scale_and_shift_on, to_device
 from swinclf.preprocess import Interpolation, Preprocess
 
-CHUNK_NUMBERS = 32 * 1024**2  # of the images that are resized at the same time, and their weights
+CHUNK_NUMBERS = 96 * 1024**2  # of the images that are resized at the same time, and their weights
+WEIGHT_STEPS = 2**15  # with weights of whole steps, sums of products with pixels are exact
 _LEVELS = 256
 
 
@@ -40,9 +41,32 @@ class PackedImages(NamedTuple):
     pixels: Tensor  # (P, 3) uint8 on the device: rows of the first image, the second, ...
     first: np.ndarray  # (B,) int64, the first pixel of each image
     sizes: np.ndarray  # (B, 2) int64, height and width of each
-    common: (
-        np.ndarray
-    )  # (B, 2) int64, height and width to which each is reduced before anything else
+
+
+def pack(pixels: Tensor, sizes: np.ndarray) -> PackedImages:
+    """Return images of sizes (B, 2), whose pixels, (P, 3), follow one another."""
+    counts = sizes.prod(axis=1)
+    return PackedImages(pixels, counts.cumsum() - counts, sizes)
+
+
+def reduce_images(
+    images: PackedImages, sizes: np.ndarray, interpolation: Interpolation
+) -> PackedImages:
+    """Resize images to other sizes, (B, 2), as Pillow does."""
+    if np.array_equal(images.sizes, sizes):
+        return images
+    device, count = images.pixels.device, int(sizes.prod(axis=1).sum())
+    reduced = pack(torch.empty(count, 3, dtype=torch.uint8, device=device), sizes)
+    scales = to_device((images.sizes / sizes).astype(np.float32), str(device))
+    for rows in _chunks(images.sizes, sizes):
+        lines = _Lines(torch.zeros_like(scales[rows]), scales[rows])
+        small = _resized(images, rows, lines, tuple(sizes[rows].max(axis=0)), interpolation)
+        for one, first, (height, width) in zip(
+            small, reduced.first[rows], sizes[rows], strict=True
+        ):
+            own = one[:, :height, :width].permute(1, 2, 0)
+            reduced.pixels[first : first + height * width].view(height, width, 3).copy_(own)
+    return reduced
 
 
 def augment_batch(images: PackedImages, draws: Sequence[Draw], preprocess: Preprocess) -> Tensor:
@@ -65,98 +89,84 @@ def augment_batch(images: PackedImages, draws: Sequence[Draw], preprocess: Prepr
 
 def _cropped(images: PackedImages, draws: Sequence[Draw], preprocess: Preprocess) -> Tensor:
     """Return the boxes, resized to the network's size: (B, 3, H, W) float32 of whole numbers."""
-    device = str(images.pixels.device)
-    reduces = (images.common != images.sizes).any(axis=1)
-    order = np.argsort(reduces, kind="stable")
-    images = PackedImages(images.pixels, *(one[order] for one in images[1:]))
-    first, sizes, common = (to_device(one, device) for one in images[1:])
-    boxes = None
-    if draws[0].box is not None:
-        boxes = to_device(np.array([draws[row].box for row in order], np.float32), device)
+    if draws[0].box is None:
+        return _gathered(images, slice(None))
+    size = (preprocess.height, preprocess.width)
+    boxes = np.array([one.box for one in draws], np.float32)  # left, top, right, bottom
+    starts = boxes[:, 1::-1]
+    scales = (boxes[:, :1:-1] - starts) / np.array(size, np.float32)
+    on_device = _Lines(
+        *(to_device(one.copy(), str(images.pixels.device)) for one in (starts, scales))
+    )
     parts = []
-    for rows in _chunks(images, max(preprocess.height, preprocess.width)):
-        height, width = map(int, images.sizes[rows].max(axis=0))
-        canvas = _gathered(images.pixels, first[rows], sizes[rows], (height, width))
-        if boxes is not None:
-            longest = images.common[rows].max(axis=0)
-            lines = _Lines(sizes[rows], common[rows], longest, bool(reduces[order[rows.start]]))
-            canvas = _resized(canvas, lines, boxes[rows], preprocess)
-        parts.append(canvas)
-    return torch.cat(parts)[to_device(np.argsort(order), device)]
+    for rows in _chunks(images.sizes, np.broadcast_to(size, images.sizes.shape)):
+        lines = _Lines(*(one[rows] for one in on_device))
+        parts.append(_resized(images, rows, lines, size, preprocess.interpolation))
+    return torch.cat(parts)
 
 
-def _chunks(images: PackedImages, target: int) -> Iterator[slice]:
-    """Yield rows whose images, each padded to the largest, are resized at the same time.
-
-    Either all of them are reduced first or none; those that are not come first.
-    """
-    sizes, common = images.sizes, images.common
-    reduces = (common != sizes).any(axis=1)
-    start, largest, longest = 0, sizes[0], common[0]
+def _chunks(sizes: np.ndarray, targets: np.ndarray) -> Iterator[slice]:
+    """Yield rows whose images, each padded to the largest, are resized at the same time."""
+    start, largest, target = 0, sizes[0], targets[0]
     for row in range(1, len(sizes)):
-        largest, longest = np.maximum(largest, sizes[row]), np.maximum(longest, common[row])
-        weights = (largest * (target + longest * reduces[row])).sum()
-        numbers = (row + 1 - start) * (3 * largest.prod() + weights)
-        if numbers > CHUNK_NUMBERS or reduces[row] != reduces[start]:
+        largest, target = np.maximum(largest, sizes[row]), np.maximum(target, targets[row])
+        numbers = (row + 1 - start) * (3 * largest.prod() + (largest * target).sum())
+        if numbers > CHUNK_NUMBERS:
             yield slice(start, row)
-            start, largest, longest = row, sizes[row], common[row]
+            start, largest, target = row, sizes[row], targets[row]
     yield slice(start, len(sizes))
 
 
-def _gathered(pixels: Tensor, first: Tensor, sizes: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return packed images on a canvas each, (B, 3, H, W) float32; the last pixels are repeated."""
-    height, width = shape
-    rows = torch.arange(height, device=pixels.device)[None, :, None]
-    columns = torch.arange(width, device=pixels.device)[None, None, :]
-    rows = torch.minimum(rows, sizes[:, :1, None] - 1)
-    columns = torch.minimum(columns, sizes[:, 1:, None] - 1)
-    indices = first[:, None, None] + rows * sizes[:, 1:, None] + columns
-    canvas = pixels[indices.flatten()].view(*indices.shape, 3)
+def _gathered(images: PackedImages, rows: slice) -> Tensor:
+    """Return images on a canvas each, (B, 3, H, W) float32; the last pixels are repeated."""
+    device = images.pixels.device
+    height, width = map(int, images.sizes[rows].max(axis=0))
+    first, sizes = (to_device(one[rows], str(device)) for one in images[1:])
+    down = torch.arange(height, device=device)[None, :, None]
+    across = torch.arange(width, device=device)[None, None, :]
+    down = torch.minimum(down, sizes[:, :1, None] - 1)
+    across = torch.minimum(across, sizes[:, 1:, None] - 1)
+    indices = first[:, None, None] + down * sizes[:, 1:, None] + across
+    canvas = images.pixels[indices.flatten()].view(*indices.shape, 3)
     return canvas.permute(0, 3, 1, 2).float()
 
 
 class _Lines(NamedTuple):
-    """Lengths of the columns and rows of images."""
+    """Where the pixels of the result are in the columns and rows of images: (B, 2) each, px."""
 
-    sizes: Tensor  # (B, 2)
-    common: Tensor  # (B, 2), to which they are reduced
-    longest_common: np.ndarray  # (2,)
-    reduces: bool  # whether they are reduced
+    starts: Tensor  # of the first one's upper left corner
+    scales: Tensor  # from one to the next
 
 
-def _resized(canvas: Tensor, lines: _Lines, boxes: Tensor, preprocess: Preprocess) -> Tensor:
-    """Resize a box of each image, along rows and then along columns; Pillow rounds after each."""
+def _resized(
+    images: PackedImages,
+    rows: slice,
+    lines: _Lines,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+) -> Tensor:
+    """Resize images to (height, width), along rows and then along columns.
+
+    Pillow rounds after each. The results, (B, 3, H, W) float32 of whole numbers, do not depend on
+    what else is resized.
+    """
+    canvas = _gathered(images, rows)
+    lengths = to_device(images.sizes[rows], str(canvas.device))
     count, _, height, width = canvas.shape
-    across, down = (
-        _line_weights(lines, axis, length, (boxes[:, 1 - axis], boxes[:, 3 - axis]), preprocess)
-        for axis, length in ((1, width), (0, height))
+    down, across = (
+        _weights(
+            lines.starts[:, axis],
+            lines.scales[:, axis, None],
+            lengths[:, axis],
+            (canvas.shape[2 + axis], size[axis]),
+            interpolation,
+        )
+        for axis in (0, 1)
     )
     narrow = _whole(torch.bmm(canvas.reshape(count, 3 * height, width), across))
     narrow = narrow.view(count, 3, height, -1).transpose(2, 3)  # (B, 3, W, H)
     small = _whole(torch.bmm(narrow.reshape(count, -1, height), down))
-    return small.view(count, 3, preprocess.width, preprocess.height).transpose(2, 3)
-
-
-def _line_weights(
-    lines: _Lines, axis: int, length: int, ends: tuple[Tensor, Tensor], preprocess: Preprocess
-) -> Tensor:
-    """Return what each pixel of a line contributes to each of the result: (B, length, target).
-
-    Lines are reduced to their common length first, of which the part between `ends` is resized.
-    """
-    sizes, common = lines.sizes[:, axis], lines.common[:, axis]
-    longest = int(lines.longest_common[axis])
-    target = (preprocess.height, preprocess.width)[axis]
-    start, end = ends
-    scale = ((end - start) / target)[:, None]
-    cropped = _weights(start, scale, common, (longest, target), preprocess.interpolation)
-    if not lines.reduces:
-        return cropped
-    scale = (sizes / common)[:, None]
-    reduced = _weights(
-        torch.zeros_like(start), scale, sizes, (length, longest), preprocess.interpolation
-    )
-    return torch.bmm(reduced, cropped)
+    return small.view(count, 3, size[1], size[0]).transpose(2, 3)
 
 
 def _weights(
@@ -182,7 +192,8 @@ def _weights(
     last = torch.minimum((centre + radius * stretch + 0.5).floor(), length[:, None])[:, None]
     values = kernel((pixel + 0.5 - centre[:, None]) / stretch[:, None])
     values = values * ((pixel >= first) & (pixel < last))
-    return values / values.sum(1, keepdim=True).clamp(min=1e-6)  # 0 in the padding
+    values = values / values.sum(1, keepdim=True).clamp(min=1e-6)  # 0 in the padding
+    return (values * WEIGHT_STEPS).round() / WEIGHT_STEPS
 
 
 def _triangle(x: Tensor) -> Tensor:

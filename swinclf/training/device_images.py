@@ -19,7 +19,12 @@ from swinclf.data.augmentation import Augmentation, Draw, common_size, draw_augm
 from swinclf.data.transforms import to_device
 from swinclf.device import free_memory, is_out_of_memory
 from swinclf.preprocess import Preprocess
-from swinclf.training.device_augmentation import PackedImages, augment_batch
+from swinclf.training.device_augmentation import (
+    PackedImages,
+    augment_batch,
+    pack,
+    reduce_images,
+)
 
 PART_OF_CUDA, PART_OF_SHARED = 4, 8  # of the free memory, of which 1/N is taken
 ON_DEVICE = np.empty((0, 0, 3), np.uint8)
@@ -32,7 +37,6 @@ class _Location(NamedTuple):
 
     first: int  # pixel
     size: tuple[int, int]  # height and width
-    common: tuple[int, int]  # height and width to which it is reduced
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,22 @@ class DeviceImages:
         float32 on the device, normalised. `generator_of` returns the generator of an image in this
         epoch.
         """
-        locations, fresh = [], [one for one in images if not one.is_on_device]
-        copied = self._copied([one.pixels for one in fresh])
-        is_stored = self._store(fresh, copied)
-        start = 0
-        for one in images:
-            if one.is_on_device or is_stored:
-                locations.append(self._locations[one.index])
-                continue
-            locations.append(self._locate(start, one.pixels))
-            start += one.pixels.size // 3
+        fresh = [one for one in images if not one.is_on_device]
+        copied = self._reduced(self._copied([one.pixels for one in fresh])) if fresh else None
+        is_stored = copied is None or self._store([one.index for one in fresh], copied)
+        here = iter([] if copied is None else _locations(copied, 0))
+        locations = [
+            self._locations[one.index] if one.is_on_device or is_stored else next(here)
+            for one in images
+        ]
         draws = [
             draw_augmentation(
-                location.common[::-1], self._preprocess, self._augmentation, generator_of(one.index)
+                location.size[::-1], self._preprocess, self._augmentation, generator_of(one.index)
             )
             for location, one in zip(locations, images, strict=True)
         ]
-        inputs = self._augmented(images, locations, draws, None if is_stored else copied)
+        source = None if is_stored or copied is None else copied.pixels
+        inputs = self._augmented(images, locations, draws, source)
         return inputs, [one.is_mirrored for one in draws]
 
     def _augmented(
@@ -117,47 +120,47 @@ class DeviceImages:
             rows: list[int] = np.flatnonzero(chosen_rows).tolist()
             if source is None or not rows:
                 continue
-            first, sizes, common = (
+            first, sizes = (
                 np.array(values, np.int64)
                 for values in zip(*(locations[row] for row in rows), strict=True)
             )
-            packed = PackedImages(source, first, sizes, common)
+            packed = PackedImages(source, first, sizes)
             parts.append(augment_batch(packed, [draws[row] for row in rows], self._preprocess))
             order += rows
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts)[to_device(np.argsort(order), self._device)]
 
-    def _copied(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Return the pixels of images, one after the other, on the device."""
-        count = sum(one.shape[0] * one.shape[1] for one in images)
+    def _copied(self, images: Sequence[np.ndarray]) -> PackedImages:
+        """Return images on the device."""
+        sizes = np.array([one.shape[:2] for one in images], np.int64)
         is_cuda = self._device.startswith("cuda")
+        count = int(sizes.prod(axis=1).sum())
         joined = torch.empty(count, 3, dtype=torch.uint8, pin_memory=is_cuda)
-        if images:
-            np.concatenate([one.reshape(-1, 3) for one in images], out=joined.numpy())
-        return joined.to(self._device, non_blocking=is_cuda)
+        np.concatenate([one.reshape(-1, 3) for one in images], out=joined.numpy())
+        return pack(joined.to(self._device, non_blocking=is_cuda), sizes)
 
-    def _store(self, images: Sequence[ReadImage], copied: Tensor) -> bool:
+    def _reduced(self, images: PackedImages) -> PackedImages:
+        """Return images in the sizes that are common to all epochs."""
+        if not self._augmentation.crops:
+            return images
+        common = [
+            common_size((width, height), self._preprocess, self._augmentation)[::-1]
+            for height, width in images.sizes.tolist()
+        ]
+        return reduce_images(images, np.array(common, np.int64), self._preprocess.interpolation)
+
+    def _store(self, indices: Sequence[int], images: PackedImages) -> bool:
         """Store images that have been copied to the device; return whether they fitted."""
-        if not images:
-            return True
         if not self._used:
-            self._allocate(len(copied) / len(images))
-        end = self._used + len(copied)
+            self._allocate(len(images.pixels) / len(indices))
+        end = self._used + len(images.pixels)
         if end > len(self._stored):
             return False
-        self._stored[self._used : end] = copied
-        for one in images:
-            self._locations[one.index] = self._locate(self._used, one.pixels)
-            self._used += one.pixels.size // 3
+        self._stored[self._used : end] = images.pixels
+        self._locations.update(zip(indices, _locations(images, self._used), strict=True))
+        self._used = end
         return True
-
-    def _locate(self, first: int, pixels: np.ndarray) -> _Location:
-        height, width = pixels.shape[:2]
-        common = width, height
-        if self._augmentation.crops:
-            common = common_size(common, self._preprocess, self._augmentation)
-        return _Location(first, (height, width), common[::-1])
 
     def _allocate(self, mean_pixels: float) -> None:
         """Make room for all images of that mean size, as far as the limit allows.
@@ -171,6 +174,14 @@ class DeviceImages:
         except RuntimeError as error:
             if not is_out_of_memory(error):  # other programs use the device, too
                 raise
+
+
+def _locations(images: PackedImages, start: int) -> list[_Location]:
+    """Return where images are that begin at pixel `start`."""
+    return [
+        _Location(start + first, (height, width))
+        for first, (height, width) in zip(images.first.tolist(), images.sizes.tolist(), strict=True)
+    ]
 
 
 def device_image_bytes(device: str) -> int:
