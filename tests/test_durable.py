@@ -259,6 +259,23 @@ def test_a_signal_from_then_on_leaves_a_run_to_resume(
     assert_same(whole, run)
 
 
+def test_a_signal_while_a_resumed_run_reads_its_images_leaves_it_to_resume(
+    stopped, whole, monkeypatch, cli
+):
+    def signalled(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_verb, "extract_run_features", signalled)
+        done = cli("train", "--resume", stopped)
+    assert done.code == 130
+    assert done.err.endswith(
+        f"interrupted; progress is saved, resume with: swinclf train --resume {stopped}\n"
+    )
+    assert cli("train", "--resume", stopped).code == 0
+    assert_same(whole, stopped)
+
+
 def test_a_second_signal_leaves_at_once():
     code = (
         "import os, signal, time; from swinclf.device import StopFlag\n"

@@ -17,7 +17,7 @@ from swinclf.config import Compile, ResolvedConfig, TrainConfig
 from swinclf.data.folder import TEST, FolderIndex, SkippedFile, scan_folder
 from swinclf.data.split import read_split, write_split
 from swinclf.device import Hardware, StopFlag, choose_hardware, torch_threads
-from swinclf.errors import ConfigError
+from swinclf.errors import ConfigError, Interrupted
 from swinclf.event_log import EventLog
 from swinclf.files import check_free_space
 from swinclf.latest_run import mark_latest
@@ -40,6 +40,7 @@ from swinclf.pipeline.resume import (
     add_resume_hint,
     create_run,
     extract_run_features,
+    resume_command,
     resume_state,
 )
 from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
@@ -131,10 +132,13 @@ def train(
         if settings.config.compile is Compile.ON and resume is None:
             require_compiler(hardware.device)
         if resume is not None:
-            with claim_run(resume) as claim:
-                context = Context(hardware, EventLog(report, claim), stop, current())
-                resumed = resume_state(claim.run, settings, context)
-                return _train(resumed.settings, resumed.index, resumed, claim, context, num_classes)
+            try:
+                with claim_run(resume) as claim:
+                    context = Context(hardware, EventLog(report, claim), stop, current())
+                    run = resume_state(claim.run, settings, context)
+                    return _train(run.settings, run.index, run, claim, context, num_classes)
+            except Interrupted as one:  # its state is that of its last checkpoint
+                raise Interrupted(one.exit_code, resume_command(resume)) from None
         config = settings.config
         index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
         _refuse_second_test_split(index, config.test_split)
