@@ -548,7 +548,10 @@ def test_a_diverged_run_keeps_the_state_before(data, tmp_path, cli):
     _, found, hint = error_lines(done)
     assert "epoch 1, step" in found
     assert found.endswith("runs/colours-1/last.ckpt is the last good checkpoint")
-    assert hint == f"swinclf train {data} --lr 0.001"
+    assert hint == (
+        f"swinclf train {data} --model test_vit --no-pretrained --img-size 32 --epochs 2 "
+        "--batch-size 8 --clip-norm 0.0 --precision fp32 --lr 0.001"
+    )
     saved = read_checkpoint(RunFolder(tmp_path / "runs" / "colours-1"))
     assert all(one.isfinite().all() for one in saved.tensors.values())
 

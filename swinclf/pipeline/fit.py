@@ -25,7 +25,6 @@ from swinclf.processes import ALONE, Processes, own_device
 from swinclf.reporter import EpochRow, Reporter, format_percent
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings, command_of
-from swinclf.shell_quoting import command_line
 from swinclf.training.batches import Batches
 from swinclf.training.checkpoint import Checkpoint, CheckpointSaver
 from swinclf.training.defaults import Regime
@@ -144,10 +143,11 @@ def _save_best_weights(
         _install_best(state, plan.start.network)
         save_model(run.model, plan.start.network, plan.card(context.hardware))
         saved = f"the weights of epoch {state.best.epoch} are saved: {run.model}"
+    settings = plan.settings.replaced("lr", None, "the hint has another")
     return DivergedError(
         error.expected,
         found=f"{error.found}; {saved}",
-        hint=f"swinclf train {command_line([str(plan.dataset.root)])} {error.hint}",
+        hint=f"{command_of(settings)} {error.hint}",
     )
 
 
