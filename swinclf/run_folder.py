@@ -127,6 +127,17 @@ class RunClaim:
         self._lock.release()
 
 
+def check_new_run(out: Path, *, name: str | None, dataset: Path) -> None:
+    """Check that a run may be created, without writing anything; see `claim_new_run`.
+
+    Raises:
+        ConfigError: If `out` is in the dataset, or there is a run of this name.
+    """
+    refuse_inside(dataset, out, "--out")
+    if name is not None and (out / name).exists():
+        raise _name_taken(out / name)
+
+
 @contextmanager
 def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[RunClaim]:
     """Create a draft of a run, which is removed unless published inside the `with` block.
@@ -138,7 +149,7 @@ def claim_new_run(out: Path, *, name: str | None, dataset: Path) -> Iterator[Run
         ConfigError: If `out` is in the dataset, or there is a run of this name.
         RunError: If the folder cannot be created, or another process is creating it.
     """
-    refuse_inside(dataset, out, "--out")
+    check_new_run(out, name=name, dataset=dataset)
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -195,8 +206,6 @@ def _draft(final: Path, *, tries: int = 10) -> RunClaim:
         ConfigError: If there is a run of this name.
         RunError: If another process is creating one.
     """
-    if final.exists():
-        raise _name_taken(final)
     for left in reversed(range(tries)):
         try:
             lock = FolderLock(final)

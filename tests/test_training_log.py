@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_FLAGS, SMALL_MODEL, read_rows, write_dataset
+from conftest import SMALL_FLAGS, SMALL_MODEL, error_lines, read_rows, write_dataset
 
 import swinclf
 from swinclf import terminal
@@ -183,6 +183,31 @@ def test_a_dry_run_writes_nothing(cli, dataset, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
     refused = cli("train", "--resume", "x", "--dry-run")
     assert refused.code != 0
+
+
+def test_a_dry_run_refuses_what_a_training_refuses(cli, dataset, tmp_path, monkeypatch):
+    data = write_dataset(tmp_path / "splits" / "train").parent
+    write_dataset(data / "test", per_class=1)
+    (dataset / "red" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    monkeypatch.setattr("swinclf.training.compilation.why_no_compiler", lambda _: "no g++")
+    for words, expected in (
+        ((data, "--test-split", "0.2"), "--test-split for a dataset without a test folder"),
+        ((dataset, "--strict"), "only readable image files, as --strict requires"),
+        ((dataset, "--compile", "on"), "a compiler that torch.compile can use on cpu"),
+        ((dataset, "--name", "taken"), "a --name that is free in 'runs'"),
+        ((dataset, "--out", dataset / "runs"), "--out outside the dataset"),
+    ):
+        errors = [cli("train", *words, *SMALL_FLAGS, *dry) for dry in ((), ("--dry-run",))]
+        assert error_lines(errors[0]) == error_lines(errors[1]), words
+        assert error_lines(errors[1])[0].startswith(expected)
+
+
+def test_a_dry_run_says_that_a_teacher_is_not_included(cli, dataset):
+    done = cli("train", dataset, *HEAD, "--teacher", "x", "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert "the forecast does not include the teacher" in done.err
+    assert json.loads(done.out)["settings"]["epochs"] > 0, "no linear probe is a student"
 
 
 def fixed_speed(monkeypatch, *, forward_s, train_s):

@@ -47,7 +47,7 @@ from swinclf.pipeline.starting_model import build_starting_model, resolve_machin
 from swinclf.processes import check_device, current
 from swinclf.reporter import SILENT, Reporter
 from swinclf.reporting.report_data import FindingSummary
-from swinclf.run_folder import RunClaim, RunFolder, claim_new_run, claim_run
+from swinclf.run_folder import RunClaim, RunFolder, check_new_run, claim_new_run, claim_run
 from swinclf.settings import Settings
 from swinclf.training.checkpoint import remove_checkpoints
 from swinclf.training.compilation import require_compiler
@@ -129,8 +129,6 @@ def train(
     stop = StopFlag()
     with stop.handling_signals(), _using_hardware(settings.config) as hardware:
         check_device(hardware.device, current())
-        if settings.config.compile is Compile.ON and resume is None:
-            require_compiler(hardware.device)
         if resume is not None:
             try:
                 with claim_run(resume) as claim:
@@ -140,8 +138,7 @@ def train(
             except Interrupted as one:  # its state is that of its last checkpoint
                 raise Interrupted(one.exit_code, resume_command(resume)) from None
         config = settings.config
-        index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
-        _refuse_second_test_split(index, config.test_split)
+        index = _scan_dataset(config, hardware)
         with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
             context = Context(hardware, EventLog(report, claim), stop, current())
             if budget_s is not None:
@@ -154,8 +151,8 @@ def forecast_training(
 ) -> tuple[Plan, Forecast]:
     """Plan a training and measure its time on a few steps, without writing a run.
 
-    Every image is read once. A teacher is ignored. `budget_s` is as of `train`. The returned plan's
-    network is of no further use.
+    Every image is read once; a teacher is not loaded. `budget_s` is as of `train`. The returned
+    plan's network is of no further use.
 
     Raises:
         SwinclfError: If the training would fail.
@@ -164,7 +161,12 @@ def forecast_training(
     stop = StopFlag()
     with stop.handling_signals(), _using_hardware(settings.config) as hardware:
         config, context = settings.config, Context(hardware, report, stop)
-        index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+        index = _scan_dataset(config, hardware)
+        check_new_run(Path(config.out), name=config.name, dataset=index.root)
+        if hardware.note:
+            report.warn(hardware.note)
+        if config.teacher is not None:
+            report.warn("the forecast does not include the teacher")
         if budget_s is not None:
             settings = fit_budget(settings, budget_s, index, context)
         settings = resolve_machine(settings, context.hardware, index.root)
@@ -172,6 +174,8 @@ def forecast_training(
         start = resolve_ranges(index, start, context, None)
         reading = replace(start, extracts_features=False)
         extracted, dataset = extract_features(index, reading, context)
+        if config.strict:
+            refuse_skipped(dataset.skipped)
         start = resolve_colours(settings, start, dataset, context)
         plan = resolve_plan(settings, start, dataset, extracted, None)
         report_plan(plan, context, [])
@@ -179,6 +183,26 @@ def forecast_training(
         is_head = start.regime is Regime.HEAD
         train_s = 0.0 if is_head else measure_training(plan, context)
         return plan, forecast(plan, forward_s, train_s)
+
+
+def _scan_dataset(config: TrainConfig, hardware: Hardware) -> FolderIndex:
+    """Scan the dataset of a new training.
+
+    Raises:
+        DataError: If it has no images to train on.
+        DeviceError: If the network is to be compiled and there is no compiler.
+        ConfigError: If a test part is to be held out and it has a folder of test images.
+    """
+    if config.compile is Compile.ON:
+        require_compiler(hardware.device)
+    index = scan_folder(Path(config.data), val=Path(config.val) if config.val else None)
+    if config.test_split and any(image.split == TEST for image in index.images):
+        raise ConfigError(
+            "--test-split for a dataset without a test folder",
+            found=f"a test folder in '{index.root}'",
+            hint="no --test-split; after the training: swinclf eval --split test",
+        )
+    return index
 
 
 @contextmanager
@@ -281,15 +305,6 @@ def _plan(
     plan = resolve_plan(settings, start, dataset, extracted, teacher_data)
     report_plan(plan, context, changes)
     return plan, findings
-
-
-def _refuse_second_test_split(index: FolderIndex, test_split: float) -> None:
-    if test_split and any(image.split == TEST for image in index.images):
-        raise ConfigError(
-            "--test-split for a dataset without a test folder",
-            found=f"a test folder in '{index.root}'",
-            hint="no --test-split; after the training: swinclf eval --split test",
-        )
 
 
 def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:

@@ -131,7 +131,7 @@ def resolve_plan(
         img_size=start.preprocess.height,
         is_vit=hasattr(start.network, "pos_embed"),
         is_convolutional=is_convolutional(start.network),
-        is_probe_exact=teacher_data is None and _is_probe_exact(start, dataset),
+        is_probe_exact=settings.config.teacher is None and _is_probe_exact(start, dataset),
     )
     settings = choose_schedule(settings, facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
