@@ -98,7 +98,7 @@ def _choose_device(name: str) -> tuple[str, str]:
     kind, colon, number = name.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(kind, 0)
     if count and not colon or number.isdecimal() and int(number) < count:
-        return name, ""
+        return name if kind == "cuda" else kind, ""  # others have one device
     if name == "cuda" or re.fullmatch(r"cuda:\d+", name):
         count = torch.cuda.device_count()
         found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"

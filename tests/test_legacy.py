@@ -10,6 +10,7 @@ from conftest import SMALL_FLAGS
 import swinclf
 from swinclf.cli.legacy import modernise
 from swinclf.device import choose_hardware
+from swinclf.errors import DeviceError
 from swinclf.settings import gather_settings
 
 
@@ -115,6 +116,14 @@ def test_a_gpu_beyond_those_there_are_is_replaced_by_the_first(monkeypatch):
     found = choose_hardware("cuda:2", "fp32")
     assert found.device == "cuda"
     assert found.note == "--device cuda:2: this machine has 2 CUDA devices; using cuda instead"
+
+
+def test_the_number_of_an_only_device_is_left_out(monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert choose_hardware("cpu:0", "fp32").device == "cpu"
+    assert choose_hardware("mps:0", "fp32").device == "mps"
+    with pytest.raises(DeviceError, match="cpu:1"):
+        choose_hardware("cpu:1", "fp32")
 
 
 @pytest.mark.parametrize("words", [["--batch_size", "6"], ["--batch_size=6"], ["--batch-size=6"]])
