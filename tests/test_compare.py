@@ -261,7 +261,7 @@ def test_missing_seeds_are_trained_and_compared(cli, dataset, no_plots):
     for name, lr in (("slow", 0.0001), ("fast", 0.001)):
         assert cli("train", dataset, *SMALL_FLAGS, "--lr", lr, "--name", name).code == 0
     assert cli("train", dataset, *SMALL_FLAGS, "--lr", 0.001, "--name", "b", "--seed", 1).code == 0
-    done = cli("compare", "runs/slow", "runs/fast", "--seeds", 2, "--json")
+    done = cli("compare", "runs/slow", "runs/fast/model.safetensors", "--seeds", 2, "--json")
     assert done.code == 0, done.err
     assert done.err.count("training slow-seed1") == 1
     assert "training fast" not in done.err, "runs/b is that one"
