@@ -315,11 +315,19 @@ class Classifier:
             MismatchError: If a probability differs by more than the tolerance.
             SwinclfError: If it fails.
         """
+        try:
+            chosen, embedded = ExportFormat(export_format), Embed(embed)
+        except ValueError as error:
+            raise ConfigError(
+                f"export_format {', '.join(ExportFormat)}, embed {' or '.join(Embed)}",
+                found=str(error),
+                hint="export_format='onnx'",
+            ) from error
         return export_model(
             self.path,
-            ExportFormat(export_format),
+            chosen,
             _path(output),
-            embed=Embed(embed),
+            embed=embedded,
             tolerance=tolerance,
             data=_path(data),
             options=self._options,

@@ -240,6 +240,12 @@ def read_settings_file(path: Path) -> dict[str, Any]:
             hint='a file such as {"epochs": 20, "lr": 0.001}',
         )
     sources, reasons = values.pop("sources", {}), values.pop("reasons", {})
+    if not (isinstance(sources, dict) and isinstance(reasons, dict)):
+        raise ConfigError(
+            f"sources and reasons in '{path}' as a training writes them",
+            found=f"a {type(sources).__name__} and a {type(reasons).__name__}",
+            hint="remove them from it",
+        )
     if sources:  # of a run, whose name is taken
         values.pop("name", None)
     for extra in _NO_SETTINGS:

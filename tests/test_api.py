@@ -337,6 +337,12 @@ def test_stream_refuses_at_once(classifier):
         classifier.stream(3)
 
 
+@pytest.mark.parametrize("wrong", [{"export_format": "pdf"}, {"embed": "all"}])
+def test_export_refuses_names_that_there_are_not(classifier, tmp_path, wrong):
+    with pytest.raises(ConfigError, match="export_format onnx, .*, embed none or preprocess"):
+        classifier.export(tmp_path / "x", **wrong)
+
+
 def test_evaluate_writes_only_where_it_is_told_to(run, tmp_path):
     before = sorted(run.path.rglob("*"))
     classifier = swinclf.load(run.path)

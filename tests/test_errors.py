@@ -211,6 +211,10 @@ def test_a_settings_file_that_is_none(cli, dataset, tmp_path):
     (tmp_path / "settings.toml").write_text("epochs = = 3")
     failure(cli("train", dataset, "--config", "settings.toml"), ExitCode.USAGE)
     failure(cli("train", dataset, "--config", "gone.json"), ExitCode.USAGE)
+    for text in ('{"epochs": 3, "sources": ["x"]}', '{"sources": {"lr": "auto"}, "reasons": 2}'):
+        (tmp_path / "settings.json").write_text(text)
+        expected, _, _ = failure(cli("train", dataset, "--config", "settings.json"), ExitCode.USAGE)
+        assert expected == "sources and reasons in 'settings.json' as a training writes them"
 
 
 def test_freezing_in_two_ways(cli, dataset):
