@@ -9,8 +9,6 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from swinclf.device import StopFlag
-from swinclf.errors import ExitCode, Interrupted
 from swinclf.training import logistic_regression
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.logistic_regression import DEFAULT_STRENGTH, STRENGTHS, fit_baseline
@@ -54,7 +52,7 @@ def batches(counts, *, views=1, width=6, val=20, noise=1.0, seed=0):
 
 
 def fit(data, classes, plan=None, seed=0):
-    return fit_baseline(data, classes, plan or schedule(), seed=seed, stop=StopFlag())
+    return fit_baseline(data, classes, plan or schedule(), seed=seed)
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -98,7 +96,7 @@ def test_the_loss_and_its_gradient_are_those_of_torch():
     torch.nn.init.normal_(probe.linear.weight)
     torch.nn.init.normal_(probe.linear.bias)
     rows = torch.tensor([0, 3, 8, 12, 20])
-    problem = logistic_regression._Problem(probe, data, rows, plan, StopFlag())
+    problem = logistic_regression._Problem(probe, data, rows, plan)
     weight, bias = (one.detach() for one in (probe.linear.weight, probe.linear.bias))
     loss, *gradients = problem.loss_and_gradient(weight, bias)
     wanted = torch.nn.functional.cross_entropy(
@@ -180,13 +178,6 @@ def test_too_many_images_or_classes_take_no_longer(monkeypatch):
     assert many.images == 300  # one of each class
     assert many.strength == DEFAULT_STRENGTH  # no time for a sweep
     assert len(evaluated) <= 2 * logistic_regression.MIN_STEPS
-
-
-def test_it_stops_when_asked():
-    stop = StopFlag()
-    stop.exit_code = ExitCode.INTERRUPTED
-    with pytest.raises(Interrupted):
-        fit_baseline(batches([5, 5]), 2, schedule(), seed=0, stop=stop)
 
 
 @pytest.mark.parametrize(("limit", "threads"), [(1e9, {1}), (1, {2})])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from swinclf.commands import train as train_verb
 from swinclf.config import SETTINGS
 from swinclf.data import loader
 from swinclf.device import Hardware, Precision
-from swinclf.errors import ConfigError, ExitCode
+from swinclf.errors import ConfigError
 from swinclf.models.compute import Computer
 from swinclf.pipeline import prepare
 from swinclf.reporter import SILENT
@@ -491,9 +493,9 @@ def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monk
 def test_an_interrupted_baseline_leaves_no_run(trained, tmp_path, cli, monkeypatch):
     fit_baseline = prepare.fit_baseline
 
-    def interrupted(*arguments, stop, **options):
-        stop.exit_code = ExitCode.INTERRUPTED
-        return fit_baseline(*arguments, stop=stop, **options)
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return fit_baseline(*arguments, **options)
 
     monkeypatch.setattr(prepare, "fit_baseline", interrupted)
     done = cli("train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:])

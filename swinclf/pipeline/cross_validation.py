@@ -24,11 +24,7 @@ from swinclf.training.logistic_regression import fit_baseline
 
 
 def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
-    """Return the outputs of the training images, each by a head fitted without its fold.
-
-    Raises:
-        Interrupted: If a signal asked to stop.
-    """
+    """Return the outputs of the training images, each by a head fitted without its fold."""
     dataset, extracted, config = plan.dataset, plan.extracted, plan.config
     device = context.hardware.device
     batches = build_feature_batches(plan, device)
@@ -55,7 +51,7 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
                 train_targets=batches.train_targets[others],
             )
             classes, seed = len(dataset.classes), config.seed
-            fit = fit_baseline(part, classes, schedule, seed=seed, stop=context.stop)
+            fit = fit_baseline(part, classes, schedule, seed=seed)
             with torch.inference_mode():
                 logits[rows] = fit.probe(features[rows])
             space = fit_feature_space(features[others].numpy(), targets[others.numpy()])

@@ -291,7 +291,7 @@ def _teacher_head(
         batch_size=1,
         seed=seed,
     )
-    fitted = fit_baseline(features, count, Schedule(epochs=1), seed=seed, stop=context.stop)
+    fitted = fit_baseline(features, count, Schedule(epochs=1), seed=seed)
     scored = format_percent(fitted.accuracy)
     accuracy = f", validation accuracy {scored}" if features.val_count else ""
     report.note(f"teacher: {teacher.name}, with a linear probe as its head{accuracy}")

@@ -75,13 +75,12 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
 
     Raises:
         ModelError: If the network's head is not linear.
-        Interrupted: If a signal asked to stop.
     """
     config, network, classes = plan.config, plan.start.network, len(plan.dataset.classes)
     reset_head(network, classes)
     linear_classifiers(network)  # fail early if the head is not linear
     schedule = build_schedule(plan, context.hardware.device)
-    baseline = fit_baseline(features, classes, schedule, seed=config.seed, stop=context.stop)
+    baseline = fit_baseline(features, classes, schedule, seed=config.seed)
     accuracy = (
         f"validation accuracy {format_percent(baseline.accuracy)}, " if features.val_count else ""
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swinclf.device import StopFlag, torch_threads
+from swinclf.device import torch_threads
 from swinclf.training.batches import FeatureBatches
 from swinclf.training.linear_probe import Probe
 from swinclf.training.optim import LBFGS
@@ -64,16 +64,13 @@ class Baseline:
 
 
 def fit_baseline(
-    batches: FeatureBatches, classes: int, schedule: Schedule, *, seed: int, stop: StopFlag
+    batches: FeatureBatches, classes: int, schedule: Schedule, *, seed: int
 ) -> Baseline:
     """Fit the baseline to the training features and score it on the validation features.
 
     With two views of an image, each counts half. Only class weights and label smoothing of the
     schedule are used. The seed is of the images held out for the sweep, and of the sample if there
-    are too many images. `stop` is checked after every evaluation of the loss.
-
-    Raises:
-        Interrupted: If `stop` was set.
+    are too many images.
     """
     started = time.perf_counter()
     views, _, width = batches.train_features.shape
@@ -84,7 +81,7 @@ def fit_baseline(
 
     def problem(rows: np.ndarray) -> _Problem:
         index = torch.from_numpy(rows).to(batches.train_targets.device)
-        return _Problem(probe, batches, index, schedule, stop)
+        return _Problem(probe, batches, index, schedule)
 
     zeros = torch.zeros_like(probe.linear.weight), torch.zeros_like(probe.linear.bias)
     strength, solution = DEFAULT_STRENGTH, zeros
@@ -130,15 +127,9 @@ class _Problem:
     """A weighted mean cross-entropy over some of the training images, and its gradient."""
 
     def __init__(
-        self,
-        probe: Probe,
-        batches: FeatureBatches,
-        rows: torch.Tensor,
-        schedule: Schedule,
-        stop: StopFlag,
+        self, probe: Probe, batches: FeatureBatches, rows: torch.Tensor, schedule: Schedule
     ) -> None:
-        self._probe, self._batches, self._rows = probe, batches, rows
-        self._schedule, self._stop = schedule, stop
+        self._probe, self._batches, self._rows, self._schedule = probe, batches, rows, schedule
         classes = probe.linear.out_features
         size = len(batches.train_features) * len(rows) * (probe.linear.in_features + classes)
         self._cached = list(self._chunks(classes)) if size <= CACHED_VALUES else []
@@ -149,12 +140,7 @@ class _Problem:
     def loss_and_gradient(
         self, weight: torch.Tensor, bias: torch.Tensor
     ) -> tuple[float, torch.Tensor, torch.Tensor]:
-        """Return the mean loss at (K, D) weight and (K,) bias, and its gradients.
-
-        Raises:
-            Interrupted: If the training was asked to stop.
-        """
-        self._stop.check()
+        """Return the mean loss at (K, D) weight and (K,) bias, and its gradients."""
         losses = []
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         views = len(self._batches.train_features)
