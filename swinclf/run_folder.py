@@ -265,16 +265,16 @@ def _held(path: Path, owner: str) -> RunError:
     )
 
 
-def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
+def find_run(where: Path | None) -> RunFolder:
     """Return the run folder at a path.
 
-    `where` is a run folder or a file in one; None for the newest finished run in `out`.
+    `where` is a run folder or a file in one; None for the newest finished run in `runs`.
 
     Raises:
         RunError: If there is none.
     """
     if where is None:
-        return RunFolder(_newest_finished(out))
+        return RunFolder(_newest_finished())
     where = follow_latest(Path(expand_home(str(where))))
     folder = where if where.is_dir() else where.parent
     run = RunFolder(folder)
@@ -283,17 +283,17 @@ def find_run(where: Path | None, *, out: Path = Path("runs")) -> RunFolder:
     return run
 
 
-def find_model(where: Path | None, *, out: Path = Path("runs")) -> Path:
+def find_model(where: Path | None) -> Path:
     """Return the model file at a path: a run's model.safetensors, or the file itself.
 
     `where` is a run folder, a weights file or an exported file; None for the newest finished run in
-    `out`.
+    `runs`.
 
     Raises:
         RunError: If there is none.
     """
     if where is None:
-        return RunFolder(_newest_finished(out)).model
+        return RunFolder(_newest_finished()).model
     where = follow_latest(Path(expand_home(str(where))))
     if where.exists() and (exported := find_export(where)):
         return exported[1]
@@ -379,7 +379,8 @@ def _stem_of(dataset: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", dataset.resolve().name).strip("-.")[:40] or "run"
 
 
-def _newest_finished(out: Path) -> Path:
+def _newest_finished() -> Path:
+    out = Path("runs")
     latest = follow_latest(out / LATEST)
     if RunFolder(latest).is_finished:
         return latest.resolve()

@@ -111,13 +111,15 @@ def test_durations_are_read_as_they_are_given():
         (1, 40, 2.0, 8.0, 10.0, 1.0),  # a single epoch
     ],
 )
-def test_the_first_estimate_is_within_a_quarter(epochs, steps, step_s, first_s, val_s, later):
+def test_the_first_estimate_is_within_a_quarter(
+    monkeypatch, epochs, steps, step_s, first_s, val_s, later
+):
     """Simulated: three slow steps at first, and faster epochs after the first one."""
     now, announced, lefts = [0.0], [], []
+    monkeypatch.setattr(time_estimate.time, "perf_counter", lambda: now[0])
     estimate = TimeEstimate(
-        epochs, steps, 0.8 * val_s / step_s, lambda left: announced.append((now[0], left)),
-        clock=lambda: now[0],
-    )  # fmt: skip
+        epochs, steps, 0.8 * val_s / step_s, lambda left: announced.append((now[0], left))
+    )
     for epoch in range(epochs):
         estimate.begin_epoch(0)
         for step in range(steps):

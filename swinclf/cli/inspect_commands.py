@@ -185,14 +185,15 @@ def models_command(
     result_format = tables.chosen_format(result_format, as_json=as_json)
     if not pattern and result_format is ResultFormat.TABLE:
         write_data(tables.recommended_text(recommended_backbones()))
-    count = tables.write_backbones(list_backbones(pattern, impl=impl), result_format)
-    if not count:
+    backbones = list_backbones(pattern, impl=impl)
+    if not backbones:
         raise ConfigError(
             "part of the name of a backbone"
             + (" that this package builds itself" if impl is Impl.NATIVE else ""),
             found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
         )
+    write_data(tables.backbones_text(backbones, result_format))
     return ExitCode.OK
 
 

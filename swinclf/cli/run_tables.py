@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
 from swinclf.cli.tables import ResultFormat
+from swinclf.durations import duration_text
 from swinclf.files import to_json
 from swinclf.reporter import format_percent
 from swinclf.shell_quoting import command_line
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from swinclf.reporting.paired_comparison import PredictionPair
 
 HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
-MINUTE_S, HOUR_S = 60, 3600
 HINTS = 5  # runs with their reason or command
 CLASSES, IMAGES, WIDTH = 20, 10, 40  # of a comparison; the columns of a class name
 
@@ -62,7 +62,7 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
         accuracy,
         f"{run.images:,} {run.split}" if run.images else "",
         _date(run.changed),
-        "" if run.seconds is None else _duration(run.seconds),
+        "" if run.seconds is None else duration_text(run.seconds),
         f"{run.size_bytes / 1e6:,.0f} MB",
     )
 
@@ -71,14 +71,6 @@ def _date(changed: float) -> str:
     """Return a local time, without the year if it is this year."""
     when, now = time.localtime(changed), time.localtime()
     return time.strftime("%m-%d %H:%M" if when.tm_year == now.tm_year else "%Y-%m-%d", when)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < MINUTE_S:
-        return f"{seconds:.0f} s"
-    if seconds < HOUR_S:
-        return f"{seconds / MINUTE_S:.0f} min"
-    return f"{seconds / HOUR_S:.1f} h"
 
 
 def comparison_text(done: Comparison, result_format: ResultFormat) -> str:

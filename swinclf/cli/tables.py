@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
-from swinclf.cli.streams import flush_data, write_data
 from swinclf.data.scanned_files import format_count
 from swinclf.files import to_json
 from swinclf.reporter import format_percent, terminal_safe
@@ -261,22 +260,12 @@ def _backbone_row(one: Backbone) -> str:
     return f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}"
 
 
-def write_backbones(backbones: Iterable[Backbone], result_format: ResultFormat) -> int:
-    """Print backbones as they are found; return their number."""
-    count = 0
-    rows = []
-    for one in backbones:
-        if not count and result_format is ResultFormat.TABLE:
-            write_data(f"{'parameters':>10}  {'px':>4}  name\n")
-        count += 1
-        if result_format is ResultFormat.TABLE:
-            write_data(f"{_backbone_row(one)}\n")
-            flush_data()
-        else:
-            rows.append({"name": one.name, "parameters": one.parameters, "image_px": one.image_px})
-    if rows:
-        write_data(to_json(rows))
-    return count
+def backbones_text(backbones: Sequence[Backbone], result_format: ResultFormat) -> str:
+    """Return names and sizes of backbones, one a line or as a JSON list."""
+    if result_format is ResultFormat.JSON:
+        return to_json([asdict(one) for one in backbones])
+    heading = f"{'parameters':>10}  {'px':>4}  name"
+    return "\n".join([heading, *map(_backbone_row, backbones)]) + "\n"
 
 
 def inspection_text(done: Inspection, result_format: ResultFormat) -> str:

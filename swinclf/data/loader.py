@@ -196,6 +196,12 @@ def _gone(item: object, count: int, deadline_s: float) -> DataError:
     )
 
 
+def evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
+    """Return up to `most` items, evenly spaced, including the first and last."""
+    rows = np.linspace(0, len(items) - 1, min(len(items), most))
+    return [items[round(row)] for row in rows.tolist()]
+
+
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield lists of `size` items, the last one shorter; nothing is dropped."""
     source = iter(items)

@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, measure_values, read_bytes, read_slot
-from swinclf.data.loader import map_ahead
+from swinclf.data.loader import evenly_spaced, map_ahead
 from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange
 
@@ -61,12 +59,11 @@ def measure_ranges(
         except UnreadableImage:
             return None
 
-    heads = _evenly(files, MOST_HEADS)
+    heads = evenly_spaced(files, MOST_HEADS)
     flags = map_ahead(is_wide, heads, workers=workers, ahead=AHEAD, late=lambda _f, _why: False)
     wide = [file for file, flag in zip(heads, flags, strict=True) if flag]
-    measured = map_ahead(
-        measure, _evenly(wide, MOST_IMAGES), workers=workers, ahead=AHEAD, late=lambda _f, _w: None
-    )
+    chosen = evenly_spaced(wide, MOST_IMAGES)
+    measured = map_ahead(measure, chosen, workers=workers, ahead=AHEAD, late=lambda _f, _why: None)
     return merge_ranges(one for one in measured if one is not None)
 
 
@@ -106,10 +103,3 @@ def _by_rule(kind: str, low: float, high: float) -> ValueRange | None:
     if low >= high or (kind, high) == ("uint16", 65535.0):
         return None
     return ValueRange(kind, low, high)
-
-
-def _evenly(files: Sequence[Path], most: int) -> list[Path]:
-    """Return at most `most` files, evenly spaced."""
-    if len(files) <= most:
-        return list(files)
-    return [files[int(row)] for row in np.linspace(0, len(files) - 1, most).round()]

@@ -145,11 +145,6 @@ def _quiet(bar: Colorbar, label: str) -> None:
     bar.set_label(label, color=MUTED, fontsize=9)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Return up to `most` numbers below `count`, evenly spaced, including the first and last."""
-    return sorted({round(one) for one in np.linspace(0, count - 1, min(count, most))})
-
-
 def class_text(name: str, index: int, width: int = 24) -> tuple[str, list[str]]:
     """Return the text for a class, up to `width` columns, and its fonts.
 

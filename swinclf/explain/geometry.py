@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy import typing as npt
 from torch import Tensor
 
+from swinclf.data.loader import evenly_spaced
 from swinclf.explain import drawing
 from swinclf.explain.attention import swin_blocks
 from swinclf.explain.drawing import Pixels
@@ -107,7 +108,7 @@ def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
 def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
     """Draw, for some patches, the similarity of their positions to all others', (h, w, h, w)."""
     rows, columns = alike.shape[:2]
-    at_rows, at_columns = drawing.spread(rows, SMALL_MAPS), drawing.spread(columns, SMALL_MAPS)
+    at_rows, at_columns = (evenly_spaced(range(n), SMALL_MAPS) for n in (rows, columns))
     figure = drawing.new_figure(
         7.6,
         6.6,
@@ -144,7 +145,7 @@ def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
             biases.append((f"stage {number}", swin_blocks(stage)[-1].attn))
     else:
         blocks = [block for block in network.blocks if isinstance(block, Block)]
-        for number in drawing.spread(len(blocks), BLOCKS_SHOWN):
+        for number in evenly_spaced(range(len(blocks)), BLOCKS_SHOWN):
             relative = blocks[number].attn.rel_pos
             biases += [] if relative is None else [(f"block {number + 1}", relative)]
     tables = []

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
 from torch import Tensor
 
+from swinclf.data.loader import evenly_spaced
 from swinclf.explain import drawing
 from swinclf.explain.attention import BlockAttention, Evidence
 from swinclf.explain.drawing import Map, Pixels
@@ -57,7 +58,7 @@ def draw_vit_attention(
     grid = _grid(figure, VIT_MAPS)
     _draw_overview(figure, grid, pixels, followed)
     _draw_distances(figure.add_subplot(grid[0, 2:-1]), found)
-    blocks = drawing.spread(len(found), VIT_MAPS)
+    blocks = evenly_spaced(range(len(found)), VIT_MAPS)
     maps = [_array(found[n].received.mean(0)) for n in blocks]
     labels = [f"block {n + 1}, mean of heads" for n in blocks]
     _draw_row(figure, [*[grid[1, n] for n in range(len(maps))], grid[1, -1]], pixels, maps, labels)

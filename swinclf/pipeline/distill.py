@@ -295,10 +295,8 @@ def _teacher_head(
     scored = format_percent(fitted.accuracy)
     accuracy = f", validation accuracy {scored}" if features.val_count else ""
     report.note(f"teacher: {teacher.name}, with a linear probe as its head{accuracy}")
-    probe = fitted.probe
-    head = nn.Linear(probe.linear.in_features, count).requires_grad_(False)
-    head.weight.copy_(probe.linear.weight / probe.std)
-    head.bias.copy_(probe.linear.bias - head.weight @ probe.mean)
+    head = nn.Linear(fitted.probe.linear.in_features, count).requires_grad_(False)
+    fitted.probe.copy_to(head)
     return head
 
 

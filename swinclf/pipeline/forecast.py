@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TypeVar
 
 import torch
 
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
+from swinclf.data.loader import evenly_spaced
 from swinclf.device import fixed_batch_size
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan
@@ -32,7 +31,6 @@ MIN_STEPS, MAX_STEPS = 2, 8
 HEAD_IMAGE_S = 2e-5  # of an epoch on cached features
 PROBE_IMAGE_S = 2e-3  # of the linear probe
 REPORT_S, REPORT_IMAGE_S = 5.0, 3e-3  # of calibration and report, without the network
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def measure_forward(start: StartingModel, dataset: Dataset, context: Context) ->
         replace(start, extracts_features=True, extraction=uncached),
         replace(context, report=SILENT),
     )
-    sample = _spread(paths, 4 * batch)
+    sample = evenly_spaced(paths, 4 * batch)
     extractor.extract(sample[:batch], lambda *_: (PLAIN,))  # warm-up
     rest = sample[batch:] or sample
     started = time.perf_counter()
@@ -92,7 +90,7 @@ def measure_training(plan: Plan, context: Context) -> float:
     """Return the seconds of an image in training (not of the head only); changes the network."""
     config, device = plan.config, context.hardware.device
     size = default_micro_batch(device, config.batch_size, config.train_size) or config.batch_size
-    sample = _spread(plan.dataset.of(TRAIN), size * (1 + MAX_STEPS))
+    sample = evenly_spaced(plan.dataset.of(TRAIN), size * (1 + MAX_STEPS))
     copies = -(-size * (1 + MIN_STEPS) // len(sample))
     measured = replace(
         plan,
@@ -135,11 +133,6 @@ def forecast(plan: Plan, forward_s: float, train_s: float) -> Forecast:
     return Forecast(
         features_s, probe_s + epochs_s, evaluation_s, _peak_bytes(), start.bytes_on_disk
     )
-
-
-def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """Return at most `count` items, evenly spread."""
-    return list(items[:: max(1, len(items) // count)][:count])
 
 
 def _peak_bytes() -> int | None:

@@ -50,16 +50,21 @@ class Probe(nn.Module):
     def install(self, network: nn.Module) -> None:
         """Copy the head into a network, with the normalisation folded in.
 
-        W ((x - mean) / std) + b  =  (W / std) x + (b - (W / std) mean)
-
         Raises:
             ModelError: If the network's classifier is not a linear layer.
         """
-        weight = self.linear.weight / self.std
-        bias = self.linear.bias - weight @ self.mean
         for classifier in linear_classifiers(network):
-            classifier.weight.copy_(weight)
-            classifier.bias.copy_(bias)
+            self.copy_to(classifier)
+
+    @torch.no_grad()
+    def copy_to(self, classifier: nn.Linear) -> None:
+        """Copy the head into a linear layer, with the normalisation folded in.
+
+        W ((x - mean) / std) + b  =  (W / std) x + (b - (W / std) mean)
+        """
+        weight = self.linear.weight / self.std
+        classifier.weight.copy_(weight)
+        classifier.bias.copy_(self.linear.bias - weight @ self.mean)
 
 
 def linear_classifiers(network: nn.Module) -> list[nn.Linear]:

@@ -8,8 +8,6 @@ Sources: mixup, Zhang et al. 2018; CutMix, Yun et al. 2019; random erasing, Zhon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +45,8 @@ class ImageBatchAugmentation:
             return batch
         if kinds:
             rng = np.random.default_rng([self.seed, epoch, step, 2])
-            with _torch_seed(int(rng.integers(2**63))):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(int(rng.integers(2**63)))
                 kind = kinds[rng.integers(len(kinds))]
                 batch = _mix(batch, kind, alphas[kind])
         if self.erasing:
@@ -62,7 +61,8 @@ class ImageBatchAugmentation:
         erase = v2.RandomErasing(value=0)
         for image, view in zip(batch.inputs, batch.views.tolist(), strict=True):
             rng = np.random.default_rng([self.seed, epoch, view, 3])
-            with _torch_seed(int(rng.integers(2**63))):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(int(rng.integers(2**63)))
                 box = None if torch.rand(1) >= self.erasing else erase.make_params([image])
             if box is not None and box["v"] is not None:
                 top, left, height, width = (box[name] for name in ("i", "j", "h", "w"))
@@ -83,14 +83,3 @@ def _mix(batch: Batch, kind: str, alpha: float) -> Batch:
         targets, others, share = others, targets, 1 - share
     inputs = mixer.transform(batch.inputs, parameters)
     return batch._replace(inputs=inputs, targets=targets, others=others, share=share)
-
-
-@contextmanager
-def _torch_seed(seed: int) -> Iterator[None]:
-    """Seed torch's generator on the CPU, from which torchvision draws, and restore it."""
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)

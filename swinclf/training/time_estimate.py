@@ -15,7 +15,7 @@ class TimeEstimate:
     """The time left for all epochs, of `steps` steps each.
 
     A validation takes as long as `val_steps` steps until one has been measured. `announce` is
-    called once, with the first estimate in seconds; `clock` returns the time in seconds.
+    called once, with the first estimate in seconds.
     """
 
     def __init__(
@@ -24,25 +24,24 @@ class TimeEstimate:
         steps: int,
         val_steps: float,
         announce: Callable[[float], None],
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._epochs, self._steps, self._val_steps = epochs, steps, val_steps
-        self._announce, self._clock = announce, clock
+        self._announce = announce
         self._step_count, self._step_sum = 0, 0.0  # the sum is without the first ones
         self._val_s: float | None = None  # of the last validation
         self._epoch_s: list[float] = []  # of each whole epoch here
         self._is_whole = True
-        self._started = self._epoch_started = self._last = clock()
+        self._started = self._epoch_started = self._last = time.perf_counter()
         self._is_announced = False
 
     def begin_epoch(self, step: int) -> None:
         """Note the start of an epoch, in a resumed training at a later step than 0."""
         self._is_whole = step == 0
-        self._epoch_started = self._last = self._clock()
+        self._epoch_started = self._last = time.perf_counter()
 
     def after_step(self, epoch: int, step: int) -> float | None:
         """Return the seconds left after `step` steps of an epoch (from 0); None if unknown."""
-        now = self._clock()
+        now = time.perf_counter()
         self._step_count += 1
         if self._step_count > WARMUP_STEPS:
             self._step_sum += now - self._last
@@ -60,7 +59,7 @@ class TimeEstimate:
 
     def end_epoch(self) -> None:
         """Note the end of an epoch, after its validation."""
-        now = self._clock()
+        now = time.perf_counter()
         self._val_s = now - self._last
         if self._is_whole:
             self._epoch_s.append(now - self._epoch_started)
