@@ -176,6 +176,20 @@ def test_a_table_may_refer_to_the_dataset(tmp_path):
     assert said[1:] == [f"relative paths of the list refer to '{base}'"]
 
 
+@pytest.mark.usefixtures("files")
+def test_a_label_that_names_a_folder_is_no_path(tmp_path):
+    (tmp_path / "data" / "rose").mkdir(parents=True)
+    said = []
+    rows = "rose,a.png\nrose,gone.png\nsub,b b.png\n"
+    assert paths(rows, base=tmp_path / "data", note=said.append) == ["a.png", "gone.png", "b b.png"]
+    assert not said
+
+
+@pytest.mark.usefixtures("files")
+def test_a_missing_file_in_a_list_of_files_is_not_another_file():
+    assert paths("a.png\nx,b b.png\n") == ["a.png", "x,b b.png"]
+
+
 def test_a_table_that_breaks_off():
     with pytest.raises(DataError, match="column 'path'"):
         paths("path,label\n" + "x" * 200_000 + "\n")

@@ -111,6 +111,7 @@ class _Lines:
     def __init__(self, base: Path | None, note: Callable[[str], None]) -> None:
         self._base, self._note = base, note
         self._cell: tuple[str, int] | None = None  # delimiter and column of rows without a header
+        self._is_plain = False  # whether whole lines are paths, so that none is a row
         self._said_base = False
 
     def paths(self, lines: Iterator[str]) -> Iterator[str]:
@@ -137,17 +138,21 @@ class _Lines:
     def _of_line(self, line: str) -> str:
         guesses = list(_interpretations(line))
         if found := next(filter(_exists, guesses), None):
+            self._is_plain = self._cell is None
             return found
-        return self._of_row(line) or guesses[-1]
+        return ("" if self._is_plain else self._of_row(line)) or guesses[-1]
 
     def _of_row(self, line: str) -> str:
-        """Return the path in a row without a header, such as `path,label`; empty for none."""
+        """Return the path in a row without a header, such as `path,label`; empty for none.
+
+        It is the first cell that names a file: a label may equal the name of a class folder.
+        """
         for delimiter in DELIMITERS:
             if delimiter not in line:
                 continue
             cells = _cells(line, delimiter)
             for index, cell in enumerate(cells):
-                if cell and (found := self._existing(cell)):
+                if cell and (found := self._existing(cell, _is_no_folder)):
                     self._cell = delimiter, index
                     return found
         if self._cell is not None and self._cell[0] in line:
@@ -155,14 +160,14 @@ class _Lines:
             return cells[self._cell[1]] if self._cell[1] < len(cells) else ""
         return ""
 
-    def _existing(self, cell: str) -> str:
+    def _existing(self, cell: str, exists: Callable[[str], bool]) -> str:
         """Return an interpretation of a cell that exists; empty for none."""
         for guess in _interpretations(cell):
-            if _exists(guess):
+            if exists(guess):
                 return guess
             if self._base is not None and not os.path.isabs(guess):  # noqa: PTH117 - a string
                 based = os.path.join(self._base, guess)  # noqa: PTH118 - surrogates and dots stay
-                if _exists(based):
+                if exists(based):
                     self._say_base()
                     return based
         return ""
@@ -173,7 +178,7 @@ class _Lines:
             self._said_base = True
 
     def _of_cell(self, cell: str) -> str:
-        return self._existing(cell) or list(_interpretations(cell))[-1]
+        return self._existing(cell, _exists) or list(_interpretations(cell))[-1]
 
     def _table(
         self, column: tuple[str, str, int], header: str, lines: Iterator[str]
@@ -358,3 +363,7 @@ def _exists(path: str) -> bool:
         return os.path.lexists(path)
     except ValueError:  # a NUL in it
         return False
+
+
+def _is_no_folder(path: str) -> bool:
+    return _exists(path) and not os.path.isdir(path)  # noqa: PTH112 - a string with surrogates
