@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,18 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from swinclf.commands.check import check
+from swinclf.data import thumbnails
 from swinclf.data.folder import ImageFile, scan_folder
+from swinclf.data.images import read_bytes
+from swinclf.data.thread_pool import DEADLINE_VARIABLE
+from swinclf.data_quality import image_stats, near_duplicates
+from swinclf.data_quality.check_page import write_page
 from swinclf.data_quality.findings import (
     FindingKind,
     connected_components,
     find_class_faults,
     find_duplicates,
+    find_image_faults,
     group_identical,
     suggest_fit,
 )
@@ -37,9 +44,10 @@ from swinclf.data_quality.fingerprints import (
     search_fingerprints,
     small_grey,
 )
-from swinclf.data_quality.image_stats import read_image_stats
+from swinclf.data_quality.image_stats import median_side_px, read_image_stats
 from swinclf.data_quality.near_duplicates import find_near_pairs
 from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement
+from swinclf.errors import DataError
 from swinclf.preprocess import Fit
 from swinclf.reporter import SILENT
 
@@ -257,6 +265,44 @@ def test_a_file_that_goes_between_the_passes_is_in_no_pair(land):
     assert len(find_near_pairs(index.root, facts, workers=0, report=SILENT)) == 1
     (land / "moor" / "again.jpg").unlink()
     assert find_near_pairs(index.root, facts, workers=0, report=SILENT) == []
+
+
+@pytest.fixture
+def silent_disk(monkeypatch):
+    """A function after which a module's reads take much longer than their deadline."""
+    ended = threading.Event()
+
+    def silence(module):
+        def read(path):
+            ended.wait(20)
+            return read_bytes(path)
+
+        monkeypatch.setenv(DEADLINE_VARIABLE, "0.2")
+        monkeypatch.setattr(module, "read_bytes", read)
+
+    yield silence
+    ended.set()
+
+
+def test_a_read_that_never_ends_stops_no_check(land, tmp_path, silent_disk):
+    Image.open(land / "moor" / "005.jpg").save(land / "moor" / "again.jpg", quality=70)
+    index = scan_folder(land)
+    facts = read_image_stats(index.root, index.images, workers=0, report=SILENT)
+    silent_disk(near_duplicates)
+    assert find_near_pairs(index.root, facts, workers=0, report=SILENT) == []
+    silent_disk(thumbnails)
+    (finding,) = find_image_faults(index.images[:1], facts.sizes[:1], np.array([6]), np.array([0]))
+    options = {"images": 1, "classes": 1, "fit": "", "findings": [finding], "workers": 0}
+    write_page(tmp_path / "page.html", root=land, **options)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert index.images[0].path.rpartition("/")[2] in page
+    assert "data:image/jpeg" not in page
+
+
+def test_a_disk_that_is_gone_ends_the_median(land, silent_disk):
+    silent_disk(image_stats)
+    with pytest.raises(DataError, match="3 consecutive times"):
+        median_side_px(sorted(land.rglob("*.jpg")))
 
 
 # --- the other findings -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from swinclf.data.images import content_digest
 from swinclf.data.loader import (
     available_batches,
     batched,
+    digest_files,
     load_batches,
     load_for_prediction,
     map_ahead,
@@ -252,6 +253,23 @@ def test_a_disk_that_is_gone_ends_it(files, silent, workers):
     assert "2.png" in error.value.expected
     assert error.value.found == "timed out after 0.2 s, 3 consecutive times"
     assert DEADLINE_VARIABLE in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["3.png", "6.png"])
+def test_a_file_without_an_answer_has_no_digest(files, silent, name):
+    silent |= {name}
+    found = digest_files(files[0].parent, [path.name for path in files])
+    assert found == {
+        path.name: content_digest(path.read_bytes())
+        for path in files
+        if path.name not in (name, "6.png")
+    }
+
+
+def test_no_digests_of_a_disk_that_is_gone(files, silent):
+    silent |= {path.name for path in files}
+    with pytest.raises(DataError, match="3 consecutive times"):
+        digest_files(files[0].parent, [path.name for path in files])
 
 
 def test_a_timeout_of_the_function_s_own_is_an_error_like_any_other():

@@ -144,11 +144,11 @@ def check(
     if output is not None:
         write_json(make_folder(output.parent) / output.name, audit.to_dict())
     if page is not None:
-        _write_page(page, audit)
+        _write_page(page, audit, threads)
     return audit
 
 
-def _write_page(page: Path, audit: Audit) -> None:
+def _write_page(page: Path, audit: Audit, workers: int) -> None:
     from swinclf.data_quality.check_page import (
         write_page,  # its fonts and templates take a second to load
     )
@@ -161,6 +161,7 @@ def _write_page(page: Path, audit: Audit) -> None:
         classes=len(audit.classes),
         fit=f"--fit {audit.fit}: {audit.fit_reason}" if audit.fit else "",
         findings=audit.findings,
+        workers=workers,
         ranges=audit.ranges,
     )
 

@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -385,28 +385,3 @@ def _silence_decoders() -> None:
 
 _open_heic()
 _silence_decoders()
-
-
-def digest_files(root: Path, paths: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the content digests of files in a folder, and why files cannot be read, both by path.
-
-    Nothing is decoded: a file with a digest need not be an image.
-    """
-    digests: dict[str, bytes] = {}
-    errors: dict[str, str] = {}
-    shared: dict[tuple[int, int, int, int], bytes] = {}
-    for path in paths:
-        file, key = root / path, None
-        with suppress(OSError, ValueError):  # `read_bytes` reports the error
-            status = file.stat()
-            if status.st_nlink > 1:
-                key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-        try:
-            digest = shared.get(key) if key else None
-            digests[path] = digest or content_digest(read_bytes(file))
-        except UnreadableImage as error:
-            errors[path] = str(error)
-            continue
-        if key:
-            shared[key] = digests[path]
-    return digests, errors

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,7 @@ from swinclf.data.thread_pool import (
     read_deadline,
 )
 from swinclf.data.transforms import eval_pixels
-from swinclf.device import free_memory, local_processes
+from swinclf.device import default_workers, free_memory, local_processes
 from swinclf.errors import DataError
 from swinclf.preprocess import Preprocess, ValueRange
 
@@ -200,6 +201,27 @@ def evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
     """Return up to `most` items, evenly spaced, including the first and last."""
     rows = np.linspace(0, len(items) - 1, min(len(items), most))
     return [items[round(row)] for row in rows.tolist()]
+
+
+def digest_files(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    """Return the content digests of files in a folder, by path; unreadable files are left out.
+
+    Nothing is decoded: a file with a digest need not be an image.
+
+    Raises:
+        DataError: After several consecutive timeouts, when the disk is assumed to be gone.
+    """
+
+    def digest(path: str) -> tuple[str, bytes]:
+        with suppress(UnreadableImage), read_slot(root / path):
+            return path, content_digest(read_bytes(root / path))
+        return path, b""
+
+    workers = default_workers()
+    found = map_ahead(
+        digest, paths, workers=workers, ahead=2 * workers, late=lambda path, _reason: (path, b"")
+    )
+    return {path: content for path, content in found if content}
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

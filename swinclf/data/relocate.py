@@ -13,7 +13,7 @@ from pathlib import Path
 
 from swinclf.data.cifar import is_image_file
 from swinclf.data.folder import ImageFile
-from swinclf.data.images import digest_files
+from swinclf.data.loader import digest_files
 from swinclf.data.walk import walk_images
 from swinclf.files import read_json
 from swinclf.run_folder import RunFolder
@@ -71,7 +71,7 @@ def find_by_content(
         for folder in (root, *others)
         for path in walk_images(str(folder))
     }
-    now, _ = digest_files(root, sorted(files))
+    now = digest_files(root, sorted(files))
     paths: dict[bytes, list[str]] = defaultdict(list)
     for path, digest in now.items():
         paths[digest].append(path)

@@ -36,6 +36,7 @@ def thumbnails(
     files: Sequence[str],
     *,
     workers: int,
+    side_px: int = THUMBNAIL_PX,
     ranges: tuple[ValueRange, ...] = (),
 ) -> Iterator[bytes | None]:
     """Yield the thumbnail of each of `files` below `root`, in order, computed by threads.
@@ -44,7 +45,7 @@ def thumbnails(
     """
     with suppress(DataError):
         yield from map_ahead(
-            lambda file: thumbnail(root / file, ranges=ranges),
+            lambda file: thumbnail(root / file, side_px, ranges=ranges),
             files,
             workers=workers,
             ahead=AHEAD,

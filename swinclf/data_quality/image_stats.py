@@ -6,7 +6,6 @@ Decodes every file completely, to detect truncation, but a JPEG at a reduced siz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,12 +91,23 @@ def read_image_stats(
 
 
 def median_side_px(paths: Sequence[Path]) -> float | None:
-    """Return the median shorter side of some images, spread evenly; None if none can be read."""
-    sides = []
-    for path in paths[:: max(1, len(paths) // MEASURED)][:MEASURED]:
-        with suppress(UnreadableImage):
-            data = read_bytes(path)
-            sides.append(use_image(data, lambda _, header: min(header.size), decode_px=SIDE))
+    """Return the median shorter side of some images, spread evenly; None if none can be read.
+
+    Raises:
+        DataError: If the disk is gone.
+    """
+
+    def measure(path: Path) -> int | None:
+        try:
+            with read_slot(path):
+                data = read_bytes(path)
+                return use_image(data, lambda _, header: min(header.size), decode_px=SIDE)
+        except UnreadableImage:
+            return None
+
+    chosen = paths[:: max(1, len(paths) // MEASURED)][:MEASURED]
+    found = map_ahead(measure, chosen, workers=0, ahead=1, late=lambda _path, _reason: None)
+    sides = [side for side in found if side is not None]
     return float(np.median(sides)) if sides else None
 
 

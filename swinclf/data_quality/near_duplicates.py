@@ -76,6 +76,9 @@ def find_near_pairs(
     """Return near duplicates that are not exact ones, the best agreement first.
 
     Of exact duplicates only the first is compared; nearly empty images are left out.
+
+    Raises:
+        DataError: If the disk is gone.
     """
     firsts = {digest: row for row, digest in reversed(list(enumerate(stats.digests))) if digest}
     rows = np.array(
@@ -118,7 +121,9 @@ class _ImageComparer:
         """Return the candidates that are duplicates, each pair once, at its best agreement."""
         found: dict[tuple[int, int], NearPair] = {}
         with one_blas_thread(), report.track("comparing", len(candidates), "pairs") as advance:
-            for pair in map_ahead(self._compare, candidates, workers=workers, ahead=64):
+            for pair in map_ahead(
+                self._compare, candidates, workers=workers, ahead=64, late=self._not_compared
+            ):
                 advance(1)
                 smallest = self._stats.sizes[[pair.first, pair.second]].min()
                 needed = AGREEMENT_MIN if smallest >= SMALL_PX else SMALL_AGREEMENT_MIN
@@ -134,6 +139,10 @@ class _ImageComparer:
         else:
             agreement = self._registered(candidate, CropWindow(part))
         return NearPair(min(first, second), max(first, second), agreement, part is None)
+
+    @staticmethod
+    def _not_compared(candidate: _Candidate, _reason: str) -> NearPair:
+        return NearPair(candidate.first, candidate.second, 0.0, candidate.part is None)
 
     def _anywhere(self, candidate: _Candidate) -> float:
         """Return the agreement of one as any crop of the other; 0 if no template matches."""

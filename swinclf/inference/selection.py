@@ -21,7 +21,7 @@ from swinclf.data.folder import (
     dataset_digest,
     scan_folder,
 )
-from swinclf.data.images import digest_files
+from swinclf.data.loader import digest_files
 from swinclf.data.relocate import recorded_folders, sampled
 from swinclf.data.split import SplitRule, read_split
 from swinclf.errors import DataError, RunError
@@ -116,7 +116,7 @@ def _is_dataset_of(run: RunFolder | None, root: Path, card: ModelCard) -> bool:
     recorded = card.split.get("content")
     if recorded is None:
         return True
-    digests, _ = digest_files(root, paths)
+    digests = digest_files(root, paths)
     found = [digests.get(path, b"").hex()[:8] for path in paths]
     same: int = sum(now == then for now, then in zip(found, recorded, strict=False))
     return 2 * same > len(paths)
@@ -134,7 +134,7 @@ def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     rule = replace(rule, val=0.0) if index.has_val else rule
     held_out = [image for image in index.images if image.split in (VAL, TEST)]  # by their folders
     others = [image for image in index.images if image.split not in (VAL, TEST)]
-    digests, _ = digest_files(index.root, (image.path for image in others))
+    digests = digest_files(index.root, (image.path for image in others))
     readable = [image for image in others if image.path in digests]  # the rest was not used
     labels = [image.label for image in readable]
     assigned = rule.assign(labels, [digests[image.path] for image in readable])
