@@ -58,8 +58,10 @@ class FileReplacement:
 
     def __init__(self, path: Path, *, previous: Path | None = None) -> None:
         self._path, self._previous = path, previous
-        self._target = Path(os.path.realpath(path)) if path.is_symlink() else path
-        self._is_special = self._target.exists() and not self._target.is_file()
+        self._is_special = path.exists() and not path.is_file()
+        # The links in /proc to pipes resolve to names that do not exist.
+        follows = path.is_symlink() and not self._is_special
+        self._target = Path(os.path.realpath(path)) if follows else path
         self._temporary = self._target if self._is_special else _temporary_of(self._target)
 
     def __enter__(self) -> FileReplacement:

@@ -352,3 +352,13 @@ def test_a_device_is_written_to_as_it_is(tmp_path):
     os.close(reader)
     write_text(Path(os.devnull), "nothing")
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
+def test_a_pipe_of_the_shell_is_written_to():
+    reader, writer = os.pipe()
+    with FileReplacement(Path(f"/dev/fd/{writer}")) as file:
+        file.write(b"through")
+    os.close(writer)
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
