@@ -134,7 +134,8 @@ def find_duplicates(
     `same` has the groups of rows with equal bytes; `near` the groups that show one image, those of
     equal bytes included, or () if near duplicates were not searched.
     """
-    known_near = [group for group in near if group not in same]
+    exact = set(map(tuple, same))
+    known_near = [group for group in near if tuple(group) not in exact]
     every = near or same
     labels = [group for group in every if len({images[row].label for row in group}) > 1]
     leaks = [group for group in every if len({images[row].split for row in group}) > 1]
