@@ -347,19 +347,14 @@ def group_identical(digests: Sequence[bytes]) -> list[list[int]]:
 
 def connected_components(links: Iterable[Sequence[int]]) -> list[list[int]]:
     """Return the connected components of links of two or more rows, all in ascending order."""
-    edges = [(first, other) for first, *others in links for other in others]
-    if not edges:
-        return []
-    from scipy.sparse import coo_array, csgraph  # takes a while to load
+    from scipy.cluster.hierarchy import DisjointSet  # takes a while to load
 
-    rows, at = np.unique(np.array(edges), return_inverse=True)
-    at = at.reshape(-1, 2)
-    graph = coo_array((np.ones(len(at)), (at[:, 0], at[:, 1])), shape=(len(rows), len(rows)))
-    group_of = csgraph.connected_components(graph)[1]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for row, group in zip(rows.tolist(), group_of.tolist(), strict=True):
-        groups[group].append(row)
-    return sorted(groups.values())
+    rows: DisjointSet[int] = DisjointSet()
+    for link in links:
+        for row in link:
+            rows.add(row)
+            rows.merge(link[0], row)
+    return sorted(sorted(component) for component in rows.subsets())
 
 
 def _group(images: Sequence[ImageFile], group: Sequence[int]) -> Example:
