@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock, Semaphore, Thread
+from queue import Queue
+from threading import Lock, Thread
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -236,14 +236,12 @@ def available_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
     The items are consumed in a separate thread, at most `size` in advance.
     """
-    arrived: SimpleQueue[Item | _End] = SimpleQueue()
-    room = Semaphore(size)
+    arrived: Queue[Item | _End] = Queue(maxsize=size)
 
     def feed() -> None:
         error: BaseException | None = None
         try:
             for item in items:
-                room.acquire()
                 arrived.put(item)
         except BaseException as raised:
             error = raised
@@ -255,7 +253,6 @@ def available_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         while len(group) < size and not isinstance(group[-1], _End) and not arrived.empty():
             group.append(arrived.get())
         items_here = [one for one in group if not isinstance(one, _End)]
-        room.release(max(1, len(items_here)))
         if items_here:
             yield items_here
         if isinstance(end := group[-1], _End):
