@@ -7,14 +7,12 @@ cannot be replaced. Knows nothing about the contents of a run.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from swinclf.files import TEMPORARY, replace_path
 
 LATEST = "latest"
-_STALE_S = 60.0  # creating a link takes no minute
 _IS_WINDOWS = os.name == "nt"
 
 
@@ -53,11 +51,3 @@ def follow_latest(where: Path) -> Path:
                 if run.is_dir():
                     return run / where.relative_to(link)
     return where
-
-
-def remove_stale_links(out: Path) -> None:
-    """Remove unfinished links of killed processes."""
-    for link in out.glob(f".{LATEST}.*{TEMPORARY}"):
-        with suppress(OSError):
-            if time.time() - link.lstat().st_mtime > _STALE_S:
-                link.unlink()

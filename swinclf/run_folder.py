@@ -22,7 +22,7 @@ from swinclf.files import (
     replace_path,
     sync_folder,
 )
-from swinclf.latest_run import LATEST, follow_latest, remove_stale_links
+from swinclf.latest_run import LATEST, follow_latest
 from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_stale_locks
 from swinclf.shell_quoting import quoted
 
@@ -228,7 +228,7 @@ def _draft(final: Path, *, tries: int = 10) -> RunClaim:
 
 
 def _sweep_drafts(out: Path) -> None:
-    """Remove drafts, locks and unfinished links of killed processes."""
+    """Remove drafts and locks of killed processes."""
     prefix, suffix = DRAFT.split("{}")
     for folder in out.glob(DRAFT.format("*")):
         final = out / folder.name.removeprefix(prefix).removesuffix(suffix)
@@ -239,7 +239,6 @@ def _sweep_drafts(out: Path) -> None:
             else:
                 lock.release()
     remove_stale_locks(out)
-    remove_stale_links(out)
 
 
 def _name_taken(final: Path) -> ConfigError:
