@@ -25,6 +25,11 @@ class ParallelBatches:
 
 ONE_BATCH = ParallelBatches(1, first_size=32, max_size=32)
 
+# torch's number of threads is that of the whole process
+_lock = Lock()
+_blocks = 0  # of `divide_threads` that have not ended
+_threads = 0  # number of threads before the first of them
+
 
 def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
     """Return the parallelism for a torch network.
@@ -52,40 +57,21 @@ def divide_threads(parallel: ParallelBatches) -> Iterator[None]:
 
     Blocks may overlap in any order, as of two streams: the last one to end restores the threads.
     """
+    global _blocks, _threads
     if parallel.count == 1:
         yield
         return
-    _division.begin(parallel.count)
+    import torch
+
+    with _lock:
+        if not _blocks:
+            _threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, _threads // parallel.count))
+        _blocks += 1
     try:
         yield
     finally:
-        _division.end()
-
-
-class _ThreadDivision:
-    """The number of torch's threads, which is one for the whole process."""
-
-    def __init__(self) -> None:
-        self._lock, self._blocks, self._before = Lock(), 0, 0
-
-    def begin(self, count: int) -> None:
-        """Divide the threads, unless another block has."""
-        import torch
-
-        with self._lock:
-            if not self._blocks:
-                self._before = torch.get_num_threads()
-                torch.set_num_threads(max(1, self._before // count))
-            self._blocks += 1
-
-    def end(self) -> None:
-        """Restore the threads if this was the last block."""
-        import torch
-
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                torch.set_num_threads(self._before)
-
-
-_division = _ThreadDivision()
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                torch.set_num_threads(_threads)
