@@ -149,31 +149,18 @@ def test_images_of_formats_that_are_not_read_are_named(tmp_path, jpeg):
     assert index.folders == ("a", "b", "c")
 
 
-def test_an_extension_is_judged_by_the_first_of_its_files(tmp_path, jpeg, monkeypatch):
-    monkeypatch.setattr(image_detector, "SNIFFS_PER_EXTENSION", 2)
+def test_each_file_of_an_inconclusive_extension_is_opened(tmp_path, jpeg, monkeypatch):
     opened, real = [], image_detector.read_signature
     monkeypatch.setattr(
         image_detector, "read_signature", lambda path: opened.append(path) or real(path)
     )
     detector = image_detector.ImageDetector()
-    for number in range(4):
-        for end, content in (("data", jpeg), ("blob", b"no image"), ("txt", jpeg), ("jpg", b"")):
-            (tmp_path / f"{number}.{end}").write_bytes(content)
-    uses = {
-        end: [
-            detector.classify(str(tmp_path / f"{number}.{end}"), f"{number}.{end}")
-            for number in range(4)
-        ]
-        for end in ("data", "blob", "txt", "jpg")
-    }
-    assert uses == {
-        "data": [""] * 4,
-        "blob": [None] * 4,
-        "txt": [None] * 4,
-        "jpg": [""] * 4,
-    }
-    assert len(opened) == 4
-    assert detector.unopened == 4
+    contents = {"1.data": jpeg, "2.data": b"no image", "1.blob": b"", "1.txt": jpeg, "1.jpg": b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    uses = {name: detector.classify(str(tmp_path / name), name) for name in contents}
+    assert uses == {"1.data": "", "2.data": None, "1.blob": None, "1.txt": None, "1.jpg": ""}
+    assert [path.rpartition(os.sep)[2] for path in opened] == ["1.data", "2.data", "1.blob"]
 
 
 # Classes that cannot be read

@@ -14,7 +14,6 @@ from contextlib import suppress
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, has_image_name, read_bytes
 from swinclf.data.scanned_files import format_count
 
-SNIFFS_PER_EXTENSION = 2000  # files opened per extension before the others are inferred
 LISTED_EXTENSIONS = 5
 
 # fmt: off
@@ -152,18 +151,11 @@ def counts_by_extension(counts: Mapping[str, int]) -> str:
 
 
 class ImageDetector:
-    """Classifier of files, which opens only those whose extension is inconclusive.
-
-    After `SNIFFS_PER_EXTENSION` files of an extension, further ones are not opened: if any of the
-    opened ones was an image, they are used as images (and listed if they are not).
-    """
+    """Classifier of files, which opens only those whose extension is inconclusive."""
 
     def __init__(self) -> None:
         self.unusual: Counter[str] = Counter()  # images recognized by content, by extension
         self.ignored: Counter[str] = Counter()  # files that are not images, by extension
-        self.unopened = 0  # files classified by others of their extension
-        self._opened: Counter[str] = Counter()
-        self._images: set[str] = set()
 
     def classify(self, path: str, name: str) -> str | None:
         """Return why an image cannot be used, empty if it can; None for no image.
@@ -173,22 +165,13 @@ class ImageDetector:
         if has_image_name(name):
             return ""
         extension, other = extension_of(name), OTHER_IMAGES.get(_end_of(name), "")
-        if is_no_image_name(name):
-            is_image = False
-        elif self._opened[extension] >= SNIFFS_PER_EXTENSION:
-            self.unopened += 1
-            is_image = extension in self._images
-        else:
-            self._opened[extension] += 1
+        if not is_no_image_name(name):
             head = read_signature(path)
             # A raw image of a camera is a TIFF whose first page is a thumbnail.
-            is_image = is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS))
+            if is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS)):
+                self.unusual[extension] += 1
+                return ""
             other = other or unsupported_format(head)
-            if is_image:
-                self._images.add(extension)
-        if is_image:
-            self.unusual[extension] += 1
-            return ""
         if other:
             return f"{other}, which is not supported: convert it, e.g. to PNG"
         self.ignored[extension] += 1
@@ -203,8 +186,3 @@ class ImageDetector:
             )
         if self.ignored:
             yield f"ignored, not images: {counts_by_extension(self.ignored)}"
-        if self.unopened:
-            yield (
-                f"{format_count(self.unopened, 'file')} classified by others of the same extension,"
-                " without being opened"
-            )
