@@ -1,7 +1,8 @@
 """Recursive walk over the possible images of a folder, through links, each folder once.
 
 Links to files and folders are followed, except to a folder that contains the link, or to one that
-is read anyway: no image is read twice, and the walk terminates.
+is read anyway: no folder is read twice, and the walk terminates. A linked file is a file of the
+folder that holds the link.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def walk_images(
     """Yield the paths of all images below a folder, sorted, each starting with `folder`.
 
     Unreadable files and folders are yielded as well, to be reported when they are read. Hidden
-    files and links to what is read anyway are ignored. `order` is as of `FolderWalk`; `ignored`
-    gets the number of files that are no images, by extension.
+    files and links to folders that are read anyway are ignored. `order` is as of `FolderWalk`;
+    `ignored` gets the number of files that are no images, by extension.
     """
     real = os.path.realpath(folder)
     walk = FolderWalk(Path(real), [real], order=order)
