@@ -34,7 +34,7 @@ from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
 from swinclf.errors import DataError
 from swinclf.shell_quoting import quoted
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".7z", ".rar")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _ANNOTATION_FOLDERS = frozenset({"labels", "label", "annotations", "annotation"})
 
 

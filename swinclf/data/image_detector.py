@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from swinclf.data.images import HEAD_BYTES, UnreadableImage, has_image_name, read_bytes
 from swinclf.data.scanned_files import format_count
+from swinclf.data.tiff_tags import is_tiff
 
 LISTED_EXTENSIONS = 5
 
@@ -56,15 +57,11 @@ _JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume 
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
 )
-_STARTS = (  # the first bytes of supported formats
+_STARTS = (  # the first bytes of supported formats, besides TIFF
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
     b"GIF89a",
-    b"II*\x00",  # TIFF
-    b"MM\x00*",
-    b"II+\x00\x08\x00\x00\x00",  # BigTIFF
-    b"MM\x00+\x00\x08\x00\x00",
     b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # JPEG 2000
     b"\xff\x4f\xff\x51",
     b"qoif",
@@ -80,7 +77,6 @@ _OTHER_STARTS = (
 )
 _PORTABLE_MAP = re.compile(rb"P[1-6]\s+(#|\d)")
 _BITMAP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # bytes of a BMP's second header
-_TIFF_STARTS = (b"II", b"MM")
 
 
 def is_junk(name: str) -> bool:
@@ -115,7 +111,7 @@ def extension_of(name: str) -> str:
 
 def is_readable_format(head: bytes) -> bool:
     """Return whether the first bytes are those of a supported image format."""
-    if head.startswith(_STARTS):
+    if head.startswith(_STARTS) or is_tiff(head):
         return True
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return True
@@ -168,7 +164,7 @@ class ImageDetector:
         if not is_no_image_name(name):
             head = read_signature(path)
             # A raw image of a camera is a TIFF whose first page is a thumbnail.
-            if is_readable_format(head) and not (other and head.startswith(_TIFF_STARTS)):
+            if is_readable_format(head) and not (other and is_tiff(head)):
                 self.unusual[extension] += 1
                 return ""
             other = other or unsupported_format(head)

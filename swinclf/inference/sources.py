@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from swinclf.data.dataset_layout import ARCHIVES
 from swinclf.data.images import turn_upright
 from swinclf.data.walk import walk_images
 from swinclf.errors import ConfigError
@@ -22,7 +23,6 @@ from swinclf.errors import ConfigError
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
 ENCODED = (bytes, bytearray, memoryview)
 ONE = "a path, the bytes of an image file, a PIL image or a (height, width, 3) uint8 array"
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
 def list_sources(inputs: Any) -> Iterable[Any]:
