@@ -227,6 +227,21 @@ def test_a_network_of_timm_is_built_with_the_given_arguments(cli, dataset, tmp_p
     assert json.loads(again.out)["images"] == 6  # its validation split
 
 
+def test_a_run_whose_arguments_only_timm_knows_is_trained_scored_and_inspected(cli, dataset):
+    shape = ("depth=1", "embed_dim=32", "num_heads=2", "patch_size=16", "drop_rate=0.1")
+    words = [word for one in shape for word in ("--model-arg", one)]
+    words += ["--model", "vit_tiny_patch16_224", "--impl", "timm", "--no-pretrained"]
+    done = cli("train", dataset, *words, "--img-size", 32, "--epochs", 1)
+    assert done.code == 0, done.err
+    assert cli("eval", dataset).code == 0
+    assert json.loads(cli("inspect", "runs/latest", "--json").out)["image_px"] == [32, 32]
+    for command in (("eval", dataset), ("predict", dataset), ("export",)):
+        refused = cli(*command, "--impl", "native")
+        assert refused.code == 1
+        assert "drop_rate: unknown" in refused.err
+        assert "--impl timm, as it was trained" in refused.err
+
+
 @pytest.mark.parametrize(
     ("argument", "code", "words"),
     [

@@ -164,7 +164,9 @@ def find_target(
             hint="the run it was exported from",
         )
     card = read_card(file)
-    architecture = architecture_of(card, impl=default_impl(card.model))
+    # Arguments are in the words of the backend that built the run.
+    impl = card.impl if card.model_args else default_impl(card.model)
+    architecture = architecture_of(card, impl=impl)
     return InspectionTarget(architecture, file, card)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from swinclf.card import ModelCard, check_sizes
 from swinclf.config import Impl
-from swinclf.errors import WeightsError
+from swinclf.errors import ConfigError, ModelError, WeightsError
 from swinclf.models.build import Architecture, create_network, meta_parameters
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
@@ -48,7 +48,7 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
     architecture = architecture_of(card, impl=impl)
     # timm's networks may use more of a parameter than its shape: Swin's masks use its device.
     with meta_parameters() if architecture.impl is Impl.NATIVE else nullcontext():
-        network = create_network(architecture)
+        network = _build(architecture, card)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -66,6 +66,21 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
     check_sizes(card, where=str(path), logits=None)
     network.load_state_dict(tensors, assign=True)
     return network.eval(), card
+
+
+def _build(architecture: Architecture, card: ModelCard) -> nn.Module:
+    """Build the network; ModelError if only the card's own backend knows its arguments."""
+    try:
+        return create_network(architecture)
+    except (ConfigError, ModelError) as error:
+        if architecture.impl is card.impl or not card.model_args:
+            raise
+        arguments = ", ".join(f"{key}={value}" for key, value in card.model_args.items())
+        raise ModelError(
+            f"a run that --impl {architecture.impl} can build: '{card.model}' with {arguments}",
+            found=error.found,
+            hint=f"--impl {card.impl}, as it was trained",
+        ) from error
 
 
 def _check_head(
