@@ -344,3 +344,22 @@ def test_a_convolutional_networks_layers_are_timms_own(coarse):
     assert trained == {
         name for name in found if not name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1"))
     }
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "inception_v3"])
+def test_layers_that_a_function_numbers_are_timms_own(name, coarse):
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=3)
+    groups = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)
+    assert layer_numbers(network, coarse=coarse) == groups
+
+
+def test_a_network_without_groups_has_a_backbone_and_a_head():
+    with torch.device("meta"):
+        network = timm.create_model("poolformer_s12", num_classes=3)
+    numbers = layer_numbers(network, coarse=False)
+    assert {name for name, number in numbers.items() if number} == {
+        "head.fc.weight",
+        "head.fc.bias",
+    }

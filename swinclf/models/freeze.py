@@ -1,13 +1,14 @@
 """Frozen parts of a network, and the depth of each parameter.
 
 Both use one numbering of the parameters: 0 is the stem, then the stages (or blocks), last the head.
-Networks define the groups by regular expressions (`group_matcher`, as in timm).
+Networks define the groups by regular expressions or a function (`group_matcher`, as in timm).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -24,20 +25,16 @@ def layer_numbers(network: nn.Module, *, coarse: bool) -> dict[str, int]:
 
     0 for the stem, 1 and so on for stages or blocks, the largest number for parameters that match
     no rule of the network's `group_matcher`: the head, and a norm before it that is its own group.
-    `coarse` is whether to count a Swin by stages rather than blocks.
+    Without a `group_matcher`, 1 for the head and 0 for all others. `coarse` is whether to count a
+    Swin by stages rather than blocks.
     """
-    matcher: Mapping[str, Any] = network.group_matcher(coarse=coarse)  # type: ignore[operator]
-    rules = [
-        (re.compile(pattern), (float(order),), suffix)
-        for order, patterns in enumerate(matcher.values())
-        for pattern, suffix in ([(patterns, None)] if isinstance(patterns, str) else patterns)
-    ]
-    keys = {name: _key(name, rules) for name, _ in network.named_parameters()}
+    key_of = _key_function(network, coarse=coarse)
+    keys = {name: key_of(name) for name, _ in network.named_parameters()}
     numbers: dict[tuple[float, ...], int] = {}
     current = -1
     for key in sorted(set(keys.values())):
-        current += key[-1] != WITH_PREVIOUS
-        numbers[key] = max(current, 0)
+        current += current < 0 or key[-1] != WITH_PREVIOUS
+        numbers[key] = current
     return {name: numbers[key] for name, key in keys.items()}
 
 
@@ -79,6 +76,30 @@ def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
     classifier = network.get_classifier()  # type: ignore[operator]
     modules = classifier if isinstance(classifier, tuple) else (classifier,)
     return [parameter for module in modules for parameter in module.parameters()]
+
+
+def _key_function(network: nn.Module, *, coarse: bool) -> Callable[[str], tuple[float, ...]]:
+    """Return the function from a parameter's name to its sort key.
+
+    Not timm's `group_parameters`: importing it takes seconds, which native networks do without.
+    """
+    if not hasattr(network, "group_matcher"):
+        ids = {id(parameter) for parameter in classifier_parameters(network)}
+        head = {name for name, one in network.named_parameters() if id(one) in ids}
+        return lambda name: _HEAD if name in head else (0.0,)
+    matcher: Any = network.group_matcher(coarse=coarse)  # type: ignore[operator]
+    if callable(matcher):
+        return lambda name: _as_tuple(matcher(name))
+    rules = [
+        (re.compile(pattern), (float(order),), suffix)
+        for order, patterns in enumerate(matcher.values())
+        for pattern, suffix in ([(patterns, None)] if isinstance(patterns, str) else patterns or ())
+    ]
+    return partial(_key, rules=rules)
+
+
+def _as_tuple(number: Any) -> tuple[float, ...]:
+    return tuple(number) if isinstance(number, Iterable) else (number,)
 
 
 def _key(
