@@ -24,6 +24,9 @@ class Fit(StrEnum):
     SQUASH = "squash"  # scale both sides, without the aspect ratio
 
 
+FIT_OF_CROP_MODE = {"center": Fit.CROP, "border": Fit.PAD, "squash": Fit.SQUASH}  # as timm names it
+
+
 class Interpolation(StrEnum):
     """The resampling filter, by Pillow's names."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import timm
@@ -24,6 +24,7 @@ from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
 from swinclf.models.build import Architecture, create_network
 from swinclf.models.store import save_model
+from swinclf.models.timm_networks import timm_preprocess
 from swinclf.models.weights.known_preprocess import (
     CLIP,
     HALF,
@@ -137,6 +138,15 @@ def test_timms_config_beside_the_weights(tmp_path: Path) -> None:
         fit=Fit.SQUASH,
         img_size=64,
     )
+
+
+def test_the_mode_that_adds_borders_pads(tmp_path: Path) -> None:
+    known = beside(tmp_path, "config.json", {"pretrained_cfg": {"crop_mode": "border"}})
+    assert known is not None
+    assert known.fit is Fit.PAD
+    config = replace(timm.get_pretrained_cfg(NAME), crop_mode="border")
+    with patch.object(timm, "get_pretrained_cfg", return_value=config):
+        assert timm_preprocess(NAME).fit is Fit.PAD
 
 
 def test_a_training_uses_it_unless_told_otherwise(tmp_path: Path) -> None:

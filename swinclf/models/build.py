@@ -38,7 +38,7 @@ from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.load_report import WeightsReport, make_report
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion
-from swinclf.preprocess import Fit, Interpolation, Preprocess
+from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, LoggingReporter, Reporter
 
 
@@ -334,7 +334,7 @@ def _native_preprocess(architecture: Architecture) -> Preprocess:
         mean=like.mean,
         std=like.std,
         crop_pct=1.0 if is_custom else like.crop_pct,
-        fit=Fit.SQUASH if like.crop_mode == "squash" else Fit.CROP,
+        fit=FIT_OF_CROP_MODE.get(like.crop_mode, Fit.CROP),
     )
 
 

@@ -16,12 +16,11 @@ from torch import nn
 from swinclf.errors import RunError, WeightsError
 from swinclf.files import read_json
 from swinclf.models.timm_networks import constructor_arguments, first_error_text
-from swinclf.preprocess import Fit, Preprocess
+from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Preprocess
 
 CONFIG, REST, WEIGHTS = "config.json", "swinclf.json", "model.safetensors"
 RULE = "reject.safetensors"
-_CROP_MODES = {Fit.CROP: "center", Fit.PAD: "border", Fit.SQUASH: "squash"}
-_FITS = {mode: fit for fit, mode in _CROP_MODES.items()}
+_CROP_MODES = {fit: mode for mode, fit in FIT_OF_CROP_MODE.items()}
 
 
 def timm_config(
@@ -82,7 +81,7 @@ def read_folder_metadata(folder: Path) -> dict[str, str]:
             "preprocessing": {
                 "height": height,
                 "width": width,
-                "fit": _FITS[data["crop_mode"]],
+                "fit": FIT_OF_CROP_MODE[data["crop_mode"]],
                 **{name: data[name] for name in ("interpolation", "mean", "std", "crop_pct")},
                 **({"ranges": rest["ranges"]} if rest.get("ranges") else {}),
             },

@@ -12,7 +12,7 @@ from torch import nn
 
 from swinclf.errors import ConfigError, ModelError, WeightsError
 from swinclf.models.names import DEFAULT, name_alternatives, suggest_names
-from swinclf.preprocess import Fit, Interpolation, Preprocess
+from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
 
 _OTHER_OPTIONS = {  # arguments of timm's constructors that have an option, or none to change
     "img_size": "--img-size",
@@ -217,7 +217,7 @@ def timm_preprocess(name: str) -> Preprocess:
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         crop_pct=float(data["crop_pct"]),
-        fit=Fit.SQUASH if data["crop_mode"] == "squash" else Fit.CROP,
+        fit=FIT_OF_CROP_MODE.get(data["crop_mode"], Fit.CROP),
     )
 
 

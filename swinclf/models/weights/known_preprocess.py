@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from swinclf.models.weights.layouts import LAYOUTS
-from swinclf.preprocess import Colours, Fit, Interpolation, Preprocess
+from swinclf.preprocess import FIT_OF_CROP_MODE, Colours, Fit, Interpolation, Preprocess
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -133,7 +133,7 @@ def _from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         "std": _colours(own.get("std")),
         "interpolation": _interpolation(own.get("interpolation")),
         "crop_pct": _fraction(own.get("crop_pct")),
-        "fit": None if mode is None else Fit.SQUASH if mode == "squash" else Fit.CROP,
+        "fit": None if mode is None else FIT_OF_CROP_MODE.get(str(mode), Fit.CROP),
         "img_size": _side(size[1:]),
     }
 
