@@ -339,6 +339,7 @@ def test_pictures_of_published_weights(cli, home, hub, tmp_path):  # noqa: ARG00
     assert (alone.code, local.code, done.code) == (0, 0, 0), done.err
     assert any(line.startswith(f"GET /timm/{OWN_MODEL}") for line in hub.requests)
     assert "published weights" in done.err
+    assert "fetching the published weights" in done.err
     random, ours, theirs = (
         np.asarray(Image.open(tmp_path / place / "positions.png")).astype(int)
         for place in ("random", "file", "hub")

@@ -88,7 +88,7 @@ class InspectionTarget:
         name = self.architecture.name
         if pretrained:
             hub_id = None if name in OWN_SHAPES else native_data_config(name).hub_id
-            file, whose = find_pretrained(name, hub_id), "the published weights"
+            file, whose = find_pretrained(name, hub_id, report=report), "the published weights"
         elif weights is not None:
             file, whose = find_weights(weights).path, f"the weights in {weights.name}"
         else:
