@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import timm
 from conftest import (
     SMALL_MODEL,
+    error_lines,
     read_rows,
     resume_run,
     same_weights,
@@ -15,6 +17,7 @@ from conftest import (
     weights_of,
 )
 from PIL import Image
+from safetensors.torch import save_file
 
 import swinclf
 from swinclf.commands import train as train_verb
@@ -69,6 +72,18 @@ def test_the_training_scores_are_those_of_the_head(dataset, tmp_path):
     answers = model.predict([dataset / path for path in paths])
     right = [one.label == path.split("/")[0] for one, path in zip(answers, paths, strict=True)]
     assert float(row["train_accuracy"]) == pytest.approx(np.mean(right))
+
+
+def test_a_network_without_a_linear_head_is_fine_tuned_without_a_probe(cli, dataset, tmp_path):
+    weights = tmp_path / "dla.safetensors"
+    save_file(timm.create_model("dla46_c").state_dict(), weights)
+    flags = ("--model", "dla46_c", "--weights", weights, "--img-size", "32", "--epochs", "1")
+    refused = cli("train", dataset, *flags)
+    assert refused.code == 1
+    assert "--no-freeze-layers" in error_lines(refused)[2]
+    done = cli("train", dataset, *flags, "--no-freeze-layers")
+    assert done.code == 0, done.err
+    assert not (tmp_path / done.out.strip() / "baseline.json").exists()
 
 
 @pytest.mark.parametrize("words", [("--epochs", "3"), ("--lr", "0.01")])

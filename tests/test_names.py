@@ -14,7 +14,7 @@ from network_cases import distinct_names
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError
 from swinclf.models.arguments import SWIN_ARGUMENTS, VIT_ARGUMENTS
-from swinclf.models.build import Architecture, create_network, reset_head
+from swinclf.models.build import Architecture, build_network, create_network, reset_head
 from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.make_registry import FAMILIES, architectures, count_parameters, weights
@@ -256,6 +256,12 @@ def test_arguments_that_timm_does_not_know_or_have_an_option_are_refused(
     done = cli("train", dataset, "--model", "test_vit", "--no-pretrained", "--model-arg", argument)
     assert (done.code, done.out) == (code, "")
     assert words in done.err
+
+
+def test_a_network_whose_features_are_several_tensors_is_refused():
+    with pytest.raises(ModelError) as caught:
+        build_network(Architecture("crossvit_9_240", Impl.TIMM, 3))
+    assert caught.value.found == "features of several parts (list)"
 
 
 @pytest.mark.parametrize(

@@ -340,12 +340,19 @@ def _native_preprocess(architecture: Architecture) -> Preprocess:
 
 @torch.inference_mode()
 def _check_classifier(network: nn.Module, architecture: Architecture) -> None:
-    """Run one grey image, so that a network that is no classifier fails early."""
+    """Run one grey image, so that a network that is no classifier fails early.
+
+    It is run as it is used: the features, which have to be one tensor, and the head after them.
+    """
     classes, size = architecture.num_classes, architecture.img_size
     try:
         preprocess = default_preprocess(architecture, img_size=size)
         picture = torch.zeros(1, 3, preprocess.height, preprocess.width)
-        shape = tuple(network.eval()(picture).shape)
+        network.eval()
+        tokens = network.forward_features(picture)  # type: ignore[operator]
+        if not isinstance(tokens, torch.Tensor):
+            raise TypeError(f"features of several parts ({type(tokens).__name__})")
+        shape = tuple(network.forward_head(tokens).shape)  # type: ignore[operator]
         network.train()
         found = f"an output of shape {shape}"
     except Exception as error:  # whatever a network raises for an unsuitable input

@@ -71,11 +71,15 @@ def train_mode(network: nn.Module, *, frozen_statistics: bool = False) -> None:
             module.eval()
 
 
+def classifiers(network: nn.Module) -> list[nn.Module]:
+    """Return the classification head; two of a distilled network, which averages them."""
+    classifier = network.get_classifier()  # type: ignore[operator]
+    return list(classifier) if isinstance(classifier, tuple) else [classifier]
+
+
 def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
     """Return the parameters of the classification head (of both heads of a distilled network)."""
-    classifier = network.get_classifier()  # type: ignore[operator]
-    modules = classifier if isinstance(classifier, tuple) else (classifier,)
-    return [parameter for module in modules for parameter in module.parameters()]
+    return [one for module in classifiers(network) for one in module.parameters()]
 
 
 def _key_function(network: nn.Module, *, coarse: bool) -> Callable[[str], tuple[float, ...]]:

@@ -23,7 +23,7 @@ from swinclf.models.build import (
     load_network,
 )
 from swinclf.models.compute import is_convolutional
-from swinclf.models.freeze import freeze_stages
+from swinclf.models.freeze import classifiers, freeze_stages
 from swinclf.models.weights.find import StartingWeights, find_weights
 from swinclf.models.weights.known_preprocess import (
     KnownPreprocess,
@@ -70,8 +70,8 @@ class StartingModel:
     preprocess: Preprocess
     regime: Regime  # which of its parameters train
     trained_weights: bool  # whether it has trained weights
-    # whether to extract its features: the backbone is frozen, or has trained weights that do not
-    # come from a checkpoint
+    # whether to extract its features: the backbone is frozen, or has a linear head and trained
+    # weights that do not come from a checkpoint
     extracts_features: bool
     frozen_digest: str  # of the frozen backbone; empty if the whole network is in the checkpoints
     extraction: ExtractionOptions
@@ -145,7 +145,10 @@ def build_starting_model(
     settings, preprocess = _choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
     settings, extraction = _choose_extraction(settings, index.classes, tunes_convolutions)
-    extracts_features = regime is Regime.HEAD or (trained_weights and not from_checkpoint)
+    has_probe = all(isinstance(one, nn.Linear) for one in classifiers(network))
+    extracts_features = regime is Regime.HEAD or (
+        trained_weights and not from_checkpoint and has_probe
+    )
     return settings, StartingModel(
         network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded
     )

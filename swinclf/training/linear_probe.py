@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from swinclf.errors import ModelError
+from swinclf.models.freeze import classifiers
 
 
 class Probe(nn.Module):
@@ -68,18 +69,18 @@ class Probe(nn.Module):
 
 
 def linear_classifiers(network: nn.Module) -> list[nn.Linear]:
-    """Return the network's classification head; two for a distilled network, which averages them.
+    """Return `classifiers` of a network.
 
     Raises:
         ModelError: If it is not linear, so that no head can be trained on cached features.
     """
-    classifier = network.get_classifier()  # type: ignore[operator]
-    modules = list(classifier) if isinstance(classifier, tuple) else [classifier]
-    for module in modules:
+    linear = []
+    for module in classifiers(network):
         if not isinstance(module, nn.Linear):
             raise ModelError(
                 "a linear layer as the network's classifier",
                 found=type(module).__name__,
                 hint="--no-freeze-layers, or another --model",
             )
-    return modules
+        linear.append(module)
+    return linear
