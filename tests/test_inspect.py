@@ -22,9 +22,10 @@ from swinclf.explain import attention as looking
 from swinclf.explain.target import synthetic_picture
 from swinclf.models.build import Architecture, default_preprocess
 from swinclf.models.compute import Computer
+from swinclf.models.layers import merge_heads, split_heads
 from swinclf.models.names import build_native
 from swinclf.models.store import save_model
-from swinclf.models.swin import from_windows
+from swinclf.models.swin import SwinBlock, from_windows, to_windows
 
 VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
 SWIN = {"embed_dim": "12", "depths": "2-2", "num_heads": "2-4", "window_size": "3"}
@@ -159,12 +160,14 @@ def test_rows_of_attention_sum_to_one(small):
 def test_attention_written_out_gives_the_blocks_own_output(small):
     with torch.no_grad():
         for _, block, x in looking._block_inputs(small, images(small, 1)):
-            tokens = looking.block_tokens(block, x)
-            values = looking.project_qkv(block.attn, tokens)[2]
+            tokens = block.norm1(x)
+            if isinstance(block, SwinBlock):
+                tokens = to_windows(block.shifted(tokens), block.window)[0]
+            values = split_heads(block.attn.qkv(tokens), block.attn.heads)[2]
             mixed = looking.attention_weights(block, x) @ values
-            out = block.attn.proj(mixed.transpose(-3, -2).flatten(-2))
-            if out.dim() == 2:
-                expected = block.attn(block.norm1(x))[0]
+            out = block.attn.proj(merge_heads(mixed))
+            if not isinstance(block, SwinBlock):
+                expected = block.attn(tokens)
             else:
                 down, across = (a + b for a, b in zip(block.grid, block.padding, strict=True))
                 out = from_windows(out[None], block.window, (down, across))
@@ -192,7 +195,7 @@ def swin_matrix(block, weights):
     """A block's attention as one matrix between all tokens of its grid, padding left out."""
     tokens = block.grid[0] * block.grid[1]
     places = torch.arange(tokens).view(1, *block.grid, 1) + 1  # 0 is padding
-    cut = looking.to_windows(block.shifted(places), block.window)[0, :, :, 0]
+    cut = to_windows(block.shifted(places), block.window)[0, :, :, 0]
     matrix = torch.zeros(tokens + 1, tokens + 1)
     for window, among in zip(cut, weights.mean(1), strict=True):
         matrix[window[:, None], window[None, :]] = among

@@ -9,17 +9,18 @@ C channels, A heads, E channels of a head, B windows, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from swinclf.models.compute import is_convolutional
-from swinclf.models.swin import Swin, SwinBlock, SwinStage, from_windows, to_windows
+from swinclf.models.layers import split_heads
+from swinclf.models.swin import Swin, SwinBlock, from_windows, to_windows
 from swinclf.models.vit import Block, ViT
 
 SMOOTHING_COPIES = 8
@@ -59,31 +60,6 @@ class Evidence:
     units: str = "tokens"  # meaning of a cell: tokens, or positions in a feature map
 
 
-def project_qkv(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values of a block's attention, (..., T, C) -> (..., A, T, E) each.
-
-    The attention is the `Attention` of a ViT or the `WindowAttention` of a Swin.
-    """
-    source: Any = attention
-    qkv = source.qkv(x).unflatten(-1, (3, source.heads, -1))
-    q, k, v = (part.transpose(-3, -2) for part in qkv.unbind(-3))
-    if hasattr(source, "q_norm"):
-        q, k = source.q_norm(q), source.k_norm(k)
-    return q, k, v
-
-
-def block_tokens(block: nn.Module, x: Tensor) -> Tensor:
-    """Return the tokens that attend to each other: normalised, and in a Swin cut into windows.
-
-    `x` is the block's input for one image, (1, T, C) -> (T, C), or (1, h, w, C) -> (B, T, C).
-    """
-    assert isinstance(block, Block | SwinBlock)
-    x = block.norm1(x)
-    if isinstance(block, Block):
-        return x[0]
-    return to_windows(block.shifted(x), block.window)[0]
-
-
 def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
     """Return the attention weights of a block of either network; rows sum to 1.
 
@@ -93,8 +69,13 @@ def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
     2021, eq. 4.
     """
     assert isinstance(block, Block | SwinBlock)
-    q, k, _ = project_qkv(block.attn, block_tokens(block, x))
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    tokens = block.norm1(x)
+    if isinstance(block, SwinBlock):
+        tokens = to_windows(block.shifted(tokens), block.window)[0]
+    q, k, _ = split_heads(block.attn.qkv(tokens), block.attn.heads)  # (1 or B, A, T, E) each
+    if isinstance(block, Block):
+        q, k = block.attn.q_norm(q)[0], block.attn.k_norm(k)[0]
+    scores = q @ k.mT * q.shape[-1] ** -0.5
     if isinstance(block, SwinBlock):
         scores = scores + block.attn.position_bias()
         if block.attn_mask is not None:
@@ -281,29 +262,19 @@ def _block_inputs(
     network: ViT | Swin, image: Tensor
 ) -> Iterator[tuple[str, Block | SwinBlock, Tensor]]:
     """Run the network and yield each block's name, the block, and its input."""
-    if isinstance(network, Swin):
-        yield from _swin_block_inputs(network, image)
-        return
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
+    blocks = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Block | SwinBlock)
+    }
     with _recorded_inputs(blocks) as inputs:
         network(image)
     for name, block in blocks.items():
         yield name, block, inputs[name]
 
 
-def _swin_block_inputs(network: Swin, image: Tensor) -> Iterator[tuple[str, SwinBlock, Tensor]]:
-    """Run block by block, since an accelerated stage does not restore the grid in between."""
-    x = network.patch_embed(image)
-    for index, stage in enumerate(network.layers):
-        assert isinstance(stage, SwinStage)
-        x = stage.downsample(x)
-        for number, block in enumerate(swin_blocks(stage)):
-            yield f"layers.{index}.blocks.{number}", block, x
-            x = block(x)
-
-
 @contextmanager
-def _recorded_inputs(modules: dict[str, Block]) -> Iterator[dict[str, Tensor]]:
+def _recorded_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     inputs: dict[str, Tensor] = {}
 
     def record(name: str, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
