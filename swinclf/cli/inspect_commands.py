@@ -99,7 +99,7 @@ ImageOption = Annotated[
     typer.Option(
         "--image",
         help="Draw the network's attention on this image.",
-        show_default="with --output: a sample of the run, else a drawn flower",
+        show_default="with --output: a sample of the run, else a photograph",
     ),
 ]
 PicturesOption = Annotated[

@@ -20,7 +20,7 @@ from swinclf.shell_quoting import command_line, quoted
 class FigureOptions:
     """Options of the figures. By default none are drawn."""
 
-    # an image file; None for one of the run's samples, else a synthetic image
+    # an image file; None for one of the run's samples, else a photograph of a flower
     image: Path | None = None
     output: Path | None = None  # folder of the figures; None for the next free inspect-NAME-N here
     weights: Path | None = None  # a weights file or run with weights for a named network

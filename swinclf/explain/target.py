@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
-from swinclf.errors import DataError, ModelError, RunError
+from swinclf.errors import DataError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.models.build import Architecture, create_network, default_preprocess, load_network
 from swinclf.models.embedded import EMBEDDED
@@ -22,10 +22,7 @@ from swinclf.models.names import (
     OWN_SHAPES,
     default_impl,
     is_native,
-    name_alternatives,
     native_data_config,
-    native_names,
-    suggest_names,
 )
 from swinclf.models.store import architecture_of, load_model, read_card
 from swinclf.models.swin import Swin
@@ -112,7 +109,7 @@ class InspectionTarget:
     def picture(self, path: Path | None, preprocess: Preprocess) -> tuple[np.ndarray, str]:
         """Return an image at the network's input size, (H, W, 3) uint8, and a description.
 
-        Without a path it is one of the run's samples, or else a synthetic one.
+        Without a path it is one of the run's samples, or else a photograph of a flower.
 
         Raises:
             DataError: If it cannot be read.
@@ -122,8 +119,7 @@ class InspectionTarget:
             path = min(RunFolder(self.file.parent).samples.glob("*.jpg"), default=None)
             words = f"a sample of the run, {path.name}" if path else ""
         if path is None:
-            drawn = synthetic_picture(preprocess.height, preprocess.width)
-            return drawn, "a drawn flower (no --image)"
+            path, words = _photograph(), "a photograph of a flower (no --image)"
         loaded = load_for_prediction(path, preprocess)
         if loaded.pixels is None:
             raise DataError(
@@ -170,43 +166,18 @@ def find_target(
     return InspectionTarget(architecture, file, card)
 
 
+def _photograph() -> Path:
+    """Return the photograph that comes with scikit-learn, which takes long to import."""
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "images" / "flower.jpg"
+
+
 def _published_classes(name: str) -> int:
     """Return the number of classes of a name's published head; ModelError for an unknown name."""
     if name in (*OWN_SHAPES, EMBEDDED):
         return 1000
     if is_native(name):
         return native_data_config(name).num_classes
-    try:
-        return timm_head_classes(name)
-    except ModelError as error:
-        raise ModelError(
-            error.expected, found=error.found, hint=_near(name) or error.hint
-        ) from error
-
-
-def _near(name: str) -> str:
-    near = suggest_names(name.partition(".")[0], native_names(), limit=1)
-    if not near or near[0] == name.partition(".")[0]:
-        return ""
-    return f"did you mean {name_alternatives(near)}?"
-
-
-def synthetic_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a fixed (height, width, 3) uint8 image with a large shape, edges and a texture."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    y, x = (y + 0.5) / height * 2 - 1, (x + 0.5) / width * 2 - 1
-    sky, grass = np.array([150, 190, 225.0]), np.array([70, 130, 60.0])
-    blades = 30 * np.sin(60 * x + 12 * y) * np.sin(9 * y)
-    rise = np.clip((y + 0.2) * 4, 0, 1)[..., None]
-    picture = sky * (1 - rise) + (grass + blades[..., None]) * rise
-    cx, cy = x + 0.1, y + 0.12
-    radius, angle = np.hypot(cx, cy), np.arctan2(cy, cx)
-    stem = (np.abs(cx - 0.08 * np.sin(3 * y)) < 0.035) & (cy > 0)
-    picture[stem] = (40, 95, 45)
-    petals = radius < 0.42 + 0.16 * np.cos(7 * angle)
-    shade = (1 - 0.35 * radius)[..., None] * np.array([225, 70, 120.0])
-    picture = np.where(petals[..., None], shade, picture)
-    heart = np.array([245, 200, 60.0]) + 20 * np.sin(90 * x)[..., None] * np.sin(90 * y)[..., None]
-    picture = np.where((radius < 0.19)[..., None], heart, picture)
-    pixels: npt.NDArray[np.uint8] = picture.clip(0, 255).astype(np.uint8)
-    return pixels
+    return timm_head_classes(name)
