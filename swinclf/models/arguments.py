@@ -6,41 +6,69 @@ All errors are reported at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from swinclf.errors import ConfigError
-from swinclf.models.layers import ACTIVATIONS
 from swinclf.models.swin import SwinConfig
-from swinclf.models.vit import HeadKind, PoolKind, PositionKind, ViTConfig
+from swinclf.models.vit import ViTConfig
 
 Config = TypeVar("Config", ViTConfig, SwinConfig)
 
+_ELSEWHERE = ("num_classes", "drop_path")  # fields that have an option of their own
+_COUNTS = (1, 100_000)  # the range of the numbers that are not listed here
+_RANGES: dict[str, tuple[float, float]] = {
+    "mlp_ratio": (0.01, 100),
+    "norm_eps": (0, 1),
+    "layer_scale": (0, 100),
+    "reg_tokens": (0, 1000),
+    **dict.fromkeys(("head_dropout", "dropout", "attn_dropout", "mlp_dropout"), (0, 0.999)),
+}
 
-@dataclass(frozen=True)
-class Argument:
-    """A configurable field: its meaning and its parser."""
 
-    meaning: str  # what it is, with its unit
-    read: Callable[[str], Any]  # parses the text; raises ValueError with what it expects
+def _parse(kind: Any, text: str, span: tuple[float, float]) -> Any:
+    """Parse the text of a field by its type; `span` is the range of a number.
 
-
-def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
-    """Return a parser of numbers in [low, high]."""
-    what = "a whole number" if kind is int else "a number"
-    span = f"{what} from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
-
-    def read(text: str) -> Any:
+    Raises:
+        ValueError: If it is no such value, with what is expected.
+    """
+    options = get_args(kind)
+    if NoneType in options:
+        if text.lower() == "none":
+            return None
         try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(span) from None
-        if not low <= value <= high:
-            raise ValueError(span)
-        return value
+            return _parse(options[0], text, span)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+    if get_origin(kind) is Literal:
+        return _choice(options, text)
+    if kind is bool:
+        return _switch(text)
+    if kind in (int, float):
+        return _number(kind, text, span)
+    if options == (int, int):
+        return _size(text)
+    numbers = _numbers(text)
+    if get_origin(kind) is tuple:
+        return numbers
+    if not numbers:
+        raise ValueError("a whole number, or one per stage with dashes between")
+    return numbers if len(numbers) > 1 else numbers[0]
 
-    return read
+
+def _number(kind: type[int] | type[float], text: str, span: tuple[float, float]) -> int | float:
+    """Parse a number in a range."""
+    low, high = span
+    what = f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(what) from None
+    if not low <= value <= high:
+        raise ValueError(what)
+    return value
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -49,14 +77,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError("whole numbers above 0 with dashes between, e.g. 2-2-6-2")
     return tuple(int(part) for part in parts)
-
-
-def _one_or_more(text: str) -> int | tuple[int, ...]:
-    """Parse one positive integer, or several separated by dashes."""
-    numbers = _numbers(text)
-    if not numbers:
-        raise ValueError("a whole number, or one per stage with dashes between")
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -75,68 +95,12 @@ def _switch(text: str) -> bool:
     return words[text.lower()]
 
 
-def _choice(*words: str) -> Callable[[str], str]:
-    """Return a parser of one of these words."""
-
-    def read(text: str) -> str:
-        if text not in words:
-            close = difflib.get_close_matches(text, words, n=1)
-            raise ValueError(f"one of {', '.join(words)}" + (f" ({close[0]}?)" if close else ""))
-        return text
-
-    return read
-
-
-def _or_none(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a parser that also accepts `none`."""
-    return lambda text: None if text.lower() == "none" else read(text)
-
-
-_COUNT, _FRACTION = _number(int, 1, 100_000), _number(float, 0, 0.999)
-_RATIO, _EPS = _number(float, 0.01, 100), _number(float, 0, 1)
-_BOTH: dict[str, Argument] = {
-    "img_size": Argument("height and width of the images, pixels", _size),
-    "patch_size": Argument("side of a patch, pixels", _COUNT),
-    "in_chans": Argument("colours of an image", _COUNT),
-    "embed_dim": Argument("channels of a token (in Swin's first stage)", _COUNT),
-    "mlp_ratio": Argument("hidden channels of the MLP over its input's", _RATIO),
-    "qkv_bias": Argument("bias of queries, keys and values", _switch),
-    "head_dropout": Argument("dropped before the head in training, fraction", _FRACTION),
-    "norm_eps": Argument("added to the variance in layer norms", _EPS),
-}
-VIT_ARGUMENTS: dict[str, Argument] = {
-    **_BOTH,
-    "patch_stride": Argument("from patch to patch, pixels; none: no overlap", _or_none(_COUNT)),
-    "depth": Argument("encoder blocks", _COUNT),
-    "num_heads": Argument("heads of the attention", _COUNT),
-    "head_dim": Argument("channels of a head; none: embed_dim over num_heads", _or_none(_COUNT)),
-    "activation": Argument("of the MLP", _choice(*ACTIVATIONS)),
-    "mlp_final_activation": Argument("after the MLP's second layer, too", _switch),
-    "qk_norm": Argument("layer norm of queries and keys", _switch),
-    "layer_scale": Argument(
-        "first value of the branches' factors; none: no factors", _or_none(_number(float, 0, 100))
-    ),
-    "class_token": Argument("a class token before the patches", _switch),
-    "distilled": Argument("a distillation token with its own head", _switch),
-    "reg_tokens": Argument("register tokens", _number(int, 0, 1000)),
-    "position": Argument("where position comes from", _choice(*get_args(PositionKind))),
-    "no_embed_class": Argument("positions for the patches only", _switch),
-    "pre_norm": Argument("layer norm before the blocks", _switch),
-    "final_norm": Argument("layer norm after the blocks", _switch),
-    "fc_norm": Argument("that norm after the pooling; none: for the mean", _or_none(_switch)),
-    "pool": Argument("what the head sees", _choice(*get_args(PoolKind))),
-    "head": Argument("form of the head", _choice(*get_args(HeadKind))),
-    "head_hidden": Argument("channels of the head's hidden layers, e.g. 2048-1024", _numbers),
-    "dropout": Argument("dropped inside the blocks in training, fraction", _FRACTION),
-    "attn_dropout": Argument("attention weights dropped in training, fraction", _FRACTION),
-    "mlp_dropout": Argument("dropped in the MLPs only in training, fraction", _FRACTION),
-}
-SWIN_ARGUMENTS: dict[str, Argument] = {
-    **_BOTH,
-    "depths": Argument("blocks of each stage, e.g. 2-2-6-2", _numbers),
-    "num_heads": Argument("heads of each stage, e.g. 3-6-12-24", _numbers),
-    "window_size": Argument("side of a window, tokens: one, or one per stage", _one_or_more),
-}
+def _choice(words: Sequence[str], text: str) -> str:
+    """Parse one of these words."""
+    if text not in words:
+        close = difflib.get_close_matches(text, words, n=1)
+        raise ValueError(f"one of {', '.join(words)}" + (f" ({close[0]}?)" if close else ""))
+    return text
 
 
 def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
@@ -146,7 +110,9 @@ def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
         ConfigError: With all problems: unknown keys (and the closest one), invalid values, values
             that are incompatible with each other.
     """
-    known = VIT_ARGUMENTS if isinstance(config, ViTConfig) else SWIN_ARGUMENTS
+    known = {
+        key: kind for key, kind in get_type_hints(type(config)).items() if key not in _ELSEWHERE
+    }
     values: dict[str, Any] = {}
     problems = []
     for key, text in arguments.items():
@@ -155,9 +121,9 @@ def parse_arguments(config: Config, arguments: Mapping[str, str]) -> Config:
             problems.append(f"{key}: unknown" + (f" (did you mean {close[0]}?)" if close else ""))
             continue
         try:
-            values[key] = known[key].read(text)
+            values[key] = _parse(known[key], text, _RANGES.get(key, _COUNTS))
         except ValueError as error:
-            problems.append(f"{key}={text}: {known[key].meaning}, {error}")
+            problems.append(f"{key}={text}: {error}")
     config = replace(config, **values)
     if not problems and "patch_size" not in values and min(config.img_size) < config.patch_size:
         patch = config.patch_size

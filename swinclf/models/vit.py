@@ -38,6 +38,7 @@ from swinclf.models.positions import RelativePosition, sincos_2d
 PositionKind = Literal["learned", "learned_2d", "sincos", "relative", "none"]
 PoolKind = Literal["token", "avg", "flatten"]
 HeadKind = Literal["linear", "tanh", "mlp"]
+ActivationKind = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]  # the keys of ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class ViTConfig:
     """Channels E of a head; None: C / A."""
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer over that of its input."""
-    activation: str = "gelu"
-    """The MLP's activation: gelu, gelu_tanh, quick_gelu or swiglu."""
+    activation: ActivationKind = "gelu"
+    """The MLP's activation."""
     mlp_final_activation: bool = False
     """Whether the MLP's second layer has an activation, too."""
     qkv_bias: bool = True
