@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
 import zipfile
 from contextlib import suppress
 from enum import StrEnum
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from swinclf.errors import WeightsError
 from swinclf.models.weights.torch_files import begins_as_pickle
-from swinclf.shell_quoting import quoted
 
 _HEAD_BYTES = 4096
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the library's own limit
@@ -195,6 +193,9 @@ _HINTS = {
     WeightsFileKind.ARRAY: "all tensors by name in one file: numpy.savez",
     WeightsFileKind.DISTRIBUTED: "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
     "FOLDER weights.pth, then --weights weights.pth",
+    WeightsFileKind.ZIP: "unzip it, then --weights FILE, of those in it",
+    WeightsFileKind.TAR: "tar -xf it, then --weights FILE, of those in it",
+    WeightsFileKind.COMPRESSED: "unpack it (gunzip, tar -xf), then --weights FILE",
     WeightsFileKind.TEXT: "--weights FILE, a weights file",
     WeightsFileKind.UNKNOWN: "--weights FILE, a weights file",
 }
@@ -210,33 +211,7 @@ def unreadable_error(path: Path, kind: WeightsFileKind) -> WeightsError:
             found=f"{path.name} is a git-lfs pointer{of}, not the file",
             hint=f"git lfs pull --include {path.name}, in the repository that it is from",
         )
-    if kind in (WeightsFileKind.ZIP, WeightsFileKind.TAR, WeightsFileKind.COMPRESSED):
-        return _packed(path, kind)
     return WeightsError(_EXPECTED, found=f"{path.name} is {kind}", hint=_HINTS[kind])
-
-
-def _packed(path: Path, kind: WeightsFileKind) -> WeightsError:
-    """Return the error for an archive, with the weights in it."""
-    first, is_tar = None, kind is WeightsFileKind.TAR
-    with suppress(Exception):  # damaged archives raise anything
-        if kind is WeightsFileKind.ZIP:
-            with zipfile.ZipFile(path) as archive:
-                first = next(filter(is_weights_name, archive.namelist()), None)
-        else:
-            with tarfile.open(path) as packed:
-                is_tar = True
-                names = (member.name for member in packed if member.isfile())
-                first = next(filter(is_weights_name, names), None)
-    what = "a tar archive" if is_tar else kind.value
-    command = f"tar -xf {quoted(path)}" if is_tar else f"unzip {quoted(path)}"
-    if kind is WeightsFileKind.COMPRESSED and not is_tar:
-        command = f"gunzip {quoted(path)}" if path.suffix == ".gz" else "unpack it"
-    holds = f" with {first} in it" if first else ""
-    return WeightsError(
-        _EXPECTED,
-        found=f"{path.name} is {what}{holds}",
-        hint=f"{command}, then --weights {first or 'FILE'}",
-    )
 
 
 def is_weights_name(name: str) -> bool:
