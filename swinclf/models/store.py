@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 from torch import nn
 
-from swinclf.card import ModelCard, check_sizes
+from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError, WeightsError
 from swinclf.models.build import Architecture, create_network, meta_parameters
@@ -52,7 +51,6 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
-        _check_head(card, path, wanted, found)
         odd = sorted(
             name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
         )
@@ -63,7 +61,6 @@ def load_model(path: Path, *, impl: Impl | None = None) -> tuple[nn.Module, Mode
             hint="the versions the file was made with: "
             + ", ".join(f"{k} {v}" for k, v in card.versions.items()),
         )
-    check_sizes(card, where=str(path), logits=None)
     network.load_state_dict(tensors, assign=True)
     return network.eval(), card
 
@@ -81,20 +78,6 @@ def _build(architecture: Architecture, card: ModelCard) -> nn.Module:
             found=error.found,
             hint=f"--impl {card.impl}, as it was trained",
         ) from error
-
-
-def _check_head(
-    card: ModelCard,
-    path: Path,
-    wanted: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Raise a specific error if a file differs from its card only in the number of classes."""
-    odd = [name for name in wanted if wanted[name] != found.get(name)]
-    heads = {found[name][0] for name in odd if found.get(name)}
-    same_but_rows = all(wanted[name][1:] == found.get(name, (0, 0, 0, 0))[1:] for name in odd)
-    if wanted.keys() == found.keys() and same_but_rows and len(heads) == 1:
-        check_sizes(card, where=str(path), logits=heads.pop())
 
 
 def architecture_of(card: ModelCard, *, impl: Impl | None = None) -> Architecture:
