@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from swinclf.models import swin, vit
 from swinclf.models.names import build_native, native_config, native_names
+from swinclf.models.weights.adapt import AdaptedWeights, adapt_first
 
 FLOAT32_TOLERANCE = 1e-5  # of the largest value
 Network = vit.ViT | swin.Swin
@@ -85,6 +87,11 @@ def pair(name: str, *, num_classes: int = 5, **changes: Any) -> tuple[Network, n
     randomise(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return ours.eval(), theirs.eval()
+
+
+def adapt(state: Mapping[str, Tensor], network: nn.Module) -> AdaptedWeights:
+    """Return the tensors of a file adapted to a network."""
+    return adapt_first([state], network)[0]
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -11,14 +11,13 @@ import pytest
 import timm
 import torch
 from foreign_layouts import microsoft
-from network_cases import FLOAT32_TOLERANCE, difference, images, pair, randomise
+from network_cases import FLOAT32_TOLERANCE, adapt, difference, images, pair, randomise
 from safetensors.torch import save_file
 from timm.models import swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
 from swinclf.models.names import build_native
-from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.containers import read_checkpoints
 
 VIT, SWIN, DEIT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit3_small_patch16_224"
@@ -84,7 +83,7 @@ def check_loads(path: Path, ours: nn.Module, theirs: nn.Module) -> None:
         for network in (ours, theirs):
             randomise(network, seed=7)
             assert difference(network(x), expected) > 0.1
-            adapted = adapt(read_checkpoints(path)[0].tensors, network, allow_other_head=False)
+            adapted = adapt(read_checkpoints(path)[0].tensors, network)
             network.load_state_dict(adapted.state, strict=True)
             assert adapted.head_loaded
             assert adapted.resized == []
@@ -130,9 +129,7 @@ def test_google_layout_is_the_one_timm_reads(tmp_path: Path) -> None:
         other = timm.create_model(VIT, num_classes=5, depth=2, img_size=size).eval()
         other.load_pretrained(str(tmp_path / "vit.npz"))
         ours = build_native(VIT, num_classes=5, img_size=size, model_args={"depth": "2"}).eval()
-        adapted = adapt(
-            read_checkpoints(tmp_path / "vit.npz")[0].tensors, ours, allow_other_head=False
-        )
+        adapted = adapt(read_checkpoints(tmp_path / "vit.npz")[0].tensors, ours)
         ours.load_state_dict(adapted.state)
         assert adapted.resized == ([] if size == 48 else ["pos_embed"])
         x = images(ours)
@@ -157,9 +154,7 @@ def test_dinov2_file_with_registers(tmp_path: Path) -> None:
     state["mask_token"] = torch.zeros(1, 384)
     torch.save(state, tmp_path / "dino.pth")
     randomise(ours, seed=4)
-    adapted = adapt(
-        read_checkpoints(tmp_path / "dino.pth")[0].tensors, ours, allow_other_head=False
-    )
+    adapted = adapt(read_checkpoints(tmp_path / "dino.pth")[0].tensors, ours)
     ours.load_state_dict(adapted.state)
     assert difference(ours(x), theirs(x)) < FLOAT32_TOLERANCE
 
@@ -171,7 +166,7 @@ def test_swin_tables_resize_as_timm_resizes_them(changes: dict[str, object]) -> 
     extra = {"num_classes": 5, "depths": (2, 1, 1, 1), "weight_init": "skip"}
     other = timm.create_model(SWIN, **extra, **changes)
     expected = swin_transformer.checkpoint_filter_fn(theirs.state_dict(), other)
-    adapted = adapt(theirs.state_dict(), other, allow_other_head=False)
+    adapted = adapt(theirs.state_dict(), other)
     assert adapted.resized
     for name in adapted.resized:
         assert difference(adapted.state[name], expected[name]) < 1e-6
@@ -184,7 +179,7 @@ def test_vit_positions_resize_as_timm_resizes_them(size: object) -> None:
     expected = vision_transformer.checkpoint_filter_fn(theirs.state_dict(), other)["pos_embed"]
     ours = build_native(VIT, num_classes=5, img_size=size, model_args={"depth": "2"})
     for network in (ours, other):
-        adapted = adapt(theirs.state_dict(), network, allow_other_head=False)
+        adapted = adapt(theirs.state_dict(), network)
         assert adapted.resized == ["pos_embed"]
         assert difference(adapted.state["pos_embed"], expected) < 1e-6
 
@@ -192,33 +187,28 @@ def test_vit_positions_resize_as_timm_resizes_them(size: object) -> None:
 def test_same_count_of_positions_in_another_grid() -> None:
     ours = build_native(VIT, num_classes=5, img_size=(32, 128), model_args={"depth": "1"})
     state = ours.state_dict()
-    assert adapt(state, ours, allow_other_head=False).resized == []
+    assert adapt(state, ours).resized == []
 
 
 @pytest.mark.parametrize("name", [VIT, SWIN])
 @pytest.mark.parametrize("classes", [9, 0])
-def test_another_head_is_left_out_if_allowed(name: str, classes: int) -> None:
+def test_another_head_is_left_out(name: str, classes: int) -> None:
     _, theirs = small_pair(name)
     ours, _ = pair(name, num_classes=classes, **SMALL[name])
     before = [value.clone() for key, value in ours.state_dict().items() if key.startswith("head")]
-    adapted = adapt(theirs.state_dict(), ours, allow_other_head=True)
+    adapted = adapt(theirs.state_dict(), ours)
     ours.load_state_dict(adapted.state)
     assert not adapted.head_loaded
     after = [value for key, value in ours.state_dict().items() if key.startswith("head")]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     x = images(ours)
     assert difference(ours.forward_features(x), theirs.forward_features(x)) < FLOAT32_TOLERANCE
-    with pytest.raises(WeightsError, match="head"):
-        adapt(theirs.state_dict(), ours, allow_other_head=False)
 
 
 def test_file_without_a_head() -> None:
     ours, theirs = small_pair()
     body = {key: value for key, value in theirs.state_dict().items() if "head" not in key}
-    assert not adapt(body, ours, allow_other_head=True).head_loaded
-    with pytest.raises(WeightsError) as error:
-        adapt(body, ours, allow_other_head=False)
-    assert error.value.found.startswith("head.weight: the network has 5 x 192, the file has none")
+    assert not adapt(body, ours).head_loaded
 
 
 @pytest.mark.parametrize(
@@ -253,14 +243,14 @@ def test_what_does_not_fit_is_refused_with_both_sides(change: object, said: str)
     assert callable(change)
     change(state)
     with pytest.raises(WeightsError) as error:
-        adapt(state, ours, allow_other_head=True)
+        adapt(state, ours)
     assert said in error.value.found
 
 
 def test_many_differences_are_counted() -> None:
     ours, _ = small_pair()
-    with pytest.raises(WeightsError, match="and 28 more"):
-        adapt({}, ours, allow_other_head=False)
+    with pytest.raises(WeightsError, match="and 26 more"):
+        adapt({}, ours)
 
 
 class Evil:

@@ -13,13 +13,12 @@ import pytest
 import timm
 import torch
 from foreign_layouts import dinov2, headless, swiglu
-from network_cases import FLOAT32_TOLERANCE, difference, images, randomise
+from network_cases import FLOAT32_TOLERANCE, adapt, difference, images, randomise
 from torch import Tensor, nn
 from torchvision.models import swin_transformer, vision_transformer
 
 from swinclf.errors import WeightsError
 from swinclf.models.names import build_native, is_native
-from swinclf.models.weights.adapt import adapt
 from swinclf.models.weights.layouts import LAYOUTS
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import fitting_models
@@ -294,7 +293,7 @@ def test_answers_are_those_of_the_network_it_was_written_from(case: Case) -> Non
         networks.append(native(case.network))
         randomise(networks[1], seed=8)
     for network in networks:
-        adapted = adapt(file, network, allow_other_head=True)
+        adapted = adapt(file, network)
         network.load_state_dict(adapted.state, strict=True)
         with torch.no_grad():
             assert difference(pooled(network, x), pooled(source, x)) < FLOAT32_TOLERANCE
@@ -341,7 +340,7 @@ def test_answers_are_those_of_torchvision(
     ours = [create(network, seed=7), *([native(network)] if is_native(network[0]) else [])]
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     for one in ours:
-        adapted = adapt(theirs.state_dict(), one, allow_other_head=False)
+        adapted = adapt(theirs.state_dict(), one)
         one.load_state_dict(adapted.state, strict=True)
         with torch.no_grad():
             assert difference(one(x), theirs(x)) < FLOAT32_TOLERANCE
@@ -350,7 +349,7 @@ def test_answers_are_those_of_torchvision(
 def test_class_token_without_a_position_gets_one_of_zero() -> None:
     source = create(VIT)
     source.get_parameter("pos_embed").data[:, 0] = 0  # what big_vision's `tok` amounts to
-    adapted = adapt(token_pooled(source.state_dict()), create(VIT, 7), allow_other_head=False)
+    adapted = adapt(token_pooled(source.state_dict()), create(VIT, 7))
     assert torch.equal(adapted.state["pos_embed"], source.get_parameter("pos_embed"))
 
 
@@ -358,7 +357,7 @@ def test_class_token_without_a_position_gets_one_of_zero() -> None:
 def test_own_files_are_in_no_foreign_layout(network: tuple[str, Changes]) -> None:
     state = create(network).state_dict()
     assert named(state) is None
-    adapted = adapt(state, create(network, 7), allow_other_head=False)
+    adapted = adapt(state, create(network, 7))
     assert all(torch.equal(adapted.state[name], value) for name, value in state.items())
 
 
@@ -366,13 +365,13 @@ def test_dinov3_without_biases_takes_a_file_whose_biases_are_zero() -> None:
     source, plain = create(DINO_V3), create(("vit_small_patch16_dinov3", DINO_V3[1]), 7)
     file = foreign.transformers_dinov3(headless(source.state_dict()), new=False)
     with pytest.raises(WeightsError, match="attn.qkv.bias"):
-        adapt(file, plain, allow_other_head=True)
+        adapt(file, plain)
     zero = {
         name: value * 0 if "q_proj.bias" in name or "v_proj.bias" in name else value
         for name, value in file.items()
     }
-    plain.load_state_dict(adapt(zero, plain, allow_other_head=True).state)
-    source.load_state_dict(adapt(zero, source, allow_other_head=True).state)
+    plain.load_state_dict(adapt(zero, plain).state)
+    source.load_state_dict(adapt(zero, source).state)
     x = images(source)
     with torch.no_grad():
         assert difference(pooled(plain, x), pooled(source, x)) < FLOAT32_TOLERANCE
@@ -383,21 +382,21 @@ def test_dinov3_with_other_rotations_is_refused() -> None:
     file = meta_dinov3(source.state_dict())
     file["rope_embed.periods"] = 10000 ** (torch.arange(2) / 2)
     with pytest.raises(WeightsError, match="Meta DINOv3"):
-        adapt(file, source, allow_other_head=True)
+        adapt(file, source)
 
 
 @pytest.mark.parametrize("case", CASES[::3], ids=[one.name for one in CASES[::3]])
 def test_under_another_name_the_error_begins_with_what_it_is(case: Case) -> None:
     network = create(SWIN if "Swin" not in case.name else VIT)
     with pytest.raises(WeightsError) as error:
-        adapt(case.write(create(case.network).state_dict()), network, allow_other_head=True)
+        adapt(case.write(create(case.network).state_dict()), network)
     assert error.value.found.startswith(f"this is probably a {case.name} checkpoint: ")
 
 
 def test_a_file_of_an_unknown_tool_is_refused_with_its_names() -> None:
     file = {f"conv{n}.kernel": torch.ones(3, 3) for n in range(6)}
     with pytest.raises(WeightsError) as error:
-        adapt(file, create(VIT), allow_other_head=True)
+        adapt(file, create(VIT))
     assert error.value.found.startswith(
         "a file of an unknown tool with conv0.kernel, conv1.kernel, conv2.kernel, conv3.kernel "
         "and 2 more: "

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from conftest import Outcome, TrainedRun, write_dataset
+from network_cases import adapt
 from torch import Tensor, nn
 
 from swinclf.config import Impl
@@ -21,7 +22,7 @@ from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
 from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
-from swinclf.models.weights.adapt import adapt, classifier_names
+from swinclf.models.weights.adapt import classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
@@ -53,7 +54,7 @@ def check_own_weights(network: nn.Module) -> None:
         name: torch.empty((11, *value.shape[1:]), device="meta") if name in head else value
         for name, value in state.items()
     }
-    adapted = adapt(file, network, allow_other_head=True)
+    adapted = adapt(file, network)
     assert not adapted.head_loaded
     assert adapted.resized == []
     assert adapted.left_out == ()
@@ -224,7 +225,7 @@ def test_a_head_of_the_same_classes_is_recognised_by_another_name(
     network: nn.Module, state: State
 ) -> None:
     renamed = {name.replace("head.", "fc."): value for name, value in state.items()}
-    adapted = adapt(renamed, network, allow_other_head=False)
+    adapted = adapt(renamed, network)
     assert adapted.head_loaded
     assert torch.equal(adapted.state["head.weight"], state["head.weight"])
 
@@ -245,17 +246,17 @@ def test_pooling_and_norms_at_the_head_are_the_files_or_the_file_is_refused(
     own = [key for key in state if key.startswith(trained)]
     assert own
     file = {key: value for key, value in state.items() if key not in classifier_names(network)}
-    adapted = adapt(file, network, allow_other_head=True)
+    adapted = adapt(file, network)
     assert all(adapted.state[key] is file[key] for key in own)
     del file[own[0]]
     with pytest.raises(WeightsError, match=re.escape(f"{own[0]}: the network has")):
-        adapt(file, network, allow_other_head=True)
+        adapt(file, network)
 
 
 def test_attention_pooling_is_left_out_where_the_network_has_none() -> None:
     network = shallow("vit_base_patch16_siglip_gap_224")
     pooling = {"attn_pool.latent": torch.ones(1, 1, 768), "attn_pool.q.bias": torch.ones(768)}
-    adapted = adapt({**network.state_dict(), **pooling}, network, allow_other_head=True)
+    adapted = adapt({**network.state_dict(), **pooling}, network)
     assert adapted.left_out == ("attn_pool.latent", "attn_pool.q.bias")
 
 
@@ -266,10 +267,10 @@ def test_layer_scale_is_renamed_only_for_networks_that_name_it_so(name: str) -> 
     state = {key: v for key, v in network.state_dict().items() if ".gamma" not in key}
     if name.startswith("deit3"):
         gamma = {key: torch.ones(384) for key in gamma}
-        adapt({**state, **gamma}, network, allow_other_head=True)
+        adapt({**state, **gamma}, network)
     else:
         with pytest.raises(WeightsError, match=r"blocks\.0\.gamma_1: the file has 1"):
-            adapt({**state, **gamma}, network, allow_other_head=True)
+            adapt({**state, **gamma}, network)
 
 
 # What is refused, with the reason
@@ -337,7 +338,7 @@ def test_the_model_that_a_file_fits_is_named(file: str, model: str, reason: str,
         wrong = build_native(model, num_classes=9)
     checkpoint = WeightsCheckpoint(network.state_dict(), Path("file.pth"))
     with pytest.raises(WeightsMismatchError) as caught:
-        adapt(checkpoint.tensors, wrong, allow_other_head=True)
+        adapt(checkpoint.tensors, wrong)
     error = add_suggestion(caught.value, [checkpoint], model)
     assert reason in error.found
     assert error.hint == hint

@@ -235,9 +235,7 @@ def _fill(
     network: nn.Module, checkpoints: Sequence[WeightsCheckpoint], num_classes: int, keep_head: bool
 ) -> WeightsReport:
     """Load the weights of a file, and reset the head unless `keep_head`."""
-    adapted, index = adapt_first(
-        [one.tensors for one in checkpoints], network, allow_other_head=True
-    )
+    adapted, index = adapt_first([one.tensors for one in checkpoints], network)
     wanted = network.state_dict()
     # Copies: a file that is mapped into memory can change during training.
     own = {name: value.to(wanted[name].dtype, copy=True) for name, value in adapted.state.items()}

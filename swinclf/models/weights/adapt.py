@@ -48,39 +48,23 @@ class AdaptedWeights:
     old_shapes: Mapping[str, torch.Size] = field(default_factory=dict)
 
 
-def adapt(
-    state: Mapping[str, Tensor],
-    model: nn.Module,
-    *,
-    allow_other_head: bool,
-) -> AdaptedWeights:
-    """Adapt the tensors of a file to a network, or report what does not fit.
+def adapt_first(
+    states: Sequence[Mapping[str, Tensor]], model: nn.Module
+) -> tuple[AdaptedWeights, int]:
+    """Adapt the first of several state dicts that has all of a network's body, else the closest.
+
+    A head of other classes is left out.
 
     Args:
-        state: The file's tensors, in any of the layouts, under any prefix.
+        states: Tensors of a file, in any of the layouts, under any prefix.
         model: A network of this package or of timm.
-        allow_other_head: Whether to leave out a head of other classes instead of refusing it.
+
+    Returns:
+        The weights, and the index of their state dict.
 
     Raises:
         WeightsError: If a tensor is missing, left over, of another shape, quantised or not finite;
             both sides are named.
-    """
-    adapted, _ = adapt_first([state], model, allow_other_head=allow_other_head)
-    return adapted
-
-
-def adapt_first(
-    states: Sequence[Mapping[str, Tensor]],
-    model: nn.Module,
-    *,
-    allow_other_head: bool,
-) -> tuple[AdaptedWeights, int]:
-    """Adapt the first of several state dicts that has all of a network's body, else the closest.
-
-    Arguments and errors as for `adapt`.
-
-    Returns:
-        The weights, and the index of their state dict.
     """
     wanted = dict(model.state_dict())
     head = classifier_names(model) & wanted.keys()
@@ -93,28 +77,24 @@ def adapt_first(
         if match.is_whole(body):
             break
     match, index = chosen or (best_match({}, wanted, body), 0)
-    adapted = _fit(match, wanted, head, model, allow_other_head)
+    adapted = _fit(match, wanted, head, model)
     unused = unused_groups(match, states[index], wanted) if states else {}
     return replace(adapted, unused=unused), index
 
 
 def _fit(
-    match: Match,
-    wanted: Mapping[str, Tensor],
-    head: set[str],
-    model: nn.Module,
-    allow_other_head: bool,
+    match: Match, wanted: Mapping[str, Tensor], head: set[str], model: nn.Module
 ) -> AdaptedWeights:
     """Adapt one part of a file to a network, accounting for every tensor of both."""
     found = _with_head_named(match.state, wanted, head)
     file_head = {n: v for n, v in found.items() if n in head or _is_surplus_head(n, wanted)}
     head_loaded = {n: v.shape for n, v in file_head.items()} == {n: wanted[n].shape for n in head}
     own: State = {}
-    if allow_other_head and not head_loaded:
+    if not head_loaded:
         found = {name: value for name, value in found.items() if name not in file_head}
         own = {name: wanted[name] for name in head}
     fresh = tuple(name for name in wanted if _HIDDEN.match(name))
-    if not allow_other_head or any(name in found for name in fresh):
+    if any(name in found for name in fresh):
         fresh = ()
     own |= {name: wanted[name] for name in fresh}
     left_out = tuple(name for name in found if name not in wanted and _may_leave_out(name, wanted))

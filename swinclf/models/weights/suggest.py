@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from swinclf.errors import SwinclfError, WeightsMismatchError
 from swinclf.models.names import build_native, is_native, registry
 from swinclf.models.timm_networks import create_timm_network
-from swinclf.models.weights.adapt import adapt, is_classifier_name
+from swinclf.models.weights.adapt import adapt_first, is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
 from swinclf.models.weights.select import WeightsCheckpoint
 
@@ -113,7 +113,7 @@ def _fits(arch: str, tensors: Mapping[str, Tensor]) -> bool | None:
     """Return whether a file fits a model; False: with resized tables, None: not at all."""
     try:
         network = _blank(arch)
-        adapted = adapt(tensors, network, allow_other_head=True)
+        adapted, _ = adapt_first([tensors], network)
     except (SwinclfError, RuntimeError, NotImplementedError):
         return None
     windows = _windows(dict(network.named_buffers()))
