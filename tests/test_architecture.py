@@ -278,8 +278,6 @@ def test_public_names_are_there_and_no_others():
 WRITERS = {  # who may open a file to write to it
     Path("files.py"): "the file is replaced when it is complete",
     Path("cli/streams.py"): "os.devnull",
-    Path("models/make_registry.py"): "a table of the package, written by its developers",
-    Path("models/embedded/convert.py"): "a file of the package, written by its developers",
     Path("latest_run.py"): "runs/latest where links are not allowed",
     Path("lock.py"): "the lock",
 }

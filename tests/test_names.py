@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 import timm
 import torch
+from make_registry import FAMILIES, architectures, count_parameters, weights
 from network_cases import distinct_names
 
 from swinclf.config import Impl
@@ -19,7 +20,6 @@ from swinclf.models.build import Architecture, build_network, create_network, re
 from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.layers import ACTIVATIONS
-from swinclf.models.make_registry import FAMILIES, architectures, count_parameters, weights
 from swinclf.models.names import (
     REGISTRY_FILE,
     build_native,
@@ -35,7 +35,7 @@ from swinclf.models.vit import ActivationKind
 
 
 def test_the_registry_is_timms() -> None:
-    """`python -m swinclf.models.make_registry` writes what is there, but for the slow counts."""
+    """`python tests/make_registry.py` writes what is there, but for the slow counts."""
     known = json.loads(REGISTRY_FILE.read_text(encoding="utf-8"))
     shapes = {arch: shape for arch, shape in architectures().items() if arch in known}
     found = {

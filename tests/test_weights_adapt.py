@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from conftest import Outcome, TrainedRun, write_dataset
+from make_registry import FAMILIES
 from network_cases import adapt
 from torch import Tensor, nn
 
@@ -20,7 +21,6 @@ from swinclf.config import Impl
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
-from swinclf.models.make_registry import FAMILIES
 from swinclf.models.names import build_native, native_names
 from swinclf.models.weights.adapt import classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint

@@ -1,6 +1,6 @@
 """Names of networks: the list of backbones, and the package's own networks, without timm.
 
-The names are defined in registry.json, which `make_registry` writes.
+The names are defined in registry.json, which `tests/make_registry.py` writes.
 """
 
 from __future__ import annotations

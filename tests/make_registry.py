@@ -1,6 +1,6 @@
 """Write registry.json, all that this package knows of timm's names, from timm itself.
 
-    python -m swinclf.models.make_registry
+    python tests/make_registry.py
 
 An architecture is native if every argument that timm's function of that name passes to its network
 has a counterpart here.

