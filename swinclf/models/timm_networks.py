@@ -87,12 +87,16 @@ def create_timm_network(
         if loading:
             raise
         with_arguments = "".join(f", {key}={value}" for key, value in arguments.items())
+        found = first_error_text(error)
+        hint = "another --img-size, or a Swin or ViT of: swinclf models"
+        if arguments:
+            hint = f"other values of --model-arg; timm's documentation of {name} lists them"
+        if "argument 'drop_path_rate'" in found:
+            hint = "--drop-path 0, since this network has no drop path"
         raise ModelError(
             f"the network '{name}' at {img_size or 'its own'} px{with_arguments}",
-            found=first_error_text(error),
-            hint=f"other values of --model-arg; timm's documentation of {name} lists them"
-            if arguments
-            else "another --img-size, or a Swin or ViT of: swinclf models",
+            found=found,
+            hint=hint,
         ) from error
     return network
 
