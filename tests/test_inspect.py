@@ -349,7 +349,7 @@ def test_a_run_names_its_answer(cli, tmp_path):
     assert done.code == 0, done.err
     record = json.loads(done.out)
     assert record["label"] in HOSTILE
-    assert record["image"] == "a photograph of a flower (no --image)"
+    assert record["image"] == "a flower by vultilion, CC BY 2.0 (no --image)"
     assert "predicted " in done.err
 
 

@@ -119,7 +119,7 @@ class InspectionTarget:
             path = min(RunFolder(self.file.parent).samples.glob("*.jpg"), default=None)
             words = f"a sample of the run, {path.name}" if path else ""
         if path is None:
-            path, words = _photograph(), "a photograph of a flower (no --image)"
+            path, words = _photograph(), "a flower by vultilion, CC BY 2.0 (no --image)"
         loaded = load_for_prediction(path, preprocess)
         if loaded.pixels is None:
             raise DataError(
