@@ -103,3 +103,15 @@ def test_a_named_engine_without_its_extra_says_so(run, cli, monkeypatch):
     done = cli("predict", "x.png", "--run", run, "--engine", "openvino")
     assert done.code == 1
     assert error_lines(done)[2] == "pip install 'swinclf[openvino]'"
+
+
+def test_a_model_file_without_stored_images_is_computed_by_torch(run, trained, cli, tmp_path):
+    """Nothing shows there that an export agrees; `predict` has no --data to hint at."""
+    shutil.copy(run / "model.safetensors", tmp_path)
+    words = ("predict", next(trained.data.rglob("*.png")), "--run", tmp_path / "model.safetensors")
+    done = cli(*words, "--engine", "auto")
+    assert done.code == 0
+    assert "engine: torch, as there are no images" in " ".join(done.err.split())
+    done = cli(*words, "--engine", "onnx")
+    assert done.code == 1
+    assert error_lines(done)[2] == "--engine torch"

@@ -18,6 +18,7 @@ from swinclf.reporter import Reporter
 MIN_SPEEDUP = 1.3  # below, a second file and its comparison are not worth it
 ROUNDS = 2  # of measuring, in turn, as other programs may use the machine
 ENGINES = {Engine.OPENVINO: ExportFormat.OPENVINO, Engine.ONNX: ExportFormat.ONNX}
+TORCH_HINT = "--engine torch"  # the errors of exporting hint at options of `export`
 
 
 def open_engine(
@@ -27,13 +28,15 @@ def open_engine(
 
     An engine other than torch reads the export in the run, which is written if it is missing or
     does not agree with the run. `auto` measures all that are installed against torch in the run's
-    own precision, and selects the fastest if it is at least `MIN_SPEEDUP` times as fast.
+    own precision, and selects the fastest if it is at least `MIN_SPEEDUP` times as fast. Without
+    stored images to compare on, it is torch.
 
     `model` is a model.safetensors; any other file is opened as `open_predictor` does.
 
     Raises:
         ConfigError: If an engine is named for an exported file or a GPU.
-        ExportError: If the extra of a named engine is not installed, or its file does not agree.
+        ExportError: If the extra of a named engine is not installed, its file does not agree, or
+            the run has no stored images to compare on.
         RunError, WeightsError, ModelError, DeviceError: As `open_predictor`.
     """
     own = open_predictor(model, options)
@@ -47,7 +50,14 @@ def open_engine(
             found=f"an exported file, '{model}'" if own.device == "cpu" else f"{own.device}",
             hint="no --engine",
         )
-    run = RunToExport(model, None, options, None, report)
+    try:
+        run = RunToExport(model, None, options, None, report)
+    except ExportError as error:  # no images to compare on
+        if engine is Engine.AUTO:
+            report.note(f"engine: torch, as there are no images to compare on ({error.found})")
+            return own
+        error.hint = TORCH_HINT
+        raise
     if engine is not Engine.AUTO:
         return _exported_predictor(run, model, engine)
     return _fastest(run, model, own, report)
@@ -84,5 +94,7 @@ def _exported_predictor(run: RunToExport, model: Path, engine: Engine) -> Predic
             pass  # damaged, or of another run
     done = run.export(ENGINES[engine], path)
     if not done.agrees:
-        raise disagreement_error(done)
+        error = disagreement_error(done)
+        error.hint = TORCH_HINT
+        raise error
     return open_predictor(path)
