@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
+from swinclf.device import fixed_batch_size
+
 MAX_PARALLEL = 8
 
 
@@ -19,11 +21,10 @@ class ParallelBatches:
     """The number and the size of batches computed at the same time."""
 
     count: int  # batches at a time, each in its own thread
-    first_size: int  # images of the first batch
-    max_size: int  # largest number of images that a batch may grow to
+    size: int  # images of a batch
 
 
-ONE_BATCH = ParallelBatches(1, first_size=32, max_size=32)
+ONE_BATCH = ParallelBatches(1, size=32)
 
 # torch's number of threads is that of the whole process
 _lock = Lock()
@@ -34,8 +35,8 @@ _threads = 0  # number of threads before the first of them
 def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
     """Return the parallelism for a torch network.
 
-    On a CPU small batches stay in the caches. Their size is fixed, not tuned by timing as on a GPU:
-    it changes the last digits of the outputs, which have to be reproducible.
+    The size is not tuned by timing: it changes the last digits of the outputs, which have to be
+    reproducible. On a CPU small batches stay in the caches.
 
     `pixels` is the number of an input image: a CPU batch has as many as 8 images of 224 x 224, with
     a minimum of 8 images and a maximum of 32.
@@ -45,10 +46,8 @@ def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
 
         size = min(max(8 * 224 * 224 // pixels, 8), 32)
         threads = min(torch.get_num_threads(), MAX_PARALLEL)
-        return ParallelBatches(threads, first_size=size, max_size=size)
-    if device.startswith("cuda"):
-        return ParallelBatches(1, first_size=32, max_size=512)
-    return ONE_BATCH
+        return ParallelBatches(threads, size)
+    return ParallelBatches(1, fixed_batch_size(device))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A GPU's batch sizes are measured: grown while that pays; no picture is lost on the way."""
+"""Batches have a fixed size, and are computed in parts only where memory runs out."""
 
 from __future__ import annotations
 
@@ -9,39 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from swinclf.errors import DeviceError
 from swinclf.inference.predictor import InferenceOptions, open_predictor
-from swinclf.inference.stream import BatchSize, stream_outputs
+from swinclf.inference.stream import stream_outputs
 from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches, divide_threads
-
-
-def settled(seconds_of, *, first=8, most=64):
-    """The sizes that a network sees whose batches take so long."""
-    sizes = BatchSize(ParallelBatches(1, first, most))
-    seen = []
-    for batch in sizes.batches(range(2000)):
-        seen.append(batch)
-        sizes.record(len(batch), seconds_of(len(batch)))
-    assert [item for batch in seen for item in batch] == list(range(2000))
-    return [len(batch) for batch in seen]
-
-
-@pytest.mark.parametrize(
-    ("seconds_of", "settles"),
-    [
-        (lambda count: count, 8),  # a picture costs the same in any batch
-        (lambda _: 10, 64),  # a batch costs the same whatever is in it
-        (lambda count: count if count <= 16 else 2 * count, 8),
-        (lambda count: 10 if count <= 32 else 100, 32),
-    ],
-)
-def test_the_batch_grows_for_as_long_as_that_pays(seconds_of, settles):
-    sizes = settled(seconds_of)
-    assert sizes[-2] == settles
-    assert max(sizes) <= max(2 * settles, 8)
-
-
-def test_a_given_size_is_not_changed():
-    assert set(settled(lambda _: 10, first=7, most=7)[:-1]) == {7}
 
 
 @pytest.fixture
@@ -69,7 +40,7 @@ def test_overlapping_streams_restore_the_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        first, second = (divide_threads(ParallelBatches(2, 8, 8)) for _ in range(2))
+        first, second = (divide_threads(ParallelBatches(2, 8)) for _ in range(2))
         first.__enter__()
         second.__enter__()
         assert torch.get_num_threads() == 2
@@ -95,7 +66,7 @@ def test_parallel_batches_give_the_same_outputs_as_one_at_a_time(trained):
         return outputs(pixels)
 
     predictor.outputs = meet
-    predictor.parallel = replace(predictor.parallel, first_size=4, max_size=4)
+    predictor.parallel = replace(predictor.parallel, size=4)
     assert len(pictures) == 36, "nine batches: three times three"
     found = list(stream_outputs(predictor, pictures, workers=2))
     predictor.outputs, predictor.parallel = alone, replace(predictor.parallel, count=1)
@@ -121,7 +92,58 @@ def test_an_error_in_one_batch_ends_the_work_and_restores_the_threads(trained, m
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.parametrize(("side", "size"), [(224, 8), (384, 8), (112, 32), (32, 32)])
-def test_a_batch_on_a_cpu_depends_on_no_clock(side, size):
-    parallel = choose_parallel_batches("cpu", side * side)
-    assert (parallel.first_size, parallel.max_size) == (size, size)
+@pytest.mark.parametrize(
+    ("device", "side", "size"),
+    [
+        *[("cpu", 224, 8), ("cpu", 384, 8), ("cpu", 112, 32), ("cpu", 32, 32)],
+        *[("cuda:1", 224, 128), ("mps", 224, 32)],
+    ],
+)
+def test_a_batch_depends_on_no_clock(device, side, size):
+    assert choose_parallel_batches(device, side * side).size == size
+
+
+class SmallMemory:
+    """A network on a device whose memory holds no more than `most` images."""
+
+    def __init__(self, computer, most):
+        self.computer, self.most, self.sizes = computer, most, []
+
+    def outputs(self, inputs):
+        self.sizes.append(len(inputs))
+        if len(inputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.computer.outputs(inputs)
+
+
+@pytest.fixture
+def small_memory(trained):
+    """A run's predictor, to be given a limit of images, and images for it."""
+    predictor = open_predictor(trained.path / "model.safetensors", InferenceOptions(device="cpu"))
+    predictor._computer = SmallMemory(predictor._computer, 10**9)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    return predictor, pixels
+
+
+def test_a_batch_is_halved_where_memory_runs_out_and_so_are_later_ones(small_memory):
+    predictor, pixels = small_memory
+    expected = predictor.outputs(pixels)
+    memory = predictor._computer
+    memory.most, memory.sizes = 3, []
+    found = predictor.outputs(pixels)
+    assert memory.sizes == [20, 10, 5, *[3] * 6, 2]
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        assert np.allclose(ours, theirs, atol=1e-4)
+    memory.sizes = []
+    assert len(predictor.outputs(pixels[:7]).logits) == 7
+    assert memory.sizes == [3, 3, 1]
+
+
+def test_one_image_that_does_not_fit_is_an_error_with_a_hint_that_predict_has(small_memory):
+    predictor, pixels = small_memory
+    predictor._computer.most, predictor.device = 0, "cuda"
+    with pytest.raises(DeviceError, match="memory on cuda for one image") as error:
+        predictor.outputs(pixels)
+    assert error.value.hint.endswith("or --device cpu")
+    predictor._computer.most = 1
+    assert len(predictor.outputs(pixels).logits) == 20, "other programs may have ended"

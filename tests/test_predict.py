@@ -348,7 +348,7 @@ def test_inputs_are_taken_as_they_are_needed(trained, pictures):
     answers = predict_with(predictor, endless())
     for count, answer in zip(range(1, 200), answers, strict=False):
         assert answer.label == "red"
-        assert len(taken) - count <= (predictor.parallel.count + 4) * predictor.parallel.max_size
+        assert len(taken) - count <= (predictor.parallel.count + 4) * predictor.parallel.size
     answers.close()
 
 
@@ -370,7 +370,7 @@ def test_thousands_of_files_are_answered_in_order_and_in_bounded_memory(trained,
     assert list(labels) == sorted(labels)
     names = [source.parent.name for source in sources]
     assert all(label == names[int(Path(path).stem) % 3] for path, label in labels.items())
-    assert 0 < alive - before <= 8 * predictor.parallel.max_size, "what was answered is not kept"
+    assert 0 < alive - before <= 8 * predictor.parallel.size, "what was answered is not kept"
 
 
 def test_workers_change_no_answer(cli, trained, pictures):

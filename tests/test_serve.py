@@ -358,7 +358,7 @@ def test_decoded_images_wait_in_bounded_memory(predictor, monkeypatch):
 
     monkeypatch.setattr(predictor, "outputs", wait)
     monkeypatch.setattr("swinclf.serving.batcher.decode_encoded", decode)
-    room = 2 * parallel.max_size * parallel.count
+    room = 2 * parallel.size * parallel.count
     with ImageBatcher(
         predictor, workers=2, limits=ServeLimits(), on_batch=lambda _count: None
     ) as batcher:
@@ -428,6 +428,18 @@ def test_a_failure_of_the_model_is_not_the_end(predictor, monkeypatch):
     monkeypatch.setattr(predictor, "outputs", fail_once)
     assert serving(predictor, ServeLimits(), 1) == [503]
     assert serving(predictor, ServeLimits(), 1) == [200]
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_answered_in_parts(predictor, monkeypatch):
+    compute = predictor._computer.outputs
+
+    def compute_one(inputs):
+        if len(inputs) > 1:
+            raise RuntimeError("CUDA out of memory")
+        return compute(inputs)
+
+    monkeypatch.setattr(predictor._computer, "outputs", compute_one)
+    assert serving(predictor, ServeLimits(), 5, 3) == [200, 200]
 
 
 # --- the rest of the API -------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from swinclf.inference.predictor import (
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches
 
 # Decoded images are large and of many sizes: batches of the usual size would only take memory.
-SMALL_BATCHES = ParallelBatches(1, first_size=4, max_size=4)
+SMALL_BATCHES = ParallelBatches(1, size=4)
 METADATA, LABELS = "swinclf.json", "labels.txt"  # in the archive at the end of a LiteRT file
 _MOST_METADATA = 64 * 1024**2  # bytes
 _PAGE_MODEL = re.compile(rb'<script type="text/plain" id="model">([A-Za-z0-9+/=]+)</script>')

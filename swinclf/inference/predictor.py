@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from swinclf.device import (
     choose_hardware,
     fixed_batch_size,
     has_native_bf16,
+    is_out_of_memory,
     require_precision,
-    translate_out_of_memory,
 )
+from swinclf.errors import DeviceError
 from swinclf.export_formats import find_export
 from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches
 
@@ -88,7 +90,11 @@ def open_predictor(path: Path, options: InferenceOptions = RUN_OPTIONS) -> Predi
 
 
 class TorchPredictor:
-    """A predictor with a torch network."""
+    """A predictor with a torch network.
+
+    Where memory runs out, a batch is computed in halves, down to single images, and so are later
+    batches.
+    """
 
     takes_any_size = False
 
@@ -107,6 +113,7 @@ class TorchPredictor:
         self._computer = Computer(network, hardware)
         pixels = card.preprocess.height * card.preprocess.width
         self.parallel = choose_parallel_batches(hardware.device, pixels)
+        self._most_images = sys.maxsize  # computed at once; fewer where memory has run out
 
     @classmethod
     def open(cls, path: Path, options: InferenceOptions) -> TorchPredictor:
@@ -123,10 +130,34 @@ class TorchPredictor:
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        with translate_out_of_memory(len(pixels)):
-            inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
-            logits, features = self._computer.outputs(inputs)
-            return Outputs(logits.cpu().numpy(), features.cpu().numpy())
+        while True:
+            size = min(self._most_images, len(pixels))
+            try:
+                parts = [
+                    self._compute(pixels[row : row + size]) for row in range(0, len(pixels), size)
+                ]
+                logits, features = (np.concatenate(one) for one in zip(*parts, strict=True))
+                return Outputs(logits, features)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise self._memory_error(error) from error
+            # Here the exception is gone, and with it the tensors of the failed attempt.
+            self._most_images = -(-size // 2)
+
+    def _compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
+        logits, features = self._computer.outputs(inputs)
+        return logits.cpu().numpy(), features.cpu().numpy()
+
+    def _memory_error(self, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"memory on {self.device} for one image",
+            found=f"it ran out ({first_error_line(error)})",
+            hint="end other programs that use its memory"
+            + ("" if self.device == "cpu" else ", or --device cpu"),
+        )
 
 
 class PaddedPredictor:

@@ -49,7 +49,7 @@ def stream_shared(
         )
         return
     check_device(predictor.device, processes)
-    source, size = iter(files), batch_size or predictor.parallel.max_size
+    source, size = iter(files), batch_size or predictor.parallel.size
     while group := list(islice(source, GROUP * processes.count)):
         task = OutputsTask(model, group, workers, size, is_padded)
         with processes.sharing(task):

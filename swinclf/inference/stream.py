@@ -7,10 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from threading import Lock
-from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +17,7 @@ from swinclf.confidence.selective import UNKNOWN, Confidence, SelectiveScores, i
 from swinclf.data.loader import (
     LoadedImage,
     available_batches,
+    batched,
     decode_encoded,
     load_for_prediction,
     map_ahead,
@@ -31,7 +29,7 @@ from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Outputs, PaddedPredictor, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
-from swinclf.parallel_batches import ParallelBatches, divide_threads
+from swinclf.parallel_batches import divide_threads
 from swinclf.preprocess import Preprocess
 
 InputT = TypeVar("InputT", bound=Source)
@@ -72,8 +70,7 @@ def stream_outputs(
         sources: Paths, encoded images, PIL images or (H, W, 3) uint8 arrays; an iterator of any
             length, read lazily.
         workers: Threads that decode.
-        batch_size: Images in a batch; None for the predictor's default, which on a GPU is tuned on
-            the first batches.
+        batch_size: Images in a batch; None for the predictor's default.
         low_latency: Compute the images that are available instead of waiting for a full batch, for
             a slow source. The batch sizes, and with them the last digits, then depend on timing.
         is_padded: Pad short batches to the device's own size, so that no output depends on the
@@ -90,28 +87,23 @@ def stream_outputs(
 
     def compute(batch: list[tuple[InputT, LoadedImage]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
-        start = perf_counter()
         rows = iter(compute_by_size(predictor, pixels))
-        sizes.record(len(pixels), perf_counter() - start)
         return [
             (source, ImageOutput(None, loaded.error) if loaded.pixels is None else next(rows))
             for source, loaded in batch
         ]
 
     parallel = predictor.parallel
-    if batch_size is not None:
-        parallel = replace(parallel, first_size=batch_size, max_size=batch_size)
-    sizes = BatchSize(parallel)
+    size = batch_size or parallel.size
     if low_latency:
-        for group in available_batches(items, sizes.size):
+        for group in available_batches(items, size):
             loaded = map_ahead(
                 reader.load, group, workers=workers, ahead=len(group), late=reader.refuse
             )
             yield from compute(list(loaded))
         return
-    ahead = 2 * parallel.max_size
-    loaded = map_ahead(reader.load, items, workers=workers, ahead=ahead, late=reader.refuse)
-    batches = sizes.batches(loaded)
+    loaded = map_ahead(reader.load, items, workers=workers, ahead=2 * size, late=reader.refuse)
+    batches = batched(loaded, size)
     with divide_threads(parallel):  # decoding, network and the caller overlap
         lanes = parallel.count
         for outputs in map_ahead(compute, batches, workers=lanes, ahead=lanes + 1):
@@ -212,43 +204,3 @@ def _load(source: Any, preprocess: Preprocess, *, resize: bool) -> LoadedImage:
         return LoadedImage(pixels, b"", "")
     except Exception as error:  # an image in memory may be as broken as one in a file
         return LoadedImage(None, b"", str(error) or type(error).__name__)
-
-
-Item = TypeVar("Item")
-
-MIN_SPEEDUP = 1.05  # a doubled batch size is adopted only if it is faster by this factor
-
-
-class BatchSize:
-    """The size of the next batch, doubled for as long as that raises the throughput."""
-
-    def __init__(self, parallel: ParallelBatches) -> None:
-        self.size = parallel.first_size
-        self._previous, self._max = parallel.first_size, parallel.max_size
-        self._settled = parallel.first_size == parallel.max_size
-        self._best_rate = 0.0
-        self._rates: list[float] = []
-        self._lock = Lock()
-
-    def record(self, count: int, seconds: float) -> None:
-        """Record how long the network alone took; the first batch of each size is a warm-up."""
-        with self._lock:
-            if self._settled or count != self.size:  # or it is of the previous size
-                return
-            self._rates.append(count / seconds)
-            if len(self._rates) < 3:
-                return
-            rate, self._rates = max(self._rates[1:]), []
-            if rate < MIN_SPEEDUP * self._best_rate:
-                self.size, self._settled = self._previous, True
-            elif self.size == self._max:
-                self._settled = True
-            else:
-                self._best_rate, self._previous = rate, self.size
-                self.size = min(2 * self.size, self._max)
-
-    def batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        """Yield the items in lists of the current size; the last list may be shorter."""
-        source = iter(items)
-        while batch := list(islice(source, self.size)):
-            yield batch

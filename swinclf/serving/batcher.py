@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Semaphore, Thread
-from time import monotonic, perf_counter
+from time import monotonic
 from types import TracebackType
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from swinclf.data.images import UnreadableImage
 from swinclf.data.loader import decode_encoded
 from swinclf.inference.predictor import Predictor
-from swinclf.inference.stream import BatchSize, ImageOutput, compute_by_size
+from swinclf.inference.stream import ImageOutput, compute_by_size
 from swinclf.parallel_batches import divide_threads
 from swinclf.serving.serve_limits import ServeLimits
 
@@ -53,12 +53,11 @@ class ImageBatcher:
             max_pixels=limits.pixels,
         )
         self._readers = ThreadPoolExecutor(max(1, workers), "swinclf-reader")
-        self._sizes = BatchSize(predictor.parallel)
         self._decoded: SimpleQueue[_Decoded | None] = SimpleQueue()
         self._lock, self._decoding, self._waiting = Lock(), 0, 0
         # Of decoded images, which take up to a thousand times the memory of their files.
         parallel = predictor.parallel
-        self._room = Semaphore(2 * parallel.max_size * parallel.count)
+        self._room = Semaphore(2 * parallel.size * parallel.count)
         self._threads = [
             Thread(target=self._compute, name="swinclf-model")
             for _ in range(predictor.parallel.count)
@@ -130,16 +129,14 @@ class ImageBatcher:
     def _compute(self) -> None:
         while batch := self._next_batch():
             futures = [future for future, _ in batch]
-            start = perf_counter()
             try:
                 results = compute_by_size(self._predictor, [pixels for _, pixels in batch])
-            except Exception as error:  # such as no memory left: the next batch may be smaller
+            except Exception as error:  # such as no memory for one image
                 for future in futures:
                     future.set_exception(error)
                 continue
             finally:
                 self._room.release(len(batch))
-            self._sizes.record(len(batch), perf_counter() - start)
             self._on_batch(len(batch))
             for future, result in zip(futures, results, strict=True):
                 future.set_result(result)
@@ -149,7 +146,7 @@ class ImageBatcher:
         first = self._decoded.get()
         batch = [] if first is None else [first]
         until = monotonic() + WAIT_S
-        while batch and len(batch) < self._sizes.size:
+        while batch and len(batch) < self._predictor.parallel.size:
             patience_s = max(0.0, until - monotonic()) if self._decoding else 0.0
             try:
                 item = self._decoded.get(timeout=patience_s)
