@@ -64,6 +64,11 @@ class RunFolder:
     neighbours = _RunFile("neighbours.safetensors")
 
     @property
+    def is_run(self) -> bool:
+        """Whether the folder is a training's, finished or not."""
+        return self.config.is_file() and self.split.is_file()
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run is finished."""
         return self.metrics.is_file()
@@ -313,7 +318,7 @@ def find_enclosing_run(model: Path) -> RunFolder | None:
     """Return the run folder that a model file is in; None if it is not in one."""
     for folder in (model.resolve().parent, model.resolve().parent.parent):  # of an exported folder
         run = RunFolder(folder)
-        if run.config.is_file() and run.split.is_file():
+        if run.is_run:
             return run
     return None
 

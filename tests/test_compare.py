@@ -375,6 +375,22 @@ def test_a_folder_without_answers(tmp_path, two, content, found):
     assert "swinclf eval DATA" in caught.value.hint
 
 
+def test_an_interrupted_run_is_to_be_resumed_and_a_finished_one_to_be_scored_elsewhere(
+    tmp_path, two
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "split.csv"):
+        (run / name).write_text("{}")
+    with pytest.raises(RunError) as caught:
+        compare(two[0], run)
+    assert caught.value.hint == f"swinclf train --resume '{run}'"
+    (run / "metrics.json").write_text("{}")
+    with pytest.raises(RunError) as caught:
+        compare(two[0], run)
+    assert caught.value.hint.startswith(f"swinclf eval --run '{run}', ")
+
+
 def test_a_run_and_its_evaluation_agree(cli, trained, tmp_path):
     assert cli("eval", "--run", trained.path, "--output", tmp_path / "e").code == 0
     done = compare(trained.path, tmp_path / "e")

@@ -129,6 +129,17 @@ def test_a_broken_image_is_listed_and_the_rest_scored(trained, score, cli, tmp_p
     assert not (folder / "skipped.csv").exists()
 
 
+def test_a_run_is_not_replaced_by_scores_of_other_images(trained, cli, tmp_path):
+    data, run = write_dataset(tmp_path / "more", per_class=1), tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    (run / "skipped.csv").write_text("path,reason\n")
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    done = cli("eval", data, "--run", run, "--output", run)
+    assert done.code == 2
+    assert error_lines(done)[1] == f"the run '{run}'"
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
 def test_other_images_under_the_same_names_are_another_dataset(trained, score, tmp_path):
     other = shutil.copytree(trained.data, tmp_path / "other")
     for number, file in enumerate(sorted(other.rglob("*.png"))):

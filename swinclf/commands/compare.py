@@ -290,7 +290,7 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
         raise RunError(
             f"a finished run or the output of an evaluation at '{folder}'",
             found=f"no {PREDICTIONS} in it" if folder.is_dir() else "no such folder",
-            hint=f"swinclf eval DATA --run RUN --output {quoted(folder)}",
+            hint=_predictions_hint(folder),
         )
     rows = {row["path"]: row for row in read_csv(file, COLUMNS)}
     try:
@@ -301,9 +301,19 @@ def _predictions(folder: Path) -> dict[str, Mapping[str, str]]:
         raise RunError(
             f"images with their probabilities in '{file}'",
             found="a probability that is not a number" if rows else "no image",
-            hint=f"swinclf eval DATA --run RUN --output {quoted(folder)}",
+            hint=_predictions_hint(folder),
         )
     return rows
+
+
+def _predictions_hint(folder: Path) -> str:
+    """Return the command that writes the predictions that a folder lacks."""
+    run = RunFolder(folder)
+    if run.is_run and not run.is_finished:
+        return f"swinclf train --resume {quoted(folder)}"
+    if run.is_run:  # whose folder `eval` does not write to
+        return f"swinclf eval --run {quoted(folder)}, and compare the folder that it writes"
+    return f"swinclf eval DATA --run RUN --output {quoted(folder)}"
 
 
 def _check_same_images(

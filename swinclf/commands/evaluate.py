@@ -21,7 +21,7 @@ from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION
 from swinclf.device import default_workers
-from swinclf.errors import DataError, WeightsError
+from swinclf.errors import ConfigError, DataError, WeightsError
 from swinclf.export_formats import find_export
 from swinclf.files import read_json
 from swinclf.inference.predictor import (
@@ -163,9 +163,11 @@ def evaluate(
     number of threads that decode; None for one a core.
 
     Raises:
+        ConfigError: If `output` is a training run, or inside the dataset.
         SwinclfError: If it cannot be done.
     """
     refuse_inside(data or find_data_folder(model), output, "--output")
+    _refuse_run(output)
     predictor = open_predictor(model, options)
     if predictor.note:
         report.warn(predictor.note)
@@ -197,6 +199,16 @@ def evaluate(
         ),
     )
     return Evaluation(folder, done.result.metrics, tuple(done.result.skipped), done.rejection)
+
+
+def _refuse_run(output: Path | None) -> None:
+    """Raise a ConfigError if a folder is a training run, whose scores would be replaced."""
+    if output is not None and RunFolder(output).is_run:
+        raise ConfigError(
+            "a folder for --output that is not a training run, whose scores it would replace",
+            found=f"the run '{output}'",
+            hint="no --output, which writes to the next free eval-N, or another folder",
+        )
 
 
 def _provenance(model: Path, root: Path, split: str) -> Provenance:
