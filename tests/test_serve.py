@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from urllib.parse import parse_qs, urlsplit
 
 import browser
 import numpy as np
@@ -27,13 +28,15 @@ import pytest
 from command_lines import parse
 from conftest import COLOURS, error_lines, write_image
 from PIL import Image
+from starlette.datastructures import Headers
 
 from swinclf.errors import DeviceError
 from swinclf.inference.predictor import open_predictor
 from swinclf.serving.batcher import ImageBatcher
-from swinclf.serving.gate import RequestError, ServeCounters
+from swinclf.serving.gate import Gate, RequestError, ServeCounters
 from swinclf.serving.http_api import PredictionService, build_api
 from swinclf.serving.serve_limits import ServeLimits
+from swinclf.serving.server import ServerAddress
 from swinclf.serving.uploads import Upload
 
 ROOT = Path(__file__).parent.parent
@@ -490,6 +493,18 @@ def test_other_machines_need_a_token(cli, trained, monkeypatch):
     assert re.fullmatch(r"http://127.0.0.1:\d+\n", cli(*words).out)
     monkeypatch.setenv("SWINCLF_TOKEN", "mine")
     assert cli(*words).out.endswith("#token=mine\n")
+
+
+@pytest.mark.parametrize("token", ["a+b&c=%25d #e", "schlüssel-鍵", "caf\udce9"])
+def test_a_token_may_have_any_characters(token):
+    address = ServerAddress("127.0.0.1", 8000, token)
+    (read,) = parse_qs(urlsplit(address.page_url).fragment, errors="surrogateescape")["token"]
+    assert read == token, "parsed like the page's URLSearchParams"
+    gate = Gate(None, token=token, is_loopback=False, counters=ServeCounters())
+    for sent, status in ((token, None), (token[:-1], 401)):
+        sent_bytes = f"Bearer {sent}".encode(errors="surrogateescape")
+        refusal = gate._refusal(Headers(raw=[(b"authorization", sent_bytes)]), "/model")
+        assert getattr(refusal, "status", None) == status
 
 
 # --- the documentation ---------------------------------------------------------------------------

@@ -10,7 +10,9 @@ const waiting = [];
 // --- the server ---------------------------------------------------------------------------------
 
 function ask(path, options = {}) {
-  const headers = token ? {Authorization: `Bearer ${token}`} : {};
+  // A header is a string of bytes: those of the token in UTF-8.
+  const bytes = String.fromCharCode(...new TextEncoder().encode(token ?? ""));
+  const headers = token ? {Authorization: `Bearer ${bytes}`} : {};
   return fetch(path, {...options, headers});
 }
 

@@ -127,7 +127,9 @@ class Gate:
         if self._token is None or path in OPEN_PATHS:
             return None
         given = headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        # ASGI headers are bytes decoded as Latin-1; programs send a token as UTF-8.
+        expected = f"Bearer {self._token}".encode(errors="surrogateescape")
+        if hmac.compare_digest(given.encode("latin-1"), expected):
             return None
         return RequestError(
             401,

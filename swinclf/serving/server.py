@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import h11
 import uvicorn
@@ -45,7 +46,9 @@ class ServerAddress:
     @property
     def page_url(self) -> str:
         """The address of the page with the token, in a part that a browser does not send."""
-        return f"{self.url}/#token={self.token}" if self.token else self.url
+        if not self.token:
+            return self.url
+        return f"{self.url}/#token={quote(self.token, safe='', errors='surrogateescape')}"
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
