@@ -18,10 +18,12 @@ from PIL import Image
 
 import swinclf
 from swinclf.card import ModelCard
+from swinclf.commands import export as export_verb
 from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, import_openvino
-from swinclf.errors import ExportError, MismatchError
+from swinclf.errors import ExportError, MismatchError, RunError
 from swinclf.export_formats import FORMATS, find_export
+from swinclf.exporting.verified_export import Export
 from swinclf.inference.predictor import open_predictor
 from swinclf.models.build import Architecture, build_network
 from swinclf.models.embedded import PREPROCESS
@@ -349,6 +351,33 @@ def test_all_formats_in_one_table(export_of, export_models, photos, cli, tmp_pat
     record = json.loads(cli(*words, "--json").out)
     assert [one["format"] for one in record["exports"]] == ["onnx", "timm", "torch-export", "web"]
     assert cli(*words, "--tolerance", "0").code == 4
+
+
+def test_a_runtime_that_fails_does_not_hide_the_other_formats(trained, cli, monkeypatch):
+    class Run:
+        predictor = None
+
+        def __init__(self, *_):
+            pass
+
+        def export(self, export_format, path, *, with_speed):
+            assert with_speed
+            if export_format is ExportFormat.OPENVINO:
+                raise RunError("a network", found="no such layer", hint="swinclf export")
+            if export_format is ExportFormat.LITERT:
+                raise ExportError("the extra", found="not installed", hint="pip install")
+            return Export(export_format, path, 1, None, None, Precision.FP32)
+
+    monkeypatch.setattr(export_verb, "RunToExport", Run)
+    monkeypatch.setattr(export_verb, "measure_speed", lambda _: 1.0)
+    done = cli("export", "--all", "--run", trained.path)
+    assert done.code == 4
+    assert "openvino: failed: no such layer" in done.out
+    assert "litert: not written: not installed" in done.out
+    names = [line.split()[0] for line in done.out.splitlines()]
+    assert {"onnx", "timm", "torch-export", "web", "coreml"} <= set(names)
+    monkeypatch.setattr(export_verb, "FORMATS", {ExportFormat.LITERT: FORMATS["litert"]})
+    assert cli("export", "--all", "--run", trained.path).code == 4, "nothing is written"
 
 
 @pytest.mark.parametrize("export_format", ["coreml", "litert"])

@@ -163,7 +163,8 @@ def all_exports_text(done: AllExports) -> str:
         )
     lines = align_columns(rows, right={1, 2, 3, 4})
     for other in done.unavailable:
-        lines += [f"{other.export_format}: not written: {other.reason}", f"  try: {other.hint}"]
+        state = "failed" if other.is_broken else "not written"
+        lines += [f"{other.export_format}: {state}: {other.reason}", f"  try: {other.hint}"]
     return "\n".join(lines) + "\n"
 
 

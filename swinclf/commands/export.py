@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.config import Embed, ExportFormat
-from swinclf.errors import ExportError
+from swinclf.errors import ExportError, RunError
 from swinclf.export_formats import FORMATS, check_suffix, check_variants
 from swinclf.exporting.verified_export import (
     Export,
@@ -21,11 +21,12 @@ from swinclf.run_folder import make_folder
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A format that could not be written here."""
+    """A format that could not be written here, or whose file could not be computed."""
 
     export_format: ExportFormat
     reason: str
     hint: str
+    is_broken: bool  # whether that is a failure, not a missing extra or another system
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class AllExports:
 
     @property
     def agree(self) -> bool:
-        """Whether every export agrees with the run."""
-        return all(one.agrees for one in self.exports)
+        """Whether there are exports, no format failed, and every export agrees with the run."""
+        is_broken = not self.exports or any(one.is_broken for one in self.unavailable)
+        return not is_broken and all(one.agrees for one in self.exports)
 
 
 def export(
@@ -91,7 +93,7 @@ def export_all(
     The files are written to `folder`; None for that of the model. Other arguments as for `export`.
 
     Raises:
-        SwinclfError: If no format can be written.
+        SwinclfError: If the run cannot be read, or there are no images to compare on.
     """
     run = RunToExport(model, data, options, tolerance, report)
     folder = make_folder(folder) if folder else model.parent
@@ -100,6 +102,7 @@ def export_all(
         try:
             done = run.export(export_format, folder / entry.default_name, with_speed=True)
             exports.append(done)
-        except ExportError as error:
-            unavailable.append(Unavailable(export_format, error.found, error.hint))
+        except (ExportError, RunError) as error:
+            is_broken = isinstance(error, RunError)
+            unavailable.append(Unavailable(export_format, error.found, error.hint, is_broken))
     return AllExports(tuple(exports), tuple(unavailable), measure_speed(run.predictor))
