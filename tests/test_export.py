@@ -16,7 +16,7 @@ from conftest import SMALL_SETTINGS, error_lines, read_rows
 import swinclf
 from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.exporting import writers
-from swinclf.exporting.parity import Answers, compare_answers
+from swinclf.exporting.parity import Answers, Parity, compare_answers, worst_parity
 from swinclf.inference.predictor import open_predictor
 
 onnx = pytest.importorskip("onnx")
@@ -298,6 +298,14 @@ def test_parity_compares_classes_by_name_and_rejections_by_the_files_own_thresho
     # The run itself is this near to its threshold: rounding decides.
     near = answers(ours - np.float32(1e-6), threshold=0.6)
     assert compare_answers(answers(ours, threshold=0.6), near, tolerance=1e-3).agrees
+
+
+def test_the_worst_parity_is_one_that_does_not_agree():
+    """With the preprocessing in the file a label may differ, but no probability by so much."""
+    near = Parity(images=500, largest=0.001, flips=1, tolerance=0.01, most_flips=1)
+    far = Parity(images=500, largest=0.4, flips=0, tolerance=0.01, most_flips=1)
+    assert worst_parity([near, far, near]) is far
+    assert worst_parity([near, Parity(500, 0.009, 0, 0.01)]) is near
 
 
 def test_parity_counts_flips_and_the_largest_difference():

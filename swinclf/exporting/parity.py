@@ -7,7 +7,7 @@ counts as much as wrong numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,11 @@ def compare_answers(
         rejections=_rejection_flips(ours, theirs, tolerance),
         most_flips=most_flips,
     )
+
+
+def worst_parity(parities: Iterable[Parity]) -> Parity:
+    """Return the parity that is furthest from agreement: one that does not agree, if any."""
+    return max(parities, key=lambda one: (not one.agrees, one.flips, one.rejections, one.largest))
 
 
 def differing_metadata(

@@ -14,7 +14,13 @@ from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
 from swinclf.export_formats import FORMATS
-from swinclf.exporting.parity import Answers, Parity, compare_answers, differing_metadata
+from swinclf.exporting.parity import (
+    Answers,
+    Parity,
+    compare_answers,
+    differing_metadata,
+    worst_parity,
+)
 from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
 from swinclf.inference.samples import SAMPLE_COUNT, list_samples
@@ -136,17 +142,14 @@ class RunToExport:
         with self._report.track(
             f"comparing {path.name} with the run", len(BATCHES) * len(self._images)
         ) as advance:
-            parity = max(
-                (
-                    compare_answers(
-                        self._reference,
-                        self._answers(theirs, size, advance),
-                        tolerance=default if self._tolerance is None else self._tolerance,
-                        most_flips=-(-len(self._images) // 500) if theirs.takes_any_size else 0,
-                    )
-                    for size in BATCHES
-                ),
-                key=lambda one: (one.flips, one.rejections, one.largest),
+            parity = worst_parity(
+                compare_answers(
+                    self._reference,
+                    self._answers(theirs, size, advance),
+                    tolerance=default if self._tolerance is None else self._tolerance,
+                    most_flips=-(-len(self._images) // 500) if theirs.takes_any_size else 0,
+                )
+                for size in BATCHES
             )
         found = getattr(theirs, "metadata", {})
         different = differing_metadata(self._source.metadata(), found)
