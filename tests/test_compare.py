@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from conftest import SMALL_FLAGS, error_lines, read_rows
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from swinclf.commands.compare import compare
+from swinclf.cli.run_tables import leaderboard_text
+from swinclf.cli.tables import ResultFormat
+from swinclf.commands.compare import Leaderboard, compare
 from swinclf.errors import DataError, RunError
 from swinclf.files import write_csv, write_json
 from swinclf.reporting.paired_comparison import (
     PairedCounts,
     PredictionPair,
+    RunScore,
     holm,
     score_interval,
 )
@@ -217,8 +221,22 @@ def test_several_are_ranked_on_the_images_of_all(cli, three, tmp_path):
         "predicted": ["tulip", "daisy", "rose"],
     }
     lines = cli("compare", *three).out.splitlines()
-    assert [line.split()[0][-1] for line in lines[2:5]] == ["c", "b", "a"]
-    assert "different predictions: 7 images" in lines[6]
+    assert [line.split()[0][-1] for line in lines[3:6]] == ["c", "b", "a"]
+    assert "different predictions: 7 images" in lines[7]
+    low, high = (100 * end for end in found["runs"][2]["difference_ci95"])
+    assert f"-30.0 ({low:+.1f} to {high:+.1f})" in lines[5]
+
+
+def test_the_table_of_several_fits_a_terminal_with_names_of_any_length():
+    score = RunScore(
+        *("runs/" + "long-" * 30 + "1", 1, 1.0, (0.998, 1.0), -0.302, (-0.355, -0.251), 1.2e-10),
+        *(10_000, 1.0),
+    )
+    done = Leaderboard(1000, (replace(score, p_value=None), score), (), (), ())
+    lines = leaderboard_text(done, ResultFormat.TABLE, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[4].startswith("runs/long-")
+    assert lines[4].endswith("100.0 % (99.8 to 100.0)  -30.2 (-35.5 to -25.1)   1.2e-10")
 
 
 def test_the_link_to_the_newest_run_is_not_another_run(cli, three, tmp_path):

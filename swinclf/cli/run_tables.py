@@ -18,7 +18,7 @@ from swinclf.terminal import one_line
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison, Leaderboard
     from swinclf.commands.runs import RunSummary
-    from swinclf.reporting.paired_comparison import PredictionPair
+    from swinclf.reporting.paired_comparison import PredictionPair, RunScore
 
 HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
 HINTS = 5  # runs with their reason or command
@@ -117,15 +117,12 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
     """Return the comparison of several runs as JSON, or as tables of runs and groups of seeds."""
     if result_format is ResultFormat.JSON:
         return to_json(done.to_dict())
-    rows = [("run", "accuracy", "95 % interval", "difference", "p (Holm)")]
-    for one in done.runs:
-        low, high = one.accuracy_ci95
-        p_value = "best" if one.p_value is None else f"{one.p_value:.2g}"
-        gap = "" if one.p_value is None else _points(one.difference)
-        interval = f"{format_percent(low)} to {format_percent(high)}"
-        rows.append((one_line(one.run), format_percent(one.accuracy), interval, gap, p_value))
-    title = f"accuracy on the {done.images:,} images of all runs; McNemar's test against the best"
-    lines = [title, *align_columns(rows, width=width, elided=[0], right=[1, 2, 3, 4])]
+    rows = [("run", "accuracy", "difference (points)", "p (Holm)"), *map(_score_cells, done.runs)]
+    lines = [
+        f"accuracy on the {done.images:,} images of all runs, with 95 % intervals;",
+        "difference from the best, and McNemar's test against it",
+        *align_columns(rows, width=width, elided=[0], right=[1, 2, 3]),
+    ]
     if not done.images:
         lines = ["no image was scored by all runs: each seed has its own validation images"]
     if done.groups:
@@ -141,6 +138,16 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
     return "\n".join([*lines, "", *done.notes]) + "\n"
+
+
+def _score_cells(one: RunScore) -> tuple[str, ...]:
+    low, high = (100 * end for end in one.accuracy_ci95)
+    accuracy = f"{format_percent(one.accuracy)} ({low:.1f} to {high:.1f})"
+    if one.p_value is None:
+        return one_line(one.run), accuracy, "", "best"
+    low, high = (100 * end for end in one.difference_ci95)
+    gap = f"{100 * one.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    return one_line(one.run), accuracy, gap, f"{one.p_value:.2g}"
 
 
 def _verdict(done: Comparison) -> str:
