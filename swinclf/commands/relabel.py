@@ -18,7 +18,6 @@ from swinclf.run_folder import RunFolder, find_data_folder
 
 COLUMNS = ("path", "label")
 SHOWN = 3  # rows in an error
-_IS_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def plan_undo(undo: Path) -> RelabelPlan:
         except ValueError:
             lost.append(one.target)
             continue
-        if os.path.lexists(now) and (not os.path.lexists(former) or _is_linked_twice(former, now)):
+        if os.path.lexists(now) and not os.path.lexists(former):
             moves.append(Move(one.target, one.path))
         elif not former.is_file() or os.path.lexists(now):
             lost.append(one.target)
@@ -207,38 +206,8 @@ def _free_path(path: Path, used: Collection[Path] = ()) -> Path:
 
 
 def _rename_to_free(source: Path, target: Path) -> None:
-    """Rename a file without ever replacing another one, as `Path.rename` would."""
+    """Rename a file; raise FileExistsError where `Path.rename` might replace another one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if _IS_WINDOWS:
-            source.rename(target)  # there it replaces no file
-        else:
-            _rename_by_link(source, target)
-    except FileExistsError:
-        if not _is_linked_twice(target, source):
-            raise
-        source.unlink()  # a process died between the two steps
-
-
-def _rename_by_link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except FileExistsError:
-        raise
-    except (OSError, NotImplementedError):  # a file system without hard links
-        if os.path.lexists(target):
-            raise FileExistsError(f"'{target}' exists") from None
-        source.rename(target)
-        return
-    try:
-        source.unlink()
-    except OSError:
-        target.unlink()
-        raise
-
-
-def _is_linked_twice(path: Path, other: Path) -> bool:
-    """Return whether two paths are two hard links to one file: not one file behind a link."""
-    status = path.lstat()
-    is_same = os.path.samestat(status, other.lstat())
-    return is_same and status.st_nlink > 1 and path.resolve() != other.resolve()
+    if os.path.lexists(target):  # the same file, too: behind a link to its folder
+        raise FileExistsError(f"'{target}' exists")
+    source.rename(target)
