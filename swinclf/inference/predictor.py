@@ -18,7 +18,6 @@ from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
-    fixed_batch_size,
     has_native_bf16,
     is_out_of_memory,
     require_precision,
@@ -158,27 +157,6 @@ class TorchPredictor:
             hint="end other programs that use its memory"
             + ("" if self.device == "cpu" else ", or --device cpu"),
         )
-
-
-class PaddedPredictor:
-    """A predictor that pads short batches, so that no output depends on the number of images.
-
-    `size` is the number of images of a batch.
-    """
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self.size = 1 if predictor.takes_any_size else fixed_batch_size(predictor.device)
-        self.card, self.parallel = predictor.card, predictor.parallel
-        self.device, self.note = predictor.device, predictor.note
-        self.takes_any_size = predictor.takes_any_size
-
-    def outputs(self, pixels: np.ndarray) -> Outputs:
-        """See `Predictor`."""
-        missing = self.size - len(pixels)
-        padded = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
-        computed = self._predictor.outputs(padded)
-        return computed.rows(slice(0, len(pixels)))
 
 
 def first_error_line(error: Exception) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +26,10 @@ from swinclf.data.loader import (
 )
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
+from swinclf.device import fixed_batch_size
 from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
-from swinclf.inference.predictor import Outputs, PaddedPredictor, Predictor, softmax
+from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import divide_threads
 from swinclf.preprocess import Preprocess
@@ -79,74 +81,65 @@ def stream_outputs(
     Yields:
         Each source with its outputs; one that cannot be read has an error and affects no other.
     """
+    parallel = predictor.parallel
+    size, pad_to = batch_size or parallel.size, 0
     if is_padded:
-        predictor = padded = PaddedPredictor(predictor)
-        batch_size = padded.size
-    reader = _Reader(predictor)
-    items = reader.take(sources)
+        size = pad_to = 1 if predictor.takes_any_size else fixed_batch_size(predictor.device)
+    read = partial(_load, preprocess=predictor.card.preprocess, resize=not predictor.takes_any_size)
+    items = _read_what_may_change(sources, read)
+
+    def load(item: tuple[InputT, LoadedImage | None]) -> tuple[InputT, LoadedImage]:
+        return item[0], item[1] or read(item[0])
+
+    def refuse(item: tuple[InputT, LoadedImage | None], why: str) -> tuple[InputT, LoadedImage]:
+        return not_loaded(item[0], why)
 
     def compute(batch: list[tuple[InputT, LoadedImage]]) -> list[tuple[InputT, ImageOutput]]:
         pixels = [loaded.pixels for _, loaded in batch if loaded.pixels is not None]
-        rows = iter(compute_by_size(predictor, pixels))
+        rows = iter(compute_by_size(predictor, pixels, pad_to=pad_to))
         return [
             (source, ImageOutput(None, loaded.error) if loaded.pixels is None else next(rows))
             for source, loaded in batch
         ]
 
-    parallel = predictor.parallel
-    size = batch_size or parallel.size
     if low_latency:
         for group in available_batches(items, size):
-            loaded = map_ahead(
-                reader.load, group, workers=workers, ahead=len(group), late=reader.refuse
-            )
+            loaded = map_ahead(load, group, workers=workers, ahead=len(group), late=refuse)
             yield from compute(list(loaded))
         return
-    loaded = map_ahead(reader.load, items, workers=workers, ahead=2 * size, late=reader.refuse)
-    batches = batched(loaded, size)
+    loaded = map_ahead(load, items, workers=workers, ahead=2 * size, late=refuse)
     with divide_threads(parallel):  # decoding, network and the caller overlap
-        lanes = parallel.count
+        batches, lanes = batched(loaded, size), parallel.count
         for outputs in map_ahead(compute, batches, workers=lanes, ahead=lanes + 1):
             yield from outputs
 
 
-class _Reader:
-    """Reads sources for a model."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._preprocess = predictor.card.preprocess
-        self._resizes = not predictor.takes_any_size
-
-    def take(self, sources: Iterable[InputT]) -> Iterator[tuple[InputT, LoadedImage | None]]:
-        """Yield sources, with the pixels of those that the caller may change or close after it."""
-        for source in sources:
-            is_read_later = isinstance(source, (str, os.PathLike, bytes))
-            yield source, None if is_read_later else self._read(source)
-
-    def load(self, item: tuple[InputT, LoadedImage | None]) -> tuple[InputT, LoadedImage]:
-        """Return a source with its pixels."""
-        source, loaded = item
-        return source, loaded or self._read(source)
-
-    def refuse(
-        self, item: tuple[InputT, LoadedImage | None], why: str
-    ) -> tuple[InputT, LoadedImage]:
-        """Return a source with the reason why it could not be loaded."""
-        return not_loaded(item[0], why)
-
-    def _read(self, source: Source) -> LoadedImage:
-        return _load(source, self._preprocess, resize=self._resizes)
+def _read_what_may_change(
+    sources: Iterable[InputT], read: Callable[[InputT], LoadedImage]
+) -> Iterator[tuple[InputT, LoadedImage | None]]:
+    """Yield sources, with the pixels of those that the caller may change or close after it."""
+    for source in sources:
+        is_read_later = isinstance(source, (str, os.PathLike, bytes))
+        yield source, None if is_read_later else read(source)
 
 
-def compute_by_size(predictor: Predictor, pixels: Sequence[np.ndarray]) -> list[ImageOutput]:
-    """Return the outputs for decoded images, of which those of one size are computed together."""
+def compute_by_size(
+    predictor: Predictor, pixels: Sequence[np.ndarray], *, pad_to: int = 0
+) -> list[ImageOutput]:
+    """Return the outputs for decoded images, of which those of one size are computed together.
+
+    Less than `pad_to` images are repeated up to that number, so that the rounding of no output
+    depends on it.
+    """
     groups = defaultdict(list)
     for row, one in enumerate(pixels):
         groups[one.shape].append(row)
     rows: dict[int, ImageOutput] = {}
     for group in groups.values():
-        outputs = predictor.outputs(np.stack([pixels[row] for row in group]))
-        rows |= zip(group, to_image_outputs(outputs, predictor.card.confidence), strict=True)
+        padded = group + group[-1:] * (pad_to - len(group))
+        outputs = predictor.outputs(np.stack([pixels[row] for row in padded]))
+        own = outputs.rows(slice(0, len(group)))
+        rows |= zip(group, to_image_outputs(own, predictor.card.confidence), strict=True)
     return [rows[row] for row in range(len(pixels))]
 
 
