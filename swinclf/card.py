@@ -96,17 +96,12 @@ def check_sizes(
     if features is not None and space is not None and len(space.mean) != features:
         found = f"a calibration for {len(space.mean)} features and a network with {features}"
     if found:
-        raise mismatch_error(where, found)
-
-
-def mismatch_error(where: str, found: str) -> RunError:
-    """Return the error for a model file whose card does not match its network."""
-    return RunError(
-        f"a model card that agrees with the network in '{where}'",
-        found=found,
-        hint="export the run again, or take the file from its run again; "
-        "do not edit the metadata of a model file",
-    )
+        raise RunError(
+            f"a model card that agrees with the network in '{where}'",
+            found=found,
+            hint="export the run again, or take the file from its run again; "
+            "do not edit the metadata of a model file",
+        )
 
 
 def _read(

@@ -45,8 +45,6 @@ def test_a_whole_card_is_taken(cli, trained, tmp_path):
         (card(["a", "b"]), {}, "names of 2 classes and a network with 3 logits"),
         (card(["a", "b", "c"]), {"outputs": 5}, "names of 3 classes and a network with 5 logits"),
         (card(["a", "b"]), {"shown": "k"}, "names of 2 classes and a network with 3 logits"),
-        (card(side=64), {}, "a size of 64 x 64 px in the card and an input of shape"),
-        (card(), {"names": ("x", "logits")}, "inputs x and not one 'pixels'"),
     ],
 )
 def test_a_card_that_disagrees_with_the_graph(cli, trained, tmp_path, metadata, graph, found):
@@ -55,6 +53,23 @@ def test_a_card_that_disagrees_with_the_graph(cli, trained, tmp_path, metadata, 
     assert "a model card that agrees with the network" in expected
     assert said.startswith(found)
     assert "export the run again" in hint
+
+
+@pytest.mark.parametrize(
+    ("metadata", "graph", "found"),
+    [
+        (card(side=64), {}, "invalid dimensions for input: pixels"),
+        (card(), {"names": ("x", "logits")}, "pixels"),
+    ],
+)
+def test_a_card_of_images_that_the_graph_does_not_take(
+    cli, trained, tmp_path, metadata, graph, found
+):
+    model = write_onnx(tmp_path / "m.onnx", metadata, **graph)
+    expected, said, hint = refused(cli, trained.data, model)
+    assert f"a network that computes 1 images (onnx) at '{model}'" in expected
+    assert found in said
+    assert hint == "swinclf export --format onnx"
 
 
 def test_what_an_earlier_version_stored_is_ignored(cli, trained, tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from swinclf.card import ModelCard, check_sizes, mismatch_error
+from swinclf.card import ModelCard, check_sizes
 from swinclf.config import ExportFormat
 from swinclf.data.transforms import to_numpy_input
 from swinclf.device import available_cores, import_extra, import_openvino
@@ -95,18 +95,14 @@ class ExportedPredictor:
         raise NotImplementedError
 
     def _check_network(self) -> None:
-        """Refuse a file whose card and network disagree."""
+        """Refuse a file whose card and network disagree, by the outputs for a blank image."""
         size = self.card.preprocess
         blank = self.outputs(np.zeros((1, size.height, size.width, 3), np.uint8))
-        self._check_widths([one.shape for one in blank if one is not None])
-
-    def _check_widths(self, shapes: Sequence[Sequence[object]]) -> None:
-        widths = [_width(shape) for shape in shapes]
         check_sizes(
             self.card,
             where=str(self._path),
-            logits=widths[0],
-            features=widths[1] if len(widths) > 1 else None,
+            logits=_width(blank.logits),
+            features=None if blank.features is None else _width(blank.features),
         )
 
     def _error(self, expected: str, error: Exception) -> RunError:
@@ -129,8 +125,8 @@ class OnnxPredictor(ExportedPredictor):
         self._session = ort.InferenceSession(
             self._model(), options, providers=["CPUExecutionProvider"]
         )
-        self._input = self._session.get_inputs()[0].name
-        self.takes_any_size = self._input == IMAGES
+        self.takes_any_size = IMAGES in [one.name for one in self._session.get_inputs()]
+        self._input = IMAGES if self.takes_any_size else PIXELS
         if self.takes_any_size:
             self.parallel = SMALL_BATCHES
         # Decisions may follow; they are made here as for every other model.
@@ -145,32 +141,6 @@ class OnnxPredictor(ExportedPredictor):
     def _compute(self, inputs: np.ndarray) -> Sequence[np.ndarray]:
         arrays: Sequence[np.ndarray] = self._session.run(self._outputs, {self._input: inputs})
         return arrays
-
-    def _check_network(self) -> None:
-        where, wanted = str(self._path), self.card.preprocess
-        inputs = {one.name: one for one in self._session.get_inputs()}
-        if inputs.keys() not in ({PIXELS}, {IMAGES}):
-            raise mismatch_error(where, f"inputs {', '.join(inputs)} and not one '{PIXELS}'")
-        (one,) = inputs.values()
-        shape, kind = one.shape, one.type
-        expected: tuple[int | None, ...] = (None, 3, wanted.height, wanted.width)
-        if self.takes_any_size:
-            expected = (None, None, None, 3)
-        fits = len(shape) == 4 and all(
-            not isinstance(side, int) or one is None or side == one
-            for side, one in zip(shape, expected, strict=True)
-        )
-        if kind != f"tensor({'uint8' if self.takes_any_size else 'float'})" or not fits:
-            raise mismatch_error(
-                where,
-                f"a size of {wanted.height} x {wanted.width} px in the card and an input of shape "
-                f"{tuple(shape)} ({kind})",
-            )
-        shapes = [one.shape for one in self._session.get_outputs()[:3]]
-        if not shapes or None in [_width(shape) for shape in shapes[:2]]:
-            super()._check_network()  # not in the graph: measured on a blank image
-        else:
-            self._check_widths(shapes)
 
 
 class WebPagePredictor(OnnxPredictor):
@@ -282,11 +252,9 @@ def open_timm_folder(path: Path, options: InferenceOptions) -> TorchPredictor:
     return TorchPredictor(network, card, choose_model_hardware(card, options), metadata)
 
 
-def _width(shape: Sequence[object]) -> int | None:
-    """Return the second of two dimensions; 0 if there are not two, None if it is dynamic."""
-    if len(shape) != 2:
-        return 0
-    return shape[1] if isinstance(shape[1], int) else None
+def _width(rows: np.ndarray) -> int:
+    """Return the number of columns; 0 if it is not a matrix."""
+    return int(rows.shape[1]) if rows.ndim == 2 else 0
 
 
 def _joined(rows: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
