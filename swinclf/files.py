@@ -1,4 +1,4 @@
-"""Atomic writes of small files, and the JSON and CSV dialects of a run.
+"""Atomic writes of small files, free names, and the JSON and CSV dialects of a run.
 
 Knows nothing about the contents. File and class names may be invalid UTF-8, which Python represents
 by lone surrogates; both dialects preserve them.
@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -188,6 +188,27 @@ def _free_bytes(folder: Path) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
+
+
+def folder_bytes(folder: Path | str) -> int:
+    """Return the bytes of all files in a folder that can be read; links are not followed."""
+    size = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                size += folder_bytes(entry.path)
+            else:
+                size += entry.stat(follow_symlinks=False).st_size
+    return size
+
+
+def free_path(path: Path, used: Collection[Path] = ()) -> Path:
+    """Return a path that neither exists nor is `used`: with a number in its name if need be."""
+    free, number = path, 1
+    while os.path.lexists(free) or free in used:
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
 
 
 def file_digest(path: Path) -> str:

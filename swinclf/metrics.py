@@ -127,9 +127,14 @@ class Metrics:
         Returns:
             (true label, predicted label, count), most frequent first, ties in class order.
         """
-        wrong = [pair for pair in self.confusions if pair[0] != pair[1]]
-        wrong.sort(key=lambda pair: -pair[2])  # stable, and the pairs are in class order
-        return [(self.classes[true], self.classes[pred], count) for true, pred, count in wrong[:n]]
+        wrong = self.frequent_mistakes[:n]
+        return [(self.classes[true], self.classes[pred], count) for true, pred, count in wrong]
+
+    @property
+    def frequent_mistakes(self) -> list[tuple[int, int, int]]:
+        """Return the pairs of `confusions` that are mistakes, ordered as by `most_confused`."""
+        wrong = (pair for pair in self.confusions if pair[0] != pair[1])
+        return sorted(wrong, key=lambda pair: -pair[2])  # stable, and the pairs are in class order
 
     @property
     def has_matrix(self) -> bool:
@@ -151,31 +156,6 @@ class Metrics:
             del values["confusions"]
             values["confusion_matrix"] = self.confusion_matrix.tolist()
         return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Metrics:
-        """Return the inverse of `to_dict`; unknown keys are ignored.
-
-        Raises:
-            KeyError: If a key is missing.
-        """
-        if "confusions" in values:
-            pairs = [(int(true), int(pred), int(n)) for true, pred, n in values["confusions"]]
-        else:
-            matrix = np.asarray(values["confusion_matrix"], dtype=np.int64)
-            indices = np.argwhere(matrix).tolist()
-            pairs = [(true, pred, int(matrix[true, pred])) for true, pred in indices]
-        low, high = values["accuracy_ci95"]
-        shares = ("accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1", "loss", "ece")
-        return cls(
-            split=str(values["split"]),
-            images=int(values["images"]),
-            classes=tuple(values["classes"]),
-            accuracy_ci95=(float(low), float(high)),
-            **{name: float(values[name]) for name in shares},
-            per_class={name: ClassMetrics(**row) for name, row in values["per_class"].items()},
-            confusions=tuple(pairs),
-        )
 
 
 class Tally:

@@ -13,7 +13,6 @@ import pytest
 import sklearn.metrics as reference
 
 from swinclf.metrics import (
-    Metrics,
     Tally,
     cross_validation_interval,
     difference_interval,
@@ -215,7 +214,7 @@ def test_files_of_ten_thousand_classes_hold_the_pairs_that_occurred(tmp_path):
     values = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert values == metrics.to_dict()
     assert "confusion_matrix" not in values
-    assert Metrics.from_dict(values) == metrics
+    assert values["confusions"] == [list(pair) for pair in metrics.confusions]
     text = (tmp_path / "confusion_matrix.csv").read_text(encoding="utf-8")
     rows = list(csv.reader(text.splitlines()))
     assert rows[0] == ["true", "predicted", "count"]
@@ -251,10 +250,10 @@ def hostile_metrics():
     return total.result("test")
 
 
-def test_dict_has_the_promised_keys_in_order_and_comes_back(hostile_metrics):
+def test_dict_has_the_promised_keys_in_order_and_is_json(hostile_metrics):
     values = hostile_metrics.to_dict()
     assert list(values) == METRICS_KEYS
-    assert Metrics.from_dict(json.loads(json.dumps(values))) == hostile_metrics
+    assert json.loads(json.dumps(values)) == values
     assert type(values["accuracy"]) is float
     assert type(values["per_class"]["玫瑰"]["support"]) is int
     assert all(math.isfinite(values[key]) for key in ("loss", "ece", "macro_f1"))

@@ -14,19 +14,18 @@ from swinclf.card import ModelCard
 from swinclf.config import Embed, ExportFormat, ExportPrecision
 from swinclf.data.folder import TRAIN
 from swinclf.data.loader import load_for_prediction, map_ahead
-from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import DataError, ExportError, MismatchError
 from swinclf.export_formats import FORMATS, check_suffix, check_variants
 from swinclf.exporting.quantize import Reduction
 from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.inference.predictor import RUN_OPTIONS, InferenceOptions, Predictor, open_predictor
-from swinclf.inference.samples import SAMPLE_COUNT, list_samples
+from swinclf.inference.samples import images_to_compare
 from swinclf.inference.selection import ALL, match_labels, select_images
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
 from swinclf.reporter import SILENT, Reporter, format_percent
-from swinclf.run_folder import RunFolder, find_data_folder, find_enclosing_run, make_folder
+from swinclf.run_folder import find_data_folder, find_enclosing_run, make_folder
 
 TOLERANCES = {ExportPrecision.FP16: 0.005, ExportPrecision.INT8: 0.02}
 BATCH = 7
@@ -201,14 +200,7 @@ def _find_images(model: Path, card: ModelCard, data: Path | None) -> _Images:
                 [] if split == TRAIN else [one.label for one in compared],
                 [str(index.root / one.path) for one in _evenly(others, MOST_CALIBRATED)],
             )
-    samples = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
-    images = samples if data is None else list(walk_images(str(data)))
-    if not images:
-        raise ExportError(
-            "real images to compare the export with the run on",
-            found=f"none in '{data}'" if data else f"none stored next to '{model}'",
-            hint=f"--data DIR, any folder of about {SAMPLE_COUNT} images",
-        )
+    images = images_to_compare(model, data)
     return _Images(_evenly(images, MOST_COMPARED), [], _evenly(images, MOST_CALIBRATED))
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.data.dataset_layout import find_layout
 from swinclf.errors import DataError, RunError
-from swinclf.files import cannot_write, read_csv, read_json, write_json
+from swinclf.files import cannot_write, free_path, read_csv, read_json, write_json
 from swinclf.run_folder import RunFolder, find_data_folder
 
 COLUMNS = ("path", "label")
@@ -127,7 +127,7 @@ def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
     """
     undo = None
     if not is_undo:
-        undo = _free_path(plan.table.with_name(f"{plan.table.stem}-undo.json"))
+        undo = free_path(plan.table.with_name(f"{plan.table.stem}-undo.json"))
         moves = [{"path": one.path, "target": one.target} for one in plan.moves]
         write_json(undo, {"data": str(plan.data), "moves": moves})
     for one in plan.moves:
@@ -186,7 +186,7 @@ def _plan_move(
         near = difflib.get_close_matches(label, classes, n=1)
         guess = f", did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no class folder {label!r}{guess}")
-    target = _free_path(classes[label] / path.relative_to(folder), used)
+    target = free_path(classes[label] / path.relative_to(folder), used)
     used |= {path, target}
     return [Move(*(one.relative_to(root).as_posix() for one in (path, target)))]
 
@@ -194,15 +194,6 @@ def _plan_move(
 def _check_inside(root: Path, path: Path) -> None:
     if not path.parent.resolve().is_relative_to(root):
         raise ValueError("outside the dataset")
-
-
-def _free_path(path: Path, used: Collection[Path] = ()) -> Path:
-    """Return a path that does not exist: with a number in its name if there is a file."""
-    free, number = path, 1
-    while os.path.lexists(free) or free in used:
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
 
 
 def _rename_to_free(source: Path, target: Path) -> None:

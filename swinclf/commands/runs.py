@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.errors import RunError
-from swinclf.files import cannot_write, expand_home, natural_key, read_csv, read_json, replace_path
+from swinclf.files import (
+    cannot_write,
+    expand_home,
+    folder_bytes,
+    natural_key,
+    read_csv,
+    read_json,
+    replace_path,
+)
 from swinclf.latest_run import LATEST, follow_latest, mark_latest
 from swinclf.lock import FolderLock, LockHeldError, lock_owner
 from swinclf.run_folder import DRAFT, RunFolder
@@ -148,7 +156,7 @@ def removable_run(folder: Path) -> RunFolder:
         found = f"a link to '{follow_latest(run.path).resolve().name}'"
     elif not run.path.is_dir():
         found = "a file" if run.path.exists() else "no such folder"
-    elif not (run.config.is_file() and run.split.is_file()):
+    elif not run.is_run:
         found = "a folder without config.json and split.csv"
     if found:
         raise RunError(
@@ -190,7 +198,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 def _summarize(folder: Path, out: Path) -> RunSummary:
     run = RunFolder(folder)
     name = folder.relative_to(out).as_posix() if folder != out else folder.resolve().name
-    common: dict[str, Any] = {"name": name, "path": folder, "size_bytes": _size_of(str(folder))}
+    common: dict[str, Any] = {"name": name, "path": folder, "size_bytes": folder_bytes(folder)}
     try:
         marker = run.metrics if run.is_finished else run.checkpoint
         marker = marker if marker.is_file() else folder
@@ -227,15 +235,3 @@ def _scores(run: RunFolder) -> dict[str, Any]:
         "split": str(metrics["split"]),
         "images": int(metrics["images"]),
     }
-
-
-def _size_of(folder: str) -> int:
-    """Return the bytes of all files in a folder; links are not followed."""
-    size = 0
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                size += _size_of(entry.path)
-            else:
-                size += entry.stat(follow_symlinks=False).st_size
-    return size

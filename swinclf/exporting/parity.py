@@ -7,7 +7,7 @@ counts as much as wrong numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +87,9 @@ def worst_parity(parities: Iterable[Parity]) -> Parity:
     return max(parities, key=lambda one: (not one.agrees, one.flips, one.rejections, one.largest))
 
 
-def differing_metadata(
-    expected: Mapping[str, str], found: Mapping[str, str], keys: Sequence[str] = COMPARED
-) -> tuple[str, ...]:
-    """Return the keys whose values differ, compared as JSON where they are JSON."""
-    return tuple(key for key in keys if _value(expected.get(key)) != _value(found.get(key)))
+def differing_metadata(expected: Mapping[str, str], found: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys of `COMPARED` whose values differ, compared as JSON where they are JSON."""
+    return tuple(key for key in COMPARED if _value(expected.get(key)) != _value(found.get(key)))
 
 
 def _value(text: str | None) -> object:

@@ -10,7 +10,6 @@ from time import perf_counter
 import numpy as np
 
 from swinclf.config import Embed, ExportFormat
-from swinclf.data.walk import walk_images
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
 from swinclf.export_formats import FORMATS
@@ -22,18 +21,20 @@ from swinclf.exporting.parity import (
     worst_parity,
 )
 from swinclf.exporting.source import ExportSource, starting_license
+from swinclf.files import folder_bytes
 from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
-from swinclf.inference.samples import SAMPLE_COUNT, list_samples
+from swinclf.inference.samples import images_to_compare
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
 from swinclf.reporter import Reporter
-from swinclf.run_folder import RunFolder, make_folder
+from swinclf.run_folder import make_folder
 
 DEFAULT_TOLERANCE = 1e-3
 # With the preprocessing in the file: ONNX Runtime rounds some pixels to the next of 255 steps.
 EMBEDDED_TOLERANCE = 1e-2
 BATCHES = (1, 2, 7)  # a batch size that is fixed in the file fails with one of these
 SPEED_BATCH, SPEED_S = 8, 1.0
+MOST_COMPARED = 256  # images; of many, about as many, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class RunToExport:
                 found="a file that is an export itself",
                 hint="--run RUN",
             )
-        self._images = _images(model, data)
+        images = images_to_compare(model, data)
+        self._images = images[:: max(1, len(images) // MOST_COMPARED)]
         network, card = load_model(model, impl=options.impl)
         self._source = ExportSource(network, card, model, starting_license(model, card.model))
         self._tolerance, self._report = tolerance, report
@@ -198,27 +200,10 @@ def disagreement_error(done: Export) -> MismatchError:
     )
 
 
-def _images(model: Path, data: Path | None) -> list[str]:
-    if data is not None:
-        images = list(walk_images(str(data)))
-        step = max(1, len(images) // 256)
-        found, images = f"none in '{data}'", images[::step]
-    else:
-        images = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
-        found = f"none stored next to '{model}'"
-    if not images:
-        raise ExportError(
-            "real images to compare the export with the run on",
-            found=found,
-            hint=f"--data DIR, any folder of about {SAMPLE_COUNT} images",
-        )
-    return images
-
-
 def _size(path: Path) -> int:
     """Return the bytes of a file with those of its name that belong to it, or of a folder."""
     if path.is_dir():
-        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        return folder_bytes(path)
     weights = path.with_suffix(".bin")
     is_pair = path.suffix == ".xml" and weights.is_file()
     return path.stat().st_size + (weights.stat().st_size if is_pair else 0)

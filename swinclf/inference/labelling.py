@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.errors import ConfigError
-from swinclf.files import cannot_write
+from swinclf.files import cannot_write, free_path
 
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
 
@@ -47,12 +47,10 @@ class LabelFolders:
         """
         folder = self.root / folder_name(label)
         file = Path(path)
-        target, number = folder / file.name, 1
+        target = folder / file.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            while os.path.lexists(target):
-                number += 1
-                target = folder / f"{file.stem}-{number}{file.suffix}"
+            target = free_path(target)
             try:
                 target.symlink_to(os.path.abspath(file))  # noqa: PTH100 - links stay as they are
                 self.linked += 1

@@ -11,8 +11,11 @@ from PIL import Image
 
 from swinclf.data.images import UnreadableImage, decode_image, read_bytes
 from swinclf.data.loader import map_ahead
+from swinclf.data.walk import walk_images
+from swinclf.errors import ExportError
 from swinclf.files import write_bytes
 from swinclf.preprocess import Preprocess
+from swinclf.run_folder import RunFolder
 
 SAMPLE_COUNT = 16
 
@@ -51,3 +54,22 @@ def save_samples(folder: Path, files: Sequence[Path], preprocess: Preprocess) ->
 def list_samples(folder: Path) -> list[Path]:
     """Return the stored images, in order; an empty list if there are none."""
     return sorted(folder.glob("*.jpg"))
+
+
+def images_to_compare(model: Path, data: Path | None) -> list[str]:
+    """Return the images in a folder; None for the samples stored next to a model.safetensors.
+
+    Raises:
+        ExportError: If there are none.
+    """
+    if data is None:
+        images = [str(path) for path in list_samples(RunFolder(model.parent).samples)]
+    else:
+        images = list(walk_images(str(data)))
+    if not images:
+        raise ExportError(
+            "real images to compare the export with the run on",
+            found=f"none stored next to '{model}'" if data is None else f"none in '{data}'",
+            hint=f"--data DIR, any folder of about {SAMPLE_COUNT} images",
+        )
+    return images

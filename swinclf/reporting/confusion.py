@@ -69,16 +69,10 @@ def build_grid(metrics: Metrics) -> ConfusionGrid:
     return ConfusionGrid(chosen, rows, is_whole)
 
 
-def frequent_mistakes(metrics: Metrics) -> list[tuple[int, int, int]]:
-    """Return true class, predicted class and count of each mistake, most frequent first."""
-    wrong = (pair for pair in metrics.confusions if pair[0] != pair[1])
-    return sorted(wrong, key=lambda pair: -pair[2])
-
-
 def _most_confused(metrics: Metrics) -> list[int]:
     """Return the classes of the most frequent mistakes, in their order."""
     chosen: set[int] = set()
-    for true, predicted, _ in frequent_mistakes(metrics):
+    for true, predicted, _ in metrics.frequent_mistakes:
         if len(chosen | {true, predicted}) > MAX_CONFUSED:
             break
         chosen |= {true, predicted}

@@ -29,7 +29,6 @@ from swinclf.reporting.confusion import (
     CellImages,
     build_grid,
     collect_cell_images,
-    frequent_mistakes,
 )
 from swinclf.reporting.display_names import distinct_labels, wrap_label
 from swinclf.reporting.html import Thumbnails, data_uri, embed, page_template
@@ -130,7 +129,7 @@ def _confusion(
     metrics: Metrics, rows: Sequence[PredictionRow], matrix: Path | None
 ) -> dict[str, Any]:
     """The confusion matrix as a grid or a picture, and the images behind its cells."""
-    grid, confused = build_grid(metrics), frequent_mistakes(metrics)[:CONFUSED_ROWS]
+    grid, confused = build_grid(metrics), metrics.frequent_mistakes[:CONFUSED_ROWS]
     pairs = collect_cell_images(metrics, grid, [pair[:2] for pair in confused], rows)
     is_fine = len(grid.classes) > MAX_ROOMY
     names = {index: metrics.classes[index] for index in grid.classes}
