@@ -366,7 +366,7 @@ def test_a_runtime_that_fails_does_not_hide_the_other_formats(trained, cli, monk
                 raise RunError("a network", found="no such layer", hint="swinclf export")
             if export_format is ExportFormat.LITERT:
                 raise ExportError("the extra", found="not installed", hint="pip install")
-            return Export(export_format, path, 1, None, None, Precision.FP32)
+            return Export(export_format, path, 1, None)
 
     monkeypatch.setattr(export_verb, "RunToExport", Run)
     monkeypatch.setattr(export_verb, "measure_speed", lambda _: 1.0)

@@ -130,8 +130,6 @@ def export_record(done: Export) -> dict[str, object]:
         "path": str(done.path),
         "bytes": done.bytes,
         "parity": asdict(done.parity) if done.parity else None,
-        "drift": asdict(done.drift) if done.drift else None,
-        "run_precision": str(done.run_precision),
         "images_per_second": done.images_per_second,
     }
 
@@ -182,11 +180,6 @@ def export_text(done: Export) -> str:
         f"largest difference of a probability {parity.largest:.2g} "
         f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",
     ]
-    if done.drift is not None:
-        lines.append(
-            f"(the run itself predicts in {done.run_precision} here, differing from its float32 "
-            f"by up to {done.drift.largest:.2g}, {done.drift.flips} labels)"
-        )
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from swinclf.exporting.parity import (
 )
 from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.files import folder_bytes
-from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
+from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
 from swinclf.inference.samples import images_to_compare
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
@@ -47,8 +47,6 @@ class Export:
         bytes: Its size.
         parity: Comparison of its answers with the run's, both in float32; None if the format does
             not run on this system.
-        drift: Comparison of the run's own precision with float32; None if it is float32.
-        run_precision: The run's own precision.
         images_per_second: Speed of the network on this machine; None if it was not measured.
     """
 
@@ -56,8 +54,6 @@ class Export:
     path: Path
     bytes: int
     parity: Parity | None
-    drift: Parity | None
-    run_precision: Precision
     images_per_second: float | None = None
 
     @property
@@ -103,11 +99,6 @@ class RunToExport:
             report.warn(self.predictor.note)
         with report.track("predicting with the run", len(self._images)) as advance:
             self._reference = self._answers(self.predictor, 32, advance)
-        own = open_predictor(model, options)
-        self._own_precision, self._drift = own.card.precision, None
-        if isinstance(own, TorchPredictor) and own.hardware.precision is not Precision.FP32:
-            answers = self._answers(own, 32)
-            self._drift = compare_answers(self._reference, answers, tolerance=1.0)
 
     def export(
         self,
@@ -133,9 +124,7 @@ class RunToExport:
         if entry.runs_here:
             predictor, parity = self.compare(path)
             speed = measure_speed(predictor) if with_speed else None
-        return Export(
-            export_format, path, _size(path), parity, self._drift, self._own_precision, speed
-        )
+        return Export(export_format, path, _size(path), parity, speed)
 
     def compare(self, path: Path) -> tuple[Predictor, Parity]:
         """Open an exported file and return its parity, at the batch size where it is worst."""
@@ -161,7 +150,7 @@ class RunToExport:
         self,
         predictor: Predictor,
         batch_size: int,
-        advance: Callable[[int], None] = lambda _done: None,
+        advance: Callable[[int], None],
     ) -> Answers:
         """Return the answers to the readable images."""
         outputs = stream_outputs(
