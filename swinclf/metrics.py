@@ -1,8 +1,6 @@
-"""The metrics of a classifier on one split, accumulated batch by batch.
+"""The metrics of a classifier on one split, computed from a few numbers of each image.
 
-Knows numpy and class names; knows nothing about networks, images or files.
-
-Letters: B images in a batch, K classes.
+Knows numpy and class names; knows nothing about networks, images or files. K classes.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,9 +94,8 @@ class Metrics:
     def __repr__(self) -> str:
         """Return one line of the main scores.
 
-        >>> tally = Tally(("daisy", "rose"))
-        >>> tally.update(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
-        >>> tally.result("val")
+        >>> scores = [image_scores(np.array([0.9, 0.1]), 0), image_scores(np.array([0.6, 0.4]), 1)]
+        >>> compute_metrics(("daisy", "rose"), scores, "val")
         Metrics(split='val', images=2, accuracy=0.500, balanced_accuracy=0.500, macro_f1=0.333)
         """
         names = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -158,87 +155,67 @@ class Metrics:
         return values
 
 
-class Tally:
-    """An accumulator of predictions that computes the metrics.
+class ImageScores(NamedTuple):
+    """What the metrics need to know of one image."""
 
-    It stores five numbers an image, not its K probabilities.
+    true: int  # index of its class
+    predicted: int  # index of the most probable class
+    is_in_top: bool  # whether its class is among the 5 most probable
+    true_probability: float
+    confidence: float  # probability of the predicted class
 
-    Args:
-        classes: Class names in the network's order, each once.
+
+def image_scores(probabilities: npt.NDArray[np.floating], true: int) -> ImageScores:
+    """Return the scores of one image by its (K,) probabilities and the index of its class.
 
     Raises:
-        ValueError: If there is no class, or one twice.
+        ValueError: If a value is not a probability (a logit, NaN).
     """
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (low >= 0 and high <= 1.001):  # NaN fails; bf16 rounds a little above 1
+        raise ValueError(f"probabilities must be in [0, 1]. Received: from {low} to {high}")
+    # Of equal probabilities the lower index is first, as in argmax.
+    top = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
+    return ImageScores(true, top[0], true in top, float(probabilities[true]), high)
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        if not classes or len(set(classes)) != len(classes):
-            raise ValueError(f"classes must be at least one name, each once. Received: {classes!r}")
-        self.classes = tuple(classes)
-        self._batches: list[npt.NDArray[np.float64]] = []  # (B, 5) each, see `update`
 
-    def update(self, probs: npt.NDArray[np.floating], targets: npt.NDArray[np.integer]) -> None:
-        """Add a batch.
+def compute_metrics(classes: Sequence[str], scores: Sequence[ImageScores], split: str) -> Metrics:
+    """Return the metrics of the images of a split.
 
-        Args:
-            probs: (B, K) probabilities, each row summing to 1. B may be 0.
-            targets: (B,) class indices, 0 <= target < K.
+    `classes` are unique names in the network's order.
 
-        Raises:
-            ValueError: If the shapes do not match, a target is not a class index, or `probs` has a
-                value that is not a probability (logits, NaN).
-        """
-        _check_batch(probs, targets, len(self.classes))
-        # Of equal probabilities the lower index is first, as in argmax.
-        top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP]
-        columns = (
-            targets,
-            top[:, 0],
-            (top == targets[:, None]).any(axis=1),
-            np.take_along_axis(probs, targets[:, None], axis=1)[:, 0],
-            probs.max(axis=1),
-        )
-        self._batches.append(np.column_stack(columns).astype(np.float64))
-
-    def result(self, split: str) -> Metrics:
-        """Return the metrics of all batches.
-
-        Args:
-            split: Name of the split.
-
-        Raises:
-            ValueError: If there were no images.
-        """
-        if not sum(map(len, self._batches)):
-            raise ValueError(f"no images to score. Received: split={split!r} with 0 images")
-        true_column, predicted_column, in_top, true_probs, confidence = np.concatenate(
-            self._batches
-        ).T
-        true, predicted = true_column.astype(np.int64), predicted_column.astype(np.int64)
-        is_right = true == predicted
-        class_count, image_count = len(self.classes), len(true)
-        codes, counts = np.unique(true * class_count + predicted, return_counts=True)
-        hits, support, calls = (
-            np.bincount(one, minlength=class_count) for one in (true[is_right], true, predicted)
-        )
-        recall, precision = hits / np.maximum(support, 1), hits / np.maximum(calls, 1)
-        f1 = 2 * hits / np.maximum(support + calls, 1)
-        columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
-        per_class = (ClassMetrics(*row) for row in zip(*columns, strict=True))
-        pairs = np.column_stack([*np.divmod(codes, class_count), counts]).tolist()
-        return Metrics(
-            split=split,
-            images=image_count,
-            classes=self.classes,
-            accuracy=float(is_right.mean()),
-            accuracy_ci95=wilson_interval(int(is_right.sum()), image_count),
-            top5_accuracy=float(in_top.mean()),
-            balanced_accuracy=float(recall[support > 0].mean()),
-            macro_f1=float(f1[support > 0].mean()),
-            loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
-            ece=expected_calibration_error(confidence, is_right),
-            per_class=dict(zip(self.classes, per_class, strict=True)),
-            confusions=tuple((i, j, count) for i, j, count in pairs),
-        )
+    Raises:
+        ValueError: If there are no images.
+    """
+    if not scores:
+        raise ValueError(f"no images to score. Received: split={split!r} with 0 images")
+    true_column, predicted_column, in_top, true_probs, confidence = np.array(scores, np.float64).T
+    true, predicted = true_column.astype(np.int64), predicted_column.astype(np.int64)
+    is_right = true == predicted
+    class_count, image_count = len(classes), len(true)
+    codes, counts = np.unique(true * class_count + predicted, return_counts=True)
+    hits, support, calls = (
+        np.bincount(one, minlength=class_count) for one in (true[is_right], true, predicted)
+    )
+    recall, precision = hits / np.maximum(support, 1), hits / np.maximum(calls, 1)
+    f1 = 2 * hits / np.maximum(support + calls, 1)
+    columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
+    per_class = (ClassMetrics(*row) for row in zip(*columns, strict=True))
+    pairs = np.column_stack([*np.divmod(codes, class_count), counts]).tolist()
+    return Metrics(
+        split=split,
+        images=image_count,
+        classes=tuple(classes),
+        accuracy=float(is_right.mean()),
+        accuracy_ci95=wilson_interval(int(is_right.sum()), image_count),
+        top5_accuracy=float(in_top.mean()),
+        balanced_accuracy=float(recall[support > 0].mean()),
+        macro_f1=float(f1[support > 0].mean()),
+        loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
+        ece=expected_calibration_error(confidence, is_right),
+        per_class=dict(zip(classes, per_class, strict=True)),
+        confusions=tuple((i, j, count) for i, j, count in pairs),
+    )
 
 
 def calibration_bins(confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
@@ -322,24 +299,3 @@ def difference_interval(
     low = one - other - math.hypot(one - one_low, other_high - other)
     high = one - other + math.hypot(one_high - one, other - other_low)
     return low, high
-
-
-def _check_batch(
-    probs: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], class_count: int
-) -> None:
-    """Refuse a batch that cannot be added, before any sum has changed."""
-    if probs.shape != (*targets.shape, class_count) or targets.ndim != 1:
-        raise ValueError(
-            f"probs must be (B, {class_count}) and targets (B,). "
-            f"Received: probs {probs.shape}, targets {targets.shape}"
-        )
-    if not len(targets):
-        return
-    low, high = float(probs.min()), float(probs.max())
-    if not (low >= 0 and high <= 1.001):  # NaN fails; bf16 rounds a little above 1
-        raise ValueError(f"probs must be in [0, 1]. Received: from {low} to {high}")
-    if targets.min() < 0 or targets.max() >= class_count:
-        raise ValueError(
-            f"targets must be in [0, {class_count}). "
-            f"Received: from {targets.min()} to {targets.max()}"
-        )

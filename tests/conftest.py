@@ -34,6 +34,8 @@ from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 
+from swinclf.metrics import Metrics, compute_metrics, image_scores
+
 atexit.register(shutil.rmtree, os.environ["SWINCLF_CACHE_DIR"], ignore_errors=True)
 
 pytest_plugins = ["exported_models"]
@@ -243,6 +245,14 @@ def network_graph(known_graph: Callable[[], AbstractContextManager[object]]) -> 
     """The same for a whole test."""
     with known_graph():
         yield
+
+
+def metrics_from(
+    classes: Sequence[str], probs: np.ndarray, targets: Sequence[int], split: str = "val"
+) -> Metrics:
+    """The metrics of (N, K) probabilities and N indices of classes."""
+    scores = [image_scores(row, target) for row, target in zip(probs, targets, strict=True)]
+    return compute_metrics(classes, scores, split)
 
 
 def error_lines(outcome: Outcome) -> tuple[str, str, str]:

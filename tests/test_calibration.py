@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from conftest import metrics_from
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss, roc_auc_score
 
 from swinclf.confidence.ood import BACKGROUND_WEIGHT, FeatureSpace, fit_feature_space
 from swinclf.confidence.temperature import calibrate, fit_temperature, fit_thresholds
-from swinclf.metrics import Tally, expected_calibration_error
+from swinclf.metrics import expected_calibration_error
 
 
 def drawn(images: int, classes: int, sharpness: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +67,11 @@ def test_what_is_calibrated_already_stays_as_it_is() -> None:
     assert calibrate(*drawn(400, 5, 2.0, seed=0), seed=0).temperature == pytest.approx(2, rel=0.2)
 
 
-def test_calibration_error_is_the_tallys() -> None:
+def test_calibration_error_is_that_of_the_metrics() -> None:
     logits, targets = drawn(500, 6, 2.0, seed=5)
     probs = softmax(logits, axis=1)
-    tally = Tally([str(n) for n in range(6)])
-    tally.update(probs, targets)
     alone = expected_calibration_error(probs.max(axis=1), probs.argmax(axis=1) == targets)
-    assert tally.result("val").ece == pytest.approx(alone, abs=1e-12)
+    assert metrics_from("abcdef", probs, targets).ece == pytest.approx(alone, abs=1e-12)
 
 
 def test_thresholds_keep_their_promise_on_new_images() -> None:

@@ -11,11 +11,12 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics as reference
+from conftest import metrics_from
 
 from swinclf.metrics import (
-    Tally,
     cross_validation_interval,
     difference_interval,
+    image_scores,
     wilson_interval,
 )
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
@@ -35,11 +36,8 @@ def random_batch(images, classes, *, seed=0, skill=1.0, absent=()):
     return probs.astype(np.float32), targets
 
 
-def tally(probs, targets, *, batch=17):
-    total = Tally([f"class {index}" for index in range(probs.shape[1])])
-    for start in range(0, len(targets), batch):
-        total.update(probs[start : start + batch], targets[start : start + batch])
-    return total.result("val")
+def tally(probs, targets):
+    return metrics_from([f"class {index}" for index in range(probs.shape[1])], probs, targets)
 
 
 def only_class_two(images=40, classes=5):
@@ -102,18 +100,8 @@ def test_loss_and_top_five_agree_with_sklearn(case):
         assert metrics.top5_accuracy == 1.0
 
 
-def test_batches_do_not_matter():
-    probs, targets = random_batch(97, 6)
-    whole, parts = tally(probs, targets, batch=97), tally(probs, targets, batch=1)
-    assert whole.confusions == parts.confusions
-    assert whole.loss == pytest.approx(parts.loss)
-    assert whole.ece == pytest.approx(parts.ece)
-
-
 def test_equal_probabilities_go_to_the_lower_index_everywhere():
-    total = Tally([str(index) for index in range(10)])
-    total.update(np.full((10, 10), 0.1, dtype=np.float32), np.arange(10))
-    metrics = total.result("test")
+    metrics = tally(np.full((10, 10), 0.1, dtype=np.float32), np.arange(10))
     assert metrics.confusion_matrix[:, 0].tolist() == [1] * 10
     assert metrics.accuracy == 0.1
     assert metrics.top5_accuracy == 0.5
@@ -129,86 +117,45 @@ def test_calibration_error_of_known_confidence():
 def test_bins_are_closed_above():
     # 1/15 of confidence more would be another bin; both of these are in the last but one.
     edge = 14 / 15
-    total = Tally(["a", "b"])
-    total.update(np.array([[edge, 1 - edge], [0.90, 0.10]]), np.array([0, 1]))
-    assert total.result("val").ece == pytest.approx(abs(edge + 0.90 - 1) / 2)
+    metrics = tally(np.array([[edge, 1 - edge], [0.90, 0.10]]), [0, 1])
+    assert metrics.ece == pytest.approx(abs(edge + 0.90 - 1) / 2)
 
 
 def test_a_probability_of_zero_costs_much_and_not_infinity():
-    total = Tally(["a", "b"])
-    total.update(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
-    assert 80 < total.result("val").loss < 100
+    assert 80 < tally(np.array([[1.0, 0.0]], dtype=np.float32), [1]).loss < 100
 
 
 def test_most_confused_pairs():
-    total = Tally(["a", "b", "c"])
     predicted = [0, 0, 1, 1, 1, 2, 0, 0]
-    total.update(np.eye(3)[predicted], np.array([0, 0, 0, 0, 2, 1, 1, 1]))
-    metrics = total.result("val")
+    metrics = metrics_from("abc", np.eye(3)[predicted], [0, 0, 0, 0, 2, 1, 1, 1])
     assert metrics.most_confused(2) == [("a", "b", 2), ("b", "a", 2)]
     assert metrics.most_confused(9) == [("a", "b", 2), ("b", "a", 2), ("b", "c", 1), ("c", "b", 1)]
     assert metrics.most_confused(0) == []
 
 
-@pytest.mark.parametrize(
-    ("probs", "targets", "message"),
-    [
-        (np.ones((2, 2)), [0, 1], r"probs must be \(B, 3\)"),
-        (np.ones((2, 3)), [0], r"targets \(1,\)"),
-        (np.ones((2, 3)), [[0, 1]], "Received"),
-        (np.full((1, 3), np.nan), [0], "nan"),
-        (np.array([[3.0, -1.0, 0.0]]), [0], r"\[0, 1\]"),
-        (np.array([[1.0, 0.0, 0.0]]), [3], r"targets must be in \[0, 3\)"),
-        (np.array([[1.0, 0.0, 0.0]]), [-1], "targets must be in"),
-    ],
-)
-def test_a_batch_that_makes_no_sense_is_refused_whole(probs, targets, message):
-    total = Tally(["a", "b", "c"])
-    with pytest.raises(ValueError, match=message):
-        total.update(probs, np.array(targets))
+@pytest.mark.parametrize("values", [[np.nan, 0.5, 0.5], [3.0, -1.0, 0.0], [0.0, 1.1, 0.0]])
+def test_what_is_no_probability_is_refused(values):
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        image_scores(np.array(values, np.float32), 0)
+
+
+def test_no_images_is_an_error():
     with pytest.raises(ValueError, match="no images"):
-        total.result("val")
-
-
-def test_no_images_is_an_error_and_an_empty_batch_is_none():
-    total = Tally(["a", "b"])
-    total.update(np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64))
-    with pytest.raises(ValueError, match="no images"):
-        total.result("val")
-
-
-@pytest.mark.parametrize("classes", [[], ["a", "a"]])
-def test_classes_are_each_once(classes):
-    with pytest.raises(ValueError, match="each once"):
-        Tally(classes)
-
-
-def test_an_image_costs_a_few_numbers_not_its_probabilities():
-    total = Tally([str(index) for index in range(1000)])
-    probs, targets = random_batch(512, 1000)
-    tracemalloc.start()
-    for _ in range(10):
-        total.update(probs, targets)
-    current, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert current < 300_000  # the 5,120,000 probabilities would be 20 MB
+        tally(np.zeros((0, 2)), [])
 
 
 def test_ten_thousand_classes_need_no_dense_matrix():
-    total = Tally([str(index) for index in range(10_000)])
     probs, targets = random_batch(8, 10_000)
     tracemalloc.start()
-    total.update(probs, targets)
-    total.result("val").most_confused(5)
+    tally(probs, targets).most_confused(5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50_000_000
 
 
 def test_files_of_ten_thousand_classes_hold_the_pairs_that_occurred(tmp_path):
-    total = Tally([f"class{index}" for index in range(10_000)])
-    total.update(*random_batch(8, 10_000))
-    metrics = total.result("val")
+    names = [f"class{index}" for index in range(10_000)]
+    metrics = metrics_from(names, *random_batch(8, 10_000))
     write_metrics_json(tmp_path / "metrics.json", metrics)
     write_confusion_csv(tmp_path / "confusion_matrix.csv", metrics)
     values = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
@@ -245,9 +192,7 @@ HOSTILE = ("玫瑰", "two\nlines", 'a,"b"', "🌹", "bad\udcffbyte", "=1+1")
 @pytest.fixture
 def hostile_metrics():
     probs, targets = random_batch(80, len(HOSTILE), absent=(1,))
-    total = Tally(HOSTILE)
-    total.update(probs, targets)
-    return total.result("test")
+    return metrics_from(HOSTILE, probs, targets, "test")
 
 
 def test_dict_has_the_promised_keys_in_order_and_is_json(hostile_metrics):
@@ -267,10 +212,9 @@ def test_json_file_parses_to_the_dict(tmp_path, hostile_metrics):
 
 
 def test_json_file_is_for_reading(tmp_path):
-    total = Tally(["玫瑰", "b"])
-    total.update(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]))
+    metrics = metrics_from(["玫瑰", "b"], np.array([[0.9, 0.1], [0.8, 0.2]]), [0, 1])
     path = tmp_path / "metrics.json"
-    write_metrics_json(path, total.result("val"))
+    write_metrics_json(path, metrics)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert any(line.strip().startswith('"玫瑰": {"precision": 0.5') for line in lines)
     assert [line.strip() for line in lines if line.startswith("    [")] == ["[1, 0],", "[1, 0]"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
+from conftest import metrics_from
 from matplotlib.figure import Figure
 from PIL import Image
 
-from swinclf.metrics import Tally
 from swinclf.reporting import charts
 from swinclf.reporting import display_names as naming
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
@@ -34,12 +34,10 @@ HOSTILE = (
 
 def metrics_of(classes, *, images=200, absent=(), split="val"):
     rng = np.random.default_rng(0)
-    total = Tally(classes)
     targets = rng.choice(np.setdiff1d(np.arange(len(classes)), absent), images)
     probs = rng.dirichlet(np.ones(len(classes)), images)
     probs[np.arange(images), targets] += 0.5
-    total.update(probs / 1.5, targets)
-    return total.result(split)
+    return metrics_from(classes, probs / 1.5, targets, split)
 
 
 def named(count):
@@ -103,10 +101,9 @@ def test_very_many_classes_are_named_at_intervals(tmp_path, drawn):
 
 
 def test_cells_hold_counts_and_shares(tmp_path, drawn):
-    total = Tally(["cat", "dog"])
     predicted = [0] * 249 + [1] + [1] * 3
-    total.update(np.eye(2)[predicted], np.array([0] * 250 + [1] * 3))
-    draw_confusion_matrix(total.result("val"), tmp_path / "m.png")
+    metrics = metrics_from(["cat", "dog"], np.eye(2)[predicted], [0] * 250 + [1] * 3)
+    draw_confusion_matrix(metrics, tmp_path / "m.png")
     texts = all_texts(drawn[0]).splitlines()
     for expected in ("249", ">99 %", "1", "<1 %", "3", "100 %"):
         assert expected in texts
@@ -127,9 +124,8 @@ def test_classes_without_images_are_pointed_out(tmp_path, drawn):
 
 
 def test_one_image_of_one_class_among_many(tmp_path, drawn):
-    total = Tally(named(3))
-    total.update(np.array([[0.1, 0.8, 0.1]]), np.array([0]))
-    draw_confusion_matrix(total.result("all"), tmp_path / "m.png")
+    metrics = metrics_from(named(3), np.array([[0.1, 0.8, 0.1]]), [0], "all")
+    draw_confusion_matrix(metrics, tmp_path / "m.png")
     cells = drawn[0].axes[0].images[0].get_array()
     assert np.nan_to_num(np.asarray(cells, float)).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert "without images" in all_texts(drawn[0])

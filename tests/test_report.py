@@ -12,13 +12,14 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from conftest import metrics_from
 from PIL import Image
 
 from swinclf.cli.tables import ResultFormat, metrics_text
 from swinclf.confidence.selective import Confidence, RejectionScores, Threshold
 from swinclf.confidence.temperature import Calibration
 from swinclf.inference.neighbours import find_nearest
-from swinclf.metrics import Tally
+from swinclf.metrics import ImageScores, compute_metrics
 from swinclf.reporting import charts, confusion, svg_charts
 from swinclf.reporting.html import embed
 from swinclf.reporting.report import choose_gallery, write_report
@@ -83,10 +84,8 @@ class Page(HTMLParser):
 
 def metrics_of(classes, *, images=120, absent=()):
     rng = np.random.default_rng(0)
-    total = Tally(classes)
     targets = rng.choice(np.setdiff1d(np.arange(len(classes)), absent), images)
-    total.update(rng.dirichlet(np.ones(len(classes)), images), targets)
-    return total.result("val")
+    return metrics_from(classes, rng.dirichlet(np.ones(len(classes)), images), targets)
 
 
 def thumbnails(paths):
@@ -281,11 +280,8 @@ def sections_of(text):
 
 
 def test_what_is_not_there_leaves_no_empty_section(written):
-    total = Tally(["a", "b"])
-    total.update(np.eye(2), np.arange(2))
-    text = written(
-        metrics=total.result("all"), settings={}, history=[], matrix=None, skipped=[], rows=[]
-    )
+    metrics = metrics_from("ab", np.eye(2), [0, 1], "all")
+    text = written(metrics=metrics, settings={}, history=[], matrix=None, skipped=[], rows=[])
     assert sections_of(text) == ["verdict", "confusion", "classes", "command"]
     assert "img" not in Page(text).tags
 
@@ -352,9 +348,7 @@ def test_of_many_classes_those_mixed_up_most_are_shown():
     predicted = targets.copy()
     predicted[targets == 70] = 7
     predicted[(targets == 7).nonzero()[0][:4]] = 99
-    total = Tally(names)
-    total.update(np.eye(100)[predicted], targets)
-    grid = confusion.build_grid(total.result("val"))
+    grid = confusion.build_grid(metrics_from(names, np.eye(100)[predicted], targets))
     assert (grid.classes, grid.is_whole) == ([7, 70, 99], False)
     counts = [[cell.count for cell in row] for row in grid.rows]
     assert counts == [[6, 0, 4], [10, 0, 0], [0, 0, 10]]
@@ -367,10 +361,10 @@ def test_a_thousand_classes_and_fifty_thousand_images_stay_small(tmp_path, writt
     targets = rng.integers(1000, size=50_000)
     wrong = rng.integers(1000, size=50_000)
     predicted = np.where(rng.random(50_000) < 0.75, targets, wrong)
-    total = Tally(names)
-    for part in range(0, 50_000, 1000):
-        here = slice(part, part + 1000)
-        total.update(np.eye(1000, dtype=np.float32)[predicted[here]], targets[here])
+    scores = [
+        ImageScores(t, p, t == p, float(t == p), 1.0)
+        for t, p in zip(targets.tolist(), predicted.tolist(), strict=True)
+    ]
     answers = [
         PredictionRow(
             f"{names[t]}/a file with a name of a common length {i}.jpg", names[t], names[p], c
@@ -382,7 +376,7 @@ def test_a_thousand_classes_and_fifty_thousand_images_stay_small(tmp_path, writt
     worst = tmp_path / "worst.png"
     worst.write_bytes(rng.bytes(2_000_000))  # what the largest matrix takes
     text = written(
-        metrics=total.result("val"),
+        metrics=compute_metrics(names, scores, "val"),
         rows=answers,
         matrix=worst,
         thumbnails=lambda paths: (rng.bytes(30_000) for _ in paths),  # ten times the usual
@@ -412,12 +406,10 @@ def test_reliability_agrees_with_the_calibration_error():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(4), 500)
     targets = rng.integers(4, size=500)
-    total = Tally(list("abcd"))
-    total.update(probs, targets)
     bins = svg_charts.reliability_bins(probs.max(1), probs.argmax(1) == targets)
     assert sum(one.images for one in bins) == 500
     error = sum(one.images * abs(one.confidence - one.accuracy) for one in bins) / 500
-    assert error == pytest.approx(total.result("val").ece)
+    assert error == pytest.approx(metrics_from("abcd", probs, targets).ece)
     for one in bins:
         assert one.low < one.confidence <= one.high
         assert one.interval[0] <= one.accuracy <= one.interval[1]

@@ -8,12 +8,18 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_FLAGS, SMALL_MODEL, error_lines, read_rows, write_dataset
+from conftest import (
+    SMALL_FLAGS,
+    SMALL_MODEL,
+    error_lines,
+    metrics_from,
+    read_rows,
+    write_dataset,
+)
 
 import swinclf
 from swinclf import terminal
 from swinclf.durations import duration_text, parse_duration
-from swinclf.metrics import Tally
 from swinclf.pipeline import budget, fit, forecast
 from swinclf.pipeline.finish import result_warnings
 from swinclf.reporter import EpochRow
@@ -337,9 +343,7 @@ def test_a_result_near_guessing_is_a_warning(cli, tmp_path):
 def test_an_exploded_loss_is_a_warning():
     import numpy as np
 
-    tally = Tally(("a", "b"))
-    tally.update(np.array([[0.9, 0.1], [0.1, 0.9]] * 50), np.array([0, 1] * 50))
-    good = tally.result("val")
+    good = metrics_from("ab", np.array([[0.9, 0.1], [0.1, 0.9]] * 50), [0, 1] * 50)
     assert list(result_warnings(good, [row(1), row(2, 0.5)])) == []
     (text,) = result_warnings(good, [row(1), row(2, 12_684.0)])
     assert "exploded: 1.268e+04" in text

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from swinclf.confidence.selective import Confidence, SelectiveScores
 from swinclf.data.folder import ImageFile, SkippedFile
 from swinclf.data.scanned_files import most_frequent_reason, remedy_for
@@ -16,7 +14,7 @@ from swinclf.errors import DataError
 from swinclf.inference.predictor import Outputs, Predictor
 from swinclf.inference.shared_stream import ModelFile, stream_shared
 from swinclf.inference.stream import ImageOutput, to_image_outputs
-from swinclf.metrics import Metrics, Tally
+from swinclf.metrics import ImageScores, Metrics, compute_metrics, image_scores
 from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import PredictionRow
 from swinclf.shell_quoting import quoted
@@ -81,7 +79,7 @@ def score_outputs(
         DataError: If not one image could be read.
     """
     index = {name: number for number, name in enumerate(classes)}
-    tally = Tally(classes)
+    scores: list[ImageScores] = []
     rows: list[PredictionRow] = []
     selective: list[tuple[float, float]] = []
     skipped: list[SkippedFile] = []
@@ -90,10 +88,10 @@ def score_outputs(
             if output.probabilities is None:
                 skipped.append(SkippedFile(image.path, output.error, image.label))
             else:
-                best = int(output.probabilities.argmax())
-                tally.update(output.probabilities[None], np.array([index[image.label]]))
-                probability = float(output.probabilities[best])
-                rows.append(PredictionRow(image.path, image.label, classes[best], probability))
+                one = image_scores(output.probabilities, index[image.label])
+                scores.append(one)
+                predicted = classes[one.predicted]
+                rows.append(PredictionRow(image.path, image.label, predicted, one.confidence))
                 selective.append(output.selective_scores)
             advance(1)
     if not rows:
@@ -104,7 +102,8 @@ def score_outputs(
             hint=remedy_for(reason)
             or f"swinclf check {quoted(root)}, which lists the reason for each",
         )
-    return ScoringResult(tally.result(split), rows, SelectiveScores.from_rows(selective), skipped)
+    metrics = compute_metrics(classes, scores, split)
+    return ScoringResult(metrics, rows, SelectiveScores.from_rows(selective), skipped)
 
 
 def to_image_outputs_in_batches(
