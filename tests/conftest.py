@@ -36,6 +36,7 @@ from safetensors import safe_open
 
 from swinclf.metrics import Metrics, compute_metrics, image_scores
 
+os.fsync = os.fstat  # nothing here outlives a power failure; a wrong handle is still an error
 atexit.register(shutil.rmtree, os.environ["SWINCLF_CACHE_DIR"], ignore_errors=True)
 
 pytest_plugins = ["exported_models"]
@@ -343,12 +344,26 @@ def tiny_swin() -> str:
     return "test_swin"
 
 
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+PLOTS = ("draw_confusion_matrix", "draw_curves")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_plots() -> Iterator[None]:
     """Runs without their curves and matrices, which are most of the time of a small one."""
 
-    def draw(_what: object, path: Path) -> None:
+    def draw(_what: object, path: Path, *_: object) -> None:
         Image.new("RGB", (1, 1)).save(path, "PNG")
 
-    monkeypatch.setattr("swinclf.inference.results.draw_confusion_matrix", draw)
-    monkeypatch.setattr("swinclf.inference.results.draw_curves", draw)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PLOTS:
+            patch.setattr(f"swinclf.inference.results.{name}", draw)
+        yield
+
+
+@pytest.fixture
+def plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves and matrices, after all."""
+    from swinclf.reporting import charts
+
+    for name in PLOTS:
+        monkeypatch.setattr(f"swinclf.inference.results.{name}", getattr(charts, name))

@@ -53,13 +53,14 @@ def small_config(name: str) -> Any:
 def small(name: str) -> dict[str, Any]:
     """Return what makes a published network small without changing how it works.
 
-    Widths, heads, windows and everything else stay; blocks are cut to one (two where windows
+    Windows and everything else stay; widths and heads are cut, blocks to one (two where windows
     shift), and images to a few patches across, no multiple of a window.
     """
     config = native_config(name)
     if isinstance(config, swin.SwinConfig):
-        return {"depths": (2, 2, 1, 1), "img_size": 96}
-    return {"depth": 1, "img_size": 2 * config.patch_size}
+        narrow = {"embed_dim": 12, "num_heads": (1, 2, 3, 4)}
+        return {"depths": (2, 2, 1, 1), "img_size": 96, **narrow}
+    return {"depth": 1, "img_size": 2 * config.patch_size, "embed_dim": 24, "num_heads": 3}
 
 
 def pair(name: str, *, num_classes: int = 5, **changes: Any) -> tuple[Network, nn.Module]:

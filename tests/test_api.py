@@ -124,13 +124,15 @@ def test_published_weights_come_with_their_head_where_the_classes_are_as_many(
 ):
     name = "vit_tiny_patch16_224"
     torch.manual_seed(1)
-    published = swinclf.create_model(name, impl="timm")
+    published = swinclf.create_model(name, impl="timm", img_size=32)
     save_file(published.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(  # what the Hub would give
         "swinclf.models.build.find_pretrained", lambda *_, **__: tmp_path / "model.safetensors"
     )
-    network = swinclf.create_model(name, num_classes=num_classes, pretrained=True, impl=impl)
-    images = torch.randn(2, 3, 224, 224)
+    network = swinclf.create_model(
+        name, num_classes=num_classes, img_size=32, pretrained=True, impl=impl
+    )
+    images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         found, wanted = network.eval()(images), published.eval()(images)
         features = published.forward_head(published.forward_features(images), pre_logits=True)

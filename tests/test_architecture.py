@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -78,6 +79,7 @@ def nodes_of(tree, *, at_once):
             waiting += node.orelse if is_type_checking(node) else ast.iter_child_nodes(node)
 
 
+@functools.cache
 def imports_of(path, *, at_once=False):
     """The dotted names of all modules that a file imports, wherever in it."""
     names = set()
@@ -87,7 +89,7 @@ def imports_of(path, *, at_once=False):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def outside(path):
@@ -101,12 +103,14 @@ def inside(path):
     return parts & set(LEVEL)
 
 
+@functools.cache
 def calls_in(path):
     """Every call in a file: what is called, as it is written, and its keywords with values."""
-    for node in ast.walk(TREES[path]):
-        if isinstance(node, ast.Call):
-            keywords = {one.arg: ast.unparse(one.value) for one in node.keywords}
-            yield ast.unparse(node.func), keywords
+    return [
+        (ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords})
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call)
+    ]
 
 
 def below(*names):

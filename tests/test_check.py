@@ -475,8 +475,7 @@ def test_a_val_folder_of_its_own(tmp_path):
 # --- the quick form, before a training ----------------------------------------------------------
 
 
-def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
-    del no_plots
+def test_training_says_what_reading_the_files_has_shown(cli, dataset):
     shutil.copy(dataset / "red" / "000.png", dataset / "blue" / "zz.png")
     for number in range(3, 12):
         (dataset / "green" / f"{number:03d}.png").unlink()
@@ -489,8 +488,7 @@ def test_training_says_what_reading_the_files_has_shown(cli, dataset, no_plots):
     assert f"near-duplicates: swinclf check {dataset}" in done.err
 
 
-def test_training_says_nothing_of_clean_data(cli, dataset, no_plots):
-    del no_plots
+def test_training_says_nothing_of_clean_data(cli, dataset):
     assert "swinclf check" not in cli("train", dataset, *SMALL_FLAGS).err
 
 

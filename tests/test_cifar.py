@@ -94,8 +94,7 @@ def test_every_format_has_the_same_images(archive):
 
 
 @pytest.mark.parametrize("archive", ["cifar-10 binary"], indirect=True)
-def test_a_training_is_that_of_the_folders_of_the_same_images(archive, tmp_path, cli, no_plots):
-    del no_plots
+def test_a_training_is_that_of_the_folders_of_the_same_images(archive, tmp_path, cli):
     folders = tmp_path / "folders"
     for image in scan_folder(archive).images:
         path = folders / image.path

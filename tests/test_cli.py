@@ -301,9 +301,9 @@ def _options(command):
 
 
 @pytest.fixture
-def places(trained, tmp_path, monkeypatch, exported_network, network_graph, no_plots):
+def places(trained, tmp_path, monkeypatch, exported_network, network_graph):
     """What stands for the {names} of the cases; the working folder has a newest run."""
-    del no_plots, network_graph
+    del network_graph
     monkeypatch.setattr(
         "swinclf.training.compilation.BACKEND", "eager"
     )  # a real one takes a minute
@@ -435,8 +435,7 @@ def test_global_options_are_all_run():
     assert {spelling for spelling, _ in _options(_group())} <= words
 
 
-def test_defaults_of_a_training_are_those_of_the_table(cli, dataset, tmp_path, no_plots):
-    del no_plots
+def test_defaults_of_a_training_are_those_of_the_table(cli, dataset, tmp_path):
     done = cli("train", dataset, *SMALL)
     saved = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
     for name, setting in SETTINGS.items():
@@ -735,8 +734,7 @@ def test_names_in_errors_cannot_drive_the_terminal(cli):
 # --- data on standard output, talk on standard error --------------------------------------------
 
 
-def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
-    del no_plots
+def test_standard_output_carries_data_only(cli, dataset, tmp_path):
     done = cli("train", dataset, *SMALL_FLAGS)
     assert done.out == "runs/colours-1\n"
     assert (tmp_path / done.out.strip() / "metrics.json").is_file()
@@ -756,8 +754,7 @@ def test_standard_output_carries_data_only(cli, dataset, no_plots, tmp_path):
     assert "selected the epoch" not in unselected.err
 
 
-def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch, no_plots):
-    del no_plots
+def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch):
     monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     done = cli("train", dataset, *SMALL_FLAGS)
     assert re.search(r"^epoch 1/2: \d+/\d+ images, [\d,]+ images/s$", done.err, re.M)
@@ -791,9 +788,8 @@ class _Terminal(io.TextIOWrapper):
 
 
 @pytest.fixture
-def on_terminal(monkeypatch, tmp_path, no_plots):
+def on_terminal(monkeypatch, tmp_path):
     """Runs a command with a terminal as standard error: what was shown there."""
-    del no_plots
     if pty is None:
         pytest.skip("this system has no pseudo-terminals")
     monkeypatch.setenv("TERM", "xterm-256color")

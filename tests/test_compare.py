@@ -274,8 +274,7 @@ def test_runs_that_differ_in_their_seed_are_a_group(cli, three):
     assert f"{100 * low:+.1f} to {100 * high:+.1f} points" in text
 
 
-def test_missing_seeds_are_trained_and_compared(cli, dataset, no_plots):
-    del no_plots
+def test_missing_seeds_are_trained_and_compared(cli, dataset):
     for name, lr in (("slow", 0.0001), ("fast", 0.001)):
         assert cli("train", dataset, *SMALL_FLAGS, "--lr", lr, "--name", name).code == 0
     assert cli("train", dataset, *SMALL_FLAGS, "--lr", 0.001, "--name", "b", "--seed", 1).code == 0

@@ -19,8 +19,6 @@ from swinclf.settings import gather_settings
 from swinclf.training import compilation, defaults
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
     compiled, compile_ = [], nn.Module.compile

@@ -44,8 +44,6 @@ from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint
 from swinclf.training.loop import TrainingLoop
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 WRITES = 15  # files that this small training writes durably, one after the other
 
 
@@ -59,14 +57,7 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
     """A run that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swinclf.inference.results.draw_confusion_matrix", _draw)
-        patch.setattr("swinclf.inference.results.draw_curves", _draw)
-        return swinclf.train(data, out=str(out), **SMALL_SETTINGS).folder.path
-
-
-def _draw(_what, path):
-    write_image(path, (0, 0, 0), seed=0, size=(1, 1))
+    return swinclf.train(data, out=str(out), **SMALL_SETTINGS).folder.path
 
 
 def _stop(loop: TrainingLoop) -> None:
@@ -199,14 +190,14 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
 # --- signals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(
-    ("module", "place"),
+    ("module", "place", "number", "code"),
     [
-        (train_verb, "extract_features"),
-        (train_verb, "prepare_training"),
-        (starting_model, "build_network"),
-        (resume, "save_checkpoint"),
+        (train_verb, "extract_features", signal.SIGINT, 130),
+        (train_verb, "extract_features", signal.SIGTERM, 143),
+        (train_verb, "prepare_training", signal.SIGINT, 130),
+        (starting_model, "build_network", signal.SIGTERM, 143),
+        (resume, "save_checkpoint", signal.SIGINT, 130),
     ],
 )
 def test_a_signal_before_there_is_a_run_leaves_none(
@@ -225,17 +216,18 @@ def test_a_signal_before_there_is_a_run_leaves_none(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(
-    ("module", "place"),
+    ("module", "place", "number", "code"),
     [
-        (TrainingLoop, "run"),
-        (finish, "score_images"),
-        (finish, "save_samples"),
-        (finish, "write_results"),
-        (finish, "save_model"),
-        (finish, "save_reference_features"),
-        (train_verb, "mark_latest"),
+        (TrainingLoop, "run", signal.SIGINT, 130),
+        (TrainingLoop, "run", signal.SIGTERM, 143),
+        (finish, "score_images", signal.SIGINT, 130),
+        (finish, "save_samples", signal.SIGTERM, 143),
+        (finish, "write_results", signal.SIGINT, 130),
+        (finish, "save_model", signal.SIGINT, 130),
+        (finish, "save_model", signal.SIGTERM, 143),
+        (finish, "save_reference_features", signal.SIGINT, 130),
+        (train_verb, "mark_latest", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_from_then_on_leaves_a_run_to_resume(
@@ -335,7 +327,7 @@ def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
 @pytest.mark.parametrize(
     ("write", "number"),
     [(write, errno.ENOSPC) for write in range(1, WRITES + 1)]
-    + [(write, number) for write in (1, 6, 12) for number in (errno.EROFS, errno.EDQUOT)],
+    + [(6, errno.EROFS), (12, errno.EDQUOT)],
 )
 def test_a_disk_that_fails_at_any_write_loses_nothing(
     data, whole, tmp_path, monkeypatch, cli, write, number

@@ -69,7 +69,6 @@ def test_it_is_built_with_all_weights_but_the_head() -> None:
     assert default_preprocess(architecture) == embedded.PREPROCESS
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_without_a_network_a_training_uses_it(cli, dataset, tmp_path) -> None:
     done = cli("train", dataset, *QUICK)
     assert done.code == 0, done.err
@@ -90,7 +89,6 @@ def test_without_a_network_a_training_uses_it(cli, dataset, tmp_path) -> None:
     assert read_rows(run / "predictions.csv")
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_it_can_be_named_and_fine_tuned(cli, dataset, tmp_path) -> None:
     flags = ("--model", "embedded", "--no-freeze-layers", "--precision", "fp32")
     slow = ("--lr", "1e-4", "--train-size", "64", "--epochs", "1")

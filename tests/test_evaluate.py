@@ -21,8 +21,6 @@ from conftest import (
 import swinclf
 from swinclf.reporter import format_percent
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture
 def score(cli, tmp_path):

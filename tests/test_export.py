@@ -174,8 +174,8 @@ def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick
     assert "tolerance 0.001" in done.err
 
 
-def test_without_an_output_it_goes_into_the_run(cli, dataset, quick_export, tmp_path, no_plots):
-    del quick_export, no_plots
+def test_without_an_output_it_goes_into_the_run(cli, dataset, quick_export, tmp_path):
+    del quick_export
     run = swinclf.train(dataset, out=str(tmp_path / "runs"), **SMALL_SETTINGS).folder.path
     cli("export")  # the file is of another run: whether it agrees is not the question here
     assert (run / "model.onnx").is_file()

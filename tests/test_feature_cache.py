@@ -43,8 +43,6 @@ def in_whole_batches(images: int) -> int:
     return -(-images // batch) * batch
 
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 FROZEN = {**SMALL_SETTINGS, "freeze_layers": True}
 
 
@@ -199,10 +197,8 @@ def test_eval_gives_the_rows_of_a_frozen_run_to_the_bit(train, cli, tmp_path, mo
     [
         lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
         lambda content: content[: len(content) // 2],
-        lambda _: b"",
-        lambda _: b"garbage" * 50,
     ],
-    ids=["flipped", "cut", "empty", "garbage"],
+    ids=["flipped", "cut"],
 )
 def test_a_damaged_file_is_thrown_away_and_computed_anew(train, own_cache, damage):
     first, *_ = train()

@@ -49,6 +49,7 @@ def harmless(text):
     assert [one for one in text if not one.isprintable() and one != "\n"] == []
 
 
+@pytest.mark.usefixtures("plots")
 def test_hostile_names_from_training_to_prediction(cli, hostile, tmp_path):
     paths = {os.path.relpath(path, hostile) for path in hostile.rglob("*.png")}
     assert len(paths) == 3 * len(CLASSES)

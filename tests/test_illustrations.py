@@ -65,7 +65,6 @@ def native_run(cli, dataset, tmp_path):
     return tmp_path / "runs" / "native"
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_a_report_shows_its_mistakes_and_what_spoke_for_them(native_run, dataset):
     text = (native_run / "report.html").read_text()
     mistakes = text.count('<div class="mistake">')

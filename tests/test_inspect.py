@@ -334,11 +334,11 @@ def test_without_positions_there_is_no_picture_of_them(tmp_path):
 def test_an_image_alone_asks_for_pictures_in_a_new_folder(cli, tmp_path):
     write_image(tmp_path / "a.png", (200, 50, 40), seed=1)
     words = [word for key, value in VIT.items() for word in ("--model-arg", f"{key}={value}")]
-    for number in (1, 2):
-        done = cli("inspect", "vit", "--img-size", "32", *words, "--image", "a.png")
-        assert done.code == 0, done.err
-        assert f"figures in inspect-vit-{number}: patches.png" in done.err
-        assert "random weights" in done.err
+    (tmp_path / "inspect-vit-1").mkdir()
+    done = cli("inspect", "vit", "--img-size", "32", *words, "--image", "a.png")
+    assert done.code == 0, done.err
+    assert "figures in inspect-vit-2: patches.png" in done.err
+    assert "random weights" in done.err
     assert "pictures" not in done.out
     assert len(list((tmp_path / "inspect-vit-2").iterdir())) == 3
 

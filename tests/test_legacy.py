@@ -28,9 +28,6 @@ def saved(cli, dataset, tmp_path):
     return run
 
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
-
 @pytest.mark.parametrize(
     ("words", "frozen"),
     [

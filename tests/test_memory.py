@@ -24,8 +24,6 @@ from swinclf.training.resume_guard import RunFingerprint
 from swinclf.training.schedule import Schedule
 from swinclf.training.state import BestEpoch, build_state
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 CPU = Hardware("cpu", Precision.FP32, "")
 WAYS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -27,7 +27,7 @@ def encoded(picture, kind, **options):
     return buffer.getvalue()
 
 
-def bomb(size=300_000_000):
+def bomb(size=40_000_000):
     """Zeros, compressed."""
     squeeze = zlib.compressobj(9)
     block = bytes(1_000_000)

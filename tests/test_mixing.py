@@ -37,7 +37,6 @@ from swinclf.training.objective import label_losses
 from swinclf.training.schedule import Schedule
 from swinclf.training.state import BestEpoch, TrainState, build_average
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 PREPROCESS = Preprocess(
     height=40,
     width=40,

@@ -32,8 +32,6 @@ from swinclf.files import write_json
 from swinclf.run_folder import RunFolder
 from swinclf.training import loop
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 def stop_after(patch, steps):
     """The next training is asked to stop after so many steps."""

@@ -12,8 +12,6 @@ from swinclf.device import Precision, choose_hardware
 from swinclf.errors import DeviceError
 from swinclf.training import checkpoint
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 
 @pytest.fixture
 def mps(monkeypatch):

@@ -26,8 +26,6 @@ from swinclf.inference.stream import stream_outputs
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 # So near each other that a short training confuses them.
 GREYS = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
 

@@ -105,15 +105,15 @@ def test_a_folder_without_runs(cli, tmp_path):
     assert json.loads(cli("runs", "--format", "json").out) == []
 
 
-def test_listing_a_thousand_runs_takes_a_moment_and_writes_nothing(trained, tmp_path):
+def test_listing_many_runs_takes_a_moment_and_writes_nothing(trained, tmp_path):
     first = copy_run(trained, tmp_path / "runs" / "r-0")
     for path in first.glob("*.png"):
         path.unlink()
-    for number in range(1, 1000):
+    for number in range(1, 200):
         shutil.copytree(first, tmp_path / "runs" / f"r-{number}", copy_function=os.link)
     begun = time.process_time()
-    assert len(list_runs(tmp_path / "runs")) == 1000
-    assert time.process_time() - begun < 3  # half a second here, alone
+    assert len(list_runs(tmp_path / "runs")) == 200
+    assert time.process_time() - begun < 0.6  # a tenth of a second here, alone
     assert not list((tmp_path / "runs").glob(".*"))
 
 

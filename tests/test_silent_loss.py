@@ -26,7 +26,6 @@ from swinclf.data.walk import walk_images
 from swinclf.data_quality.findings import find_scan_faults
 from swinclf.errors import DataError
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 NFC, NFD = (unicodedata.normalize(form, "Büffel") for form in ("NFC", "NFD"))
 
 

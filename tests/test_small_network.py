@@ -23,7 +23,6 @@ def chosen(data, **given):
     return choose_small_network(settings, scan_folder(data), SILENT).config
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_few_images_get_a_small_network_and_a_hint_at_trained_weights(cli, dataset):
     done = cli("train", dataset, "--no-pretrained", "--epochs", 1)
     assert done.code == 0, done.err

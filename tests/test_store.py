@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,66 +234,3 @@ def test_the_metadata_is_plain_text_that_any_program_can_parse():
     metadata = CARD.to_metadata()
     assert all(text.isascii() for text in metadata.values())
     assert tuple(json.loads(metadata["classes"])) == NAMES
-
-
-# --- pickles ------------------------------------------------------------------------------------
-
-
-class _Bomb:
-    """Unpickling one leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def bombs(tmp_path):
-    """Pickles under every ending, and the file that loading one of them would make."""
-    mark = tmp_path / "executed"
-    folder = tmp_path / "bombs"
-    folder.mkdir()
-    endings = ("safetensors", "pth", "pt", "bin", "ckpt", "pkl", "onnx", "npz", "tar", "th")
-    for ending in endings:
-        (folder / f"plain.{ending}").write_bytes(pickle.dumps(_Bomb(mark)))
-        torch.save({"state_dict": _Bomb(mark)}, folder / f"torch.{ending}")
-    return sorted(folder.iterdir()), mark
-
-
-def test_the_bombs_are_live(bombs):
-    (path, *_), mark = bombs
-    with path.open("rb") as file:
-        pickle.load(file)
-    assert mark.exists()
-
-
-def test_no_pickle_is_run_whatever_it_is_called(bombs, cli, dataset, trained):
-    paths, mark = bombs
-    for path in paths:
-        for words in (
-            ("predict", dataset / "red", "--run", path),
-            ("eval", dataset, "--run", path),
-            ("export", "--run", path),
-            ("train", dataset, "--model", "test_vit", "--weights", path),
-        ):
-            done = cli(*words)
-            assert done.code == 1, (words, done.err)
-            error_lines(done)
-            assert not mark.exists(), words
-    assert (trained.path / "model.safetensors").exists()
-
-
-def test_a_checkpoint_is_no_pickle_either(bombs, cli, dataset, tmp_path):
-    paths, mark = bombs
-    run = tmp_path / "runs" / "mine"
-    words = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--epochs", "1")
-    assert cli("train", dataset, *words, "--name", "mine").code == 0
-    (run / "metrics.json").unlink()
-    for path in paths:
-        (run / "last.ckpt").write_bytes(path.read_bytes())
-        done = cli("train", "--resume", run)
-        assert done.code == 1, done.err
-        assert "last.ckpt" in error_lines(done)[0]
-        assert not mark.exists()

@@ -108,7 +108,6 @@ def test_every_command_in_a_code_page(
     assert bool(out) == (code in (0, 3))
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_a_training_in_a_code_page(redirected, far, tmp_path):
     code, out, err = redirected("train", far, *SMALL, "--out", "läufe", encoding="ascii")
     assert code == 0, err

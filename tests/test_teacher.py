@@ -47,7 +47,6 @@ from swinclf.training.objective import (
 )
 from swinclf.training.schedule import Schedule
 
-pytestmark = pytest.mark.usefixtures("no_plots")
 MORE = {"one": (45, 65, 195), "other": (195, 55, 45)}
 
 

@@ -107,6 +107,7 @@ def test_an_mlp_may_end_in_its_activation():
 @pytest.mark.parametrize("name", ["attn_dropout", "mlp_dropout"])
 def test_dropouts_act_in_training_only(name):
     none = {"attn_dropout": "0", "mlp_dropout": "0", "head_dropout": "0"}
+    none |= {"head_hidden": "16-8", "depth": "1"}
     network, dropped = textbook(**none), textbook(**{**none, name: "0.4"})
     dropped.load_state_dict(network.state_dict())
     x = torch.randn(2, 3, 72, 72)
@@ -190,7 +191,6 @@ def test_colours_cannot_be_measured_after_features_are_computed(cli, dataset, tm
 # --- the page -----------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_page_and_an_interruption(tmp_path, cli, monkeypatch):
     """The commands of docs/textbook.md, on few images, the first one interrupted and resumed."""
     page = (ROOT / "docs" / "textbook.md").read_text(encoding="utf-8")

@@ -49,8 +49,6 @@ from swinclf.training.linear_probe import Probe
 from swinclf.training.schedule import Schedule
 from swinclf.training.state import build_state
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 # So near each other that a short training confuses them.
 NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
 HISTORY = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr,seconds,images_per_second"
@@ -789,16 +787,15 @@ def test_patience_is_chosen_only_where_the_epochs_are(dataset, tmp_path, monkeyp
 # --- the same again -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("freeze", [{"freeze_layers": True}, {"freeze_stages": 2}, {}])
+@pytest.mark.parametrize("freeze", [{"freeze_layers": True}, {"freeze_stages": 2}])
 def test_the_same_command_gives_the_same_bits_whoever_reads_the_images(dataset, tmp_path, freeze):
     runs = [
         swinclf.train(
             dataset, out=str(tmp_path / "runs"), **{**SMALL_SETTINGS, **freeze, "workers": workers}
         )
-        for workers in (0, 0, 1, 2)
+        for workers in (0, 2)
     ]
-    first, *others = (weights_of(run.folder.path) for run in runs)
-    assert all(same_weights(first, other) for other in others)
+    assert same_weights(*(weights_of(run.folder.path) for run in runs))
     predictions = {(run.folder.path / "predictions.csv").read_bytes() for run in runs}
     assert len(predictions) == 1
 

@@ -42,7 +42,6 @@ def read_events(run):
 # The log
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_log_of_a_training_fits_into_80_columns(cli, dataset):
     done = cli("train", dataset.name, *SMALL_FLAGS)
     assert done.code == 0, done.err
@@ -66,7 +65,6 @@ def test_verbose_tells_how_long_each_step_after_training_takes(cli, dataset):
     ]
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_all_epochs_of_a_head_are_one_line(cli, dataset):
     done = cli("train", dataset.name, *HEAD, "--epochs", 40)
     assert done.err.count("epoch 4") <= 1
@@ -74,7 +72,6 @@ def test_all_epochs_of_a_head_are_one_line(cli, dataset):
     assert len(done.raw_err.splitlines()) < 30
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_quiet_prints_warnings_and_the_result_only(cli, dataset):
     done = cli("train", dataset.name, *HEAD, "--epochs", 2, "--quiet")
     first, *rest = done.err.splitlines()
@@ -143,7 +140,6 @@ def test_the_first_estimate_is_within_a_quarter(
     assert math.isclose(left, now[0] - at, rel_tol=0.2, abs_tol=0.2 * val_s)
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatch):
     flags = [word if word != "2" else "4" for word in SMALL_FLAGS]
     monkeypatch.setattr(fit, "SHORT_S", 0.0)
@@ -259,7 +255,6 @@ def test_a_budget_decides_what_is_not_given(dataset, monkeypatch, train_s, given
     assert bool(warnings) == (train_s == 1e3 and "freeze_layers" in given)
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_what_a_budget_has_chosen_is_repeated_from_the_config(cli, dataset, tmp_path, monkeypatch):
     fixed_speed(monkeypatch, forward_s=0.001, train_s=10.0)
     words = [word for word in SMALL_FLAGS if word not in ("--epochs", "2")]
@@ -283,7 +278,6 @@ def test_what_a_budget_has_chosen_is_repeated_from_the_config(cli, dataset, tmp_
 # The result
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_result_as_json_and_every_event(cli, dataset, tmp_path):
     done = cli("train", dataset, *SMALL_FLAGS, "--json")
     result = json.loads(done.out)
@@ -305,7 +299,6 @@ def test_the_result_as_json_and_every_event(cli, dataset, tmp_path):
     assert any(text.startswith("recipe: ") for text in notes)
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_events_are_appended_on_resume(dataset, tmp_path):
     class Stop(swinclf.Reporter):
         def epoch(self, row, *, total, best):  # noqa: ARG002
@@ -321,7 +314,6 @@ def test_events_are_appended_on_resume(dataset, tmp_path):
     assert kinds[-1] == "result"
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_report_is_opened(cli, dataset, tmp_path, monkeypatch):
     pages = []
     monkeypatch.setattr("webbrowser.open", lambda page: pages.append(page) or True)
@@ -329,7 +321,6 @@ def test_the_report_is_opened(cli, dataset, tmp_path, monkeypatch):
     assert pages == [(tmp_path / done.out.strip() / "report.html").as_uri()]
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_a_result_near_guessing_is_a_warning(cli, tmp_path):
     same = {"one": (90, 90, 90), "two": (90, 90, 90)}
     data = write_dataset(tmp_path / "same", per_class=10, colours=same)

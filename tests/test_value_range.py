@@ -31,8 +31,6 @@ from swinclf.reporter import SILENT
 from swinclf.training import loop
 from swinclf.training.defaults import Regime
 
-pytestmark = pytest.mark.usefixtures("no_plots")
-
 PREPROCESS = Preprocess(
     height=32,
     width=32,

@@ -105,6 +105,7 @@ def _run(
     os.environ.clear()
     os.environ.update(variables)
     warnings.simplefilter("error")
+    os.fsync = os.fstat  # as in conftest.py
     sys.argv = [str(script or "swinclf"), *words]
     if script:
         runpy.run_path(str(script), run_name="__main__")
