@@ -19,8 +19,9 @@ from conftest import error_lines, write_dataset
 import swinclf
 from swinclf import files, latest_run, shell_quoting
 from swinclf.cli.run_tables import unfinished_text
-from swinclf.data.folder import VAL, scan_folder
-from swinclf.data.images import read_bytes
+from swinclf.data.folder import VAL, ImageFile, scan_folder
+from swinclf.data.images import content_digest, read_bytes
+from swinclf.data.relocate import find_by_content
 from swinclf.errors import SwinclfError
 from swinclf.latest_run import follow_latest, mark_latest
 from swinclf.models.weights.find import find_weights
@@ -196,3 +197,8 @@ def test_validation_images_on_another_drive_are_named_by_their_whole_path(tmp_pa
     paths = [image.path for image in index.images if image.split == VAL]
     assert paths == [f"{tmp_path}/elsewhere/{name}/000.png" for name in ("blue", "green", "red")]
     assert all((index.root / path).is_file() for path in paths)
+    digests = [content_digest((index.root / path).read_bytes()) for path in paths]
+    images = [ImageFile(f"old/{number}.png", "old", VAL) for number in range(3)]
+    moved, missing = find_by_content(index.root, [tmp_path / "elsewhere"], images, digests)
+    assert [image.path for image in moved] == paths
+    assert not missing

@@ -30,7 +30,7 @@ from swinclf.data.split_names import (
     split_name,
     stems_with_splits,
 )
-from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within
+from swinclf.data.walk import LINK_AGAIN, LINK_TO_NOTHING, LINK_UP, is_within, relative_path
 from swinclf.errors import DataError
 from swinclf.shell_quoting import quoted
 
@@ -149,7 +149,7 @@ def _find_splits(root: Path, layout: DatasetLayout, val: Path | None) -> dict[st
 
 def _note_of(splits: Mapping[str, str], root: Path) -> list[str]:
     """Return a note on how folders were interpreted, if their names are not the usual ones."""
-    relative = {os.path.relpath(path, root).replace(os.sep, "/"): splits[path] for path in splits}
+    relative = {relative_path(path, root): splits[path] for path in splits}
     if all(PLAIN_NAMES.get(path.lower()) for path in relative):
         return []
     inside = [path for path in relative if path != "."]

@@ -44,7 +44,7 @@ from swinclf.data.split_names import (
     split_name,
     splits_in_classes,
 )
-from swinclf.data.walk import FolderWalk, walk_images
+from swinclf.data.walk import FolderWalk, relative_path, walk_images
 from swinclf.errors import DataError
 from swinclf.shell_quoting import quoted
 
@@ -91,15 +91,15 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
     walk = FolderWalk(root, [folder.path for folder in layout.class_folders])
     images: list[ImageFile] = []
     skipped = [
-        SkippedFile(_relative(path, root), reason, Path(path).name)
+        SkippedFile(relative_path(path, root), reason, Path(path).name)
         for path, reason in layout.skipped
     ]
     for folder in layout.class_folders:
         for path, reason in walk.walk(folder.path):
             if reason:
-                skipped.append(SkippedFile(_relative(path, root), reason, folder.label))
+                skipped.append(SkippedFile(relative_path(path, root), reason, folder.label))
             else:
-                images.append(ImageFile(_relative(path, root), folder.label, folder.split))
+                images.append(ImageFile(relative_path(path, root), folder.label, folder.split))
     images.sort(key=lambda image: image.path)
     doubt = ""
     if not layout.splits or (val is not None and layout.splits.get(str(root)) == TRAIN):
@@ -124,7 +124,7 @@ def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:
 def _unused_images(layout: DatasetLayout, root: Path) -> Iterator[str]:
     if layout.loose:
         yield f"{format_count(layout.loose, 'image')} in no class folder: not used"
-    if unused := [_relative(path, root) for path in layout.unused if any(walk_images(path))]:
+    if unused := [relative_path(path, root) for path in layout.unused if any(walk_images(path))]:
         yield f"folders next to train that are not splits are not used: {list_some(unused)}"
 
 
@@ -227,15 +227,6 @@ def _train_folder(index: FolderIndex) -> Path:
 def _existing_folder(path: Path) -> Path:
     list_folder(path)
     return path.resolve()
-
-
-def _relative(path: str, root: Path) -> str:
-    """Return a path relative to the dataset's root, with "/" between folders."""
-    try:
-        relative = os.path.relpath(path, root)
-    except ValueError:  # on Windows --val may be on another drive: use the whole path
-        relative = path
-    return relative.replace(os.sep, "/")
 
 
 def _by_structure(

@@ -14,7 +14,7 @@ from pathlib import Path
 from swinclf.data.cifar import is_image_file
 from swinclf.data.folder import ImageFile
 from swinclf.data.loader import digest_files
-from swinclf.data.walk import walk_images
+from swinclf.data.walk import relative_path, walk_images
 from swinclf.files import read_json
 from swinclf.run_folder import RunFolder
 
@@ -67,9 +67,7 @@ def find_by_content(
         that were not found.
     """
     files = {
-        os.path.relpath(path, root).replace(os.sep, "/")
-        for folder in (root, *others)
-        for path in walk_images(str(folder))
+        relative_path(path, root) for folder in (root, *others) for path in walk_images(str(folder))
     }
     now = digest_files(root, sorted(files))
     paths: dict[bytes, list[str]] = defaultdict(list)

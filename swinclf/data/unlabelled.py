@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from swinclf.data.dataset_layout import list_folder
-from swinclf.data.walk import walk_images
+from swinclf.data.walk import relative_path, walk_images
 from swinclf.errors import DataError
 from swinclf.files import read_csv, write_csv
 
@@ -35,8 +34,7 @@ def scan_unlabelled(root: Path) -> list[str]:
         DataError: If there is no such folder, or no image in it.
     """
     list_folder(root)
-    found = walk_images(str(root))
-    paths = sorted(os.path.relpath(path, root).replace(os.sep, "/") for path in found)
+    paths = sorted(relative_path(path, root) for path in walk_images(str(root)))
     if not paths:
         raise DataError(
             f"images in '{root}', or in folders of it", found="none", hint="--unlabelled DIR"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ def _identity(folder: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (status.st_dev, status.st_ino) if status.st_ino else None
+
+
+def relative_path(path: str, root: Path) -> str:
+    """Return a path relative to a folder, with "/" between folders; whole on another drive."""
+    with suppress(ValueError):  # on Windows, of the other drive
+        path = os.path.relpath(path, root)
+    return path.replace(os.sep, "/")
 
 
 def is_within(path: str, folder: str) -> bool:
