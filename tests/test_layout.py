@@ -72,6 +72,8 @@ def test_what_is_less_surely_val_is_a_test_beside_a_val_folder():
     assert recognize_splits(["train", "dev", "eval"]) == {"train": TRAIN, "dev": VAL, "eval": TEST}
     assert recognize_splits(["train", "dev", "test"]) == {"train": TRAIN, "dev": VAL, "test": TEST}
     assert recognize_splits(["train_station", "test_tube"]) == {}
+    either = recognize_splits(["train", "seg_test", "img_val"])
+    assert either == {"train": TRAIN, "img_val": VAL}, "the same in every process"
 
 
 @pytest.mark.parametrize(

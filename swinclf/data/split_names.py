@@ -94,11 +94,10 @@ def recognize_splits(names: Iterable[str]) -> Mapping[str, str]:
     names: next to val/, eval/ is the test split.
     """
     spoken = {name: found for name in names if (found := split_name(name))}
-    groups: dict[tuple[str, ...], dict[str, SplitName]] = defaultdict(dict)
-    for stem in {found.stem for found in spoken.values()}:
-        for name, found in spoken.items():
-            if found.stem in (stem, ()):
-                groups[stem][name] = found
+    groups = {
+        stem: {name: found for name, found in spoken.items() if found.stem in (stem, ())}
+        for stem in sorted({found.stem for found in spoken.values()})
+    }
     together = [
         group for group in groups.values() if {one.split for one in group.values()} > {TRAIN}
     ]
