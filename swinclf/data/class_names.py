@@ -48,18 +48,12 @@ def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapp
 
     Only unique matches are returned: no label becomes a class that another label already has.
     """
-    labels = set(labels)
-    unknown, free = labels - set(classes), set(classes) - labels
-    by_key: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for names, side in ((unknown, 0), (free, 1)):
-        for name in names:
-            by_key[_nfc(name)][side].append(name)
-    taken = {_nfc(label) for label in labels & set(classes)}
-    return {
-        found[0][0]: found[1][0]
-        for key, found in by_key.items()
-        if len(found[0]) == len(found[1]) == 1 and key not in taken
-    }
+    labels, classes = set(labels), set(classes)
+    forms: dict[str, set[str]] = defaultdict(set)
+    for name in labels | classes:
+        forms[_nfc(name)].add(name)
+    pairs = [names for names in forms.values() if len(names) == 2]
+    return {label: name for pair in pairs for label in pair - classes for name in pair - labels}
 
 
 def find_similar_name(name: str, others: Iterable[str]) -> str:
