@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import TiffImagePlugin
@@ -216,9 +216,7 @@ class _Grid:
                 raise ValueError("image data ends too early")
             offsets = self.offsets + starts[None, :, None] * self.row_bytes
             sizes = np.broadcast_to(rows[None, :, None] * self.row_bytes, offsets.shape)
-            return _Grid(
-                self.width, small, 1, len(starts), offsets, sizes, self.row_bytes, is_tiled=False
-            )
+            return replace(self, height=small, down=len(starts), offsets=offsets, sizes=sizes)
         if self.band_bytes > MAX_STRIP_BYTES:
             raise ValueError(
                 f"{layout}: {self.band_bytes:,} bytes in one strip or row of tiles; "
