@@ -39,7 +39,7 @@ from swinclf.training.feature_extraction import (
 from swinclf.training.linear_probe import linear_classifiers
 from swinclf.training.logistic_regression import fit_baseline
 from swinclf.training.objective import CachedFeatures, Distillation, OnlineFeatures
-from swinclf.training.resume_guard import check_teacher
+from swinclf.training.resume_guard import check_weights
 from swinclf.training.schedule import Schedule
 from swinclf.training.teacher import (
     Teacher,
@@ -81,7 +81,7 @@ def find_teacher(
             hint=f"swinclf train --resume {quoted(run)} --teacher RUN, with its current path",
         ) from error
     if saved is not None:
-        check_teacher(saved.fingerprint, teacher.digest, saved.path.parent)
+        check_weights("teacher", teacher.digest, saved.fingerprint.teacher, saved.path.parent)
     unknown = set(teacher.classes or ()) - set(classes)
     if unknown:  # fail early, before reading all images
         check_classes(teacher, classes)

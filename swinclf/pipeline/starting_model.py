@@ -43,7 +43,9 @@ from swinclf.training.defaults import (
     choose_mirror,
     choose_regime,
 )
-from swinclf.training.resume_guard import check_network, frozen_digest
+from swinclf.training.feature_cache import weights_digest
+from swinclf.training.linear_probe import linear_classifiers
+from swinclf.training.resume_guard import check_weights
 
 COLOURS = ("mean", "std")
 NAMES = (*COLOURS, "interpolation", "crop_pct")
@@ -137,9 +139,12 @@ def build_starting_model(
     if loaded is not None:
         implied = preprocess_of_layout(loaded.layout, network.state_dict())
         known += [] if implied is None else [implied]
-    frozen = frozen_digest(network) if regime is Regime.HEAD else ""
+    frozen = ""
+    if regime is Regime.HEAD:
+        linear_classifiers(network)  # fail early if the head is not linear
+        frozen = weights_digest(network)
     if saved is not None:
-        check_network(saved.fingerprint, frozen, saved.path.parent)
+        check_weights("pretrained weights", frozen, saved.fingerprint.network, saved.path.parent)
     if settings.config.freeze_stages is not None:  # fail early if there are fewer stages
         freeze_stages(network, settings.config.freeze_stages)
     settings, preprocess = _choose_preprocess(settings, architecture, known)

@@ -26,7 +26,7 @@ from torch import nn
 
 from swinclf.errors import RunError, SwinclfError
 from swinclf.models.freeze import classifier_parameters
-from swinclf.models.tensorfile import read_tensors, write_tensors
+from swinclf.models.tensorfile import read_tensors, tensors_digest, write_tensors
 
 CACHE_VARIABLE = "SWINCLF_CACHE_DIR"
 LAYOUT = "features-1"  # of files and keys; another layout is another folder
@@ -209,13 +209,7 @@ def cache_key(configuration: Mapping[str, object]) -> str:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a digest of all weights and buffers but the classifier's."""
+    """Return the digest of all weights and buffers but the classifier's."""
     head = {id(parameter) for parameter in classifier_parameters(network)}
-    of_head = {name for name, one in network.named_parameters() if id(one) in head}
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(network.state_dict().items()):
-        if name not in of_head:
-            whole = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-            digest.update(whole.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    weights = network.state_dict(keep_vars=True).items()
+    return tensors_digest({name: one.cpu() for name, one in weights if id(one) not in head}, {})

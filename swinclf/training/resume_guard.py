@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from swinclf.config import MOVABLE, SETTINGS
 from swinclf.data.dataset import Dataset
@@ -22,12 +21,10 @@ from swinclf.data.folder import scan_folder
 from swinclf.device import versions
 from swinclf.errors import DataError, RunError
 from swinclf.files import file_digest
-from swinclf.models.tensorfile import tensors_digest
 from swinclf.reporting.report_data import FindingSummary
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
 from swinclf.shell_quoting import quoted
-from swinclf.training.linear_probe import linear_classifiers
 
 DIGEST_BYTES = 16
 # Paths, the run's name and the number of reader threads do not change the result; images and frozen
@@ -94,13 +91,6 @@ def image_digests(dataset: Dataset, digests: Mapping[str, bytes]) -> torch.Tenso
     return torch.frombuffer(joined, dtype=torch.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def frozen_digest(network: nn.Module) -> str:
-    """Return the digest of a network's weights without its head."""
-    head = {id(one) for layer in linear_classifiers(network) for one in layer.parameters()}
-    weights = network.state_dict(keep_vars=True).items()
-    return tensors_digest({name: one.cpu() for name, one in weights if id(one) not in head}, {})
-
-
 def check_settings(
     fingerprint: RunFingerprint, settings: Settings, run: RunFolder, device: str
 ) -> list[str]:
@@ -144,31 +134,17 @@ def check_settings(
     return notes
 
 
-def check_network(fingerprint: RunFingerprint, found: str, run: Path) -> None:
-    """Check by its digest that a frozen network is the one that the run started with.
+def check_weights(what: str, digest: str, wanted: str, run: Path) -> None:
+    """Check the digest of a run's frozen weights, named `what`, that are in no checkpoint.
 
     Raises:
-        RunError: If it is another.
+        RunError: If they are not those that the run started with.
     """
-    if found != fingerprint.network:
+    if digest != wanted:
         raise _mismatch(
             run,
-            f"the pretrained weights that the run started with (sha256 {fingerprint.network[:12]})",
-            [f"other weights (sha256 {found[:12]})"],
-        )
-
-
-def check_teacher(fingerprint: RunFingerprint, found: str, run: Path) -> None:
-    """Check by the digest of its weights that a teacher is the one that the run started with.
-
-    Raises:
-        RunError: If it is another.
-    """
-    if found != fingerprint.teacher:
-        raise _mismatch(
-            run,
-            f"the teacher that the run started with (digest {fingerprint.teacher[:12]})",
-            [f"another teacher (digest {found[:12]})"],
+            f"the {what} that the run started with (sha256 {wanted[:12]})",
+            [f"other weights (sha256 {digest[:12]})"],
         )
 
 
