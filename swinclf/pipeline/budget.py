@@ -71,9 +71,12 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """Yield trainings, best first; the last one is the quickest."""
     first = _resolve(settings, {}, index, context)
-    is_free = not settings.is_given("freeze_layers") and settings.config.freeze_stages is None
-    is_free = is_free and first.start.trained_weights
-    is_free = is_free and not settings.is_given("folds")  # which are of the head alone
+    is_free = (
+        first.start.trained_weights
+        and settings.config.freeze_stages is None
+        and not settings.is_given("freeze_layers")
+        and not settings.is_given("folds")  # which are of the head alone
+    )
     sizes = _sizes(settings, first)
     if is_free:
         tuned = _resolve(settings, {"freeze_layers": False}, index, context)

@@ -54,7 +54,7 @@ def build_duplicate_extractor(
     *,
     workers: int,
     report: Reporter,
-    ranges: tuple[ValueRange, ...] = (),
+    ranges: tuple[ValueRange, ...],
 ) -> DuplicateFeatureExtractor:
     """Build the network of a run or of a weights file.
 

@@ -50,8 +50,7 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
                 train_features=batches.train_features[:, others],
                 train_targets=batches.train_targets[others],
             )
-            classes, seed = len(dataset.classes), config.seed
-            fit = fit_baseline(part, classes, schedule, seed=seed)
+            fit = fit_baseline(part, len(dataset.classes), schedule, seed=config.seed)
             with torch.inference_mode():
                 logits[rows] = fit.probe(features[rows])
             space = fit_feature_space(features[others].numpy(), targets[others.numpy()])

@@ -132,7 +132,7 @@ def prepare_teacher(
         listed, dataset, extracted, extractor.extracted, context, resumed
     )
     head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context)
-    student: ExtractedFeatures | None = None
+    student = None
     if unlabelled is not None and start.regime is Regime.HEAD:
         student = _extract_student_features(start, unlabelled, context)
     teacher_data = TeacherData(
@@ -144,7 +144,7 @@ def prepare_teacher(
         if online and extractor.computer
         else None,
         unlabelled=unlabelled,
-        student=student.features if student else None,
+        student=student,
         terms=terms,
     )
     return settings, replace(dataset, skipped=(*dataset.skipped, *skipped)), teacher_data
@@ -192,7 +192,7 @@ def _extract_teacher_features(
 
 def _extract_student_features(
     start: StartingModel, images: UnlabelledImages, context: Context
-) -> ExtractedFeatures:
+) -> FeatureTable | None:
     """Extract the frozen student's features of the unlabelled images."""
     views = (PLAIN, MIRROR) if start.extraction.mirror else (PLAIN,)
     extractor = build_extractor(images.root, start, context)
@@ -201,7 +201,7 @@ def _extract_student_features(
     for path, digest in zip(images.paths, images.digests, strict=True):
         if extracted.digests.get(path) != digest:
             raise _changed_image(images.root / path, extracted.errors.get(path))
-    return extracted
+    return extracted.features
 
 
 def _extract(

@@ -19,6 +19,10 @@ from swinclf.pipeline.starting_model import StartingModel
 from swinclf.preprocess import MEASURED, Colours, Preprocess, parse_ranges
 from swinclf.settings import Settings
 
+MEASURED_IMAGES = 10_000  # at most, spread evenly
+BATCH = 256
+LEAST_STD = 0.001  # of images of a single colour
+
 
 def resolve_ranges(
     index: FolderIndex, start: StartingModel, context: Context, saved: Mapping[str, Any] | None
@@ -44,11 +48,6 @@ def resolve_ranges(
     for one in ranges:
         context.report.note(describe_range(one))
     return replace(start, preprocess=replace(start.preprocess, ranges=ranges))
-
-
-MEASURED_IMAGES = 10_000  # at most, spread evenly
-BATCH = 256
-LEAST_STD = 0.001  # of images of a single colour
 
 
 def resolve_colours(
