@@ -351,7 +351,7 @@ PLOTS = ("draw_confusion_matrix", "draw_curves")
 def no_plots() -> Iterator[None]:
     """Runs without their curves and matrices, which are most of the time of a small one."""
 
-    def draw(_what: object, path: Path, *_: object) -> None:
+    def draw(_what: object, path: Path, **_options: object) -> None:
         Image.new("RGB", (1, 1)).save(path, "PNG")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -220,7 +220,7 @@ def history(epochs, **changes):
 @pytest.mark.parametrize("epochs", [1, 2, 30, 300])
 def test_curves_of_any_length(tmp_path, drawn, epochs):
     path = tmp_path / "curves.png"
-    draw_curves(history(epochs), path)
+    draw_curves(history(epochs), path, saved_epoch=epochs)
     with Image.open(path) as image:
         assert 1200 < image.width < 2000
         assert 400 < image.height < 800
@@ -228,14 +228,15 @@ def test_curves_of_any_length(tmp_path, drawn, epochs):
 
 
 def test_curves_without_validation(tmp_path, drawn):
-    draw_curves(history(4, val_loss=None, val_accuracy=None), tmp_path / "c.png")
+    draw_curves(history(4, val_loss=None, val_accuracy=None), tmp_path / "c.png", saved_epoch=4)
     labels = drawn[0].axes[0].get_legend_handles_labels()[1]
     assert labels == ["train"]
-    assert "best val" not in all_texts(drawn[0])
+    assert "saved" not in all_texts(drawn[0])
 
 
 def test_curves_of_a_diverged_run(tmp_path, drawn):
-    draw_curves(history(3, train_loss=float("nan"), val_loss=float("inf")), tmp_path / "c.png")
+    rows = history(3, train_loss=float("nan"), val_loss=float("inf"))
+    draw_curves(rows, tmp_path / "c.png", saved_epoch=None)
     loss, accuracy = drawn[0].axes[:2]
     assert not any(np.isfinite(line.get_ydata()).any() for line in loss.get_lines()[:2])
     assert all(np.isfinite(line.get_ydata()).all() for line in accuracy.get_lines()[:2])
@@ -243,13 +244,27 @@ def test_curves_of_a_diverged_run(tmp_path, drawn):
         assert image.width > 600
 
 
+def test_curves_mark_the_epoch_that_was_saved(tmp_path, drawn):
+    """Not the one of highest accuracy: by default, the loss selects."""
+    draw_curves(history(5), tmp_path / "c.png", saved_epoch=2)
+    assert "saved: epoch 2, val 65.0 %" in all_texts(drawn[0])
+    mark = drawn[0].axes[1].get_lines()[-1]
+    assert (mark.get_xdata(), mark.get_ydata()) == ([2], [pytest.approx(0.65)])
+
+
+def test_curves_mark_no_epoch_where_the_probe_was_saved(tmp_path, drawn):
+    draw_curves(history(5), tmp_path / "c.png", saved_epoch=0)
+    assert "saved: the linear probe" in all_texts(drawn[0])
+    assert len(drawn[0].axes[1].get_lines()) == 2
+
+
 def test_curves_of_nothing():
     with pytest.raises(ValueError, match="no epoch"):
-        draw_curves([], None)
+        draw_curves([], None, saved_epoch=None)
 
 
 def test_the_callers_matplotlib_is_left_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     draw_confusion_matrix(metrics_of(named(3)), tmp_path / "m.png")
-    draw_curves(history(3), tmp_path / "c.png")
+    draw_curves(history(3), tmp_path / "c.png", saved_epoch=3)
     assert dict(matplotlib.rcParams) == before

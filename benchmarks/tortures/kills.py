@@ -170,7 +170,7 @@ def _in_child(
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _draw_nothing(_: object, path: Path) -> None:
+def _draw_nothing(_: object, path: Path, **_options: object) -> None:
     Image.new("RGB", (1, 1)).save(path, "PNG")
 
 

@@ -246,7 +246,7 @@ def _train(
         with add_resume_hint(claim.run), context.stop.deferring_signals():
             fit_best(plan, context, state, batches, claim.run, fingerprint)
     with add_resume_hint(claim.run):
-        scored = finish(plan, context, state.history, claim.run, fingerprint.findings)
+        scored = finish(plan, context, state, claim.run, fingerprint.findings)
         mark_latest(claim.run.path)
         remove_checkpoints(claim.run)
         if resumed and plan.dataset.images != read_split(claim.run.split):

@@ -68,7 +68,7 @@ def write_results(
     matrix = folder / "confusion_matrix.png"
     draw_confusion_matrix(result.metrics, matrix)
     if provenance.history:
-        draw_curves(provenance.history, folder / "curves.png")
+        draw_curves(provenance.history, folder / "curves.png", saved_epoch=provenance.saved_epoch)
     verdict = write_report(
         folder / "report.html",
         provenance,

@@ -55,6 +55,7 @@ from swinclf.reporting.verdict import LabelReview
 from swinclf.run_folder import RunFolder
 from swinclf.settings import command_of
 from swinclf.training.defaults import Regime
+from swinclf.training.state import TrainState
 
 CURVE_SPLIT = SplitRule(0.2)  # of a cross-validated training
 EXPLODED = 3  # times the loss of a uniform guess
@@ -63,14 +64,14 @@ EXPLODED = 3  # times the loss of a uniform guess
 def finish(
     plan: Plan,
     context: Context,
-    history: Sequence[EpochRow],
+    state: TrainState,
     run: RunFolder,
     findings: Sequence[FindingSummary],
 ) -> ScoringResult:
     """Save the final weights, then score the saved file, as any later use will load it.
 
-    `findings` are the problems of the dataset at the start of the run. The skipped files of the
-    result include those skipped in training.
+    The network has the best weights of `state`, of the finished training. `findings` are those at
+    the start of the run. The skipped files of the result include those skipped in training.
 
     Raises:
         RunError: If a file cannot be written.
@@ -114,7 +115,7 @@ def finish(
             write_results(
                 run.path,
                 scored,
-                _provenance(plan, history, run),
+                _provenance(plan, state, run),
                 illustrations=illustrations,
                 sections=replace(sections, teacher=teacher),
                 others=saving,
@@ -284,7 +285,7 @@ def _learning_curve(plan: Plan, report: Reporter) -> LearningCurve | None:
     )
 
 
-def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Provenance:
+def _provenance(plan: Plan, state: TrainState, run: RunFolder) -> Provenance:
     """Return the origin of the scores, for the report."""
     settings = plan.settings
     return Provenance(
@@ -297,7 +298,8 @@ def _provenance(plan: Plan, history: Sequence[EpochRow], run: RunFolder) -> Prov
             )
             for name in SETTINGS
         },
-        history=[asdict(row) for row in history],
+        history=[asdict(row) for row in state.history],
+        saved_epoch=None if state.best is None else state.best.epoch,
     )
 
 

@@ -26,6 +26,7 @@ from matplotlib.transforms import Bbox
 
 from swinclf.files import write_bytes
 from swinclf.metrics import PROBE_NOTE, Metrics
+from swinclf.reporter import format_percent
 from swinclf.reporting.display_names import (
     DEFAULT_FAMILY,
     distinct_labels,
@@ -292,11 +293,14 @@ def _write_key(
         figure.text(at / figure_width, y, "\n".join(part), color=INK, linespacing=1.4, **style)
 
 
-def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw loss, accuracy and learning rate over the epochs.
+def draw_curves(
+    history: Sequence[Mapping[str, Any]], path: Path, *, saved_epoch: int | None
+) -> None:
+    """Draw loss, accuracy and learning rate over the epochs, and mark the one that was saved.
 
     A row an epoch has the keys epoch, train_loss, train_accuracy, val_loss, val_accuracy and lr; a
-    value may be None. Accuracies are in [0, 1].
+    value may be None. Accuracies are in [0, 1]. `saved_epoch` is 0 for the linear probe, None if it
+    is unknown.
 
     Raises:
         ValueError: If there is no epoch.
@@ -317,7 +321,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         _style_axes(axes, title, epochs)
     _widen(accuracy, at_least=0.1)
     rate.set_ylim(bottom=0)
-    _mark_best(accuracy, epochs, history_column(history, "val_accuracy"))
+    _mark_saved(accuracy, epochs, history_column(history, "val_accuracy"), saved_epoch)
     save_png(figure, path, **WITH_LABELS)
 
 
@@ -348,16 +352,28 @@ def _draw_line(
     )
 
 
-def _mark_best(
-    axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+def _mark_saved(
+    axes: Axes,
+    epochs: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
+    saved_epoch: int | None,
 ) -> None:
-    """Mark the first epoch of highest validation accuracy and write its accuracy."""
+    """Mark the epoch whose weights were saved and write its validation accuracy.
+
+    A linear probe that no epoch has reached is not on the curve.
+    """
     if np.isnan(values).all():
         return
-    best = int(np.nanargmax(values))
-    axes.plot(epochs[best], values[best], "o", ms=9, mfc="none", mec=VAL_COLOUR, mew=1.6)
-    accuracy = f"{100 * values[best]:.1f} %"
-    text = f"best val {accuracy}, epoch {epochs[best]:.0f}"
+    found = np.flatnonzero(epochs == saved_epoch).tolist()
+    if not found:
+        if saved_epoch == 0:
+            text = "saved: the linear probe"
+            axes.set_title(text, loc="right", fontsize=9, color=VAL_COLOUR)
+        return
+    at = found[0]
+    axes.plot(epochs[at], values[at], "o", ms=9, mfc="none", mec=VAL_COLOUR, mew=1.6)
+    accuracy = format_percent(values[at])
+    text = f"saved: epoch {saved_epoch}, val {accuracy}"
     if not epochs.any():  # a linear probe
         text = f"val {accuracy}: {PROBE_NOTE}"
     axes.set_title(text, loc="right", fontsize=9, color=VAL_COLOUR)

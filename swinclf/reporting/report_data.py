@@ -50,6 +50,7 @@ class Provenance:
     settings: Mapping[str, ReportedSetting] = field(default_factory=dict)
     # a row an epoch with the keys of history.csv; empty where nothing was trained
     history: Sequence[Mapping[str, Any]] = ()
+    saved_epoch: int | None = None  # whose weights are the model; 0 for the linear probe
 
 
 @dataclass(frozen=True, slots=True)
