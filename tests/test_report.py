@@ -33,6 +33,7 @@ from swinclf.reporting.report_data import (
     ReportedSetting,
     ReportSections,
     Suspect,
+    TrainingFigures,
 )
 
 HOSTILE = (
@@ -169,6 +170,17 @@ def test_it_says_that_these_images_selected_the_epoch(written):
     assert "swinclf eval OTHER --run RUN" in page
     assert said not in Page(written(metrics=other)).text
     assert said not in Page(written(metrics=held_out, history=[])).text
+
+
+def test_a_probe_of_other_images_is_no_baseline(written):
+    """The probe is scored on the validation images, which a test part is not."""
+    training = TrainingFigures(
+        counts={"cat": 100, "dog": 100, "fox": 100}, probe_accuracy=0.9, image_px=None, input_px=224
+    )
+    for split, is_shown in (("val", True), ("test", False)):
+        metrics = replace(metrics_of(["cat", "dog", "fox"]), split=split)
+        page = Page(written(metrics=metrics, sections=ReportSections(training=training))).text
+        assert ("a linear probe 90.0" in page) == is_shown
 
 
 def test_it_says_what_matters(written):

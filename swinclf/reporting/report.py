@@ -225,8 +225,9 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         for row in epochs
         if row.get("train_loss") is not None and row.get("val_loss") is not None
     ]
-    # Without epochs the model itself is the linear probe.
-    probe = training.probe_accuracy if training and epochs else None
+    # The probe is scored on the validation images; without epochs it is the model itself.
+    has_probe = training is not None and epochs and metrics.split == "val"
+    probe = training.probe_accuracy if training and has_probe else None
     return RunFigures(
         accuracy=metrics.accuracy,
         interval=metrics.accuracy_ci95,
