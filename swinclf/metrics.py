@@ -25,7 +25,7 @@ UNBIASED_NOTE = "for an unbiased score, train with --test-split 0.15, or use oth
 _SPLITS = {
     "val": "validation images",
     "test": "test images, which selected nothing",
-    "train": "training images (no validation images)",
+    "train": "training images",
     "cross-validation": "images by cross-validation: each is scored by a head that has not seen it",
 }
 PROBE_NOTE = "linear probe (L-BFGS), no epochs"
@@ -35,9 +35,13 @@ UNTRAINED_NOTE = (
 )
 
 
-def describe_split(split: str) -> str:
-    """Return what the images of a split are, to print after their number."""
-    return _SPLITS.get(split, f"images ({split})")
+def describe_split(split: str, *, is_training_dataset: bool = True) -> str:
+    """Return what the images of a split are, to print after their number.
+
+    A split of another folder than the training's has its name from that folder alone.
+    """
+    other = f"images ({split})"
+    return _SPLITS.get(split, other) if is_training_dataset else other
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,6 +250,8 @@ def test_the_link_to_the_newest_run_is_not_another_run(cli, three, tmp_path):
 def test_scores_of_training_images_are_named(cli, two):
     write_json(two[0] / "metrics.json", {"split": "train"})
     assert f"{two[0]}: scores of images that it was trained on" in cli("compare", *two).out
+    write_json(two[0] / "metrics.json", {"split": "train", "other_folder": True})
+    assert "trained on" not in cli("compare", *two).out
 
 
 def test_runs_that_differ_in_their_seed_are_a_group(cli, three):

@@ -90,6 +90,30 @@ def test_a_foreign_folder_is_scored_whole(trained, score, cli, tmp_path):
     assert "all of its images are scored" in done.err
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_a_foreign_folder_is_not_the_trainings(trained, cli, tmp_path, split):
+    for name in ("train", "val"):
+        write_dataset(tmp_path / "foreign" / name, per_class=2)
+    words = ["eval", tmp_path / "foreign", "--run", trained.path, "--split", split]
+    done = cli(*words, "--output", tmp_path / "scores")
+    assert done.code == 0, done.err
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))
+    assert (metrics["split"], metrics["other_folder"]) == (split, True)
+    page = (tmp_path / "scores" / "report.html").read_text("utf-8")
+    assert f"6 images ({split})" in page
+    assert "was trained on them" not in page
+    assert "also selected the epoch" not in page
+
+
+def test_the_report_says_what_the_images_of_a_run_were_used_for(trained, score):
+    folder = score("--run", trained.path, "--split", "train")[2]
+    page = (folder / "report.html").read_text("utf-8")
+    assert "30 training images<" in page
+    assert "was trained on them" in page
+    folder = score("--run", trained.path)[2]
+    assert "also selected the epoch" in (folder / "report.html").read_text("utf-8")
+
+
 def test_classes_are_matched_by_name_and_not_by_position(trained, score, tmp_path):
     data = tmp_path / "some"
     for number in range(6):  # red is the last class of the model, and the only one here

@@ -107,6 +107,17 @@ def test_eval_compares_known_with_unknown_classes(run, cli):
     assert "The accepted share is smaller for unknown classes" in report_of(run)
 
 
+def test_eval_says_which_images_set_the_thresholds(run, cli, tmp_path):
+    said = "the thresholds of --reject were set on these images"
+    assert said in cli("eval", "--run", run.path, "--reject", "0.9").err
+    for name in ("train", "val"):
+        write_dataset(tmp_path / "foreign" / name, per_class=5, colours=KNOWN)
+    words = ("eval", tmp_path / "foreign", "--split", "val", "--run", run.path, "--reject", "0.9")
+    done = cli(*words)
+    assert done.code == 0, done.err
+    assert said not in done.err
+
+
 def test_eval_says_where_the_unknown_are_not_kept_out(run, cli, tmp_path):
     """Classes of other names whose images are those of the known ones."""
     mixed = write_dataset(tmp_path / "mixed", per_class=20, colours=KNOWN)

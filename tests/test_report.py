@@ -138,6 +138,8 @@ def written(tmp_path):
                 "lr": ReportedSetting(1e-4, "flag", None),
             },
             "history": [{"epoch": 1, "train_loss": 0.5, "val_loss": None}],
+            "epochs": 0,
+            "is_training_dataset": True,
         }
         given = {name: changes.pop(name) for name in origin if name in changes}
         path = tmp_path / "report.html"
@@ -165,11 +167,13 @@ def test_it_says_that_these_images_selected_the_epoch(written):
     metrics = metrics_of(["cat", "dog", "fox"])
     held_out, other = (replace(metrics, split=split) for split in ("val", "test"))
     said = "These images also selected the epoch and the head"
-    page = Page(written(metrics=held_out)).text
+    page = Page(written(metrics=held_out, epochs=1)).text
     assert said in page
     assert "swinclf eval OTHER --run RUN" in page
-    assert said not in Page(written(metrics=other)).text
-    assert said not in Page(written(metrics=held_out, history=[])).text
+    assert said not in Page(written(metrics=other, epochs=1)).text
+    assert said not in Page(written(metrics=held_out)).text  # a linear probe
+    elsewhere = {"metrics": held_out, "epochs": 1, "is_training_dataset": False}
+    assert said not in Page(written(**elsewhere)).text
 
 
 def test_a_probe_of_other_images_is_no_baseline(written):

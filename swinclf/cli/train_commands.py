@@ -169,7 +169,8 @@ def _training_summary(run: Run) -> tuple[str, str]:
     metrics = run.metrics
     lines = [
         f"accuracy {accuracy_with_interval(metrics)}",
-        f"on {metrics.images:,} {describe_split(metrics.split)}",
+        f"on {metrics.images:,} {describe_split(metrics.split)}"
+        + (" (no validation images)" if metrics.split == "train" else ""),
         f"always answering the largest class: {format_percent(metrics.majority_accuracy)}",
     ]
     if run.epochs and run.probe_accuracy is not None and metrics.split == "val":

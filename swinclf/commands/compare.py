@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.config import SETTINGS
-from swinclf.data.folder import TRAIN
+from swinclf.data.folder import TRAIN, VAL
 from swinclf.data.thumbnails import thumbnails
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError, DataError, RunError
@@ -239,18 +239,24 @@ def _seed_groups(
 def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
     """Return what a comparison of trained models does not show."""
     selected = [
-        config.get("epochs") and _json_of(folder / "metrics.json").get("split") == "val"
+        config.get("epochs") and _own_split(folder) == VAL
         for folder in folders
         if (config := read_config(folder))
     ]
     is_selected = len(selected) == len(folders) and all(selected)
-    own = [str(one) for one in folders if _json_of(one / "metrics.json").get("split") == TRAIN]
+    own = [str(one) for one in folders if _own_split(one) == TRAIN]
     notes = [SEED_NOTE]
     if is_selected:
         notes.append(SELECTED_NOTE)
     if own:
         notes.append(f"{', '.join(own)}: scores of images that it was trained on, which are higher")
     return tuple(notes)
+
+
+def _own_split(folder: Path) -> str | None:
+    """Return the split of the training that was scored; None for images of another folder."""
+    metrics = _json_of(folder / "metrics.json")
+    return None if metrics.get("other_folder") else metrics.get("split")
 
 
 def _write_page(page: Path, done: Leaderboard, folders: Sequence[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from swinclf.data.dataset import classes_without_images, describe_lost_classes
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.split_names import CROSS_VALIDATION
 from swinclf.device import default_workers
-from swinclf.errors import ConfigError, DataError, WeightsError
+from swinclf.errors import ConfigError, DataError, RunError, WeightsError
 from swinclf.export_formats import find_export
 from swinclf.files import read_json
 from swinclf.inference.predictor import (
@@ -74,6 +75,7 @@ class SplitScores:
 
     index: FolderIndex
     split: str  # which images were scored: val, test, train or all
+    is_training_dataset: bool  # whether the model was trained on the folder, perhaps moved
     result: ScoringResult  # metrics and a row for each image
     rejection: RejectionScores | None  # the effect of rejection; None if not requested
     # number of images of each class that the model does not know
@@ -108,14 +110,14 @@ def score(
             hint=f"swinclf eval DATA --run {quoted(model)}",
         )
     requested = split
-    index, split = select_images(root, split, run, predictor.card, report)
+    index, split, is_training_dataset = select_images(root, split, run, predictor.card, report)
     for note in index.notes:
         report.note(note)
     for warning in index.warnings:
         report.warn(warning)
     if split == TRAIN and requested is None:
         report.warn(_training_images_warning(model))
-    if split == VAL and reject is not None:
+    if split == VAL and is_training_dataset and reject is not None:
         report.note(
             "the thresholds of --reject were set on these images: other images give a fairer test"
         )
@@ -138,7 +140,7 @@ def score(
         report.warn(loss)
     result = replace(result, skipped=[*index.skipped, *unknown, *result.skipped])
     unknown_classes = Counter(skipped.label for skipped in unknown)
-    return SplitScores(index, split, result, rejection, unknown_classes)
+    return SplitScores(index, split, is_training_dataset, result, rejection, unknown_classes)
 
 
 def evaluate(
@@ -190,7 +192,7 @@ def evaluate(
     write_results(
         folder,
         done.result,
-        _provenance(model, root, done.split),
+        _provenance(model, done),
         illustrations=Illustrations(root, workers, ranges, draw, neighbours),
         sections=ReportSections(
             confidence=predictor.card.confidence,
@@ -211,13 +213,23 @@ def _refuse_run(output: Path | None) -> None:
         )
 
 
-def _provenance(model: Path, root: Path, split: str) -> Provenance:
+def _provenance(model: Path, done: SplitScores) -> Provenance:
     """Return the origin of the scores, for the report."""
+    root, split = done.index.root, done.split
     return Provenance(
         title=f"{model.resolve().parent.name}: {split} of {root.name}",
         data=root.name,
         command=f"swinclf eval {quoted(root)} --run {quoted(model)} --split {split}",
+        epochs=_trained_epochs(find_enclosing_run(model)),
+        is_training_dataset=done.is_training_dataset,
     )
+
+
+def _trained_epochs(run: RunFolder | None) -> int:
+    """Return the epochs that a run was to be trained for; 0 if they are not recorded."""
+    with suppress(RunError):
+        return int(read_json(run.config).get("epochs") or 0) if run is not None else 0
+    return 0
 
 
 def _training_images_warning(model: Path) -> str:

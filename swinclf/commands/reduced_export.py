@@ -187,13 +187,13 @@ def _find_images(model: Path, card: ModelCard, data: Path | None) -> _Images:
     root, run = data or find_data_folder(model), find_enclosing_run(model)
     with suppress(DataError):  # not a folder of this model's classes
         if root is not None and root.is_dir():
-            index, split = select_images(root, None, run, card, SILENT)
+            index, split, _ = select_images(root, None, run, card, SILENT)
             compared, _ = match_labels(index, card)
             others = compared
             if split == ALL:
                 compared, others = compared[::2], compared[1::2] or compared
             elif split != TRAIN:
-                others = list(select_images(root, TRAIN, run, card, SILENT)[0].images)
+                others = list(select_images(root, TRAIN, run, card, SILENT).index.images)
             compared = _evenly(compared, MOST_COMPARED)
             return _Images(
                 [str(index.root / one.path) for one in compared],

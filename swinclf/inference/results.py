@@ -21,6 +21,7 @@ from swinclf.reporting.report_data import Neighbour, Provenance, ReportSections
 MAX_EVIDENCE, MAX_EVIDENCE_S = 12, 20.0  # mistakes that are explained, and the time limit for it
 EVIDENCE_BATCH = 4
 
+PREDICTION_COLUMNS = ["path", "label", "predicted", "probability"]
 SUSPECT_COLUMNS = ["path", "label", "suggested", "probability"]
 
 
@@ -54,9 +55,7 @@ def write_results(
     Raises:
         RunError: If the folder cannot be written to.
     """
-    write_csv(
-        folder / "predictions.csv", ["path", "label", "predicted", "probability"], result.rows
-    )
+    write_csv(folder / "predictions.csv", PREDICTION_COLUMNS, result.rows)
     for name in ("skipped.csv", "suspects.csv"):  # of an earlier evaluation into the same folder
         remove_file(folder / name)
     skipped = [(one.path, one.reason) for one in result.skipped]
@@ -95,6 +94,7 @@ def write_results(
         result.metrics,
         skipped=len(skipped),
         teacher=sections.teacher,
+        is_training_dataset=provenance.is_training_dataset,
         verdict=verdict if sections.training is not None else None,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from swinclf.card import ModelCard
 from swinclf.data.cifar import is_image_file
@@ -31,6 +32,14 @@ from swinclf.shell_quoting import quoted
 
 ALL = "all"
 MAX_UNKNOWN_WARNINGS = 5  # classes that get a warning of their own
+
+
+class Selection(NamedTuple):
+    """The images to score."""
+
+    index: FolderIndex
+    split: str  # val, test, train or all: of the training, or of another folder
+    is_training_dataset: bool  # whether the model was trained on the folder, perhaps moved
 
 
 def find_training_dataset(model: Path, run: RunFolder | None) -> Path:
@@ -72,7 +81,7 @@ def find_training_root(
 
 def select_images(
     root: Path, split: str | None, run: RunFolder | None, card: ModelCard, report: Reporter
-) -> tuple[FolderIndex, str]:
+) -> Selection:
     """Return the images to score and the name of their split.
 
     `split` is val, test, train or all; None for the held-out images if the model was trained on
@@ -84,14 +93,15 @@ def select_images(
     if run is not None and _is_dataset_of(run, root, card) and not _are_renamed(run, root):
         images = read_split(run.split)
         index = FolderIndex(root.resolve(), (), images, (), has_val=True)
-        return _only(index, split or _default_split(images, card))
+        return _only(index, split or _default_split(images, card), is_training_dataset=True)
     index = scan_folder(root)
     if card.split.get("dataset") == dataset_digest(root):
         index = _split_by_rule(index, card)
-        return _only(index, split or _default_split(index.images, card))
+        split = split or _default_split(index.images, card)
+        return _only(index, split, is_training_dataset=True)
     if split is None:
         report.note(f"'{root}' is not where this model was trained: all of its images are scored")
-    return _only(index, split or ALL)
+    return _only(index, split or ALL, is_training_dataset=False)
 
 
 def _default_split(images: Sequence[ImageFile], card: ModelCard) -> str:
@@ -142,7 +152,7 @@ def _split_by_rule(index: FolderIndex, card: ModelCard) -> FolderIndex:
     return replace(index, images=(*split, *held_out))
 
 
-def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
+def _only(index: FolderIndex, split: str, *, is_training_dataset: bool) -> Selection:
     images = tuple(image for image in index.images if split in (ALL, image.split))
     if not images:
         there = sorted({image.split for image in index.images if image.split})
@@ -151,7 +161,7 @@ def _only(index: FolderIndex, split: str) -> tuple[FolderIndex, str]:
             found=f"images of {', '.join(there)}" if there else "no split in its folders",
             hint=f"--split {VAL if VAL in there else there[0] if there else ALL}",
         )
-    return replace(index, images=images), split
+    return Selection(replace(index, images=images), split, is_training_dataset)
 
 
 def match_labels(

@@ -299,6 +299,7 @@ def _provenance(plan: Plan, state: TrainState, run: RunFolder) -> Provenance:
             for name in SETTINGS
         },
         history=[asdict(row) for row in state.history],
+        epochs=plan.config.epochs,
         saved_epoch=None if state.best is None else state.best.epoch,
     )
 

@@ -83,6 +83,7 @@ def write_report(
     figures = to_figures(metrics, provenance, sections)
     verdict, gallery = judge(figures), choose_gallery(rows)
     scores, confusion = _scores(metrics, rows, figures), _confusion(metrics, rows, matrix)
+    split = describe_split(metrics.split, is_training_dataset=provenance.is_training_dataset)
     unseen = metrics.images - scores["right"] - len(mistakes)
     uses = _uses(mistakes, sections, confusion["pairs"]) + [one.path for one in gallery.rows]
     page = page_template("reporting", "report.html.jinja").render(
@@ -91,6 +92,7 @@ def write_report(
         **confusion,
         **_training(provenance.history),
         provenance=provenance,
+        split=split,
         untrained=UNTRAINED_NOTE if sections.is_untrained else None,
         verdict=verdict,
         gallery=gallery,
@@ -116,7 +118,6 @@ def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures
     confidence = _confidence(rows)
     return {
         "metrics": metrics,
-        "split": describe_split(metrics.split),
         "right": round(metrics.accuracy * metrics.images),
         "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
         "class_rows": _first(_class_rows(metrics), CLASS_ROWS),
@@ -225,8 +226,10 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         for row in epochs
         if row.get("train_loss") is not None and row.get("val_loss") is not None
     ]
+    # Of another folder, the split says nothing of the training.
+    role = metrics.split if provenance.is_training_dataset else None
     # The probe is scored on the validation images; without epochs it is the model itself.
-    has_probe = training is not None and epochs and metrics.split == "val"
+    has_probe = role == "val" and bool(epochs)
     probe = training.probe_accuracy if training and has_probe else None
     return RunFigures(
         accuracy=metrics.accuracy,
@@ -235,8 +238,8 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         majority=metrics.majority_accuracy,
         probe_accuracy=probe,
         # The scored images also selected the epoch; a linear probe has none.
-        is_selected=metrics.split == "val" and bool(epochs),
-        is_trained_on=metrics.split == "train",
+        is_selected=role == "val" and provenance.epochs > 0,
+        is_trained_on=role == "train",
         train_counts=training.counts if training else None,
         per_class=metrics.per_class,
         train_losses=[train for train, _ in losses],

@@ -51,6 +51,9 @@ class Provenance:
     # a row an epoch with the keys of history.csv; empty where nothing was trained
     history: Sequence[Mapping[str, Any]] = ()
     saved_epoch: int | None = None  # whose weights are the model; 0 for the linear probe
+    epochs: int = 0  # of the training, of which validation images selected one
+    # whether the images are of the dataset of the training, so that their split is the training's
+    is_training_dataset: bool = True
 
 
 @dataclass(frozen=True, slots=True)
