@@ -543,8 +543,15 @@ def test_sections_that_the_data_cannot_support_are_collapsed(written):
 
 
 def test_the_learning_curve_explains_where_it_ends(written):
-    page = Page(written(sections=everything()))
+    sections = everything()
+    page = Page(written(sections=sections))
     assert "The curve ends at 80.0\xa0% and not at the model's" in page.text
+    assert "(ridge regression)" in page.text
+    sections = replace(sections, learning=replace(sections.learning, held_out=60))
+    of_others = "measured on other images (60 held-out ones)"
+    assert of_others not in Page(written(sections=sections)).text
+    tested = replace(metrics_of(["cat", "dog", "fox"]), split="test")
+    assert of_others in Page(written(sections=sections, metrics=tested)).text
 
 
 def test_files_of_unknown_classes_have_their_own_sentence(written):

@@ -9,7 +9,14 @@ import pytest
 from test_benchmarks import lines
 
 from swinclf.metrics import wilson_interval
-from swinclf.reporting.verdict import LabelReview, RunFigures, VerdictKind, find_kinds, judge
+from swinclf.reporting.verdict import (
+    LabelReview,
+    RunFigures,
+    VerdictKind,
+    find_kinds,
+    find_weak_sections,
+    judge,
+)
 
 GOOD = RunFigures(
     accuracy=0.95, interval=wilson_interval(380, 400), images=400, majority=0.25, probe_accuracy=0.9
@@ -36,6 +43,13 @@ def test_a_good_run_is_called_good_with_its_baselines():
 
 def test_it_says_what_selected_the_epoch():
     assert "also selected the epoch" in judge(replace(GOOD, is_selected=True)).lines[1]
+
+
+@pytest.mark.parametrize(("scored", "held_out"), [(400, 60), (60, 400), (60, None), (400, None)])
+def test_a_learning_curve_is_judged_by_its_own_images(scored, held_out):
+    figures = replace(GOOD, images=scored, curve_images=held_out)
+    reason = find_weak_sections(figures, None).get("learning", "")
+    assert reason.startswith("60 held-out images are too few") == ((held_out or scored) == 60)
 
 
 def test_images_that_were_trained_on_make_no_model_good():

@@ -67,6 +67,7 @@ def test_the_curve_rises_and_its_forecast_is_kept():
     accuracies = [point.accuracy for point in curve.points]
     assert accuracies == sorted(accuracies)
     more, more_truth = blobs(200, 7, spread=5.0)
+    assert curve.held_out == len(val_targets)
     twice = learning_curve(more, more_truth, val, val_targets, seed=0)
     assert twice is not None
     (forecast,) = curve.forecast

@@ -185,7 +185,8 @@ def learning_curve(
     if len(points) < 2:
         return None
     forecast = _forecast(points, spreads, len(val), random)
-    return LearningCurve(points, [forecast] if forecast else [], [_note(points, forecast)])
+    forecasts = [forecast] if forecast else []
+    return LearningCurve(points, forecasts, [_note(points, forecast)], held_out=len(val))
 
 
 def _part(targets: Labels, share: float, random: np.random.Generator) -> Labels:

@@ -245,6 +245,7 @@ def to_figures(metrics: Metrics, provenance: Provenance, sections: ReportSection
         train_losses=[train for train, _ in losses],
         val_losses=[val for _, val in losses],
         gain=sections.learning.gain if sections.learning else None,
+        curve_images=sections.learning.held_out if sections.learning else None,
         labels=sections.labels,
         image_px=training.image_px if training else None,
         input_px=training.input_px if training else None,

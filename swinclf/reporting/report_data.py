@@ -84,6 +84,7 @@ class LearningCurve:
     points: Sequence[LearningPoint]  # measured, fewest images first
     forecast: Sequence[LearningPoint] = ()  # extrapolated to more images
     notes: Sequence[str] = ()  # remarks, a sentence each
+    held_out: int | None = None  # number of images that each accuracy is measured on
 
     @property
     def gain(self) -> tuple[float, float] | None:

@@ -104,6 +104,7 @@ class RunFigures:
     val_losses: Sequence[float] = ()  # of each epoch
     # forecast gain in accuracy of twice as many images, and the lower end of its interval
     gain: tuple[float, float] | None = None
+    curve_images: int | None = None  # that the learning curve is measured on; not the scored ones
     labels: LabelReview | None = None  # the review of the labels
     image_px: float | None = None  # median shorter side of the images
     input_px: int | None = None  # side of the network's input
@@ -264,7 +265,6 @@ def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[
 
     `ideal_ece` is the calibration error of a perfectly calibrated model with as many images.
     """
-    low, high = figures.interval
     reasons = {}
     if is_near_chance(figures):
         reasons["suspects"] = "A model that is near chance is too weak to judge labels."
@@ -280,9 +280,11 @@ def find_weak_sections(figures: RunFigures, ideal_ece: float | None) -> Mapping[
             f"These features are too weak to judge labels: only {format_percent(share)} of the "
             "labels can be predicted with a probability of 90 % or more."
         )
-    if figures.images < MIN_CURVE and "learning" not in reasons:
+    held_out = figures.images if figures.curve_images is None else figures.curve_images
+    if held_out < MIN_CURVE and "learning" not in reasons:
+        low, high = wilson_interval(round(figures.accuracy * held_out), held_out)
         reasons["learning"] = (
-            f"{figures.images:,} held-out images are too few: a point of the curve may be off by "
+            f"{held_out:,} held-out images are too few: a point of the curve may be off by "
             f"{50 * (high - low):.0f} points."
         )
     if figures.images < MIN_CALIBRATION and ideal_ece is not None:
