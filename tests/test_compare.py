@@ -19,6 +19,7 @@ from swinclf.cli.tables import ResultFormat
 from swinclf.commands.compare import Leaderboard, compare
 from swinclf.errors import DataError, RunError
 from swinclf.files import write_csv, write_json
+from swinclf.metrics import cross_validation_interval, wilson_interval
 from swinclf.reporting.paired_comparison import (
     PairedCounts,
     PredictionPair,
@@ -245,6 +246,18 @@ def test_the_link_to_the_newest_run_is_not_another_run(cli, three, tmp_path):
     assert cli("compare", *three, tmp_path / "latest", "--format", "json").out == listed
     alone = cli("compare", three[0], tmp_path / "latest")
     assert error_lines(alone)[1] == "1"
+
+
+def test_a_cross_validated_run_has_the_interval_of_its_metrics(cli, three):
+    write_json(three[0] / "config.json", {"folds": 5})
+    write_json(three[0] / "metrics.json", {"split": "cross-validation"})
+    listed = json.loads(cli("compare", *three, "--format", "json").out)["runs"]
+    for one in listed:
+        right = round(one["accuracy"] * 20)
+        expected = wilson_interval(right, 20)
+        if one["run"] == str(three[0]):
+            expected = cross_validation_interval(right / 20, 20, 5)
+        assert one["accuracy_ci95"] == pytest.approx(expected)
 
 
 def test_scores_of_training_images_are_named(cli, two):

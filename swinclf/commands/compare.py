@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.config import SETTINGS
-from swinclf.data.folder import TRAIN, VAL
+from swinclf.data.folder import CROSS_VALIDATION, TRAIN, VAL
 from swinclf.data.thumbnails import thumbnails
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.latest_run import LATEST, follow_latest
-from swinclf.metrics import wilson_interval
+from swinclf.metrics import cross_validation_interval, wilson_interval
 from swinclf.reporting.compare_page import write_compare_page
 from swinclf.reporting.paired_comparison import (
     DifferingImage,
@@ -198,7 +198,7 @@ def _rank(
             run=str(folders[index]),
             number=index + 1,
             accuracy=sum(right[index]) / len(common),
-            accuracy_ci95=wilson_interval(sum(right[index]), len(common)),
+            accuracy_ci95=_accuracy_interval(folders[index], right[index]),
             difference=counts[index].difference,
             difference_ci95=counts[index].difference_ci95,
             p_value=corrected.get(index),
@@ -209,13 +209,21 @@ def _rank(
     )
 
 
+def _accuracy_interval(folder: Path, right: Sequence[bool]) -> tuple[float, float]:
+    """Return the 95 % interval of the accuracy of a run, cross-validated or not."""
+    folds = _config_of(folder).get("folds") or 0
+    if _own_split(folder) == CROSS_VALIDATION and folds > 1:
+        return cross_validation_interval(statistics.fmean(right), len(right), folds)
+    return wilson_interval(sum(right), len(right))
+
+
 def _seed_groups(
     folders: Sequence[Path], tables: Sequence[Mapping[str, Mapping[str, str]]]
 ) -> tuple[SeedGroup, ...]:
     """Return the runs grouped by their settings but for the seed; none if all groups are single."""
     groups: dict[str, dict[int, float]] = defaultdict(dict)
     for folder, table in zip(folders, tables, strict=True):
-        config = read_config(folder) or read_config(folder.parent)
+        config = _config_of(folder)
         if config:
             groups[json.dumps(recipe_of(config))][int(config.get("seed", 0))] = _accuracy(table)
     if all(len(members) < 2 for members in groups.values()):
@@ -385,6 +393,11 @@ def _data_of(folder: Path) -> Path | None:
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the settings of a run; none for other folders."""
     return _json_of(RunFolder(folder).config)
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
+    """Return the settings of a run, or of the run that an evaluation is in; none without one."""
+    return read_config(folder) or read_config(folder.parent)
 
 
 def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:

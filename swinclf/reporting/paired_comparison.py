@@ -39,7 +39,8 @@ class RunScore:
     run: str  # the folder of its predictions
     number: int  # its position on the command line, from 1
     accuracy: float  # on the common images
-    accuracy_ci95: tuple[float, float]  # its 95 % Wilson interval
+    # its 95 % interval: Wilson's, or that of a cross-validation
+    accuracy_ci95: tuple[float, float]
     difference: float  # that accuracy less the best one
     difference_ci95: tuple[float, float]  # the 95 % score interval of the difference
     # of McNemar's exact test against the best one, corrected by Holm; None for the best
