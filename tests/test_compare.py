@@ -176,13 +176,21 @@ def test_the_better_one_is_named(cli, tmp_path):
 def test_a_comparison_of_models_is_not_one_of_settings(cli, two, tmp_path):
     text = cli("compare", *two).out
     assert "Another --seed alone moves accuracy by a point or more" in text
-    assert "selected its epoch" not in text
+    assert "selected the epoch" not in text
     for folder, epochs in zip(two, (3, 5), strict=True):
         write_json(folder / "config.json", {"epochs": epochs})
         write_json(folder / "metrics.json", {"split": "val"})
-    assert "Each run selected its epoch on these images" in cli("compare", *two).out
+    assert "each run: scores of images that also selected the epoch" in cli("compare", *two).out
     write_json(two[0] / "config.json", {"epochs": 0})  # a linear probe
-    assert "selected its epoch" not in cli("compare", *two).out
+    text = cli("compare", *two).out
+    assert f"{two[1]}: scores of images that also selected the epoch" in text
+    assert "each run" not in text
+    write_json(tmp_path / "config.json", {"epochs": 3})  # both are evaluations in a run
+    (two[0] / "config.json").unlink()
+    (two[1] / "config.json").unlink()
+    assert "each run: scores of images that also selected the epoch" in cli("compare", *two).out
+    write_json(tmp_path / "config.json", {"epochs": 0})
+    assert "selected the epoch" not in cli("compare", *two).out
     assert tmp_path.is_dir()
 
 

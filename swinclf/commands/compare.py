@@ -42,7 +42,7 @@ SEED_NOTE = (
     "This compares trained models on these images. Another --seed alone moves accuracy by a point "
     "or more: to compare their settings, add --seeds 3, which trains each with further seeds."
 )
-SELECTED_NOTE = "Each run selected its epoch on these images: the accuracies are a little too high."
+SELECTED_NOTE = "scores of images that also selected the epoch, which are a little too high"
 
 
 @dataclass(frozen=True)
@@ -247,15 +247,13 @@ def _seed_groups(
 def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
     """Return what a comparison of trained models does not show."""
     selected = [
-        config.get("epochs") and _own_split(folder) == VAL
-        for folder in folders
-        if (config := read_config(folder))
+        str(one) for one in folders if _own_split(one) == VAL and _config_of(one).get("epochs")
     ]
-    is_selected = len(selected) == len(folders) and all(selected)
     own = [str(one) for one in folders if _own_split(one) == TRAIN]
     notes = [SEED_NOTE]
-    if is_selected:
-        notes.append(SELECTED_NOTE)
+    if selected:
+        names = "each run" if len(selected) == len(folders) else ", ".join(selected)
+        notes.append(f"{names}: {SELECTED_NOTE}")
     if own:
         notes.append(f"{', '.join(own)}: scores of images that it was trained on, which are higher")
     return tuple(notes)
