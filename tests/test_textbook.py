@@ -21,6 +21,7 @@ from conftest import (
     write_dataset,
 )
 from network_cases import difference
+from PIL import Image
 from torch import nn
 
 from swinclf.commands import train as train_verb
@@ -171,6 +172,24 @@ def test_colours_are_those_of_all_pixels(dataset):
     mean, std = measure_colours(files, preprocess, workers=2)
     np.testing.assert_allclose(mean, pixels.mean(0) / 255, rtol=1e-9)
     np.testing.assert_allclose(std, pixels.std(0) / 255, rtol=1e-9)
+
+
+def test_padding_is_not_measured(tmp_path):
+    preprocess = Preprocess(
+        height=24,
+        width=24,
+        mean=(0.5, 0.5, 0.5),
+        std=(1, 1, 1),
+        crop_pct=1.0,
+        fit="pad",
+        interpolation="bilinear",
+    )
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        Image.new("RGB", (100, 20), (255, 0, 0)).save(file)
+    mean, std = measure_colours(files, preprocess, workers=2)
+    assert mean == (1.0, 0.0, 0.0)
+    assert max(std) < 0.01
 
 
 def test_trained_weights_have_their_own_colours(cli, trained):

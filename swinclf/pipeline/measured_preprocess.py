@@ -16,7 +16,7 @@ from swinclf.data.loader import batched, load_batches, load_for_prediction
 from swinclf.data.value_range import describe_range, measure_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import StartingModel
-from swinclf.preprocess import MEASURED, Colours, Preprocess, parse_ranges
+from swinclf.preprocess import MEASURED, Colours, Fit, Preprocess, parse_ranges
 from swinclf.settings import Settings
 
 MEASURED_IMAGES = 10_000  # at most, spread evenly
@@ -73,8 +73,11 @@ def measure_colours(
 ) -> tuple[Colours, Colours]:
     """Return mean and standard deviation of red, green and blue, in [0, 1], over all pixels.
 
-    Files that cannot be read are left out. Of the preprocessing, only the geometry is used.
+    Files that cannot be read are left out. Of the preprocessing, only the geometry is used; an
+    image that would be padded is squashed, as padding has the mean colour of another dataset.
     """
+    if preprocess.fit is Fit.PAD:
+        preprocess = replace(preprocess, fit=Fit.SQUASH)
     chosen = files[:: -(-len(files) // MEASURED_IMAGES)]
     sums, squares, count = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for batch in load_batches(
