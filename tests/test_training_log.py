@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import (
@@ -19,12 +21,17 @@ from conftest import (
 
 import swinclf
 from swinclf import terminal
+from swinclf.data.dataset import Dataset
+from swinclf.data.folder import FolderIndex, ImageFile
+from swinclf.data.split import SplitRule
 from swinclf.durations import duration_text, parse_duration
 from swinclf.pipeline import budget, fit, forecast
 from swinclf.pipeline.finish import result_warnings
+from swinclf.pipeline.plan import Plan
 from swinclf.reporter import EpochRow
 from swinclf.terminal import ConsoleReporter, wrapped
 from swinclf.training import time_estimate
+from swinclf.training.defaults import Regime
 from swinclf.training.time_estimate import TimeEstimate
 
 HEAD = ("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32", "--freeze-layers")
@@ -205,6 +212,51 @@ def test_a_dry_run_refuses_what_a_training_refuses(cli, dataset, tmp_path, monke
         errors = [cli("train", *words, *SMALL_FLAGS, *dry) for dry in ((), ("--dry-run",))]
         assert error_lines(errors[0]) == error_lines(errors[1]), words
         assert error_lines(errors[1])[0].startswith(expected)
+
+
+def evaluation_s(counts, forward_s, *, regime=Regime.FULL, **config):
+    """The forecast of the evaluation of a training on so many images of each split."""
+    images = tuple(
+        ImageFile(f"{split}/{number}", "a", split)
+        for split, count in counts.items()
+        for number in range(count)
+    )
+    settings = {"epochs": 0, "mirror": False, "folds": 0, "test_split": 0.0} | config
+    start = SimpleNamespace(regime=regime, extracts_features=False, bytes_on_disk=0)
+    dataset = Dataset(Path(), ("a",), images, ())
+    plan = Plan(None, SimpleNamespace(**settings), start, dataset, None)
+    return forecast.forecast(plan, forward_s, 0.0).evaluation_s
+
+
+@pytest.mark.parametrize(
+    ("counts", "test_split", "images"),
+    [
+        ({"train": 100, "val": 20}, 0.0, 100 + 20 + 20),
+        ({"train": 10_000, "val": 6000}, 0.0, 2000 + 5000 + 6000),  # samples, and all of them
+        ({"train": 100, "val": 20, "test": 30}, 0.2, 100 + 20 + 30),
+        ({"train": 100, "val": 20, "test": 30}, 0.0, 100 + 20 + 20),  # in a folder, for eval
+        ({"train": 100}, 0.0, 100),  # nothing to calibrate on
+    ],
+)
+def test_a_forecast_counts_the_images_that_the_network_runs_on(counts, test_split, images):
+    costs = [evaluation_s(counts, one, test_split=test_split) for one in (0.0, 1.0)]
+    assert costs[1] - costs[0] == pytest.approx(images)
+
+
+def test_a_forecast_counts_the_heads_of_a_cross_validation():
+    costs = [evaluation_s({"train": 100}, 0.0, regime=Regime.HEAD, folds=k) for k in (0, 5)]
+    assert costs[1] - costs[0] == pytest.approx(4 * 100 * forecast.PROBE_IMAGE_S)
+
+
+def test_the_size_of_each_split_is_known_before_an_image_is_read():
+    images = tuple(ImageFile(f"a/{number}", "a", "") for number in range(200))
+    index = FolderIndex(Path(), ("a",), images, (), has_val=False)
+    counts = Counter(
+        one.split for one in forecast.rough_dataset(index, SplitRule(0.2, 0.15)).images
+    )
+    for split, count in (("train", 130), ("val", 40), ("test", 30)):
+        assert counts[split] == pytest.approx(count, abs=2)
+    assert not forecast.rough_dataset(index, SplitRule(0.0)).rows("val")
 
 
 def test_a_dry_run_says_that_a_teacher_is_not_included(cli, dataset):

@@ -44,6 +44,16 @@ class ConfidenceFit:
     training: LabelledOutputs | None = None  # outputs for the sample of training images
 
 
+def count_fitted_images(held_out: int, training: int, class_count: int) -> int:
+    """Return how many images the model runs on, of so many held-out and training images."""
+    return min(held_out, _limit(class_count)) + min(training, MAX_TRAINING) if held_out else 0
+
+
+def _limit(class_count: int) -> int:
+    """Return the largest number of held-out images whose logits are computed."""
+    return max(1, min(MAX_HELD_OUT, MAX_LOGITS // class_count))
+
+
 def fit_confidence(
     predictor: Predictor,
     root: Path,
@@ -78,8 +88,8 @@ def fit_confidence(
     if isinstance(held_out, LabelledOutputs):
         held_out_outputs: LabelledOutputs | None = held_out
     else:
-        limit = max(1, min(MAX_HELD_OUT, MAX_LOGITS // len(classes)))
-        held_out_outputs = outputs_of(_sample(held_out, limit, seed), "calibrating")
+        sample = _sample(held_out, _limit(len(classes)), seed)
+        held_out_outputs = outputs_of(sample, "calibrating")
     if held_out_outputs is None:
         return ConfidenceFit(Confidence(), None)
     training_outputs = outputs_of(_sample(training, MAX_TRAINING, seed), "measuring")

@@ -144,7 +144,7 @@ def _resolve(
         settings = settings.replaced(name, value, BUDGET_REASON)
     settings = resolve_machine(settings, context.hardware, index.root)
     settings, start = build_starting_model(settings, index, None, SILENT)
-    dataset = rough_dataset(index, settings.config.val_split)
+    dataset = rough_dataset(index, start.split_rule(index))
     return resolve_plan(settings, start, dataset, ExtractedFeatures(), None)
 
 

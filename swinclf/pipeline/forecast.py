@@ -14,7 +14,9 @@ import torch
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.loader import evenly_spaced
+from swinclf.data.split import SplitRule
 from swinclf.device import fixed_batch_size
+from swinclf.inference.fit_confidence import count_fitted_images
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_schedule, prepare_training
@@ -39,7 +41,7 @@ class Forecast:
 
     features_s: float  # seconds to compute the features of all images, if they are not cached
     epochs_s: float  # seconds of the linear probe and all epochs; at most, with early stopping
-    evaluation_s: float  # seconds of calibration, scores and report
+    evaluation_s: float  # seconds of cross-validation, calibration, scores and report
     # peak of this process or the GPU, with the cache of decoded images; None if unknown
     memory_bytes: int | None = None
     disk_bytes: int = 0  # of the run's folder while it trains
@@ -54,12 +56,17 @@ class Forecast:
         return {"seconds": self.seconds, **asdict(self)}
 
 
-def rough_dataset(index: FolderIndex, val_split: float) -> Dataset:
+def rough_dataset(index: FolderIndex, rule: SplitRule) -> Dataset:
     """Return the images with about the final size of each split, without reading any."""
-    share = 0.0 if index.has_val else val_split
+    share = rule.val + rule.test
+
+    def reaches(share: float, number: int) -> bool:
+        return int((number + 1) * share) > int(number * share)
 
     def split_of(row: int) -> str:
-        return VAL if int((row + 1) * share) > int(row * share) else TRAIN
+        if not reaches(share, row):
+            return TRAIN
+        return TEST if reaches(rule.test / share, int(row * share)) else VAL
 
     images = tuple(
         one if one.split else replace(one, split=split_of(row))
@@ -121,15 +128,19 @@ def forecast(plan: Plan, forward_s: float, train_s: float) -> Forecast:
     """
     config, start, dataset = plan.config, plan.start, plan.dataset
     train, val = len(dataset.rows(TRAIN)), len(dataset.rows(VAL))
+    test = len(dataset.rows(TEST)) if config.test_split else 0  # else for `eval`
     views = 2 if config.mirror else 1
-    evaluation_s = REPORT_S + REPORT_IMAGE_S * (train + val)
+    evaluation_s = REPORT_S + REPORT_IMAGE_S * (train + val + test)
+    if config.folds:  # each head is fitted without a fold
+        evaluation_s += PROBE_IMAGE_S * train * (config.folds - 1)
     probe_s = PROBE_IMAGE_S * train if start.extracts_features else 0.0
     if start.regime is Regime.HEAD:
         epochs_s = config.epochs * train * HEAD_IMAGE_S
     else:
         epochs_s = config.epochs * (train * train_s + val * forward_s)
-        evaluation_s += forward_s * (train + 2 * val)
-    features_s = forward_s * (views * train + val) if start.extracts_features else 0.0
+        fitted = count_fitted_images(val, train, len(dataset.classes))
+        evaluation_s += forward_s * (fitted + len(plan.scored_images()))
+    features_s = forward_s * (views * train + val + test) if start.extracts_features else 0.0
     return Forecast(
         features_s, probe_s + epochs_s, evaluation_s, _peak_bytes(), start.bytes_on_disk
     )
