@@ -147,6 +147,23 @@ def test_the_first_estimate_is_within_a_quarter(
     assert math.isclose(left, now[0] - at, rel_tol=0.2, abs_tol=0.2 * val_s)
 
 
+def test_the_time_of_a_resumed_training_is_of_the_epochs_left(monkeypatch):
+    monkeypatch.setattr(fit, "SHORT_S", 0.0)
+    monkeypatch.setattr(time_estimate, "MIN_S", 0.0)
+    notes, events, report = [], [], swinclf.Reporter()
+    report.note, report.record = notes.append, lambda *event: events.append(event)
+    config = SimpleNamespace(epochs=90, img_size=32, train_size=32, patience=0)
+    batches = SimpleNamespace(train_count=400, val_count=0, batch_size=4)
+    plan = SimpleNamespace(config=config)
+    estimate = fit._time_estimate(plan, batches, report, done=60)
+    estimate.begin_epoch(0)
+    for step in range(12):
+        estimate.after_step(60, step + 1)
+    assert re.fullmatch(r"about .* for the 30 epochs left \(until .*\)", notes[0])
+    ((kind, values),) = events
+    assert (kind, values["epochs"]) == ("estimate", 30)
+
+
 def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatch):
     flags = [word if word != "2" else "4" for word in SMALL_FLAGS]
     monkeypatch.setattr(fit, "SHORT_S", 0.0)

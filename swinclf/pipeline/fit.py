@@ -91,27 +91,30 @@ def _fit_share(
             report=context.report,
             stop=context.stop,
             saver=saver,
-            estimate=_time_estimate(plan, batches, context.report),
+            estimate=_time_estimate(plan, batches, context.report, done=state.epoch),
             processes=processes,
         ).run()
 
 
-def _time_estimate(plan: Plan, batches: Batches, report: Reporter) -> TimeEstimate:
-    """Return the estimate of the time left, which is announced in a line if it is long."""
+def _time_estimate(plan: Plan, batches: Batches, report: Reporter, *, done: int) -> TimeEstimate:
+    """Return the estimate of the time left, which is announced in a line if it is long.
+
+    `done` is the number of epochs that a resumed training has behind it.
+    """
     config = plan.config
+    left = config.epochs - done
     steps = math.ceil(batches.train_count / batches.batch_size)
     scale = (config.img_size / config.train_size) ** 2
     val_steps = VAL_COST * scale * batches.val_count / batches.batch_size
 
     def announce(seconds: float) -> None:
-        report.record("estimate", {"seconds": round(seconds, 1), "epochs": config.epochs})
+        report.record("estimate", {"seconds": round(seconds, 1), "epochs": left})
         if seconds < SHORT_S:
             return
         until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
         most = "at most " if config.patience else ""
-        report.note(
-            f"{most}about {duration_text(seconds)} for {config.epochs} epochs (until {until})"
-        )
+        what = f"the {left} epochs left" if done else f"{left} epochs"
+        report.note(f"{most}about {duration_text(seconds)} for {what} (until {until})")
         if seconds > LONG_S:
             report.note(_faster(plan))
 
