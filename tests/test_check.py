@@ -363,6 +363,13 @@ def test_class_sets_that_differ():
         "val lacks b",
         "val has c, which train lacks",
     ]
+    assert one.message == "2 classes not in every split"
+
+
+def test_a_class_that_several_splits_lack_is_counted_once():
+    (one,) = find_class_faults(images(a_train=20, b_train=20, a_val=4, a_test=2))
+    assert [example.note for example in one.examples] == ["test lacks b", "val lacks b"]
+    assert one.message == "1 class not in every split"
 
 
 def test_copies_by_digest_alone():

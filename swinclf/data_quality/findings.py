@@ -251,18 +251,19 @@ def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Findi
 
 def _class_sets(by_split: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     trained = set(by_split.get(TRAIN, ()))
-    notes = []
+    notes: list[str] = []
+    names: set[str] = set()  # a class may be missing in two splits
     for split, counts in sorted(by_split.items()):
         if split not in ("", TRAIN) and trained:
-            notes += [f"{split} lacks {name}" for name in sorted(trained - set(counts))]
-            notes += [
-                f"{split} has {name}, which {TRAIN} lacks" for name in sorted(set(counts) - trained)
-            ]
+            missing, further = sorted(trained - set(counts)), sorted(set(counts) - trained)
+            names.update(missing, further)
+            notes += [f"{split} lacks {name}" for name in missing]
+            notes += [f"{split} has {name}, which {TRAIN} lacks" for name in further]
     if notes:
         yield Finding(
             FindingKind.CLASS_SETS,
             True,
-            f"{format_count(len(notes), 'class')} not in every split",
+            f"{format_count(len(names), 'class')} not in every split",
             "fix the folder names, or move images: the splits need the same classes",
             tuple(Example((), note) for note in notes),
         )
