@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from conftest import (
     write_dataset,
 )
 
-from swinclf.confidence.selective import auroc
+from swinclf.cli.tables import rejection_text
+from swinclf.confidence.selective import RejectionScores, auroc
 
 KNOWN = {"grey": (120, 120, 120), "red": (150, 110, 110), "blue": (110, 110, 150)}
 OTHERS = {"white": (250, 250, 250), "pink": (250, 20, 250)}
@@ -100,7 +102,7 @@ def test_eval_compares_known_with_unknown_classes(run, cli):
     assert float(unknown[1]) < float(known[1])
     assert max(map(float, area.groups())) > 0.8
     gap = re.search(
-        r"unknown images are accepted less often: by ([\d.]+) % to ([\d.]+) %", done.err
+        r"unknown images are accepted less often: by ([\d.]+) to ([\d.]+) points", done.err
     )
     assert gap, done.err
     assert 0 < float(gap[1]) < float(known[1]) - float(unknown[1]) <= float(gap[2])
@@ -118,6 +120,20 @@ def test_eval_says_which_images_set_the_thresholds(run, cli, tmp_path):
     assert said not in done.err
 
 
+def test_what_cannot_be_computed_is_not_printed():
+    """The share of no predictions, and the AUROC of a model without a feature space."""
+    nan = float("nan")
+    scores = RejectionScores(0.9, 10, 0.0, nan, 5, 0.0, 0.7, nan, (-0.3, 0.2))
+    text = rejection_text(scores)
+    assert "nan" not in text
+    assert "0.0 % of 10 images accepted\n" in text
+    assert "AUROC 0.700 by probability\n" in text
+    assert "95 % interval: -30.0 to +20.0 points" in text
+    text = rejection_text(replace(scores, auroc_probability=nan, difference=(0.1, 0.3)))
+    assert "AUROC" not in text
+    assert "by 10.0 to 30.0 points" in text
+
+
 def test_eval_says_where_the_unknown_are_not_kept_out(run, cli, tmp_path):
     """Classes of other names whose images are those of the known ones."""
     mixed = write_dataset(tmp_path / "mixed", per_class=20, colours=KNOWN)
@@ -125,7 +141,9 @@ def test_eval_says_where_the_unknown_are_not_kept_out(run, cli, tmp_path):
         shutil.copytree(mixed / name, mixed / f"{name}ish")
     done = cli("eval", mixed, "--run", run.path, "--reject", "0.9")
     assert done.code == 3
-    gap = re.search(r"not significantly less accepted .*interval: (\S+) % to (\S+) %\)", done.err)
+    gap = re.search(
+        r"not significantly less accepted .*interval: (\S+) to (\S+) points\)", done.err
+    )
     assert gap, done.err
     assert float(gap[1]) <= 0 < float(gap[2])
     assert "do not rely on --reject" in done.err

@@ -99,26 +99,29 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
 
 def rejection_text(done: RejectionScores) -> str:
     """Return the effect of rejecting predictions."""
+    right = "" if math.isnan(done.right) else f", {format_percent(done.right)} of these correct"
     lines = [
         f"with --reject {done.precision:g}",
         f"  known classes    {format_percent(done.known_accepted)} of {done.known:,} images "
-        f"accepted, {format_percent(done.right)} of these correct",
+        f"accepted{right}",
     ]
     if done.unknown:
-        lines += [
+        lines.append(
             f"  unknown classes  {format_percent(done.unknown_accepted)} of {done.unknown:,} "
-            "images accepted",
-            "  out-of-distribution detection: AUROC "
-            f"{done.auroc_probability:.3f} by probability, "
-            f"{done.auroc_ood:.3f} by OOD score",
-        ]
+            "images accepted"
+        )
+    scores = {"probability": done.auroc_probability, "OOD score": done.auroc_ood}
+    areas = [f"{area:.3f} by {name}" for name, area in scores.items() if not math.isnan(area)]
+    if areas:
+        lines.append(f"  out-of-distribution detection: AUROC {', '.join(areas)}")
     if done.unknown and done.known:
-        low, high = map(format_percent, done.difference)
+        low, high = (100 * end for end in done.difference)
         lines += [
-            f"  unknown images are accepted less often: by {low} to {high} (95 % interval)"
+            f"  unknown images are accepted less often: by {low:.1f} to {high:.1f} points "
+            "(95 % interval)"
             if done.detects_unknown
             else "  unknown images are not significantly less accepted (known minus unknown, 95 % "
-            f"interval: {low} to {high}): do not rely on --reject for them"
+            f"interval: {low:+.1f} to {high:+.1f} points): do not rely on --reject for them"
         ]
     return "\n".join(lines)
 
