@@ -11,6 +11,7 @@ from swinclf.data.folder import TRAIN, ImageFile
 from swinclf.data_quality import dataset_insights
 from swinclf.data_quality.dataset_insights import (
     find_label_issues,
+    fit_learning_curve,
     out_of_fold_probabilities,
     reduce_dimensions,
 )
@@ -63,6 +64,50 @@ def test_of_too_many_images_some_are_judged_and_that_is_said(planted, monkeypatc
     assert 5 <= len(found) <= 9
     assert {one.path for one in found} <= swapped
     assert listener.notes == ["label issues are searched in 150 of 180 images"]
+
+
+def test_the_scores_of_images_for_classes_are_limited(planted, monkeypatch):
+    images, features, _ = planted
+    notes, sizes = [], []
+    listener = Listener()
+    listener.notes = notes
+    out_of_fold, curve = out_of_fold_probabilities, dataset_insights.learning_curve
+
+    def judge(features, labels, **options):
+        sizes.append(len(labels))
+        return out_of_fold(features, labels, **options)
+
+    def fit(train, _train_targets, val, _val_targets, **options):
+        sizes.append((len(train), len(val)))
+        return curve(train, _train_targets, val, _val_targets, **options)
+
+    def both():
+        held_out = images[::2] * 2
+        fit_learning_curve(
+            *(images, features, held_out, np.concatenate([features[::2]] * 2), KINDS),
+            seed=0,
+            report=listener,
+        )
+        return find_label_issues(images, features, KINDS, seed=0, report=listener)
+
+    monkeypatch.setattr(dataset_insights, "out_of_fold_probabilities", judge)
+    monkeypatch.setattr(dataset_insights, "learning_curve", fit)
+    monkeypatch.setattr(dataset_insights, "SCORES_MOST", 3 * 100)
+    both()
+    assert sizes == [(100, 100), 100]
+    assert notes == [
+        "the learning curve is of 100 of 180 images",
+        "the learning curve is scored on 100 of 180 held-out images",
+        "label issues are searched in 100 of 180 images",
+    ]
+    notes.clear()
+    monkeypatch.setattr(dataset_insights, "SCORES_MOST", 3 * 5)  # images for three classes
+    assert both() == ([], None)
+    assert len(sizes) == 2
+    assert notes == [
+        "no learning curve: it takes too much memory for 180 images of 3 classes",
+        "no search for label issues: it takes too much memory for 180 images of 3 classes",
+    ]
 
 
 def test_classes_too_small_to_judge_have_no_suspects(planted):

@@ -30,6 +30,8 @@ from swinclf.reporting.verdict import LabelReview
 
 CONFIDENT = 0.9  # probability from which a prediction counts in the review of the labels
 IMAGES_MOST = 100_000  # 256 components each in float64: 200 MB
+SCORES_MOST = 50_000_000  # of images for classes in float64: 400 MB, several times
+FEWEST_PER_CLASS = 2  # on average: of fewer drawn images nothing can be learned
 COMPONENTS = 128  # of the features
 CURVE_COMPONENTS = 256  # of the features, for the curve: many images make use of more
 PENALTIES = np.logspace(-1, 5, 13)  # of ridge regression, for components of deviation 1
@@ -56,10 +58,13 @@ def find_label_issues(
     """Return the images whose label is probably wrong, the least likely label first, and a review.
 
     `features` are (N, D) of a network that was not trained on these labels. A note says if only a
-    part of the images is scored; the review is None if no label could be judged.
+    part of the images is scored, or none; the review is None if no label could be judged.
     """
     targets = _targets(images, classes)
-    drawn = _subsample(len(images), IMAGES_MOST, seed)
+    drawn = _subsample(len(images), _images_most(classes), seed)
+    if _are_too_few(drawn, images, classes):
+        report.note(f"no search for label issues: it takes too much memory{_of(images, classes)}")
+        return [], None
     rows = drawn[scorable_rows(targets[drawn])]
     if not len(rows):
         return [], None
@@ -127,16 +132,25 @@ def fit_learning_curve(
 ) -> LearningCurve | None:
     """Return the learning curve of a linear classifier; None if there are too few images.
 
-    Training features are (N, D), held-out ones (M, D). A note says if only a part of them is used.
+    Training features are (N, D), held-out ones (M, D). A note says if only a part of them is used,
+    or if there is no curve because the classes are too many for the memory.
     """
-    drawn = _subsample(len(training), IMAGES_MOST, seed)
+    most = _images_most(classes)
+    drawn, scored = (_subsample(len(one), most, seed) for one in (training, held_out))
+    if _are_too_few(drawn, training, classes):
+        report.note(f"no learning curve: it takes too much memory{_of(training, classes)}")
+        return None
     if len(drawn) < len(training):
         report.note(f"the learning curve is of {len(drawn):,} of {len(training):,} images")
+    if len(scored) < len(held_out):
+        report.note(
+            f"the learning curve is scored on {len(scored):,} of {len(held_out):,} held-out images"
+        )
     return learning_curve(
         training_features[drawn],
         _targets(training, classes)[drawn],
-        held_out_features,
-        _targets(held_out, classes),
+        held_out_features[scored],
+        _targets(held_out, classes)[scored],
         seed=seed,
     )
 
@@ -267,6 +281,20 @@ def fit_ridge(components: Floats, labels: Labels) -> RidgeClassifierCV:
     """
     penalties = PENALTIES * max(float(components.var()), 1e-12)
     return RidgeClassifierCV(penalties).fit(components, labels)
+
+
+def _images_most(classes: Sequence[str]) -> int:
+    """Return the number of images whose scores for all classes fit into memory."""
+    return min(IMAGES_MOST, SCORES_MOST // max(1, len(classes)))
+
+
+def _are_too_few(drawn: np.ndarray, images: Sequence[ImageFile], classes: Sequence[str]) -> bool:
+    """Return whether so few of the images are drawn that most classes have none or one."""
+    return len(drawn) < min(len(images), FEWEST_PER_CLASS * len(classes))
+
+
+def _of(images: Sequence[ImageFile], classes: Sequence[str]) -> str:
+    return f" for {len(images):,} images of {len(classes):,} classes"
 
 
 def _subsample(count: int, most: int, seed: int) -> np.ndarray:
