@@ -335,7 +335,8 @@ def test_what_was_used_longest_ago_makes_room(tmp_path):
 
 def test_the_limit_holds_while_a_look_goes_on_and_none_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "FLUSH_ROWS", 1)
-    cache = FeatureCache(tmp_path, "a", limit_bytes=500_000, note=pytest.fail)
+    said = []
+    cache = FeatureCache(tmp_path, "a", limit_bytes=500_000, note=said.append)
     for number in range(6):
         cache.put([_unit(number)], torch.zeros(1, 50_000))
         assert sum(path.stat().st_size for path in _files(tmp_path)) <= 500_000
@@ -362,12 +363,53 @@ def test_what_a_killed_process_left_is_cleared_when_it_is_old(tmp_path):
     assert young.exists()
     assert file.exists()
 
+    assert len(said) == 1
+    assert said[0].endswith("--cache-gib 0.1 stores them all")
 
 def test_a_file_that_another_training_deletes_is_no_error(tmp_path):
     cache = _open(tmp_path)
     cache.put([_unit(1)], torch.ones(1, 2))
     cache.close()
     again = _open(tmp_path)
+def _hits(root: Path, numbers: range, said: list[str]) -> list[int]:
+    """A training on images, of features of 200 kB: those that were cached; 500 kB are the limit."""
+    cache = FeatureCache(root, "a", limit_bytes=500_000, note=said.append)
+    cached = []
+    for number in numbers:
+        if cache.get(_unit(number)) is not None:
+            cached.append(number)
+        else:
+            cache.put([_unit(number)], torch.zeros(1, 50_000))
+    cache.close()
+    return cached
+
+
+def test_of_a_dataset_above_the_limit_a_part_stays_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "FLUSH_ROWS", 1)
+    said = []
+    assert _hits(tmp_path, range(4), said) == []
+    assert _hits(tmp_path, range(4), said) == [0, 1]
+    assert _hits(tmp_path, range(4), said) == [0, 1]
+    assert len(said) == 3  # once each
+
+
+def test_files_needed_later_are_not_evicted_for_images_that_come_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "FLUSH_ROWS", 1)
+    said = []
+    _hits(tmp_path, range(5, 7), said)
+    assert _hits(tmp_path, range(4, 7), said) == [5, 6]
+
+
+def test_another_dataset_of_the_same_network_gets_the_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "FLUSH_ROWS", 1)
+    said = []
+    _hits(tmp_path, range(2), said)
+    assert _hits(tmp_path, range(5, 7), said) == []
+    assert _hits(tmp_path, range(5, 7), said) == []  # stored now
+    assert _hits(tmp_path, range(5, 7), said) == [5, 6]
+    assert said == []
+
+
     for path in _files(tmp_path):
         path.unlink()
     assert again.get(_unit(1)) is None

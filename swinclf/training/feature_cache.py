@@ -3,7 +3,8 @@
 One folder per configuration, named by a digest of everything but the image that determines a
 feature; in it, files of features by image content. Files are written atomically and never changed,
 so that trainings may run in parallel and be killed at any time; a file is verified at first use,
-and deleted if damaged. Eviction is by last use. Any other failure is reported once, and the
+and deleted if damaged. Eviction is by last use, but a training never evicts files of its own
+configuration while it runs: it may need them next. Any other failure is reported once, and the
 training continues without the cache.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +34,7 @@ CACHE_VARIABLE = "SWINCLF_CACHE_DIR"
 LAYOUT = "features-1"  # of files and keys; another layout is another folder
 UNIT_BYTES = 17  # a content digest and a byte for the view
 FLUSH_ROWS, FLUSH_S = 4096, 60.0  # at most what a killed process loses
+HEADER_BYTES = 1024  # more than a file has besides units and features
 STALE_TMP_S = 3600.0  # older temporary files belong to no running process
 
 
@@ -40,7 +43,7 @@ class FeatureCache:
 
     The folder `root` is made at the first write. `key` is that of the configuration (`cache_key`),
     `dtype` the type of the stored features. Together all files have at most `limit_bytes`; 0 stores
-    nothing. `note` is called, once, with why nothing can be stored.
+    nothing. `note` is called, once, with why nothing can be stored, or not everything.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class FeatureCache:
         self._lock = threading.Lock()
         self._files = [_File(path) for path in sorted(self._folder.glob("*.safetensors"))]
         self._file_of = {unit: file for file in self._files for unit in file.units()}
+        self._written: set[Path] = set()
+        self._is_full, self._unstored_bytes = False, 0
         self._units: list[bytes] = []
         self._rows: list[torch.Tensor] = []
         self._flushed_at = time.monotonic()
@@ -75,6 +80,9 @@ class FeatureCache:
         """Store (N, D) features of N units."""
         if not self._can_write:
             return
+        if self._is_full:
+            self._unstored_bytes += _stored_bytes(len(units), features.shape[1], self._dtype)
+            return
         self._units += units
         self._rows.append(features.to(self._dtype))
         if len(self._units) >= FLUSH_ROWS or time.monotonic() - self._flushed_at > FLUSH_S:
@@ -83,9 +91,19 @@ class FeatureCache:
     def close(self) -> None:
         """Write new features, mark the files used, and evict old ones."""
         self._flush()
+        used = {file.path for file in self._files if file.was_used} | self._written
         for file in self._files:
             file.mark_used()
         self._files, self._file_of = [], {}
+        if self._is_full:  # room for the next training, instead of files that this one did not use
+            evict_files(self._root, self._limit_bytes - self._unstored_bytes, spare=used)
+            needed = _bytes_of(used) + self._unstored_bytes
+            if needed > self._limit_bytes:
+                gib = math.ceil(needed / 1024**3 * 10) / 10
+                self._note(
+                    f"the features need {needed / 1e9:,.1f} GB, of which the cache stores "
+                    f"{self._limit_bytes / 1e9:,.1f} GB: --cache-gib {gib} stores them all"
+                )
         evict_files(self._root, self._limit_bytes)
 
     def _flush(self) -> None:
@@ -93,13 +111,22 @@ class FeatureCache:
         self._units, self._rows, self._flushed_at = [], [], time.monotonic()
         if not units or not self._can_write:
             return
-        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.safetensors"
+        for file in self._files:
+            file.mark_used()  # in case that this process is killed
+        features = torch.cat(rows)
+        own = {file.path for file in self._files} | self._written
+        size = _stored_bytes(len(units), features.shape[1], self._dtype)
+        if _bytes_of(own) + size + HEADER_BYTES > self._limit_bytes:
+            self._is_full, self._unstored_bytes = True, size
+            return
+        path = self._folder / f"{time.time_ns():020d}-{secrets.token_hex(8)}.safetensors"
         data = torch.frombuffer(bytearray(b"".join(units)), dtype=torch.uint8)
-        tensors = {"units": data.view(-1, UNIT_BYTES), "features": torch.cat(rows)}
+        tensors = {"units": data.view(-1, UNIT_BYTES), "features": features}
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_tensors(self._folder / name, tensors, {"layout": LAYOUT})
-            evict_files(self._root, self._limit_bytes)
+            write_tensors(path, tensors, {"layout": LAYOUT})
+            self._written.add(path)
+            evict_files(self._root, self._limit_bytes, spare=own | {path})
         except (OSError, RunError) as error:
             self._can_write = False
             why = error.found if isinstance(error, RunError) else error.strerror or str(error)
@@ -110,15 +137,15 @@ class _File:
     """One file of the cache, loaded at its first use."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path, self.was_used = path, False
         self._row_of: dict[bytes, int] = {}
         self._features: torch.Tensor | None = None
-        self._hits, self._was_used = 0, False
+        self._hits = 0
 
     def units(self) -> Mapping[bytes, int]:
         """Return the row of each unit, unverified."""
         try:
-            with safe_open(self._path, framework="pt") as file:
+            with safe_open(self.path, framework="pt") as file:
                 data = file.get_tensor("units").numpy().tobytes()
         except Exception:  # a damaged file may raise anything
             self._delete()
@@ -133,7 +160,7 @@ class _File:
         """Return the feature of a unit; None if the file turns out to be damaged."""
         if self._features is None and self._row_of:
             try:
-                tensors, _ = read_tensors(self._path)
+                tensors, _ = read_tensors(self.path)
                 self._features = tensors["features"]
             except (SwinclfError, OSError, KeyError, ValueError):
                 self._delete()
@@ -142,24 +169,27 @@ class _File:
         if row is None or self._features is None:
             return None
         found = self._features[row].clone()
-        self._hits, self._was_used = self._hits + 1, True
+        self._hits, self.was_used = self._hits + 1, True
         if self._hits == len(self._row_of):  # loaded again if need be
             self._hits, self._features = 0, None
         return found
 
     def mark_used(self) -> None:
         """Set the time of last use, if it was used."""
-        if self._was_used:
+        if self.was_used:
             with suppress(OSError):
-                os.utime(self._path)
+                os.utime(self.path)
 
     def _delete(self) -> None:
         with suppress(OSError):
-            self._path.unlink()
+            self.path.unlink()
 
 
-def evict_files(root: Path, limit_bytes: int) -> None:
-    """Delete the least recently used files below `root` until all together are within the limit."""
+def evict_files(root: Path, limit_bytes: int, *, spare: Collection[Path] = ()) -> None:
+    """Delete the least recently used files below `root` until all together are within the limit.
+
+    Those of `spare` are counted, but not deleted.
+    """
     files = []
     for path in root.glob("*/*"):
         with suppress(OSError):  # another training may be evicting, too
@@ -173,9 +203,25 @@ def evict_files(root: Path, limit_bytes: int) -> None:
     for _, size, path in sorted(files):
         if total <= limit_bytes:
             break
+        if path in spare:
+            continue
         with suppress(OSError):
             path.unlink()
             total -= size
+
+
+def _stored_bytes(units: int, numbers: int, dtype: torch.dtype) -> int:
+    """Return the size of units, each with a feature of so many numbers, in a file."""
+    return units * (UNIT_BYTES + numbers * dtype.itemsize)
+
+
+def _bytes_of(paths: Collection[Path]) -> int:
+    """Return the size of those files that still exist."""
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
 
 
 def cache_folder() -> Path | None:
