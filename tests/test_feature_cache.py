@@ -25,7 +25,9 @@ from warm_processes import WarmProcess
 import swinclf
 from swinclf.data import loader
 from swinclf.device import choose_hardware, fixed_batch_size
+from swinclf.inference.score import SCORED_AT_ONCE
 from swinclf.models.compute import Computer
+from swinclf.pipeline import finish
 from swinclf.training import feature_cache
 from swinclf.training.feature_cache import (
     UNIT_BYTES,
@@ -189,6 +191,25 @@ def test_eval_gives_the_rows_of_a_frozen_run_to_the_bit(train, cli, tmp_path, mo
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_frozen_run_scores_some_images_at_a_time_with_the_same_bits(train, monkeypatch):
+    first, *_ = train(val_split=0.5)
+    sizes, logits_of = [], finish.head_logits
+
+    def head_logits(network, features, device):
+        sizes.append(len(features))
+        return logits_of(network, features, device)
+
+    monkeypatch.setattr(finish, "head_logits", head_logits)
+    batch = fixed_batch_size(choose_hardware().device)
+    monkeypatch.setattr(finish, "SCORED_AT_ONCE", batch)
+    second, *_ = train(val_split=0.5)
+    parts = -(-second.metrics.images // batch)
+    assert max(sizes[-parts:]) <= batch
+    assert sum(sizes[-parts:]) == second.metrics.images
+    assert _same(first, second)
+    assert SCORED_AT_ONCE % 128 == 0
+
+
 # --- what cannot hurt it ------------------------------------------------------------------------
 
 
@@ -342,35 +363,14 @@ def test_the_limit_holds_while_a_look_goes_on_and_none_keeps_nothing(tmp_path, m
         assert sum(path.stat().st_size for path in _files(tmp_path)) <= 500_000
     cache.close()
     assert len(_files(tmp_path)) == 2
+    assert len(said) == 1
+    assert said[0].endswith("--cache-gib 0.1 stores them all")
     nothing = FeatureCache(tmp_path / "other", "a", limit_bytes=0, note=pytest.fail)
     nothing.put([_unit(1)], torch.zeros(1, 2))
     nothing.close()
     assert not (tmp_path / "other").exists()
 
 
-def test_what_a_killed_process_left_is_cleared_when_it_is_old(tmp_path):
-    cache = _open(tmp_path)
-    cache.put([_unit(1)], torch.ones(1, 2))
-    cache.close()
-    (file,) = _files(tmp_path)
-    old, young = (file.with_name(f".{name}.tmp") for name in ("old", "young"))
-    for path in (old, young):
-        path.write_bytes(b"half")
-    long_ago = time.time() - 2 * feature_cache.STALE_TMP_S
-    os.utime(old, (long_ago, long_ago))
-    _open(tmp_path).close()
-    assert not old.exists()
-    assert young.exists()
-    assert file.exists()
-
-    assert len(said) == 1
-    assert said[0].endswith("--cache-gib 0.1 stores them all")
-
-def test_a_file_that_another_training_deletes_is_no_error(tmp_path):
-    cache = _open(tmp_path)
-    cache.put([_unit(1)], torch.ones(1, 2))
-    cache.close()
-    again = _open(tmp_path)
 def _hits(root: Path, numbers: range, said: list[str]) -> list[int]:
     """A training on images, of features of 200 kB: those that were cached; 500 kB are the limit."""
     cache = FeatureCache(root, "a", limit_bytes=500_000, note=said.append)
@@ -410,6 +410,27 @@ def test_another_dataset_of_the_same_network_gets_the_room(tmp_path, monkeypatch
     assert said == []
 
 
+def test_what_a_killed_process_left_is_cleared_when_it_is_old(tmp_path):
+    cache = _open(tmp_path)
+    cache.put([_unit(1)], torch.ones(1, 2))
+    cache.close()
+    (file,) = _files(tmp_path)
+    old, young = (file.with_name(f".{name}.tmp") for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 2 * feature_cache.STALE_TMP_S
+    os.utime(old, (long_ago, long_ago))
+    _open(tmp_path).close()
+    assert not old.exists()
+    assert young.exists()
+    assert file.exists()
+
+
+def test_a_file_that_another_training_deletes_is_no_error(tmp_path):
+    cache = _open(tmp_path)
+    cache.put([_unit(1)], torch.ones(1, 2))
+    cache.close()
+    again = _open(tmp_path)
     for path in _files(tmp_path):
         path.unlink()
     assert again.get(_unit(1)) is None

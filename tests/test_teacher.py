@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ from swinclf.device import StopFlag, choose_hardware
 from swinclf.errors import ConfigError, ExitCode, Interrupted, RunError
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model, save_model
-from swinclf.pipeline import prepare
+from swinclf.pipeline import distill, prepare
+from swinclf.pipeline.distill import score_teacher
+from swinclf.reporting.report_data import PredictionRow
 from swinclf.training import loop
 from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.feature_extraction import FeatureTable
@@ -81,6 +84,24 @@ class Fixed:
 
     def features(self, _batch):
         return self.given
+
+
+def test_a_teacher_is_scored_on_some_images_at_a_time(monkeypatch):
+    torch.manual_seed(2)
+    names, head, table, sizes = ("one", "other", "third"), nn.Linear(4, 3), FeatureTable(), []
+    digests = {f"{number}.png": bytes([number]) * 16 for number in range(10)}
+    table.add([digest + b"p" for digest in digests.values()], torch.randn(10, 4))
+    plan = SimpleNamespace(
+        teacher_data=SimpleNamespace(name="teacher", head=head.requires_grad_(False), table=table),
+        extracted=SimpleNamespace(digests=digests),
+        dataset=SimpleNamespace(classes=names),
+    )
+    rows = [PredictionRow(path, names[0], names[1], 0.5) for path in digests]
+    whole = score_teacher(plan, rows)
+    head.register_forward_hook(lambda _head, inputs, _logits: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(distill, "SCORED_AT_ONCE", 4)
+    assert score_teacher(plan, rows) == whole
+    assert sizes == [4, 4, 2]
 
 
 def test_soft_targets_are_those_of_the_formula():

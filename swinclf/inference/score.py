@@ -19,6 +19,10 @@ from swinclf.reporter import Reporter
 from swinclf.reporting.report_data import PredictionRow
 from swinclf.shell_quoting import quoted
 
+# Images whose logits are in memory: 160 MB for 10,000 classes. A multiple of every batch size, as
+# the rounding depends on the batch.
+SCORED_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class ScoringResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from swinclf.config import TeacherViews
 from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
+from swinclf.data.loader import batched
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.errors import DataError, RunError, SwinclfError
+from swinclf.inference.score import SCORED_AT_ONCE
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan, TeacherData
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
@@ -340,15 +342,24 @@ def score_teacher(plan: Plan, rows: Sequence[PredictionRow]) -> TeacherScores | 
     teacher_data = plan.teacher_data
     if teacher_data is None:
         return None
+    pairs = [
+        pair
+        for part in batched(rows, SCORED_AT_ONCE)
+        for pair in _teacher_pairs(teacher_data, plan, part)
+    ]
+    return TeacherScores.from_pairs(teacher_data.name, pairs)
+
+
+def _teacher_pairs(
+    teacher_data: TeacherData, plan: Plan, rows: Sequence[PredictionRow]
+) -> Iterator[PredictionPair]:
+    """Yield the predictions of teacher and student for images, N > 0."""
     features = teacher_data.table.gather([plan.extracted.digests[one.path] + PLAIN for one in rows])
     probabilities = F.softmax(teacher_data.head(features), dim=1)
     best, classes = probabilities.max(dim=1), plan.dataset.classes
-    pairs = [
-        PredictionPair(
+    for one, index, confidence in zip(
+        rows, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        yield PredictionPair(
             one.path, one.label, classes[index], one.predicted, confidence, one.probability
         )
-        for one, index, confidence in zip(
-            rows, best.indices.tolist(), best.values.tolist(), strict=True
-        )
-    ]
-    return TeacherScores.from_pairs(teacher_data.name, pairs)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 
 from torch.nn import Module
 
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS
 from swinclf.data.folder import TRAIN, VAL, ImageFile
+from swinclf.data.loader import batched
 from swinclf.data.split import SplitRule
 from swinclf.data_quality.dataset_insights import find_label_issues, fit_learning_curve
 from swinclf.data_quality.image_stats import median_side_px
@@ -30,6 +32,7 @@ from swinclf.inference.predictor import (
 from swinclf.inference.results import Illustrations, write_results
 from swinclf.inference.samples import save_samples
 from swinclf.inference.score import (
+    SCORED_AT_ONCE,
     ScoringResult,
     score_images,
     score_outputs,
@@ -127,11 +130,16 @@ def _computed_outputs(
     plan: Plan,
     cached_outputs: Callable[[Sequence[ImageFile]], Outputs] | None,
     cross_validated: LabelledOutputs | None,
-) -> Outputs | None:
-    """Return the outputs for the scored images; None if the saved model has to compute them."""
+) -> Iterator[Outputs] | None:
+    """Return the outputs for the scored images, those of some images at a time.
+
+    None if the saved model has to compute them.
+    """
     if cross_validated is not None:
-        return Outputs(cross_validated.logits, cross_validated.features)
-    return None if cached_outputs is None else cached_outputs(plan.scored_images())
+        return iter([Outputs(cross_validated.logits, cross_validated.features)])
+    if cached_outputs is None:
+        return None
+    return map(cached_outputs, batched(plan.scored_images(), SCORED_AT_ONCE))
 
 
 def _sections(
@@ -203,18 +211,20 @@ def _score(
     plan: Plan,
     run: RunFolder,
     card: ModelCard,
-    outputs: Outputs | None,
+    outputs: Iterator[Outputs] | None,
     options: InferenceOptions,
     report: Reporter,
 ) -> ScoringResult:
     """Score the split that is the result of the training.
 
-    `outputs` are those of the split; None runs the saved model.
+    `outputs` are those of the split, in parts; None runs the saved model.
     """
     dataset, split = plan.dataset, plan.scored_split
     images = plan.scored_images()
     if outputs is not None:
-        answers = to_image_outputs_in_batches(outputs, card.confidence, options.device)
+        answers = chain.from_iterable(
+            to_image_outputs_in_batches(part, card.confidence, options.device) for part in outputs
+        )
         scored = score_outputs(
             card.classes, dataset.root, images, answers, split=split, report=report
         )
