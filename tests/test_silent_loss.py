@@ -6,16 +6,24 @@ import io
 import json
 import os
 import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset, write_image
 from PIL import Image
 
-from swinclf.data import image_detector
+from swinclf.data import class_names, image_detector
 from swinclf.data.class_names import match_unicode_forms, quote_names, similar_names
 from swinclf.data.dataset import assign_splits
-from swinclf.data.folder import VAL, FolderIndex, SkippedFile, check_trainable, scan_folder
+from swinclf.data.folder import (
+    VAL,
+    FolderIndex,
+    ImageFile,
+    SkippedFile,
+    check_trainable,
+    scan_folder,
+)
 from swinclf.data.image_detector import (
     extension_of,
     is_readable_format,
@@ -25,6 +33,8 @@ from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
 from swinclf.data_quality.findings import find_scan_faults
 from swinclf.errors import DataError
+from swinclf.inference.selection import MAX_UNKNOWN_WARNINGS, match_labels
+from swinclf.reporter import Reporter
 
 NFC, NFD = (unicodedata.normalize(form, "Büffel") for form in ("NFC", "NFD"))
 
@@ -316,6 +326,27 @@ def test_eval_matches_a_class_in_another_unicode_form(cli, tmp_path):
     assert {row["reason"] for row in skipped} == {
         "its class 'Rose' is not one of the model's ('rose' is)"
     }
+
+
+def test_labels_are_matched_without_comparing_each_to_each_class(monkeypatch, tmp_path):
+    keys, key_of = [], class_names._loose_key
+    monkeypatch.setattr(class_names, "_loose_key", lambda name: keys.append(name) or key_of(name))
+    classes = ("rose", "daisy", *(f"class {number}" for number in range(40)))
+    labels = ["rose", "Daisy", NFD, *(f"other {number}" for number in range(30))]
+    images = tuple(ImageFile(f"{label}/1.png", label, "") for label in labels)
+    warned = []
+
+    class Listener(Reporter):
+        def warn(self, text):
+            warned.append(text)
+
+    index = FolderIndex(tmp_path, (), images, (), has_val=False)
+    known, skipped = match_labels(index, SimpleNamespace(classes=classes), Listener())
+    assert [image.label for image in known] == ["rose"]
+    assert skipped[0].reason == "its class 'Daisy' is not one of the model's ('daisy' is)"
+    assert len(skipped) == 32
+    assert len(warned) == MAX_UNKNOWN_WARNINGS
+    assert len(keys) == len(classes) + 32  # each name once
 
 
 # A class of one image

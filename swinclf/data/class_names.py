@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 LISTED = 5  # names in a message
 
@@ -58,7 +58,19 @@ def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapp
 
 def find_similar_name(name: str, others: Iterable[str]) -> str:
     """Return the first name that differs only in case, outer spaces or form; empty for none."""
-    return next((other for other in others if _loose_key(other) == _loose_key(name)), "")
+    return next(iter(find_similar_names([name], others)[name]), "")
+
+
+def find_similar_names(names: Iterable[str], others: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """Map each name to those of `others` that differ only in case, outer spaces or form.
+
+    >>> find_similar_names(["Rose", "tulip"], ["rose", "ROSE"])
+    {'Rose': ['rose', 'ROSE'], 'tulip': []}
+    """
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for other in others:
+        by_key[_loose_key(other)].append(other)
+    return {name: by_key.get(_loose_key(name), []) for name in names}
 
 
 def _nfc(name: str) -> str:

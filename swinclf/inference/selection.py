@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 from swinclf.card import ModelCard
 from swinclf.data.cifar import is_image_file
-from swinclf.data.class_names import find_similar_name, match_unicode_forms, quote_name, quote_names
+from swinclf.data.class_names import (
+    find_similar_names,
+    match_unicode_forms,
+    quote_name,
+    quote_names,
+)
 from swinclf.data.folder import (
     TEST,
     TRAIN,
@@ -182,31 +187,28 @@ def match_labels(
             "the folder's images count for the model's class"
         )
     images = [replace(image, label=renamed.get(image.label, image.label)) for image in index.images]
-    known = [image for image in images if image.label in card.classes]
-    unknown = [image for image in images if image.label not in card.classes]
+    classes = set(card.classes)
+    known = [image for image in images if image.label in classes]
+    unknown = [image for image in images if image.label not in classes]
+    counts = Counter(image.label for image in unknown)
+    similar = find_similar_names(counts, card.classes)
+    quoted_names = {name: quote_name(name, similar[name]) for name in counts}
     if not known:
-        names = sorted({image.label for image in unknown})
-        near = next((one for name in names if (one := find_similar_name(name, card.classes))), "")
+        names = sorted(counts)
+        near = next((similar[name][0] for name in names if similar[name]), "")
         raise DataError(
             f"folders named like the model's classes ({', '.join(map(repr, card.classes[:5]))})",
-            found=f"{', '.join(quote_name(name, card.classes) for name in names[:5])} in "
-            f"'{index.root}'" + (f" (did you mean {near!r}?)" if near else ""),
+            found=f"{', '.join(quoted_names[name] for name in names[:5])} in '{index.root}'"
+            + (f" (did you mean {near!r}?)" if near else ""),
             hint="name the folders like the classes, or: swinclf predict",
         )
-    for name, count in sorted(Counter(image.label for image in unknown).items())[
-        :MAX_UNKNOWN_WARNINGS
-    ]:
+    for name, count in sorted(counts.items())[:MAX_UNKNOWN_WARNINGS]:
         report.warn(
-            f"class {quote_name(name, card.classes)} is not one of the model's: {count:,} images "
-            "are not scored"
+            f"class {quoted_names[name]} is not one of the model's: {count:,} images are not scored"
         )
     reasons = {
-        name: f"its class {quote_name(name, card.classes)} is not one of the model's"
-        + (
-            f" ({quote_name(near, [name])} is)"
-            if (near := find_similar_name(name, card.classes))
-            else ""
-        )
-        for name in {image.label for image in unknown}
+        name: f"its class {quoted_names[name]} is not one of the model's"
+        + (f" ({quote_name(similar[name][0], [name])} is)" if similar[name] else "")
+        for name in counts
     }
     return known, [SkippedFile(image.path, reasons[image.label], image.label) for image in unknown]
