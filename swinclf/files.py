@@ -169,6 +169,26 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(expected, found=f"{found} (earlier files are not lost)", hint=hint)
 
 
+def check_can_write(path: Path) -> None:
+    """Raise a RunError if a file cannot be created in its folder, for a check before long work.
+
+    An empty temporary file is created there and removed; if there is no such folder, in the nearest
+    one above it.
+    """
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    target = Path(os.path.realpath(path))
+    folder = target.parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    temporary = _temporary_of(folder / target.name)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise cannot_write(folder / path.name, error) from error
+
+
 def check_free_space(folder: Path, needed: int, what: str) -> None:
     """Raise a RunError if a disk has fewer free bytes than needed.
 

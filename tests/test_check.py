@@ -19,6 +19,7 @@ from conftest import SMALL_FLAGS, error_lines, write_dataset
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from swinclf.commands import check as check_command
 from swinclf.commands.check import check
 from swinclf.data import thumbnails
 from swinclf.data.folder import ImageFile, scan_folder
@@ -47,7 +48,7 @@ from swinclf.data_quality.fingerprints import (
 from swinclf.data_quality.image_stats import median_side_px, read_image_stats
 from swinclf.data_quality.near_duplicates import find_near_pairs
 from swinclf.data_quality.registration import DETAIL_SIDE, CropWindow, detail_agreement
-from swinclf.errors import DataError
+from swinclf.errors import DataError, RunError
 from swinclf.preprocess import Fit
 from swinclf.reporter import SILENT
 
@@ -191,6 +192,15 @@ def test_a_copy_of_a_copy_is_in_one_group(land):
 def test_copies_do_not_depend_on_threads(land):
     benchmark().plant_copies(land, exact=3, near=6, seed=9)
     assert check(land, workers=0).to_dict() == check(land, workers=3).to_dict()
+
+
+@pytest.mark.parametrize("option", ["output", "page"])
+def test_a_file_that_cannot_be_written_is_an_error_before_any_work(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(check_command, "scan_folder", lambda *_, **__: pytest.fail("scanned"))
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(RunError) as caught:
+        check(tmp_path / "data", **{option: tmp_path / "file" / "found"})
+    assert caught.value.expected == f"to write found into '{tmp_path / 'file'}'"
 
 
 def test_groups():

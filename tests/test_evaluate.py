@@ -19,6 +19,9 @@ from conftest import (
 )
 
 import swinclf
+from swinclf.commands import evaluate as evaluation
+from swinclf.errors import RunError
+from swinclf.files import check_can_write
 from swinclf.reporter import format_percent
 
 
@@ -187,6 +190,28 @@ def test_no_class_in_common_is_an_error(trained, cli, tmp_path):
     assert "'blue', 'green', 'red'" in expected
     assert "'cat', 'dog'" in found
     assert "swinclf predict" in hint
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_scores_that_cannot_be_written_are_an_error_before_any_work(
+    dataset, tmp_path, monkeypatch, by_default
+):
+    monkeypatch.setattr(evaluation, "open_predictor", lambda *_: pytest.fail("opened"))
+    (tmp_path / "file").write_text("", "utf-8")
+    model, output = tmp_path / "model.safetensors", tmp_path / "file" / "deep" / "scores"
+    if by_default:
+        model, output = tmp_path / "file" / "model.safetensors", None
+    with pytest.raises(RunError) as caught:
+        evaluation.evaluate(model, dataset, output=output)
+    assert caught.value.expected == f"to write report.html into '{tmp_path / 'file'}'"
+
+
+def test_a_file_is_tried_without_changing_anything(tmp_path):
+    (tmp_path / "old.json").write_text("old", "utf-8")
+    for path in (tmp_path / "old.json", tmp_path / "new" / "deep" / "one.json", Path("/dev/null")):
+        check_can_write(path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old.json"]
+    assert (tmp_path / "old.json").read_text("utf-8") == "old"
 
 
 def test_no_such_folder_is_an_error(trained, cli, tmp_path):

@@ -27,7 +27,7 @@ from swinclf.data_quality.image_stats import ImageStats, read_image_stats
 from swinclf.data_quality.near_duplicates import EMPTY_SPREAD, NearPair, find_near_pairs
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError
-from swinclf.files import write_json
+from swinclf.files import check_can_write, write_json
 from swinclf.models.embedded import EMBEDDED
 from swinclf.preprocess import Fit, ValueRange
 from swinclf.reporter import SILENT, Reporter
@@ -116,11 +116,14 @@ def check(
     threads that decode; None for one a core.
 
     Raises:
-        SwinclfError: If there is no dataset, an output file is inside it, or the weights are not
-            available.
+        SwinclfError: If there is no dataset, an output file is inside it or cannot be written, or
+            the weights are not available.
     """
     refuse_inside(data, output, "--output")
     refuse_inside(data, page, "--page")
+    for path in (output, page):
+        if path is not None:
+            check_can_write(path)
     index = scan_folder(data, val=val)
     threads = default_workers() if workers is None else workers
     ranges = measure_ranges([index.root / one.path for one in index.images], workers=threads)

@@ -24,7 +24,7 @@ from swinclf.data.split_names import CROSS_VALIDATION
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError, DataError, RunError, WeightsError
 from swinclf.export_formats import find_export
-from swinclf.files import read_json
+from swinclf.files import check_can_write, read_json
 from swinclf.inference.predictor import (
     RUN_OPTIONS,
     InferenceOptions,
@@ -166,10 +166,11 @@ def evaluate(
 
     Raises:
         ConfigError: If `output` is a training run, or inside the dataset.
-        SwinclfError: If it cannot be done.
+        SwinclfError: If it cannot be done. That nothing can be written is found out at the start.
     """
     refuse_inside(data or find_data_folder(model), output, "--output")
     _refuse_run(output)
+    check_can_write((output or _parent_of(model)) / "report.html")
     predictor = open_predictor(model, options)
     if predictor.note:
         report.warn(predictor.note)
