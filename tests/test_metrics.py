@@ -13,6 +13,7 @@ import pytest
 import sklearn.metrics as reference
 from conftest import metrics_from
 
+from swinclf.inference.stream import most_probable
 from swinclf.metrics import (
     cross_validation_interval,
     difference_interval,
@@ -105,6 +106,41 @@ def test_equal_probabilities_go_to_the_lower_index_everywhere():
     assert metrics.confusion_matrix[:, 0].tolist() == [1] * 10
     assert metrics.accuracy == 0.1
     assert metrics.top5_accuracy == 0.5
+
+
+@pytest.fixture
+def sorted_sizes(monkeypatch):
+    """The number of values of each call of `np.argsort`."""
+    sizes, argsort = [], np.argsort
+    monkeypatch.setattr(
+        np, "argsort", lambda values, **how: sizes.append(len(values)) or argsort(values, **how)
+    )
+    return sizes
+
+
+def test_scores_of_ten_thousand_classes_sort_none(sorted_sizes):
+    random = np.random.default_rng(3)
+    for classes in (2, 4, 5, 6, 10_000):
+        for true in random.integers(0, classes, 5):
+            probabilities = random.integers(0, 4, classes).astype(np.float32) / 4  # many are equal
+            order = sorted(range(classes), key=lambda one: -probabilities[one])  # noqa: B023
+            scores = image_scores(probabilities, int(true))
+            assert (scores.predicted, scores.is_in_top) == (order[0], true in order[:5])
+    assert sorted_sizes == []
+
+
+def test_the_most_probable_classes_are_those_of_a_stable_sort(sorted_sizes):
+    random = np.random.default_rng(4)
+    for levels in (3, 2**20):
+        probabilities = random.integers(0, levels, 1000).astype(np.float32) / levels
+        order = sorted(range(1000), key=lambda one: -probabilities[one])  # noqa: B023
+        for count in (1, 5, 999, 1000, 2000):
+            assert most_probable(probabilities, count).tolist() == order[:count]
+    assert sorted_sizes[5] == 1
+    assert sorted_sizes[6] < 20
+    broken = np.array([np.nan, 0.5, 0.2, 0.3])
+    assert most_probable(broken, 2).tolist() == [1, 3]
+    assert most_probable(np.full(3, np.nan), 2).tolist() == [0, 1]
 
 
 def test_calibration_error_of_known_confidence():

@@ -157,6 +157,21 @@ def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutp
     return [ImageOutput(row, "", *rest) for row, *rest in columns]
 
 
+def most_probable(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of the `count` > 0 most probable of K classes, all of them if K is less.
+
+    The most probable is first, and the lower index of equal ones. Only those are sorted that may be
+    among them: sorting ten thousand classes takes longer.
+    """
+    descending = -probabilities
+    candidates = np.arange(len(descending))
+    if count < len(descending):
+        last = np.partition(descending, count - 1)[count - 1]
+        candidates = np.flatnonzero(~(descending > last))  # all, if it is nan
+    order = np.argsort(descending[candidates], kind="stable")
+    return candidates[order[:count]]
+
+
 def to_prediction(
     path: str, output: ImageOutput, card: ModelCard, *, top_k: int, reject: float | None
 ) -> Prediction:
@@ -170,7 +185,7 @@ def to_prediction(
     """
     if output.probabilities is None:
         return Prediction(path, "", 0.0, (), output.error)
-    order = np.argsort(-output.probabilities, kind="stable")[: max(1, top_k)]
+    order = most_probable(output.probabilities, max(1, top_k))
     top = tuple((card.classes[index], float(output.probabilities[index])) for index in order)
     label, probability = top[0]
     scores = SelectiveScores.from_rows([output.selective_scores])
