@@ -224,11 +224,19 @@ def folder_bytes(folder: Path | str) -> int:
 
 def free_path(path: Path, used: Collection[Path] = ()) -> Path:
     """Return a path that neither exists nor is `used`: with a number in its name if need be."""
-    free, number = path, 1
-    while os.path.lexists(free) or free in used:
+    number = 1
+    while os.path.lexists(free := numbered_path(path, number)) or free in used:
         number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
+
+
+def numbered_path(path: Path, number: int) -> Path:
+    """Return a path with a number in its name, from 2; for 1 the path itself.
+
+    >>> numbered_path(Path("a.jpg"), 2).name
+    'a-2.jpg'
+    """
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def file_digest(path: Path) -> str:

@@ -187,6 +187,20 @@ def test_nothing_is_overwritten_and_nothing_written_among_the_images(cli, traine
     assert not (photos / "new").exists()
 
 
+def test_images_of_one_name_are_numbered_without_trying_each_number(tmp_path, monkeypatch):
+    tried, exists = [], os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: tried.append(path) or exists(path))
+    folders = LabelFolders(tmp_path / "by-class", [])
+    for number in range(30):
+        folders.add(str(tmp_path / str(number) / "a.png"), "red")
+    folders.add(str(tmp_path / "b" / "a-2.png"), "red")
+    folders.add(str(tmp_path / "b" / "a.png"), "blue")
+    assert len(tried) <= 2 * 32
+    red = {path.name for path in (tmp_path / "by-class" / "red").iterdir()}
+    assert red == {"a.png", "a-2-2.png", *(f"a-{number}.png" for number in range(2, 31))}
+    assert [path.name for path in (tmp_path / "by-class" / "blue").iterdir()] == ["a.png"]
+
+
 def test_copies_where_links_are_impossible(photos, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no links here")

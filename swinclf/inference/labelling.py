@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from swinclf.errors import ConfigError
-from swinclf.files import cannot_write, free_path
+from swinclf.files import cannot_write, numbered_path
 
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
 
@@ -26,6 +26,7 @@ class LabelFolders:
     def __init__(self, root: Path, sources: Iterable[Path]) -> None:
         self.linked = self.copied = 0
         self.root = root
+        self._last_numbers: dict[Path, int] = {}
         found = ""
         for source in sources:
             if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
@@ -50,7 +51,7 @@ class LabelFolders:
         target = folder / file.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            target = free_path(target)
+            target = self._free(target)
             try:
                 target.symlink_to(os.path.abspath(file))  # noqa: PTH100 - links stay as they are
                 self.linked += 1
@@ -59,6 +60,14 @@ class LabelFolders:
                 self.copied += 1
         except OSError as error:
             raise cannot_write(target, error) from error
+
+    def _free(self, path: Path) -> Path:
+        """Return a path that does not exist, with a number above those of earlier files."""
+        number = self._last_numbers.get(path, 0) + 1
+        while os.path.lexists(free := numbered_path(path, number)):
+            number += 1
+        self._last_numbers[path] = number
+        return free
 
 
 def folder_name(label: str) -> str:
