@@ -37,7 +37,7 @@ from swinclf.data_quality.registration import (
 )
 from swinclf.models.compute import Computer
 from swinclf.pipeline.extract_features import open_user_caches
-from swinclf.reporter import SILENT
+from swinclf.reporter import SILENT, Reporter
 
 BOX = (0.25, 0.1, 0.92, 0.8)  # left, top, right, bottom of a crop, of the sides
 
@@ -108,6 +108,31 @@ def test_few_pictures_are_all_proposed(count, pairs):
 def test_pictures_in_which_nothing_is_seen_are_no_error():
     seen = MirroredFeatures(np.arange(4), np.ones((4, 3), np.float32), np.ones((4, 3), np.float32))
     assert len(nearest_pairs(seen, np.arange(4), report=SILENT)) == 12
+
+
+def test_a_block_has_many_rows_however_many_images_there_are(monkeypatch):
+    sizes, notes, nearest = [], [], near_duplicates._nearest
+
+    class Listener(Reporter):
+        def note(self, text):
+            notes.append(text)
+
+    def spy(rows, own, others, count):
+        sizes.append(len(rows))
+        return nearest(rows, own, others, count)
+
+    seen = random_features(1000)
+    plain, turned = seen.features.copy(), seen.mirrored.copy()
+    found = nearest_pairs(seen, np.arange(1000), report=Listener())
+    assert notes == []
+    monkeypatch.setattr(near_duplicates, "_nearest", spy)
+    monkeypatch.setattr(near_duplicates, "BLOCK_COSINES", 1000)
+    monkeypatch.setattr(near_duplicates, "MANY_IMAGES", 1000)
+    seen = MirroredFeatures(np.arange(1000), plain, turned)
+    assert nearest_pairs(seen, np.arange(1000), report=Listener()) == found
+    assert sizes == [256, 256, 256, 256, 256, 256, 232, 232]
+    assert len(notes) == 1
+    assert notes[0].startswith("each of 1,000 images is compared with all others")
 
 
 def test_the_search_takes_memory_by_the_block(monkeypatch):

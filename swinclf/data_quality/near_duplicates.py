@@ -185,6 +185,8 @@ class _ImageComparer:
 
 NEAREST = 8  # neighbours per image, and as many among the mirror images
 BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to select from them
+BLOCK_ROWS = 256  # at least: products of few rows take several times as long
+MANY_IMAGES = 100_000  # from which the search takes minutes
 
 
 @dataclass(frozen=True)
@@ -218,15 +220,18 @@ def nearest_pairs(
         features -= mean
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         features /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    size = max(1, BLOCK_COSINES // count)
+    size = max(BLOCK_ROWS, BLOCK_COSINES // count)
+    if count >= MANY_IMAGES:
+        report.note(
+            f"each of {count:,} images is compared with all others by its features: the time grows "
+            "with the square of their number; without --weights and --model it is not done"
+        )
     codes = []
     with report.track("searching nearest neighbours", count) as advance:
         for start in range(0, count, size):
             own = np.arange(start, min(start + size, count))
             for is_mirrored, others in enumerate((plain, turned)):
-                cosines = plain[own] @ others.T
-                cosines[np.arange(len(own)), own] = -np.inf
-                near = np.argpartition(cosines, -nearest, axis=1)[:, -nearest:]
+                near = _nearest(plain[own], own, others, nearest)
                 low, high = np.minimum(near, own[:, None]), np.maximum(near, own[:, None])
                 codes.append(np.unique((low * count + high) * 2 + is_mirrored))
             advance(len(own))
@@ -234,3 +239,27 @@ def nearest_pairs(
         (int(rows[code // 2 // count]), int(rows[code // 2 % count]), bool(code % 2))
         for code in np.unique(np.concatenate(codes))
     ]
+
+
+def _nearest(rows: np.ndarray, own: np.ndarray, others: np.ndarray, nearest: int) -> np.ndarray:
+    """Return the rows of `others` nearest to each of `rows` but for its own: (N, nearest).
+
+    (N, D) and (M, D) unit vectors, M > `nearest`; (N,) the own row of each. They are compared in
+    tiles, so that the memory depends on neither N nor M.
+    """
+    best = np.empty((len(rows), 0), dtype=np.intp)
+    best_cosines = np.empty((len(rows), 0), dtype=rows.dtype)
+    size = max(1, BLOCK_COSINES // len(rows))
+    for start in range(0, len(others), size):
+        cosines = rows @ others[start : start + size].T
+        inside = np.flatnonzero((own >= start) & (own < start + size))
+        cosines[inside, own[inside] - start] = -np.inf
+        count = min(nearest, cosines.shape[1])
+        near = np.argpartition(cosines, -count, axis=1)[:, -count:]
+        best_cosines = np.hstack([best_cosines, np.take_along_axis(cosines, near, axis=1)])
+        best = np.hstack([best, near + start])
+        if best.shape[1] > nearest:
+            near = np.argpartition(best_cosines, -nearest, axis=1)[:, -nearest:]
+            best = np.take_along_axis(best, near, axis=1)
+            best_cosines = np.take_along_axis(best_cosines, near, axis=1)
+    return best
