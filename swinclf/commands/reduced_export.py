@@ -193,7 +193,7 @@ def _find_images(model: Path, card: ModelCard, data: Path | None) -> _Images:
             if split == ALL:
                 compared, others = compared[::2], compared[1::2] or compared
             elif split != TRAIN:
-                others = list(select_images(root, TRAIN, run, card, SILENT).index.images)
+                others = list(select_images(root, TRAIN, run, card, SILENT).folder.images)
             compared = _evenly(compared, MOST_COMPARED)
             return _Images(
                 [str(index.root / one.path) for one in compared],
