@@ -42,7 +42,7 @@ MAX_UNKNOWN_WARNINGS = 5  # classes that get a warning of their own
 class Selection(NamedTuple):
     """The images to score."""
 
-    folder: FolderIndex
+    folder: FolderIndex  # its scan, with these images alone
     split: str  # val, test, train or all: of the training, or of another folder
     is_training_dataset: bool  # whether the model was trained on the folder, perhaps moved
 
