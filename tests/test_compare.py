@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from swinclf.cli.run_tables import leaderboard_text
 from swinclf.cli.tables import ResultFormat
+from swinclf.commands import compare as compare_command
 from swinclf.commands.compare import Leaderboard, compare
 from swinclf.errors import DataError, RunError
 from swinclf.files import write_csv, write_json
@@ -387,6 +388,23 @@ def test_other_files_of_the_same_names_are_refused(tmp_path):
     assert "1 files that differ between" in caught.value.found
     (tmp_path / "two" / "rose" / "0.jpg").write_bytes(b"1")  # the dataset has only been copied
     assert compare(*folders).overall == PairedCounts(1, 1, 0, 0)
+
+
+def test_of_many_files_some_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_command, "COMPARED_FILES", 4)
+    folders = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            (tmp_path / name / f"{number}.jpg").write_text(name * number, "utf-8")
+        (tmp_path / name / "9.jpg").write_text(name, "utf-8")
+        (tmp_path / name / "0.jpg").write_text(f"{name * 2}{'-' * (name == 'two')}", "utf-8")
+        answers = {f"{number}.jpg": "rose" for number in range(10)}
+        folders.append(write_answers(tmp_path / f"run-{name}", answers))
+        write_json(folders[-1] / "config.json", {"data": str(tmp_path / name)})
+    with pytest.raises(DataError) as caught:
+        compare(*folders)
+    assert caught.value.found.endswith("of 4 compared, e.g. '0.jpg'")
 
 
 HEADER = "path,label,predicted,probability\n"

@@ -23,6 +23,7 @@ from conftest import (
 
 import swinclf
 from swinclf.commands import train as train_verb
+from swinclf.data import relocate
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import content_digest
 from swinclf.data.relocate import find_by_content, path_from_run, recorded_folders
@@ -182,6 +183,20 @@ def test_images_that_are_nowhere(project, cli):
     misspelt = cli("train", project / "colour", "--resume", run)
     assert misspelt.code == 1
     assert error_lines(misspelt)[2] == f"did you mean '{data}'?"
+
+
+def test_of_many_images_some_are_searched_and_the_others_missed_when_read(
+    project, cli, monkeypatch
+):
+    seen, is_there = [], relocate.is_image_file
+    monkeypatch.setattr(relocate, "SAMPLED", 1)
+    monkeypatch.setattr(relocate, "is_image_file", lambda path: seen.append(path) or is_there(path))
+    run, data = project / "runs" / "stopped", project / "colours"
+    (data / "red" / "003.png").unlink()
+    done = cli("train", "--resume", run)
+    assert done.code == 1
+    assert len(seen) == 1
+    assert "red/003.png" in error_lines(done)[1]
 
 
 def test_a_dataset_of_the_same_names_and_other_content(project, tmp_path, cli):

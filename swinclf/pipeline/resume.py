@@ -19,6 +19,7 @@ from swinclf.data.relocate import (
     missing_paths,
     path_from_run,
     recorded_folders,
+    sampled,
 )
 from swinclf.data.split import read_split, write_split
 from swinclf.data.unlabelled import write_unlabelled
@@ -253,7 +254,8 @@ def _find_run_images(
         list_folder(named)
     folders = [named.resolve()] if is_given else [one for one in recorded if one.is_dir()]
     for root in folders:
-        if not missing_paths(root, images):
+        # Each image is read later anyway; then one that is missing is searched by its content.
+        if not missing_paths(root, sampled(images)):
             return _located_index(run, settings, root, images)
     best: list[ImageFile] | None = None
     for root in folders:
