@@ -365,8 +365,7 @@ def _check_same_data(first: Path, second: Path, paths: Sequence[str]) -> None:
     Only runs record their dataset. Files are compared by size, a thousand of them at most, if both
     folders still exist.
     """
-    roots = [_data_of(folder) for folder in (first, second)]
-    one, other = roots
+    one, other = _data_of(first), _data_of(second)
     if one is None or other is None or one == other:
         return
     checked = evenly_spaced(paths, COMPARED_FILES)
