@@ -36,7 +36,7 @@ from swinclf.models.names import build_native
 from swinclf.models.store import read_card
 from swinclf.models.vit import ViT, ViTConfig
 from swinclf.pipeline.measured_preprocess import measure_colours
-from swinclf.preprocess import Preprocess
+from swinclf.preprocess import Fit, Preprocess
 from swinclf.settings import gather_settings, key_values, shipped_configs
 from swinclf.training import loop
 
@@ -181,7 +181,7 @@ def test_padding_is_not_measured(tmp_path):
         mean=(0.5, 0.5, 0.5),
         std=(1, 1, 1),
         crop_pct=1.0,
-        fit="pad",
+        fit=Fit.PAD,
         interpolation="bilinear",
     )
     files = [tmp_path / f"{number}.png" for number in range(3)]
