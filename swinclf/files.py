@@ -177,7 +177,7 @@ def check_can_write(path: Path) -> None:
     """
     if path.exists() and not path.is_file():  # a device or a pipe
         return
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     folder = target.parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
