@@ -102,7 +102,7 @@ def answers(network: Network, x: Tensor, mode: str, *, amp: bool = False) -> lis
 
 
 @pytest.mark.usefixtures("portions")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["train", "inference"])
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_answers_and_gradients_are_the_references(name: str, dtype: str, mode: str) -> None:
@@ -118,7 +118,7 @@ def test_answers_and_gradients_are_the_references(name: str, dtype: str, mode: s
 
 
 @pytest.mark.usefixtures("portions", "kernels")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["train", "inference"])
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_in_bfloat16_they_are_as_near_the_exact_ones(name: str, dtype: str, mode: str) -> None:

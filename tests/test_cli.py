@@ -540,10 +540,10 @@ print(sorted({{*{HEAVY}, "typer"}} & sys.modules.keys()))
     assert done.stdout.splitlines()[-1] == "['typer']"  # typer, so that the test can fail
 
 
-def test_help_and_version_have_a_short_form(program):
-    assert program("help", "train").out == program("train", "--help").out
-    assert program("help").out == program("--help").out
-    assert program("-V").out == program("--version").out
+def test_help_and_version_have_a_short_form(cli):
+    assert cli("help", "train").out == cli("train", "--help").out
+    assert cli("help").out == cli("--help").out
+    assert cli("-V").out == cli("--version").out
 
 
 @pytest.mark.parametrize(
@@ -558,11 +558,11 @@ def test_help_and_version_have_a_short_form(program):
         ("swinclf train data --config ./", set()),  # the shell completes files
     ],
 )
-def test_the_shell_completes_names(program, monkeypatch, line, some):
+def test_the_shell_completes_names(cli, monkeypatch, line, some):
     monkeypatch.setenv("_SWINCLF_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
-    found = program().out.split()
+    found = cli().out.split()
     last = line.split()[-1]
     assert some <= set(found)
     assert all(one.startswith(last) for one in found)

@@ -352,10 +352,10 @@ def test_inputs_are_taken_as_they_are_needed(trained, pictures):
     answers.close()
 
 
-def test_thousands_of_files_are_answered_in_order_and_in_bounded_memory(trained, tmp_path):
+def test_hundreds_of_files_are_answered_in_order_and_in_bounded_memory(trained, tmp_path):
     folder = tmp_path / "many"
     sources = sorted(trained.data.glob("*/000.png"))
-    for number in range(2000):
+    for number in range(800):
         (folder / f"{number % 10}").mkdir(parents=True, exist_ok=True)
         (folder / f"{number % 10}" / f"{number:05d}.png").hardlink_to(sources[number % 3])
     predictor = open_predictor(trained.path / "model.safetensors")
@@ -364,9 +364,9 @@ def test_thousands_of_files_are_answered_in_order_and_in_bounded_memory(trained,
     labels, alive = {}, 0
     for answer in predict_with(predictor, expand_inputs([str(folder)]), top_k=1):
         labels[answer.path] = answer.label
-        if len(labels) % 250 == 0:
+        if len(labels) % 200 == 0:
             alive = max(alive, sum(type(one) is ImageOutput for one in gc.get_objects()))
-    assert len(labels) == 2000
+    assert len(labels) == 800
     assert list(labels) == sorted(labels)
     names = [source.parent.name for source in sources]
     assert all(label == names[int(Path(path).stem) % 3] for path, label in labels.items())
