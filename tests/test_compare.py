@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_FLAGS, error_lines, read_rows
+from conftest import SMALL_FLAGS, error_lines, read_rows, unwrapped
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -175,23 +175,27 @@ def test_the_better_one_is_named(cli, tmp_path):
 
 
 def test_a_comparison_of_models_is_not_one_of_settings(cli, two, tmp_path):
-    text = cli("compare", *two).out
+    text = unwrapped(cli("compare", *two).out)
     assert "Another --seed alone moves accuracy by a point or more" in text
     assert "selected the epoch" not in text
     for folder, epochs in zip(two, (3, 5), strict=True):
         write_json(folder / "config.json", {"epochs": epochs})
         write_json(folder / "metrics.json", {"split": "val"})
-    assert "each run: scores of images that also selected the epoch" in cli("compare", *two).out
+    assert "each run: scores of images that also selected the epoch" in unwrapped(
+        cli("compare", *two).out
+    )
     write_json(two[0] / "config.json", {"epochs": 0})  # a linear probe
-    text = cli("compare", *two).out
+    text = unwrapped(cli("compare", *two).out)
     assert f"{two[1]}: scores of images that also selected the epoch" in text
     assert "each run" not in text
     write_json(tmp_path / "config.json", {"epochs": 3})  # both are evaluations in a run
     (two[0] / "config.json").unlink()
     (two[1] / "config.json").unlink()
-    assert "each run: scores of images that also selected the epoch" in cli("compare", *two).out
+    assert "each run: scores of images that also selected the epoch" in unwrapped(
+        cli("compare", *two).out
+    )
     write_json(tmp_path / "config.json", {"epochs": 0})
-    assert "selected the epoch" not in cli("compare", *two).out
+    assert "selected the epoch" not in unwrapped(cli("compare", *two).out)
     assert tmp_path.is_dir()
 
 
@@ -271,9 +275,11 @@ def test_a_cross_validated_run_has_the_interval_of_its_metrics(cli, three):
 
 def test_scores_of_training_images_are_named(cli, two):
     write_json(two[0] / "metrics.json", {"split": "train"})
-    assert f"{two[0]}: scores of images that it was trained on" in cli("compare", *two).out
+    assert f"{two[0]}: scores of images that it was trained on" in unwrapped(
+        cli("compare", *two).out
+    )
     write_json(two[0] / "metrics.json", {"split": "train", "other_folder": True})
-    assert "trained on" not in cli("compare", *two).out
+    assert "trained on" not in unwrapped(cli("compare", *two).out)
 
 
 def test_runs_that_differ_in_their_seed_are_a_group(cli, three):

@@ -258,6 +258,14 @@ def test_curves_mark_no_epoch_where_the_probe_was_saved(tmp_path, drawn):
     assert len(drawn[0].axes[1].get_lines()) == 2
 
 
+def test_accuracies_between_whole_percents_are_not_rounded(tmp_path, drawn):
+    rows = [row | {"train_accuracy": 0.68, "val_accuracy": 0.86} for row in history(3)]
+    draw_curves(rows, tmp_path / "c.png", saved_epoch=3)
+    axis = drawn[0].axes[1].yaxis
+    for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
+        assert float(label.get_text().removesuffix(" %")) == pytest.approx(100 * place)
+
+
 def test_curves_of_nothing():
     with pytest.raises(ValueError, match="no epoch"):
         draw_curves([], None, saved_epoch=None)

@@ -13,7 +13,7 @@ from swinclf.durations import duration_text
 from swinclf.files import to_json
 from swinclf.reporter import format_percent
 from swinclf.shell_quoting import command_line
-from swinclf.terminal import one_line
+from swinclf.terminal import one_line, wrapped
 
 if TYPE_CHECKING:
     from swinclf.commands.compare import Comparison, Leaderboard
@@ -110,7 +110,7 @@ def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
             f"different predictions: {len(done.differing):,} images, most confident first",
         ]
         lines += [_image_line(one) for one in most_confident[:IMAGES]]
-    return "\n".join([*lines, "", *done.notes]) + "\n"
+    return "\n".join([*lines, "", *map(wrapped, done.notes)]) + "\n"
 
 
 def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int | None) -> str:
@@ -137,7 +137,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         lines += align_columns(groups, width=width, elided=[0, 4], right=[1, 2, 3])
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
-    return "\n".join([*lines, "", *done.notes]) + "\n"
+    return "\n".join([*lines, "", *map(wrapped, done.notes)]) + "\n"
 
 
 def _score_cells(one: RunScore) -> tuple[str, ...]:

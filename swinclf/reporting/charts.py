@@ -315,7 +315,7 @@ def draw_curves(
         _draw_line(axes, epochs, history_column(history, f"train_{measure}"), "train")
         _draw_line(axes, epochs, history_column(history, f"val_{measure}"), "val")
     _draw_line(rate, epochs, history_column(history, "lr"), "")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    accuracy.yaxis.set_major_formatter(lambda value, _: as_percent(value))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate")):
         _style_axes(axes, title, epochs)
@@ -323,6 +323,11 @@ def draw_curves(
     rate.set_ylim(bottom=0)
     _mark_saved(accuracy, epochs, history_column(history, "val_accuracy"), saved_epoch)
     save_png(figure, path, **WITH_LABELS)
+
+
+def as_percent(value: float) -> str:
+    """Return the tick label of a share."""
+    return f"{100 * value:.4g} %"
 
 
 def history_column(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:

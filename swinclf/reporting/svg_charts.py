@@ -21,7 +21,7 @@ from swinclf.metrics import (
     wilson_interval,
 )
 from swinclf.reporter import format_percent
-from swinclf.reporting.charts import history_column
+from swinclf.reporting.charts import as_percent, history_column
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
 
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
@@ -92,11 +92,6 @@ class Axis:
         values = np.asarray(locator.tick_values(self.low, self.high)).tolist()
         slack = 1e-9 * (self.high - self.low)
         return [float(v) for v in values if self.low - slack <= v <= self.high + slack]
-
-
-def as_percent(value: float) -> str:
-    """Return the tick label of a share."""
-    return f"{100 * value:.4g} %"
 
 
 def as_number(value: float) -> str:
