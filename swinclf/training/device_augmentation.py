@@ -30,7 +30,7 @@ from swinclf.data.augmentation import (
 from swinclf.data.transforms import fill_colour, scale_and_shift_on, to_device
 from swinclf.preprocess import Interpolation, Preprocess
 
-CHUNK_NUMBERS = 96 * 1024**2  # of the images that are resized at the same time, and their weights
+CHUNK_NUMBERS = 32 * 1024**2  # of the images that are resized at the same time, and their weights
 WEIGHT_STEPS = 2**15  # with weights of whole steps, sums of products with pixels are exact
 _LEVELS = 256
 
@@ -57,10 +57,11 @@ def reduce_images(
         return images
     device, count = images.pixels.device, int(sizes.prod(axis=1).sum())
     reduced = pack(torch.empty(count, 3, dtype=torch.uint8, device=device), sizes)
-    scales = to_device((images.sizes / sizes).astype(np.float32), str(device))
+    scales = images.sizes / sizes
+    lines = _lines(images, np.zeros_like(scales), scales)
     for rows in _chunks(images.sizes, sizes):
-        lines = _Lines(torch.zeros_like(scales[rows]), scales[rows])
-        small = _resized(images, rows, lines, tuple(sizes[rows].max(axis=0)), interpolation)
+        size = tuple(sizes[rows].max(axis=0).tolist())
+        small = _resized(images, rows, lines, size, interpolation)
         for one, first, (height, width) in zip(
             small, reduced.first[rows], sizes[rows], strict=True
         ):
@@ -90,17 +91,15 @@ def augment_batch(images: PackedImages, draws: Sequence[Draw], preprocess: Prepr
 def _cropped(images: PackedImages, draws: Sequence[Draw], preprocess: Preprocess) -> Tensor:
     """Return the boxes, resized to the network's size: (B, 3, H, W) float32 of whole numbers."""
     if draws[0].box is None:
-        return _gathered(images, slice(None))
+        lines = _lines(images, np.zeros_like(images.sizes), np.ones_like(images.sizes))
+        return _gathered(images, slice(None), lines)
     size = (preprocess.height, preprocess.width)
     boxes = np.array([one.box for one in draws], np.float32)  # left, top, right, bottom
     starts = boxes[:, 1::-1]
     scales = (boxes[:, :1:-1] - starts) / np.array(size, np.float32)
-    on_device = _Lines(
-        *(to_device(one.copy(), str(images.pixels.device)) for one in (starts, scales))
-    )
+    lines = _lines(images, starts, scales)
     parts = []
     for rows in _chunks(images.sizes, np.broadcast_to(size, images.sizes.shape)):
-        lines = _Lines(*(one[rows] for one in on_device))
         parts.append(_resized(images, rows, lines, size, preprocess.interpolation))
     return torch.cat(parts)
 
@@ -117,11 +116,11 @@ def _chunks(sizes: np.ndarray, targets: np.ndarray) -> Iterator[slice]:
     yield slice(start, len(sizes))
 
 
-def _gathered(images: PackedImages, rows: slice) -> Tensor:
+def _gathered(images: PackedImages, rows: slice, lines: _Lines) -> Tensor:
     """Return images on a canvas each, (B, 3, H, W) float32; the last pixels are repeated."""
     device = images.pixels.device
     height, width = map(int, images.sizes[rows].max(axis=0))
-    first, sizes = (to_device(one[rows], str(device)) for one in images[1:])
+    first, sizes = lines.first[rows], lines.lengths[rows]
     down = torch.arange(height, device=device)[None, :, None]
     across = torch.arange(width, device=device)[None, None, :]
     down = torch.minimum(down, sizes[:, :1, None] - 1)
@@ -132,10 +131,19 @@ def _gathered(images: PackedImages, rows: slice) -> Tensor:
 
 
 class _Lines(NamedTuple):
-    """Where the pixels of the result are in the columns and rows of images: (B, 2) each, px."""
+    """Columns and rows of images, and where the pixels of the result are in them, on the device."""
 
-    starts: Tensor  # of the first one's upper left corner
-    scales: Tensor  # from one to the next
+    first: Tensor  # (B,) the first pixel of each image
+    lengths: Tensor  # (B, 2) height and width
+    starts: Tensor  # (B, 2) of the first pixel's upper left corner, px
+    scales: Tensor  # (B, 2) from one to the next, px
+
+
+def _lines(images: PackedImages, starts: np.ndarray, scales: np.ndarray) -> _Lines:
+    """Copy what is needed of all images to the device, at once for all chunks."""
+    numbers = (np.ascontiguousarray(one, np.float32) for one in (starts, scales))
+    device = str(images.pixels.device)
+    return _Lines(*(to_device(one, device) for one in (*images[1:], *numbers)))
 
 
 def _resized(
@@ -150,14 +158,13 @@ def _resized(
     Pillow rounds after each. The results, (B, 3, H, W) float32 of whole numbers, do not depend on
     what else is resized.
     """
-    canvas = _gathered(images, rows)
-    lengths = to_device(images.sizes[rows], str(canvas.device))
+    canvas = _gathered(images, rows, lines)
     count, _, height, width = canvas.shape
     down, across = (
         _weights(
-            lines.starts[:, axis],
-            lines.scales[:, axis, None],
-            lengths[:, axis],
+            lines.starts[rows, axis],
+            lines.scales[rows, axis, None],
+            lines.lengths[rows, axis],
             (canvas.shape[2 + axis], size[axis]),
             interpolation,
         )
