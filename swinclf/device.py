@@ -316,32 +316,6 @@ def import_openvino() -> Any:
             modules[name] = before
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception is one of torch's many out-of-memory errors."""
-    phrases = (
-        *("out of memory", "can't allocate memory"),
-        *("CUBLAS_STATUS_ALLOC_FAILED", "Invalid buffer size"),  # of CUDA and of MPS
-    )
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
-
-
-@contextmanager
-def translate_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Raise torch's out-of-memory errors as a DeviceError that names the batch size in use."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        text = str(error)
-        first_line = text.splitlines()[0] if text else type(error).__name__
-        raise DeviceError(
-            f"memory on the device for a batch of {batch_size} images",
-            found=f"it ran out ({first_line[:160]})",
-            hint=f"--batch-size {max(1, batch_size // 2)}, a smaller --img-size or --model",
-        ) from error
-
-
 class StopFlag:
     """A flag that the first Ctrl-C or SIGTERM sets, which stops the work.
 

@@ -30,6 +30,7 @@ LEVELS = [
         "durations",
         "config",
         "metrics",
+        "out_of_memory",
         "lock",
         "latest_run",
         "parallel_batches",

@@ -12,6 +12,7 @@ import torch
 from swinclf.errors import DeviceError
 from swinclf.inference.predictor import InferenceOptions, open_predictor
 from swinclf.inference.stream import stream_outputs
+from swinclf.out_of_memory import DividedBatches
 from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches, divide_threads
 
 
@@ -141,7 +142,7 @@ def test_a_batch_is_halved_where_memory_runs_out_and_so_are_later_ones(small_mem
 
 def test_one_image_that_does_not_fit_is_an_error_with_a_hint_that_predict_has(small_memory):
     predictor, pixels = small_memory
-    predictor._computer.most, predictor.device = 0, "cuda"
+    predictor._computer.most, predictor._divided = 0, DividedBatches("cuda")
     with pytest.raises(DeviceError, match="memory on cuda for one image") as error:
         predictor.outputs(pixels)
     assert error.value.hint.endswith("or --device cpu")

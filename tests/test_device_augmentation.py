@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_transforms import SMALL, picture_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinclf.config import Augment
 from swinclf.data.augmentation import (
@@ -24,6 +25,7 @@ from swinclf.preprocess import Fit, Interpolation
 from swinclf.training import device_augmentation, device_images
 from swinclf.training.batches import ImageBatches
 from swinclf.training.device_augmentation import augment_batch, pack, reduce_images
+from swinclf.training.device_images import ON_DEVICE, DeviceImages, ReadImage
 
 # Wide ones: Pillow resizes tall images along columns first, and rounds in between.
 SIZES = [(70, 55), (59, 59), (200, 33), (25, 20), (150, 34), (90, 41), (1, 1)]
@@ -202,6 +204,32 @@ def test_from_the_second_epoch_on_no_file_is_read(files, monkeypatch):
         path.unlink()
     assert_equal(epoch_of(batches, 0), first)
     assert_equal(epoch_of(batches, 1), second)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_number_of_operators_does_not_depend_on_the_number_of_images(epoch):
+    def operators(count):
+        images = [ReadImage(row, np.full((60, 80, 3), row, np.uint8)) for row in range(count)]
+        augmentation = Augmentation(Augment.CROP, 0.3, mirror=True)
+        device = DeviceImages(SMALL, augmentation, "cpu", count=count, limit_bytes=10**7)
+        if epoch:
+            device.batch(images, lambda index: np.random.default_rng(index))
+            images = [replace(one, pixels=ON_DEVICE) for one in images]
+        with CountingMode() as counting:
+            device.batch(images, lambda index: np.random.default_rng(index))
+        return counting.count
+
+    assert operators(3) == operators(40) > 20
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the calls of operators."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("limit", [0, 20_000, 50_000])

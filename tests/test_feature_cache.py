@@ -99,6 +99,20 @@ def test_what_comes_from_the_cache_is_equal_to_the_bit(train):
     assert _same(first, alone)
 
 
+def test_features_computed_in_parts_that_fit_are_not_cached(train, monkeypatch):
+    compute = Computer.features
+
+    def limited(self, inputs):
+        if len(inputs) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(self, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Computer, "features", limited)
+        train()
+    assert train()[1] == 36
+
+
 def test_without_the_cache_nothing_is_written_or_read(train, own_cache):
     train(cache=False)
     assert not own_cache.exists()

@@ -13,8 +13,9 @@ from torch import nn
 
 import swinclf
 from swinclf.commands import train as train_verb
-from swinclf.device import Hardware, Precision, StopFlag, free_memory, is_out_of_memory
+from swinclf.device import Hardware, Precision, StopFlag, free_memory
 from swinclf.errors import ExitCode, Interrupted
+from swinclf.out_of_memory import is_out_of_memory
 from swinclf.run_folder import RunFolder
 from swinclf.training import gradient, loop
 from swinclf.training.checkpoint import read_checkpoint, restore, save_checkpoint

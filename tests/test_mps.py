@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import mps_device
 import pytest
 import torch
 from conftest import read_rows, write_dataset
@@ -11,6 +14,7 @@ from torch import nn
 from swinclf.device import Precision, choose_hardware
 from swinclf.errors import DeviceError
 from swinclf.training import checkpoint
+from swinclf.training.loop import TrainingLoop
 
 
 @pytest.fixture
@@ -71,6 +75,47 @@ def test_a_run_is_trained_scored_and_used(cli, tmp_path, way):
         used = cli("--debug", *words)
         assert used.code == 0 or (words[0], used.code) == ("check", 3), used.err
         assert words[0] != "predict" or len(used.out.splitlines()) == 15
+
+
+@pytest.mark.usefixtures("mps")
+def test_an_epoch_waits_for_the_device_once(cli, tmp_path, monkeypatch):
+    data = write_dataset(tmp_path / "colours", per_class=5)
+    compute, take_steps = mps_device.compute, TrainingLoop._take_steps
+    waits, is_counted = Counter[str](), False
+
+    def counting(func, args, kwargs):
+        name = func._schema.name
+        to_host = name.endswith("copy_") and not isinstance(args[0], OnDevice)
+        to_host |= name.endswith("_to_copy") and str(kwargs.get("device")) == "cpu"
+        has_tensor = any(isinstance(one, OnDevice) for one in args)
+        if is_counted and has_tensor and (to_host or name.endswith(("dense", "nonzero"))):
+            waits[name] += 1
+        return compute(func, args, kwargs)
+
+    def counted(self):
+        nonlocal is_counted
+        is_counted = True
+        take_steps(self)
+        is_counted = False
+
+    monkeypatch.setattr(mps_device, "compute", counting)
+    monkeypatch.setattr(TrainingLoop, "_take_steps", counted)
+    found = []
+    for batch_size in (6, 2):
+        augmentation = (
+            "--augment",
+            "trivial",
+            "--random-erasing",
+            "0.5",
+            "--batch-size",
+            batch_size,
+        )
+        done = cli("train", data, *FLAGS, *WAYS["upper"], "--epochs", "1", *augmentation)
+        assert done.code == 0, done.err
+        found.append(dict(waits))
+        waits.clear()
+    at_its_end = {"aten::_to_copy": 2, "aten::_local_scalar_dense": 1}  # losses, hits, labels
+    assert found == [at_its_end, at_its_end]
 
 
 @pytest.mark.usefixtures("mps")

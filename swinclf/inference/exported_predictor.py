@@ -28,8 +28,8 @@ from swinclf.inference.predictor import (
     Outputs,
     TorchPredictor,
     choose_model_hardware,
-    first_error_line,
 )
+from swinclf.out_of_memory import first_error_line
 from swinclf.parallel_batches import ONE_BATCH, ParallelBatches
 
 # Decoded images are large and of many sizes: batches of the usual size would only take memory.

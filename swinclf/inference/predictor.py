@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +18,10 @@ from swinclf.device import (
     Precision,
     choose_hardware,
     has_native_bf16,
-    is_out_of_memory,
     require_precision,
 )
-from swinclf.errors import DeviceError
 from swinclf.export_formats import find_export
+from swinclf.out_of_memory import DividedBatches
 from swinclf.parallel_batches import ParallelBatches, choose_parallel_batches
 
 if TYPE_CHECKING:
@@ -112,7 +110,7 @@ class TorchPredictor:
         self._computer = Computer(network, hardware)
         pixels = card.preprocess.height * card.preprocess.width
         self.parallel = choose_parallel_batches(hardware.device, pixels)
-        self._most_images = sys.maxsize  # computed at once; fewer where memory has run out
+        self._divided = DividedBatches(hardware.device)
 
     @classmethod
     def open(cls, path: Path, options: InferenceOptions) -> TorchPredictor:
@@ -129,39 +127,14 @@ class TorchPredictor:
 
     def outputs(self, pixels: np.ndarray) -> Outputs:
         """See `Predictor`."""
-        while True:
-            size = min(self._most_images, len(pixels))
-            try:
-                parts = [
-                    self._compute(pixels[row : row + size]) for row in range(0, len(pixels), size)
-                ]
-                logits, features = (np.concatenate(one) for one in zip(*parts, strict=True))
-                return Outputs(logits, features)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if size == 1:
-                    raise self._memory_error(error) from error
-            # Here the exception is gone, and with it the tensors of the failed attempt.
-            self._most_images = -(-size // 2)
+        parts = self._divided.compute(self._compute, pixels)
+        logits, features = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return Outputs(logits, features)
 
     def _compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs = to_torch_input(pixels, self.card.preprocess, self.hardware.device)
         logits, features = self._computer.outputs(inputs)
         return logits.cpu().numpy(), features.cpu().numpy()
-
-    def _memory_error(self, error: Exception) -> DeviceError:
-        return DeviceError(
-            f"memory on {self.device} for one image",
-            found=f"it ran out ({first_error_line(error)})",
-            hint="end other programs that use its memory"
-            + ("" if self.device == "cpu" else ", or --device cpu"),
-        )
-
-
-def first_error_line(error: Exception) -> str:
-    """Return the first line of an exception's text, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def choose_model_hardware(card: ModelCard, options: InferenceOptions) -> Hardware:

@@ -14,11 +14,12 @@ from dataclasses import astuple, dataclass, fields, replace
 import torch
 from torch import nn
 
-from swinclf.device import Hardware, StopFlag, translate_out_of_memory
+from swinclf.device import Hardware, StopFlag
 from swinclf.durations import duration_text
 from swinclf.errors import DivergedError, Interrupted, RunError
 from swinclf.files import write_csv
 from swinclf.models.store import save_model
+from swinclf.out_of_memory import translate_out_of_memory
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_schedule, head_hardware, prepare_training
 from swinclf.processes import ALONE, Processes, own_device

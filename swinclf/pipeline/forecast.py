@@ -25,6 +25,7 @@ from swinclf.reporter import SILENT
 from swinclf.training.defaults import Regime, default_micro_batch
 from swinclf.training.feature_extraction import PLAIN
 from swinclf.training.loop import Saver, TrainingLoop
+from swinclf.training.state import TrainState
 from swinclf.training.time_estimate import TimeEstimate
 
 MEASURE_S = 3.0  # of measured steps, but at least MIN_STEPS
@@ -106,7 +107,7 @@ def measure_training(plan: Plan, context: Context) -> float:
     )
     silent = Context(context.hardware, SILENT, context.stop)
     state, batches = prepare_training(measured, silent, None, None, None)
-    timer = _StepTimer()
+    timer = _StepTimer(state)
     with suppress(_Measured):
         TrainingLoop(
             state,
@@ -164,13 +165,14 @@ class _Measured(Exception):
 class _StepTimer(TimeEstimate):
     """A timer of steps that ends the training once it has enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: TrainState) -> None:
         super().__init__(1, 1, 0.0, lambda _seconds: None)
-        self.step_s = 0.0
+        self._state, self.step_s = state, 0.0
         self._count, self._started = 0, 0.0
 
     def after_step(self, epoch: int, step: int) -> float | None:  # noqa: ARG002
         """Measure a step; the first one is a warm-up."""
+        self._state.sums.fetch()  # waits for the device
         now = time.perf_counter()
         if not self._started:
             self._started = now

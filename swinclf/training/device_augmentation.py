@@ -1,8 +1,8 @@
 """Augmentation of a whole batch on a device: what `augment_pixels` does to one image with Pillow.
 
 The parameters are the same, so the results are those of Pillow but for rounding: a value may differ
-by a step of 1/255, where both resize or rotate by a few. Nothing is computed for each image by
-itself, and nothing waits for the device.
+by a step of 1/255, where both resize or rotate by a few. The number of the device's operations does
+not depend on the number of images, and nothing waits for the device.
 
 Sources of the formulas: Pillow's Resample.c, Geometry.c, Blend.c, ImageOps and ImageEnhance, of
 which the tests compare the results.
@@ -55,19 +55,27 @@ def reduce_images(
     """Resize images to other sizes, (B, 2), as Pillow does."""
     if np.array_equal(images.sizes, sizes):
         return images
-    device, count = images.pixels.device, int(sizes.prod(axis=1).sum())
-    reduced = pack(torch.empty(count, 3, dtype=torch.uint8, device=device), sizes)
     scales = images.sizes / sizes
     lines = _lines(images, np.zeros_like(scales), scales)
+    parts = []
     for rows in _chunks(images.sizes, sizes):
         size = tuple(sizes[rows].max(axis=0).tolist())
-        small = _resized(images, rows, lines, size, interpolation)
-        for one, first, (height, width) in zip(
-            small, reduced.first[rows], sizes[rows], strict=True
-        ):
-            own = one[:, :height, :width].permute(1, 2, 0)
-            reduced.pixels[first : first + height * width].view(height, width, 3).copy_(own)
-    return reduced
+        parts.append(_packed(_resized(images, rows, lines, size, interpolation), sizes[rows]))
+    return pack(torch.cat(parts), sizes)
+
+
+def _packed(canvas: Tensor, sizes: np.ndarray) -> Tensor:
+    """Return the pixels, (P, 3) uint8, of images of sizes (B, 2) in a canvas, (B, 3, H, W)."""
+    count, _, height, width = canvas.shape
+    counts = sizes.prod(axis=1)
+    numbers = np.stack([counts, counts.cumsum() - counts, sizes[:, 1]])
+    counts_here, first, widths = to_device(numbers, str(canvas.device))
+    image = torch.repeat_interleave(counts_here, output_size=int(counts.sum()))
+    pixel = torch.arange(len(image), device=canvas.device) - first[image]
+    row = image * height + pixel.div(widths[image], rounding_mode="floor")
+    column = pixel.remainder(widths[image])
+    pixels = canvas.to(torch.uint8).permute(0, 2, 3, 1).reshape(count * height * width, 3)
+    return pixels[row * width + column]
 
 
 def augment_batch(images: PackedImages, draws: Sequence[Draw], preprocess: Preprocess) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from swinclf.data.augmentation import Augmentation, Draw, common_size, draw_augmentation
 from swinclf.data.transforms import to_device
-from swinclf.device import free_memory, is_out_of_memory
+from swinclf.device import free_memory
+from swinclf.out_of_memory import is_out_of_memory
 from swinclf.preprocess import Preprocess
 from swinclf.training.device_augmentation import (
     PackedImages,

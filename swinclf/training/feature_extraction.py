@@ -17,8 +17,9 @@ import torch
 from swinclf.data.folder import ImageFile
 from swinclf.data.loader import LoadedImage, load_for_prediction, map_ahead, not_loaded
 from swinclf.data.transforms import to_torch_input
-from swinclf.device import Hardware, StopFlag, fixed_batch_size, translate_out_of_memory
+from swinclf.device import Hardware, StopFlag, fixed_batch_size
 from swinclf.models.compute import Computer
+from swinclf.out_of_memory import DividedBatches
 from swinclf.parallel_batches import choose_parallel_batches, divide_threads
 from swinclf.preprocess import Preprocess
 from swinclf.processes import Processes
@@ -156,6 +157,7 @@ class FeatureExtractor:
         self._root, self._preprocess, self.computer = root, preprocess, computer
         self._hardware, self._workers, self._report, self._stop = hardware, workers, report, stop
         self._caches, self._batch = caches, fixed_batch_size(hardware.device)
+        self._divided = DividedBatches(hardware.device)
         self._table = FeatureTable(dtype)
         self._requested: set[bytes] = set()  # units that are in the table or being computed
         self.extracted = ExtractedFeatures(features=self._table if computer else None)
@@ -274,12 +276,14 @@ class FeatureExtractor:
         lanes = choose_parallel_batches(
             self._hardware.device, self._preprocess.height * self._preprocess.width
         )
-        with divide_threads(lanes), translate_out_of_memory(self._batch):
+        with divide_threads(lanes):
             for units, features in map_ahead(
                 compute, batches, workers=lanes.count, ahead=lanes.count + 1
             ):
                 self._table.add(units, features)
-                if self._caches.features is not None:
+                # a batch of another size is rounded otherwise
+                is_whole = self._divided.most_images >= self._batch
+                if self._caches.features is not None and is_whole:
                     self._caches.features.put(units, features)
 
     def _features(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
@@ -288,10 +292,13 @@ class FeatureExtractor:
         A short last batch is padded: rounding depends on the batch size, and an image's features
         must not depend on the other files.
         """
-        assert self.computer is not None
         padded = np.stack([*pixels, *[pixels[-1]] * (self._batch - len(pixels))])
-        inputs = to_torch_input(padded, self._preprocess, self._hardware.device)
-        return self.computer.features(inputs)[: len(pixels)].cpu()
+        return torch.cat(self._divided.compute(self._part, padded))[: len(pixels)]
+
+    def _part(self, pixels: np.ndarray) -> torch.Tensor:
+        assert self.computer is not None
+        inputs = to_torch_input(pixels, self._preprocess, self._hardware.device)
+        return self.computer.features(inputs).cpu()
 
 
 def _sort(values: dict[str, Value], files: Sequence[str]) -> None:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from swinclf.device import Hardware, Precision, is_out_of_memory
+from swinclf.device import Hardware, Precision
 from swinclf.models.batch_share import BatchShare, share_drop_path
 from swinclf.models.compute import DTYPES
 from swinclf.models.freeze import train_mode
+from swinclf.out_of_memory import is_out_of_memory
 from swinclf.processes import Processes
 from swinclf.training.batches import Batch
 from swinclf.training.objective import CrossEntropy

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,7 +31,6 @@ from swinclf.training.state import BestEpoch, EpochSums, TrainState, copy_weight
 from swinclf.training.time_estimate import TimeEstimate
 
 SAFE_LR = 1e-3  # largest rate to suggest after a training has diverged
-CHECK_EVERY_STEPS = 20  # how often the loss is checked where that waits for the device
 
 
 class Saver:
@@ -127,6 +127,8 @@ class TrainingLoop:
                 if (seconds_left := self.estimate.after_step(state.epoch, state.step)) is not None:
                     report.time_left(seconds_left)
                 self._end_step()
+        state.sums.fetch()  # waits for the device
+        state.sums.seconds = time.perf_counter() - started
 
     def _set_lr(self, step: int, steps: int) -> None:
         scale = self.schedule.lr_scale_at(self.state.epoch * steps + step, steps)
@@ -144,9 +146,11 @@ class TrainingLoop:
             )
 
     def _end_step(self) -> None:
-        """Check the loss, save if that is due, and stop if asked to; all processes agree."""
-        is_checked = self.hardware.device == "cpu" or self.state.step % CHECK_EVERY_STEPS == 1
-        fault = _loss_fault(self.state) if is_checked else ""
+        """Check the loss, save if that is due, and stop if asked to; all processes agree.
+
+        Other devices than the CPU are not waited for: their losses are checked before a save.
+        """
+        fault = _loss_fault(self.state) if self.hardware.device == "cpu" else ""
         diverges, saves, stops = self.processes.agree(
             bool(fault), self.saver.is_due(), bool(self.stop)
         )
@@ -228,7 +232,7 @@ def _result_fault(state: TrainState, val_loss: float) -> str:
     """Return what is wrong with a validation loss or the weights; empty if they are finite."""
     if not math.isfinite(val_loss):
         return f"{val_loss} on the validation images of epoch {state.epoch + 1}"
-    if not all(bool(one.isfinite().all()) for one in state.model.parameters()):
+    if not torch.stack([one.isfinite().all() for one in state.model.parameters()]).all():
         return f"NaN or infinite weights{_position(state)}"
     return ""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from swinclf.data.transforms import to_device
 from swinclf.training.batches import Batch
 
 
@@ -59,15 +60,20 @@ class ImageBatchAugmentation:
 
         assert batch.views is not None
         erase = v2.RandomErasing(value=0)
-        for image, view in zip(batch.inputs, batch.views.tolist(), strict=True):
+        boxes = np.zeros((len(batch.inputs), 4), np.int64)  # empty where nothing is erased
+        for box, view in zip(boxes, batch.views.tolist(), strict=True):
             rng = np.random.default_rng([self.seed, epoch, view, 3])
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(int(rng.integers(2**63)))
-                box = None if torch.rand(1) >= self.erasing else erase.make_params([image])
-            if box is not None and box["v"] is not None:
-                top, left, height, width = (box[name] for name in ("i", "j", "h", "w"))
-                # torchvision copies a 0 to the device instead, and waits for it
-                image[:, top : top + height, left : left + width].zero_()
+                drawn = None if torch.rand(1) >= self.erasing else erase.make_params([batch.inputs])
+            if drawn is not None and drawn["v"] is not None:
+                box[:] = [drawn[name] for name in ("i", "j", "h", "w")]
+        device = batch.inputs.device
+        top, left, height, width = to_device(boxes, str(device))[:, :, None].unbind(1)
+        down, across = (torch.arange(length, device=device) for length in batch.inputs.shape[2:])
+        is_in_row = (down >= top) & (down < top + height)  # (B, H)
+        is_in_column = (across >= left) & (across < left + width)  # (B, W)
+        batch.inputs.masked_fill_((is_in_row[:, :, None] & is_in_column[:, None])[:, None], 0)
 
 
 def _mix(batch: Batch, kind: str, alpha: float) -> Batch:

@@ -108,7 +108,7 @@ class TrainState:
 
 def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of all weights and buffers by name, on the CPU."""
-    return {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
+    return {name: one.detach().to("cpu", copy=True) for name, one in model.state_dict().items()}
 
 
 def build_state(

@@ -60,8 +60,7 @@ class FastSwinStage(SwinStage):
     def forward(self, x: Tensor) -> Tensor:
         """Run the stage, (N, H, W, C) -> (N, H/2, W/2, 2C); the first one keeps the shape."""
         # Hooks must get the same tensors as in the reference.
-        parts = (*self.downsample.modules(), *self.blocks.modules())
-        if not is_eager_cpu(x) or is_hooked(*parts):
+        if not is_eager_cpu(x) or is_hooked(*self.downsample.modules(), *self.blocks.modules()):
             return super().forward(x)
         run = self._in_windows if self.orders else super().forward
         count = max(1, PORTION_TOKENS // (x.shape[1] * x.shape[2]))
