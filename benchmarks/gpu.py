@@ -2,12 +2,12 @@
 
 The plain loop, in this file, is the usual one: ImageFolder with PIL, random crops, mirroring and
 TrivialAugment, a DataLoader with a worker process a core and pinned memory, timm's network in
-channels-last, bfloat16 autocast, fused AdamW. Each row has its part of the rate of the network
-alone on random tensors. Reading alone is timed too, by one thread and by one process. Defaults: six
-minutes on a machine with one GPU and 16 cores.
+channels-last, bfloat16 autocast, fused AdamW. `of_network` is the ratio to the network alone on
+random tensors, `of_plain` that to the plain loop. Reading alone is timed too, by one and by two
+threads or processes. Defaults: an estimated six minutes on a machine with one GPU and 16 cores.
 
     python benchmarks/gpu.py
-    python benchmarks/gpu.py --device cpu --model test_vit --count 60 --batch 8 --steps 3 --epochs 2
+    python benchmarks/gpu.py --device cpu --model test_vit --count 75 --batch 8 --steps 3 --epochs 2
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,89 +30,100 @@ from unittest import mock
 import timing
 
 GIB = 1024**3
+READ_BATCHES = 5  # of each epoch of the reading step
+STEP, FORWARD = "network alone, training step", "network alone, forward"
 STEPS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {}
 
 
 def main(arguments: list[str]) -> None:
     """Measure and report."""
-    parser = timing.parser(__doc__, photos=3000, rounds=1)
+    # of 3200 images, 2560 are for training: 20 batches of one size, so that one graph is compiled
+    parser = timing.parser(__doc__, photos=3200, rounds=1)
     parser.add_argument("--device", default="cuda", help="cuda or cpu [cuda]")
     parser.add_argument("--batch", type=int, default=128, help="images a step [128]")
     parser.add_argument("--steps", type=int, default=50, help="of the network alone [50]")
-    parser.add_argument("--epochs", type=int, default=4, help="of both trainings [4]")
+    parser.add_argument("--epochs", type=int, default=4, help="of each training [4]")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="threads that read alone [1 2]"
+    )
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="also compiled [on a GPU]"
+    )
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.compile is None:
+        options.compile = options.device == "cuda"
     if options.step:
         for row in STEPS[options.step](options):
             print(json.dumps(row), flush=True)
         return
     report = timing.Report("gpu")
-    with timing.workplace(options) as work, TemporaryDirectory(dir=work) as place:
+    rates: dict[str, float] = {}
+    with timing.workplace(options) as work, TemporaryDirectory(dir=work) as runs:
         options.data = timing.photos_for(options, work, "--split")
-        alone = {}
-        for row in in_a_process("alone", options):
-            alone[row["what"]] = row["images_per_second"]
+        for row in all_rows(options, work, Path(runs)):
+            for ratio in {"of_network", "of_plain"} & row.keys():
+                row[ratio] = row["images_per_second"] / rates[row[ratio]]
+            rates[row["what"]] = row.get("images_per_second", 0)
             report.add(**row)
-        for row in [
-            *in_a_process("reading", options),
-            *in_a_process("plain", options),
-            *swinclf_rows(options, work, Path(place)),
-        ]:
-            limit = alone[
-                "network alone, forward"
-                if "predict" in row["what"]
-                else "network alone, training step"
-            ]
-            report.add(**row, of_network=row["images_per_second"] / limit)
 
 
-def in_a_process(step: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+def all_rows(options: argparse.Namespace, work: Path, runs: Path) -> Iterator[dict[str, Any]]:
+    """The rows of all steps; a ratio is still the name of the row to divide by."""
+    for step in ("alone", "reading", "plain"):
+        yield from in_a_process(step, options)
+    same = ["--model", options.model, "--weights", timing.weights_for(options, work)]
+    same += ["--device", options.device, "--out", runs, "--patience", "0"]
+    train = [*timing.SWINCLF, "train", options.data, *same]
+    full = [*train, "--no-freeze-layers", "--batch-size", options.batch, "--epochs", options.epochs]
+    of_plain = {"of_plain": "plain loop, training"}
+    yield {**training_row(full, runs / "eager"), "of_network": STEP, **of_plain}
+    if options.compile:
+        row = training_row([*full, "--compile", "on"], runs / "compiled")
+        yield {**row, "of_network": f"{STEP}, compiled"}
+    head = [*train, "--freeze-layers", "--epochs", "100", "--name", "head"]
+    done = timing.run(head, SWINCLF_CACHE_DIR=runs / "empty")
+    yield {
+        "what": "swinclf, 100 epochs of a head, whole process",
+        "whole_seconds": done.seconds,
+        "after_last_epoch_seconds": seconds_after_training(runs / "head"),
+    }
+    yield from in_a_process("predict", options, "--run", runs / "eager")
+
+
+def in_a_process(step: str, options: argparse.Namespace, *more: str | Path) -> list[dict[str, Any]]:
     """The rows of a step, in a process of its own."""
     words = [
         *("--step", step, "--data", options.data, "--device", options.device),
         *("--model", options.model, "--batch", str(options.batch)),
         *("--steps", str(options.steps), "--epochs", str(options.epochs)),
+        *("--workers", *map(str, options.workers)),
+        "--compile" if options.compile else "--no-compile",
     ]
-    return timing.run([sys.executable, __file__, *words]).records
+    return timing.run([sys.executable, __file__, *words, *more]).records
 
 
-def swinclf_rows(options: argparse.Namespace, work: Path, place: Path) -> Iterator[dict[str, Any]]:
-    """Train, train a head, and predict by the program."""
-    same = ["--model", options.model, "--weights", timing.weights_for(options, work)]
-    same += ["--device", options.device, "--out", place]
-    train = [*timing.SWINCLF, "train", options.data, *same]
-    full = [
-        "--no-freeze-layers",
-        "--epochs",
-        str(options.epochs),
-        "--batch-size",
-        str(options.batch),
-    ]
-    cache = {"SWINCLF_CACHE_DIR": place / "cache"}
-    done = timing.run([*train, *full, "--patience", "0", "--name", "full"], **cache)
-    with (place / "full" / "history.csv").open(encoding="utf-8", newline="") as file:
+def training_row(command: list[Any], run: Path) -> dict[str, Any]:
+    """Fine-tune by the program."""
+    done = timing.run([*command, "--name", run.name], SWINCLF_CACHE_DIR=run.parent / "cache")
+    with (run / "history.csv").open(encoding="utf-8", newline="") as file:
         rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
-    yield {
-        "what": "swinclf, training",
+    return {
+        "what": f"swinclf, training, {run.name}",
         "images_per_second": statistics.median(rates[1:] or rates),
         "epochs": [round(rate) for rate in rates],
         "whole_seconds": done.seconds,
+        "after_last_epoch_seconds": seconds_after_training(run),
     }
-    head = ["--freeze-layers", "--epochs", "100", "--patience", "0", "--name", "head"]
-    done = timing.run([*train, *head], SWINCLF_CACHE_DIR=place / "empty")
-    yield {
-        "what": "swinclf, 100 epochs of a head, whole process",
-        "images_per_second": 100 * options.count / done.seconds,
-        "whole_seconds": done.seconds,
-    }
-    words = ["--run", place / "full", "--device", options.device, "--output", place / "labels.csv"]
-    done = timing.run([*timing.SWINCLF, "predict", options.data, *words])
-    yield {
-        "what": "swinclf, predict, whole process",
-        "images_per_second": options.count / done.seconds,
-        "whole_seconds": done.seconds,
-    }
+
+
+def seconds_after_training(run: Path) -> float:
+    """The time from a run's last epoch to its result."""
+    lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    times = {one["event"]: datetime.fromisoformat(one["time"]) for one in map(json.loads, lines)}
+    return (times["result"] - times["epoch"]).total_seconds()
 
 
 def alone(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -123,7 +135,7 @@ def alone(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     images = images.to(memory_format=torch.channels_last)
     targets = torch.randint(5, (options.batch,), device=options.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    for name in ("", ", compiled") if options.device == "cuda" else ("",):
+    for name in ("", ", compiled") if options.compile else ("",):
         if name:
             network.compile(dynamic=False)
 
@@ -131,7 +143,7 @@ def alone(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             plain_step(network, optimizer, images, targets)
 
         rate = options.batch / seconds_a_step(step, options)
-        yield {"what": f"network alone, training step{name}", "images_per_second": rate}
+        yield {"what": f"{STEP}{name}", "images_per_second": rate}
     network, _ = plain_network(options)
     network.eval()
 
@@ -140,14 +152,14 @@ def alone(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             network(images)
 
     rate = options.batch / seconds_a_step(forward, options)
-    yield {"what": "network alone, forward", "images_per_second": rate}
+    yield {"what": FORWARD, "images_per_second": rate}
 
 
 def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Two epochs of training batches without a network, by one thread or process.
+    """Two epochs of a few training batches without a network, by threads or processes.
 
-    swinclf augments on the CPU and, as it does for a GPU, on the device. The last row leaves that
-    augmentation out: it is what the CPU does for a GPU.
+    swinclf augments on the CPU and, as it does for a GPU, on the device. The last row leaves all
+    work of the device out: it is what the CPU does for a GPU.
     """
     import torch
 
@@ -158,13 +170,15 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from swinclf.models.build import Architecture, default_preprocess
     from swinclf.training import device_images
     from swinclf.training.batches import ImageBatches
+    from swinclf.training.device_augmentation import pack
 
-    files = [options.data / one.path for one in scan_folder(options.data).images]
+    folder, count = options.data / "train", READ_BATCHES * options.batch
+    files = [folder / one.path for one in scan_folder(folder).images][:count]
     _, side = plain_network(options)
     preprocess = default_preprocess(Architecture(options.model, Impl.TIMM, 5), img_size=side)
     blank = torch.zeros(1, 3, side, side, device=options.device)
 
-    def epochs(what: str, read: Callable[[int], int]) -> dict[str, Any]:
+    def epochs(what: str, workers: int, read: Callable[[int], int]) -> dict[str, Any]:
         rates = []
         for epoch in range(2):
             start = time.perf_counter()
@@ -172,9 +186,14 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             synchronize(options)
             rates.append(count / (time.perf_counter() - start))
         rounded = [round(rate) for rate in rates]
-        return {"what": what, "images_per_second": rates[-1], "epochs": rounded}
+        what = f"reading alone, {what}, {workers} at once"
+        return {"what": what, "images_per_second": rates[-1], "epochs": rounded, "of_network": STEP}
 
-    def swinclf_reader(device_bytes: int | None) -> Callable[[int], int]:
+    def plain_reader(workers: int) -> Callable[[int], int]:
+        loader = plain_loader(options, training=True, workers=workers, most=count)
+        return lambda _: sum(len(targets) for _, targets in loader)
+
+    def swinclf_reader(workers: int, device_bytes: int | None) -> Callable[[int], int]:
         batches = ImageBatches(
             train_files=files,
             train_targets=[0] * len(files),
@@ -184,7 +203,7 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             augmentation=Augmentation(Augment.TRIVIAL, 0.35, True),
             batch_size=options.batch,
             seed=0,
-            workers=1,
+            workers=workers,
             device=options.device,
             on_bad_file=refuse,
             cache=ImageCache(GIB),
@@ -192,19 +211,19 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
         return lambda epoch: sum(len(batch.targets) for batch in batches.train(epoch, 0))
 
-    loader = plain_loader(options, training=True, workers=0)
-    yield epochs(
-        "reading alone, plain loop, one process",
-        lambda _: sum(len(targets) for _, targets in loader),
-    )
-    yield epochs("reading alone, swinclf, augmented on the CPU", swinclf_reader(None))
-    yield epochs("reading alone, swinclf, augmented on the device", swinclf_reader(GIB))
+    def not_reduced(images: Any, sizes: Any, *_: object) -> Any:
+        return pack(images.pixels[: int(sizes.prod(axis=1).sum())], sizes)
 
     def not_augmented(packed: Any, *_: object) -> torch.Tensor:
         return blank.expand(len(packed.first), -1, -1, -1)
 
-    with mock.patch.object(device_images, "augment_batch", not_augmented):
-        yield epochs("reading alone, swinclf, not augmented", swinclf_reader(GIB))
+    left_out: dict[str, Any] = {"reduce_images": not_reduced, "augment_batch": not_augmented}
+    for workers in options.workers:
+        yield epochs("plain loop", workers, plain_reader(workers))
+        yield epochs("swinclf, augmented on the CPU", workers, swinclf_reader(workers, None))
+        yield epochs("swinclf, augmented on the device", workers, swinclf_reader(workers, GIB))
+        with mock.patch.multiple(device_images, **left_out):
+            yield epochs("swinclf, not augmented", workers, swinclf_reader(workers, GIB))
 
 
 def refuse(path: Path, reason: str) -> None:
@@ -231,25 +250,48 @@ def plain(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "what": "plain loop, training",
         "images_per_second": statistics.median(rates[1:] or rates),
         "epochs": [round(rate) for rate in rates],
+        "of_network": STEP,
     }
     network.eval()
     loader = plain_loader(options, training=False, workers=os.cpu_count() or 1)
-    rates = []
-    for _ in range(2):
-        start, count = time.perf_counter(), 0
+
+    def pass_() -> int:
+        count = 0
         with torch.inference_mode(), autocast(options):
             for images, targets in loader:
                 network(on_device(options, images, targets)[0]).softmax(1).cpu()
                 count += len(targets)
+        return count
+
+    yield {**prediction_row("plain loop", pass_), "of_network": FORWARD}
+
+
+def predict(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Two passes of prediction by swinclf, over the files that the plain loop reads."""
+    import swinclf
+
+    classifier = swinclf.load(options.run, device=options.device)
+    files = sorted(options.data.rglob("*.*"))
+    row = prediction_row("swinclf", lambda: sum(not one.error for one in classifier.predict(files)))
+    yield {**row, "of_network": FORWARD, "of_plain": "plain loop, predict"}
+
+
+def prediction_row(side: str, pass_: Callable[[], int]) -> dict[str, Any]:
+    """Two passes, of which the faster counts: without the start."""
+    rates = []
+    for _ in range(2):
+        start = time.perf_counter()
+        count = pass_()
         rates.append(count / (time.perf_counter() - start))
-    yield {
-        "what": "plain loop, predict, without its start",
+    return {
+        "what": f"{side}, predict",
         "images_per_second": max(rates),
-        "epochs": [round(rate) for rate in rates],
+        "passes": [round(rate) for rate in rates],
+        "images": count,
     }
 
 
-STEPS.update(alone=alone, reading=reading, plain=plain)
+STEPS.update(alone=alone, reading=reading, plain=plain, predict=predict)
 
 
 def plain_network(options: argparse.Namespace) -> tuple[Any, int]:
@@ -262,10 +304,12 @@ def plain_network(options: argparse.Namespace) -> tuple[Any, int]:
     return network.to(options.device, memory_format=torch.channels_last).train(), side
 
 
-def plain_loader(options: argparse.Namespace, *, training: bool, workers: int) -> Any:
-    """A DataLoader of the photographs for training or prediction."""
+def plain_loader(
+    options: argparse.Namespace, *, training: bool, workers: int, most: int | None = None
+) -> Any:
+    """A DataLoader of at most so many photographs: for training, or all of them to predict."""
     import timm
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Subset
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -281,8 +325,10 @@ def plain_loader(options: argparse.Namespace, *, training: bool, workers: int) -
         else [transforms.Resize(side, interpolation=bicubic), transforms.CenterCrop(side)]
     )
     last = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
+    folder = options.data / "train" if training else options.data
+    images = ImageFolder(str(folder), transforms.Compose([*first, *last]))
     return DataLoader(
-        ImageFolder(str(options.data / "train"), transforms.Compose([*first, *last])),
+        Subset(images, range(len(images))[:most]),
         batch_size=options.batch if training else 2 * options.batch,
         shuffle=training,
         num_workers=workers,

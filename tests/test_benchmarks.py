@@ -8,11 +8,16 @@ import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from conftest import COLOURS, SMALL_MODEL, write_dataset
 from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
+from swinclf.training import compilation, device_images
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -172,9 +177,41 @@ def test_the_graph_of_an_export_is_compared_with_pillow(trained, network_graph, 
     assert row["mean_difference_of_255"] < 0.25
 
 
-def test_reading_is_timed_in_one_thread_and_in_a_plain_loop(tmp_path):
-    write_dataset(tmp_path / "photos" / "train", per_class=4)
-    small = ("--model", SMALL_MODEL, "--device", "cpu", "--batch", 4)
-    rows = lines("gpu.py", "--step", "reading", "--data", tmp_path / "photos", *small)
-    assert [row["what"].split(",")[1] for row in rows] == [" plain loop", *3 * [" swinclf"]]
-    assert all(len(row["epochs"]) == 2 and row["images_per_second"] > 0 for row in rows)
+def test_every_step_of_the_benchmark_of_a_gpu_runs_on_a_cpu(cli, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import timing
+
+    def run(command, **_):
+        if command[1] != "-m":
+            name = Path(command[1]).name
+            return timing.Measured(1, 0, "\n".join(output(name, *command[2:])))
+        with redirect_stdout(StringIO()):
+            assert cli(*command[3:]).code == 0
+        return timing.Measured(1, 0, "")
+
+    build_loader = DataLoader.__init__
+
+    def without_processes(loader, images, num_workers, persistent_workers, **options):
+        assert persistent_workers == (num_workers > 0)
+        build_loader(loader, images, **options)
+
+    monkeypatch.setattr(timing, "run", run)  # here, and so without importing torch eight times
+    monkeypatch.setattr(DataLoader, "__init__", without_processes)
+    monkeypatch.setattr(nn.Module, "compile", compiled := Mock())
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    reduced = Mock(wraps=device_images.reduce_images)
+    monkeypatch.setattr(device_images, "reduce_images", reduced)
+    for split in ("train", "val"):
+        write_dataset(tmp_path / "photos-12-split" / split, per_class=2)
+    small = ("--model", SMALL_MODEL, "--count", 12, "--batch", 3, "--steps", 1, "--epochs", 1)
+    _, *rows = lines("gpu.py", "--device", "cpu", "--compile", "--work", tmp_path, *small)
+    rows = {row.pop("what"): row for row in rows}
+    training, predict = rows["swinclf, training, eager"], rows["swinclf, predict"]
+    plain = rows["plain loop, training"]["images_per_second"]
+    assert training["of_plain"] == pytest.approx(training["images_per_second"] / plain, rel=0.01)
+    assert training["after_last_epoch_seconds"] > 0
+    assert predict["images"] == rows["plain loop, predict"]["images"] == 12
+    assert compiled.call_count == len([name for name in rows if "compiled" in name]) == 2
+    reading = [row["epochs"] for name, row in rows.items() if name.startswith("reading alone")]
+    assert [len(epochs) for epochs in reading] == 8 * [2]
+    assert reduced.call_count == 2 * 2  # batches by each number of threads; none not augmented
