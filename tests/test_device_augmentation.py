@@ -273,6 +273,8 @@ def test_processes_share_the_images_of_an_epoch(files, monkeypatch):
             assert torch.equal(one.views, torch.cat([first.views, second.views]))
             assert torch.allclose(one.inputs, torch.cat([first.inputs, second.inputs]), atol=0.02)
     assert all(part._on_device._used > whole._on_device._used * 0.9 for part in parts)
+    alone = replace(parts[0], train_files=files[:1], train_size=24)
+    assert epoch_of(alone, 0)[0].inputs.shape == (0, 3, 24, 24), "of the size of the others' images"
 
 
 def test_files_that_cannot_be_read_are_left_out(files):

@@ -317,7 +317,7 @@ class ImageBatches:
             )
 
     def _no_pixels(self) -> np.ndarray:
-        return np.empty((0, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        return np.empty((0, self._training.height, self._training.width, 3), np.uint8)
 
 
 Batches = FeatureBatches | ImageBatches
