@@ -33,6 +33,7 @@ from command_lines import parse, suggested_calls
 from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
+from warm_processes import PLOTS, draw_pixel
 
 from swinclf.metrics import Metrics, compute_metrics, image_scores
 
@@ -344,19 +345,12 @@ def tiny_swin() -> str:
     return "test_swin"
 
 
-PLOTS = ("draw_confusion_matrix", "draw_curves")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_plots() -> Iterator[None]:
-    """Runs without their curves and matrices, which are most of the time of a small one."""
-
-    def draw(_what: object, path: Path, **_options: object) -> None:
-        Image.new("RGB", (1, 1)).save(path, "PNG")
-
+    """Runs without their curves and matrices."""
     with pytest.MonkeyPatch.context() as patch:
         for name in PLOTS:
-            patch.setattr(f"swinclf.inference.results.{name}", draw)
+            patch.setattr(f"swinclf.inference.results.{name}", draw_pixel)
         yield
 
 
