@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
 import pickle
 import re
-import signal
 import socket
-import subprocess
-import sys
 import textwrap
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import read_rows, unwrapped, weights_of
+from conftest import make_once, read_rows, unwrapped, weights_of, write_dataset
 from torch import nn
 from warm_processes import CONTEXT, WarmProcess
 
@@ -23,6 +20,7 @@ import swinclf
 from swinclf.device import Hardware, Precision
 from swinclf.errors import ExitCode
 from swinclf.models.batch_share import BatchShare, share_drop_path
+from swinclf.models.compute import Computer
 from swinclf.models.layers import DropPath
 from swinclf.pipeline.fit import unused_gpus_hint
 from swinclf.processes import ALONE, Processes
@@ -33,44 +31,45 @@ from swinclf.training.mixing import ImageBatchAugmentation
 SMALL = (  # a network without timm, whose import takes as long as torch's
     *("--model", "swin", "--model-arg", "embed_dim=16", "--model-arg", "depths=1,1"),
     *("--model-arg", "num_heads=1,2", "--no-pretrained", "--img-size", "32"),
-    *("--precision", "fp32", "--epochs", "2", "--drop-path", "0.2"),
+    *("--precision", "fp32", "--drop-path", "0.2"),
     *("--optimizer", "adamw"),  # Muon rounds its steps to bfloat16
+)
+STOPPED_EARLY = (  # after three epochs
+    *(*SMALL, "--epochs", "9", "--patience", "1", "--batch-size", "29", "--seed", "2"),
+    *("--lr", "2e-4", "--ema", "0.9", "--mixup", "0.4", "--cutmix", "1", "--random-erasing", "0.5"),
 )
 ROUNDING = 5e-5  # of weights after a few steps; a quarter of what AdamW changes in one
 
 
-def start_by_torchrun(count, words, folder):
-    """Starts the program in several processes of this machine, as a user does."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
-    program = ("-m", "--", "swinclf")  # or torchrun takes --run for an option of its own
-    return subprocess.Popen(
-        [sys.executable, *torchrun, *program, *map(str, words)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def program_script(folder, patch):
+    """A program that changes itself and then does as ever."""
+    script = folder / "program.py"
+    script.write_text(f"{textwrap.dedent(patch)}\nfrom swinclf.cli.app import main\nmain()\n")
+    return script
 
 
-def run(count, *words, folder, script=None, code=0):
+def run(count, *words, folder, patch="", code=0, nodes=1):
     """Runs the program in several processes; returns what it wrote to standard output and error.
 
     The processes have the environment that torchrun gives them, without its own process, whose
-    start takes seconds. `code` is the exit code of the first process.
+    start takes seconds. `patch` is what they run first, `code` the exit code of the first process,
+    `nodes` the number of machines that they believe to be on.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    local = count // nodes
     shared = {
         **{"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"},
-        **{"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)},
+        **{"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
     }
+    script = program_script(folder, patch) if patch else None
     processes = [
         WarmProcess(
             *words,
             folder=folder,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank % local)},
             script=script,
         )
         for rank in range(count)
@@ -82,6 +81,35 @@ def run(count, *words, folder, script=None, code=0):
     return processes[0].stdout, unwrapped(err)
 
 
+def killing(signal, step):
+    """What sends a signal to the second process, by itself, after some steps."""
+    return f"""
+        import os, signal
+        from swinclf.training import loop
+
+        train_step, taken = loop._train_step, []
+
+        def step(*arguments):
+            train_step(*arguments)
+            taken.append(1)
+            if os.environ["RANK"] == "1" and len(taken) == {step}:
+                os.kill(os.getpid(), signal.{signal})
+
+        loop._train_step = step
+    """
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_folder):
+    """A folder with a dataset, from which nothing can be learnt, and a run of one process."""
+
+    def train(folder):
+        data = write_dataset(folder / "grey", colours=dict.fromkeys("abc", (99, 99, 99)))
+        run(1, "train", data, *STOPPED_EARLY, folder=folder)
+
+    return make_once(shared_folder / "undisturbed", train)
+
+
 def difference(one, other):
     """The largest difference between the weights of two runs."""
     first, second = weights_of(one), weights_of(other)
@@ -89,35 +117,60 @@ def difference(one, other):
     return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
-def test_several_processes_train_the_weights_of_one(dataset, cli, tmp_path):
-    """Of 30 images in batches of 8, the last six."""
-    augmented = ("--mixup", "0.4", "--cutmix", "1", "--random-erasing", "0.5")
-    options = ("--batch-size", "8", *augmented)
-    alone = tmp_path / cli("train", dataset, *SMALL, *options).out.strip()
-    with start_by_torchrun(3, ("train", dataset, *SMALL, *options), tmp_path) as process:
-        out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert "Warning" not in err, err
-    shared = tmp_path / out.strip()
-    assert "fp32, 3 processes" in err
-    assert difference(alone, shared) < ROUNDING
-    for one, other in zip(*(read_rows(x / "history.csv") for x in (alone, shared)), strict=True):
-        assert one["train_accuracy"] == other["train_accuracy"]
-        assert one["val_accuracy"] == other["val_accuracy"]
-        for loss in ("train_loss", "val_loss"):
-            assert float(one[loss]) == pytest.approx(float(other[loss]), rel=1e-6)
+def assert_same_run(one, other):
+    """Two runs are the same within rounding."""
+    assert difference(one, other) < ROUNDING
+    for name in ("history.csv", "predictions.csv"):
+        for row, same in zip(*(read_rows(run / name) for run in (one, other)), strict=True):
+            for key in row.keys() - {"seconds", "images_per_second"}:
+                is_rounded = key.endswith(("loss", "probability"))
+                value = pytest.approx(float(row[key]), abs=1e-5) if is_rounded else row[key]
+                assert (float(same[key]) if is_rounded else same[key]) == value, (name, key)
+    scores, found = (json.loads((run / "metrics.json").read_text()) for run in (one, other))
+    for key, value in scores.items():
+        assert found.pop(key) == (
+            pytest.approx(value, abs=1e-5) if isinstance(value, float) else value
+        )
+    assert not found
 
 
-def test_a_head_on_shared_features_is_the_same(dataset, cli, tmp_path):
+def test_two_machines_train_the_model_of_one_process(undisturbed, tmp_path):
+    """Of 30 images in batches of 29, and one machine is short of memory."""
+    patch = """
+        import os
+        import torch
+        from swinclf.training import gradient
+
+        real = gradient.BatchLoss.forward
+
+        def forward(self, batch):
+            if os.environ["RANK"] == "1" and len(batch.targets) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            return real(self, batch)
+
+        gradient.BatchLoss.forward = forward
+    """
+    words = ("train", undisturbed / "grey", *STOPPED_EARLY)
+    out, err = run(2, *words, folder=tmp_path, patch=patch, nodes=2)
+    assert "fp32, 2 processes" in err
+    assert "micro-batches of 4 images; the batch size is still 29" in err
+    assert "stopped after epoch 3: neither" in err
+    assert_same_run(undisturbed / "runs" / "grey-1", tmp_path / out.strip())
+
+
+def test_a_head_on_shared_features_is_the_same(dataset, cli, tmp_path, monkeypatch):
+    """And they are cached for later trainings of one process."""
     (dataset / "red" / "broken.png").write_text("no image")
-    words = ("train", dataset, *SMALL[:-4], "--freeze-layers", "--no-cache")
-    alone = tmp_path / cli(*words).out.strip()
-    out, err = run(2, *words, folder=tmp_path, code=ExitCode.SOME_FAILED)
-    shared = tmp_path / out.strip()
+    words = ("train", dataset, *SMALL[:-4], "--epochs", "2", "--freeze-layers")
+    alone = tmp_path / cli(*words, "--no-cache").out.strip()
+    patch = "import torch; torch.set_num_threads = id"  # features are cached for their number
+    out, err = run(2, *words, folder=tmp_path, patch=patch, code=ExitCode.SOME_FAILED)
     assert "1 files skipped" in err
-    assert difference(alone, shared) < ROUNDING
-    for name in ("predictions.csv", "split.csv", "skipped.csv", "class_indices.json"):
-        assert (alone / name).read_text() == (shared / name).read_text()
+    monkeypatch.setattr(Computer, "features", None)
+    for other in (out, cli(*words).out):
+        assert_same_run(alone, tmp_path / other.strip())
+        for name in ("predictions.csv", "split.csv", "skipped.csv", "class_indices.json"):
+            assert (alone / name).read_text() == (tmp_path / other.strip() / name).read_text()
 
 
 def test_predict_and_eval_share_the_images(trained, cli, tmp_path):
@@ -130,104 +183,33 @@ def test_predict_and_eval_share_the_images(trained, cli, tmp_path):
     run(2, *eval_words, "--output", "shared", folder=tmp_path)
     for name in ("predictions.csv", "confusion_matrix.csv"):
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+    one_image = (*words[:1], next(trained.data.rglob("*.png")), *words[3:])
+    assert run(3, *one_image, folder=tmp_path)[0] == cli(*one_image).out
 
 
-def start_long(dataset, tmp_path):
-    """Starts a long training in two processes, and waits for its second epoch."""
-    words = ("train", dataset, *SMALL, "--epochs", "500", "--patience", "0", "--batch-size", "8")
-    process = start_by_torchrun(2, words, tmp_path)
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("epoch   2"):
-            return process, said
-    raise AssertionError("".join(said))
+def test_neither_a_signal_nor_a_death_changes_what_is_trained(undisturbed, cli, tmp_path):
+    """A run of two processes is stopped by a signal, goes on, loses one, and ends in one."""
+    words = ("train", undisturbed / "grey", *STOPPED_EARLY)
+    patch = killing("SIGTERM", step=1)
+    _, err = run(2, *words, folder=tmp_path, patch=patch, code=ExitCode.INTERRUPTED)
+    command = re.search(r"interrupted; progress is saved, resume with: swinclf (.*)", err).group(1)
+    folder = tmp_path / command.split()[-1]
+    assert not read_rows(folder / "history.csv"), "in the middle of the first epoch"
 
-
-def children_of(process):
-    """The process ids of a process's children, in the order of their start."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    return sorted(map(int, found.stdout.split()))
-
-
-def test_a_lost_process_ends_the_training(dataset, tmp_path):
-    process, said = start_long(dataset, tmp_path)
-    os.kill(children_of(process)[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "error: expected all 2 processes to continue" in err, "".join(said) + err
+    script = tmp_path / "torchrun.py"
+    script.write_text("from torch.distributed.run import main\nmain()\n")
+    killed = program_script(tmp_path, killing("SIGKILL", step=2))
+    torchrun = ("--standalone", "--nproc-per-node=2", "--", killed)
+    process = WarmProcess(*torchrun, *command.split(), folder=tmp_path, script=script)
+    assert process.wait(timeout=200) == 1, process.stderr
+    err = unwrapped(process.stderr)
+    assert "error: expected all 2 processes to continue" in err, err
     assert "found: another one has ended (" in err
-    hint = re.search(r"try: .*(swinclf train --resume (\S+))", unwrapped(err))
-    folder = tmp_path / hint.group(2)
-    assert (folder / "last.ckpt").is_file()
-    assert len(read_rows(folder / "history.csv")) >= 2
+    assert f"swinclf {command}" in err
 
-
-def test_a_signal_stops_all_processes_at_one_step_and_any_number_resumes(dataset, cli, tmp_path):
-    """The last of two batches has one image, fewer than processes."""
-    options = (*SMALL, "--batch-size", "29", "--epochs", "3", "--ema", "0.9")
-    alone = tmp_path / cli("train", dataset, *options).out.strip()
-    script = tmp_path / "signalled.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os, signal
-            from swinclf.training import loop
-            from swinclf.cli.app import main
-
-            train_step, taken = loop._train_step, []
-
-            def step(*arguments):
-                train_step(*arguments)
-                taken.append(1)
-                if os.environ["RANK"] == "1" and len(taken) == 3:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-            loop._train_step = step
-            main()
-            """
-        )
-    )
-    words = ("train", dataset, *options)
-    _, err = run(2, *words, folder=tmp_path, script=script, code=ExitCode.INTERRUPTED)
-    resume = re.search(r"interrupted; progress is saved, resume with: swinclf (.*)", err)
-    shared = tmp_path / resume.group(1).split()[-1]
-    assert len(read_rows(shared / "history.csv")) == 1, "in the middle of the second epoch"
-    run(2, *resume.group(1).split(), folder=tmp_path)
-    for one, other in zip(*(read_rows(x / "history.csv") for x in (alone, shared)), strict=True):
-        assert one["train_accuracy"] == other["train_accuracy"], "every image counts once"
-    assert difference(alone, shared) < ROUNDING
-
-
-def test_one_process_short_of_memory_splits_its_share(dataset, cli, tmp_path):
-    options = (*SMALL, "--batch-size", "8")
-    alone = tmp_path / cli("train", dataset, *options).out.strip()
-    script = tmp_path / "short.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os
-            import torch
-            from swinclf.training import gradient
-            from swinclf.cli.app import main
-
-            real = gradient.BatchLoss.forward
-
-            def forward(self, batch):
-                if os.environ["RANK"] == "1" and len(batch.targets) > 1:
-                    raise torch.OutOfMemoryError("out of memory")
-                return real(self, batch)
-
-            gradient.BatchLoss.forward = forward
-            main()
-            """
-        )
-    )
-    out, err = run(2, "train", dataset, *options, folder=tmp_path, script=script)
-    assert "micro-batches of 1 images; the batch size is still 8" in err
-    assert difference(alone, tmp_path / out.strip()) < ROUNDING
+    ended = cli(*command.split())
+    assert "resuming after epoch 1 of 9" in ended.err, "every epoch is saved"
+    assert_same_run(undisturbed / "runs" / "grey-1", folder)
 
 
 def test_an_error_of_the_first_process_ends_all(dataset, tmp_path):
@@ -236,26 +218,19 @@ def test_an_error_of_the_first_process_ends_all(dataset, tmp_path):
 
 
 def test_a_failure_of_another_process_is_told_with_its_number(dataset, tmp_path):
-    script = tmp_path / "fails.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import os
-            from swinclf.training import gradient
-            from swinclf.errors import DataError
-            from swinclf.cli.app import main
+    patch = """
+        import os
+        from swinclf.training import gradient
+        from swinclf.errors import DataError
 
-            def forward(self, batch):
-                raise DataError("a good day", found="a bad one", hint="tomorrow")
+        def forward(self, batch):
+            raise DataError("a good day", found="a bad one", hint="tomorrow")
 
-            if os.environ["RANK"] == "1":
-                gradient.BatchLoss.forward = forward
-            main()
-            """
-        )
-    )
+        if os.environ["RANK"] == "1":
+            gradient.BatchLoss.forward = forward
+    """
     words = ("train", dataset, *SMALL)
-    _, err = run(2, *words, folder=tmp_path, script=script, code=ExitCode.FAILED)
+    _, err = run(2, *words, folder=tmp_path, patch=patch, code=ExitCode.FAILED)
     assert "process 1:\nerror: expected a good day\nfound: a bad one" in err
     assert "expected all 2 processes to continue" in err
 

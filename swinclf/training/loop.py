@@ -104,7 +104,8 @@ class TrainingLoop:
         state.sums.add_others(self.processes)
         seconds = time.perf_counter() - started
         _end_epoch(state, self.schedule, val_loss, val_accuracy, seconds, report)
-        if self.processes.agree(self.saver.is_due())[0]:
+        # A lost process takes its sums of an epoch with it: the others cannot save in the middle.
+        if self.processes.count > 1 or self.saver.is_due():
             self._save()
 
     def _take_steps(self) -> None:
