@@ -67,9 +67,12 @@ def test_verbose_tells_how_long_each_step_after_training_takes(cli, dataset):
     done = cli("train", dataset.name, *SMALL_FLAGS, "--verbose")
     steps = re.findall(r"^([a-z ]+): \d+\.\d s$", done.err, re.M)
     assert steps == [
-        *("calibration and rejection", "label errors and learning curve"),
-        *("scores", "plots and report"),
+        *("calibration and rejection", "scores", "sample images"),
+        *("nearest training images", "plots and report"),
     ]
+    frozen = cli("train", dataset.name, *HEAD, "--verbose")
+    assert re.search(r"^label errors: \d", frozen.err, re.M)
+    assert re.search(r"^learning curve: \d", frozen.err, re.M)
 
 
 def test_all_epochs_of_a_head_are_one_line(cli, dataset):

@@ -13,6 +13,7 @@ from swinclf.data.thumbnails import thumbnails
 from swinclf.files import remove_file, write_csv
 from swinclf.inference.score import ScoringResult
 from swinclf.preprocess import ValueRange
+from swinclf.reporter import SILENT, Reporter, timed
 from swinclf.reporting.charts import draw_confusion_matrix, draw_curves
 from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_json
 from swinclf.reporting.report import worst_mistakes, write_report
@@ -36,6 +37,7 @@ class Illustrations:
     evidence: Callable[[Sequence[tuple[str, str]]], Sequence[bytes | None]] | None = None
     # finds the nearest training images of paths, for those with features
     neighbours: Callable[[Sequence[str]], Mapping[str, Sequence[Neighbour]]] | None = None
+    report: Reporter = SILENT
 
 
 def write_results(
@@ -107,14 +109,16 @@ def _add_images(
     if illustrations.evidence is not None:
         evidence: dict[str, bytes] = {}
         begun = time.monotonic()
-        for few in batched(mistakes[:MAX_EVIDENCE], EVIDENCE_BATCH):
-            if time.monotonic() - begun > MAX_EVIDENCE_S:
-                break  # a large network on a small machine: only the first mistakes get theirs
-            drawn = illustrations.evidence([(one.path, one.predicted) for one in few])
-            evidence |= {one.path: jpeg for one, jpeg in zip(few, drawn, strict=True) if jpeg}
+        with timed(illustrations.report, "evidence"):
+            for few in batched(mistakes[:MAX_EVIDENCE], EVIDENCE_BATCH):
+                if time.monotonic() - begun > MAX_EVIDENCE_S:
+                    break  # a large network on a small machine: only the first mistakes get theirs
+                drawn = illustrations.evidence([(one.path, one.predicted) for one in few])
+                evidence |= {one.path: jpeg for one, jpeg in zip(few, drawn, strict=True) if jpeg}
         sections = replace(sections, evidence=evidence)
     if illustrations.neighbours is not None:
-        neighbours = illustrations.neighbours([one.path for one in mistakes])
+        with timed(illustrations.report, "nearest training images"):
+            neighbours = illustrations.neighbours([one.path for one in mistakes])
         sections = replace(sections, neighbours=neighbours)
     return sections
 

@@ -99,8 +99,7 @@ def finish(
             report=report,
             cached_outputs=cached_outputs,
         )
-    with timed(report, "label errors and learning curve"):
-        sections = _sections(plan, run, measured, findings, report)
+    sections = _sections(plan, run, measured, findings, report)
     card = replace(card, confidence=measured.confidence)
     with ThreadPoolExecutor(1) as writer:  # the disk is waited for in parallel
         saving = writer.submit(_save, run, network, card, measured)
@@ -109,8 +108,11 @@ def finish(
             saving.result()
         with timed(report, "scores"):
             scored = _score(plan, run, card, outputs, options, report)
-        save_samples(run.samples, scored.paths(dataset.root), plan.start.preprocess)
-        illustrations = _illustrations(plan, run, card, measured, hardware, saving)
+        with timed(report, "sample images"):
+            save_samples(run.samples, scored.paths(dataset.root), plan.start.preprocess)
+        illustrations = replace(
+            _illustrations(plan, run, card, measured, hardware, saving), report=report
+        )
         teacher = score_teacher(plan, scored.rows)
         if teacher is not None:
             report.note(teacher.line())
@@ -267,9 +269,10 @@ def _label_issues(plan: Plan, report: Reporter) -> tuple[list[Suspect], LabelRev
         return [], None
     images = [*dataset.of(TRAIN), *dataset.of(VAL)]
     features = extracted.plain_features(images).numpy()
-    return find_label_issues(
-        images, features, dataset.classes, seed=plan.config.seed, report=report
-    )
+    with timed(report, "label errors"):
+        return find_label_issues(
+            images, features, dataset.classes, seed=plan.config.seed, report=report
+        )
 
 
 def _learning_curve(plan: Plan, report: Reporter) -> LearningCurve | None:
@@ -284,15 +287,16 @@ def _learning_curve(plan: Plan, report: Reporter) -> LearningCurve | None:
         val = [image for image, name in zip(train, split, strict=True) if name == VAL]
         train = [image for image, name in zip(train, split, strict=True) if name == TRAIN]
     train_features, val_features = (extracted.plain_features(one).numpy() for one in (train, val))
-    return fit_learning_curve(
-        train,
-        train_features,
-        val,
-        val_features,
-        dataset.classes,
-        seed=plan.config.seed,
-        report=report,
-    )
+    with timed(report, "learning curve"):
+        return fit_learning_curve(
+            train,
+            train_features,
+            val,
+            val_features,
+            dataset.classes,
+            seed=plan.config.seed,
+            report=report,
+        )
 
 
 def _provenance(plan: Plan, state: TrainState, run: RunFolder) -> Provenance:
