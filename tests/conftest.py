@@ -151,6 +151,22 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcom
 
 
 @pytest.fixture
+def planned(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], str]]:
+    """`planned(folder, ...)`: the settings of a training that is only planned, and what it says."""
+    for name in ("measure_forward", "measure_training"):
+        monkeypatch.setattr(f"swinclf.commands.train.{name}", lambda *_: 0.0)
+
+    def run(*words: object) -> tuple[dict[str, Any], str]:
+        done = cli("train", *words, "--dry-run", "--json")
+        assert done.code == 0, done.err
+        return json.loads(done.out)["settings"], done.err
+
+    return run
+
+
+@pytest.fixture
 def program(tmp_path: Path) -> Callable[..., Outcome]:
     """Runs the installed program as a process of its own; warnings are errors there too."""
 
@@ -287,6 +303,24 @@ SMALL_FLAGS = (
     *("--model", SMALL_MODEL, "--no-pretrained", "--img-size", "32"),
     *("--epochs", "2", "--batch-size", "8", "--precision", "fp32"),
 )
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Trainings are asked to stop after so many steps."""
+    from swinclf.device import StopFlag
+    from swinclf.errors import ExitCode
+    from swinclf.training import loop
+
+    flag, taken, step = StopFlag(), [], loop._train_step
+
+    def counting(*arguments: Any) -> None:
+        step(*arguments)
+        taken.append(1)
+        if len(taken) == steps:
+            flag.exit_code = ExitCode.INTERRUPTED
+
+    patch.setattr("swinclf.commands.train.StopFlag", lambda: flag)
+    patch.setattr(loop, "_train_step", counting)
 
 
 def resume_run(run: Path) -> Path:

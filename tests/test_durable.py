@@ -44,8 +44,6 @@ from swinclf.training import loop
 from swinclf.training.checkpoint import read_checkpoint
 from swinclf.training.loop import TrainingLoop
 
-WRITES = 15  # files that this small training writes durably, one after the other
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -65,15 +63,24 @@ def _stop(loop: TrainingLoop) -> None:
     raise Interrupted(ExitCode.INTERRUPTED)
 
 
-@pytest.fixture
-def stopped(data, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def began(data, tmp_path_factory):
     """The same run, stopped in its first epoch."""
-
-    with monkeypatch.context() as patch:
+    out = tmp_path_factory.mktemp("began")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoop, "run", _stop)
         with pytest.raises(Interrupted):
-            swinclf.train(data, out=str(tmp_path / "runs"), name="stopped", **SMALL_SETTINGS)
-    return tmp_path / "runs" / "stopped"
+            swinclf.train(data, out=str(out), name="stopped", **SMALL_SETTINGS)
+    return out
+
+
+@pytest.fixture
+def stopped(began, tmp_path):
+    """A copy of it that takes itself for the first."""
+    out = shutil.copytree(began, tmp_path / "runs")
+    config = out / "stopped" / "config.json"
+    config.write_text(config.read_text("utf-8").replace(str(began), str(out)), "utf-8")
+    return out / "stopped"
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -194,8 +201,6 @@ def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
     ("module", "place", "number", "code"),
     [
         (train_verb, "extract_features", signal.SIGINT, 130),
-        (train_verb, "extract_features", signal.SIGTERM, 143),
-        (train_verb, "prepare_training", signal.SIGINT, 130),
         (starting_model, "build_network", signal.SIGTERM, 143),
         (resume, "save_checkpoint", signal.SIGINT, 130),
     ],
@@ -219,12 +224,8 @@ def test_a_signal_before_there_is_a_run_leaves_none(
 @pytest.mark.parametrize(
     ("module", "place", "number", "code"),
     [
-        (TrainingLoop, "run", signal.SIGINT, 130),
-        (TrainingLoop, "run", signal.SIGTERM, 143),
         (finish, "score_images", signal.SIGINT, 130),
-        (finish, "save_samples", signal.SIGTERM, 143),
         (finish, "write_results", signal.SIGINT, 130),
-        (finish, "save_model", signal.SIGINT, 130),
         (finish, "save_model", signal.SIGTERM, 143),
         (finish, "save_reference_features", signal.SIGINT, 130),
         (train_verb, "mark_latest", signal.SIGTERM, 143),
@@ -326,8 +327,10 @@ def test_a_killed_process_is_gone_on_with(data, whole, tmp_path, cli):
 
 @pytest.mark.parametrize(
     ("write", "number"),
-    [(write, errno.ENOSPC) for write in range(1, WRITES + 1)]
-    + [(6, errno.EROFS), (12, errno.EDQUOT)],
+    [  # of 15 files that this small training writes durably, one after the other
+        (write, {5: errno.EROFS, 11: errno.EDQUOT}.get(write, errno.ENOSPC))
+        for write in range(1, 16, 2)
+    ],
 )
 def test_a_disk_that_fails_at_any_write_loses_nothing(
     data, whole, tmp_path, monkeypatch, cli, write, number
@@ -373,13 +376,13 @@ def test_room_is_looked_for_before_anything_is_read(data, tmp_path, monkeypatch,
 
 
 def test_a_run_folder_that_is_deleted_under_the_training(data, tmp_path, monkeypatch, cli):
-    real = loop.TrainingLoop.run
+    real = TrainingLoop.run
 
     def gone(self):
         shutil.rmtree(tmp_path / "runs" / "colours-1")
         real(self)
 
-    monkeypatch.setattr(loop.TrainingLoop, "run", gone)
+    monkeypatch.setattr(TrainingLoop, "run", gone)
     done = cli("train", data, *SMALL_FLAGS)
     assert done.code == 1
     expected, found, hint = error_lines(done)
@@ -537,7 +540,8 @@ def test_frozen_weights_must_be_the_ones_it_began_with(data, trained, tmp_path, 
 def test_a_diverged_run_keeps_the_state_before(data, tmp_path, cli):
     done = cli("train", data, *SMALL_FLAGS, "--lr", "1e30", "--clip-norm", "0")
     assert done.code == 1
-    _, found, hint = error_lines(done)
+    expected, found, hint = error_lines(done)
+    assert expected == "a finite loss"
     assert "epoch 1, step" in found
     assert found.endswith("runs/colours-1/last.ckpt is the last good checkpoint")
     assert hint == (

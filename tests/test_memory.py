@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_SETTINGS, error_lines, resume_run, same_weights, weights_of
+from conftest import SMALL_SETTINGS, error_lines, resume_run, same_weights, stop_after, weights_of
 from torch import nn
 
 import swinclf
-from swinclf.commands import train as train_verb
-from swinclf.device import Hardware, Precision, StopFlag, free_memory
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.device import Hardware, Precision, free_memory
+from swinclf.errors import Interrupted
 from swinclf.out_of_memory import is_out_of_memory
 from swinclf.run_folder import RunFolder
 from swinclf.training import gradient, loop
@@ -179,17 +178,8 @@ def test_a_run_goes_on_in_parts_says_so_once_and_ends_the_same_when_interrupted(
     assert "micro-batches of 2 images" in done.err
     assert "the batch size is still 8" in done.err
 
-    flag, step, taken = StopFlag(), loop._train_step, []
-
-    def stopping(*arguments):
-        step(*arguments)
-        taken.append(1)
-        if len(taken) == 5:
-            flag.exit_code = ExitCode.INTERRUPTED
-
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "StopFlag", lambda: flag)
-        patch.setattr(loop, "_train_step", stopping)
+        stop_after(patch, 5)
         with pytest.raises(Interrupted):
             swinclf.train(dataset, name="stopped", out="runs", **SMALL_SETTINGS, drop_path=0.3)
     run = resume_run(tmp_path / "runs" / "stopped")

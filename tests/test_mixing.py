@@ -12,6 +12,7 @@ from conftest import (
     error_lines,
     resume_run,
     same_weights,
+    stop_after,
     untimed_history,
     weights_of,
 )
@@ -22,11 +23,9 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 import swinclf
-from swinclf.commands import train as train_verb
 from swinclf.config import Augment, EpochScore
 from swinclf.data.augmentation import Augmentation, augment_pixels
-from swinclf.device import StopFlag
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.errors import Interrupted
 from swinclf.models.store import load_model
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 from swinclf.reporter import EpochRow
@@ -233,23 +232,21 @@ MIXING = {
 def test_a_training_with_all_of_them_is_resumed_to_the_bit(dataset, tmp_path, monkeypatch):
     settings = {**SMALL_SETTINGS, **MIXING, "out": str(tmp_path / "runs"), "drop_path": 0.2}
     whole = swinclf.train(dataset, name="whole", **settings).folder.path
-    flag, step, models = StopFlag(), loop._train_step, []
+    states, step = [], loop._train_step
 
-    def stopping(state, *rest):
+    def spy(state, *rest):
         step(state, *rest)
-        models.append(state)
-        if len(models) == 6:
-            flag.exit_code = ExitCode.INTERRUPTED
+        states.append(state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "StopFlag", lambda: flag)
-        patch.setattr(loop, "_train_step", stopping)
+        patch.setattr(loop, "_train_step", spy)
+        stop_after(patch, 6)
         with pytest.raises(Interrupted):
             swinclf.train(dataset, name="stopped", **settings)
     stopped = resume_run(tmp_path / "runs" / "stopped")
     assert same_weights(weights_of(whole), weights_of(stopped))
     assert untimed_history(whole) == untimed_history(stopped)
-    state = models[-1]
+    state = states[-1]
     last = state.model.state_dict()
     assert any(
         not torch.equal(one, last[name]) for name, one in state.evaluated.state_dict().items()

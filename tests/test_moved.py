@@ -15,6 +15,7 @@ from conftest import (
     error_lines,
     read_rows,
     same_weights,
+    stop_after,
     untimed_history,
     weights_of,
     write_dataset,
@@ -22,30 +23,13 @@ from conftest import (
 )
 
 import swinclf
-from swinclf.commands import train as train_verb
 from swinclf.data import relocate
 from swinclf.data.folder import ImageFile
 from swinclf.data.images import content_digest
 from swinclf.data.relocate import find_by_content, path_from_run, recorded_folders
-from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted
 from swinclf.files import write_json
 from swinclf.run_folder import RunFolder
-from swinclf.training import loop
-
-
-def stop_after(patch, steps):
-    """The next training is asked to stop after so many steps."""
-    flag, taken, step = StopFlag(), [], loop._train_step
-
-    def counting(*arguments):
-        step(*arguments)
-        taken.append(1)
-        if len(taken) == steps:
-            flag.exit_code = ExitCode.INTERRUPTED
-
-    patch.setattr(train_verb, "StopFlag", lambda: flag)
-    patch.setattr(loop, "_train_step", counting)
 
 
 @pytest.fixture(scope="module")

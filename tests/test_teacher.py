@@ -19,6 +19,7 @@ from conftest import (
     read_rows,
     resume_run,
     same_weights,
+    stop_after,
     untimed_history,
     weights_of,
     write_dataset,
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 
 import swinclf
 from swinclf.commands import train as train_verb
-from swinclf.device import StopFlag, choose_hardware
+from swinclf.device import choose_hardware
 from swinclf.errors import ConfigError, ExitCode, Interrupted, RunError
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model, save_model
@@ -342,17 +343,8 @@ def test_an_interrupted_student_ends_as_an_undisturbed_one(
     }
     del settings["pretrained"]
     whole = swinclf.train(trained.data, name="whole", **settings).folder.path
-    flag, taken, step = StopFlag(), [], loop._train_step
-
-    def counting(*arguments):
-        step(*arguments)
-        taken.append(1)
-        if len(taken) == 8:
-            flag.exit_code = ExitCode.INTERRUPTED
-
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "StopFlag", lambda: flag)
-        patch.setattr(loop, "_train_step", counting)
+        stop_after(patch, 8)
         with pytest.raises(Interrupted):
             swinclf.train(trained.data, name="stopped", **settings)
     stopped = resume_run(tmp_path / "runs" / "stopped")
@@ -364,17 +356,10 @@ def test_an_interrupted_student_ends_as_an_undisturbed_one(
 
 @pytest.fixture
 def interrupted(trained, more, tmp_path, monkeypatch):
-    """A student that was stopped after its second step, and a copy of its teacher."""
+    """A student that was stopped after its first step, and a copy of its teacher."""
     teacher = tmp_path / "teacher"
     shutil.copytree(trained.path, teacher)
-    flag, step = StopFlag(), loop._train_step
-
-    def stopping(*arguments):
-        step(*arguments)
-        flag.exit_code = ExitCode.INTERRUPTED
-
-    monkeypatch.setattr(train_verb, "StopFlag", lambda: flag)
-    monkeypatch.setattr(loop, "_train_step", stopping)
+    stop_after(monkeypatch, 1)
     settings = {**SMALL_SETTINGS, "teacher": str(teacher), "unlabelled": str(more)}
     with pytest.raises(Interrupted):
         swinclf.train(trained.data, out=str(tmp_path / "runs"), name="stopped", **settings)

@@ -8,27 +8,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
-from conftest import SMALL_SETTINGS, resume_run, same_weights, weights_of
+from conftest import SMALL_SETTINGS, resume_run, same_weights, stop_after, weights_of
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
 import swinclf
-from swinclf.commands import train as train_verb
 from swinclf.commands.check import check
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import content_digest, decode_image, measure_values
 from swinclf.data.split import SplitRule
 from swinclf.data.value_range import describe_range, measure_ranges, merge_ranges
 from swinclf.device import Hardware, Precision, StopFlag
-from swinclf.errors import ExitCode, Interrupted
+from swinclf.errors import Interrupted
 from swinclf.inference.stream import _load
 from swinclf.pipeline.measured_preprocess import resolve_ranges
 from swinclf.pipeline.plan import Context
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
 from swinclf.preprocess import Fit, Interpolation, Preprocess, ValueRange, parse_ranges
 from swinclf.reporter import SILENT
-from swinclf.training import loop
 from swinclf.training.defaults import Regime
 
 PREPROCESS = Preprocess(
@@ -359,15 +357,8 @@ def test_a_resumed_run_has_the_ranges_that_it_began_with(tmp_path, monkeypatch):
     data = write_grey(tmp_path / "d", "uint16")
     settings = {**OPTIONS, "out": str(tmp_path / "runs")}
     whole = swinclf.train(data, **settings, name="whole").folder.path
-    flag, step = StopFlag(), loop._train_step
-
-    def stop(*arguments):
-        step(*arguments)
-        flag.exit_code = ExitCode.INTERRUPTED
-
     with monkeypatch.context() as patch:
-        patch.setattr(train_verb, "StopFlag", lambda: flag)
-        patch.setattr(loop, "_train_step", stop)
+        stop_after(patch, 1)
         with pytest.raises(Interrupted):
             swinclf.train(data, **settings, name="half")
     monkeypatch.setattr("swinclf.pipeline.measured_preprocess.measure_ranges", lambda *_, **__: ())
