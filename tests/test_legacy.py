@@ -15,15 +15,11 @@ from swinclf.settings import gather_settings
 
 
 @pytest.fixture
-def saved(cli, dataset, tmp_path):
-    """`saved(words...)`: config.json of a training, and what was said."""
+def saved(planned, dataset):
+    """`saved(words...)`: the settings of a training that is only planned, and what was said."""
 
     def run(*words, data=True):
-        folder = (dataset,) if data else ()
-        done = cli("train", *folder, *SMALL_FLAGS[:-6], "--epochs", "1", *words)
-        assert done.code == 0, done.err
-        path = tmp_path / done.out.strip() / "config.json"
-        return json.loads(path.read_text("utf-8")), done.err
+        return planned(*[dataset] * data, *SMALL_FLAGS[:5], *words)
 
     return run
 
@@ -46,10 +42,8 @@ def test_freeze_layers_means_what_it_says(saved, words, frozen):
     assert config["sources"]["freeze_layers"] == "flag"
 
 
-def test_a_switch_before_the_folder_does_not_swallow_it(cli, dataset, tmp_path):
-    done = cli("train", "--freeze-layers", dataset, *SMALL_FLAGS)
-    assert done.code == 0, done.err
-    config = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
+def test_a_switch_before_the_folder_does_not_swallow_it(planned, dataset):
+    config, _ = planned("--freeze-layers", dataset, *SMALL_FLAGS)
     assert config["freeze_layers"] is True
 
 
@@ -60,20 +54,14 @@ def test_data_path_is_the_folder(saved, dataset, form):
     assert config["data"] == str(dataset)
 
 
-@pytest.mark.parametrize("words", [["--num_classes", "5"], ["--num-classes=5"]])
-def test_another_number_of_classes_is_said_and_changes_nothing(saved, words):
-    config, err = saved(*words)
-    assert "note: --num-classes 5 is not needed: the class folders are counted" in err
-    assert (
-        "warning: --num-classes 5, but the folders hold 3 classes ('blue', 'green', 'red')" in err
-    )
-    assert "num_classes" not in config
-
-
-def test_the_right_number_of_classes_is_no_warning(saved):
-    _, err = saved("--num_classes", "3")
-    assert "note: --num-classes 3 is not needed" in err
-    assert "warning" not in err
+def test_another_number_of_classes_is_said_and_changes_nothing(cli, dataset, tmp_path):
+    assert modernise(["train", "x", "--num_classes", "5"])[0] == ["train", "x", "--num-classes=5"]
+    done = cli("train", dataset, *SMALL_FLAGS, "--num-classes=5")
+    assert done.code == 0, done.err
+    assert "note: --num-classes 5 is not needed: the class folders are counted" in done.err
+    said = "warning: --num-classes 5, but the folders hold 3 classes ('blue', 'green', 'red')"
+    assert said in done.err
+    assert "num_classes" not in (tmp_path / done.out.strip() / "config.json").read_text("utf-8")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99"])
@@ -128,31 +116,31 @@ def test_underscores_are_dashes(saved, words):
     assert saved(*words)[0]["batch_size"] == 6
 
 
-def test_a_folder_with_underscores_keeps_them(saved, tmp_path, dataset):
-    dataset.rename(tmp_path / "my_data--x")
-    config, _ = saved(
-        f"--data-path={tmp_path / 'my_data--x'}", "--out", "my_runs", "--name=a_b", data=False
-    )
-    assert config["data"] == str(tmp_path / "my_data--x")
-    assert (tmp_path / "my_runs" / "a_b" / "metrics.json").is_file()
-
-
-def test_model_name_is_the_model(cli, dataset, tmp_path):
-    words = ("--model-name", "test_vit2", "--no-pretrained", "--img-size", "32", "--epochs", "1")
-    done = cli("train", dataset, *words)
+def test_a_folder_with_underscores_keeps_them_and_the_right_number_is_no_warning(
+    cli, tmp_path, dataset
+):
+    data = dataset.rename(tmp_path / "my_data--x")
+    words = ("--out", "my_runs", "--name=a_b", "--num_classes", "3", *SMALL_FLAGS)
+    done = cli("train", f"--data-path={data}", *words)
     assert done.code == 0, done.err
-    config = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
-    assert config["model"] == "test_vit2"
+    assert "note: --num-classes 3 is not needed" in done.err
+    assert "--num-classes 3, but" not in done.err
+    run = tmp_path / "my_runs" / "a_b"
+    assert json.loads((run / "config.json").read_text("utf-8"))["data"] == str(data)
+    assert (run / "metrics.json").is_file()
+
+
+def test_model_name_is_the_model(planned, dataset):
+    words = ("--model-name", "test_vit2", "--no-pretrained", "--img-size", "32")
+    assert planned(dataset, *words)[0]["model"] == "test_vit2"
 
 
 @pytest.mark.parametrize("words", [["--weights", ""], ["--weights="]])
-def test_empty_weights_are_random_ones(cli, dataset, tmp_path, words):
+def test_empty_weights_are_random_ones(planned, dataset, tmp_path, words):
     (tmp_path / "c.json").write_text('{"weights": "gone.pth"}', "utf-8")
-    small = ("--model", "test_vit", "--img-size", "32", "--epochs", "1", "--config", "c.json")
-    done = cli("train", *words, dataset, *small)
-    assert done.code == 0, done.err
-    assert "note: --weights '' means random weights, as in the old scripts" in done.err
-    config = json.loads((tmp_path / done.out.strip() / "config.json").read_text("utf-8"))
+    small = ("--model", "test_vit", "--img-size", "32", "--config", "c.json")
+    config, said = planned(*words, dataset, *small)
+    assert "note: --weights '' means random weights, as in the old scripts" in said
     assert config["weights"] is None
     assert config["pretrained"] is False
     assert config["sources"]["pretrained"] == "flag"
