@@ -582,39 +582,6 @@ def test_the_module_and_the_script_are_the_same_program(program):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ("frobnicate",),
-        ("train", "x", "--frobnicate"),
-        ("train", "x", "--epochs"),
-        ("train", "x", "--epochs", "many"),
-        ("train", "x", "--epochs", "0"),
-        ("train", "x", "--val-split", "1.5"),
-        ("train", "x", "--fit", "stretch"),
-        ("train", "x", "--lr", "0"),
-        ("train", "x", "--freeze-layers", "--freeze-stages", "1"),
-        ("train", "x", "--name", "a/b"),
-        ("train", "x", "--config", "nowhere.toml"),
-        ("train", "x", "y"),
-        ("eval", "--split", "half"),
-        ("predict",),
-        ("predict", "x", "--top-k", "0"),
-        ("predict", "x", "--format", "xml"),
-        ("export", "--format", "zip"),
-        ("export", "--tolerance", "-1"),
-        ("doctor", "x"),
-        ("--frobnicate",),
-    ],
-)
-def test_wrong_usage_ends_in_2_with_a_word_on_standard_error(cli, words):
-    done = cli(*words)
-    assert done.code == 2, done.err
-    assert done.out == ""
-    assert done.err
-    assert "Traceback" not in done.err
-
-
-@pytest.mark.parametrize(
     ("content", "found"),
     [
         ("{", "line 1"),
@@ -654,13 +621,18 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
         (("trian", "x"), "a command of swinclf", "'trian'"),
         (("eval", "--split", "half"), "one of 'val', 'test', 'train', 'all' for --split", "half"),
         (("export", "--tolerance", "-1"), "a number of at least 0 for --tolerance", "-1"),
+        (("export", "--format", "zip"), "one of 'onnx', 'timm', 'torch-export', ", "zip"),
+        (("predict", "x", "--format", "xml"), "one of 'table', 'json', 'jsonl', 'csv' for ", "xml"),
+        (("doctor", "x"), "no more arguments for 'swinclf doctor'", "x, which is one argument"),
+        (("--frobnicate",), "an option of 'swinclf'", "--frobnicate"),
     ],
 )
 def test_wrong_usage_says_what_was_expected_and_found(cli, words, expected, found):
     done = cli(*words)
-    assert done.code == 2
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
     said = error_lines(done)
-    assert said[0] == expected
+    assert said[0].startswith(expected)
     assert said[1].startswith(found)
     hint = {"--epoch": "did you mean --epochs?", "trian": "did you mean swinclf train?"}
     assert said[2].startswith(next((hint[word] for word in words if word in hint), "swinclf "))
