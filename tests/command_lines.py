@@ -49,7 +49,7 @@ def parse(words: list[str]) -> None:
     parent = GROUP.make_context("swinclf", ["doctor"])
     name, *rest = modern
     try:
-        if any(name in one.opts for one in GROUP.params):
+        if name == "--help" or any(name in one.opts for one in GROUP.params):
             return  # an option of the program itself
         if name not in GROUP.commands:
             raise UsageError(f"No such command '{name}'")
