@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset
 
+import swinclf
 from swinclf.data.images import content_digest
 from swinclf.data.split import SplitRule
 from swinclf.metrics import cross_validation_interval, wilson_interval
@@ -43,10 +44,16 @@ def test_folds_divide_each_class_evenly_and_duplicates_stay_together():
     assert (fold_of != other).any()
 
 
-def test_every_image_is_scored_by_a_head_that_has_not_seen_it(cli, greys, tmp_path):
-    done = cli("train", greys, *FROZEN, "--folds", "4", "--name", "folds")
-    assert done.code == 0, done.err
-    run = tmp_path / "runs" / "folds"
+@pytest.fixture(scope="module")
+def crossed(greys, tmp_path_factory):
+    """A run of four folds."""
+    settings = {"model": "test_vit", "pretrained": False, "img_size": 32, "freeze_layers": True}
+    out = str(tmp_path_factory.mktemp("runs"))
+    return swinclf.train(greys, folds=4, name="folds", out=out, **settings).path
+
+
+def test_every_image_is_scored_by_a_head_that_has_not_seen_it(crossed):
+    run = crossed
     metrics, config = metrics_of(run), json.loads((run / "config.json").read_text("utf-8"))
     assert (metrics["split"], metrics["images"]) == ("cross-validation", 60)
     assert (config["folds"], config["sources"]["folds"]) == (4, "flag")
@@ -76,9 +83,12 @@ def test_random_labels_are_not_predicted(cli, tmp_path):
     done = cli("train", data, *FROZEN, "--folds", "5", "--name", "coins")
     assert done.code == 0, done.err
     assert 0.3 < metrics_of(tmp_path / "runs" / "coins")["accuracy"] < 0.7
+    assert f"swinclf eval OTHER --run {Path('runs', 'coins')}\n" in done.err
 
 
-def test_trained_weights_and_few_images_are_cross_validated_by_default(cli, greys, tmp_path):
+def test_trained_weights_and_few_images_are_cross_validated_by_default(
+    cli, planned, greys, tmp_path
+):
     first = cli("train", greys, *SMALL_FLAGS, "--name", "first")
     assert first.code == 0, first.err
     weights = ("--weights", tmp_path / "runs" / "first")
@@ -87,29 +97,18 @@ def test_trained_weights_and_few_images_are_cross_validated_by_default(cli, grey
     config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
     assert (config["folds"], config["reasons"]["folds"]) == (10, "fewer than 300 images")
     assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"
-    for flags, split in (
-        (("--val-split", "0.2"), "val"),
-        (("--folds", "0"), "val"),
-        (("--epochs", "1"), "val"),
-        (("--test-split", "0.2"), "test"),
-    ):
-        name = flags[0].strip("-")
-        done = cli("train", greys, *weights, *flags, "--name", name)
-        assert done.code == 0, done.err
-        assert metrics_of(tmp_path / "runs" / name)["split"] == split
+    for flag, value in {"val-split": 0.2, "folds": 0, "epochs": 1, "test-split": 0.2}.items():
+        assert planned(greys, *weights, f"--{flag}", value)[0]["folds"] == 0, flag
 
 
 def test_the_model_of_a_cross_validated_run_warns_where_it_is_scored_on_its_own_images(
-    cli, greys, tmp_path
+    cli, crossed, tmp_path
 ):
-    done = cli("train", greys, *FROZEN, "--folds", "3", "--name", "folds")
-    assert done.code == 0, done.err
-    scored = cli("eval", "--run", tmp_path / "runs" / "folds")
+    scored = cli("eval", "--run", crossed, "--output", tmp_path / "scores")
     assert scored.code == 0, scored.err
     assert "trained on all of these images: their scores say nothing about new ones" in scored.err
-    accuracy = format_percent(metrics_of(tmp_path / "runs" / "folds")["accuracy"])
+    accuracy = format_percent(metrics_of(crossed)["accuracy"])
     assert f"by cross-validation, accuracy is {accuracy}\n" in scored.err
-    assert f"swinclf eval OTHER --run {Path('runs', 'folds')}\n" in done.err
 
 
 @pytest.mark.parametrize(

@@ -150,15 +150,11 @@ def test_an_edited_image_is_computed_anew_under_its_old_name_size_and_date(train
     assert train()[1] == 1
 
 
-@pytest.mark.parametrize(
-    "other",
-    [{"img_size": 48}, {"fit": "squash"}, {"precision": "bf16"}, {"seed": 5}],
-    ids=["size", "preprocessing", "precision", "weights"],  # random weights are by the seed
-)
-def test_another_way_of_computing_is_another_key(train, other):
+def test_another_way_of_computing_is_another_key(train):
     train()
-    assert train(**other)[2] >= 36
-    assert train(**other)[1:] == (0, 0)
+    # Another size, preprocessing, precision, and other weights: random ones are by the seed.
+    for other in ({"img_size": 48}, {"fit": "squash"}, {"precision": "bf16"}, {"seed": 5}):
+        assert train(**other)[2] >= 36, other
 
 
 def test_a_mirror_view_that_is_not_there_yet_is_computed_alone(train):
@@ -195,8 +191,9 @@ def test_readable_images_are_not_decoded_to_find_out_again_where_no_network_look
     assert _same(first, second)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", ["test_vit", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    ("model", "precision"), [("test_vit", "fp32"), ("vit_tiny_patch16_224", "bf16")]
+)
 def test_eval_gives_the_rows_of_a_frozen_run_to_the_bit(train, cli, tmp_path, model, precision):
     run, *_ = train(model=model, precision=precision, val_split=0.5)
     done = cli("eval", "--run", run.folder.path, "--output", tmp_path / "scores")
@@ -227,24 +224,20 @@ def test_a_frozen_run_scores_some_images_at_a_time_with_the_same_bits(train, mon
 # --- what cannot hurt it ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
+def test_a_damaged_file_is_thrown_away_and_computed_anew(train, own_cache):
+    first, *_ = train()
+    for damage in (
         lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
         lambda content: content[: len(content) // 2],
-    ],
-    ids=["flipped", "cut"],
-)
-def test_a_damaged_file_is_thrown_away_and_computed_anew(train, own_cache, damage):
-    first, *_ = train()
-    damaged = _files(own_cache)
-    for path in damaged:
-        path.write_bytes(damage(path.read_bytes()))
-    second, decoded, _ = train()
-    assert decoded == 36
-    assert _same(first, second)
-    assert not set(damaged) & set(_files(own_cache))
-    assert train()[1:] == (0, 0)
+    ):
+        damaged = _files(own_cache)
+        assert damaged
+        for path in damaged:
+            path.write_bytes(damage(path.read_bytes()))
+        second, decoded, _ = train()
+        assert decoded == 36
+        assert _same(first, second)
+        assert not set(damaged) & set(_files(own_cache))
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(cli, dataset, tmp_path, monkeypatch):

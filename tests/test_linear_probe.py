@@ -151,10 +151,9 @@ def test_where_only_a_part_can_be_fitted_epochs_follow(dataset, tmp_path, monkey
     [
         ({"val_split": 0.2}, "val"),
         ({}, "cross-validation"),
-        ({"folds": 4}, "cross-validation"),
         ({"test_split": 0.25}, "test"),
     ],
-    ids=["val", "default", "folds", "test"],
+    ids=["val", "default", "test"],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
     dataset, trained, tmp_path, monkeypatch, given, split
