@@ -309,6 +309,13 @@ def test_a_read_that_never_ends_stops_no_check(land, tmp_path, silent_disk):
     assert "data:image/jpeg" not in page
 
 
+def test_the_median_is_of_images_from_all_of_a_list(tmp_path):
+    paths = [tmp_path / f"{number:02}.png" for number in range(60)]
+    for number, path in enumerate(paths):
+        Image.new("L", (8, 8) if number < 30 else (24, 24)).save(path)
+    assert median_side_px(paths) == 16
+
+
 def test_a_disk_that_is_gone_ends_the_median(land, silent_disk):
     silent_disk(image_stats)
     with pytest.raises(DataError, match="3 consecutive times"):

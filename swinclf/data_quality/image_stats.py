@@ -22,7 +22,7 @@ from swinclf.data.images import (
     read_slot,
     use_image,
 )
-from swinclf.data.loader import map_ahead
+from swinclf.data.loader import evenly_spaced, map_ahead
 from swinclf.data_quality.fingerprints import CROPS, LENGTH, SIDE, fingerprints, small_grey
 from swinclf.preprocess import ValueRange
 from swinclf.reporter import Reporter
@@ -105,7 +105,7 @@ def median_side_px(paths: Sequence[Path]) -> float | None:
         except UnreadableImage:
             return None
 
-    chosen = paths[:: max(1, len(paths) // MEASURED)][:MEASURED]
+    chosen = evenly_spaced(paths, MEASURED)
     found = map_ahead(measure, chosen, workers=0, ahead=1, late=lambda _path, _reason: None)
     sides = [side for side in found if side is not None]
     return float(np.median(sides)) if sides else None
