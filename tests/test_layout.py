@@ -109,8 +109,9 @@ def test_splits_under_other_names(root, train, other, split):
 
 
 def test_the_usual_names_need_no_note(root):
-    touch(root, *images_in("Train", "valid", "test"))
-    assert scan_folder(root).notes == ()
+    touch(root, *images_in("Train", "valid", "test"), "test/cats.png/1.jpg")
+    index = scan_folder(root)
+    assert index.notes == index.warnings == ()
 
 
 def test_three_splits_and_what_is_next_to_them(root):

@@ -263,7 +263,10 @@ def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _count_images(folder: str) -> int:
     entries = list_folder(Path(folder))
-    return sum(has_image_name(one.name) and not is_junk(one.name) for one in entries)
+    return sum(
+        has_image_name(one.name) and not is_junk(one.name) and not os.path.isdir(one.path)  # noqa: PTH112
+        for one in entries
+    )
 
 
 def _no_folder(path: Path, error: OSError) -> DataError:
