@@ -175,6 +175,8 @@ def check_can_write(path: Path) -> None:
     An empty temporary file is created there and removed; if there is no such folder, in the nearest
     one above it.
     """
+    if path.is_dir():
+        raise RunError(f"a file to write, not '{path}'", found="a folder", hint="a file name in it")
     if path.exists() and not path.is_file():  # a device or a pipe
         return
     target = Path(os.path.realpath(path)) if path.is_symlink() else path

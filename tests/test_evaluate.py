@@ -212,6 +212,8 @@ def test_a_file_is_tried_without_changing_anything(tmp_path):
         check_can_write(path)
     assert [path.name for path in tmp_path.rglob("*")] == ["old.json"]
     assert (tmp_path / "old.json").read_text("utf-8") == "old"
+    with pytest.raises(RunError, match="found: a folder"):
+        check_can_write(tmp_path)
 
 
 def test_no_such_folder_is_an_error(trained, cli, tmp_path):
