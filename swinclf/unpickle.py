@@ -80,14 +80,15 @@ def storage_of(persistent_id: Any, load: Loader) -> Storage:
     The id is ("storage", its class, key, device, number of values, ...).
     """
     kind, storage_class, key, _, count, *_ = persistent_id
-    if kind != "storage" or not isinstance(storage_class, Reference) or type(count) is not int:
+    kinds = (type(storage_class), type(key), type(count))
+    if kind != "storage" or kinds != (Reference, str, int):
         raise ValueError("a persistent id that is not torch's")
     name = storage_class.name.rpartition(".")[2].removesuffix("Storage")
     dtype = _STORAGES.get(name)
     if dtype is None or count < 0:
         raise ValueError(f"a storage of class {storage_class.name}")
     size = count * dtype.itemsize
-    raw = load(str(key), size)
+    raw = load(key, size)
     if raw.numel() < size:
         raise ValueError(f"storage {key} has {raw.numel():,} of {size:,} bytes")
     return Storage(raw[:size].view(dtype))
@@ -109,6 +110,7 @@ _STORAGES = {
     "Untyped": torch.uint8,
 }
 _MARK = object()
+_KEYS = (str, bytes, int, float, type(None), Reference)  # types of keys of a dict
 
 
 class _Machine:
@@ -176,6 +178,8 @@ class _Machine:
                 stack.append(Reference(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
                 module, named = stack[-2:]
+                if not isinstance(module, str) or not isinstance(named, str):
+                    raise ValueError("a name that is no text")
                 stack[-2:] = [Reference(f"{module}.{named}")]
             case "EXT1" | "EXT2" | "EXT4":
                 stack.append(Reference(f"extension {argument}"))
@@ -232,10 +236,14 @@ _VALUES: dict[str, Callable[[], Any]] = {
 
 
 def _with_items(container: Any, pairs: list[Any]) -> Any:
-    """Put alternating keys and values into a dict or a placeholder of a dict; return it."""
+    """Put alternating keys and values into a dict or a placeholder of a dict; return it.
+
+    Leaves out keys of other types: the time to hash nested tuples may double with each byte.
+    """
     items = container.entries if isinstance(container, Placeholder) else container
     if isinstance(items, dict):
-        items.update(zip(pairs[::2], pairs[1::2], strict=True))
+        entries = zip(pairs[::2], pairs[1::2], strict=True)
+        items.update((key, value) for key, value in entries if isinstance(key, _KEYS))
     return container
 
 
@@ -276,7 +284,7 @@ def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
 
 
 def _ordered_dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
-    return {key: value for key, value in pairs}  # noqa: C416 - pairs may be lists
+    return _with_items({}, [one for key, value in pairs for one in (key, value)])
 
 
 def _listed(values: Any = (), *_: Any) -> list[Any]:

@@ -28,7 +28,7 @@ from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.file_kind import WeightsFileKind, detect_kind
 from swinclf.models.weights.find import find_weights
 from swinclf.models.weights.torch_files import read_inert
-from swinclf.unpickle import Placeholder, Storage, interpret
+from swinclf.unpickle import Placeholder, Storage, UnreadablePickleError, interpret
 
 State = dict[str, Tensor]
 
@@ -286,6 +286,14 @@ def test_a_tensor_beyond_its_storage_is_inert(wrong: dict[str, Any]) -> None:
     found = interpret(stream, lambda _: Storage(torch.zeros(4)))
     assert isinstance(found, Placeholder)
     assert found.name == "torch._utils._rebuild_tensor_v2"
+
+
+def test_nested_tuples_are_neither_hashed_nor_written_out() -> None:
+    nested = b"K\x01" + b"2\x86" * 40
+    found = interpret(io.BytesIO(b"\x80\x02}(" + nested + b"K\x01K\x03K\x04u."), lambda _: None)
+    assert found == {3: 4}
+    with pytest.raises(UnreadablePickleError, match="no text"):
+        interpret(io.BytesIO(b"\x80\x04" + nested + b"2\x93."), lambda _: None)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
