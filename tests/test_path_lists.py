@@ -89,6 +89,7 @@ def test_every_format_gives_its_paths(content, tmp_path):
 @pytest.mark.usefixtures("files")
 def test_a_table_of_fixed_width():
     assert paths(GET_CHILD_ITEM) == ["a.png", "b b.png"]
+    assert paths("OldPath Path\n------- ----\nc.png   a.png\n") == ["a.png"]
     said = []
     paths(GET_CHILD_ITEM, note=said.append)
     assert said == ["the list is read as a table: paths from its column 'FullName'"]

@@ -342,7 +342,7 @@ def _path_column(header: str) -> tuple[str, str, int] | None:
 
 def _span(header: str, rule: str, name: str) -> tuple[int, int | None]:
     """Return the span of a column in a table whose second line is a rule of dashes."""
-    start = header.index(name)
+    start = next(re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", header)).start()
     later = [match.start() for match in re.finditer("-+", rule) if match.start() > start]
     return start, min(later, default=None)
 
