@@ -223,7 +223,10 @@ def free_memory() -> int:
             int((group / name).read_text(encoding="ascii"))
             for name in ("memory.max", "memory.current")
         )
-        found.append(max(0, limit - used))
+        statistics = (group / "memory.stat").read_text(encoding="ascii")
+        # Freed as soon as a process needs memory, like the page cache in MemAvailable.
+        cached = re.findall(r"^(?:in)?active_file (\d+)$", statistics, re.MULTILINE)
+        found.append(max(0, limit - used + sum(map(int, cached))))
     if not found and hasattr(os, "sysconf"):  # unknown: half of the physical memory
         with suppress(OSError, ValueError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)

@@ -196,7 +196,8 @@ def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypat
     assert "memory" in error_lines(done)[0]
 
 
-GROUP = {"memory.max": "3000000\n", "memory.current": "1000000\n"}
+GROUP = {"memory.max": "3000000\n", "memory.current": "1000000\n", "memory.stat": "file 9\n"}
+PAGE_CACHE = "inactive_anon 70\ninactive_file 300000\nactive_file 200000\nunevictable 0\n"
 MEMINFO = {"meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}
 
 
@@ -205,6 +206,7 @@ MEMINFO = {"meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}
     [
         (MEMINFO, 4000 * 1024),
         (MEMINFO | GROUP, 2_000_000),
+        (MEMINFO | GROUP | {"memory.stat": PAGE_CACHE}, 2_500_000),
         (MEMINFO | GROUP | {"memory.max": "max\n"}, 4000 * 1024),
         (MEMINFO | GROUP | {"memory.current": "4000000\n"}, 0),
         ({}, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2),
