@@ -31,6 +31,7 @@ from torch.nn import functional as F
 import swinclf
 from swinclf.commands import train as train_verb
 from swinclf.device import choose_hardware
+from swinclf.data.unlabelled import read_unlabelled
 from swinclf.errors import ConfigError, ExitCode, Interrupted, RunError
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model, save_model
@@ -377,6 +378,13 @@ def test_a_teacher_that_has_changed_or_gone_is_named(interrupted, cli, tmp_path)
     done = cli("train", "--resume", run, "--teacher", tmp_path / "elsewhere")
     assert done.code == 3, done.err
     assert facts_of(run)["teacher"] == str(tmp_path / "elsewhere")
+
+
+def test_a_damaged_digest_of_an_unlabelled_image_is_named(tmp_path):
+    path = tmp_path / "unlabelled.csv"
+    path.write_text("path,digest\na.png,zz\n", "utf-8")
+    with pytest.raises(RunError, match="content digests in"):
+        read_unlabelled(path, tmp_path)
 
 
 def test_another_teacher_or_unlabelled_image_is_refused_in_a_resume(interrupted, more, trained):

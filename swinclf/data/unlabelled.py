@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swinclf.data.dataset_layout import list_folder
 from swinclf.data.walk import relative_path, walk_images
-from swinclf.errors import DataError
+from swinclf.errors import DataError, RunError
 from swinclf.files import read_csv, write_csv
 
 COLUMNS = ("path", "digest")
@@ -55,5 +55,9 @@ def read_unlabelled(path: Path, root: Path) -> UnlabelledImages:
         RunError: If the file cannot be read, or is not such a table.
     """
     rows = read_csv(path, COLUMNS)
-    digests = tuple(bytes.fromhex(row["digest"]) for row in rows)
+    try:
+        digests = tuple(bytes.fromhex(row["digest"]) for row in rows)
+    except ValueError as error:
+        hint = "restore it, or train again"
+        raise RunError(f"content digests in '{path}'", found=str(error), hint=hint) from error
     return UnlabelledImages(root, tuple(row["path"] for row in rows), digests)
