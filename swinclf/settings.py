@@ -320,6 +320,8 @@ def _check_bounds(name: str, value: Any, about: Mapping[str, Any]) -> None:
         bounds = f"more than {above:g}, and finite"
     elif (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+    elif value == math.inf:
+        bounds = "a finite number"
     if bounds:
         raise _SettingValueError(name, bounds, value)
 

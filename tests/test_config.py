@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import get_args
 
@@ -10,6 +11,7 @@ from conftest import SMALL_SETTINGS, write_dataset
 
 import swinclf
 from swinclf.config import ALWAYS_CHOSEN, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
+from swinclf.errors import ConfigError
 from swinclf.settings import gather_settings
 
 # A value for every setting that is chosen where it is not given.
@@ -32,6 +34,12 @@ def test_a_setting_that_is_always_chosen_is_open_in_what_is_asked_for():
     asked = TrainConfig()
     assert all(getattr(asked, name) is None for name in ALWAYS_CHOSEN)
     assert all(type(None) in get_args(SETTING_TYPES[name]) for name in ALWAYS_CHOSEN)
+
+
+def test_settings_are_finite():
+    for name in ("mixup", "cutmix", "weight_decay", "clip_norm", "teacher_features", "cache_gib"):
+        with pytest.raises(ConfigError, match="a finite number"):
+            gather_settings({"data": "x", "teacher": "y", name: math.inf})
 
 
 @pytest.mark.parametrize("name", ALWAYS_CHOSEN)
