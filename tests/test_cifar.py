@@ -161,7 +161,13 @@ def test_damaged_files_are_named(tmp_path, cli, change, found):
     assert found in said
 
 
-def test_other_missing_files_stay_missing(tmp_path):
+def test_other_missing_files_stay_missing(tmp_path, archive):
+    paths = [archive / one.path for one in scan_folder(archive).images]
+    path = max(paths, key=lambda path: path.name)  # number -1, too
+    assert read_packed(path)
+    for name in ("-1.ppm", "-0001.ppm", "0.ppm", "00000.png", "99999.ppm"):
+        assert read_packed(path.with_name(name)) is None
+    assert read_packed(path.parents[1] / "nonsense" / path.name) is None
     assert read_packed(tmp_path / "train" / "cat" / "00001.ppm") is None
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert open_cifar(tmp_path) is None

@@ -60,8 +60,11 @@ class CifarArchive:
         """Yield path, label and split of every image."""
         for split, labels in self.labels.items():
             for number, label in enumerate(labels.tolist()):
-                name = self.classes[label]
-                yield f"{split}/{name}/{number:05d}.ppm", name, split
+                yield self.path(split, number), self.classes[label], split
+
+    def path(self, split: str, number: int) -> str:
+        """Return the path of an image."""
+        return f"{split}/{self.classes[self.labels[split][number]]}/{number:05d}.ppm"
 
     def read(self, split: str, number: int) -> bytes:
         """Return an image as a PPM file.
@@ -97,9 +100,9 @@ def open_cifar(root: Path) -> CifarArchive | None:
 def read_packed(path: Path) -> bytes | None:
     """Return the content of an image of an archive by its path; None if it is no such path."""
     with suppress(DataError, OSError, ValueError, LookupError):
-        archive = open_cifar(path.parents[2])
-        if archive is not None:
-            return archive.read(path.parts[-3], int(path.stem))
+        archive, inner, number = open_cifar(path.parents[2]), path.parts[-3:], int(path.stem)
+        if archive and number >= 0 and "/".join(inner) == archive.path(inner[0], number):
+            return archive.read(inner[0], number)
     return None
 
 
