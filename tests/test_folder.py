@@ -399,10 +399,9 @@ def test_an_empty_folder(root):
 
 
 def test_images_in_no_class_folder(root):
-    assert (
-        error_of(touch(root, "1.jpg", "2.png")).found
-        == "2 images directly in it, not in class folders"
-    )
+    for name, found in (("1.jpg", "1 image"), ("2.png", "2 images")):
+        error = error_of(touch(root, name))
+        assert error.found == f"{found} directly in it, not in class folders"
 
 
 def test_folders_without_images(root):

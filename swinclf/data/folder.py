@@ -305,7 +305,7 @@ def _no_classes(root: Path, scanned: Path, skipped: Sequence[SkippedFile]) -> Da
     hint = "move the images of each class into a folder named like the class"
     reason, count = most_frequent_reason(skipped)
     if images:
-        found = f"{images} images directly in it, not in class folders"
+        found = f"{format_count(images, 'image')} directly in it, not in class folders"
     elif skipped:
         found = f"{len(skipped):,} that cannot be used, e.g. {skipped[0].path}: {reason}"
         hint = remedy_for(reason) or f"repair {'it' if count == 1 else 'them'}, or {hint}"
