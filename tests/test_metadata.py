@@ -506,14 +506,14 @@ def test_broken_exif_turns_nothing(exif):
     assert exif_orientation(exif) is exif_orientation(b"Exif\0\0" + exif) is None
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "JPEG2000", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "JPEG2000", "BMP"])
 def test_a_file_without_metadata_stays_as_it_is(kind):
     data = encoded(RGB, kind)
     assert strip_metadata(data)[0] == data
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "JPEG2000", "AVIF"])
 def test_what_is_no_whole_file_is_no_crash(kind):
-    data = encoded(RGB, kind, **({"exif": TURNED} if kind in ("WEBP", "AVIF") else {}))
+    data = encoded(RGB, kind, **({"exif": TURNED} if kind == "AVIF" else {}))
     for length in range(0, len(data), max(1, len(data) // 60)):
         strip_metadata(data[:length])

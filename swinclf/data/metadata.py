@@ -4,8 +4,8 @@ Decoders that read colour profiles, texts, previews and camera data fail on brok
 ones although the pixels are good. Only the orientation is needed: it is read here, with bounded
 memory, and damaged metadata is ignored.
 
-Source: PNG 3rd edition (W3C 2025), sec. 5; JPEG (ITU-T T.81), annex B; WebP (RFC 9649), sec. 2;
-GIF89a (CompuServe 1990), sec. 23 to 26; JPEG 2000 (ITU-T T.800), annex I.
+Source: PNG 3rd edition (W3C 2025), sec. 5; JPEG (ITU-T T.81), annex B; GIF89a (CompuServe 1990),
+sec. 23 to 26; JPEG 2000 (ITU-T T.800), annex I.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ def strip_metadata(data: bytes) -> tuple[bytes, int | None]:
         return _without_png(data)
     if data.startswith(b"\xff\xd8\xff"):
         return _without_jpeg(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _without_webp(data)
     if data[:4] == b"GIF8":
         return _without_gif(data), UPRIGHT
     if data.startswith(_JP2):
@@ -172,30 +170,6 @@ def _is_jpeg_metadata(marker: int, body: bytes) -> bool:
     if marker == 0xEE:
         return not (body.startswith(_ADOBE) and len(body) >= 12)
     return 0xE1 <= marker <= 0xEF or marker == 0xFE
-
-
-def _without_webp(data: bytes) -> tuple[bytes, int | None]:
-    """Return an extended WebP with its frames only; any other unchanged."""
-    if data[12:16] != b"VP8X" or len(data) < 30:
-        return data, None
-    exif, xmp, parts, offset = None, None, [], 12
-    limit = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    while offset + 8 <= limit:
-        kind = data[offset : offset + 4]
-        length = int.from_bytes(data[offset + 4 : offset + 8], "little")
-        end = offset + 8 + length + length % 2
-        if kind == b"EXIF":
-            exif = exif_orientation(data[offset + 8 : offset + 8 + length])
-        elif kind == b"XMP " and xmp is None:
-            xmp = _xmp_orientation(data[offset + 8 : min(end, offset + MAX_TEXT_BYTES)])
-        elif kind not in (b"ICCP", b"XMP ") or end > limit:
-            parts.append(data[offset:end])
-        offset = end
-    body = bytearray(b"".join(parts))
-    if not body.startswith(b"VP8X") or len(body) < 18:
-        return data, None
-    body[8] &= ~0b0010_1100  # profile, EXIF, XMP
-    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, _first_of(exif, xmp)
 
 
 def _without_gif(data: bytes) -> bytes:
