@@ -389,25 +389,3 @@ class StopFlag:
         self.exit_code, self._signalled_at = code, time.monotonic()
         if is_second or not self._is_deferring:
             raise Interrupted(code)
-
-
-@contextmanager
-def sigterm_as_exception() -> Iterator[None]:
-    """Raise an exception on SIGTERM inside the `with` block, as Ctrl-C does.
-
-    Raises:
-        Interrupted: On SIGTERM.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is None:
-        yield
-        return
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(ExitCode.TERMINATED)
-
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

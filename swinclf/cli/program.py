@@ -15,7 +15,7 @@ from swinclf.cli import console
 from swinclf.cli.help import Program
 from swinclf.cli.streams import flush_data, output_failure, write_data
 from swinclf.cli.usage import UsageError, usage_error
-from swinclf.device import sigterm_as_exception
+from swinclf.device import StopFlag
 from swinclf.errors import ExitCode, Interrupted, SwinclfError
 from swinclf.terminal import discard
 
@@ -63,7 +63,7 @@ def handle_errors(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with sigterm_as_exception():
+            with StopFlag().handling_signals():
                 code = command(*args, **kwargs) or ExitCode.OK
                 flush_data()
         except SwinclfError as error:
