@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from swinclf.data import folder
-from swinclf.data.dataset import assign_splits
+from swinclf.data.dataset import assign_splits, describe_warnings
 from swinclf.data.folder import TEST, TRAIN, VAL, check_trainable, scan_folder
 from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
@@ -446,7 +446,7 @@ def test_a_lone_image_is_trained_on_and_said(root):
     dataset = assign_splits(index, digests, {}, SplitRule(0.2))
     assert dataset.counts(TRAIN)["a"] == 1
     assert dataset.counts(VAL).keys() == {"b", "c"}
-    assert list(dataset.warnings()) == [
+    assert list(describe_warnings(dataset)) == [
         "no image of 'a' is held out: there are not two different ones (1 to train on)"
     ]
 

@@ -21,7 +21,6 @@ from conftest import (
 
 import swinclf
 from swinclf import terminal
-from swinclf.data.dataset import Dataset
 from swinclf.data.folder import FolderIndex, ImageFile
 from swinclf.data.split import SplitRule
 from swinclf.durations import duration_text, parse_duration
@@ -243,7 +242,7 @@ def evaluation_s(counts, forward_s, *, regime=Regime.FULL, **config):
     )
     settings = {"epochs": 0, "mirror": False, "folds": 0, "test_split": 0.0} | config
     start = SimpleNamespace(regime=regime, extracts_features=False, bytes_on_disk=0)
-    dataset = Dataset(Path(), ("a",), images, ())
+    dataset = FolderIndex(Path(), ("a",), images, (), has_val=False)
     plan = Plan(None, SimpleNamespace(**settings), start, dataset, None)
     return forecast.forecast(plan, forward_s, 0.0).evaluation_s
 

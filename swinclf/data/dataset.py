@@ -1,11 +1,10 @@
-"""A dataset for training: the readable images, each assigned to a split."""
+"""The readable images of a dataset for training, each assigned to a split."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from swinclf.data.class_names import list_some, quote_names, similar_names
 from swinclf.data.folder import TRAIN, VAL, FolderIndex, ImageFile, SkippedFile, check_trainable
@@ -16,55 +15,23 @@ SIMILAR = "differ only in case, outer spaces or Unicode form"
 NAMED = 5  # classes that are listed by name
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images with labels and splits."""
-
-    root: Path
-    classes: tuple[str, ...]  # class names in the order of the logits
-    images: tuple[ImageFile, ...]  # sorted by path, each with a split
-    skipped: tuple[SkippedFile, ...]  # files that cannot be used, sorted by path
-    notes: tuple[str, ...] = ()  # remarks, a sentence each
-    losses: tuple[str, ...] = ()  # lost classes and the scan's warnings, a sentence each
-
-    def rows(self, split: str) -> list[int]:
-        """Return the indices in `images` of a split."""
-        return [row for row, image in enumerate(self.images) if image.split == split]
-
-    def of(self, split: str) -> list[ImageFile]:
-        """Return the images of a split."""
-        return [image for image in self.images if image.split == split]
-
-    def paths(self, split: str) -> list[Path]:
-        """Return the files of a split."""
-        return [self.root / image.path for image in self.of(split)]
-
-    def targets(self, split: str) -> list[int]:
-        """Return the class indices of a split."""
-        index = {name: number for number, name in enumerate(self.classes)}
-        return [index[image.label] for image in self.of(split)]
-
-    def counts(self, split: str) -> Counter[str]:
-        """Return the number of images of each class in a split."""
-        return Counter(image.label for image in self.of(split))
-
-    def warnings(self) -> Iterator[str]:
-        """Yield possible losses and mistakes in the dataset, a sentence each."""
-        yield from self.losses
-        similar = similar_names(self.classes)
-        for names in similar[:NAMED]:
-            yield f"the classes {quote_names(names)} {SIMILAR}: they are separate classes"
-        if len(similar) > NAMED:
-            yield f"so do {len(similar) - NAMED:,} more groups of classes (swinclf check lists all)"
-        trained, held_out = self.counts(TRAIN), self.counts(VAL)
-        lone = [name for name in self.classes if not held_out[name]]
-        if held_out and lone:
-            yield (
-                f"no image of {list_some(lone)} is held out: there are not two different ones "
-                f"({sum(trained[name] for name in lone):,} to train on)"
-            )
-        elif trained and not held_out and max(trained.values()) == 1:
-            yield "no class has two images: none is held out, so the model cannot be validated"
+def describe_warnings(dataset: FolderIndex) -> Iterator[str]:
+    """Yield possible losses and mistakes in a dataset with splits, a sentence each."""
+    yield from dataset.warnings
+    similar = similar_names(dataset.classes)
+    for names in similar[:NAMED]:
+        yield f"the classes {quote_names(names)} {SIMILAR}: they are separate classes"
+    if len(similar) > NAMED:
+        yield f"so do {len(similar) - NAMED:,} more groups of classes (swinclf check lists all)"
+    trained, held_out = dataset.counts(TRAIN), dataset.counts(VAL)
+    lone = [name for name in dataset.classes if not held_out[name]]
+    if held_out and lone:
+        yield (
+            f"no image of {list_some(lone)} is held out: there are not two different ones "
+            f"({sum(trained[name] for name in lone):,} to train on)"
+        )
+    elif trained and not held_out and max(trained.values()) == 1:
+        yield "no class has two images: none is held out, so the model cannot be validated"
 
 
 def assign_splits(
@@ -72,7 +39,7 @@ def assign_splits(
     digests: Mapping[str, bytes],
     errors: Mapping[str, str],
     rule: SplitRule,
-) -> Dataset:
+) -> FolderIndex:
     """Drop unreadable images and assign a split to each of the others.
 
     `digests` and `errors` have the content digest of every readable image, and the reason for every
@@ -97,16 +64,13 @@ def assign_splits(
     )
     check_trainable(cleaned)
     rule = replace(rule, val=0.0) if index.has_val else rule
-    cleaned = replace(cleaned, images=_split(readable, digests, rule))
     lost, empty = classes_without_images(cleaned)
     notes = [f"ignored folders without images: {list_some(empty)}"] if empty else []
-    return Dataset(
-        cleaned.root,
-        cleaned.classes,
-        cleaned.images,
-        cleaned.skipped,
+    return replace(
+        cleaned,
+        images=_split(readable, digests, rule),
         notes=(*index.notes, *notes),
-        losses=(*describe_lost_classes(lost), *index.warnings),
+        warnings=(*describe_lost_classes(lost), *index.warnings),
     )
 
 

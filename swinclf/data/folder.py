@@ -51,10 +51,11 @@ from swinclf.shell_quoting import quoted
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """The scan of a dataset."""
+    """The images of a dataset: its scan, then its readable images, each assigned to a split."""
 
     root: Path  # the dataset's folder, absolute
-    classes: tuple[str, ...]  # names of the class folders with training images, sorted
+    # names of the class folders with training images, sorted: the order of the logits
+    classes: tuple[str, ...]
     images: tuple[ImageFile, ...]  # sorted by path
     # entries that should be images and cannot be used: links that are not followed, pipes,
     # unreadable folders, images of unsupported formats
@@ -67,9 +68,24 @@ class FolderIndex:
 
     def counts(self, split: str | None = None) -> Counter[str]:
         """Return the number of images of each class, in one split or in all."""
-        return Counter(
-            image.label for image in self.images if split is None or image.split == split
-        )
+        return Counter(one.label for one in (self.images if split is None else self.of(split)))
+
+    def rows(self, split: str) -> list[int]:
+        """Return the indices in `images` of a split."""
+        return [row for row, image in enumerate(self.images) if image.split == split]
+
+    def of(self, split: str) -> list[ImageFile]:
+        """Return the images of a split."""
+        return [image for image in self.images if image.split == split]
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the files of a split."""
+        return [self.root / image.path for image in self.of(split)]
+
+    def targets(self, split: str) -> list[int]:
+        """Return the class indices of a split."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return [index[image.label] for image in self.of(split)]
 
 
 def scan_folder(root: Path, *, val: Path | None = None) -> FolderIndex:

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from swinclf.config import TeacherViews
-from swinclf.data.dataset import Dataset
-from swinclf.data.folder import TEST, TRAIN, VAL, ImageFile, SkippedFile
+from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, ImageFile, SkippedFile
 from swinclf.data.loader import batched
 from swinclf.data.unlabelled import UnlabelledImages, read_unlabelled, scan_unlabelled
 from swinclf.errors import DataError, RunError, SwinclfError
@@ -95,11 +94,11 @@ def prepare_teacher(
     settings: Settings,
     teacher: Teacher | None,
     start: StartingModel,
-    dataset: Dataset,
+    dataset: FolderIndex,
     extracted: ExtractedFeatures,
     context: Context,
     resumed: RunFolder | None,
-) -> tuple[Settings, Dataset, TeacherData | None]:
+) -> tuple[Settings, FolderIndex, TeacherData | None]:
     """Extract the teacher's features of all images, and fit its head if need be.
 
     Returns the settings with the defaults of distillation, the dataset with the skipped unlabelled
@@ -165,7 +164,7 @@ def _list_unlabelled(folder: str | None, resumed: RunFolder | None) -> Unlabelle
 def _extract_teacher_features(
     extractor: FeatureExtractor,
     options: ExtractionOptions,
-    dataset: Dataset,
+    dataset: FolderIndex,
     extracted: ExtractedFeatures,
     listed: UnlabelledImages | None,
     context: Context,
@@ -222,7 +221,7 @@ def _extract(
 
 def _select_unlabelled(
     listed: UnlabelledImages | None,
-    dataset: Dataset,
+    dataset: FolderIndex,
     extracted: ExtractedFeatures,
     extracted_by_teacher: ExtractedFeatures,
     context: Context,
@@ -270,7 +269,7 @@ def _select_unlabelled(
 
 def _teacher_head(
     teacher: Teacher,
-    dataset: Dataset,
+    dataset: FolderIndex,
     extracted: ExtractedFeatures,
     table: FeatureTable,
     seed: int,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from swinclf.data.dataset import Dataset, assign_splits
+from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, SkippedFile
 from swinclf.data.images import FORMATS, REVISION
 from swinclf.data_quality.findings import Finding, format_finding, quick_findings
@@ -35,7 +35,7 @@ from swinclf.training.feature_extraction import (
 
 def extract_features(
     index: FolderIndex, start: StartingModel, context: Context, *, is_resumed: bool = False
-) -> tuple[ExtractedFeatures, Dataset]:
+) -> tuple[ExtractedFeatures, FolderIndex]:
     """Read every image once and, if `start.extracts_features`, extract its features.
 
     The split is known when all images have been read; missing mirrored views of training images
@@ -57,9 +57,8 @@ def extract_features(
             _extract_shared(extractor, index, start, processes)
         extracted = extractor.extracted
         stop.check()
-        if is_resumed:
-            dataset = Dataset(index.root, index.classes, index.images, index.skipped)
-        else:
+        dataset = index
+        if not is_resumed:
             rule = start.split_rule(index)
             dataset = assign_splits(index, extracted.digests, extracted.errors, rule)
         table = extracted.features

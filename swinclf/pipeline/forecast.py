@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 import torch
 
-from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.loader import evenly_spaced
 from swinclf.data.split import SplitRule
@@ -57,7 +56,7 @@ class Forecast:
         return {"seconds": self.seconds, **asdict(self)}
 
 
-def rough_dataset(index: FolderIndex, rule: SplitRule) -> Dataset:
+def rough_dataset(index: FolderIndex, rule: SplitRule) -> FolderIndex:
     """Return the images with about the final size of each split, without reading any."""
     share = rule.val + rule.test
 
@@ -73,10 +72,10 @@ def rough_dataset(index: FolderIndex, rule: SplitRule) -> Dataset:
         one if one.split else replace(one, split=split_of(row))
         for row, one in enumerate(index.images)
     )
-    return Dataset(index.root, index.classes, images, index.skipped)
+    return replace(index, images=images)
 
 
-def measure_forward(start: StartingModel, dataset: Dataset, context: Context) -> float:
+def measure_forward(start: StartingModel, dataset: FolderIndex, context: Context) -> float:
     """Return the seconds to read one image and compute its features."""
     batch = fixed_batch_size(context.hardware.device)
     paths = [one.path for one in dataset.images if one.split != TEST]

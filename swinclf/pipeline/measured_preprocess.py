@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from swinclf.data.dataset import Dataset
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex
 from swinclf.data.images import content_digest
 from swinclf.data.loader import batched, load_batches, load_for_prediction
@@ -51,7 +50,7 @@ def resolve_ranges(
 
 
 def resolve_colours(
-    settings: Settings, start: StartingModel, dataset: Dataset, context: Context
+    settings: Settings, start: StartingModel, dataset: FolderIndex, context: Context
 ) -> StartingModel:
     """Return the starting model with measured colours where the settings ask for them.
 

@@ -10,8 +10,16 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import SETTINGS, OptimizerName, ResolvedConfig
-from swinclf.data.dataset import Dataset
-from swinclf.data.folder import CROSS_VALIDATION, TEST, TRAIN, VAL, ImageFile, dataset_digest
+from swinclf.data.dataset import describe_warnings
+from swinclf.data.folder import (
+    CROSS_VALIDATION,
+    TEST,
+    TRAIN,
+    VAL,
+    FolderIndex,
+    ImageFile,
+    dataset_digest,
+)
 from swinclf.data.relocate import content_sample
 from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
@@ -68,7 +76,7 @@ class Plan:
     settings: Settings  # the source of each setting, and the reason of each default
     config: ResolvedConfig
     start: StartingModel  # the network before training
-    dataset: Dataset  # the readable images, each in its split
+    dataset: FolderIndex  # the readable images, each in its split
     extracted: ExtractedFeatures  # content digests and features of the images
     teacher_data: TeacherData | None = None  # for distillation; None without a teacher
 
@@ -117,7 +125,7 @@ class Plan:
 def resolve_plan(
     settings: Settings,
     start: StartingModel,
-    dataset: Dataset,
+    dataset: FolderIndex,
     extracted: ExtractedFeatures,
     teacher_data: TeacherData | None,
 ) -> Plan:
@@ -137,7 +145,7 @@ def resolve_plan(
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
 
 
-def _is_probe_exact(start: StartingModel, dataset: Dataset) -> bool:
+def _is_probe_exact(start: StartingModel, dataset: FolderIndex) -> bool:
     """Return whether L-BFGS can fit a head on the features of all training images."""
     if not start.extracts_features:
         return False
@@ -161,7 +169,7 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     )
     for note in dataset.notes:
         report.note(note)
-    for warning in dataset.warnings():
+    for warning in describe_warnings(dataset):
         report.warn(warning)
     if dataset.skipped:
         report.warn(

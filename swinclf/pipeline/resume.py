@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from swinclf.config import SETTINGS
-from swinclf.data.dataset import Dataset
 from swinclf.data.dataset_layout import list_folder
 from swinclf.data.folder import FolderIndex, ImageFile, SkippedFile
 from swinclf.data.relocate import (
@@ -191,7 +190,7 @@ def resume_state(run: RunFolder, settings: Settings, context: Context) -> Resume
 
 def extract_run_features(
     run: RunFolder, settings: Settings, resumed: ResumedRun, start: StartingModel, context: Context
-) -> tuple[ExtractedFeatures, Dataset, list[str]]:
+) -> tuple[ExtractedFeatures, FolderIndex, list[str]]:
     """Extract the features of a run's images, also of renamed ones.
 
     The settings, with the defaults of machine and network, are written again if the images have
@@ -278,9 +277,8 @@ def _images_by_content(
 
     The same index if no content has changed, or not all contents are found.
     """
-    dataset = Dataset(index.root, index.classes, index.images, index.skipped)
     if not extracted.errors and bool(
-        (image_digests(dataset, extracted.digests) == fingerprint.images).all()
+        (image_digests(index, extracted.digests) == fingerprint.images).all()
     ):
         return index
     found, missing = find_by_content(

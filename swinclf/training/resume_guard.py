@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from swinclf.config import MOVABLE, SETTINGS
-from swinclf.data.dataset import Dataset
-from swinclf.data.folder import scan_folder
+from swinclf.data.folder import FolderIndex, scan_folder
 from swinclf.device import versions
 from swinclf.errors import DataError, RunError
 from swinclf.files import file_digest
@@ -85,7 +84,7 @@ def machine_record(device: str) -> dict[str, str]:
     return record
 
 
-def image_digests(dataset: Dataset, digests: Mapping[str, bytes]) -> torch.Tensor:
+def image_digests(dataset: FolderIndex, digests: Mapping[str, bytes]) -> torch.Tensor:
     """Return the content digest of every image of a dataset, in order, (N, 16) uint8."""
     joined = bytearray(b"".join(digests[image.path] for image in dataset.images))
     return torch.frombuffer(joined, dtype=torch.uint8).reshape(-1, DIGEST_BYTES)
@@ -150,7 +149,7 @@ def check_weights(what: str, digest: str, wanted: str, run: Path) -> None:
 
 def check_images(
     fingerprint: RunFingerprint,
-    dataset: Dataset,
+    dataset: FolderIndex,
     digests: Mapping[str, bytes],
     errors: Mapping[str, str],
     run: RunFolder,
