@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 import swinclf
 from swinclf.commands import train as train_verb
-from swinclf.device import choose_hardware
 from swinclf.data.unlabelled import read_unlabelled
+from swinclf.device import choose_hardware
 from swinclf.errors import ConfigError, ExitCode, Interrupted, RunError
 from swinclf.models.compute import Computer
 from swinclf.models.store import load_model, save_model
