@@ -561,10 +561,11 @@ def test_a_diverged_run_keeps_its_best_weights(data, tmp_path, cli, monkeypatch)
             next(state.model.parameters()).data.fill_(float("nan"))
 
     monkeypatch.setattr(loop, "_train_step", step)
-    done = cli("train", data, *SMALL_FLAGS)
+    done = cli("train", data, *SMALL_FLAGS, "--lr", "0.002")
     assert done.code == 1
     run = tmp_path / "runs" / "colours-1"
     assert f"the weights of epoch 1 are saved: {Path('runs/colours-1')}" in error_lines(done)[1]
+    assert error_lines(done)[2].endswith("--lr 0.0002"), "a tenth of the peak"
     assert all(np.isfinite(one).all() for one in weights_of(run).values())
     assert len(read_rows(run / "history.csv")) == 1
     assert not (run / "metrics.json").exists()

@@ -245,11 +245,12 @@ def _position(state: TrainState) -> str:
 def _diverged(state: TrainState, fault: str) -> DivergedError:
     """Return the error of a training that has diverged; the fault of another process is empty."""
     rate = max(group["lr"] for group in state.optimizer.param_groups)
+    peak = max(group["peak"] for group in state.optimizer.param_groups)
     found = fault or f"a loss that is NaN or infinite{_position(state)}"
     return DivergedError(
         "a finite loss",
         found=f"{found}, at learning rate {rate:.3g}",
-        hint=f"--lr {min(rate / 10, SAFE_LR):.1g}",
+        hint=f"--lr {min(peak / 10, SAFE_LR):.1g}",
     )
 
 
