@@ -21,8 +21,8 @@ from swinclf.config import Impl
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
 from swinclf.models.build import Architecture, load_network
+from swinclf.models.freeze import classifier_names
 from swinclf.models.names import build_native
-from swinclf.models.weights.adapt import classifier_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
@@ -234,6 +234,9 @@ def test_a_head_of_the_same_classes_is_recognised_by_another_name(
     adapted = adapt(renamed, network)
     assert adapted.head_loaded
     assert torch.equal(adapted.state["head.weight"], state["head.weight"])
+    headless = shallow("test_vit")
+    headless.reset_classifier(0)
+    assert not adapt(headless.state_dict(), headless).head_loaded
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,19 @@ def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
     return [one for module in classifiers(network) for one in module.parameters()]
 
 
+def classifier_names(network: nn.Module) -> set[str]:
+    """Return the names of the parameters of the classification head."""
+    ids = {id(parameter) for parameter in classifier_parameters(network)}
+    return {name for name, one in network.named_parameters() if id(one) in ids}
+
+
 def _key_function(network: nn.Module, *, coarse: bool) -> Callable[[str], tuple[float, ...]]:
     """Return the function from a parameter's name to its sort key.
 
     Not timm's `group_parameters`: importing it takes seconds, which native networks do without.
     """
     if not hasattr(network, "group_matcher"):
-        ids = {id(parameter) for parameter in classifier_parameters(network)}
-        head = {name for name, one in network.named_parameters() if id(one) in ids}
+        head = classifier_names(network)
         return lambda name: _HEAD if name in head else (0.0,)
     matcher: Any = network.group_matcher(coarse=coarse)  # type: ignore[operator]
     if callable(matcher):

@@ -16,7 +16,7 @@ ARCHITECTURE = "tf_efficientnet_lite0.in1k"  # timm's name for the network
 PARAMETERS = 3_371_008  # without the head; listed by `swinclf models`
 WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")
 HEAD = frozenset(("classifier.weight", "classifier.bias"))  # of ImageNet's 1,000 classes
-COUNTER = "num_batches_tracked"  # of batch norm in training, not stored: not used for inference
+COUNTER = "num_batches_tracked"  # of batch norm in training; a file may lack it, as torch allows
 
 # Colours as in Google's code: (value - 127) / 128, of values from 0 to 255. That code crops the
 # central 0.875 and resamples bicubically; whole images, resampled bilinearly, are as good on

@@ -5,7 +5,6 @@ The networks may be this package's or timm's, which use the same parameter names
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 import warnings
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
+from swinclf.models.embedded import COUNTER
+from swinclf.models.freeze import classifier_names
 from swinclf.models.weights.differences import tensor_mismatch_error
 from swinclf.models.weights.layouts.google import GOOGLE
 from swinclf.models.weights.layouts.weight_layout import State
@@ -68,7 +69,11 @@ def adapt_first(
     """
     wanted = dict(model.state_dict())
     head = classifier_names(model) & wanted.keys()
-    body = {n: v for n, v in wanted.items() if n not in head and not _HIDDEN.match(n)}
+    body = {
+        name: value
+        for name, value in wanted.items()
+        if name not in head and not _HIDDEN.match(name) and not name.endswith(COUNTER)
+    }
     chosen: tuple[Match, int] | None = None
     for index, state in enumerate(states):
         match = best_match(state, wanted, body)
@@ -88,11 +93,12 @@ def _fit(
     """Adapt one part of a file to a network, accounting for every tensor of both."""
     found = _with_head_named(match.state, wanted, head)
     file_head = {n: v for n, v in found.items() if n in head or _is_surplus_head(n, wanted)}
-    head_loaded = {n: v.shape for n, v in file_head.items()} == {n: wanted[n].shape for n in head}
-    own: State = {}
+    shapes = {name: value.shape for name, value in file_head.items()}
+    head_loaded = bool(head) and shapes == {name: wanted[name].shape for name in head}
+    own: State = {n: v for n, v in wanted.items() if n.endswith(COUNTER) and n not in found}
     if not head_loaded:
         found = {name: value for name, value in found.items() if name not in file_head}
-        own = {name: wanted[name] for name in head}
+        own |= {name: wanted[name] for name in head}
     fresh = tuple(name for name in wanted if _HIDDEN.match(name))
     if any(name in found for name in fresh):
         fresh = ()
@@ -243,28 +249,6 @@ _CLASSIFIER = re.compile(
     r"(head|heads|head_dist|fc|classifier|cls_head|cls_classifier|distillation_classifier|"
     r"linear_head|last_layer|logits|pre_logits)(\.(?!.*norm).*)?"
 )
-
-
-def classifier_names(network: nn.Module) -> set[str]:
-    """Return the names of the parameters that a new classifier replaces.
-
-    A pooling with weights, or a norm within the head, is not among them: it stays when the classes
-    change. The network, of this package or of timm, is not changed.
-    """
-    memo: dict[int, Any] = {
-        id(value): nn.Parameter(value.detach().to("meta"), requires_grad=False)
-        for value in network.parameters()
-    }
-    memo |= {id(value): value.detach().to("meta") for value in network.buffers()}
-    blank: Any = copy.deepcopy(network, memo)
-    before: dict[str, nn.Parameter] = {}
-    # The random numbers of the new classifier must not affect those of the training.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        for classes in (3, 5):  # one of them differs from the network's own
-            before = dict(blank.named_parameters())
-            blank.reset_classifier(classes)
-    after = dict(blank.named_parameters())
-    return {name for name, value in after.items() if before.get(name) is not value}
 
 
 def is_classifier_name(name: str) -> bool:
