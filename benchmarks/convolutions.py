@@ -29,10 +29,11 @@ from torch.nn import functional as F
 
 from swinclf.config import Impl
 from swinclf.device import Hardware, Precision, retain_freed_memory
-from swinclf.models.build import Architecture, build_pretrained
+from swinclf.models.build import build_pretrained
 from swinclf.models.compute import DTYPES, Computer
 from swinclf.models.depthwise import differentiate_depthwise_in_float32
 from swinclf.models.freeze import train_mode
+from swinclf.models.names import Architecture
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 

@@ -167,7 +167,8 @@ def reading(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from swinclf.data.augmentation import Augmentation
     from swinclf.data.folder import scan_folder
     from swinclf.data.loader import ImageCache
-    from swinclf.models.build import Architecture, default_preprocess
+    from swinclf.models.build import default_preprocess
+    from swinclf.models.names import Architecture
     from swinclf.training import device_images
     from swinclf.training.batches import ImageBatches
     from swinclf.training.device_augmentation import pack

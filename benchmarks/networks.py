@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swinclf.config import Impl
 from swinclf.models.accelerated import (
     accelerate,
     linear,
@@ -46,7 +47,7 @@ from swinclf.models.accelerated import (
     vit_attention,
     window_attention,
 )
-from swinclf.models.names import build_native
+from swinclf.models.names import Architecture, build_native
 
 MODELS = (
     "swin_tiny_patch4_window7_224",
@@ -157,7 +158,7 @@ def networks_of(model: str) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     extra = {"drop_path_rate": 0.0} if model.startswith("swin") else {}
     theirs = timm.create_model(model, num_classes=1000, **extra)
-    reference = build_native(model, num_classes=1000)
+    reference = build_native(Architecture(model, Impl.NATIVE, 1000))
     reference.load_state_dict(theirs.state_dict(), strict=True)
     fast = copy.deepcopy(reference)
     accelerate(fast)

@@ -132,7 +132,8 @@ def read_in_turns(folder: Path, count: int) -> None:
 
     from swinclf.config import Impl
     from swinclf.data.loader import load_for_prediction
-    from swinclf.models.build import Architecture, default_preprocess
+    from swinclf.models.build import default_preprocess
+    from swinclf.models.names import Architecture
 
     architecture = Architecture("swin_tiny_patch4_window7_224", Impl.NATIVE, 5)
     preprocess = default_preprocess(architecture)

@@ -29,7 +29,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from swinclf.config import Impl
 from swinclf.device import choose_hardware
-from swinclf.models.build import Architecture, create_network
+from swinclf.models.build import create_network
+from swinclf.models.names import Architecture
 from swinclf.settings import key_values, shipped_configs
 from swinclf.training.gradient import autocast
 

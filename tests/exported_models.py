@@ -16,8 +16,9 @@ from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.export_formats import FORMATS
-from swinclf.models.build import Architecture, build_network, build_pretrained
+from swinclf.models.build import build_network, build_pretrained
 from swinclf.models.embedded import PREPROCESS
+from swinclf.models.names import Architecture
 from swinclf.models.store import save_model
 from swinclf.preprocess import Fit, Interpolation, Preprocess
 

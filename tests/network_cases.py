@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from swinclf.config import Impl
 from swinclf.models import swin, vit
-from swinclf.models.names import build_native, native_config, native_names
+from swinclf.models.names import Architecture, build_native, native_config, native_names
 from swinclf.models.weights.adapt import AdaptedWeights, adapt_first
 
 FLOAT32_TOLERANCE = 1e-5  # of the largest value
@@ -63,6 +64,24 @@ def small(name: str) -> dict[str, Any]:
     return {"depth": 1, "img_size": 2 * config.patch_size, "embed_dim": 24, "num_heads": 3}
 
 
+def native_network(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int | tuple[int, int] | None = None,
+    model_args: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Network:
+    """Build a network of this package; `img_size` may be a height and a width."""
+    arguments = dict(model_args or {})
+    if isinstance(img_size, tuple):
+        arguments["img_size"] = "x".join(map(str, img_size))
+        img_size = None
+    return build_native(
+        Architecture(name, Impl.NATIVE, num_classes, img_size, model_args=arguments, **more)
+    )
+
+
 def pair(name: str, *, num_classes: int = 5, **changes: Any) -> tuple[Network, nn.Module]:
     """Return a published network, ours and timm's, alike in every number and in eval mode.
 
@@ -77,7 +96,7 @@ def pair(name: str, *, num_classes: int = 5, **changes: Any) -> tuple[Network, n
         if key != "img_size"
     }
     with mock.patch.object(vit, "init_linear"), mock.patch.object(swin, "init_linear"):
-        ours = build_native(
+        ours = native_network(
             name,
             num_classes=num_classes,
             img_size=changes.get("img_size"),

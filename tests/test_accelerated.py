@@ -27,7 +27,8 @@ from swinclf.models.accelerated.linear import (
 )
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
 from swinclf.models.accelerated.window_attention import FastWindowAttention
-from swinclf.models.build import Architecture, create_network
+from swinclf.models.build import create_network
+from swinclf.models.names import Architecture
 from swinclf.models.swin import Swin, SwinConfig
 from swinclf.models.vit import ViT, ViTConfig
 

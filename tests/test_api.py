@@ -149,6 +149,7 @@ def test_published_weights_come_with_their_head_where_the_classes_are_as_many(
         (ModelError, "swin_tinny_patch4_window7_224", {}, "swin_tiny_patch4_window7_224"),
         (ModelError, "embedded", {"impl": "native"}, "--impl timm"),
         (ConfigError, "vit", {"num_classes": -1}, "num_classes of 0 or more"),
+        (ConfigError, "vit", {"drop_path": 1.0}, "below 1"),
         (ConfigError, "vit", {"impl": "torch"}, "timm or native"),
         (ModelError, "test_vit", {"model_args": {"deepth": 2}}, "deepth"),
         (ConfigError, "test_vit", {"model_args": {"img_size": 64}}, "--img-size"),

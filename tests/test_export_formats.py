@@ -25,8 +25,9 @@ from swinclf.errors import ExportError, MismatchError, RunError
 from swinclf.export_formats import FORMATS, find_export
 from swinclf.exporting.verified_export import Export
 from swinclf.inference.predictor import open_predictor
-from swinclf.models.build import Architecture, build_network
+from swinclf.models.build import build_network
 from swinclf.models.embedded import PREPROCESS
+from swinclf.models.names import Architecture
 from swinclf.models.store import save_model
 from swinclf.preprocess import Preprocess
 from swinclf.run_folder import RunFolder, find_data_folder, find_enclosing_run

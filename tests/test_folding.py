@@ -11,9 +11,10 @@ from torch import nn
 
 from swinclf.config import Impl
 from swinclf.device import Hardware, Precision
-from swinclf.models.build import Architecture, build_pretrained
+from swinclf.models.build import build_pretrained
 from swinclf.models.compute import Computer
 from swinclf.models.folding import fold_batch_norms
+from swinclf.models.names import Architecture
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:

@@ -11,13 +11,20 @@ import pytest
 import timm
 import torch
 from foreign_layouts import microsoft
-from network_cases import FLOAT32_TOLERANCE, adapt, difference, images, pair, randomise
+from network_cases import (
+    FLOAT32_TOLERANCE,
+    adapt,
+    difference,
+    images,
+    native_network,
+    pair,
+    randomise,
+)
 from safetensors.torch import save_file
 from timm.models import swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from swinclf.errors import WeightsError
-from swinclf.models.names import build_native
 from swinclf.models.weights.containers import read_checkpoints
 
 VIT, SWIN, DEIT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit3_small_patch16_224"
@@ -128,7 +135,7 @@ def test_google_layout_is_the_one_timm_reads(tmp_path: Path) -> None:
     for size in (48, 80):
         other = timm.create_model(VIT, num_classes=5, depth=2, img_size=size).eval()
         other.load_pretrained(str(tmp_path / "vit.npz"))
-        ours = build_native(VIT, num_classes=5, img_size=size, model_args={"depth": "2"}).eval()
+        ours = native_network(VIT, num_classes=5, img_size=size, model_args={"depth": "2"}).eval()
         adapted = adapt(read_checkpoints(tmp_path / "vit.npz")[0].tensors, ours)
         ours.load_state_dict(adapted.state)
         assert adapted.resized == ([] if size == 48 else ["pos_embed"])
@@ -177,7 +184,7 @@ def test_vit_positions_resize_as_timm_resizes_them(size: object) -> None:
     _, theirs = small_pair()
     other = timm.create_model(VIT, num_classes=5, depth=2, img_size=size)
     expected = vision_transformer.checkpoint_filter_fn(theirs.state_dict(), other)["pos_embed"]
-    ours = build_native(VIT, num_classes=5, img_size=size, model_args={"depth": "2"})
+    ours = native_network(VIT, num_classes=5, img_size=size, model_args={"depth": "2"})
     for network in (ours, other):
         adapted = adapt(theirs.state_dict(), network)
         assert adapted.resized == ["pos_embed"]
@@ -185,7 +192,7 @@ def test_vit_positions_resize_as_timm_resizes_them(size: object) -> None:
 
 
 def test_same_count_of_positions_in_another_grid() -> None:
-    ours = build_native(VIT, num_classes=5, img_size=(32, 128), model_args={"depth": "1"})
+    ours = native_network(VIT, num_classes=5, img_size=(32, 128), model_args={"depth": "1"})
     state = ours.state_dict()
     assert adapt(state, ours).resized == []
 

@@ -273,6 +273,8 @@ def test_weights_of_another_network_are_refused(train, home, hub, published, tmp
     expected, _, hint = error_lines(done)
     assert SMALL_MODEL in expected
     assert "--no-pretrained" in hint
+    refused = train("--model", SMALL_MODEL, "--model-arg", "deepth=2")
+    assert "other values of --model-arg" in error_lines(refused)[2]
     assert not list(tmp_path.glob("runs/*"))
 
 

@@ -19,10 +19,11 @@ from swinclf.config import Impl
 from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
-from swinclf.models.build import Architecture, default_preprocess
+from swinclf.models.build import default_preprocess
+from swinclf.models.names import Architecture
 from swinclf.models.compute import Computer
 from swinclf.models.layers import merge_heads, split_heads
-from swinclf.models.names import build_native
+from network_cases import native_network
 from swinclf.models.store import save_model
 from swinclf.models.swin import SwinBlock, from_windows, to_windows
 
@@ -43,7 +44,7 @@ HOSTILE = ("玫瑰", "$x$ for _y", "two\nlines")
 def network_of(case):
     """A small network of a case whose every number matters."""
     name, args, side = CASES[case]
-    network = build_native(name, num_classes=5, img_size=side, model_args=args)
+    network = native_network(name, num_classes=5, img_size=side, model_args=args)
     randomise(network)
     return network.eval()
 
@@ -51,7 +52,7 @@ def network_of(case):
 def run_of(case, folder, *, samples=0):
     """A run's model file with a network of a case."""
     name, args, side = CASES[case]
-    network = build_native(name, num_classes=3, img_size=side, model_args=args)
+    network = native_network(name, num_classes=3, img_size=side, model_args=args)
     randomise(network)
     shape = Architecture(name, Impl.NATIVE, 3, side, model_args=args)
     card = ModelCard(
@@ -110,7 +111,7 @@ def test_totals_are_torchs(case):
     costs = inspect(name, img_size=side, model_args=args).costs
     assert costs.torch_flops == 2 * costs.macs
     assert sum(stage.macs for stage in costs.stages) == costs.macs
-    network = build_native(name, num_classes=1000, img_size=side, model_args=args)
+    network = native_network(name, num_classes=1000, img_size=side, model_args=args)
     assert costs.parameters == sum(value.numel() for value in network.parameters())
 
 

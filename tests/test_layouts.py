@@ -13,12 +13,12 @@ import pytest
 import timm
 import torch
 from foreign_layouts import dinov2, headless, swiglu
-from network_cases import FLOAT32_TOLERANCE, adapt, difference, images, randomise
+from network_cases import FLOAT32_TOLERANCE, adapt, difference, images, native_network, randomise
 from torch import Tensor, nn
 from torchvision.models import swin_transformer, vision_transformer
 
 from swinclf.errors import WeightsError
-from swinclf.models.names import build_native, is_native
+from swinclf.models.names import is_native
 from swinclf.models.weights.layouts import LAYOUTS
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import fitting_models
@@ -64,7 +64,7 @@ def native(network: tuple[str, Changes]) -> nn.Module:
         for key, value in changes.items()
         if key != "img_size"
     }
-    return build_native(
+    return native_network(
         name, num_classes=5, img_size=changes["img_size"], model_args=arguments
     ).eval()
 

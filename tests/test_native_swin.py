@@ -18,7 +18,7 @@ from network_cases import (
 )
 
 from swinclf.models.complexity import count_torch_flops, network_parts, sum_stages
-from swinclf.models.names import build_native
+from network_cases import native_network
 from swinclf.models.positions import relative_position_index
 from swinclf.models.swin import Swin, SwinConfig, from_windows, shift_mask, to_windows
 
@@ -131,7 +131,7 @@ def test_shift_mask_keeps_regions_apart() -> None:
 
 def test_textbook_numbers() -> None:
     with torch.device("meta"):
-        network = build_native(NAME, num_classes=1000)
+        network = native_network(NAME, num_classes=1000)
     found = [stage.shape for stage in sum_stages(network_parts(network))]
     expected = [(56, 56, 96), (56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768), (1000,)]
     assert found == expected

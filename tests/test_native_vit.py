@@ -20,7 +20,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from swinclf.errors import ModelError
 from swinclf.models.complexity import count_torch_flops, network_parts
-from swinclf.models.names import build_native
+from network_cases import native_network
 from swinclf.models.positions import sincos_2d
 from swinclf.models.vit import ViT, ViTConfig
 
@@ -92,14 +92,14 @@ def test_sine_cosine_positions_by_hand() -> None:
 
 def test_textbook_numbers() -> None:
     with torch.device("meta"):
-        network = build_native("vit_base_patch16_224", num_classes=1000)
+        network = native_network("vit_base_patch16_224", num_classes=1000)
         features = network.forward_features(torch.empty(2, 3, 224, 224))
     assert features.shape == (2, 196 + 1, 768)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 86.6
 
 
 def test_free_shape_of_72_pixels_and_an_mlp_head() -> None:
-    network = build_native(
+    network = native_network(
         "vit",
         num_classes=100,
         model_args={

@@ -22,7 +22,8 @@ from swinclf.config import Impl
 from swinclf.data.folder import FolderIndex
 from swinclf.device import Precision, choose_hardware
 from swinclf.errors import ConfigError
-from swinclf.models.build import Architecture, create_network
+from swinclf.models.build import create_network
+from swinclf.models.names import Architecture
 from swinclf.models.store import save_model
 from swinclf.models.timm_networks import timm_preprocess
 from swinclf.models.weights.known_preprocess import (

@@ -6,9 +6,9 @@ import json
 
 import pytest
 from conftest import COLOURS, write_dataset, write_image
+from network_cases import native_network
 
 from swinclf.data.folder import scan_folder
-from swinclf.models.names import build_native
 from swinclf.pipeline import choose_network
 from swinclf.pipeline.choose_network import choose_small_network
 from swinclf.reporter import SILENT
@@ -31,7 +31,7 @@ def test_few_images_get_a_small_network_and_a_hint_at_trained_weights(cli, datas
     assert config["model"] == "swin"
     assert config["sources"]["model"] == "auto"
     assert config["reasons"]["model_arg"] == "random weights and 36 images"
-    network = build_native(
+    network = native_network(
         "swin",
         num_classes=3,
         img_size=config["img_size"],
@@ -76,7 +76,7 @@ def test_images_are_not_enlarged_and_large_ones_reduced(tmp_path, side, size):
     assert config.img_size == size
     arguments = key_values(config.model_arg)
     assert size // int(arguments["patch_size"]) == 16
-    build_native("swin", num_classes=3, img_size=size, model_args=arguments)
+    native_network("swin", num_classes=3, img_size=size, model_args=arguments)
 
 
 def test_images_held_out_by_their_folders_do_not_count(tmp_path, monkeypatch):

@@ -17,7 +17,8 @@ from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.errors import RunError, SwinclfError, WeightsError
-from swinclf.models.build import Architecture, build_network, load_network
+from swinclf.models.build import build_network, load_network
+from swinclf.models.names import Architecture
 from swinclf.models.store import load_model, read_card, save_model
 from swinclf.models.tensorfile import (
     CHECKSUM,

@@ -20,7 +20,7 @@ from conftest import (
     weights_of,
     write_dataset,
 )
-from network_cases import difference
+from network_cases import difference, native_network
 from PIL import Image
 from torch import nn
 
@@ -32,7 +32,6 @@ from swinclf.errors import ConfigError, ExitCode, Interrupted
 from swinclf.explain.attention import attention_weights
 from swinclf.models.arguments import parse_arguments
 from swinclf.models.complexity import count_torch_flops, network_parts
-from swinclf.models.names import build_native
 from swinclf.models.store import read_card
 from swinclf.models.vit import ViT, ViTConfig
 from swinclf.pipeline.measured_preprocess import measure_colours
@@ -48,7 +47,7 @@ SHIPPED = tomllib.loads(shipped_configs()[NAME].read_text(encoding="utf-8"))
 def textbook(**changes: str) -> ViT:
     """The network of the shipped settings, with some arguments changed."""
     arguments = {**key_values(SHIPPED["model_arg"]), **changes}
-    return build_native("vit", num_classes=10, img_size=SHIPPED["img_size"], model_args=arguments)
+    return native_network("vit", num_classes=10, img_size=SHIPPED["img_size"], model_args=arguments)
 
 
 # --- the network --------------------------------------------------------------------------------

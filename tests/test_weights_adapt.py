@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from swinclf.config import Impl
 from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
-from swinclf.models.build import Architecture, load_network
+from swinclf.models.build import load_network
+from swinclf.models.names import Architecture
 from swinclf.models.freeze import classifier_names
-from swinclf.models.names import build_native
+from network_cases import native_network
+from swinclf.models.names import native_names
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
@@ -78,7 +80,7 @@ def test_every_listed_architecture_loads_its_own_weights(name: str) -> None:
 def test_every_native_architecture_loads_its_own_weights(name: str) -> None:
     few = {"depths": "1-1-1-1"} if name.startswith("swin") else {"depth": "1"}
     with torch.device("meta"):
-        check_own_weights(build_native(name, num_classes=3, model_args=few))
+        check_own_weights(native_network(name, num_classes=3, model_args=few))
 
 
 # Wrappers and prefixes
@@ -343,8 +345,8 @@ def test_quantised_weights(dtype: torch.dtype, state: State, tmp_path: Path) -> 
 )
 def test_the_model_that_a_file_fits_is_named(file: str, model: str, reason: str, hint: str) -> None:
     with torch.device("meta"):
-        network = build_native(file, num_classes=9)
-        wrong = build_native(model, num_classes=9)
+        network = native_network(file, num_classes=9)
+        wrong = native_network(model, num_classes=9)
     checkpoint = WeightsCheckpoint(network.state_dict(), Path("file.pth"))
     with pytest.raises(WeightsMismatchError) as caught:
         adapt(checkpoint.tensors, wrong)
@@ -364,7 +366,7 @@ def test_the_model_that_a_file_fits_is_named(file: str, model: str, reason: str,
 )
 def test_of_models_with_the_same_shapes_the_one_that_the_file_names(config: object) -> None:
     with torch.device("meta"):
-        tensors = build_native("vit_tiny_patch16_224", num_classes=9).state_dict()
+        tensors = native_network("vit_tiny_patch16_224", num_classes=9).state_dict()
     assert isinstance(config, dict)
     assert fitting_models([WeightsCheckpoint(tensors, Path("w.pth"), config)]) == [
         "deit_tiny_patch16_224"
@@ -375,7 +377,7 @@ def test_of_models_with_the_same_shapes_the_one_that_the_file_names(config: obje
 
 def test_no_model_is_suggested_for_a_file_that_fits_none() -> None:
     with torch.device("meta"):
-        tensors = build_native("vit", num_classes=9, model_args={"embed_dim": "180"}).state_dict()
+        tensors = native_network("vit", num_classes=9, model_args={"embed_dim": "180"}).state_dict()
     config = {"architecture": "vit_tiny_patch16_224"}
     assert (
         fitting_models([WeightsCheckpoint(tensors, Path("vit_tiny_patch16_224.pth"), config)]) == []
@@ -388,7 +390,7 @@ def test_no_model_is_suggested_for_a_file_that_fits_none() -> None:
 def test_the_report_says_what_was_loaded_and_resized(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = {"depths": "2-1-1-1", "embed_dim": "24", "num_heads": "3-6-12-24"}
-    given = build_native(
+    given = native_network(
         "swin", num_classes=7, img_size=192, model_args={**shape, "window_size": "6"}
     )
     state = {
@@ -440,7 +442,7 @@ def test_a_training_says_and_records_what_it_started_from(
 def test_a_file_under_another_name_is_refused_with_the_right_one(
     cli: Callable[..., Outcome], dataset: Path, tmp_path: Path
 ) -> None:
-    tensors = build_native("vit_tiny_patch16_224", num_classes=1000).state_dict()
+    tensors = native_network("vit_tiny_patch16_224", num_classes=1000).state_dict()
     torch.save(
         {"model": tensors, "args": Namespace(model="vit_tiny_patch16_224")}, tmp_path / "w.pth"
     )
@@ -457,7 +459,7 @@ def test_inspect_says_what_it_shows(tmp_path: Path) -> None:
             notes.append(text)
 
     notes: list[str] = []
-    network = build_native("deit_tiny_patch16_224", num_classes=5)
+    network = native_network("deit_tiny_patch16_224", num_classes=5)
     torch.save(network.state_dict(), tmp_path / "w.pth")
     subject = find_target("deit_tiny_patch16_224", None, {})
     shown, _ = subject.open(tmp_path / "w.pth", pretrained=False, report=Recorder())

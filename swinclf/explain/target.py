@@ -15,11 +15,12 @@ from swinclf.config import Impl
 from swinclf.data.loader import load_for_prediction
 from swinclf.errors import DataError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
-from swinclf.models.build import Architecture, create_network, default_preprocess, load_network
+from swinclf.models.build import create_network, default_preprocess, load_network
 from swinclf.models.embedded import EMBEDDED
 from swinclf.models.hub import find_pretrained
 from swinclf.models.names import (
     OWN_SHAPES,
+    Architecture,
     default_impl,
     is_native,
     native_data_config,

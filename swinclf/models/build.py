@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,16 +23,21 @@ from swinclf.errors import ConfigError, ModelError, WeightsError, WeightsMismatc
 from swinclf.models import embedded
 from swinclf.models.accelerated import accelerate
 from swinclf.models.hub import find_pretrained
-from swinclf.models.names import DEFAULT, OWN_SHAPES, build_native, default_impl, native_data_config
-from swinclf.models.swin import Swin
+from swinclf.models.names import (
+    DEFAULT,
+    OWN_SHAPES,
+    Architecture,
+    build_native,
+    default_impl,
+    native_data_config,
+    native_shape,
+)
 from swinclf.models.timm_networks import (
-    create_published,
     create_timm_network,
     first_error_text,
     published_config,
     timm_preprocess,
 )
-from swinclf.models.vit import ViT
 from swinclf.models.weights.adapt import adapt_first
 from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.load_report import WeightsReport, make_report
@@ -40,19 +45,6 @@ from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion
 from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
 from swinclf.reporter import SILENT, LoggingReporter, Reporter
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network's name and shape, without its weights."""
-
-    name: str  # ARCH or ARCH.TAG, `vit` or `swin` for custom shapes, or `embedded`
-    impl: Impl  # backend that builds it
-    num_classes: int  # logits, K
-    img_size: int | None = None  # side of the input, px; None for the network's own
-    drop_path: float = 0.0  # drop rate of the deepest block in training
-    # changes to the shape of the name, or other arguments of timm's constructor, as text
-    model_args: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_model(
@@ -74,8 +66,8 @@ def create_model(
         num_classes: Logits, K; 0 omits the head, so that features (N, D) are returned.
         img_size: Side of the images, px; None for the network's own.
         pretrained: Load the published weights, downloaded once from the Hugging Face Hub (those of
-            `embedded` are in the package). Their head is loaded where it has K classes; otherwise,
-            and always for `embedded`, the head is new.
+            `embedded` are in the package). Their head is loaded where it has K classes; otherwise
+            the head is new.
         drop_path: Probability in [0, 1) of skipping the deepest block in training.
         model_args: Changes to the shape of one of the package's own networks, such as
             `{"depths": "2,2"}`, or arguments of timm's constructor; see `--model-arg`.
@@ -96,6 +88,8 @@ def create_model(
     """
     if type(num_classes) is not int or num_classes < 0:
         raise ConfigError("num_classes of 0 or more", found=repr(num_classes), hint="num_classes=5")
+    if not 0 <= drop_path < 1:
+        raise ConfigError("drop_path from 0 to below 1", found=str(drop_path), hint="drop_path=0.1")
     architecture = Architecture(
         name=name,
         impl=_checked_impl(name, impl),
@@ -126,22 +120,10 @@ def create_network(architecture: Architecture) -> nn.Module:
         ConfigError: If the model arguments are invalid.
     """
     if architecture.impl is Impl.NATIVE:
-        own = build_native(
-            architecture.name,
-            num_classes=architecture.num_classes,
-            img_size=architecture.img_size,
-            drop_path=architecture.drop_path,
-            model_args=architecture.model_args,
-        )
+        own = build_native(architecture)
         accelerate(own)
         return own
-    return create_timm_network(
-        embedded.architecture_name(architecture.name),
-        num_classes=architecture.num_classes,
-        img_size=architecture.img_size,
-        drop_path=architecture.drop_path,
-        model_args=architecture.model_args,
-    )
+    return create_timm_network(architecture)
 
 
 @contextmanager
@@ -190,7 +172,7 @@ def build_pretrained(
     """
     name = architecture.name
     if name == embedded.EMBEDDED:
-        return _build_embedded(architecture)
+        return _build_embedded(architecture, keep_head)
     if architecture.impl is Impl.TIMM:
         return _timm_pretrained(architecture, keep_head, report)
     if name in OWN_SHAPES:
@@ -281,13 +263,7 @@ def _timm_pretrained(architecture: Architecture, keep_head: bool, report: Report
     name = architecture.name
     published = published_config(name)
     path = find_pretrained(name, published.hf_hub_id, published.hf_hub_filename, report=report)
-    network = create_published(
-        name,
-        path,
-        img_size=architecture.img_size,
-        drop_path=architecture.drop_path,
-        model_args=architecture.model_args,
-    )
+    network = create_timm_network(architecture, path)
     if not keep_head or architecture.num_classes != published.num_classes:
         reset_head(network, architecture.num_classes)
     if not keep_head:
@@ -295,12 +271,13 @@ def _timm_pretrained(architecture: Architecture, keep_head: bool, report: Report
     return network
 
 
-def _build_embedded(architecture: Architecture) -> nn.Module:
-    """Build the network with the embedded weights, and a new head unless theirs fits."""
+def _build_embedded(architecture: Architecture, keep_head: bool) -> nn.Module:
+    """Build the network with the embedded weights; with `keep_head` also their head if it fits."""
     network = create_network(architecture)
     stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
     for name, value in network.state_dict().items():
-        is_fresh = name in embedded.HEAD and stored[name].shape != value.shape
+        is_loaded = keep_head and stored[name].shape == value.shape
+        is_fresh = name in embedded.HEAD and not is_loaded
         if is_fresh or name.endswith(embedded.COUNTER):
             stored[name] = value
     if architecture.num_classes == 0:
@@ -322,9 +299,7 @@ def _native_preprocess(architecture: Architecture) -> Preprocess:
     like = native_data_config(DEFAULT if is_custom else architecture.name)
     height = width = like.img_size
     if is_custom:
-        own = create_network(architecture)
-        assert isinstance(own, ViT | Swin)
-        height, width = own.config.img_size
+        height, width = native_shape(architecture).img_size
     return Preprocess(
         height=height,
         width=width,

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,19 @@ _RECOMMENDED = {
     "swin_base_patch4_window7_224": "larger: more accurate, slower",
 }
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network's name and shape, without its weights."""
+
+    name: str  # ARCH or ARCH.TAG, `vit` or `swin` for custom shapes, or `embedded`
+    impl: Impl  # backend that builds it
+    num_classes: int  # logits, K; 0 builds no head
+    img_size: int | None = None  # side of the input, px; None for the network's own
+    drop_path: float = 0.0  # drop rate of the deepest block in training, in [0, 1)
+    # changes to the shape of the name, or other arguments of timm's constructor, as text
+    model_args: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,35 +152,26 @@ def native_data_config(name: str) -> DataConfig:
     return tags[tag] if tag else next(iter(tags.values()))
 
 
-def build_native(
-    name: str,
-    *,
-    num_classes: int,
-    img_size: int | tuple[int, int] | None = None,
-    drop_path: float = 0.0,
-    model_args: Mapping[str, str] | None = None,
-) -> ViT | Swin:
-    """Build a network of this package with random weights.
-
-    Args:
-        name: A published name, `arch` or `arch.tag`, or `vit` or `swin`.
-        num_classes: Classes of the head; 0 builds none.
-        img_size: Height and width of the images, pixels; None: as published, or as model_args say.
-        drop_path: Drop rate of the last block's branches in training, in [0, 1).
-        model_args: Fields to change, each as text, e.g. {"patch_size": "6", "depth": "8"}.
+def native_shape(architecture: Architecture) -> ViTConfig | SwinConfig:
+    """Return the whole configuration of a network of this package.
 
     Raises:
         ModelError: If the name is unknown here.
         ConfigError: If an argument is unknown, is no such value, or they do not fit together.
     """
-    config = native_config(name)
-    changes: dict[str, Any] = {"num_classes": num_classes, "drop_path": drop_path}
-    if img_size is not None:
-        changes["img_size"] = (img_size, img_size) if isinstance(img_size, int) else img_size
-    config = replace(config, **changes)
+    size = architecture.img_size
+    changes: dict[str, Any] = {} if size is None else {"img_size": (size, size)}
+    changes |= {"num_classes": architecture.num_classes, "drop_path": architecture.drop_path}
+    config = replace(native_config(architecture.name), **changes)
     if isinstance(config, ViTConfig):
-        return ViT(parse_arguments(config, model_args or {}))
-    return Swin(parse_arguments(config, model_args or {}))
+        return parse_arguments(config, architecture.model_args)
+    return parse_arguments(config, architecture.model_args)
+
+
+def build_native(architecture: Architecture) -> ViT | Swin:
+    """Build a network of this package with random weights; errors as of `native_shape`."""
+    config = native_shape(architecture)
+    return ViT(config) if isinstance(config, ViTConfig) else Swin(config)
 
 
 def _instead(arch: str) -> str:

@@ -10,7 +10,8 @@ from torch import nn
 from swinclf.card import ModelCard
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, ModelError, WeightsError
-from swinclf.models.build import Architecture, create_network, meta_parameters
+from swinclf.models.build import create_network, meta_parameters
+from swinclf.models.names import Architecture
 from swinclf.models.tensorfile import read_metadata, read_tensors, write_tensors
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from swinclf.errors import ConfigError, ModelError, WeightsError
-from swinclf.models.names import DEFAULT, name_alternatives, suggest_names
+from swinclf.models.embedded import architecture_name
+from swinclf.models.names import DEFAULT, Architecture, name_alternatives, suggest_names
 from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
 
 _OTHER_OPTIONS = {  # arguments of timm's constructors that have an option, or none to change
@@ -22,6 +26,8 @@ _OTHER_OPTIONS = {  # arguments of timm's constructors that have an option, or n
     "pretrained": "--pretrained or --weights FILE",
     "checkpoint_path": "--weights FILE",
 }
+# In the exception of a constructor without drop path.
+_NO_DROP_PATH = re.compile(r"unexpected keyword argument.*'drop_path_rate'")
 
 
 def check_name(name: str) -> str:
@@ -52,53 +58,77 @@ def check_name(name: str) -> str:
     return name
 
 
-def create_timm_network(
-    name: str,
-    *,
-    num_classes: int,
-    img_size: int | None,
-    drop_path: float,
-    model_args: Mapping[str, str] | None = None,
-    **loading: Any,
-) -> nn.Module:
+def create_timm_network(architecture: Architecture, weights: Path | None = None) -> nn.Module:
     """Build a network by timm's name, ARCH or ARCH.TAG.
 
-    `img_size` is the side of the input, px, None for the network's own; `drop_path` the drop rate
-    of the deepest block in training; `model_args` are other arguments of timm's constructor.
-    `loading` are options for loading weights; none are loaded by default.
+    With a file of its published weights, these are loaded by timm's own code, with their head and
+    their number of classes; position tables are resized to the size of the images.
 
     Raises:
         ConfigError: If an argument has an option of its own.
         ModelError: If there is no such network, or it does not support the options.
+        WeightsError: If the file does not fit, tensor by tensor.
     """
     import timm
 
-    arguments = constructor_arguments(model_args or {})
-    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": False}
-    options |= loading | arguments
-    if drop_path:
-        options["drop_path_rate"] = drop_path
+    name = architecture_name(architecture.name)
+    options = constructor_arguments(architecture.model_args)
     config = _data_config(name)
-    if img_size and (config is None or config.fixed_input_size):
-        options["img_size"] = img_size  # the others accept any size
+    if architecture.img_size and (config is None or config.fixed_input_size):
+        options["img_size"] = architecture.img_size  # the others accept any size
+    if architecture.drop_path:
+        options["drop_path_rate"] = architecture.drop_path
+    if weights is None:
+        options["num_classes"] = architecture.num_classes
+    else:
+        options["num_classes"] = config.num_classes
+        options["pretrained_cfg_overlay"] = {"file": str(weights), "source": "file"}
     try:
-        network: nn.Module = timm.create_model(name, **options)
-    except Exception as error:  # whatever a constructor raises for an unsupported size
-        if loading:
-            raise
-        with_arguments = "".join(f", {key}={value}" for key, value in arguments.items())
-        found = first_error_text(error)
-        hint = "another --img-size, or a Swin or ViT of: swinclf models"
-        if arguments:
-            hint = f"other values of --model-arg; timm's documentation of {name} lists them"
-        if "argument 'drop_path_rate'" in found:
-            hint = "--drop-path 0, since this network has no drop path"
-        raise ModelError(
-            f"the network '{name}' at {img_size or 'its own'} px{with_arguments}",
-            found=found,
-            hint=hint,
+        network: nn.Module = timm.create_model(name, pretrained=weights is not None, **options)
+    except Exception as error:  # whatever a constructor raises; a mismatch has various exceptions
+        if weights is None:
+            raise _constructor_error(architecture, first_error_text(error)) from error
+        create_timm_network(architecture)  # raises if the constructor is the cause
+        again = "without --model-arg" if architecture.model_args else "delete and download it again"
+        raise WeightsError(
+            f"the published weights of '{name}' in '{weights}'",
+            found=first_error_text(error),
+            hint=f"{again}; or --weights FILE, or --no-pretrained",
         ) from error
     return network
+
+
+def _constructor_error(architecture: Architecture, found: str) -> ModelError:
+    """Return the error of a network that timm does not build, for the text of an exception."""
+    name, arguments = architecture.name, architecture.model_args
+    if _NO_DROP_PATH.search(found):
+        return ModelError(
+            f"a network with drop path, for --drop-path {architecture.drop_path:g}",
+            found=f"'{name}', which has none",
+            hint="--drop-path 0",
+        )
+    hint = "another --img-size, or a Swin or ViT of: swinclf models"
+    if arguments:
+        hint = f"other values of --model-arg; timm's documentation of {name} lists them"
+    return ModelError(
+        f"the network '{name}' at {architecture.img_size or 'its own'} px"
+        + "".join(f", {key}={value}" for key, value in arguments.items()),
+        found=found,
+        hint=hint,
+    )
+
+
+@cache
+def takes_drop_path(name: str) -> bool:
+    """Return whether timm's constructor of a network has drop path; only building it shows."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture_name(name), drop_path_rate=0.1)
+    except Exception as error:  # others are raised again where the network is built
+        return not _NO_DROP_PATH.search(str(error))
+    return True
 
 
 def constructor_arguments(arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -123,45 +153,6 @@ def _literal(text: str) -> object:
         return ast.literal_eval(text.capitalize() if text.isalpha() else text)
     except (ValueError, SyntaxError):
         return text
-
-
-def create_published(
-    name: str,
-    path: Path,
-    *,
-    img_size: int | None,
-    drop_path: float,
-    model_args: Mapping[str, str] | None = None,
-) -> nn.Module:
-    """Build a network with its published weights and head, loaded by timm's own code.
-
-    Position tables are resized to `img_size`, px; None for the network's own. `drop_path` is the
-    drop rate of the deepest block in training, `model_args` other arguments of timm's constructor.
-
-    Raises:
-        ConfigError: If an argument has an option of its own.
-        WeightsError: If the file does not fit, tensor by tensor.
-    """
-    overlay = {"file": str(path), "source": "file"}
-    classes = published_config(name).num_classes
-    try:
-        return create_timm_network(
-            name,
-            num_classes=classes,
-            img_size=img_size,
-            drop_path=drop_path,
-            model_args=model_args,
-            pretrained=True,
-            pretrained_cfg_overlay=overlay,
-        )
-    except ConfigError:
-        raise
-    except Exception as error:  # timm reports a mismatch by various exceptions
-        raise WeightsError(
-            f"the published weights of '{name}' in '{path}'",
-            found=first_error_text(error),
-            hint="delete the file and download it again; or --weights FILE, or --no-pretrained",
-        ) from error
 
 
 def published_config(name: str) -> Any:

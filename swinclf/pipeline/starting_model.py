@@ -16,7 +16,6 @@ from swinclf.data.split import SplitRule
 from swinclf.device import Hardware, default_workers, set_threads
 from swinclf.errors import ConfigError
 from swinclf.models.build import (
-    Architecture,
     build_network,
     build_pretrained,
     default_preprocess,
@@ -24,6 +23,8 @@ from swinclf.models.build import (
 )
 from swinclf.models.compute import is_convolutional
 from swinclf.models.freeze import classifiers, freeze_stages
+from swinclf.models.names import Architecture
+from swinclf.models.timm_networks import takes_drop_path
 from swinclf.models.weights.find import StartingWeights, find_weights
 from swinclf.models.weights.known_preprocess import (
     KnownPreprocess,
@@ -187,6 +188,12 @@ def _choose_architecture(
     drop_path, reason = 0.1, "the network trains"
     if regime is Regime.HEAD:
         drop_path, reason = 0.0, "the network does not train"
+    elif (
+        impl is Impl.TIMM
+        and settings.config.drop_path is None
+        and not takes_drop_path(settings.config.model)
+    ):
+        drop_path, reason = 0.0, "the network has no drop path"
     settings, drop_path = settings.choose_value("drop_path", drop_path, reason)
     config = settings.config
     return settings, Architecture(

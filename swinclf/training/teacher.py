@@ -14,9 +14,9 @@ from swinclf.errors import ModelError, RunError
 from swinclf.export_formats import MODEL_SUFFIXES
 from swinclf.files import file_digest
 from swinclf.latest_run import follow_latest
-from swinclf.models.build import Architecture, build_pretrained, default_preprocess
+from swinclf.models.build import build_pretrained, default_preprocess
 from swinclf.models.embedded import EMBEDDED
-from swinclf.models.names import OWN_SHAPES, default_impl
+from swinclf.models.names import OWN_SHAPES, Architecture, default_impl
 from swinclf.models.store import load_model
 from swinclf.preprocess import Preprocess
 from swinclf.reporter import Reporter

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swinclf.config import Impl
 from swinclf.errors import SwinclfError, WeightsMismatchError
-from swinclf.models.names import build_native, is_native, registry
+from swinclf.models.names import Architecture, build_native, default_impl, registry
 from swinclf.models.timm_networks import create_timm_network
 from swinclf.models.weights.adapt import adapt_first, is_classifier_name
 from swinclf.models.weights.match import is_training_only, prefixes
@@ -130,6 +131,6 @@ def _windows(tensors: Mapping[str, Tensor]) -> set[torch.Size]:
 
 def _blank(arch: str) -> nn.Module:
     with torch.device("meta"):
-        if is_native(arch):
-            return build_native(arch, num_classes=2)
-        return create_timm_network(arch, num_classes=2, img_size=None, drop_path=0.0)
+        architecture = Architecture(arch, default_impl(arch), num_classes=2)
+        build = build_native if architecture.impl is Impl.NATIVE else create_timm_network
+        return build(architecture)
