@@ -164,10 +164,6 @@ def test_checkpoints_of_training_scripts(zipped: bool, state: State, tmp_path: P
     content = trainers_checkpoint(state)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     check_read(path, state)
-    checkpoint = read_checkpoints(path)[0]
-    assert checkpoint.config is not None
-    assert checkpoint.config["args"]["model"] == "test_vit"
-    assert checkpoint.config["config"] == {"MODEL": {"NAME": "swin_tiny"}, "LR": [1e-3]}
     inert = read_inert(path)
     assert inert["best"] == 0.75
     assert isinstance(inert["trainer"], Placeholder)
@@ -354,16 +350,6 @@ def test_members_that_share_their_bytes_are_not_read(tmp_path: Path) -> None:
     assert refusal(path).found == "its members overlap"
 
 
-def test_settings_that_repeat_a_list_in_lists_are_cut(state: State, tmp_path: Path) -> None:
-    values: Any = 1
-    for _ in range(4):
-        values = [values] * 40  # 2.5 million in a small file
-    torch.save({"model": state, "args": values, "config": values}, tmp_path / "w.pth")
-    check_read(tmp_path / "w.pth", state)
-    config = read_checkpoints(tmp_path / "w.pth")[0].config
-    assert 90_000 < str(config).count("1") <= 100_000
-
-
 # What holds no weights to read
 
 
@@ -428,7 +414,6 @@ def test_folders_of_other_programs(state: State, tmp_path: Path) -> None:
         (folder / "config.json").write_text('{"architecture": "test_vit"}')
         (folder / "optimizer.pt").write_bytes(b"x")
         check_read(folder, state)
-        assert read_checkpoints(find_weights(folder).path)[0].config == {"architecture": "test_vit"}
     folder = tmp_path / "bin"
     folder.mkdir()
     torch.save(state, folder / "pytorch_model.bin")

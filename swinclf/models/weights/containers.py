@@ -10,7 +10,6 @@ import json
 import os
 import re
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from swinclf.errors import WeightsError
 from swinclf.models.weights.file_kind import WeightsFileKind, detect_readable_kind, unreadable_error
 from swinclf.models.weights.layouts.weight_layout import State
-from swinclf.models.weights.select import WeightsCheckpoint, class_names, select, settings_in
+from swinclf.models.weights.select import WeightsCheckpoint, select
 from swinclf.models.weights.torch_files import INFLATION, read_torch
 
 
@@ -41,9 +40,12 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     content = _read(files[0]) if len(files) == 1 else _read_shards(files)
     states = select(content)
     if not states:
-        raise _no_tensors(path, content)
-    config = _config_next_to(path) or settings_in(content)
-    return [WeightsCheckpoint(state, path, config, notes, tuple(files)) for state, notes in states]
+        raise WeightsError(
+            f"tensors in '{path.name}'",
+            found="none",
+            hint="its state dict alone, saved as .safetensors (code in a file is never executed)",
+        )
+    return [WeightsCheckpoint(state, path, notes, tuple(files)) for state, notes in states]
 
 
 def _read_shards(files: list[Path]) -> State:
@@ -92,26 +94,6 @@ def _from_numpy(array: np.ndarray) -> Tensor:
     if array.dtype == np.dtype("V2"):
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-def _config_next_to(path: Path) -> dict[str, Any] | None:
-    """Return config.json of a weights file's folder, unless it is another program's or a run's."""
-    with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.with_name("config.json").read_bytes())
-        if isinstance(content, dict) and "sources" not in content:
-            return content
-    return None
-
-
-def _no_tensors(path: Path, content: Any) -> WeightsError:
-    """Return the error for a file without a state dict, with what it contains instead."""
-    names = class_names(content)
-    of = f"; it holds objects of {', '.join(names[:3])}" if names else ""
-    return WeightsError(
-        f"tensors in '{path.name}'",
-        found=f"none{of}",
-        hint="its state dict alone, saved as .safetensors (code in a file is never executed)",
-    )
 
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[^.]+)")

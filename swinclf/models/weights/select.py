@@ -17,13 +17,11 @@ from swinclf.models.weights.torch_files import module_state
 from swinclf.unpickle import Placeholder, array_of
 
 _DEPTH = 8  # of nested wrappers
-_MAX_SETTINGS = 100_000  # values; a list that is repeated in lists has as many as the file wants
 # Tensors of a training that do not belong to a network.
 _NOT_WEIGHTS = re.compile(
     r"optim\w*|\w*optimizer\w*|lr_schedulers?|schedulers?|scaler|amp|rng\w*|callbacks|loops|hooks|"
     r"buffers_names|param_shapes|criterion|\w*loss"
 )
-_SETTINGS = ("args", "arch", "config", "cfg", "hyper_parameters", "hparams", "model_args", "meta")
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,6 @@ class WeightsCheckpoint:
 
     tensors: Mapping[str, Tensor]  # by their names in the file
     source: Path  # the file, or the index of shards
-    # config.json next to the file, or the checkpoint's own settings (`args`, `arch`)
-    config: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()  # phrases on the selection for the report: "EMA"
     files: tuple[Path, ...] = ()  # all files of the tensors
 
@@ -50,57 +46,6 @@ def select(content: Any) -> list[tuple[State, tuple[str, ...]]]:
     few = {id(state) for _, state in found if 4 * len(state) < most}  # counters, averages of losses
     found.sort(key=lambda one: (id(one[1]) in few, rank_of(".".join(one[0])), -len(one[1])))
     return [(state, _notes(path)) for path, state in found]
-
-
-def settings_in(content: Any) -> dict[str, Any] | None:
-    """Return a checkpoint's settings of its network, `args`, `arch` and so on, as plain values."""
-    if not isinstance(content, Mapping):
-        return None
-    budget = iter(range(_MAX_SETTINGS))
-    found = {key: _to_plain(content[key], 4, budget) for key in _SETTINGS if key in content}
-    return {key: value for key, value in found.items() if value is not None} or None
-
-
-def _to_plain(value: Any, depth: int, budget: Iterator[int]) -> Any:
-    """Convert to numbers, texts, lists and dicts, attributes to a dict, other objects to None.
-
-    Each value takes one of `budget`; those after its end are None.
-    """
-    if next(budget, None) is None:
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if depth == 0:
-        return None
-    if isinstance(value, Placeholder):
-        value = value.entries or value.state
-    elif hasattr(value, "__dict__") and not isinstance(value, Tensor):  # argparse.Namespace
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _to_plain(one, depth - 1, budget) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(one, depth - 1, budget) for one in value]
-    return None
-
-
-def class_names(content: Any) -> list[str]:
-    """Return the class names of the objects in a file that hold no readable tensors."""
-    names: dict[str, None] = {}
-    waiting: list[Any] = [content]
-    seen: set[int] = set()
-    while waiting and len(seen) < 100_000:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, Placeholder):
-            names[one.name] = None
-            waiting += [one.state, one.args, one.entries, one.elements]
-        elif isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
-    return list(names)
 
 
 def _notes(path: tuple[str, ...]) -> tuple[str, ...]:

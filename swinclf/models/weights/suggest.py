@@ -1,10 +1,9 @@
-"""Suggestion of the model that a weights file fits, by its settings or its shapes, verified."""
+"""Suggestion of the model that a weights file fits by its shapes, verified."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ _NEAR = 0.02  # position tables for other image sizes are within this share of t
 _TRIED = 8  # networks that are built for comparison, the nearest in size
 _SHOWN = 4
 _STATISTICS = re.compile(r".*(running_mean|running_var|num_batches_tracked)")
-_NAME_KEYS = ("architecture", "arch", "model", "model_name", "name", "backbone")
 
 
 def add_suggestion(
@@ -41,51 +39,16 @@ def add_suggestion(
 
 
 def fitting_models(checkpoints: Sequence[WeightsCheckpoint]) -> list[str]:
-    """Return the names of the models that a file fits completely, the most likely first.
-
-    If the settings or the name of the file name a model that fits, only this one is returned.
-    """
+    """Return the names of the models that a file fits completely, the shortest name first."""
     sizes = {arch: entry.parameters for arch, entry in registry().items()}
     for checkpoint in checkpoints[:2]:
         tensors = {name: value.to("meta") for name, value in checkpoint.tensors.items()}
-        named = _named(checkpoint, sizes)
-        tried = {name: _fits(name, tensors) for name in named}
-        sure = [name for name in named if tried[name] is not None]
-        if sure:
-            return sure[:1]
-        for name in _near(tensors, sizes):
-            if name not in tried:
-                tried[name] = _fits(name, tensors)
+        tried = {name: _fits(name, tensors) for name in _near(tensors, sizes)}
         exact = [name for name, is_exact in tried.items() if is_exact]
         resized = [name for name, is_exact in tried.items() if is_exact is not None]
         if resized:
             return sorted(exact or resized, key=lambda name: (len(name), name))
     return []
-
-
-def _named(checkpoint: WeightsCheckpoint, sizes: Mapping[str, int]) -> list[str]:
-    """Return the models named by the settings of a file, or by its own name."""
-    words = [*_texts(checkpoint.config), checkpoint.source.name, checkpoint.source.parent.name]
-    found: dict[str, None] = {}
-    for word in words:
-        arch = re.sub(r"^(hf-hub:)?(timm/)?", "", word).partition(".")[0]
-        if arch in sizes:
-            found[arch] = None
-    name = checkpoint.source.name
-    inside = [arch for arch in sizes if arch in name]
-    found |= dict.fromkeys(sorted(inside, key=len, reverse=True)[:1])
-    return list(found)
-
-
-def _texts(settings: Any, depth: int = 3) -> Iterator[str]:
-    """Yield the texts in settings that may name a network."""
-    if isinstance(settings, Mapping) and depth:
-        for key, value in settings.items():
-            if isinstance(value, str) and key in _NAME_KEYS:
-                yield value
-            yield from _texts(value, depth - 1)
-    elif isinstance(settings, str):
-        yield settings
 
 
 def _near(tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> list[str]:
