@@ -1,20 +1,20 @@
 """Folding of batch norm into the preceding convolution for inference, to save a pass over memory.
 
 In evaluation mode batch norm is an affine map per channel, which can be absorbed by the weights and
-bias of the convolution. Independent of the architecture: which norm follows which convolution is
-observed, and the result is compared with the original network.
+bias of the convolution. Independent of the architecture: a norm next to a convolution is assumed to
+follow it, and the result is compared with the original network.
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", sec. 3.2.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 TOLERANCE = 1e-4  # of the largest output: float32 rounds by about 1e-6, a wrong fold is far off
@@ -28,76 +28,60 @@ _CANNOT_RUN = (AttributeError, AssertionError, IndexError, RuntimeError, TypeErr
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold every batch norm that directly follows a convolution into it; return their number.
 
-    A norm is skipped if it uses batch statistics, and a pair if either module runs more than once
-    or has hooks. If the outputs change, as they do if another module also reads the output of a
-    convolution, or if the network cannot run on a small image, nothing is folded.
+    A norm that uses batch statistics is skipped. If the outputs change, as they do if another
+    module also reads the output of a convolution, or if the network cannot run on a small image,
+    nothing is folded.
 
     The network has `forward_features`, is in float32 and evaluation mode, and is changed in-place.
     Tensors are replaced, not modified: a network that shares them is not affected.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+    pairs = _pairs(network)
+    if not pairs:
         return 0
     ramp = torch.linspace(-2, 2, TRIAL_PX, device=next(network.parameters()).device)
     images = torch.stack([ramp.outer(ramp), ramp.square().outer(ramp), ramp.sin().outer(ramp)])[
         None
     ]
     try:
-        pairs, before = _observe(network, images)
+        before = network.forward_features(images)  # type: ignore[operator]
     except _CANNOT_RUN:
         return 0
-    undo = [_fold(network, convolution, norm) for convolution, norm in pairs]
+    undo = [_fold(*pair) for pair in pairs]
     with suppress(*_CANNOT_RUN):
         after = network.forward_features(images)  # type: ignore[operator]
         if torch.allclose(after, before, rtol=0, atol=TOLERANCE * float(before.abs().max())):
             return len(pairs)
-    for restore in undo:
+    for restore in reversed(undo):
         restore()
     return 0
 
 
-def _observe(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """Return the names of (convolution, norm) pairs, and the network's output for the images."""
-    made_by: dict[int, str] = {}  # convolution by the id of its output
-    outputs: list[Tensor] = []  # references, so that no id is reused
-    runs: Counter[str] = Counter()
-    pairs: list[tuple[str, str]] = []
-    handles = []
+def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.Module, str]]:
+    """Return convolutions that a batch norm follows among a module's children; its parent, name.
 
-    def observe(name: str, module: nn.Module) -> None:
-        def note(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            runs[name] += 1
-            if _is_plain_convolution(module) and isinstance(output, Tensor):
-                made_by[id(output)] = name
-                outputs.append(output)
-            elif inputs and id(inputs[0]) in made_by and _after_fold(module) is not None:
-                pairs.append((made_by[id(inputs[0])], name))
-
-        if not (module._forward_hooks or module._forward_pre_hooks):
-            handles.append(module.register_forward_hook(note))
-
-    for name, module in network.named_modules():
-        observe(name, module)
-    try:
-        output: Tensor = network.forward_features(images)  # type: ignore[operator]
-    finally:
-        for handle in handles:
-            handle.remove()
-    read = Counter(convolution for convolution, _ in pairs)
-    once = [pair for pair in pairs if read[pair[0]] == runs[pair[0]] == runs[pair[1]] == 1]
-    return once, output
+    A convolution with a computed weight, no parameter, is left out.
+    """
+    found = []
+    for parent in network.modules():
+        children = [one for one in parent.named_children() if not isinstance(one[1], nn.Identity)]
+        for (_, convolution), (name, norm) in pairwise(children):
+            if (
+                isinstance(convolution, nn.Conv2d)
+                and "weight" in convolution._parameters
+                and isinstance(norm, nn.BatchNorm2d)
+                and norm.num_features == convolution.out_channels
+                and _after_fold(norm) is not None
+            ):
+                found.append((convolution, parent, name))
+    return found
 
 
-def _is_plain_convolution(module: nn.Module) -> bool:
-    """Return whether a module is a convolution with a weight parameter, not a computed weight."""
-    return isinstance(module, nn.Conv2d) and "weight" in module._parameters
-
-
-def _after_fold(norm: nn.Module) -> nn.Module | None:
+def _after_fold(norm: nn.BatchNorm2d) -> nn.Module | None:
     """Return the module that remains of a folded norm; None if it cannot be folded.
 
     Subclasses of timm also apply drop-block and an activation, each as a child module.
     """
-    if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
+    if norm.training or norm.running_mean is None:
         return None
     children = dict(norm.named_children())
     if type(norm) is nn.BatchNorm2d or children.keys() == {"drop", "act"}:
@@ -106,10 +90,9 @@ def _after_fold(norm: nn.Module) -> nn.Module | None:
     return None
 
 
-def _fold(network: nn.Module, convolution_name: str, norm_name: str) -> Callable[[], None]:
+def _fold(convolution: nn.Conv2d, parent: nn.Module, name: str) -> Callable[[], None]:
     """Fold one norm; return a function that undoes it."""
-    convolution, norm = network.get_submodule(convolution_name), network.get_submodule(norm_name)
-    assert isinstance(convolution, nn.Conv2d)
+    norm = parent.get_submodule(name)
     assert isinstance(norm, nn.BatchNorm2d)
     rest = _after_fold(norm)
     assert rest is not None
@@ -119,12 +102,10 @@ def _fold(network: nn.Module, convolution_name: str, norm_name: str) -> Callable
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    holder, _, attribute = norm_name.rpartition(".")
-    parent = network.get_submodule(holder)
-    setattr(parent, attribute, rest.eval())
+    setattr(parent, name, rest.eval())
 
     def restore() -> None:
         convolution.weight, convolution.bias = weight, bias
-        setattr(parent, attribute, norm)
+        setattr(parent, name, norm)
 
     return restore
