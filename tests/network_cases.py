@@ -9,7 +9,6 @@ from unittest import mock
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from swinclf.config import Impl
 from swinclf.models import swin, vit
@@ -148,10 +147,3 @@ def assert_equal_answers(ours: nn.Module, theirs: nn.Module) -> None:
     ):
         assert name == its_name
         assert difference(mine.grad, its.grad) < FLOAT32_TOLERANCE, name
-
-
-def bytes_held(network: nn.Module, x: torch.Tensor) -> tuple[int, torch.Tensor]:
-    """Return how much memory a forward pass leaves taken for its derivative, and its result."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
-        out = network(x)
-    return sum(event.self_cpu_memory_usage for event in seen.events()), out

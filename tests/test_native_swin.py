@@ -8,7 +8,6 @@ import torch
 from network_cases import (
     FLOAT32_TOLERANCE,
     assert_equal_answers,
-    bytes_held,
     difference,
     distinct_names,
     images,
@@ -152,21 +151,6 @@ def test_multiply_adds_are_what_torch_counts(size: tuple[int, int], count: int) 
     assert sum(part.parameters for part in network_parts(network)) == sum(
         value.numel() for value in network.parameters()
     )
-
-
-def test_checkpointing_holds_half_the_memory_and_gives_the_same_gradients() -> None:
-    network = tiny()
-    x = images(network)
-    whole, out = bytes_held(network, x)
-    out.sum().backward()
-    before = [value.grad.clone() for value in network.parameters()]
-    network.zero_grad()
-    network.set_grad_checkpointing(True)
-    less, out = bytes_held(network, x)
-    out.sum().backward()
-    after = [value.grad for value in network.parameters()]
-    assert 0 < less < whole / 2
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_protocol_is_timms() -> None:

@@ -29,7 +29,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from swinclf.models.layers import (
     DropPath,
@@ -147,12 +146,6 @@ class Swin(nn.Module):
         ]
         return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else fine}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Store only each block's input for the backward pass and recompute the rest."""
-        for stage in self.layers:
-            assert isinstance(stage, SwinStage)
-            stage.grad_checkpointing = enable
-
 
 class SwinHead(nn.Module):
     """Global average pooling, dropout and a linear layer: sec. 3.1 and A2.1."""
@@ -185,15 +178,11 @@ class SwinStage(nn.Module):
         for block in range(config.depths[index]):
             shifted, rate = block % 2 == 1, rates[block]
             self.blocks.append(SwinBlock(*shape, shifted=shifted, config=config, drop_path=rate))
-        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the stage, (N, H, W, C) -> (N, H/2, W/2, 2C); the first one keeps the shape."""
-        x = self.downsample(x)
-        recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return x
+        out: Tensor = self.blocks(self.downsample(x))
+        return out
 
 
 class PatchMerging(nn.Module):

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from swinclf.models.layers import (
     DropPath,
@@ -146,7 +145,6 @@ class ViT(nn.Module):
         self.norm = self._norm(config.final_norm and not fc_norm)
         self.fc_norm = self._norm(config.final_norm and fc_norm)
         self._add_head()
-        self.grad_checkpointing = False
         self.apply(init_linear)
 
     def _norm(self, wanted: bool) -> nn.Module:
@@ -220,10 +218,7 @@ class ViT(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the encoder's tokens, (N, 3, H, W) -> (N, T, C)."""
         x = self.norm_pre(self.embed(self.patch_embed(x)))
-        recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.blocks(x))
         return out
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -277,10 +272,6 @@ class ViT(nn.Module):
         """Return patterns that group parameters by depth: stem, blocks, head."""
         stem = r"^cls_token|reg_token|dist_token|pos_embed|patch_embed|norm_pre"
         return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Store only each block's input for the backward pass and recompute the rest."""
-        self.grad_checkpointing = enable
 
 
 class HeadHidden(nn.Module):

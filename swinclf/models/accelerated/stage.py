@@ -6,12 +6,10 @@ C channels.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from swinclf.models.accelerated.linear import is_eager_cpu, is_hooked
 from swinclf.models.layers import PatchEmbed
@@ -71,26 +69,19 @@ class FastSwinStage(SwinStage):
     def _in_windows(self, x: Tensor) -> Tensor:
         """Run the stage on windows, (N, H, W, C) -> (N, H/2, W/2, 2C)."""
         x = self.downsample(x)
-        grid, recompute = x.shape, self.grad_checkpointing and torch.is_grad_enabled()
+        grid = x.shape
         *orders, last = self.orders
         for block, order in zip(_blocks(self), orders, strict=True):
             area = block.window[0] * block.window[1]
             x = _Reorder.apply(x, *order).view(grid[0], -1, area, grid[3])
-            run = partial(_run_block, block)
-            x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
+            x = x + block.drop_path(block.attn(block.norm1(x), block.attn_mask))
+            x = x + block.drop_path(block.mlp(block.norm2(x)))
         out: Tensor = _Reorder.apply(x, *last).view(grid)
         return out
 
 
 def _blocks(stage: SwinStage) -> list[SwinBlock]:
     return [block for block in stage.blocks if isinstance(block, SwinBlock)]
-
-
-def _run_block(block: SwinBlock, x: Tensor) -> Tensor:
-    """Run a block on tokens in its windows, (N, B, T, C) -> (N, B, T, C)."""
-    x = x + block.drop_path(block.attn(block.norm1(x), block.attn_mask))
-    out: Tensor = x + block.drop_path(block.mlp(block.norm2(x)))
-    return out
 
 
 def _order(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
