@@ -50,7 +50,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "swin, drop path": lambda: swin(drop_path=0.5, head_dropout=0.5),
     "vit": vit,
     "vit, drop path": lambda: vit(drop_path=0.5, head_dropout=0.2, head_dim=10),
-    "vit, relative": lambda: vit(position="relative", layer_scale=0.5),
+    "vit, layer scale": lambda: vit(no_embed_class=True, layer_scale=0.5),
     "vit, swiglu": lambda: vit(activation="swiglu", pool="avg", qkv_bias=False),
 }
 EXACT = {"float64": torch.float64, "float32": torch.float32}

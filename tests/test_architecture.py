@@ -330,7 +330,6 @@ def test_no_public_name_and_no_file_name_occurs_twice():
 
 
 PAPERS = [Path("models/swin.py"), Path("models/vit.py"), Path("models/layers.py")]
-PARTS_OF_PAPERS = [*PAPERS, Path("models/positions.py")]
 # Words of names, attributes and keywords that belong to models/accelerated.
 OF_MACHINES = {
     *("device", "cpu", "cuda", "mps", "is_cuda", "set_num_threads", "ops", "autocast", "amp"),
@@ -358,7 +357,7 @@ def words_of(tree):
 def test_networks_read_like_their_papers():
     lines = sum(len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in PAPERS)
     assert lines <= 900
-    for path in PARTS_OF_PAPERS:
+    for path in PAPERS:
         found = set(words_of(TREES[path])) & OF_MACHINES
         assert not found, f"{path}: {found} belong in models/accelerated"
         known = {name for name in imports_of(path) if name.startswith("swinclf.models.")}

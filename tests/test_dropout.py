@@ -138,7 +138,6 @@ def test_without_dropout_the_attention_is_torchs():
         ({}, torch.bfloat16, 23, False),  # tokens: 6 x 4 patches
         ({}, torch.float32, 24, False),
         ({"attn_dropout": 0.1}, torch.float32, 0, True),
-        ({"qk_norm": True}, torch.bfloat16, 24, False),
     ],
 )
 def test_weights_are_stored_where_that_is_faster(monkeypatch, changes, dtype, limit, used):

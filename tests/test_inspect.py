@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import error_lines, write_image
-from network_cases import difference, images, randomise
+from network_cases import difference, images, native_network, randomise
 from PIL import Image
 
 from swinclf.card import ModelCard
@@ -20,10 +20,9 @@ from swinclf.device import Hardware, Precision, has_native_bf16
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
 from swinclf.models.build import default_preprocess
-from swinclf.models.names import Architecture
 from swinclf.models.compute import Computer
 from swinclf.models.layers import merge_heads, split_heads
-from network_cases import native_network
+from swinclf.models.names import Architecture
 from swinclf.models.store import save_model
 from swinclf.models.swin import SwinBlock, from_windows, to_windows
 
@@ -31,9 +30,8 @@ VIT = {"patch_size": "8", "depth": "3", "embed_dim": "24", "num_heads": "3"}
 SWIN = {"embed_dim": "12", "depths": "2-2", "num_heads": "2-4", "window_size": "3"}
 CASES = {
     "vit": ("vit", VIT, 32),
-    "relative": ("vit", VIT | {"position": "relative", "pool": "avg"}, 32),
-    "no token": ("vit", VIT | {"position": "sincos", "pool": "avg", "class_token": "false"}, 32),
-    "distilled": ("vit", VIT | {"distilled": "true", "qk_norm": "true"}, 32),
+    "no token": ("vit", VIT | {"pool": "avg", "class_token": "false"}, 32),
+    "distilled": ("vit", VIT | {"distilled": "true"}, 32),
     "swin": ("swin", SWIN, 48),
     "padded swin": ("swin", SWIN, 40),
 }
@@ -291,7 +289,7 @@ def check_pictures(done, names):
         assert path.stat().st_size < 1_500_000
 
 
-@pytest.mark.parametrize("case", ["vit", "relative"])
+@pytest.mark.parametrize("case", ["vit", "no token"])
 def test_pictures_of_a_vit_run(case, tmp_path):
     run, _ = run_of(case, tmp_path / "run", samples=2)
     with warnings.catch_warnings():
@@ -324,12 +322,6 @@ def test_weights_of_a_run_for_a_name(tmp_path):
     done = inspect("swin", img_size=48, model_args=SWIN, figures=figures)
     check_pictures(done, ["patches", "positions", "windows", "attention"])
     assert done.label == ""
-
-
-def test_without_positions_there_is_no_picture_of_them(tmp_path):
-    figures = FigureOptions(output=tmp_path / "p")
-    done = inspect("vit", img_size=32, model_args=VIT | {"position": "none"}, figures=figures)
-    check_pictures(done, ["patches", "attention"])
 
 
 def test_an_image_alone_asks_for_pictures_in_a_new_folder(cli, tmp_path):
@@ -372,7 +364,6 @@ def test_a_run_names_its_answer(cli, tmp_path):
         (("vit", "--pretrained"), 1, 0, "published weights"),
         (("vit", "--weights", "nowhere.pth"), 1, 0, "nowhere.pth"),
         (("vit", "--weights", "a.pth", "--pretrained"), 2, 1, "--weights and --pretrained"),
-        (("vit", "--model-arg", "in_chans=1", "--output", "p"), 2, 1, "in_chans=1"),
         (("vit_tiny_patch16_224", "--image", "absent.png"), 1, 0, "absent.png"),
     ],
 )

@@ -130,14 +130,14 @@ def test_suggestions_begin_with_what_was_typed(word: str, first: str | None) -> 
 
 
 def test_all_wrong_arguments_are_told_at_once() -> None:
-    arguments = {"patchsize": "6", "depth": "many", "pool": "tokn", "dropout": "2"}
+    arguments = {"patchsize": "6", "depth": "many", "pool": "tokn", "mlp_dropout": "2"}
     with pytest.raises(ConfigError) as error:
         native_network("vit", num_classes=2, model_args=arguments)
     for part in (
         "did you mean patch_size?",
         "depth=many: a whole number from 1 to",
         "token?",
-        "dropout=2: a number from 0 to 0.999",
+        "mlp_dropout=2: a number from 0 to 0.999",
     ):
         assert part in error.value.found
     assert "head_hidden" in error.value.hint
@@ -148,7 +148,7 @@ def test_all_wrong_arguments_are_told_at_once() -> None:
     [
         ("vit", {"num_heads": "7"}, "no multiple"),
         ("vit", {"class_token": "no"}, "needs class_token"),
-        ("vit", {"distilled": "yes", "head": "tanh"}, "distilled"),
+        ("vit", {"distilled": "yes", "pool": "avg"}, "distilled"),
         ("vit", {"head": "mlp"}, "needs head_hidden"),
         ("vit", {"head_hidden": "64"}, "needs head=mlp"),
         ("vit", {"img_size": "8"}, "8 px"),

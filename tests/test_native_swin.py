@@ -11,15 +11,21 @@ from network_cases import (
     difference,
     distinct_names,
     images,
+    native_network,
     pair,
     randomise,
     small,
 )
 
 from swinclf.models.complexity import count_torch_flops, network_parts, sum_stages
-from network_cases import native_network
-from swinclf.models.positions import relative_position_index
-from swinclf.models.swin import Swin, SwinConfig, from_windows, shift_mask, to_windows
+from swinclf.models.swin import (
+    Swin,
+    SwinConfig,
+    from_windows,
+    relative_position_index,
+    shift_mask,
+    to_windows,
+)
 
 NAME = "swin_tiny_patch4_window7_224"
 

@@ -119,12 +119,6 @@ def _draw(
     from swinclf.explain.figures import InspectionInput, draw_all
     from swinclf.explain.saliency_overlay import has_evidence
 
-    if done.costs.colours != 3:
-        raise ConfigError(
-            "a network for images of 3 channels, for figures",
-            found=f"in_chans={done.costs.colours}",
-            hint="only the table, without --image, --output, --weights and --pretrained",
-        )
     network, whose = what.open(figures.weights, pretrained=figures.pretrained, report=report)
     if not has_evidence(network):
         raise ConfigError(

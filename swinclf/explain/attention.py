@@ -74,14 +74,12 @@ def attention_weights(block: nn.Module, x: Tensor) -> Tensor:
         tokens = to_windows(block.shifted(tokens), block.window)[0]
     q, k, _ = split_heads(block.attn.qkv(tokens), block.attn.heads)  # (1 or B, A, T, E) each
     if isinstance(block, Block):
-        q, k = block.attn.q_norm(q)[0], block.attn.k_norm(k)[0]
+        q, k = q[0], k[0]
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if isinstance(block, SwinBlock):
         scores = scores + block.attn.position_bias()
         if block.attn_mask is not None:
             scores = scores + block.attn_mask[:, None]
-    elif block.attn.rel_pos is not None:
-        scores = scores + block.attn.rel_pos()
     attention: Tensor = scores.softmax(-1)
     return attention
 
@@ -107,8 +105,7 @@ def compute_attention(network: ViT | Swin, image: Tensor) -> list[BlockAttention
             received = given[:, prefix:].reshape(-1, *grid)
             among = weights[:, prefix:, prefix:]
             among = among / among.sum(-1, keepdim=True)
-            stride = network.config.patch_stride or network.config.patch_size
-            distance = _distance(among, grid) * stride
+            distance = _distance(among, grid) * network.config.patch_size
         found.append(BlockAttention(name, stage, is_shifted, weights, received, distance))
     return found
 

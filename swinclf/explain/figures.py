@@ -56,7 +56,7 @@ def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSe
     about = f"Shown: {image}; {weights}."
     pictures: list[Path] = []
     if isinstance(scene.network, ViT | Swin):
-        pictures = _draw_structure(scene, scene.network, folder, report)
+        pictures = _draw_structure(scene, scene.network, folder)
         pictures.append(folder / "attention.png")
         _draw_attention(scene, scene.network, pictures[-1], about)
     else:
@@ -68,17 +68,12 @@ def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSe
     return FigureSet(tuple(pictures), label, probability)
 
 
-def _draw_structure(
-    scene: InspectionInput, network: ViT | Swin, folder: Path, report: Reporter
-) -> list[Path]:
+def _draw_structure(scene: InspectionInput, network: ViT | Swin, folder: Path) -> list[Path]:
     """Draw patches, positions and windows, which do not depend on the image; return the files."""
-    pixels, pictures = scene.pixels, [folder / "patches.png"]
+    pixels, pictures = scene.pixels, [folder / "patches.png", folder / "positions.png"]
     image, weights = to_printable(scene.image), to_printable(scene.weights)
     draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
-    if draw_positions(network, folder / "positions.png", about=f"Shown: {weights}."):
-        pictures.append(folder / "positions.png")
-    else:
-        report.note("no positions.png: this network has no position embeddings")
+    draw_positions(network, pictures[1], about=f"Shown: {weights}.")
     if isinstance(network, Swin):
         pictures.append(folder / "windows.png")
         draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")

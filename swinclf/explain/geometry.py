@@ -18,15 +18,13 @@ from swinclf.data.loader import evenly_spaced
 from swinclf.explain import drawing
 from swinclf.explain.attention import swin_blocks
 from swinclf.explain.drawing import Pixels
-from swinclf.models.positions import RelativePosition
-from swinclf.models.swin import Swin, SwinBlock, WindowAttention, from_windows
-from swinclf.models.vit import Block, ViT
+from swinclf.models.swin import Swin, SwinBlock, from_windows
+from swinclf.models.vit import ViT
 from swinclf.reporting.charts import GRID, INK, MUTED, save_png
 
 APART_UP_TO = 16  # patches per side that are drawn separately; of more, the central ones
 SMALL_MAPS = 7  # similarity maps per side
 HEADS_SHOWN = 8
-BLOCKS_SHOWN = 4
 # Tokens that the cyclic shift moves: rows, columns, both. Okabe & Ito's colours.
 TINTS = ("#e69f00", "#56b4e9", "#009e73")
 Labels = npt.NDArray[np.int64]
@@ -35,7 +33,6 @@ Labels = npt.NDArray[np.int64]
 def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str) -> None:
     """Draw the image, (H, W, 3), with its grid of patches, and the patches separately."""
     embed = network.patch_embed
-    step = int(embed.proj.stride[0])  # px from one patch to the next
     (rows, columns), side = embed.grid_size, embed.patch_size[0]
     numbers = side * side * 3
     figure = drawing.new_figure(
@@ -50,59 +47,48 @@ def draw_patches(network: ViT | Swin, pixels: Pixels, path: Path, *, about: str)
     drawing.show_image(left, pixels, f"{pixels.shape[0]} x {pixels.shape[1]} px")
     width = 0.7 if rows <= 32 else 0.3
     for row in range(rows + 1):
-        left.axhline(row * step - 0.5, color="white", lw=width, alpha=0.8)
+        left.axhline(row * side - 0.5, color="white", lw=width, alpha=0.8)
     for column in range(columns + 1):
-        left.axvline(column * step - 0.5, color="white", lw=width, alpha=0.8)
+        left.axvline(column * side - 0.5, color="white", lw=width, alpha=0.8)
     shown = (min(rows, APART_UP_TO), min(columns, APART_UP_TO))
     first = ((rows - shown[0]) // 2, (columns - shown[1]) // 2)
-    _draw_apart(right, pixels, first, shown, step, side)
+    _draw_apart(right, pixels, first, shown, side)
     all_shown = shown == (rows, columns)
-    overlap = f"; a step of {step} px, so they overlap" if step < side else ""
     label = "apart" if all_shown else f"the middle {shown[0]} x {shown[1]} apart"
-    drawing.strip_axes(right, label + overlap)
+    drawing.strip_axes(right, label)
     if not all_shown:
-        corner = (first[1] * step - 0.5, first[0] * step - 0.5)
-        box = (shown[1] * step + side - step, shown[0] * step + side - step)
+        corner = (first[1] * side - 0.5, first[0] * side - 0.5)
+        box = (shown[1] * side, shown[0] * side)
         for colour, line in (("white", 3.5), (INK, 1.5)):
             left.add_patch(Rectangle(corner, *box, fill=False, ec=colour, lw=line))
     save_png(figure, path)
 
 
 def _draw_apart(
-    axes: Axes, pixels: Pixels, first: tuple[int, int], shown: tuple[int, int], step: int, side: int
+    axes: Axes, pixels: Pixels, first: tuple[int, int], shown: tuple[int, int], side: int
 ) -> None:
     gap = max(1, round(side / 6))
     cell = side + gap
     sheet = np.full((shown[0] * cell + gap, shown[1] * cell + gap, 3), 255, np.uint8)
     for row in range(shown[0]):
         for column in range(shown[1]):
-            y, x = (first[0] + row) * step, (first[1] + column) * step
+            y, x = (first[0] + row) * side, (first[1] + column) * side
             top, left = gap + row * cell, gap + column * cell
             sheet[top : top + side, left : left + side] = pixels[y : y + side, x : x + side]
     axes.imshow(sheet, interpolation="nearest")
 
 
-def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> bool:
-    """Draw the similarity of the position embeddings, or the relative position bias tables.
-
-    Returns whether a figure was drawn: a ViT may have no position embeddings.
+def draw_positions(network: ViT | Swin, path: Path, *, about: str) -> None:
+    """Draw the similarity of a ViT's position embeddings, or a Swin's relative position bias.
 
     Source: Dosovitskiy et al. 2021, fig. 7 (centre); Liu et al. 2021, sec. 3.2.
     """
-    tables = _bias_tables(network)
-    if tables:
-        _draw_bias_tables(tables, path, about)
-        return True
-    assert isinstance(network, ViT)
+    if isinstance(network, Swin):
+        _draw_bias_tables(network, path, about)
+        return
     rows, columns = network.patch_embed.grid_size
-    with torch.no_grad():  # the result for empty patches is the position embedding
-        empty = network.patch_embed.proj.weight.new_zeros(1, rows, columns, network.num_features)
-        positions = network.embed(empty)[0, network.num_prefix_tokens :]
-    if not positions.any():
-        return False
-    unit = F.normalize(positions, dim=1)
+    unit = F.normalize(network.pos_embed.detach()[0, -rows * columns :], dim=1)
     _draw_similarity((unit @ unit.t()).view(rows, columns, rows, columns), path, about)
-    return True
 
 
 def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
@@ -137,38 +123,24 @@ def _draw_similarity(alike: Tensor, path: Path, about: str) -> None:
     save_png(figure, path)
 
 
-def _bias_tables(network: ViT | Swin) -> list[tuple[str, Tensor]]:
-    """Return a label and a table, (A, 2h - 1, 2w - 1), for each stage, or some blocks of a ViT."""
-    biases: list[tuple[str, WindowAttention | RelativePosition]] = []
-    if isinstance(network, Swin):
-        for number, stage in enumerate(network.layers, start=1):
-            biases.append((f"stage {number}", swin_blocks(stage)[-1].attn))
-    else:
-        blocks = [block for block in network.blocks if isinstance(block, Block)]
-        for number in evenly_spaced(range(len(blocks)), BLOCKS_SHOWN):
-            relative = blocks[number].attn.rel_pos
-            biases += [] if relative is None else [(f"block {number + 1}", relative)]
+def _draw_bias_tables(network: Swin, path: Path, about: str) -> None:
+    """Draw the tables of some heads of each stage's last block, one row per stage."""
     tables = []
-    for label, bias in biases:
-        down, across = (2 * side - 1 for side in bias.window_size)
-        # Entries after the offsets are for the tokens before the patches, which have no position.
-        table = bias.relative_position_bias_table.detach()[: down * across]
-        tables.append((label, table.t().reshape(-1, down, across)))
-    return tables
-
-
-def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) -> None:
-    """Draw the tables of some heads, one row per stage."""
-    columns = min(HEADS_SHOWN, max(len(table) for _, table in tables))
+    for stage in network.layers:
+        attention = swin_blocks(stage)[-1].attn
+        table = attention.relative_position_bias_table.detach().t()  # (A, offsets)
+        down, across = (2 * side - 1 for side in attention.window_size)
+        tables.append(table.reshape(-1, down, across))
+    columns = min(HEADS_SHOWN, max(map(len, tables)))
     figure = drawing.new_figure(
         max(1.3 + 1.25 * columns, 6.5),
         1.45 * len(tables),
         "Relative position bias",
         "Bias that each head adds to the score of a query in the centre and a key at that offset,\n"
-        f"in each stage's last block (ViT: in some blocks); up to {HEADS_SHOWN} heads.\n{about}",
+        f"in each stage's last block; up to {HEADS_SHOWN} heads.\n{about}",
     )
     grid = figure.subplots(len(tables), columns, squeeze=False)
-    for axes_row, (label, table) in zip(grid, tables, strict=True):
+    for number, (axes_row, table) in enumerate(zip(grid, tables, strict=True), start=1):
         norm = drawing.signed_norm(table[:columns].numpy().astype(np.float64))
         heads = len(table)
         image = None
@@ -181,7 +153,7 @@ def _draw_bias_tables(tables: list[tuple[str, Tensor]], path: Path, about: str) 
             axes.plot(*middle, "o", mfc="none", mec=INK, ms=4, mew=0.9)
             drawing.strip_axes(axes, f"head {head + 1}")
         offsets = f"{table.shape[1]} x {table.shape[2]} offsets"
-        axes_row[0].set_ylabel(f"{label}\n{heads} heads\n{offsets}", color=INK, fontsize=9)
+        axes_row[0].set_ylabel(f"stage {number}\n{heads} heads\n{offsets}", color=INK, fontsize=9)
         assert image is not None
         drawing.colour_bar(figure, image, list(axes_row), "bias")
     save_png(figure, path)

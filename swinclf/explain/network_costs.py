@@ -42,7 +42,6 @@ class Costs:
     """Costs of one image."""
 
     image_px: tuple[int, int]  # height and width of the image, pixels
-    colours: int  # colour channels of the image
     parts: tuple[Part, ...]  # the network's parts in execution order
     stages: tuple[Part, ...]  # the same summed by stage
     parameters: int
@@ -57,7 +56,7 @@ class Costs:
     @property
     def patch_numbers(self) -> int:
         """Number of values in a patch: its pixels in all colours; 0 without patches."""
-        return math.prod(self.patches.patch_px) * self.colours if self.patches else 0
+        return math.prod(self.patches.patch_px) * 3 if self.patches else 0
 
 
 @torch.no_grad()
@@ -69,22 +68,21 @@ def measure_costs(network: nn.Module, image_px: tuple[int, int] | None = None) -
     package.
     """
     if isinstance(network, ViT | Swin):
-        embed, colours = network.patch_embed, network.config.in_chans
+        embed = network.patch_embed
         image_px, parts = embed.img_size, network_parts(network)
-        image = embed.proj.weight.new_zeros(1, colours, *image_px)
+        image = embed.proj.weight.new_zeros(1, 3, *image_px)
         torch_flops = count_torch_flops(lambda: network(image))
         prefix = network.config.prefix_tokens if isinstance(network, ViT) else 0
         patches = PatchGrid(embed.patch_size, embed.grid_size, prefix)
         formula = GLOBAL_FORMULA if isinstance(network, ViT) else WINDOW_FORMULA
     else:
         assert image_px is not None
-        colours, patches, formula = 3, None, ""
-        image = next(network.parameters()).new_zeros(1, colours, *image_px)
+        patches, formula = None, ""
+        image = next(network.parameters()).new_zeros(1, 3, *image_px)
         parts = module_parts(network, image)
         torch_flops = 2 * sum(part.macs for part in parts)
     return Costs(
         image_px=image_px,
-        colours=colours,
         parts=tuple(parts),
         stages=tuple(sum_stages(parts)),
         parameters=sum(part.parameters for part in parts),

@@ -24,7 +24,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "norm_eps": (0, 1),
     "layer_scale": (0, 100),
     "reg_tokens": (0, 1000),
-    **dict.fromkeys(("head_dropout", "dropout", "attn_dropout", "mlp_dropout"), (0, 0.999)),
+    **dict.fromkeys(("head_dropout", "attn_dropout", "mlp_dropout"), (0, 0.999)),
 }
 
 
@@ -159,11 +159,8 @@ def _check_vit(config: ViTConfig) -> list[str]:
         "pool=token: needs class_token=true": config.pool == "token" and not config.class_token,
         "distilled: needs class_token, pool=token and head=linear": config.distilled
         and not (config.class_token and config.pool == "token" and config.head == "linear"),
-        "position=sincos: embed_dim must be a multiple of 4": config.position == "sincos"
-        and config.embed_dim % 4,
         "head=mlp: needs head_hidden, e.g. 2048-1024": config.head == "mlp" and not hidden,
         "head_hidden: needs head=mlp": config.head == "linear" and hidden,
-        "head=tanh: takes one number in head_hidden": config.head == "tanh" and len(hidden) > 1,
         "activation=swiglu: embed_dim * mlp_ratio must be even": config.activation == "swiglu"
         and int(config.embed_dim * config.mlp_ratio) % 2,
         "mlp_final_activation: not with activation=swiglu": config.mlp_final_activation

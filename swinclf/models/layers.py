@@ -20,9 +20,7 @@ class PatchEmbed(nn.Module):
 
     Args:
         img_size: Height and width of the images, pixels.
-        patch_size: Height and width of a patch, pixels.
-        stride: Pixels from one patch to the next; the patch size where patches do not overlap.
-        in_chans: Colour channels of an image.
+        patch_size: Side of a patch, pixels.
         width: Channels of a token, C.
         bias: Whether the map has a bias.
         norm: Applied to the tokens, or None.
@@ -33,21 +31,17 @@ class PatchEmbed(nn.Module):
     def __init__(
         self,
         img_size: tuple[int, int],
-        patch_size: tuple[int, int],
-        stride: tuple[int, int],
-        in_chans: int,
+        patch_size: int,
         width: int,
         *,
         bias: bool = True,
         norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.img_size, self.patch_size = img_size, patch_size
-        pairs = zip(img_size, patch_size, stride, strict=True)
-        rows, columns = ((size - patch) // step + 1 for size, patch, step in pairs)
-        self.grid_size = (rows, columns)
-        self.num_patches = rows * columns
-        self.proj = nn.Conv2d(in_chans, width, kernel_size=patch_size, stride=stride, bias=bias)
+        self.img_size, self.patch_size = img_size, (patch_size, patch_size)
+        self.grid_size = (img_size[0] // patch_size, img_size[1] // patch_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=bias)
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ from swinclf.models.layers import (
     merge_heads,
     split_heads,
 )
-from swinclf.models.positions import gather_bias, relative_position_index
 
 # Added to the score of tokens that are neighbours only by the cyclic shift; 0 after the softmax.
 # The -100 of the published code leaves 1e-44, a denormal number, with which a CPU computes slowly.
@@ -54,8 +53,6 @@ class SwinConfig:
     """Height and width of the images, pixels."""
     patch_size: int = 4
     """Side of a patch, pixels."""
-    in_chans: int = 3
-    """Colour channels of an image."""
     num_classes: int = 1000
     """Classes K of the head; 0 builds none."""
     embed_dim: int = 96
@@ -91,10 +88,9 @@ class Swin(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
-        patch = (config.patch_size, config.patch_size)
         norm = nn.LayerNorm(config.embed_dim, config.norm_eps)
         self.patch_embed = PatchEmbed(
-            config.img_size, patch, patch, config.in_chans, config.embed_dim, norm=norm
+            config.img_size, config.patch_size, config.embed_dim, norm=norm
         )
         grid, stages = self.patch_embed.grid_size, []
         for index in range(len(config.depths)):
@@ -304,6 +300,22 @@ def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int,
     return torch.zeros(apart.shape).masked_fill(apart, MASKED)
 
 
+def relative_position_index(window: tuple[int, int]) -> Tensor:
+    """Return the row of the bias table for each pair of tokens of a window, (T, T).
+
+    Entry (i, j) counts the offsets from token j to token i row by row, from (1 - M, 1 - M).
+    M is `window` down and across.
+
+    Source: Swin Transformer, Liu et al. 2021, sec. 3.2, "Relative position bias".
+    """
+    y, x = torch.arange(window[0]), torch.arange(window[1])
+    dy = y[:, None] - y[None, :] + window[0] - 1  # (M, M), from 0 to 2M - 2
+    dx = x[:, None] - x[None, :] + window[1] - 1
+    index = dy[:, None, :, None] * (2 * window[1] - 1) + dx[None, :, None, :]  # (M, M, M, M)
+    area = window[0] * window[1]
+    return index.reshape(area, area)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention among the tokens of each window, biased by relative position.
 
@@ -351,4 +363,6 @@ class WindowAttention(nn.Module):
 
     def position_bias(self) -> Tensor:
         """Return the bias of each head for each pair of tokens, (A, T, T)."""
-        return gather_bias(self.relative_position_bias_table, self.relative_position_index)
+        index, table = self.relative_position_index, self.relative_position_bias_table
+        bias: Tensor = table.t().index_select(1, index.view(-1)).unflatten(1, index.shape)
+        return bias

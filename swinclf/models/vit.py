@@ -32,11 +32,9 @@ from swinclf.models.layers import (
     merge_heads,
     split_heads,
 )
-from swinclf.models.positions import RelativePosition, sincos_2d
 
-PositionKind = Literal["learned", "learned_2d", "sincos", "relative", "none"]
 PoolKind = Literal["token", "avg", "flatten"]
-HeadKind = Literal["linear", "tanh", "mlp"]
+HeadKind = Literal["linear", "mlp"]
 ActivationKind = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]  # the keys of ACTIVATIONS
 
 
@@ -48,10 +46,6 @@ class ViTConfig:
     """Height and width of the images, pixels."""
     patch_size: int = 16
     """Side of a patch, pixels."""
-    patch_stride: int | None = None
-    """Pixels from one patch to the next; None: the patch size. Smaller: patches overlap."""
-    in_chans: int = 3
-    """Colour channels of an image."""
     num_classes: int = 1000
     """Classes K of the head; 0 builds none."""
     embed_dim: int = 768
@@ -70,8 +64,6 @@ class ViTConfig:
     """Whether the MLP's second layer has an activation, too."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
-    qk_norm: bool = False
-    """Whether queries and keys are layer-normalised in each head."""
     layer_scale: float | None = None
     """Initial value of the factors on each residual branch; None: no factors."""
     class_token: bool = True
@@ -80,11 +72,8 @@ class ViTConfig:
     """Whether a second such token has its own head (DeiT); the logits are the mean of the two."""
     reg_tokens: int = 0
     """Register tokens, whose outputs are ignored."""
-    position: PositionKind = "learned"
-    """Position embedding: a table for all tokens (learned), one for rows and one for columns
-    (learned_2d), fixed sine and cosine (sincos), a bias in attention (relative), none."""
     no_embed_class: bool = False
-    """Whether the learned table is only for the patches, not for the tokens before them."""
+    """Whether the table of positions is only for the patches, not for the tokens before them."""
     pre_norm: bool = False
     """Whether tokens are layer-normalised before the blocks (CLIP), without a patch bias."""
     final_norm: bool = True
@@ -94,17 +83,15 @@ class ViTConfig:
     pool: PoolKind = "token"
     """Input of the head: the class token, the mean of the patches (avg), all patches (flatten)."""
     head: HeadKind = "linear"
-    """linear; dense + tanh + linear (tanh); hidden layers with GELU + linear (mlp)."""
+    """linear; hidden layers with GELU + linear (mlp)."""
     head_hidden: tuple[int, ...] = ()
-    """Widths of the head's hidden layers; empty with tanh: C."""
+    """Widths of the head's hidden layers."""
     head_dropout: float = 0.0
     """Fraction dropped before and inside the head in training, in [0, 1)."""
-    dropout: float = 0.0
-    """Fraction dropped after embedding, attention and MLP layers in training, in [0, 1)."""
     attn_dropout: float = 0.0
     """Fraction of the attention weights dropped in training, in [0, 1)."""
     mlp_dropout: float = 0.0
-    """Fraction dropped after MLP layers in training, if more than `dropout`, in [0, 1)."""
+    """Fraction dropped after MLP layers in training, in [0, 1)."""
     drop_path: float = 0.0
     """Drop rate of the last block's branches, in [0, 1); the first block's is 0."""
     norm_eps: float = 1e-6
@@ -119,28 +106,27 @@ class ViTConfig:
 class ViT(nn.Module):
     """Vision Transformer image classifier: sec. 3.1, fig. 1."""
 
-    pos_embed: Tensor | None
-    pos_embed_fixed: Tensor
     head: nn.Module
     head_dist: nn.Module
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config, self.num_features = config, config.embed_dim
-        patch, stride = config.patch_size, config.patch_stride or config.patch_size
-        size, channels, width = config.img_size, config.in_chans, config.embed_dim
         self.patch_embed = PatchEmbed(
-            size, (patch, patch), (stride, stride), channels, width, bias=not config.pre_norm
+            config.img_size, config.patch_size, config.embed_dim, bias=not config.pre_norm
         )
         self.cls_token = self._token(int(config.class_token))
         self.reg_token = self._token(config.reg_tokens)
         self.num_prefix_tokens = config.prefix_tokens
         self.no_embed_class = config.no_embed_class
-        self._add_positions()
+        prefix = 0 if config.no_embed_class else config.prefix_tokens
+        positions = prefix + self.patch_embed.num_patches  # sec. 3.1 and appendix D.4
+        self.pos_embed = nn.Parameter(torch.empty(1, positions, config.embed_dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.dist_token = self._token(int(config.distilled), std=0.02)
         self.norm_pre = self._norm(config.pre_norm)
-        grid, rates = self.patch_embed.grid_size, drop_path_rates(config.drop_path, config.depth)
-        self.blocks = nn.Sequential(*(Block(config, grid, rate) for rate in rates))
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.Sequential(*(Block(config, rate) for rate in rates))
         fc_norm = config.pool == "avg" if config.fc_norm is None else config.fc_norm
         self.norm = self._norm(config.final_norm and not fc_norm)
         self.fc_norm = self._norm(config.final_norm and fc_norm)
@@ -155,35 +141,16 @@ class ViT(nn.Module):
         empty = torch.empty(1, count, self.num_features)
         return nn.Parameter(nn.init.normal_(empty, std=std)) if count else None
 
-    def _add_positions(self) -> None:
-        """Add the position embeddings of sec. 3.1 and appendix D.4."""
-        config, width, (rows, columns) = self.config, self.num_features, self.patch_embed.grid_size
-        self.pos_embed = None
-        if config.position == "learned":
-            prefix = 0 if config.no_embed_class else config.prefix_tokens
-            self.pos_embed = nn.Parameter(torch.empty(1, prefix + rows * columns, width))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        elif config.position == "learned_2d":
-            self.pos_embed_y = nn.Parameter(torch.empty(1, rows, 1, width // 2))
-            self.pos_embed_x = nn.Parameter(torch.empty(1, 1, columns, width - width // 2))
-            nn.init.trunc_normal_(self.pos_embed_y, std=0.02)
-            nn.init.trunc_normal_(self.pos_embed_x, std=0.02)
-        elif config.position == "sincos":
-            fixed = sincos_2d((rows, columns), width)
-            self.register_buffer("pos_embed_fixed", fixed, persistent=False)
-
     def _add_head(self) -> None:
         """Add the hidden layers of the head, then the classifier."""
         config, width, hidden = self.config, self.num_features, self.config.head_hidden
         if config.pool == "flatten":
             width *= self.patch_embed.num_patches
-        if config.head == "tanh" and not hidden:
-            hidden = (config.embed_dim,)
         self.head_drop = nn.Dropout(config.head_dropout)
         self.pre_logits: nn.Module = nn.Identity()
         if config.head != "linear":
-            self.pre_logits = HeadHidden(width, hidden, config.head, config.head_dropout)
-            width = hidden[-1] if hidden else width
+            self.pre_logits = HeadHidden(width, hidden, config.head_dropout)
+            width = hidden[-1]
         self.head_hidden_size = width
         self.reset_classifier(config.num_classes)
 
@@ -193,27 +160,13 @@ class ViT(nn.Module):
         Source: sec. 3.1, eq. 1.
         """
         x = x.flatten(1, 2)  # (N, h, w, C) -> (N, h * w, C)
-        table = self._patch_positions()
-        if table is not None:
-            x = x + table
+        if self.no_embed_class:
+            x = x + self.pos_embed
         prefix = (self.cls_token, self.dist_token, self.reg_token)
         tokens = [token.expand(x.shape[0], -1, -1) for token in prefix if token is not None]
         if tokens:
             x = torch.cat((*tokens, x), dim=1)  # (N, h * w, C) -> (N, T, C)
-        if self.pos_embed is not None and not self.no_embed_class:
-            x = x + self.pos_embed
-        return F.dropout(x, self.config.dropout, self.training)
-
-    def _patch_positions(self) -> Tensor | None:
-        """Return the position embeddings of the patches only, (1, h * w, C), or None."""
-        if self.config.position == "learned_2d":
-            rows, columns = self.patch_embed.grid_size
-            y = self.pos_embed_y.expand(-1, -1, columns, -1)
-            x = self.pos_embed_x.expand(-1, rows, -1, -1)
-            return torch.cat((y, x), dim=-1).flatten(1, 2)
-        if self.config.position == "sincos":
-            return self.pos_embed_fixed
-        return self.pos_embed if self.no_embed_class else None
+        return x if self.no_embed_class else x + self.pos_embed
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the encoder's tokens, (N, 3, H, W) -> (N, T, C)."""
@@ -264,9 +217,7 @@ class ViT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters excluded from weight decay: tokens and positions."""
-        tables = {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
-        names = {"pos_embed", "pos_embed_y", "pos_embed_x", "cls_token", "reg_token", "dist_token"}
-        return names | tables
+        return {"pos_embed", "cls_token", "reg_token", "dist_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one way only
         """Return patterns that group parameters by depth: stem, blocks, head."""
@@ -275,36 +226,34 @@ class ViT(nn.Module):
 
 
 class HeadHidden(nn.Module):
-    """The layers between pooled features and classifier; the tanh layer as in sec. 3.1."""
+    """The layers between pooled features and classifier."""
 
-    def __init__(self, width: int, hidden: tuple[int, ...], kind: HeadKind, dropout: float) -> None:
+    def __init__(self, width: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
-        widths = (width, *hidden)
-        self.kind, self.dropout = kind, dropout
-        self.names = ["fc"] if kind == "tanh" else [f"fc{i + 1}" for i in range(len(hidden))]
+        widths, self.dropout = (width, *hidden), dropout
+        self.names = [f"fc{i + 1}" for i in range(len(hidden))]
         for name, wide, narrow in zip(self.names, widths, hidden, strict=False):
             self.add_module(name, nn.Linear(wide, narrow))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the hidden layers, (N, C) -> (N, last hidden width)."""
-        act = torch.tanh if self.kind == "tanh" else F.gelu
         for name in self.names:
-            x = F.dropout(act(self.get_submodule(name)(x)), self.dropout, self.training)
+            x = F.dropout(F.gelu(self.get_submodule(name)(x)), self.dropout, self.training)
         return x
 
 
 class Block(nn.Module):
     """An encoder block, sec. 3.1: attention and MLP, each after a norm and with a residual."""
 
-    def __init__(self, config: ViTConfig, grid: tuple[int, int], drop_path: float) -> None:
+    def __init__(self, config: ViTConfig, drop_path: float) -> None:
         super().__init__()
         width, scale = config.embed_dim, config.layer_scale
         self.norm1 = nn.LayerNorm(width, config.norm_eps)
-        self.attn = Attention(config, grid)
+        self.attn = Attention(config)
         self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.norm2 = nn.LayerNorm(width, config.norm_eps)
-        hidden, dropout = int(width * config.mlp_ratio), max(config.dropout, config.mlp_dropout)
-        self.mlp = Mlp(width, hidden, config.activation, dropout)
+        hidden = int(width * config.mlp_ratio)
+        self.mlp = Mlp(width, hidden, config.activation, config.mlp_dropout)
         self.mlp.is_activated_twice = config.mlp_final_activation
         self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.drop_path = DropPath(drop_path)
@@ -319,22 +268,17 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention of all tokens: appendix A, eqs. 5 to 8."""
 
-    def __init__(self, config: ViTConfig, grid: tuple[int, int]) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        width, self.heads, self.dropout = config.embed_dim, config.num_heads, config.dropout
+        width, self.heads = config.embed_dim, config.num_heads
         each, self.attn_dropout = config.head_dim or width // self.heads, config.attn_dropout
         self.qkv = nn.Linear(width, 3 * self.heads * each, bias=config.qkv_bias)
-        self.q_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(each, config.norm_eps) if config.qk_norm else nn.Identity()
-        is_relative = config.position == "relative"
-        prefix = config.prefix_tokens
-        self.rel_pos = RelativePosition(grid, self.heads, prefix) if is_relative else None
         self.proj = nn.Linear(self.heads * each, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Let every token attend to every token, (N, T, C) -> (N, T, C)."""
         q, k, v = split_heads(self.qkv(x), self.heads)  # (N, A, T, E) each
-        bias = None if self.rel_pos is None else self.rel_pos()[None]  # (1, A, T, T)
-        q, k, rate = self.q_norm(q), self.k_norm(k), self.attn_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
-        return F.dropout(self.proj(merge_heads(x)), self.dropout, self.training)
+        rate = self.attn_dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        out: Tensor = self.proj(merge_heads(x))
+        return out

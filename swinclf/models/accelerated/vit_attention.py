@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from swinclf.models.accelerated.dropout import RandomBits, drop
-from swinclf.models.accelerated.linear import is_eager_cpu, is_fused, is_hooked
+from swinclf.models.accelerated.dropout import RandomBits
+from swinclf.models.accelerated.linear import is_eager_cpu, is_fused
 from swinclf.models.vit import Attention
 
 # Scores of the images that are computed at a time, so that they stay in the caches.
@@ -34,16 +34,15 @@ class FastAttention(Attention):
         qkv = self.qkv(x)
         bits = RandomBits.drawn(self.attn_dropout) if self.attn_dropout > 0.0 else None
         with torch.autocast("cpu", enabled=False):
-            out: Tensor = _Attention.apply(qkv, self.heads, bits)
-        return drop(self.proj(out), self.dropout, self.training)
+            mixed = _Attention.apply(qkv, self.heads, bits)
+        out: Tensor = self.proj(mixed)
+        return out
 
     def _pays(self, x: Tensor) -> bool:
         """Return whether the hand-written derivative is faster for these tokens."""
-        is_bare = self.rel_pos is None and isinstance(self.q_norm, nn.Identity)
-        if not (self.training and is_bare) or is_hooked(self.q_norm, self.k_norm):
-            return False
         is_short = x.shape[1] <= BF16_TOKENS
-        return self.attn_dropout > 0.0 or (is_short and is_fused(x, self.qkv.weight))
+        is_faster = self.attn_dropout > 0.0 or (is_short and is_fused(x, self.qkv.weight))
+        return self.training and is_faster
 
 
 class _Attention(torch.autograd.Function):
