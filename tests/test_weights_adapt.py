@@ -21,7 +21,7 @@ from swinclf.errors import WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
 from swinclf.models.build import load_network
 from swinclf.models.freeze import classifier_names
-from swinclf.models.names import Architecture, native_names
+from swinclf.models.names import Architecture
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
