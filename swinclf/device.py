@@ -38,6 +38,13 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+# Instruction sets that multiply a number format, by torch's names.
+_CPU_FEATURES = {
+    Precision.BF16: {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "arm_bf16": "Arm bf16"},
+    Precision.FP16: {"amx_fp16": "AMX", "avx512_fp16": "AVX512-FP16"},
+}
+
+
 @dataclass(frozen=True)
 class Hardware:
     """The device and precision that networks are computed with."""
@@ -65,7 +72,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     if precision != Precision.AUTO:
         require_precision(chosen, Precision(precision))
         return Hardware(chosen, Precision(precision), "as requested", note)
-    native, reason = has_native_bf16(chosen)
+    native, reason = is_native(chosen, Precision.BF16)
     return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason, note)
 
 
@@ -115,24 +122,23 @@ def _choose_device(name: str) -> tuple[str, str]:
     )
 
 
-def has_native_bf16(device: str) -> tuple[bool, str]:
-    """Return whether the device multiplies bf16 natively, and the reason in words."""
+def is_native(device: str, precision: Precision) -> tuple[bool, str]:
+    """Return whether the device multiplies bf16 or fp16 natively, and the reason in words."""
     import torch
 
     if device.startswith("cuda"):
-        native = torch.cuda.get_device_capability(device)[0] >= 8
-        name = torch.cuda.get_device_name(device)
-        return native, f"{name} {'multiplies' if native else 'does not multiply'} bf16 natively"
+        least = 8 if precision is Precision.BF16 else 7
+        native = torch.cuda.get_device_capability(device)[0] >= least
+        does = "multiplies" if native else "does not multiply"
+        return native, f"{torch.cuda.get_device_name(device)} {does} {precision} natively"
     if device == "cpu":
         features = cpu_features()
-        for feature, name in (
-            ("amx_bf16", "AMX"),
-            ("avx512_bf16", "AVX512-BF16"),
-            ("arm_bf16", "Arm bf16"),
-        ):
+        for feature, name in _CPU_FEATURES[precision].items():
             if features.get(feature):
-                return True, f"this CPU multiplies bf16 natively ({name})"
-        return False, "this CPU does not multiply bf16 natively"
+                return True, f"this CPU multiplies {precision} natively ({name})"
+        return False, f"this CPU does not multiply {precision} natively"
+    if precision is Precision.FP16:
+        return True, f"{device} multiplies fp16 natively"
     return False, f"bf16 is not known to be faster on {device}"
 
 

@@ -17,6 +17,7 @@ from swinclf.confidence.selective import Confidence, Threshold
 from swinclf.config import Impl
 from swinclf.device import Precision
 from swinclf.errors import RunError, SwinclfError, WeightsError
+from swinclf.inference.predictor import InferenceOptions, choose_model_hardware
 from swinclf.models.build import build_network, load_network
 from swinclf.models.names import Architecture
 from swinclf.models.store import load_model, read_card, save_model
@@ -78,6 +79,14 @@ def test_a_network_comes_back_with_all_that_it_needs_to_answer(model, impl, tmp_
     images = torch.randn(2, 3, 64, 64)  # a Swin has four windows a stage and more, some shifted
     with torch.inference_mode():
         assert torch.equal(again(images), network(images))
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "avx512_fp16"])
+def test_fp16_is_used_where_fp16_is_fast(monkeypatch, feature):
+    monkeypatch.setattr("swinclf.device.cpu_features", lambda: {feature: True})
+    card = replace(CARD, precision=Precision.FP16)
+    chosen = choose_model_hardware(card, InferenceOptions(device="cpu")).precision
+    assert chosen is (Precision.FP16 if feature == "avx512_fp16" else Precision.FP32)
 
 
 def test_weights_and_card_come_back_as_they_were(stored):
