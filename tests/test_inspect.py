@@ -230,6 +230,14 @@ def test_what_windows_give_is_an_even_share_on_average():
         assert one.is_shifted is (one.name.endswith("1"))
 
 
+def test_padding_reads_nothing():
+    network = network_of("padded swin")
+    found = looking.compute_attention(network, images(network, 1))[0]
+    matrix = swin_matrix(looking.swin_blocks(network.layers[0])[0], found.weights)
+    expected = matrix.sum(0) / (matrix > 0).sum(0) * found.weights.shape[-1]
+    torch.testing.assert_close(found.received.mean(0).flatten(), expected)
+
+
 def test_evidence_of_a_swin_adds_up_to_its_score():
     network, image = network_of("swin"), images(network_of("swin"), 1)
     found = looking.compute_evidence(network, image, target=2)
@@ -245,6 +253,7 @@ def test_evidence_is_for_the_predicted_class_and_leaves_no_trace(small):
     assert found.target == int(small(image)[0].argmax())
     assert found.pixels.shape == image.shape[-2:]
     assert found.cells.abs().sum() > 0
+    assert ("stage" in found.where) is hasattr(small, "layers")
     assert all(value.grad is None for value in small.parameters())
     assert not any(module._forward_hooks for module in small.modules())
     again = looking.compute_evidence(small, image)

@@ -116,7 +116,7 @@ def _draw(
     done: Inspection, what: InspectionTarget, figures: FigureOptions, report: Reporter
 ) -> Inspection:
     """Draw all figures that are available for the network."""
-    from swinclf.explain.figures import InspectionInput, draw_all
+    from swinclf.explain.figures import draw_all
     from swinclf.explain.saliency_overlay import has_evidence
 
     network, whose = what.open(figures.weights, pretrained=figures.pretrained, report=report)
@@ -131,15 +131,14 @@ def _draw(
     report.note(f"the figures show {image} and {whose}")
     stem = f"inspect-{what.title}"
     folder = make_folder(figures.output) if figures.output else next_free_folder(Path(), stem)
-    classes = what.card.classes if what.card else ()
-    temperature = what.card.confidence.temperature if what.card else 1.0
-    scene = InspectionInput(network, preprocess, pixels, image, whose, classes, temperature)
-    gallery = draw_all(scene, folder, report)
+    pictures, label, probability = draw_all(
+        *(network, what.card, preprocess, pixels, folder), image=image, weights=whose, report=report
+    )
     return replace(
         done,
         folder=folder,
-        pictures=gallery.pictures,
+        pictures=pictures,
         image=image,
-        label=gallery.label,
-        probability=gallery.probability,
+        label=label,
+        probability=probability,
     )

@@ -93,9 +93,12 @@ def compute_attention(network: ViT | Swin, image: Tensor) -> list[BlockAttention
         if isinstance(block, SwinBlock):
             stage = int(name.split(".")[1])
             token_px = network.patch_embed.patch_size[0] * 2**stage
-            given = weights.mean(2) * weights.shape[-1]  # (B, A, T): 1 is a uniform share
+            real = to_windows(block.shifted(torch.ones(1, *block.grid, 1)), block.window)[0]
+            real = real[:, None, :, 0]  # (B, 1, T): 0 for padding, whose attention nothing reads
+            given = (weights * real[..., None]).sum(2) / real.sum(-1, keepdim=True)
+            given = given * weights.shape[-1]  # (B, A, T): 1 is a uniform share
             received = torch.stack([_unshifted(block, head) for head in given.unbind(1)])
-            distance = _distance(weights, block.window).mean(0) * token_px
+            distance = (_distance(weights, block.window) * real).sum((0, 2)) / real.sum() * token_px
             is_shifted = any(block.shift)
         else:
             assert isinstance(network, ViT)
@@ -105,7 +108,7 @@ def compute_attention(network: ViT | Swin, image: Tensor) -> list[BlockAttention
             received = given[:, prefix:].reshape(-1, *grid)
             among = weights[:, prefix:, prefix:]
             among = among / among.sum(-1, keepdim=True)
-            distance = _distance(among, grid) * network.config.patch_size
+            distance = _distance(among, grid).mean(-1) * network.config.patch_size
         found.append(BlockAttention(name, stage, is_shifted, weights, received, distance))
     return found
 
@@ -182,7 +185,8 @@ def compute_evidence(network: nn.Module, image: Tensor, target: int | None = Non
     if has_feature_map(network):
         return Evidence(target, logits, cells, pixels, "last feature map", "positions")
     one = _pools_class_token(network)
-    where = "input tokens of the last block" if one else "tokens of the last stage"
+    last = "last stage" if isinstance(network, Swin) else "last block"
+    where = f"input tokens of the {last}" if one else f"tokens of the {last}"
     return Evidence(target, logits, cells, pixels, where)
 
 
@@ -300,10 +304,10 @@ def _unshifted(block: SwinBlock, windows: Tensor) -> Tensor:
 
 
 def _distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the mean distance between query and key, in tokens, (..., T, T) -> (...).
+    """Return the mean distance from each query to its keys, in tokens, (..., T, T) -> (..., T).
 
     Source: An Image is Worth 16x16 Words, Dosovitskiy et al. 2021, sec. 4.5 and fig. 7.
     """
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     positions = torch.stack((y.flatten(), x.flatten()), 1).float()
-    return (weights * torch.cdist(positions, positions)).sum(-1).mean(-1)
+    return (weights * torch.cdist(positions, positions)).sum(-1)

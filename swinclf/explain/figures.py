@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import softmax
 from torch import Tensor, nn
 
+from swinclf.card import ModelCard
 from swinclf.data.transforms import to_torch_input
 from swinclf.explain.attention import attention_rollout, compute_attention, compute_evidence
 from swinclf.explain.geometry import draw_patches, draw_positions, draw_windows
@@ -22,85 +19,62 @@ from swinclf.reporter import Reporter
 from swinclf.reporting.display_names import to_printable
 
 
-@dataclass(frozen=True)
-class InspectionInput:
-    """A network and an image to draw figures of."""
+def draw_all(
+    network: nn.Module,
+    card: ModelCard | None,
+    preprocess: Preprocess,
+    pixels: np.ndarray,
+    folder: Path,
+    *,
+    image: str,
+    weights: str,
+    report: Reporter,
+) -> tuple[list[Path], str, float]:
+    """Draw patches, positions, windows (Swin), attention and (with a card) evidence.
 
-    network: nn.Module  # a ViT, a Swin or a convolutional network, in evaluation mode, on the CPU
-    preprocess: Preprocess
-    pixels: np.ndarray  # (H, W, 3) uint8, at the network's input size
-    image: str  # description of the image
-    weights: str  # description of the weights
-    classes: Sequence[str] = ()  # names of the classes; empty if the outputs have no names
-    temperature: float = 1.0  # logits are divided by this before the softmax, > 0
+    `network` is a ViT, a Swin or a convolutional network, in evaluation mode, on the CPU. For the
+    latter, only evidence is drawn; notes say which figures do not apply. `pixels` is an image,
+    (H, W, 3) uint8, at the network's input size. `image` and `weights` describe them.
 
-
-@dataclass(frozen=True)
-class FigureSet:
-    """The figures that were drawn."""
-
-    pictures: tuple[Path, ...]  # the files, in reading order
-    label: str = ""  # the predicted class; empty if classes have no names
-    probability: float = 0.0  # its probability, in [0, 1]
-
-
-def draw_all(scene: InspectionInput, folder: Path, report: Reporter) -> FigureSet:
-    """Draw patches, positions, windows (Swin), attention and (with class names) evidence.
-
-    For a convolutional network, only evidence is drawn; notes say which figures do not apply.
+    Returns:
+        The files, in reading order; the predicted class, empty without a card; its probability.
 
     Raises:
         RunError: If a figure cannot be written.
     """
-    image, weights = to_printable(scene.image), to_printable(scene.weights)
-    about = f"Shown: {image}; {weights}."
+    image, weights = to_printable(image), to_printable(weights)
+    about, inputs = f"Shown: {image}; {weights}.", to_torch_input(pixels[None], preprocess, "cpu")
     pictures: list[Path] = []
-    if isinstance(scene.network, ViT | Swin):
-        pictures = _draw_structure(scene, scene.network, folder)
+    if isinstance(network, ViT | Swin):
+        pictures += [folder / "patches.png", folder / "positions.png"]
+        draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
+        draw_positions(network, pictures[1], about=f"Shown: {weights}.")
+        if isinstance(network, Swin):
+            pictures.append(folder / "windows.png")
+            draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
         pictures.append(folder / "attention.png")
-        _draw_attention(scene, scene.network, pictures[-1], about)
+        _draw_attention(network, inputs, pixels, pictures[-1], about)
     else:
         report.note("only evidence.png: a convolutional network has no patches and no attention")
-    if not scene.classes:
-        return FigureSet(tuple(pictures))
+    if card is None:
+        return pictures, "", 0.0
     pictures.append(folder / "evidence.png")
-    label, probability = _draw_evidence(scene, pictures[-1], about)
-    return FigureSet(tuple(pictures), label, probability)
+    found = compute_evidence(network, inputs)
+    scaled = found.logits.double() / card.confidence.temperature
+    probabilities = scaled.softmax(0).float().numpy()
+    draw_evidence(found, probabilities, card.classes, pixels, pictures[-1], about=about)
+    return pictures, card.classes[found.target], float(probabilities[found.target])
 
 
-def _draw_structure(scene: InspectionInput, network: ViT | Swin, folder: Path) -> list[Path]:
-    """Draw patches, positions and windows, which do not depend on the image; return the files."""
-    pixels, pictures = scene.pixels, [folder / "patches.png", folder / "positions.png"]
-    image, weights = to_printable(scene.image), to_printable(scene.weights)
-    draw_patches(network, pixels, pictures[0], about=f"Shown: {image}.")
-    draw_positions(network, pictures[1], about=f"Shown: {weights}.")
-    if isinstance(network, Swin):
-        pictures.append(folder / "windows.png")
-        draw_windows(network, pixels, pictures[-1], about=f"Shown: {image}.")
-    return pictures
-
-
-def _draw_attention(scene: InspectionInput, network: ViT | Swin, path: Path, about: str) -> None:
-    pixels = scene.pixels
-    found = compute_attention(network, _network_input(scene))
+def _draw_attention(
+    network: ViT | Swin, inputs: Tensor, pixels: np.ndarray, path: Path, about: str
+) -> None:
+    found = compute_attention(network, inputs)
     followed = attention_rollout(network, found)
     if isinstance(network, Swin):
         draw_swin_attention(found, followed, pixels, path, about=about)
         return
     config = network.config
-    tokens = "class and distillation tokens" if config.distilled else "class token"
-    reader = tokens if config.pool == "token" else "average patch"
+    readers = {"token": "class token", "avg": "average patch", "flatten": "patches, on average"}
+    reader = "class and distillation tokens" if config.distilled else readers[config.pool]
     draw_vit_attention(found, followed, pixels, path, reader=reader, about=about)
-
-
-def _draw_evidence(scene: InspectionInput, path: Path, about: str) -> tuple[str, float]:
-    """Compute and draw the evidence for the predicted class; return its name and probability."""
-    found = compute_evidence(scene.network, _network_input(scene))
-    logits = found.logits.cpu().numpy().astype(np.float64)  # devices may lack float64
-    probabilities: npt.NDArray[np.float32] = softmax(logits / scene.temperature).astype(np.float32)
-    draw_evidence(found, probabilities, scene.classes, scene.pixels, path, about=about)
-    return scene.classes[found.target], float(probabilities[found.target])
-
-
-def _network_input(scene: InspectionInput) -> Tensor:
-    return to_torch_input(np.stack([scene.pixels]), scene.preprocess, "cpu")
