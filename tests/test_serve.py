@@ -29,6 +29,7 @@ from command_lines import parse
 from conftest import COLOURS, error_lines, write_image
 from PIL import Image
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from swinclf.errors import DeviceError
 from swinclf.inference.predictor import open_predictor
@@ -37,7 +38,7 @@ from swinclf.serving.gate import Gate, RequestError, ServeCounters
 from swinclf.serving.http_api import PredictionService, build_api
 from swinclf.serving.serve_limits import ServeLimits
 from swinclf.serving.server import ServerAddress
-from swinclf.serving.uploads import Upload
+from swinclf.serving.uploads import Upload, UploadReader
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "a-token"
@@ -246,6 +247,20 @@ def test_forms_are_limited(server, pictures, tmp_path):
         assert refusal(broken)[0].startswith("a form")
 
 
+def test_a_body_is_limited_as_a_form():
+    async def receive():
+        return {"type": "http.request", "body": bytes(2**20 + 1)}
+
+    async def read():
+        reader = UploadReader(ServeLimits(request_mib=1))
+        async with reader.read(Request({"type": "http", "headers": []}, receive)):
+            pass
+
+    with pytest.raises(RequestError) as refused:
+        asyncio.run(read())
+    assert refused.value.status == 413
+
+
 @pytest.mark.parametrize(
     ("status", "method", "path"),
     [
@@ -378,7 +393,7 @@ def predictor(trained):
     return open_predictor(trained.path / "model.safetensors")
 
 
-def serving(predictor, limits, *requests):
+def serving(predictor, limits, *requests, counters=None):
     """The status of each concurrent request of so many images."""
     one = io.BytesIO()
     Image.new("RGB", (40, 40)).save(one, "PNG")
@@ -393,7 +408,7 @@ def serving(predictor, limits, *requests):
     async def run(service):
         return await asyncio.gather(*(ask(service, count) for count in requests))
 
-    counters = ServeCounters()
+    counters = counters or ServeCounters()
     batcher = ImageBatcher(predictor, workers=1, limits=limits, on_batch=counters.batches.observe)
     with batcher:
         statuses = asyncio.run(
@@ -429,8 +444,11 @@ def test_a_failure_of_the_model_is_not_the_end(predictor, monkeypatch):
         return outputs(pixels)
 
     monkeypatch.setattr(predictor, "outputs", fail_once)
-    assert serving(predictor, ServeLimits(), 1) == [503]
-    assert serving(predictor, ServeLimits(), 1) == [200]
+    counters = ServeCounters()
+    for status, predicted in ((503, None), (200, 1.0)):
+        assert serving(predictor, ServeLimits(), 1, counters=counters) == [status]
+        found = counters._registry.get_sample_value("swinclf_images_total", {"result": "predicted"})
+        assert found == predicted
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_answered_in_parts(predictor, monkeypatch):

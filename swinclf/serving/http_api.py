@@ -110,8 +110,6 @@ class PredictionService:
             ) from error
         predictions, statuses = [], []
         for upload, result in zip(uploads, results, strict=True):
-            is_unreadable = isinstance(result, UnreadableImage)
-            self.counters.images.labels("unreadable" if is_unreadable else "predicted").inc()
             if isinstance(result, UnreadableImage):
                 predictions.append(Prediction(upload.name, "", 0.0, (), str(result)))
                 statuses.append(STATUSES[type(result)])
@@ -123,6 +121,8 @@ class PredictionService:
                 predictions.append(
                     to_prediction(upload.name, result, card, top_k=top_k, reject=reject)
                 )
+            state = "unreadable" if predictions[-1].error else "predicted"
+            self.counters.images.labels(state).inc()
         return min(statuses), predictions
 
 

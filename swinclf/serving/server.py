@@ -151,9 +151,8 @@ def run_server(
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C.
 
-    `listener` is from `open_socket`. `metrics` are the scores of the model's run. `reject` is the
-    target accuracy of accepted predictions; None accepts all. `ready` is called before the first
-    request is answered.
+    `listener` is from `open_socket`; `metrics` and `reject` are those of `PredictionService`.
+    `ready` is called before the first request is answered.
 
     Raises:
         Interrupted: If a second Ctrl-C ended it before all requests were answered.

@@ -57,6 +57,7 @@ class UploadReader:
             async for chunk in request.stream():
                 held += len(chunk)
                 self._held_bytes += len(chunk)
+                _check_request(held, limits)
                 if self._held_bytes > limits.received_bytes:
                     raise RequestError(
                         429,
@@ -94,6 +95,7 @@ async def _receive(
         return await _receive_form(chunks, options.get(b"boundary"), size, limits)
     body = bytearray()
     _check_file(size, limits)
+    _check_request(size, limits)
     async for chunk in chunks:
         body += chunk
         _check_file(len(body), limits)
@@ -133,13 +135,10 @@ async def _receive_form(
         is_whole = True
 
     in_memory = {"MAX_MEMORY_FILE_SIZE": limits.request_bytes + 1}
-    received = 0
     _check_request(size, limits)
     try:
         parser = FormParser(FORM, count, add, end, boundary, config=in_memory)
         async for chunk in chunks:
-            received += len(chunk)
-            _check_request(received, limits)
             parser.write(chunk)
     except FormParserError as error:
         raise _malformed(str(error)) from error
@@ -157,9 +156,8 @@ async def _receive_form(
 
 def _check_request(size: int, limits: ServeLimits) -> None:
     if reason := why_not_bytes(size, limits.request_bytes):
-        raise RequestError(
-            413, "a smaller request", found=reason, hint="fewer files in each of several requests"
-        )
+        hint = "fewer or smaller files in a request"
+        raise RequestError(413, "a smaller request", found=reason, hint=hint)
 
 
 def _malformed(found: str) -> RequestError:
