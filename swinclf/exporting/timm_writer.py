@@ -49,10 +49,11 @@ def export_timm(source: ExportSource, folder: Path) -> None:
             found=error.found,
             hint="--format onnx",
         ) from error
-    if folder.exists() and not (folder / REST).is_file() and any(folder.iterdir()):
+    is_file = folder.is_file()
+    if is_file or folder.exists() and not (folder / REST).is_file() and any(folder.iterdir()):
         raise ExportError(
             f"an empty or a new folder for the export, or an earlier export: '{folder}'",
-            found="other files",
+            found="a file" if is_file else "other files",
             hint="--output FOLDER",
         )
     make_folder(folder)
