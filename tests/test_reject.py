@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from conftest import (
 )
 
 from swinclf.cli.tables import rejection_text
-from swinclf.confidence.selective import RejectionScores, auroc
+from swinclf.confidence.selective import Confidence, RejectionScores, Threshold, auroc
+from swinclf.inference.stream import ImageOutput, to_prediction
 
 KNOWN = {"grey": (120, 120, 120), "red": (150, 110, 110), "blue": (110, 110, 150)}
 OTHERS = {"white": (250, 250, 250), "pink": (250, 20, 250)}
@@ -73,6 +75,16 @@ def test_predict_says_unknown_rather_than_guess(run, cli):
         share = np.mean([one["label"] == "unknown" for one in of])
         assert share <= most
         assert colours is KNOWN or share > 0.6
+
+
+def test_a_class_named_unknown_may_be_rejected():
+    confidence = Confidence(thresholds=(Threshold(0.9, 0.95, 1.0),))
+    card = SimpleNamespace(classes=("unknown", "rose"), confidence=confidence)
+    for probability, is_unknown in ((0.9, True), (0.99, False)):
+        output = ImageOutput(np.array([probability, 1 - probability]), "")
+        found = to_prediction("a.png", output, card, top_k=1, reject=0.9)
+        assert (found.label, found.is_unknown) == ("unknown", is_unknown)
+        assert found.withheld["withheld_label"] == ("unknown" if is_unknown else "")
 
 
 def test_reject_without_a_value_is_095(run, cli):

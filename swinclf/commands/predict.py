@@ -39,11 +39,9 @@ def predict(
     """Yield predictions for inputs, in their order.
 
     An input that cannot be read has an error and no label. `inputs` may be an iterator of any
-    length, read lazily. `workers` is the number of threads that decode; None for one a core. With
-    `low_latency`, what is available is computed, without waiting for a full batch. `reject` is the
-    target share of correct predictions, in (0, 1): those that are too uncertain for it, or out of
-    distribution, become `unknown`; None rejects nothing. With `model`, the predictor's file, other
-    processes take part.
+    length, read lazily. `workers` is the number of threads that decode; None for one a core. Others
+    are as of `stream_outputs`, `to_prediction` and, with which other processes take part,
+    `stream_shared`.
 
     Raises:
         RunError: If the model has no threshold for that precision.

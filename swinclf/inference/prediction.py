@@ -25,6 +25,7 @@ class Prediction:
         error: Why the input could not be read; empty if it could.
         ood_score: Out-of-distribution score, about 1 for an image like the training images; None
             from a model without a feature space.
+        is_unknown: Whether the prediction was rejected: `top` has the withheld classes.
     """
 
     path: str
@@ -33,11 +34,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str = ""
     ood_score: float | None = None
-
-    @property
-    def is_unknown(self) -> bool:
-        """Whether the prediction was rejected: `top` has the withheld classes."""
-        return bool(self.top) and self.label != self.top[0][0]
+    is_unknown: bool = False
 
     @property
     def margin(self) -> float:

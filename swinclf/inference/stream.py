@@ -189,9 +189,12 @@ def to_prediction(
     top = tuple((card.classes[index], float(output.probabilities[index])) for index in order)
     label, probability = top[0]
     scores = SelectiveScores.from_rows([output.selective_scores])
-    if reject is not None and is_rejected(card.confidence, reject, scores)[0]:
-        label = UNKNOWN
-    return Prediction(path, label, probability, top, ood_score=output.ood_score)
+    is_unknown = reject is not None and bool(is_rejected(card.confidence, reject, scores)[0])
+    return Prediction(
+        *(path, UNKNOWN if is_unknown else label, probability, top),
+        ood_score=output.ood_score,
+        is_unknown=is_unknown,
+    )
 
 
 def _load(source: Any, preprocess: Preprocess, *, resize: bool) -> LoadedImage:
