@@ -71,7 +71,9 @@ def test_csv_has_the_classes_that_top_k_asks_for_and_what_was_withheld(cli, trai
     assert [one.get("withheld_label", "") for one in records] == [row[6] for row in rows[1:]]
 
 
-UNSURE = Prediction("a.jpg", "unknown", 0.3, (("dandelion", 0.3), ("rose", 0.2)), ood_score=1.5)
+UNSURE = Prediction(
+    *("a.jpg", "unknown", 0.3, (("dandelion", 0.3), ("rose", 0.2))), ood_score=1.5, is_unknown=True
+)
 SURE = Prediction("x" * 70 + "/b.jpg", "rose", 0.9, (("rose", 0.9), ("dandelion", 0.1)))
 TORN = Prediction("c.jpg", "", 0.0, (), error="not an image of a known format")
 
@@ -195,10 +197,14 @@ def test_images_of_one_name_are_numbered_without_trying_each_number(tmp_path, mo
         folders.add(str(tmp_path / str(number) / "a.png"), "red")
     folders.add(str(tmp_path / "b" / "a-2.png"), "red")
     folders.add(str(tmp_path / "b" / "a.png"), "blue")
-    assert len(tried) <= 2 * 32
+    for label in ("a:b", "a_b", "a:b"):
+        folders.add(str(tmp_path / "b" / "a.png"), label)
+    assert len(tried) <= 2 * 40
     red = {path.name for path in (tmp_path / "by-class" / "red").iterdir()}
     assert red == {"a.png", "a-2-2.png", *(f"a-{number}.png" for number in range(2, 31))}
     assert [path.name for path in (tmp_path / "by-class" / "blue").iterdir()] == ["a.png"]
+    counts = [len(list((tmp_path / "by-class" / name).iterdir())) for name in ("a_b", "a_b-2")]
+    assert counts == [2, 1], "a folder for each label"
 
 
 def test_copies_where_links_are_impossible(photos, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ class LabelFolders:
         self.linked = self.copied = 0
         self.root = root
         self._last_numbers: dict[Path, int] = {}
+        self._folders: dict[str, Path] = {}  # by label
         found = ""
         for source in sources:
             if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
@@ -43,15 +44,19 @@ class LabelFolders:
     def add(self, path: str, label: str) -> None:
         """Link an image into the folder of a label, under a name that is free there.
 
+        Where the names of two labels' folders are equal, the second is numbered.
+
         Raises:
             RunError: If neither a link nor a copy can be written.
         """
-        folder = self.root / folder_name(label)
         file = Path(path)
-        target = folder / file.name
+        target = self.root / folder_name(label)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            target = self._free(target)
+            if label not in self._folders:
+                target = self._free(target)
+                target.mkdir(parents=True)
+                self._folders[label] = target
+            target = self._free(self._folders[label] / file.name)
             try:
                 target.symlink_to(os.path.abspath(file))  # noqa: PTH100 - links stay as they are
                 self.linked += 1
