@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swinclf.data.images import UnreadableImage, decode_image, read_bytes
+from swinclf.data.images import UnreadableImage, decode_image, read_bytes, read_slot
 from swinclf.data.loader import map_ahead
 from swinclf.data_quality.fingerprints import CROPS, mirrored, search_fingerprints, small_grey
 from swinclf.data_quality.image_stats import ImageStats
@@ -176,9 +176,11 @@ class _ImageComparer:
         return None if grey is None else grey.astype(np.uint8)
 
     def _read(self, row: int, side: int = DETAIL_SIDE) -> np.ndarray | None:
+        path = self._root / self._stats.images[row].path
         try:
-            data = read_bytes(self._root / self._stats.images[row].path)
-            return small_grey(decode_image(data, decode_px=side, ranges=self._stats.ranges), side)
+            with read_slot(path):
+                picture = decode_image(read_bytes(path), decode_px=side, ranges=self._stats.ranges)
+            return small_grey(picture, side)
         except UnreadableImage:  # it was readable before: the folder is being changed
             return None
 
