@@ -323,7 +323,8 @@ def peak_mib() -> float:
     """Return the most memory that this process has held."""
     import resource  # not on Windows, where the rest of this runs too
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        run = swinclf.train(args.photos, out=folder, **frozen_settings(args.model))
+        run = swinclf.train(args.photos, out=folder, folds=0, **frozen_settings(args.model))
         options = InferenceOptions(device="cpu", precision=Precision.FP32)
         predictor = TorchPredictor.open(run.folder.model, options)
         network, preprocess = predictor.network, predictor.card.preprocess

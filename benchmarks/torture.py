@@ -2,7 +2,7 @@
 
 Every part is a module of tortures/ with two functions, `add_options(parser)` and
 `torture(options) -> dict` of figures; a part that finds anything wrong has a figure `wrong`
-above 0, and the program then ends with 1. The small forms of all of them are tests.
+above 0, and the program then ends with 1. A small form of `fuzz` is a test.
 
     python benchmarks/torture.py corruption --flips 1000 --cuts 200 --seed 0
 """

@@ -50,7 +50,7 @@ def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, RunFingerprint
         kept.extend((state, saver._origin))
         raise Interrupted(ExitCode.INTERRUPTED)
 
-    with patch.object(pipeline, "fit", fit):
+    with patch.object(pipeline, "fit_best", fit):
         data = write_dataset(folder / "colours", per_class=4)
         try:
             swinclf.train(data, out=str(folder / "runs"), epochs=1, name="saved", **SETTINGS)
