@@ -6,6 +6,8 @@ import json
 import pickle
 import shutil
 import sys
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from swinclf.exporting import engine as engines
 from swinclf.exporting.engine import open_engine
 from swinclf.inference.exported_predictor import OnnxPredictor
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor
+from swinclf.parallel_batches import ParallelBatches
 from swinclf.reporter import SILENT
 
 pytest.importorskip("onnxruntime")
@@ -74,6 +77,21 @@ def test_auto_takes_an_export_only_if_it_is_much_faster(run, monkeypatch):
     assert isinstance(open_auto(run, monkeypatch, (100.0, 200.0)), OnnxPredictor)
     assert isinstance(open_auto(run, monkeypatch, (100.0, 120.0)), TorchPredictor)
     assert isinstance(open_auto(run, monkeypatch, (100.0, 50.0)), TorchPredictor)
+
+
+def test_the_speed_is_that_of_as_many_batches_at_a_time_as_predict_computes(monkeypatch):
+    monkeypatch.setattr("swinclf.exporting.verified_export.SPEED_S", 0.0)
+    both, sizes = Barrier(2, timeout=30), []
+
+    def outputs(pixels):
+        sizes.append(len(pixels))
+        if len(sizes) > 1:  # the first one warms up
+            both.wait()
+
+    size = SimpleNamespace(preprocess=SimpleNamespace(height=2, width=3))
+    parallel = ParallelBatches(2, size=4)
+    assert engines.measure_speed(SimpleNamespace(card=size, parallel=parallel, outputs=outputs)) > 0
+    assert sizes == [4, 4, 4]
 
 
 def test_auto_never_takes_an_export_that_differs(run, monkeypatch, copied_export):

@@ -169,8 +169,8 @@ def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick
     done = cli("export", "--run", trained.path, "--format", "onnx", "--output", path)
     assert done.code == 0, done.err
     assert done.out == f"{path}\n"
-    assert "largest difference of a probability" in done.err
-    assert "0 labels differ" in done.err
+    assert "probabilities differ by" in done.err
+    assert "0 of 16 labels differ" in done.err
     assert "tolerance 0.001" in done.err
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_weight_ends_in_4(trained, cli, tmp_path, exported, monkeypatc
     assert done.code == 4
     expected, found, _ = error_lines(done)
     assert "within 0.001" in expected
-    assert "largest difference" in found
+    assert "probabilities differ by" in found
     assert "labels differ" in found
 
 
@@ -243,10 +243,12 @@ def test_another_programs_onnx_file_is_refused(exported, cli, tmp_path):
     assert "a model of swinclf" in error_lines(done)[0]
 
 
-def test_onnx_runs_on_the_cpu_only(exported, cli):
-    done = cli("predict", "x.png", "--run", exported["vit"], "--device", "cuda")
+@pytest.mark.parametrize("option", ["--device cuda", "--precision bf16", "--impl timm"])
+def test_onnx_runs_on_the_cpu_only_and_as_it_was_written(exported, cli, option):
+    done = cli("predict", "x.png", "--run", exported["vit"], *option.split())
     assert done.code == 1
     assert "--device cpu" in error_lines(done)[0]
+    assert error_lines(done)[1] == option
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])

@@ -24,6 +24,7 @@ from swinclf.device import Precision, import_openvino
 from swinclf.errors import ExportError, MismatchError, RunError
 from swinclf.export_formats import FORMATS, find_export
 from swinclf.exporting.verified_export import Export
+from swinclf.files import write_text
 from swinclf.inference.predictor import open_predictor
 from swinclf.models.build import build_network
 from swinclf.models.embedded import PREPROCESS
@@ -66,6 +67,8 @@ def test_an_export_is_accepted_wherever_a_run_is(export_of, cli, trained, tmp_pa
     for path in (folder, folder / "swinclf.json", folder / "model.safetensors"):
         assert find_export(path) == (FORMATS["timm"], folder / "swinclf.json")
     assert find_export(trained.path) is None
+    done = cli("predict", trained.data / "red" / "003.png", "--run", folder, "--engine", "auto")
+    assert "engine" not in done.err, done.err
 
 
 def test_the_run_of_a_folder_exported_into_it_is_found(trained, tmp_path):
@@ -135,6 +138,10 @@ def test_a_folder_with_other_files_is_not_overwritten(export_models, photos, tmp
     with pytest.raises(ExportError, match="an empty or a new folder"):
         swinclf.load(export_models["vit"]).export(tmp_path, export_format="timm", data=photos)
     assert (tmp_path / "config.json").read_text() == "{}"
+    with pytest.raises(ExportError, match="found: a file"):
+        swinclf.load(export_models["vit"]).export(
+            tmp_path / "config.json", export_format="timm", data=photos
+        )
 
 
 def test_a_network_that_timm_cannot_build_is_named(photos, tmp_path):
@@ -396,7 +403,7 @@ def test_an_export_that_cannot_be_compared_here_says_so(trained, cli, tmp_path, 
     entry = replace(FORMATS[ExportFormat.TORCH_EXPORT], platform="another system")
     monkeypatch.setitem(FORMATS, ExportFormat.TORCH_EXPORT, entry)
     monkeypatch.setattr(
-        "swinclf.exporting.writers.export_program", lambda _, path: path.write_bytes(b"-")
+        "swinclf.exporting.writers.export_program", lambda _, path: write_text(path, "-")
     )
     words = ("export", "--run", trained.path, "--format", "torch-export")
     done = cli(*words, "--output", tmp_path / "model.pt2")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import error_lines
 
-from swinclf.commands.reduced_export import ReducedExport
-from swinclf.config import ExportPrecision
-from swinclf.exporting.quantize import INT8_ONNXRUNTIME, Reduction
+from swinclf.exporting.parity import Parity
+from swinclf.exporting.quantize import INT8_ONNXRUNTIME
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -44,7 +44,7 @@ def test_a_reduced_file_is_smaller_and_predicts_as_its_run(
     assert record["parity"]["images"] == metrics["images"]
     assert record["fp32_accuracy"] == pytest.approx(metrics["accuracy"])
     assert record["accuracy"] is not None
-    for text in ("images/s instead of", "labels differ", f"in {precision} compared with fp32"):
+    for text in ("images/s instead of", "labels differ", f"the network in {precision}"):
         assert text in done.err
     model = onnx.load(str(tmp_path / "m.onnx"))
     kind = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8
@@ -79,6 +79,7 @@ def test_no_accuracy_of_training_images_is_given(trained, network_graph, cli, tm
     done = cli("export", "--run", run, "--precision", "fp16", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["accuracy"] is None
+    assert json.loads(done.out)["parity"]["most_flips"] == 1, "of however few images"
 
 
 def test_beyond_the_tolerance_it_is_refused_with_what_was_found(
@@ -124,25 +125,11 @@ def test_the_missing_extra_is_named(trained, network_graph, cli, monkeypatch):
     assert error_lines(done)[2] == "pip install 'swinclf[onnx]'"
 
 
-def reduced(*, mean=0.0, flips=0, images=100, tolerance=0.02):
-    return ReducedExport(
-        *(None, ExportPrecision.INT8, Reduction(1, 4, 2.0, 1.0)),
-        tolerance=tolerance,
-        images=images,
-        mean=mean,
-        largest=0.9,
-        flips=flips,
-        accuracy=None,
-        fp32_accuracy=None,
-    )
-
-
 def test_the_tolerance_is_of_the_mean_and_of_the_share_of_labels():
-    assert reduced(mean=0.02, flips=2).agrees, "a single image may differ by more"
-    assert not reduced(mean=0.021).agrees
-    assert not reduced(flips=3).agrees
-    assert reduced(flips=1, images=16).agrees, "one label of however few images"
-    assert not reduced(flips=2, images=16).agrees
+    near = Parity(100, 0.9, 2, 0.02, rejections=2, most_flips=2, mean=0.02, is_of_mean=True)
+    assert near.agrees, "a single image may differ by more"
+    for wrong in ({"mean": 0.021}, {"flips": 3}, {"rejections": 3}, {"metadata": ("reject",)}):
+        assert not replace(near, **wrong).agrees
 
 
 @pytest.mark.parametrize("option", [("--precision", "int8"), ("--embed", "preprocess")])

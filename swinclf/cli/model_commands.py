@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -148,7 +148,6 @@ def export_command(
 ) -> ExitCode:
     """Write a deployable file, verified against the run."""
     from swinclf.commands.export import export, export_all
-    from swinclf.commands.reduced_export import export_reduced
     from swinclf.inference.predictor import InferenceOptions
 
     chosen = [f"--format {export_format}"] if export_format else []
@@ -169,20 +168,17 @@ def export_command(
         record, text = tables.all_exports_record, tables.all_exports_text
         write_data(to_json(record(everything)) if as_json else text(everything))
         return ExitCode.OK if everything.agree else ExitCode.MISMATCH
-    given: dict[str, Any] = {
-        "tolerance": tolerance,
-        "data": data,
-        "options": options,
-        "report": report,
-    }
-    export_format = export_format or ExportFormat.ONNX
-    if precision is not ExportPrecision.FP32:
-        reduced = export_reduced(model, export_format, precision, output, embed=embed, **given)
-        reduced_record = tables.reduced_export_record(reduced)
-        write_data(to_json(reduced_record) if as_json else f"{reduced.path}\n")
-        console.print_box("exported", tables.reduced_export_text(reduced))
-        return ExitCode.OK
-    done = export(model, export_format, output, embed=embed, **given)
+    done = export(
+        model,
+        export_format or ExportFormat.ONNX,
+        output,
+        embed=embed,
+        precision=precision,
+        tolerance=tolerance,
+        data=data,
+        options=options,
+        report=report,
+    )
     write_data(to_json(tables.export_record(done)) if as_json else f"{done.path}\n")
     console.print_box("exported", tables.export_text(done))
     return ExitCode.OK

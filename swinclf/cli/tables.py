@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from swinclf.commands.check import Audit
     from swinclf.commands.export import AllExports
     from swinclf.commands.inspect import Inspection
-    from swinclf.commands.reduced_export import ReducedExport
     from swinclf.confidence.selective import RejectionScores
     from swinclf.data_quality.findings import Finding
     from swinclf.explain.network_costs import Costs
@@ -128,12 +127,17 @@ def rejection_text(done: RejectionScores) -> str:
 
 def export_record(done: Export) -> dict[str, object]:
     """Return an export as JSON values."""
+    parity = asdict(done.parity) if done.parity else {}
+    accuracies = {name: parity.pop(name, None) for name in ("accuracy", "fp32_accuracy")}
     return {
         "format": str(done.export_format),
         "path": str(done.path),
         "bytes": done.bytes,
-        "parity": asdict(done.parity) if done.parity else None,
+        "precision": str(done.precision),
+        "parity": parity or None,
+        **accuracies,
         "images_per_second": done.images_per_second,
+        "reduction": asdict(done.reduction) if done.reduction else None,
     }
 
 
@@ -177,44 +181,16 @@ def export_text(done: Export) -> str:
             f"{written}\nNOT compared with the run: {done.export_format} files run on macOS only.\n"
             "Compare it there before you rely on it: swinclf eval DATA --run FILE"
         )
-    lines = [
-        written,
-        f"compared with the run on {parity.images} images, in batches of 1, 2 and 7, in float32:",
-        f"largest difference of a probability {parity.largest:.2g} "
-        f"(tolerance {parity.tolerance:g}), {parity.flips} labels differ",
-    ]
-    return "\n".join(lines)
-
-
-def reduced_export_record(done: ReducedExport) -> dict[str, object]:
-    """Return an export in a lower precision as JSON values."""
-    return {
-        "path": str(done.path),
-        "bytes": done.path.stat().st_size,
-        "parity": {
-            name: getattr(done, name)
-            for name in ("images", "largest", "mean", "flips", "tolerance")
-        },
-        "precision": str(done.precision),
-        "accuracy": done.accuracy,
-        "fp32_accuracy": done.fp32_accuracy,
-        "reduction": asdict(done.reduction),
-    }
-
-
-def reduced_export_text(done: ReducedExport) -> str:
-    """Return what a lower precision costs and gains."""
-    effect = done.reduction
-    lines = [
-        f"{done.path} ({done.path.stat().st_size / 1e6:,.1f} MB)",
-        f"network in {done.precision} compared with fp32, on this CPU:",
-        f"{effect.size_bytes / 1e6:,.1f} MB instead of {effect.fp32_size_bytes / 1e6:,.1f} MB, "
-        f"{effect.images_per_second:,.0f} images/s instead of "
-        f"{effect.fp32_images_per_second:,.0f}",
-        *done.describe(),
-        f"tolerance: {done.tolerance:g} on average, and as share of labels",
-    ]
-    return "\n".join(lines)
+    lines = [written, f"compared with the run in float32 on {parity.images} images:"]
+    if effect := done.reduction:
+        lines[1:1] = [
+            f"the network in {done.precision}, on this CPU: {effect.size_bytes / 1e6:,.1f} MB "
+            f"instead of {effect.fp32_size_bytes / 1e6:,.1f} MB, "
+            f"{effect.images_per_second:,.0f} images/s instead of "
+            f"{effect.fp32_images_per_second:,.0f}"
+        ]
+    of = " on average, and as share of labels" if parity.is_of_mean else ""
+    return "\n".join([*lines, *parity.describe(), f"tolerance {parity.tolerance:g}{of}"])
 
 
 def audit_text(audit: Audit, result_format: ResultFormat) -> str:

@@ -6,13 +6,10 @@ from pathlib import Path
 
 from swinclf.config import Engine, ExportFormat
 from swinclf.errors import ConfigError, ExportError, RunError
-from swinclf.export_formats import FORMATS
-from swinclf.exporting.verified_export import (
-    RunToExport,
-    disagreement_error,
-    measure_speed,
-)
-from swinclf.inference.predictor import InferenceOptions, Predictor, TorchPredictor, open_predictor
+from swinclf.export_formats import FORMATS, find_export
+from swinclf.exporting.verified_export import RunToExport, disagreement_error, measure_speed
+from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
+from swinclf.inference.samples import images_to_compare
 from swinclf.reporter import Reporter
 
 MIN_SPEEDUP = 1.3  # below, a second file and its comparison are not worth it
@@ -42,7 +39,7 @@ def open_engine(
     own = open_predictor(model, options)
     if engine is Engine.TORCH:
         return own
-    if not isinstance(own, TorchPredictor) or own.device != "cpu":
+    if find_export(model) or own.device != "cpu":
         if engine is Engine.AUTO:
             return own
         raise ConfigError(
@@ -51,7 +48,7 @@ def open_engine(
             hint="no --engine",
         )
     try:
-        run = RunToExport(model, None, options, None, report)
+        run = RunToExport(model, images_to_compare(model, None), (), options, None, report)
     except ExportError as error:  # no images to compare on
         if engine is Engine.AUTO:
             report.note(f"engine: torch, as there are no images to compare on ({error.found})")
@@ -63,7 +60,7 @@ def open_engine(
     return _fastest(run, model, own, report)
 
 
-def _fastest(run: RunToExport, model: Path, own: TorchPredictor, report: Reporter) -> Predictor:
+def _fastest(run: RunToExport, model: Path, own: Predictor, report: Reporter) -> Predictor:
     """Return the fastest predictor whose engine agrees with torch; `own` if that is torch."""
     best: Predictor = own
     best_speed, answer = MIN_SPEEDUP, "torch"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from swinclf.confidence.selective import Confidence, SelectiveScores, is_rejected
+from swinclf.reporter import format_percent
 
 COMPARED = ("classes", "preprocessing", "calibration", "reject", "license")
 OOD_SLACK, MOST_SLACK = 10, 0.1  # relative, of the tolerance; features are sums of many products
@@ -26,6 +27,14 @@ class Answers:
     probabilities: np.ndarray  # (N, K), calibrated
     ood_scores: np.ndarray  # (N,); nan without a feature space
     confidence: Confidence
+    labels: tuple[str, ...] = ()  # true labels; empty if they are not known
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of correct labels, in [0, 1]; None without labels."""
+        predicted = [self.classes[best] for best in self.probabilities.argmax(axis=1)]
+        pairs = list(zip(predicted, self.labels, strict=True)) if self.labels else []
+        return sum(one == other for one, other in pairs) / len(pairs) if pairs else None
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,11 @@ class Parity:
         tolerance: The largest difference allowed.
         metadata: Keys of the metadata that differ.
         most_flips: The number of labels that may differ.
+        mean: Mean over the images of the largest difference of a probability.
+        is_of_mean: Whether the tolerance is of the mean; then as many rejections as labels may
+            differ.
+        accuracy: Accuracy of the file on these images, in [0, 1]; None if labels are not known.
+        fp32_accuracy: The same of the run in float32.
     """
 
     images: int
@@ -50,35 +64,65 @@ class Parity:
     rejections: int = 0
     metadata: tuple[str, ...] = ()
     most_flips: int = 0
+    mean: float = 0.0
+    is_of_mean: bool = False
+    accuracy: float | None = None
+    fp32_accuracy: float | None = None
 
     @property
     def agrees(self) -> bool:
         """Whether the difference is within the tolerance and nothing else differs."""
-        is_near = self.largest <= self.tolerance and self.flips <= self.most_flips
-        return is_near and self.rejections == 0 and not self.metadata
+        difference, most = (self.mean, self.most_flips) if self.is_of_mean else (self.largest, 0)
+        is_near = difference <= self.tolerance and self.flips <= self.most_flips
+        return is_near and self.rejections <= most and not self.metadata
+
+    def describe(self) -> list[str]:
+        """Return the differences in words, a line each."""
+        lines = [
+            f"{self.flips} of {self.images} labels differ",
+            f"probabilities differ by {self.mean:.2g} on average and {self.largest:.2g} at most",
+        ]
+        if self.accuracy is not None and self.fp32_accuracy is not None:
+            before, after = map(format_percent, (self.fp32_accuracy, self.accuracy))
+            lines.insert(0, f"accuracy {after}, {before} in fp32")
+        if self.rejections:
+            lines.append(f"{self.rejections} rejections differ")
+        if self.metadata:
+            lines.append(f"its metadata differs: {', '.join(self.metadata)}")
+        return lines
 
 
 def compare_answers(
-    ours: Answers, theirs: Answers, *, tolerance: float, most_flips: int = 0
+    ours: Answers,
+    theirs: Answers,
+    *,
+    tolerance: float,
+    most_flips: int = 0,
+    is_of_mean: bool = False,
 ) -> Parity:
     """Compare the answers of a run and of an exported file to the same images.
 
-    `tolerance` is the largest difference of a probability that is allowed, `most_flips` the number
-    of labels that may differ.
+    `tolerance`, `most_flips` and `is_of_mean` are those of `Parity`.
     """
     if set(ours.classes) != set(theirs.classes):
         return Parity(len(ours.probabilities), 1.0, len(ours.probabilities), tolerance)
     order = [theirs.classes.index(name) for name in ours.classes]
     probabilities = theirs.probabilities[:, order]
     differences = np.abs(ours.probabilities.astype(np.float64) - probabilities.astype(np.float64))
+    # NaN compares as false: treat it as the largest possible difference.
+    differences = np.nan_to_num(differences, nan=1.0).max(axis=1)
+    largest = float(differences.max())
     return Parity(
         images=len(ours.probabilities),
-        # NaN compares as false: treat it as the largest possible difference.
-        largest=float(np.nan_to_num(differences, nan=1.0).max()),
+        largest=largest,
         flips=int((ours.probabilities.argmax(axis=1) != probabilities.argmax(axis=1)).sum()),
         tolerance=tolerance,
-        rejections=_rejection_flips(ours, theirs, tolerance),
+        rejections=_rejection_flips(ours, theirs, largest if is_of_mean else tolerance),
         most_flips=most_flips,
+        mean=float(differences.mean()),
+        is_of_mean=is_of_mean,
+        accuracy=theirs.accuracy,
+        fp32_accuracy=ours.accuracy,
     )
 
 

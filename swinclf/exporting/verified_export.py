@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from swinclf.config import Embed, ExportFormat
+from swinclf.config import Embed, ExportFormat, ExportPrecision
 from swinclf.device import Precision, default_workers
 from swinclf.errors import ExportError, MismatchError
 from swinclf.export_formats import FORMATS
@@ -20,21 +21,22 @@ from swinclf.exporting.parity import (
     differing_metadata,
     worst_parity,
 )
+from swinclf.exporting.quantize import Reduction
 from swinclf.exporting.source import ExportSource, starting_license
 from swinclf.files import folder_bytes
 from swinclf.inference.predictor import InferenceOptions, Predictor, open_predictor
-from swinclf.inference.samples import images_to_compare
 from swinclf.inference.stream import stream_outputs
 from swinclf.models.store import load_model
+from swinclf.parallel_batches import divide_threads
 from swinclf.reporter import Reporter
 from swinclf.run_folder import make_folder
 
 DEFAULT_TOLERANCE = 1e-3
 # With the preprocessing in the file: ONNX Runtime rounds some pixels to the next of 255 steps.
 EMBEDDED_TOLERANCE = 1e-2
+REDUCED_TOLERANCES = {ExportPrecision.FP16: 0.005, ExportPrecision.INT8: 0.02}  # of the mean
 BATCHES = (1, 2, 7)  # a batch size that is fixed in the file fails with one of these
-SPEED_BATCH, SPEED_S = 8, 1.0
-MOST_COMPARED = 256  # images; of many, about as many, evenly spaced
+SPEED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class Export:
         export_format: The format.
         path: The file or folder.
         bytes: Its size.
-        parity: Comparison of its answers with the run's, both in float32; None if the format does
+        parity: Comparison of its answers with those of the run in float32; None if the format does
             not run on this system.
         images_per_second: Speed of the network on this machine; None if it was not measured.
+        precision: The number format of the file.
+        reduction: The effect of a lower precision on size and speed; None in float32.
     """
 
     export_format: ExportFormat
@@ -55,6 +59,8 @@ class Export:
     bytes: int
     parity: Parity | None
     images_per_second: float | None = None
+    precision: ExportPrecision = ExportPrecision.FP32
+    reduction: Reduction | None = None
 
     @property
     def agrees(self) -> bool:
@@ -65,31 +71,26 @@ class Export:
 class RunToExport:
     """A run, and its answers to the images that exports are compared on.
 
-    `model` is a model.safetensors; `data` a folder of images to compare on, None for those stored
-    in the run. `tolerance` is the largest allowed difference of a probability, both in float32;
-    None for 0.001, or 0.01 if the file preprocesses images, where also a label in 500 may differ.
-    The attribute `predictor` is the run's, in float32.
+    `model` is a model.safetensors; `labels` are those of the images, or empty. `tolerance` is the
+    largest allowed difference of a probability; None for 0.001, or 0.01 if the file preprocesses
+    images, where also a label in 500 may differ. In a lower precision it is of the mean, and the
+    share of labels that may differ; None for 0.005 in fp16 and 0.02 in int8. The attribute
+    `predictor` is the run's, in float32.
 
     Raises:
-        ExportError: If it is no run, or there are no images.
+        ExportError: If no image can be read.
     """
 
     def __init__(
         self,
         model: Path,
-        data: Path | None,
+        images: Sequence[str],
+        labels: Sequence[str],
         options: InferenceOptions,
         tolerance: float | None,
         report: Reporter,
     ) -> None:
-        if model.suffix != ".safetensors":
-            raise ExportError(
-                f"a run, or its model.safetensors, to export; got '{model}'",
-                found="a file that is an export itself",
-                hint="--run RUN",
-            )
-        images = images_to_compare(model, data)
-        self._images = images[:: max(1, len(images) // MOST_COMPARED)]
+        self._images, self._labels = images, labels
         network, card = load_model(model, impl=options.impl)
         self._source = ExportSource(network, card, model, starting_license(model, card.model))
         self._tolerance, self._report = tolerance, report
@@ -106,41 +107,55 @@ class RunToExport:
         path: Path,
         *,
         embed: Embed = Embed.NONE,
+        precision: ExportPrecision = ExportPrecision.FP32,
+        pixels: np.ndarray | None = None,
         with_speed: bool = False,
     ) -> Export:
         """Write a file and compare it with the run.
 
-        `path` is a file or folder. `with_speed` is whether to measure the speed of its network,
-        too.
+        `path` is a file or folder; `pixels` is `ExportSource.calibration`. `with_speed` is whether
+        to measure the speed of its network, too.
 
         Raises:
             ExportError: If the format cannot be written here.
         """
-        self._report.note(f"writing {self._source.card.model} as {export_format}")
+        what = f"{self._source.card.model} as {export_format} in {precision}"
+        self._report.note(f"writing {what}")
         entry = FORMATS[export_format]
         make_folder(path.parent)
-        entry.load_writer()(replace(self._source, embed=embed), path)
+        source = replace(self._source, embed=embed, precision=precision, calibration=pixels)
+        reduction = entry.load_writer()(source, path)
         parity, speed = None, None
         if entry.runs_here:
-            predictor, parity = self.compare(path)
+            predictor, parity = self.compare(path, precision)
             speed = measure_speed(predictor) if with_speed else None
-        return Export(export_format, path, _size(path), parity, speed)
+        return Export(export_format, path, _size(path), parity, speed, precision, reduction)
 
-    def compare(self, path: Path) -> tuple[Predictor, Parity]:
+    def compare(
+        self, path: Path, precision: ExportPrecision = ExportPrecision.FP32
+    ) -> tuple[Predictor, Parity]:
         """Open an exported file and return its parity, at the batch size where it is worst."""
         theirs = open_predictor(path, InferenceOptions(precision=Precision.FP32))
         default = EMBEDDED_TOLERANCE if theirs.takes_any_size else DEFAULT_TOLERANCE
+        default = REDUCED_TOLERANCES.get(precision, default)
+        tolerance = default if self._tolerance is None else self._tolerance
+        count, is_reduced = len(self._images), precision is not ExportPrecision.FP32
+        most_flips = -(-count // 500) if theirs.takes_any_size else 0
+        if is_reduced:  # of few images, one label may differ
+            most_flips = max(1, int(min(tolerance, 1.0) * count))
+        sizes = BATCHES[-1:] if is_reduced else BATCHES
         with self._report.track(
-            f"comparing {path.name} with the run", len(BATCHES) * len(self._images)
+            f"comparing {path.name} with the run", len(sizes) * count
         ) as advance:
             parity = worst_parity(
                 compare_answers(
                     self._reference,
                     self._answers(theirs, size, advance),
-                    tolerance=default if self._tolerance is None else self._tolerance,
-                    most_flips=-(-len(self._images) // 500) if theirs.takes_any_size else 0,
+                    tolerance=tolerance,
+                    most_flips=most_flips,
+                    is_of_mean=is_reduced,
                 )
-                for size in BATCHES
+                for size in sizes
             )
         found = getattr(theirs, "metadata", {})
         different = differing_metadata(self._source.metadata(), found)
@@ -157,11 +172,13 @@ class RunToExport:
             predictor, self._images, workers=default_workers(), batch_size=batch_size
         )
         probabilities, ood_scores = [], []
-        for _, output in outputs:
+        labels: list[str] = []
+        for number, (_, output) in enumerate(outputs):
             advance(1)
             if output.probabilities is not None:
                 probabilities.append(output.probabilities)
                 ood_scores.append(output.selective_scores[1])
+                labels += self._labels[number : number + 1]
         if not probabilities:
             raise ExportError(
                 "readable images to compare on",
@@ -169,23 +186,23 @@ class RunToExport:
                 hint="--data DIR",
             )
         card = predictor.card
-        return Answers(card.classes, np.stack(probabilities), np.array(ood_scores), card.confidence)
+        arrays = np.stack(probabilities), np.array(ood_scores)
+        return Answers(card.classes, *arrays, card.confidence, tuple(labels))
 
 
 def disagreement_error(done: Export) -> MismatchError:
     """Return the error for an export that does not agree with its run."""
     parity = done.parity
     assert parity is not None
-    parts = [
-        f"a largest difference of {parity.largest:.2g}, {parity.flips} labels differ",
-        f"{parity.rejections} rejections differ" if parity.rejections else "",
-        f"its metadata differs: {', '.join(parity.metadata)}" if parity.metadata else "",
-    ]
+    hint = "a larger --tolerance if that is acceptable; otherwise please report this bug"
+    if done.precision is not ExportPrecision.FP32:
+        higher = "fp16" if done.precision is ExportPrecision.INT8 else "fp32"
+        hint = f"--precision {higher}, or a larger --tolerance if that is acceptable"
     return MismatchError(
-        f"'{done.path}' to agree with its run on {parity.images} images, "
-        f"within {parity.tolerance:g}",
-        found=", ".join(filter(None, parts)),
-        hint="a larger --tolerance if that is acceptable; otherwise please report this bug",
+        f"'{done.path}' to agree with its run in fp32 on {parity.images} images, "
+        f"within {parity.tolerance:g}{' on average' if parity.is_of_mean else ''}",
+        found="; ".join(parity.describe()),
+        hint=hint,
     )
 
 
@@ -199,13 +216,20 @@ def _size(path: Path) -> int:
 
 
 def measure_speed(predictor: Predictor) -> float:
-    """Return images per second of a network alone, in batches of `SPEED_BATCH`."""
-    size = predictor.card.preprocess
-    shape = (SPEED_BATCH, size.height, size.width, 3)
+    """Return images per second of a network alone, in as many batches at a time as `predict`."""
+    parallel, size = predictor.parallel, predictor.card.preprocess
+    shape = (parallel.size, size.height, size.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    predictor.outputs(pixels)  # the first call is slower
-    start, count = perf_counter(), 0
-    while not count or perf_counter() - start < SPEED_S:
-        predictor.outputs(pixels)
-        count += SPEED_BATCH
-    return count / (perf_counter() - start)
+
+    def count_batches(_thread: int) -> int:
+        count = 0
+        while not count or perf_counter() - start < SPEED_S:
+            predictor.outputs(pixels)
+            count += 1
+        return count
+
+    with divide_threads(parallel), ThreadPoolExecutor(parallel.count) as threads:
+        predictor.outputs(pixels)  # the first call is slower
+        start = perf_counter()
+        batches = sum(threads.map(count_batches, range(parallel.count)))
+        return batches * parallel.size / (perf_counter() - start)

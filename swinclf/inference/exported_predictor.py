@@ -20,7 +20,7 @@ import numpy as np
 from swinclf.card import ModelCard, check_sizes
 from swinclf.config import ExportFormat
 from swinclf.data.transforms import to_numpy_input
-from swinclf.device import available_cores, import_extra, import_openvino
+from swinclf.device import Precision, available_cores, import_extra, import_openvino
 from swinclf.errors import DeviceError, RunError, SwinclfError
 from swinclf.export_formats import IMAGES, OUTPUTS, PIXELS
 from swinclf.inference.predictor import (
@@ -38,6 +38,7 @@ METADATA, LABELS = "swinclf.json", "labels.txt"  # in the archive at the end of 
 _MOST_METADATA = 64 * 1024**2  # bytes
 _PAGE_MODEL = re.compile(rb'<script type="text/plain" id="model">([A-Za-z0-9+/=]+)</script>')
 _STDERR = Lock()
+_PRECISIONS = (None, Precision.AUTO, Precision.FP32)
 
 
 class ExportedPredictor:
@@ -45,11 +46,11 @@ class ExportedPredictor:
 
     Args:
         path: The file.
-        options: Only the device matters, which must be the CPU.
+        options: The device must be the CPU, precision and backend those of the file.
 
     Raises:
         RunError: If it is not a file of this format, or its card and its network disagree.
-        DeviceError: If the device is not the CPU, or the format does not run on this system.
+        DeviceError: If an option does not apply, or the format does not run on this system.
         ExportError: If the extra is not installed.
     """
 
@@ -61,10 +62,15 @@ class ExportedPredictor:
 
     def __init__(self, path: Path, options: InferenceOptions) -> None:
         self._path = path
-        if options.device not in ("auto", "cpu"):
+        given = {
+            "--device": None if options.device in ("auto", "cpu") else options.device,
+            "--precision": None if options.precision in _PRECISIONS else options.precision,
+            "--impl": options.impl,
+        }
+        if refused := [f"{name} {value}" for name, value in given.items() if value]:
             raise DeviceError(
-                f"--device cpu for an exported file ({self.kind})",
-                found=options.device,
+                f"--device cpu alone for an exported file ({self.kind})",
+                found=", ".join(refused),
                 hint="--device cpu, or --run RUN",
             )
         try:
