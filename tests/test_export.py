@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -170,7 +171,7 @@ def test_the_command_says_how_near_the_answers_are(trained, cli, tmp_path, quick
     assert done.code == 0, done.err
     assert done.out == f"{path}\n"
     assert "probabilities differ by" in done.err
-    assert "0 of 16 labels differ" in done.err
+    assert re.search(r"\b0 of \d+ labels differ", done.err), done.err
     assert "tolerance 0.001" in done.err
 
 

@@ -43,7 +43,8 @@ def draw_all(
         RunError: If a figure cannot be written.
     """
     image, weights = to_printable(image), to_printable(weights)
-    about, inputs = f"Shown: {image}; {weights}.", to_torch_input(pixels[None], preprocess, "cpu")
+    about = f"Shown: {image}; {weights}."
+    inputs = to_torch_input(np.stack([pixels]), preprocess, "cpu")
     pictures: list[Path] = []
     if isinstance(network, ViT | Swin):
         pictures += [folder / "patches.png", folder / "positions.png"]
