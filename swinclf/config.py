@@ -192,7 +192,7 @@ class Config(Generic[Open]):
     val_split: float = _data(0.2, "Validation part of each class.", low=0, high=0.9)
     test_split: float = _data(0.0, "Part for the final score only.", low=0, high=0.9)
     folds: int | Open = _data(
-        None, "Cross-validation; 0: none.", low=0, high=100, auto="10 below 300"
+        None, "Cross-validation; 0: none.", low=0, high=100, auto="40 below 300"
     )
     val: str | None = _data(None, "Validation images.", auto="DATA/val", metavar="DIR")
     fit: Fit | Open = _data(None, "How images become square.", auto="the model's own")

@@ -284,7 +284,8 @@ def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
 
 
 def _ordered_dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
-    return _with_items({}, [one for key, value in pairs for one in (key, value)])
+    made: dict[Any, Any] = _with_items({}, [one for key, value in pairs for one in (key, value)])
+    return made
 
 
 def _listed(values: Any = (), *_: Any) -> list[Any]:

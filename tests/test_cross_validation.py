@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset
+from test_logistic import batches, schedule
 
 import swinclf
 from swinclf.data.images import content_digest
 from swinclf.data.split import SplitRule
 from swinclf.metrics import cross_validation_interval, wilson_interval
-from swinclf.pipeline.cross_validation import assign_folds
+from swinclf.pipeline.cross_validation import assign_folds, score_by_folds
 from swinclf.reporter import format_percent
+from swinclf.training.logistic_regression import fit_baseline
 
 NEAR = {"a grey": (120, 120, 120), "b grey": (128, 124, 120), "c grey": (120, 128, 132)}
 FROZEN = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--freeze-layers")
@@ -42,6 +46,36 @@ def test_folds_divide_each_class_evenly_and_duplicates_stay_together():
     assert (twice[:22] == twice[22:]).all()
     other = assign_folds(labels, digests, folds=5, rule=SplitRule(0.0, seed=1))
     assert (fold_of != other).any()
+
+
+def test_no_image_helps_to_choose_the_strength_or_the_weights_that_score_it():
+    data, heads = batches([16, 16, 16], val=0), []
+
+    def logits(data, fold_of):
+        heads.clear()
+        features = data.train_features[0]
+        return score_by_folds(data, features, fold_of, schedule(), 0, 3, heads.append)[0]
+
+    fold_of = np.arange(48) % 24
+    before = logits(data, fold_of)
+    assert len(heads) == 24
+    targets = data.train_targets.clone()
+    targets[[5, 29]] = 2  # of fold 5, in a group with fold 15
+    after = logits(replace(data, train_targets=targets), fold_of)
+    is_same = (before == after).all(axis=1)
+    assert np.flatnonzero(is_same).tolist() == [5, 29]
+    few = logits(data, fold_of % 2)  # a sweep for each
+    for fold in range(2):
+        rows = np.flatnonzero(fold_of % 2 != fold)
+        part = replace(
+            data,
+            train_features=data.train_features[:, rows],
+            train_targets=data.train_targets[rows],
+        )
+        probe = fit_baseline(part, 3, schedule(), seed=0).probe
+        with torch.inference_mode():
+            own = probe(data.train_features[0])[fold_of % 2 == fold]
+        assert (few[fold_of % 2 == fold] == own.numpy()).all()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +129,7 @@ def test_trained_weights_and_few_images_are_cross_validated_by_default(
     by_default = cli("train", greys, *weights, "--name", "default")
     assert by_default.code == 0, by_default.err
     config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
-    assert (config["folds"], config["reasons"]["folds"]) == (10, "fewer than 300 images")
+    assert (config["folds"], config["reasons"]["folds"]) == (40, "fewer than 300 images")
     assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"
     for flag, value in {"val-split": 0.2, "folds": 0, "epochs": 1, "test-split": 0.2}.items():
         assert planned(greys, *weights, f"--{flag}", value)[0]["folds"] == 0, flag

@@ -3,12 +3,15 @@
 A fifth of a small dataset is too few images for a score, and too many to train without. So the head
 is fitted once per fold to the images of the other folds; together these heads score every image.
 The model itself gets a head that is fitted to all images.
+
+Many folds leave each head almost all images. What takes longest, the sweep of the L2, is shared by
+the folds of a group, and excludes all images of the group.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +23,11 @@ from swinclf.data.split import SplitRule
 from swinclf.inference.fit_confidence import LabelledOutputs
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_feature_batches, build_schedule
-from swinclf.training.logistic_regression import fit_baseline
+from swinclf.training.batches import FeatureBatches
+from swinclf.training.logistic_regression import choose_strength, fit_head
+from swinclf.training.schedule import Schedule
+
+GROUPS = 10  # of folds, which share the L2, the start of each fit and the feature space
 
 
 def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
@@ -29,35 +36,64 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
     device = context.hardware.device
     batches = build_feature_batches(plan, device)
     assert batches is not None
-    images = dataset.of(TRAIN)
+    images, classes = dataset.of(TRAIN), len(dataset.classes)
+    digests = [extracted.digests[image.path] for image in images]
+    folds = min(config.folds, len(set(digests)))
     fold_of = assign_folds(
         [image.label for image in images],
-        [extracted.digests[image.path] for image in images],
-        folds=config.folds,
+        digests,
+        folds=folds,
         rule=plan.start.extraction.split,
     )
-    schedule = build_schedule(plan, device)
     features = extracted.plain_features(images)
+    with context.report.track("cross-validating", folds) as advance:
+        logits, ood_scores = score_by_folds(
+            batches, features, fold_of, build_schedule(plan, device), config.seed, classes, advance
+        )
     targets = batches.train_targets.cpu().numpy()
-    logits = torch.zeros(len(images), len(dataset.classes))
-    ood_scores = np.full(len(images), np.nan, np.float32)
-    with context.report.track("cross-validating", config.folds) as advance:
-        for fold in range(config.folds):
+    return LabelledOutputs(logits, features.numpy(), targets, images, ood_scores)
+
+
+def score_by_folds(
+    batches: FeatureBatches,
+    features: torch.Tensor,
+    fold_of: np.ndarray,
+    schedule: Schedule,
+    seed: int,
+    classes: int,
+    advance: Callable[[int], object],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (N, K) and OOD scores (N,) of the training images, each without its own fold.
+
+    `features` are those of the unmirrored images, (N, D), on the CPU; `fold_of` has the fold of
+    each, (N,); `advance` is called after each fold.
+    """
+    logits = torch.zeros(len(features), classes)
+    ood_scores = np.full(len(features), np.nan, np.float32)
+    targets = batches.train_targets.cpu().numpy()
+    folds = np.unique(fold_of)
+    for group in np.unique(folds % GROUPS):
+        in_group = fold_of % GROUPS == group
+        rng = np.random.default_rng([seed, 2])
+        strength, start = choose_strength(_select(batches, ~in_group), classes, schedule, rng)
+        space = fit_feature_space(features.numpy()[~in_group], targets[~in_group])
+        if space is not None:
+            ood_scores[in_group] = space.ood_scores(features.numpy()[in_group])
+        for fold in folds[folds % GROUPS == group]:
+            others = _select(batches, fold_of != fold)
+            fit = fit_head(others, classes, schedule, rng, strength=strength, start=start)
             rows = torch.from_numpy(np.flatnonzero(fold_of == fold))
-            others = torch.from_numpy(np.flatnonzero(fold_of != fold))
-            part = replace(
-                batches,
-                train_features=batches.train_features[:, others],
-                train_targets=batches.train_targets[others],
-            )
-            fit = fit_baseline(part, len(dataset.classes), schedule, seed=config.seed)
             with torch.inference_mode():
                 logits[rows] = fit.probe(features[rows])
-            space = fit_feature_space(features[others].numpy(), targets[others.numpy()])
-            if space is not None:
-                ood_scores[rows.numpy()] = space.ood_scores(features[rows].numpy())
             advance(1)
-    return LabelledOutputs(logits.numpy(), features.numpy(), targets, images, ood_scores)
+    return logits.numpy(), ood_scores
+
+
+def _select(batches: FeatureBatches, is_selected: np.ndarray) -> FeatureBatches:
+    """Return the batches of some training images, by a mask (N,)."""
+    rows = torch.from_numpy(np.flatnonzero(is_selected))
+    features, targets = batches.train_features[:, rows], batches.train_targets[rows]
+    return replace(batches, train_features=features, train_targets=targets)
 
 
 def assign_folds(

@@ -16,6 +16,7 @@ from swinclf.data.loader import evenly_spaced
 from swinclf.data.split import SplitRule
 from swinclf.device import fixed_batch_size
 from swinclf.inference.fit_confidence import count_fitted_images
+from swinclf.pipeline.cross_validation import GROUPS
 from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_schedule, prepare_training
@@ -131,8 +132,8 @@ def forecast(plan: Plan, forward_s: float, train_s: float) -> Forecast:
     test = len(dataset.rows(TEST)) if config.test_split else 0  # else for `eval`
     views = 2 if config.mirror else 1
     evaluation_s = REPORT_S + REPORT_IMAGE_S * (train + val + test)
-    if config.folds:  # each head is fitted without a fold
-        evaluation_s += PROBE_IMAGE_S * train * (config.folds - 1)
+    if config.folds:  # each head is fitted without a fold, most of them fast
+        evaluation_s += PROBE_IMAGE_S * train * min(config.folds, 2 * GROUPS)
     probe_s = PROBE_IMAGE_S * train if start.extracts_features else 0.0
     if start.regime is Regime.HEAD:
         epochs_s = config.epochs * train * HEAD_IMAGE_S

@@ -26,7 +26,7 @@ SCRATCH_LR_AT_64 = 5e-4
 MUON_LR_AT_64 = 1.4e-3  # from random weights; 1e-3 at batch 32
 SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
-FEW_IMAGES, DEFAULT_FOLDS = 300, 10  # cross-validation is the default below
+FEW_IMAGES, DEFAULT_FOLDS = 300, 40  # cross-validation is the default below
 OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
 # A step of Swin-T at batch size 128 on an H200 takes 58 ms, compiled 29 (benchmarks/gpu.py): this
 # many steps save two minutes, which compiling for whole batches and for the last one may take.

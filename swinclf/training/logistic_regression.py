@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ CHUNK_LOGITS = 2**24  # 64 MiB of float32
 SMALL_MACS = 5e7
 CACHED_VALUES = 2**26  # up to 256 MiB are normalised once, more in every step
 
-_Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
+Solution = tuple[torch.Tensor, torch.Tensor]  # (K, D) weight and (K,) bias
 
 
 @dataclass(frozen=True)
@@ -73,26 +73,45 @@ def fit_baseline(
     are too many images.
     """
     started = time.perf_counter()
-    views, _, width = batches.train_features.shape
-    targets = batches.train_targets.cpu().numpy()
-    probe = Probe(batches.train_features.flatten(0, 1), classes).to(batches.train_features.device)
     rng = np.random.default_rng([seed, 2])
-    row_flops = _row_flops(views, width, classes)
+    strength, start = choose_strength(batches, classes, schedule, rng)
+    baseline = fit_head(batches, classes, schedule, rng, strength=strength, start=start)
+    return replace(baseline, seconds=time.perf_counter() - started)
 
-    def problem(rows: np.ndarray) -> _Problem:
-        index = torch.from_numpy(rows).to(batches.train_targets.device)
-        return _Problem(probe, batches, index, schedule)
 
+def choose_strength(
+    batches: FeatureBatches, classes: int, schedule: Schedule, rng: np.random.Generator
+) -> tuple[float, Solution]:
+    """Return the L2 of least loss on a part of the training images, and its solution on the rest.
+
+    This takes most of the time of `fit_baseline`.
+    """
+    probe, targets, row_flops = _new_probe(batches, classes)
     zeros = torch.zeros_like(probe.linear.weight), torch.zeros_like(probe.linear.bias)
-    strength, solution = DEFAULT_STRENGTH, zeros
     sweep_steps = MAX_STEPS * len(STRENGTHS)
     rows = _at_most(targets, SWEEP_FLOPS / (row_flops * sweep_steps), rng)
     fitted_on, held_out = _hold_out(targets, rows, rng)
     if len(held_out) and _steps(SWEEP_FLOPS / len(STRENGTHS), len(rows) * row_flops):
-        strength, solution = _sweep(problem(fitted_on), problem(held_out), solution)
+        problems = (_Problem(probe, batches, one, schedule) for one in (fitted_on, held_out))
+        return _sweep(*problems, zeros)
+    return DEFAULT_STRENGTH, zeros
+
+
+def fit_head(
+    batches: FeatureBatches,
+    classes: int,
+    schedule: Schedule,
+    rng: np.random.Generator,
+    *,
+    strength: float,
+    start: Solution,
+) -> Baseline:
+    """Fit the head to the training features at one L2, and score it on both splits' features."""
+    started = time.perf_counter()
+    probe, targets, row_flops = _new_probe(batches, classes)
     rows = _at_most(targets, FIT_FLOPS / (row_flops * MAX_STEPS), rng)
     steps = _steps(FIT_FLOPS, len(rows) * row_flops) or MIN_STEPS
-    weight, bias = _minimise(problem(rows), strength, solution, steps)
+    weight, bias = _minimise(_Problem(probe, batches, rows, schedule), strength, start, steps)
     with torch.no_grad():
         probe.linear.weight.copy_(weight)
         probe.linear.bias.copy_(bias)
@@ -108,6 +127,13 @@ def fit_baseline(
         train_loss=train_loss,
         seconds=time.perf_counter() - started,
     )
+
+
+def _new_probe(batches: FeatureBatches, classes: int) -> tuple[Probe, np.ndarray, float]:
+    """Return an unfitted head, the training targets, and the operations for an image."""
+    features, targets = batches.train_features, batches.train_targets
+    probe = Probe(features.flatten(0, 1), classes).to(features.device)
+    return probe, targets.cpu().numpy(), _row_flops(len(features), features.shape[2], classes)
 
 
 def fits_all(images: int, *, views: int, width: int, classes: int) -> bool:
@@ -127,9 +153,10 @@ class _Problem:
     """A weighted mean cross-entropy over some of the training images, and its gradient."""
 
     def __init__(
-        self, probe: Probe, batches: FeatureBatches, rows: torch.Tensor, schedule: Schedule
+        self, probe: Probe, batches: FeatureBatches, rows: np.ndarray, schedule: Schedule
     ) -> None:
-        self._probe, self._batches, self._rows, self._schedule = probe, batches, rows, schedule
+        self._probe, self._batches, self._schedule = probe, batches, schedule
+        self._rows = torch.from_numpy(rows).to(batches.train_targets.device)
         classes = probe.linear.out_features
         size = len(batches.train_features) * len(rows) * (probe.linear.in_features + classes)
         self._cached = list(self._chunks(classes)) if size <= CACHED_VALUES else []
@@ -174,7 +201,7 @@ def _steps(flops: float, step_flops: float) -> int:
     return steps if steps >= MIN_STEPS else 0
 
 
-def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tuple[float, _Solution]:
+def _sweep(fitted_on: _Problem, held_out: _Problem, solution: Solution) -> tuple[float, Solution]:
     """Return the strength of least loss on the held-out images, and its solution.
 
     With weaker regularisation this loss falls, then rises; the slow fits after that are skipped.
@@ -189,7 +216,7 @@ def _sweep(fitted_on: _Problem, held_out: _Problem, solution: _Solution) -> tupl
     return best
 
 
-def _minimise(problem: _Problem, strength: float, start: _Solution, steps: int) -> _Solution:
+def _minimise(problem: _Problem, strength: float, start: Solution, steps: int) -> Solution:
     """Return the (K, D) weight and (K,) bias of least loss, by L-BFGS."""
     weight, bias = (one.clone().requires_grad_() for one in start)
     optimizer = LBFGS(
