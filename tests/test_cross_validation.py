@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_FLAGS, error_lines, read_rows, write_dataset
+from conftest import SMALL_FLAGS, error_lines, read_rows, same_weights, weights_of, write_dataset
 from test_logistic import batches, schedule
 
 import swinclf
@@ -108,6 +109,21 @@ def test_the_interval_of_a_cross_validation_is_wilsons_of_fewer_images():
     for hits in (0, 50, 93, 100):
         found = cross_validation_interval(hits / 100, 225, 5)  # 225 / (1 + 5 / 4) = 100
         assert found == pytest.approx(wilson_interval(hits, 100), abs=1e-6)
+
+
+def test_the_images_that_are_scored_choose_no_weight_of_a_linear_probe(cli, greys, tmp_path):
+    weights, accuracies = [], []
+    swapped = dict(zip(NEAR, reversed(NEAR.values()), strict=True))
+    for name, colours in (("own", NEAR), ("swapped", swapped)):
+        data = tmp_path / name
+        shutil.copytree(greys, data / "train")
+        write_dataset(data / "val", per_class=5, colours=colours)
+        done = cli("train", data, *FROZEN, "--name", name)
+        assert done.code == 0, done.err
+        weights.append(weights_of(tmp_path / "runs" / name))
+        accuracies.append(metrics_of(tmp_path / "runs" / name)["accuracy"])
+    assert accuracies[0] > accuracies[1]
+    assert same_weights(*weights)
 
 
 def test_random_labels_are_not_predicted(cli, tmp_path):
