@@ -18,6 +18,7 @@ import json
 import os
 import random
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         "inspect vit_tiny_patch16_224 --image new/0.jpg",
     ),
 }
+ESTIMATES = 3  # trainings of each kind
 USEFUL = {"biologist": 2, "student": 2, "engineer": 2, "teacher": 1}  # commands until then
 TRAININGS: Mapping[str, str] = {
     "all layers, 128 px": "train few --no-freeze-layers --img-size 128 --epochs 12",
@@ -180,14 +182,18 @@ def estimates(work: Path, only: str | None) -> Iterator[tuple[str, dict[str, obj
     for name, command in TRAININGS.items():
         if only and only not in name:
             continue
-        execute_or_stop(f"{command} --patience 0 --name it", work)
-        lines = (work / "runs/it/events.jsonl").read_text("utf-8").splitlines()
-        events = [json.loads(line) for line in lines]
-        first = next(event for event in events if event["event"] == "estimate")
-        last = [event for event in events if event["event"] == "epoch"][-1]
-        taken = (moment(last) - moment(first)).total_seconds()
-        yield name, {"estimate_s": first["seconds"], "s": taken, "ratio": first["seconds"] / taken}
-        clear(work)
+        times, ratios = [], []
+        for _ in range(ESTIMATES):
+            execute_or_stop(f"{command} --patience 0 --name it", work)
+            lines = (work / "runs/it/events.jsonl").read_text("utf-8").splitlines()
+            events = [json.loads(line) for line in lines]
+            first = next(event for event in events if event["event"] == "estimate")
+            last = [event for event in events if event["event"] == "epoch"][-1]
+            times.append((moment(last) - moment(first)).total_seconds())
+            ratios.append(first["seconds"] / times[-1])
+            clear(work)
+        spread = {"lowest": min(ratios), "highest": max(ratios)}
+        yield name, {"s": statistics.median(times), "ratio": statistics.median(ratios), **spread}
 
 
 def moment(event: Mapping[str, str]) -> datetime:

@@ -149,6 +149,22 @@ def test_the_first_estimate_is_within_a_quarter(
     assert math.isclose(left, now[0] - at, rel_tol=0.2, abs_tol=0.2 * val_s)
 
 
+def test_from_the_second_epoch_the_estimate_is_of_its_own_steps(monkeypatch):
+    """Simulated: images are decoded in the first epoch; the first validation is slow, too."""
+    now, lefts = [0.0], {}
+    monkeypatch.setattr(time_estimate.time, "perf_counter", lambda: now[0])
+    estimate = TimeEstimate(10, 20, 4.0, lambda _: None)
+    for epoch in range(10):
+        estimate.begin_epoch(0)
+        for step in range(20):
+            now[0] += (1.0 if epoch else 6.0) + (2.0 if step == 0 else 0.0)
+            lefts[epoch, step] = now[0], estimate.after_step(epoch, step + 1)
+        now[0] += 4.0 if epoch else 90.0
+        estimate.end_epoch()
+    for at, left in (lefts[1, 3], lefts[1, 19], lefts[2, 5]):
+        assert left == pytest.approx(now[0] - at, rel=0.15)
+
+
 def test_the_time_of_a_resumed_training_is_of_the_epochs_left(monkeypatch):
     monkeypatch.setattr(fit, "SHORT_S", 0.0)
     monkeypatch.setattr(time_estimate, "MIN_S", 0.0)

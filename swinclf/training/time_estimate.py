@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 
 WARMUP_STEPS = 3  # are slower: memory is new, and the reader threads have only started
 MIN_STEPS = 10  # before the first estimate
+MIN_LATER, RECENT_STEPS = 3, 100  # steps of a later epoch, without its first, that are enough
 MIN_S = 1.0  # before an estimate is announced: steps of milliseconds are irregular
 
 
 class TimeEstimate:
     """The time left for all epochs, of `steps` steps each.
 
-    A validation takes as long as `val_steps` steps until one has been measured. `announce` is
-    called once, with the first estimate in seconds.
+    A validation takes as long as `val_steps` steps until two have been measured, or as the first
+    one if that was faster. `announce` is called once, with the first estimate in seconds.
     """
 
     def __init__(
@@ -28,7 +30,8 @@ class TimeEstimate:
         self._epochs, self._steps, self._val_steps = epochs, steps, val_steps
         self._announce = announce
         self._step_count, self._step_sum = 0, 0.0  # the sum is without the first ones
-        self._val_s: float | None = None  # of the last validation
+        self._epoch_steps_s: list[float] = []  # of this epoch
+        self._val_s: list[float] = []  # of each validation
         self._epoch_s: list[float] = []  # of each whole epoch here
         self._is_whole = True
         self._started = self._epoch_started = self._last = time.perf_counter()
@@ -37,12 +40,14 @@ class TimeEstimate:
     def begin_epoch(self, step: int) -> None:
         """Note the start of an epoch, in a resumed training at a later step than 0."""
         self._is_whole = step == 0
+        self._epoch_steps_s = []
         self._epoch_started = self._last = time.perf_counter()
 
     def after_step(self, epoch: int, step: int) -> float | None:
         """Return the seconds left after `step` steps of an epoch (from 0); None if unknown."""
         now = time.perf_counter()
         self._step_count += 1
+        self._epoch_steps_s.append(now - self._last)
         if self._step_count > WARMUP_STEPS:
             self._step_sum += now - self._last
         self._last = now
@@ -60,7 +65,7 @@ class TimeEstimate:
     def end_epoch(self) -> None:
         """Note the end of an epoch, after its validation."""
         now = time.perf_counter()
-        self._val_s = now - self._last
+        self._val_s.append(now - self._last)
         if self._is_whole:
             self._epoch_s.append(now - self._epoch_started)
 
@@ -72,7 +77,13 @@ class TimeEstimate:
         return self._steps * self._step_s() + self._seconds_of_validation()
 
     def _seconds_of_validation(self) -> float:
-        return self._val_steps * self._step_s() if self._val_s is None else self._val_s
+        if len(self._val_s) > 1:
+            return self._val_s[-1]
+        return min([*self._val_s, self._val_steps * self._step_s()])
 
     def _step_s(self) -> float:
+        """Return the duration of a step; in the first epoch here, images are decoded."""
+        later = self._epoch_steps_s[1:][-RECENT_STEPS:]
+        if self._val_s and len(later) >= MIN_LATER:
+            return statistics.median(later)
         return self._step_sum / max(1, self._step_count - WARMUP_STEPS)
