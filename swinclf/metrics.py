@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 ECE_BINS = 15
+SIMULATED, MAX_DRAWN = 100, 5_000_000  # evaluations of a perfectly calibrated model; their images
 TOP = 5
 MATRIX_CLASSES = 1000  # a dense matrix of 10,000 classes would be a file of 300 MB
 TINY = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose log is infinite
@@ -77,6 +78,7 @@ class Metrics:
         macro_f1: Mean F1 of the classes that have images.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error of the predicted class, with 15 bins of equal width.
+        ece_ideal: The same of a perfectly calibrated classifier with these probabilities.
         per_class: Class name -> its scores, in the order of `classes`.
         confusions: (true index, predicted index, count) of each pair that occurred, sorted: a
             sparse confusion matrix, as a dense one of ten thousand classes would take 800 MB.
@@ -92,6 +94,7 @@ class Metrics:
     macro_f1: float
     loss: float
     ece: float
+    ece_ideal: float
     per_class: Mapping[str, ClassMetrics]
     confusions: tuple[tuple[int, int, int], ...]
 
@@ -220,6 +223,7 @@ def compute_metrics(classes: Sequence[str], scores: Sequence[ImageScores], split
         macro_f1=float(f1[support > 0].mean()),
         loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
         ece=expected_calibration_error(confidence, is_right),
+        ece_ideal=ideal_calibration_error(confidence),
         per_class=dict(zip(classes, per_class, strict=True)),
         confusions=tuple((i, j, count) for i, j, count in pairs),
     )
@@ -247,6 +251,17 @@ def expected_calibration_error(
     excess = confidence.astype(np.float64) - correct
     gaps = np.bincount(calibration_bins(confidence), weights=excess)
     return float(np.abs(gaps).sum()) / len(confidence)
+
+
+def ideal_calibration_error(confidence: npt.NDArray[np.floating]) -> float:
+    """Return the expected calibration error of a perfectly calibrated model, by simulation.
+
+    It is above 0, as the accuracy of few images in a bin is never their mean confidence, (N,).
+    """
+    rng, count = np.random.default_rng(0), len(confidence)
+    draws = range(max(1, min(SIMULATED, MAX_DRAWN // count)))
+    errors = [expected_calibration_error(confidence, rng.random(count) < confidence) for _ in draws]
+    return float(np.mean(errors))
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

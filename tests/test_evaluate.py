@@ -336,6 +336,8 @@ def test_the_table_shows_the_measures_and_the_confused(cli, dataset, tmp_path):
         assert word in done.out
     assert "top-5" not in done.out  # always 100 % of five classes or fewer
     assert format_percent(run.metrics.accuracy) in done.out
+    ideal = format_percent(run.metrics.ece_ideal)
+    assert f"{format_percent(run.metrics.ece)} ({ideal} if perfectly calibrated)" in done.out
     true, said, count = run.metrics.most_confused(1)[0]
     assert f"  {true} -> {said}: {count}" in done.out
 

@@ -19,7 +19,7 @@ from swinclf.cli.tables import ResultFormat, metrics_text
 from swinclf.confidence.selective import Confidence, RejectionScores, Threshold
 from swinclf.confidence.temperature import Calibration
 from swinclf.inference.neighbours import find_nearest
-from swinclf.metrics import ImageScores, compute_metrics
+from swinclf.metrics import ImageScores, compute_metrics, ideal_calibration_error
 from swinclf.reporting import charts, confusion, svg_charts
 from swinclf.reporting.html import embed
 from swinclf.reporting.report import choose_gallery, write_report
@@ -580,7 +580,7 @@ def test_a_perfectly_calibrated_model_has_the_error_of_few_images():
     rng = np.random.default_rng(0)
     errors = []
     for count in (46, 200, 5000):
-        errors.append(svg_charts.ideal_calibration_error(rng.uniform(0.3, 1, count)))
+        errors.append(ideal_calibration_error(rng.uniform(0.3, 1, count)))
     assert errors == pytest.approx([0.16, 0.08, 0.016], rel=0.3)
 
 

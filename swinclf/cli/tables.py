@@ -73,7 +73,8 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
         f"balanced accuracy  {format_percent(metrics.balanced_accuracy)}{means}",
         f"macro F1           {format_percent(metrics.macro_f1)}{means}",
         f"loss               {metrics.loss:.4f}",
-        f"calibration (ECE)  {format_percent(metrics.ece)}",
+        f"calibration (ECE)  {format_percent(metrics.ece)} "
+        f"({format_percent(metrics.ece_ideal)} if perfectly calibrated)",
         f"images             {metrics.images:,} ({metrics.split})",
         "",
         f"{'class':<{width}}  precision   recall       F1  images",

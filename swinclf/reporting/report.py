@@ -122,7 +122,7 @@ def _scores(metrics: Metrics, rows: Sequence[PredictionRow], figures: RunFigures
         "with_images": sum(one.support > 0 for one in metrics.per_class.values()),
         "class_rows": _first(_class_rows(metrics), CLASS_ROWS),
         "confidence": confidence,
-        "weak": find_weak_sections(figures, confidence["ideal_ece"] if confidence else None),
+        "weak": find_weak_sections(figures, metrics.ece_ideal if confidence else None),
     }
 
 
@@ -184,7 +184,6 @@ def _confidence(rows: Sequence[PredictionRow]) -> dict[str, Any] | None:
     return {
         "diagrams": [svg_charts.reliability(bins), svg_charts.coverage(curve, len(rows))],
         "bins": bins,
-        "ideal_ece": svg_charts.ideal_calibration_error(confidence),
         "coverage": svg_charts.coverage_rows(curve),
     }
 

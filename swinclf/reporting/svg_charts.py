@@ -17,7 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from swinclf.metrics import (
     ECE_BINS,
     calibration_bins,
-    expected_calibration_error,
     wilson_interval,
 )
 from swinclf.reporter import format_percent
@@ -30,7 +29,6 @@ MAX_POINTS = 300  # of a line
 MAX_MARKERS = 40  # points; more markers would overlap
 TICKS = 5
 MIN_COVERED = 10  # images; the accuracy of fewer is noise
-SIMULATED = 100  # evaluations of a perfectly calibrated model
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 
 
@@ -252,16 +250,6 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
         for b in bins
     )
     return draw("Reliability diagram", summary, x, y, [guide, points])
-
-
-def ideal_calibration_error(confidence: npt.NDArray[np.float64]) -> float:
-    """Return the expected calibration error of a perfectly calibrated model, by simulation.
-
-    It is above 0, as the accuracy of few images in a bin is never their mean confidence, (N,).
-    """
-    rng = np.random.default_rng(0)
-    draws = (rng.random(len(confidence)) < confidence for _ in range(SIMULATED))
-    return float(np.mean([expected_calibration_error(confidence, one) for one in draws]))
 
 
 class CoveragePoint(NamedTuple):
