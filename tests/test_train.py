@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,19 +27,22 @@ from conftest import (
     write_image,
 )
 from safetensors import safe_open
+from torch import nn
 
 import swinclf
 from swinclf.commands import train as train_verb
-from swinclf.config import SETTINGS
+from swinclf.config import SETTINGS, OptimizerName
 from swinclf.data import loader
 from swinclf.device import Hardware, Precision
 from swinclf.errors import ConfigError
 from swinclf.models.compute import Computer
 from swinclf.pipeline import prepare
+from swinclf.pipeline.plan import _warn_of_settings
 from swinclf.reporter import SILENT
 from swinclf.training import loop
 from swinclf.training.defaults import (
     ClassWeights,
+    Regime,
     class_weights,
     default_batch_size,
     default_micro_batch,
@@ -523,6 +527,33 @@ def test_a_rate_that_destroys_trained_weights_is_warned_about(trained, planned):
     words = ("--weights", trained.path, "--no-freeze-layers", *SMALL_FLAGS[3:], "--lr", "0.01")
     _, said = planned(trained.data, *words)
     assert "warning: --lr 0.01 is known to destroy pretrained weights" in said
+
+
+def test_settings_that_ignore_pixels_or_cannot_train_are_warned_about():
+    with torch.device("meta"):
+        network = nn.Module()
+        network.patch_embed, network.head = nn.Module(), nn.Linear(4000, 4000)
+        network.patch_embed.proj = nn.Conv2d(3, 8, 16, 16)
+
+    def warnings(lr, img_size, images):
+        said, report = [], swinclf.Reporter()
+        report.warn = said.append
+        plan = SimpleNamespace(
+            config=SimpleNamespace(
+                epochs=9, lr=lr, img_size=img_size, optimizer=OptimizerName.ADAMW, model="swin_big"
+            ),
+            start=SimpleNamespace(network=network, regime=Regime.FULL, trained_weights=False),
+            dataset=SimpleNamespace(rows=lambda _: range(images)),
+            settings=SimpleNamespace(is_given=lambda name: name == "model"),
+        )
+        _warn_of_settings(plan, report)
+        return said
+
+    rate, pixels, parameters = warnings(0.1, 100, 500)
+    assert rate.startswith("--lr 0.1 is too high")
+    assert "--img-size 100 is no multiple of a patch of 16 px: 4 rows" in pixels
+    assert "swin_big has 16 million parameters" in parameters
+    assert warnings(0.05, 96, 20_000) == []
 
 
 # --- what is chosen, and what is obeyed ---------------------------------------------------------

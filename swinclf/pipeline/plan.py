@@ -37,6 +37,8 @@ from swinclf.training.logistic_regression import fits_all
 from swinclf.training.objective import DistillationTerms, OnlineFeatures
 
 RISKY_LR = 5e-4  # above it, fine-tuning with AdamW is known to destroy a pretrained transformer
+MAX_LR = 0.05  # of AdamW, for anything
+LARGE_PARAMETERS, ENOUGH_IMAGES = 10_000_000, 20_000  # of training from random weights
 OF_EPOCHS = (
     *("batch_size", "lrf", "warmup", "clip_norm", "patience", "weight_decay", "ema", "select"),
 )
@@ -232,10 +234,39 @@ def _warn_of_settings(plan: Plan, report: Reporter) -> None:
     risky = tunes and not is_convolutional(start.network)
     if risky and config.lr > RISKY_LR:
         report.warn(f"--lr {config.lr:g} is known to destroy pretrained weights; 1e-4 is usual")
+    elif config.epochs and config.optimizer is OptimizerName.ADAMW and config.lr > MAX_LR:
+        report.warn(f"--lr {config.lr:g} is too high for AdamW; 1e-3 is usual")
+    _warn_of_network(plan, report)
     if start.regime is Regime.HEAD and not start.trained_weights:
         report.warn("only the head trains, on a backbone of random weights: expect low accuracy")
     if not start.trained_weights:
         report.note(UNTRAINED_NOTE)
+
+
+def _warn_of_network(plan: Plan, report: Reporter) -> None:
+    """Warn of pixels that the network ignores, and of more parameters than images can train."""
+    config, start = plan.config, plan.start
+    conv = getattr(getattr(start.network, "patch_embed", None), "proj", None)
+    if isinstance(conv, nn.Conv2d) and not any(conv.padding):
+        patch, stride = conv.kernel_size[0], conv.stride[0]
+        if ignored := (config.img_size - patch) % stride:
+            report.warn(
+                f"--img-size {config.img_size} is no multiple of a patch of {patch} px: "
+                f"{ignored} rows and columns of pixels are ignored"
+            )
+    parameters = sum(one.numel() for one in start.network.parameters())
+    images = len(plan.dataset.rows(TRAIN))
+    is_scratch = not start.trained_weights and start.regime is not Regime.HEAD
+    if (
+        is_scratch
+        and plan.settings.is_given("model")
+        and parameters > LARGE_PARAMETERS
+        and images < ENOUGH_IMAGES
+    ):
+        report.warn(
+            f"{config.model} has {parameters / 1e6:.0f} million parameters, too many to train from "
+            f"random weights on {images:,} images; --model embedded has trained ones"
+        )
 
 
 def _given_flags(plan: Plan, names: Sequence[str]) -> str:
