@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from conftest import SMALL_FLAGS
@@ -199,3 +200,45 @@ def test_a_flag_at_the_end_without_its_value_is_a_usage_error(cli, dataset):
 )
 def test_compile_alone_is_on(words, modern):
     assert modernise(["train", *words]) == (["train", *modern], [])
+
+
+SCRIPT = "--num_classes 3 --epochs 10 --batch-size 8 --lr 0.001 --lrf 0.01"
+VALUES = {"epochs": 10, "batch_size": 8, "lr": 0.001, "lrf": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (
+            "--weights '' --freeze-layers False --device cpu",
+            {"pretrained": False, "freeze_layers": False, "device": "cpu"},
+        ),
+        (
+            "--model-name vit_tiny_patch16_224 --weights '' --freeze-layers True --device cpu",
+            {"model": "vit_tiny_patch16_224", "pretrained": False, "freeze_layers": True}
+            | {"device": "cpu"},
+        ),
+        (
+            "--model-name '' --weights RUN --freeze-layers True --device cuda:0",
+            {"weights": "RUN", "freeze_layers": True},
+        ),
+        (
+            "--model_name= --weights=RUN --freeze_layers=False --device=cpu",
+            {"weights": "RUN", "freeze_layers": False, "device": "cpu"},
+        ),
+    ],
+)
+def test_whole_argument_lists_of_old_scripts(cli, dataset, trained, monkeypatch, words, values):
+    for name in ("measure_forward", "measure_training"):
+        monkeypatch.setattr(f"swinclf.commands.train.{name}", lambda *_: 0.0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = str(trained.path)
+    given = [run if one == "RUN" else one.replace("=RUN", f"={run}") for one in shlex.split(words)]
+    done = cli("train", *SCRIPT.split(), "--data-path", dataset, *given, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    settings = json.loads(done.out)["settings"]
+    expected = {**VALUES, "data": str(dataset), **values}
+    if "weights" in values:
+        expected["weights"] = run
+    flags = {name for name, source in settings["sources"].items() if source == "flag"}
+    assert {name: settings[name] for name in flags} == expected
