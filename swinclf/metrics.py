@@ -79,6 +79,7 @@ class Metrics:
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error of the predicted class, with 15 bins of equal width.
         ece_ideal: The same of a perfectly calibrated classifier with these probabilities.
+        majority_accuracy: Accuracy of always predicting the class with the most images.
         per_class: Class name -> its scores, in the order of `classes`.
         confusions: (true index, predicted index, count) of each pair that occurred, sorted: a
             sparse confusion matrix, as a dense one of ten thousand classes would take 800 MB.
@@ -95,6 +96,7 @@ class Metrics:
     loss: float
     ece: float
     ece_ideal: float
+    majority_accuracy: float
     per_class: Mapping[str, ClassMetrics]
     confusions: tuple[tuple[int, int, int], ...]
 
@@ -108,11 +110,6 @@ class Metrics:
         names = ("accuracy", "balanced_accuracy", "macro_f1")
         scores = ", ".join(f"{name}={getattr(self, name):.3f}" for name in names)
         return f"Metrics(split={self.split!r}, images={self.images}, {scores})"
-
-    @property
-    def majority_accuracy(self) -> float:
-        """Return the accuracy of always predicting the class with the most images."""
-        return max(one.support for one in self.per_class.values()) / self.images
 
     @property
     def confusion_matrix(self) -> npt.NDArray[np.int64]:
@@ -224,6 +221,7 @@ def compute_metrics(classes: Sequence[str], scores: Sequence[ImageScores], split
         loss=float(-np.log(np.maximum(true_probs, TINY)).mean()),
         ece=expected_calibration_error(confidence, is_right),
         ece_ideal=ideal_calibration_error(confidence),
+        majority_accuracy=float(support.max() / image_count),
         per_class=dict(zip(classes, per_class, strict=True)),
         confusions=tuple((i, j, count) for i, j, count in pairs),
     )

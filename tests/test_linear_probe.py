@@ -98,6 +98,10 @@ def test_epochs_or_a_rate_ask_for_the_loop(cli, dataset, tmp_path, words):
     run = tmp_path / done.out.strip()
     assert len(history_of(run)) == (3 if words[0] == "--epochs" else 100)
     assert PROBE_NOTE not in (run / "report.html").read_text("utf-8")
+    baseline, metrics = (
+        json.loads((run / name).read_text("utf-8")) for name in ("baseline.json", "metrics.json")
+    )
+    assert metrics["probe_accuracy"] == baseline["val_accuracy"] > 0
 
 
 def test_what_only_epochs_use_is_named(cli, dataset):

@@ -24,7 +24,8 @@ from swinclf.reporting.metrics_files import write_confusion_csv, write_metrics_j
 
 METRICS_KEYS = [
     "split", "images", "classes", "accuracy", "accuracy_ci95", "top5_accuracy",
-    "balanced_accuracy", "macro_f1", "loss", "ece", "ece_ideal", "per_class", "confusion_matrix",
+    "balanced_accuracy", "macro_f1", "loss", "ece", "ece_ideal", "majority_accuracy", "per_class",
+    "confusion_matrix",
 ]  # fmt: skip
 
 

@@ -55,9 +55,8 @@ def test_every_run_is_listed_with_its_state(cli, runs, trained):
     }
     metrics = json.loads((trained.path / "metrics.json").read_text())
     one = listed["pets-10"]
-    assert {key: one[key] for key in ("accuracy", "accuracy_ci95", "split", "images")} == {
-        key: metrics[key] for key in ("accuracy", "accuracy_ci95", "split", "images")
-    }
+    keys = ("accuracy", "accuracy_ci95", "majority_accuracy", "probe_accuracy", "split", "images")
+    assert {key: one[key] for key in keys} == {key: metrics.get(key) for key in keys}
     files = [path for path in (runs / "pets-10").rglob("*") if path.is_file()]
     assert one["size_bytes"] == sum(path.stat().st_size for path in files)
     assert one["data"] == str(trained.data)

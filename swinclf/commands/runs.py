@@ -65,6 +65,8 @@ class RunSummary:
     model: str = ""  # the network's name
     accuracy: float | None = None  # of the split that was scored, in [0, 1]
     accuracy_ci95: tuple[float, float] | None = None  # its 95 % interval
+    majority_accuracy: float | None = None  # of always answering the largest class
+    probe_accuracy: float | None = None  # of a linear probe, on the validation images
     split: str = ""  # that split
     images: int | None = None  # number of its images
     changed: float = 0.0  # when the run finished, or was last written to; seconds since 1970
@@ -232,6 +234,8 @@ def _scores(run: RunFolder) -> dict[str, Any]:
         "state": RunState.FINISHED,
         "accuracy": float(metrics["accuracy"]),
         "accuracy_ci95": (float(low), float(high)),
+        "majority_accuracy": metrics.get("majority_accuracy"),  # older runs have none
+        "probe_accuracy": metrics.get("probe_accuracy"),
         "split": str(metrics["split"]),
         "images": int(metrics["images"]),
     }

@@ -95,6 +95,7 @@ def write_results(
         folder / "metrics.json",
         result.metrics,
         skipped=len(skipped),
+        probe_accuracy=sections.training.probe_accuracy if sections.training else None,
         teacher=sections.teacher,
         is_training_dataset=provenance.is_training_dataset,
         verdict=verdict if sections.training is not None else None,

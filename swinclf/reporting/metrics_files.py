@@ -20,17 +20,20 @@ def write_metrics_json(
     metrics: Metrics,
     *,
     skipped: int = 0,
+    probe_accuracy: float | None = None,
     is_training_dataset: bool = True,
     teacher: TeacherScores | None = None,
     verdict: Verdict | None = None,
 ) -> None:
     """Write `metrics` as JSON: a line for each measure, class and row of the confusion matrix.
 
-    The keys `skipped` (number of unreadable files), `teacher` and `verdict` are written if there
-    are any, and `other_folder`, true, if the images are not of the dataset of the training.
+    The keys `skipped` (number of unreadable files), `probe_accuracy` (of a linear probe, on the
+    validation images), `teacher` and `verdict` are written if there are any, and `other_folder`,
+    true, if the images are not of the dataset of the training.
     """
     extras = {
         "skipped": skipped or None,
+        "probe_accuracy": probe_accuracy,
         "other_folder": None if is_training_dataset else True,
         "teacher": teacher.to_dict() if teacher is not None else None,
         "verdict": verdict.to_dict() if verdict is not None else None,
