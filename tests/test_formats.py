@@ -29,7 +29,8 @@ from swinclf.models.weights.containers import read_checkpoints
 
 VIT, SWIN, DEIT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "deit3_small_patch16_224"
 SMALL = {VIT: {"depth": 2, "img_size": 48}, DEIT: {"depth": 2, "img_size": 48}}
-SMALL[SWIN] = {"depths": (2, 1, 1, 1), "img_size": 56}
+NARROW = {"embed_dim": 24, "num_heads": (1, 2, 3, 4)}
+SMALL[SWIN] = {"depths": (2, 1, 1, 1), "img_size": 56, **NARROW}
 State = dict[str, Tensor]
 
 
@@ -170,7 +171,7 @@ def test_dinov2_file_with_registers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"img_size": 64, "window_size": 8}, {"img_size": (96, 64)}])
 def test_swin_tables_resize_as_timm_resizes_them(changes: dict[str, object]) -> None:
     _, theirs = small_pair(SWIN)
-    extra = {"num_classes": 5, "depths": (2, 1, 1, 1), "weight_init": "skip"}
+    extra = {"num_classes": 5, "depths": (2, 1, 1, 1), "weight_init": "skip", **NARROW}
     other = timm.create_model(SWIN, **extra, **changes)
     expected = swin_transformer.checkpoint_filter_fn(theirs.state_dict(), other)
     adapted = adapt(theirs.state_dict(), other)

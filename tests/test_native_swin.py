@@ -28,6 +28,7 @@ from swinclf.models.swin import (
 )
 
 NAME = "swin_tiny_patch4_window7_224"
+NARROW = {"embed_dim": 24, "num_heads": (1, 2, 3, 4)}
 
 
 def tiny(**changes: object) -> Swin:
@@ -59,12 +60,12 @@ def test_same_answers_and_gradients_as_timm(name: str) -> None:
     ],
 )
 def test_any_window_width_and_size(changes: dict[str, object]) -> None:
-    ours, theirs = pair(NAME, depths=(2, 1, 2, 1), **changes)
+    ours, theirs = pair(NAME, **{**NARROW, "depths": (2, 1, 2, 1), **changes})
     assert_equal_answers(ours, theirs)
 
 
 def test_whole_network_has_timms_answers_in_bfloat16() -> None:
-    ours, theirs = pair(NAME, img_size=112)
+    ours, theirs = pair(NAME, img_size=112, **NARROW)
     x = images(ours)
     with torch.no_grad():
         exact = theirs(x)
@@ -73,7 +74,7 @@ def test_whole_network_has_timms_answers_in_bfloat16() -> None:
 
 
 def test_bfloat16_gradients_differ_by_rounding() -> None:
-    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
+    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1), **NARROW)
     x = images(ours)
     theirs(x).sum().backward()
     exact = {name: value.grad.clone() for name, value in theirs.named_parameters()}
@@ -87,7 +88,7 @@ def test_bfloat16_gradients_differ_by_rounding() -> None:
 
 
 def test_autocast_gives_bfloat16_answers_and_float32_gradients() -> None:
-    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1))
+    ours, theirs = pair(NAME, img_size=56, depths=(2, 1, 1, 1), **NARROW)
     x = images(ours)
     expected = theirs(x)
     with torch.autocast("cpu", torch.bfloat16):
