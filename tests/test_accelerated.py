@@ -68,14 +68,20 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
+@pytest.fixture
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Portions so small that these small networks are cut into several."""
+    monkeypatch.setattr(mlp, "PORTIONED_VALUES", 0)
+    monkeypatch.setattr(mlp, "_portion", lambda _x, _hidden: 100)
+    monkeypatch.setattr(stage, "PORTION_TOKENS", 2 * 16 * 12)
+    monkeypatch.setattr(linear, "TRAINED_TOKENS", 0)
+
+
 @pytest.fixture(params=["as measured", "small portions"])
-def portions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Portions as they are, and so small that these small networks are cut into several."""
+def portions(request: pytest.FixtureRequest) -> None:
+    """Portions as they are, and small ones."""
     if request.param == "small portions":
-        monkeypatch.setattr(mlp, "PORTIONED_VALUES", 0)
-        monkeypatch.setattr(mlp, "_portion", lambda _x, _hidden: 100)
-        monkeypatch.setattr(stage, "PORTION_TOKENS", 2 * 16 * 12)
-        monkeypatch.setattr(linear, "TRAINED_TOKENS", 0)
+        request.getfixturevalue("small_portions")
 
 
 def pair(build: Callable[[], Network], dtype: torch.dtype, mode: str) -> tuple[Network, Network]:
@@ -118,10 +124,17 @@ def test_answers_and_gradients_are_the_references(name: str, dtype: str, mode: s
         assert difference(mine, its) < FLOAT32_TOLERANCE
 
 
-@pytest.mark.usefixtures("portions", "kernels")
+PLAIN = ("swin, padded to windows", "vit", "vit, swiglu")
+
+
+@pytest.mark.usefixtures("small_portions", "kernels")
 @pytest.mark.parametrize("mode", ["train", "inference"])
 @pytest.mark.parametrize("dtype", ROUNDED)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [(one, "fused") for one in NETWORKS] + [(one, "plain") for one in PLAIN],
+    indirect=["kernels"],
+)
 def test_in_bfloat16_they_are_as_near_the_exact_ones(name: str, dtype: str, mode: str) -> None:
     reference, fast = pair(NETWORKS[name], torch.float32, mode)
     x = images(reference, 5)

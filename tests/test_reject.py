@@ -92,18 +92,6 @@ def test_reject_without_a_value_is_095(run, cli):
     assert cli(*words, "--reject").out == cli(*words, "--reject", "0.95").out
 
 
-def test_an_export_withholds_the_same_answers(run, cli, tmp_path):
-    file = tmp_path / "model.onnx"
-    assert cli("export", "--run", run.path, "--output", file).code == 0
-    ours, theirs = (
-        cli("predict", run.data, "--run", one, "--reject", "0.9", "--format", "json")
-        for one in (run.path, file)
-    )
-    labels = [[one["label"] for one in json.loads(done.out)] for done in (ours, theirs)]
-    assert labels[0] == labels[1]
-    assert "unknown" in labels[0]
-
-
 def test_eval_compares_known_with_unknown_classes(run, cli):
     done = cli("eval", run.data, "--run", run.path, "--reject", "0.9")
     assert done.code == 3, "images of classes that the model does not know are not scored"
