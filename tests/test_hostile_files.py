@@ -120,18 +120,17 @@ def test_each_would_run_where_it_is_trusted(tmp_path, canary, disguise):
     assert canary.is_dir()
 
 
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_weights_to_start_from(cli, dataset, canary, disguise, ending):
-    evil = canary.with_name(f"weights{ending}")
+def test_weights_to_start_from(cli, dataset, canary, disguise):
+    evil = canary.with_name("weights.pth")
     evil.write_bytes(disguise(Evil(canary)))
     refused(cli("train", dataset, *QUICK, "--weights", evil.name), canary)
 
 
-@pytest.mark.parametrize("disguise", DISGUISES)
 @pytest.mark.parametrize(
-    ("command", "ending"),
-    [("predict", ".safetensors"), ("predict", ".onnx"), ("eval", ".pth"), ("export", ".pkl")],
+    ("command", "ending", "disguise"),
+    [("predict", ".safetensors", one) for one in DISGUISES]
+    + [("predict", ".onnx", bare), ("eval", ".pth", bare), ("export", ".pkl", bare)],
 )
 def test_a_model_to_run(cli, trained, canary, disguise, command, ending):
     evil = canary.with_name(f"model{ending}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import tracemalloc
@@ -280,6 +281,7 @@ def long_exif(size=70_000):
     return exif.tobytes()
 
 
+@functools.cache
 def heif_bytes(kind, **options):
     """An image in a HEIF container, as a file."""
     buffer = io.BytesIO()

@@ -77,7 +77,7 @@ def all_texts(figure):
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
-@pytest.mark.parametrize("classes", [1, 2, 5, 26, 61, 200])
+@pytest.mark.parametrize("classes", [1, 26, 200])
 def test_every_class_is_named(tmp_path, drawn, classes):
     path = tmp_path / "matrix.png"
     draw_confusion_matrix(metrics_of(named(classes)), path)
@@ -217,7 +217,7 @@ def history(epochs, **changes):
     ]
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 30, 300])
+@pytest.mark.parametrize("epochs", [1, 300])
 def test_curves_of_any_length(tmp_path, drawn, epochs):
     path = tmp_path / "curves.png"
     draw_curves(history(epochs), path, saved_epoch=epochs)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from swinclf.data.images import UnreadableImage, decode_image
 
-EVERY = 11  # one layout in so many, others for each type of sample; 1 tries all of them
+EVERY = 23  # one layout in so many, others for each type of sample; 1 tries all of them
 HEIGHT, WIDTH = 29, 37
 RNG = np.random.default_rng(0)
 
