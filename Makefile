@@ -34,7 +34,7 @@ check: $(INSTALLED) docs  ## lint, types and the website
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## the website of docs/ in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml || { rm -rf build/site; false; }
 
 bench: $(INSTALLED)  ## every claim of speed, small: ten minutes; each alone: benchmarks/NAME.py
 	$(BIN)/python benchmarks/startup.py --rounds 3

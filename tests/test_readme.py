@@ -9,7 +9,6 @@ import textwrap
 import tomllib
 from pathlib import Path
 
-import pytest
 import typer
 import yaml
 from agent_docs import EXIT_CODES, JSON_KEYS, llms, skill
@@ -171,9 +170,8 @@ LINKS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "link"), LINKS)
-def test_links_lead_somewhere(path, link):
-    assert (path.parent / link).exists()
+def test_links_lead_somewhere():
+    assert [(path, link) for path, link in LINKS if not (path.parent / link).exists()] == []
 
 
 def test_files_that_are_named_exist():
