@@ -47,7 +47,7 @@ def test_the_stand_in_is_as_strict_as_the_device():
     assert x.cpu().double().sum() == 6
 
 
-FLAGS = ("--no-pretrained", "--img-size", "32", "--epochs", "2", "--batch-size", "8")
+FLAGS = ("--no-pretrained", "--img-size", "32", "--epochs", "1", "--batch-size", "8")
 SHAPE = ("depths=1-1", "embed_dim=12", "num_heads=1-2", "window_size=4", "patch_size=8")
 SWIN = ("--model", "swin", *(word for one in SHAPE for word in ("--model-arg", one)))
 WAYS = {
@@ -60,21 +60,21 @@ WAYS = {
 @pytest.mark.usefixtures("mps")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_is_trained_scored_and_used(cli, tmp_path, way):
-    data = write_dataset(tmp_path / "colours", per_class=5)
+    data = write_dataset(tmp_path / "colours", per_class=3)
     done = cli("--debug", "train", data, *FLAGS, *WAYS[way])
     assert done.code == 0, done.err
     assert "on mps in fp32" in done.err
     run = tmp_path / "runs" / "colours-1"
-    assert len(read_rows(run / "history.csv")) == 2
+    assert len(read_rows(run / "history.csv")) == 1
     uses = {
         "frozen": [("predict", data, "--format", "jsonl"), ("check", data, "--weights", run)],
-        "whole": [("eval", data, "--output", tmp_path / "scores"), ("export", "--format", "onnx")],
+        "whole": [("eval", data, "--output", tmp_path / "scores")],
         "upper": [("predict", data, "--format", "jsonl")],
     }
     for words in uses[way]:
         used = cli("--debug", *words)
         assert used.code == 0 or (words[0], used.code) == ("check", 3), used.err
-        assert words[0] != "predict" or len(used.out.splitlines()) == 15
+        assert words[0] != "predict" or len(used.out.splitlines()) == 9
 
 
 @pytest.mark.usefixtures("mps")
