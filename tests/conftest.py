@@ -27,6 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SWINCLF_CACHE_DIR"] = tempfile.mkdtemp(prefix="swinclf-tests-")
 os.environ.pop("CI", None)
 
+import browser
 import numpy as np
 import pytest
 from command_lines import parse, suggested_calls
@@ -216,6 +217,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
         out=str(root / "runs"),
     )
     return TrainedRun(run.folder.path, data)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A browser without a network, with whatever page was open before."""
+    if browser.EXECUTABLE is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
+    with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

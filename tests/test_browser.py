@@ -7,7 +7,6 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
-import browser
 import pytest
 from conftest import write_image
 from PIL import Image
@@ -20,9 +19,6 @@ from swinclf.data_quality.findings import FindingKind
 from swinclf.reporting.report import write_report
 from swinclf.reporting.report_data import Provenance
 
-pytestmark = pytest.mark.skipif(
-    browser.EXECUTABLE is None, reason="needs chromium (Debian: apt-get install chromium)"
-)
 # Names that would show in the page if any of them ran.
 NAMES = (
     "<script>document.title = 'ran'</script>",
@@ -106,12 +102,6 @@ def checked(tmp_path_factory):
         FindingKind.SINGLE_CLASS,
     }
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 @contextmanager

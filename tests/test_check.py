@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 import importlib.util
@@ -62,6 +63,7 @@ def benchmark():
     return module
 
 
+@functools.cache
 def scene(seed, size=(160, 120)):
     """A picture with shapes and details of every size, as photographs have them."""
     rng = np.random.default_rng(seed)

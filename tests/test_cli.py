@@ -300,8 +300,18 @@ def _options(command):
                 yield spelling, shown.split("|") if "|" in shown else []
 
 
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Two small datasets, one of them with an image that cannot be read: to be read only."""
+    root = tmp_path_factory.mktemp("datasets")
+    write_dataset(root / "held", per_class=2)
+    spoilt = write_dataset(root / "spoilt", per_class=4)
+    (spoilt / "red" / "000.png").write_bytes(b"no picture")
+    return root
+
+
 @pytest.fixture
-def places(trained, tmp_path, monkeypatch, exported_network, network_graph):
+def places(trained, tmp_path, monkeypatch, exported_network, network_graph, datasets):
     """What stands for the {names} of the cases; the working folder has a newest run."""
     del network_graph
     monkeypatch.setattr(
@@ -328,9 +338,6 @@ def places(trained, tmp_path, monkeypatch, exported_network, network_graph):
     monkeypatch.setattr(
         "swinclf.serving.server.open_socket", lambda *_: socket.create_server(("127.0.0.1", 0))
     )
-    write_dataset(tmp_path / "held", per_class=2)
-    spoilt = write_dataset(tmp_path / "spoilt", per_class=4)
-    (spoilt / "red" / "000.png").write_bytes(b"no picture")
     (tmp_path / "exported.onnx").write_bytes(exported_network)
     before = {path.name for path in trained.path.iterdir()}
     yield {
@@ -338,8 +345,8 @@ def places(trained, tmp_path, monkeypatch, exported_network, network_graph):
         "run": trained.path,
         "exported": tmp_path / "exported.onnx",
         "picture": trained.data / "red" / "003.png",
-        "held": tmp_path / "held",
-        "spoilt": spoilt,
+        "held": datasets / "held",
+        "spoilt": datasets / "spoilt",
         "config": tmp_path / "mine.json",
         "tmp": tmp_path,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import browser
 import pytest
 from conftest import write_image
 
@@ -11,9 +10,6 @@ from swinclf.reporting.compare_page import write_compare_page
 from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
-pytestmark = pytest.mark.skipif(
-    browser.EXECUTABLE is None, reason="needs chromium (Debian: apt-get install chromium)"
-)
 SCRIPT = "<script>document.title = 'ran'</script>"
 LABELS = [SCRIPT, "زهرة", "🌹 rose", "very" * 30]
 PATHS = "[...document.querySelectorAll('figure')].filter(f => !f.hidden)"
@@ -66,12 +62,6 @@ def comparison(tmp_path_factory):
         thumbnails=small_images(root),
     )
     return root / "c.html"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -30,6 +30,7 @@ from conftest import COLOURS, error_lines, write_image
 from PIL import Image
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from warm_processes import WarmProcess
 
 from swinclf.errors import DeviceError
 from swinclf.inference.predictor import open_predictor
@@ -44,7 +45,7 @@ ROOT = Path(__file__).parent.parent
 TOKEN = "a-token"
 LIMITS = (
     *("--max-file", "1", "--max-request", "2", "--max-files", "6", "--max-pixels", "1000000"),
-    *("--max-seconds", "2"),
+    *("--max-seconds", "1.5"),
 )
 BOUNDARY = "b-o-u-n-d-a-r-y"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -67,7 +68,7 @@ class Answer:
 class Server:
     """A running `swinclf serve`."""
 
-    process: subprocess.Popen[str]
+    process: WarmProcess
     url: str
 
     @property
@@ -105,21 +106,17 @@ def form(files, end=f"--{BOUNDARY}--\r\n"):
 
 
 @pytest.fixture(scope="module")
-def server(trained):
+def server(trained, tmp_path_factory):
     """One process for all tests of this file; the last of them stops it."""
-    command = [Path(sys.executable).parent / "swinclf", "serve", "--run", trained.path]
     words = ("--port", "0", "--token", TOKEN, "--json", *LIMITS)
-    process = subprocess.Popen(
-        [*map(str, command), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    first = process.stdout.readline()
-    assert first, process.stderr.read()
-    address = json.loads(first)
+    folder = tmp_path_factory.mktemp("server")
+    process = WarmProcess("serve", "--run", trained.path, *words, folder=folder)
+    process.wait_for("test_vit answers there")
+    address = json.loads(process.stdout)
     assert address["token"] == TOKEN
     assert address["model"] == "test_vit"
     yield Server(process, address["url"])
     process.kill()
-    process.communicate()
 
 
 @pytest.fixture
@@ -319,11 +316,11 @@ def test_headers_that_do_not_end_close_the_connection(server, before):
             assert one.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
         start = time.monotonic()
         one.sendall(b"GET /health HTTP/1.1\r\nHost:")
-        time.sleep(1)
+        time.sleep(0.7)
         one.sendall(b" ")
         while one.recv(4096):  # the rest of the first response
             pass
-        assert 1 < time.monotonic() - start < 10
+        assert 0.7 < time.monotonic() - start < 10
 
 
 def test_a_refused_client_that_sends_on_slowly_is_given_up(server):
@@ -341,7 +338,7 @@ def test_a_refused_client_that_sends_on_slowly_is_given_up(server):
 def test_a_connection_stays_open_for_the_next_request(server):
     """Also after the time that headers may take."""
     connection = server.connect()
-    for pause in (0, 2.5):
+    for pause in (0, 1.8):
         time.sleep(pause)
         connection.request("GET", "/health")
         assert connection.getresponse().read() == b'{"status":"ok"}'
@@ -719,6 +716,5 @@ def test_sigterm_loses_no_accepted_request(server, pictures):
             one.result(timeout=60)
     assert lost == []
     assert {*answered} == {200}
-    _, errors = server.process.communicate(timeout=60)
-    assert server.process.returncode == 0
-    assert errors == "test_vit answers there; Ctrl-C stops it\n"
+    assert server.process.wait(60) == 0
+    assert server.process.stderr == "test_vit answers there; Ctrl-C stops it\n"

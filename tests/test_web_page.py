@@ -128,14 +128,6 @@ def images(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    if browser.EXECUTABLE is None:
-        pytest.skip("needs chromium (Debian: apt-get install chromium)")
-    with browser.Browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
-
-
 def model_in(page):
     """The ONNX model in a page."""
     (text,) = re.findall(r'id="model">([^<]*)<', page.read_text(encoding="utf-8"))

@@ -35,9 +35,10 @@ on_linux = pytest.mark.skipif(
 
 
 @on_linux
-def test_the_main_job_by_the_rules_of_windows(tmp_path):
+def test_the_main_job_by_the_rules_of_windows(tmp_path, exported_network):
     write_dataset(tmp_path / "colours", per_class=6)
-    words = [sys.executable, windows_rules.__file__, tmp_path]
+    (tmp_path / "network.onnx").write_bytes(exported_network)
+    words = [sys.executable, windows_rules.__file__, tmp_path, tmp_path / "network.onnx"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

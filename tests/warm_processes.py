@@ -93,6 +93,11 @@ class WarmProcess:
             raise TimeoutError(self.stderr)
         return self._process.exitcode
 
+    def kill(self) -> None:
+        """End the process at once, unless it has ended."""
+        self._process.kill()
+        self._process.join()
+
 
 def _run(
     words: list[str],
