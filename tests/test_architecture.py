@@ -274,10 +274,10 @@ for optimizer in (AdamW([weight], fused=True), LBFGS([weight])):
     optimizer.load_state_dict(optimizer.state_dict())
 assert weight.tolist() != [1, 1]
 absent("torch._dynamo")
-from swinclf.models.names import build_native, list_backbones
+from swinclf.models.names import Architecture, build_native, list_backbones
 import swinclf.models.weights.adapt
 assert list_backbones("swin")
-build_native("vit_tiny_patch16_224", num_classes=2)
+build_native(Architecture("vit_tiny_patch16_224", "native", 2))
 absent("timm")
 """
 
