@@ -7,7 +7,7 @@ from conftest import write_image
 
 from swinclf.data.thumbnails import thumbnails
 from swinclf.reporting.compare_page import write_compare_page
-from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
+from swinclf.reporting.paired_comparison import DifferingImage, Leaderboard, RunScore, SeedGroup
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
 SCRIPT = "<script>document.title = 'ran'</script>"
@@ -54,12 +54,16 @@ def comparison(tmp_path_factory):
     ]
     write_compare_page(
         root / "c.html",
-        images=9,
-        runs=runs,
-        groups=[SeedGroup(SCRIPT, (0, 1), 0.5, 0.02), SeedGroup("lr 1", (0,), 0.4, None)],
-        differing=[DifferingImage(name, SCRIPT, (SCRIPT, "x")) for name in ("a.png", "gone.png")],
-        notes=["A note."],
-        thumbnails=small_images(root),
+        Leaderboard(
+            images=9,
+            runs=runs,
+            groups=[SeedGroup(SCRIPT, (0, 1), 0.5, 0.02), SeedGroup("lr 1", (0,), 0.4, None)],
+            differing=[
+                DifferingImage(name, SCRIPT, (SCRIPT, "x")) for name in ("a.png", "gone.png")
+            ],
+            notes=["A note."],
+        ),
+        small_images(root),
     )
     return root / "c.html"
 

@@ -12,7 +12,6 @@ from swinclf.cli import console
 from swinclf.cli.columns import output_width
 from swinclf.cli.options import JsonOption
 from swinclf.cli.run_tables import (
-    comparison_text,
     leaderboard_text,
     runs_text,
     unfinished_text,
@@ -91,7 +90,7 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
-    from swinclf.commands.compare import compare, rank_runs, without_latest
+    from swinclf.commands.compare import rank_runs, without_latest
 
     result_format = chosen_format(result_format, as_json=as_json)
     runs = without_latest(runs)
@@ -99,14 +98,10 @@ def compare_command(
         from swinclf.train_seeds import train_seeds
 
         report = ConsoleReporter()
-        runs = [one for run in runs for one in train_seeds(run, seeds, report=report)]
-    if len(runs) == 2 and seeds is None:
-        write_data(comparison_text(compare(*runs, output=output), result_format))
-        if page is not None:
-            rank_runs(runs, page=page)
-    else:
-        done = rank_runs(runs, output=output, page=page)
-        write_data(leaderboard_text(done, result_format, output_width()))
+        found = [one for run in runs for one in train_seeds(run, seeds, report=report)]
+        runs = list(dict.fromkeys(found))  # of runs that differ in their seed only
+    done = rank_runs(runs, output=output, page=page)
+    write_data(leaderboard_text(done, result_format, output_width()))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")

@@ -16,13 +16,12 @@ from swinclf.shell_quoting import command_line
 from swinclf.terminal import one_line, wrapped
 
 if TYPE_CHECKING:
-    from swinclf.commands.compare import Comparison, Leaderboard
     from swinclf.commands.runs import RunSummary
-    from swinclf.reporting.paired_comparison import PredictionPair, RunScore
+    from swinclf.reporting.paired_comparison import Leaderboard, RunScore
 
 HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
 HINTS = 5  # runs with their reason or command
-CLASSES, IMAGES, WIDTH = 20, 10, 40  # of a comparison; the columns of a class name
+IMAGES = 10  # with different predictions, of two runs
 
 
 def runs_text(runs: Sequence[RunSummary], result_format: ResultFormat, width: int | None) -> str:
@@ -73,46 +72,6 @@ def _date(changed: float) -> str:
     return time.strftime("%m-%d %H:%M" if when.tm_year == now.tm_year else "%Y-%m-%d", when)
 
 
-def comparison_text(done: Comparison, result_format: ResultFormat) -> str:
-    """Return the comparison as JSON, or a table of the most changed classes and images."""
-    if result_format is ResultFormat.JSON:
-        return to_json(done.to_dict())
-    overall = done.overall
-    low, high = overall.difference_ci95
-    lines = [
-        f"first       {format_percent(overall.first_accuracy)}  {one_line(str(done.first))}",
-        f"second      {format_percent(overall.second_accuracy)}  {one_line(str(done.second))}",
-        f"difference  {_points(overall.difference)} "
-        f"(95 % interval {_points(low)} to {_points(high)})",
-        f"McNemar     p = {overall.p_value:.3g}: {_verdict(done)}",
-        f"images      {overall.images:,}: both correct {overall.both:,}, only the first "
-        f"{overall.only_first:,}, only the second {overall.only_second:,}",
-    ]
-    changed = {name: one for name, one in done.classes.items() if one.only_first or one.only_second}
-    if changed:
-        shown = list(changed.items())[:CLASSES]
-        width = min(WIDTH, max(len("class"), *(len(one_line(name)) for name, _ in shown)))
-        lines += ["", f"{'class':<{width}}  images    first   second  only first  only second"]
-        lines += [
-            f"{one_line(name)[:width]:<{width}}  {one.images:6,}  "
-            f"{format_percent(one.first_accuracy):>7}  {format_percent(one.second_accuracy):>7}  "
-            f"{one.only_first:10,}  {one.only_second:11,}"
-            for name, one in shown
-        ]
-        if len(changed) > CLASSES:
-            lines.append(f"... and {len(changed) - CLASSES:,} more classes")
-    if done.differing:
-        most_confident = sorted(
-            done.differing, key=lambda one: -(one.first_probability + one.second_probability)
-        )
-        lines += [
-            "",
-            f"different predictions: {len(done.differing):,} images, most confident first",
-        ]
-        lines += [_image_line(one) for one in most_confident[:IMAGES]]
-    return "\n".join([*lines, "", *map(wrapped, done.notes)]) + "\n"
-
-
 def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int | None) -> str:
     """Return the comparison of several runs as JSON, or as tables of runs and groups of seeds."""
     if result_format is ResultFormat.JSON:
@@ -137,6 +96,10 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         lines += align_columns(groups, width=width, elided=[0, 4], right=[1, 2, 3])
     if done.differing:
         lines += ["", f"different predictions: {len(done.differing):,} images; --page shows them"]
+        lines += [
+            one_line(f"  {one.path}: {one.label}; {' -> '.join(one.predicted)}")
+            for one in done.differing[: IMAGES * (len(done.runs) == 2)]
+        ]
     return "\n".join([*lines, "", *map(wrapped, done.notes)]) + "\n"
 
 
@@ -148,20 +111,6 @@ def _score_cells(one: RunScore) -> tuple[str, ...]:
     low, high = (100 * end for end in one.difference_ci95)
     gap = f"{100 * one.difference:+.1f} ({low:+.1f} to {high:+.1f})"
     return one_line(one.run), accuracy, gap, f"{one.p_value:.2g}"
-
-
-def _verdict(done: Comparison) -> str:
-    if done.overall.p_value >= 0.05:
-        return "not significant"
-    return f"the {'second' if done.overall.difference > 0 else 'first'} is better on these images"
-
-
-def _image_line(one: PredictionPair) -> str:
-    scored = {one.first: "first correct", one.second: "second correct"}.get(one.label, "both wrong")
-    return (
-        f"  {one_line(one.path)}: {one_line(one.first)} {format_percent(one.first_probability)} -> "
-        f"{one_line(one.second)} {format_percent(one.second_probability)} ({scored})"
-    )
 
 
 def _points(difference: float) -> str:

@@ -1,12 +1,12 @@
-"""compare: compare two runs or evaluations on the same images."""
+"""compare: compare runs or evaluations on the same images."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from swinclf.metrics import cross_validation_interval, wilson_interval
 from swinclf.reporting.compare_page import write_compare_page
 from swinclf.reporting.paired_comparison import (
     DifferingImage,
+    Leaderboard,
     PairedCounts,
-    PredictionPair,
     RunScore,
     SeedGroup,
     holm,
     seeds_interval,
 )
-from swinclf.run_folder import RunFolder, make_folder
+from swinclf.run_folder import RunFolder, find_data_folder, make_folder, refuse_inside
 from swinclf.shell_quoting import quoted
 
 PREDICTIONS = "predictions.csv"
@@ -47,80 +47,6 @@ SEED_NOTE = (
 SELECTED_NOTE = "scores of images that also selected the epoch, which are a little too high"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The comparison of two classifiers on the same images."""
-
-    first: Path  # the folder of the first one's predictions
-    second: Path  # the folder of the second one's
-    overall: PairedCounts  # counts over all images
-    # counts over the images of each class, largest difference first
-    classes: Mapping[str, PairedCounts]
-    differing: tuple[PredictionPair, ...]  # images with different predictions, in order of path
-    notes: tuple[str, ...]  # what the comparison does not show
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. The difference is the second accuracy less the first."""
-        return {
-            "first": str(self.first),
-            "second": str(self.second),
-            **_record(self.overall),
-            "difference_ci95": list(self.overall.difference_ci95),
-            "mcnemar_p": self.overall.p_value,
-            "classes": {name: _record(counts) for name, counts in self.classes.items()},
-            "differing": [asdict(pair) for pair in self.differing],
-        }
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """The comparison of any number of classifiers on the images that all of them have."""
-
-    images: int  # number of those images; 0 if another seed has selected other validation images
-    runs: tuple[RunScore, ...]  # the runs, the most accurate first; none without such images
-    # runs that differ in their seed only, the most accurate first; empty if none do
-    groups: tuple[SeedGroup, ...]
-    differing: tuple[DifferingImage, ...]  # images with different predictions, in order of path
-    notes: tuple[str, ...]  # what the comparison does not show
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON. A difference is the run's accuracy less the best."""
-        return asdict(self)
-
-
-def compare(first: Path, second: Path, *, output: Path | None = None) -> Comparison:
-    """Compare the predictions of two runs or evaluations on the same images.
-
-    Each folder has a predictions.csv: a run, or the output of `eval`. `output` is a JSON file for
-    the comparison.
-
-    Raises:
-        RunError: If one of them has no predictions.
-        DataError: If the images or their labels differ.
-    """
-    first, second = _folder_of(first), _folder_of(second)
-    rows, others = _predictions(first), _predictions(second)
-    _check_same_images(first, second, rows, others)
-    _check_same_data(first, second, list(rows))
-    pairs = [_pair(rows[path], others[path]) for path in sorted(rows)]
-    by_class: dict[str, list[PredictionPair]] = defaultdict(list)
-    for pair in pairs:
-        by_class[pair.label].append(pair)
-    classes = {name: PairedCounts.from_pairs(own) for name, own in sorted(by_class.items())}
-    changed = sorted(classes, key=lambda name: -abs(classes[name].difference))
-    comparison = Comparison(
-        first=first,
-        second=second,
-        overall=PairedCounts.from_pairs(pairs),
-        classes={name: classes[name] for name in changed},
-        differing=tuple(pair for pair in pairs if pair.first != pair.second),
-        notes=_notes([first, second]),
-    )
-    if output is not None:
-        write_json(make_folder(output.parent) / output.name, comparison.to_dict())
-    return comparison
-
-
 def without_latest(folders: Sequence[Path]) -> list[Path]:
     """Return runs without `latest` where it is also given by its name, as by `runs/*`."""
     named = {one.resolve() for one in folders if one.name != LATEST}
@@ -134,14 +60,14 @@ def rank_runs(
 ) -> Leaderboard:
     """Compare any number of runs or evaluations, on the images that all of them have.
 
-    `folders` are two or more, as for `compare`. `output` is a JSON file for the comparison, `page`
-    an HTML file with the images on which they differ.
+    `folders` are two or more, each with a predictions.csv: a run, or the output of `eval`. `output`
+    is a JSON file for the comparison, `page` an HTML file with the images on which they differ.
 
     Raises:
         ConfigError: If there are less than two folders.
         RunError: If one of them has no predictions.
-        DataError: If an image has different labels, or if there is nothing to compare: no image
-            that all have, and no runs that differ in their seed only.
+        DataError: If an image has different labels, or, where no runs differ in their seed only, if
+            two have different images, or more have none in common.
     """
     if len(folders) < 2:
         raise ConfigError(
@@ -150,11 +76,15 @@ def rank_runs(
             hint="swinclf compare RUN RUN, and swinclf runs lists them",
         )
     folders = [_folder_of(folder) for folder in folders]
+    for folder in folders:
+        dataset = find_data_folder(RunFolder(folder).model)
+        refuse_inside(dataset, output, "--output")
+        refuse_inside(dataset, page, "--page")
     tables = [_predictions(folder) for folder in folders]
     common = sorted(set.intersection(*(set(table) for table in tables)))
     groups = _seed_groups(folders, tables)
     for (first, rows), (second, others) in pairwise(zip(folders, tables, strict=True)):
-        if not (common or groups):
+        if not groups and (len(folders) == 2 or not common):
             _check_same_images(first, second, rows, others)
         same = [{path: table[path] for path in common} for table in (rows, others)]
         _check_same_images(first, second, *same)
@@ -170,12 +100,14 @@ def rank_runs(
             for path in common
             if len({table[path]["predicted"] for table in tables}) > 1
         ),
-        notes=_notes(folders) if common else (),
+        notes=_notes(folders, groups) if common else (),
     )
     if output is not None:
         write_json(make_folder(output.parent) / output.name, done.to_dict())
     if page is not None:
-        _write_page(page, done, folders)
+        roots = [root for folder in folders if (root := _data_of(folder)) and root.is_dir()]
+        images = partial(thumbnails, roots[0], workers=default_workers()) if roots else _no_images
+        write_compare_page(make_folder(page.parent) / page.name, done, images)
     return done
 
 
@@ -222,12 +154,14 @@ def _accuracy_interval(folder: Path, right: Sequence[bool]) -> tuple[float, floa
 def _seed_groups(
     folders: Sequence[Path], tables: Sequence[Mapping[str, Mapping[str, str]]]
 ) -> tuple[SeedGroup, ...]:
-    """Return the runs grouped by their settings but for the seed; none if all groups are single."""
+    """Return the runs grouped by settings, but for the seed, and images; none if all are single."""
     groups: dict[str, dict[int, float]] = defaultdict(dict)
     for folder, table in zip(folders, tables, strict=True):
         config = _config_of(folder)
         if config:
-            groups[json.dumps(recipe_of(config))][int(config.get("seed", 0))] = _accuracy(table)
+            images = _own_split(folder) or f"{len(table):,} others"
+            recipe = json.dumps({**recipe_of(config), "images": images})
+            groups[recipe][int(config.get("seed", 0))] = _accuracy(table)
     if all(len(members) < 2 for members in groups.values()):
         return ()
     recipes = [json.loads(key) for key in groups]
@@ -246,13 +180,13 @@ def _seed_groups(
     return tuple(sorted(found, key=lambda group: -group.mean))
 
 
-def _notes(folders: Sequence[Path]) -> tuple[str, ...]:
+def _notes(folders: Sequence[Path], groups: Sequence[SeedGroup]) -> tuple[str, ...]:
     """Return what a comparison of trained models does not show."""
     selected = [
         str(one) for one in folders if _own_split(one) == VAL and _config_of(one).get("epochs")
     ]
     own = [str(one) for one in folders if _own_split(one) == TRAIN]
-    notes = [SEED_NOTE]
+    notes = [] if groups else [SEED_NOTE]
     if selected:
         names = "each run" if len(selected) == len(folders) else ", ".join(selected)
         notes.append(f"{names}: {SELECTED_NOTE}")
@@ -267,20 +201,8 @@ def _own_split(folder: Path) -> str | None:
     return None if metrics.get("other_folder") else metrics.get("split")
 
 
-def _write_page(page: Path, done: Leaderboard, folders: Sequence[Path]) -> None:
-    """Write the page, with thumbnails from the dataset of the first run that still has one."""
-    roots = [root for folder in folders if (root := _data_of(folder)) and root.is_dir()]
-    write_compare_page(
-        page,
-        images=done.images,
-        runs=done.runs,
-        groups=done.groups,
-        differing=done.differing,
-        notes=done.notes,
-        thumbnails=lambda files: (
-            thumbnails(roots[0], files, workers=default_workers()) if roots else iter(())
-        ),
-    )
+def _no_images(_files: Sequence[str]) -> Iterator[bytes | None]:
+    return iter(())
 
 
 def _is_right(row: Mapping[str, str]) -> bool:
@@ -419,32 +341,10 @@ def _json_of(file: Path) -> Mapping[str, Any]:
 
 
 def _hint(first: Path, second: Path) -> str:
-    outputs = [f"{folder.resolve().name or 'run'}-scored" for folder in (first, second)]
+    runs = [one if read_config(one) else one.parent for one in (first, second)]
+    names = [quoted(one) if read_config(one) else "RUN" for one in runs]
     return (
         "score both on a folder that neither was trained on: swinclf eval DATA --split all "
-        f"--run {quoted(first)} --output {outputs[0]}, likewise '{second}', then "
-        f"swinclf compare {' '.join(outputs)}"
+        f"--run {names[0]} --output scored-1, and --run {names[1]} --output scored-2, then "
+        "swinclf compare scored-1 scored-2"
     )
-
-
-def _pair(one: Mapping[str, str], other: Mapping[str, str]) -> PredictionPair:
-    return PredictionPair(
-        one["path"],
-        one["label"],
-        one["predicted"],
-        other["predicted"],
-        float(one["probability"]),
-        float(other["probability"]),
-    )
-
-
-def _record(counts: PairedCounts) -> dict[str, Any]:
-    return {
-        "images": counts.images,
-        "first_accuracy": counts.first_accuracy,
-        "second_accuracy": counts.second_accuracy,
-        "difference": counts.difference,
-        "both_right": counts.both,
-        "only_first_right": counts.only_first,
-        "only_second_right": counts.only_second,
-    }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from swinclf.config import TeacherViews
 from swinclf.data.folder import TEST, TRAIN, VAL, FolderIndex, ImageFile, SkippedFile
@@ -21,7 +20,7 @@ from swinclf.pipeline.extract_features import build_extractor
 from swinclf.pipeline.plan import Context, Plan, TeacherData
 from swinclf.pipeline.starting_model import ExtractionOptions, StartingModel
 from swinclf.reporter import format_percent
-from swinclf.reporting.paired_comparison import PredictionPair, TeacherScores
+from swinclf.reporting.paired_comparison import TeacherScores
 from swinclf.reporting.report_data import PredictionRow
 from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
@@ -341,24 +340,22 @@ def score_teacher(plan: Plan, rows: Sequence[PredictionRow]) -> TeacherScores | 
     teacher_data = plan.teacher_data
     if teacher_data is None:
         return None
-    pairs = [
-        pair
+    predicted = [
+        plan.dataset.classes[index]
         for part in batched(rows, SCORED_AT_ONCE)
-        for pair in _teacher_pairs(teacher_data, plan, part)
+        for index in _teacher_predictions(teacher_data, plan, part)
     ]
-    return TeacherScores.from_pairs(teacher_data.name, pairs)
+    outcomes = [
+        (name == row.label, row.is_right) for name, row in zip(predicted, rows, strict=True)
+    ]
+    same = sum(name == row.predicted for name, row in zip(predicted, rows, strict=True))
+    return TeacherScores.from_outcomes(teacher_data.name, outcomes, same / len(rows))
 
 
-def _teacher_pairs(
+def _teacher_predictions(
     teacher_data: TeacherData, plan: Plan, rows: Sequence[PredictionRow]
-) -> Iterator[PredictionPair]:
-    """Yield the predictions of teacher and student for images, N > 0."""
+) -> list[int]:
+    """Return the indices of the classes that the teacher predicts for images, N > 0."""
     features = teacher_data.table.gather([plan.extracted.digests[one.path] + PLAIN for one in rows])
-    probabilities = F.softmax(teacher_data.head(features), dim=1)
-    best, classes = probabilities.max(dim=1), plan.dataset.classes
-    for one, index, confidence in zip(
-        rows, best.indices.tolist(), best.values.tolist(), strict=True
-    ):
-        yield PredictionPair(
-            one.path, one.label, classes[index], one.predicted, confidence, one.probability
-        )
+    indices: list[int] = teacher_data.head(features).argmax(dim=1).tolist()
+    return indices

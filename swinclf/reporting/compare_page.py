@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from swinclf.files import write_text
 from swinclf.reporting.html import Thumbnails, embed, names_below, page_template
-from swinclf.reporting.paired_comparison import DifferingImage, RunScore, SeedGroup
+from swinclf.reporting.paired_comparison import Leaderboard
 
 MAX_IMAGES = 500
 
 
-def write_compare_page(
-    path: Path,
-    *,
-    images: int,
-    runs: Sequence[RunScore],
-    groups: Sequence[SeedGroup],
-    differing: Sequence[DifferingImage],
-    notes: Sequence[str],
-    thumbnails: Thumbnails,
-) -> None:
+def write_compare_page(path: Path, done: Leaderboard, thumbnails: Thumbnails) -> None:
     """Write the page: one file of bounded size, without scripts and without absolute paths.
 
-    `runs` are best first; of `differing` images those with the most wrong predictions come first;
-    `notes` say what the comparison does not show.
+    Of the differing images those with the most wrong predictions come first.
     """
-    shown = sorted(differing, key=lambda one: one.predicted.count(one.label))[:MAX_IMAGES]
+    shown = sorted(done.differing, key=lambda one: one.predicted.count(one.label))[:MAX_IMAGES]
     page = page_template("reporting", "compare_page.html.jinja").render(
-        images=images,
-        runs=runs,
-        names=names_below([run.run for run in sorted(runs, key=lambda run: run.number)]),
-        groups=groups,
+        images=done.images,
+        runs=done.runs,
+        names=names_below([run.run for run in sorted(done.runs, key=lambda run: run.number)]),
+        groups=done.groups,
         differing=shown,
-        more=len(differing) - len(shown),
-        notes=notes,
+        more=len(done.differing) - len(shown),
+        notes=done.notes,
         uris=embed([one.path for one in shown], thumbnails),
     )
     write_text(path, page)

@@ -21,18 +21,6 @@ from swinclf.reporter import format_percent
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionPair:
-    """The two predictions for one image."""
-
-    path: str
-    label: str
-    first: str  # class predicted by the first classifier
-    second: str  # class predicted by the second one
-    first_probability: float  # probability of `first`, in [0, 1]
-    second_probability: float  # probability of `second`, in [0, 1]
-
-
-@dataclass(frozen=True, slots=True)
 class RunScore:
     """One of several runs on the images that all of them have. Fractions are in [0, 1]."""
 
@@ -72,6 +60,38 @@ class DifferingImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The comparison of any number of classifiers on the images that all of them have."""
+
+    images: int  # number of those images; 0 if another seed has selected other validation images
+    runs: tuple[RunScore, ...]  # the runs, the most accurate first; none without such images
+    # runs that differ in their seed only, the most accurate first; empty if none do
+    groups: tuple[SeedGroup, ...]
+    differing: tuple[DifferingImage, ...]  # images with different predictions, in order of path
+    notes: tuple[str, ...]  # what the comparison does not show
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON.
+
+        A difference of `runs` is the run's accuracy less the best; the one of two runs is the
+        second accuracy less the first, in the order of the command line.
+        """
+        values = asdict(self)
+        if len(self.runs) == 2:
+            best, other = self.runs
+            first, second = sorted(self.runs, key=lambda run: run.number)
+            sign = 1 if best is first else -1
+            values |= {
+                "first_accuracy": first.accuracy,
+                "second_accuracy": second.accuracy,
+                "difference": sign * other.difference,
+                "difference_ci95": sorted(sign * end for end in other.difference_ci95),
+                "mcnemar_p": other.p_value,
+            }
+        return values
+
+
+@dataclass(frozen=True, slots=True)
 class PairedCounts:
     """Counts of images that two classifiers predict correctly."""
 
@@ -79,13 +99,6 @@ class PairedCounts:
     both: int  # correct by both
     only_first: int  # correct by the first alone
     only_second: int  # correct by the second alone
-
-    @classmethod
-    def from_pairs(cls, pairs: Iterable[PredictionPair]) -> PairedCounts:
-        """Count the correct predictions."""
-        return cls.from_outcomes(
-            (pair.first == pair.label, pair.second == pair.label) for pair in pairs
-        )
 
     @classmethod
     def from_outcomes(cls, outcomes: Iterable[tuple[bool, bool]]) -> PairedCounts:
@@ -211,15 +224,17 @@ class TeacherScores:
     p_value: float  # of McNemar's exact test
 
     @classmethod
-    def from_pairs(cls, name: str, pairs: Sequence[PredictionPair]) -> TeacherScores:
-        """Return the scores from at least one pair of predictions, the teacher's first."""
-        counts = PairedCounts.from_pairs(pairs)
+    def from_outcomes(
+        cls, name: str, outcomes: Iterable[tuple[bool, bool]], agreement: float
+    ) -> TeacherScores:
+        """Return the scores of at least one image: whether teacher and student are correct."""
+        counts = PairedCounts.from_outcomes(outcomes)
         return cls(
             name=name,
             images=counts.images,
             accuracy=counts.first_accuracy,
             accuracy_ci95=wilson_interval(counts.both + counts.only_first, counts.images),
-            agreement=sum(one.first == one.second for one in pairs) / counts.images,
+            agreement=agreement,
             difference=counts.difference,
             difference_ci95=counts.difference_ci95,
             p_value=counts.p_value,
