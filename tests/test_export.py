@@ -188,6 +188,9 @@ def test_other_images_to_compare_on(trained, cli, tmp_path, quick_export):
     done = cli(*words, "--data", trained.data / "red")
     assert done.code == 0
     assert "on 12 images" in done.err
+    for verb in (("export", "--run"), ("inspect",)):
+        done = cli(*verb, trained.path, "--output", trained.data / "new")
+        assert "nothing is ever written into a dataset" in done.err
     (tmp_path / "empty").mkdir()
     none = cli(*words, "--data", tmp_path / "empty")
     assert none.code == 1

@@ -138,10 +138,13 @@ def test_two_rows_of_an_image_are_refused_and_all_problems_counted(dataset, tmp_
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(dataset, labels):
-    plan = plan_relabel(labels, dataset)
+    plan = plan_relabel(labels.rename(dataset / labels.name), dataset)
     (dataset / "blue" / "000-2.png").write_bytes(b"of somebody else")
-    with pytest.raises(RunError):
+    with pytest.raises(RunError) as caught:
         apply_moves(plan)
+    undo = dataset.parent / "labels-undo.json"  # nothing is written into a dataset
+    assert undo.is_file()
+    assert f"--undo '{undo}'" in caught.value.hint
     assert (dataset / "blue" / "000-2.png").read_bytes() == b"of somebody else"
     assert (dataset / "red" / "000.png").is_file()
 

@@ -12,7 +12,7 @@ from swinclf.errors import ConfigError
 from swinclf.explain.network_costs import Costs, measure_costs
 from swinclf.explain.target import InspectionTarget, find_target
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import make_folder, next_free_folder
+from swinclf.run_folder import find_data_folder, make_folder, next_free_folder, refuse_inside
 from swinclf.shell_quoting import command_line, quoted
 
 
@@ -83,7 +83,9 @@ def _check_options(
     img_size: int | None,
     model_args: Mapping[str, str] | None,
 ) -> None:
-    """Raise on options that contradict each other."""
+    """Raise on options that contradict each other, or figures inside the dataset of a run."""
+    if what.file is not None:
+        refuse_inside(find_data_folder(what.file), figures.output, "--output")
     given = {
         "--img-size": img_size is not None,
         "--model-arg": bool(model_args),

@@ -15,6 +15,7 @@ from swinclf.data.dataset_layout import find_layout
 from swinclf.errors import DataError, RunError
 from swinclf.files import cannot_write, free_path, read_csv, read_json, write_json
 from swinclf.run_folder import RunFolder, find_data_folder
+from swinclf.shell_quoting import quoted
 
 COLUMNS = ("path", "label")
 SHOWN = 3  # rows in an error
@@ -120,21 +121,26 @@ def plan_undo(undo: Path) -> RelabelPlan:
 def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
     """Move the images, after writing the file that can undo it next to the table; return that file.
 
-    With `is_undo`, the moves take back earlier ones: no such file is written, None is returned.
+    It is written next to the dataset if the table is inside it. With `is_undo`, the moves take back
+    earlier ones: no such file is written, None is returned.
 
     Raises:
         RunError: If an image cannot be moved; the undo file takes back those before it.
     """
     undo = None
     if not is_undo:
-        undo = free_path(plan.table.with_name(f"{plan.table.stem}-undo.json"))
+        is_inside = plan.table.resolve().is_relative_to(plan.data)
+        folder = plan.data.parent if is_inside else plan.table.parent
+        undo = free_path(folder / f"{plan.table.stem}-undo.json")
         moves = [{"path": one.path, "target": one.target} for one in plan.moves]
         write_json(undo, {"data": str(plan.data), "moves": moves})
     for one in plan.moves:
         try:
             _rename_to_free(plan.data / one.path, plan.data / one.target)
         except OSError as error:
-            raise cannot_write(plan.data / one.target, error) from error
+            failed = cannot_write(plan.data / one.target, error)
+            hint = f"swinclf relabel --undo {quoted(undo or plan.table)}, which moves images back"
+            raise RunError(failed.expected, found=failed.found, hint=hint) from error
     return undo
 
 
