@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,12 @@ from swinclf.data_quality.findings import (
     suggest_fit,
 )
 from swinclf.data_quality.image_stats import ImageStats, read_image_stats
-from swinclf.data_quality.near_duplicates import EMPTY_SPREAD, NearPair, find_near_pairs
+from swinclf.data_quality.near_duplicates import (
+    EMPTY_SPREAD,
+    MirroredFeatures,
+    NearPair,
+    find_near_pairs,
+)
 from swinclf.device import default_workers
 from swinclf.errors import ConfigError
 from swinclf.files import check_can_write, write_json
@@ -32,9 +37,6 @@ from swinclf.models.embedded import EMBEDDED
 from swinclf.preprocess import Fit, ValueRange
 from swinclf.reporter import SILENT, Reporter
 from swinclf.run_folder import make_folder, refuse_inside
-
-if TYPE_CHECKING:
-    from swinclf.pipeline.check_features import DuplicateFeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -129,18 +131,12 @@ def check(
     ranges = measure_ranges([index.root / one.path for one in index.images], workers=threads)
     for one in ranges:
         report.note(describe_range(one))
-    viewer = _viewer(weights, model, index, threads, report, ranges)
+    features = _features(weights, model, index, threads, report, ranges)
     facts = read_image_stats(
         index.root, index.images, workers=threads, report=report, ranges=ranges
     )
-    rows = np.nonzero(facts.readable)[0]
-    seen = (
-        viewer.extract(index.root, [index.images[row].path for row in rows], rows)
-        if viewer
-        else None
-    )
-    near = find_near_pairs(index.root, facts, workers=threads, report=report, features=seen)
-    if viewer:
+    near = find_near_pairs(index.root, facts, workers=threads, report=report, features=features)
+    if features is not None:
         added = sum(pair.by_features for pair in near)
         report.note(f"features added {added:,} of {len(near):,} pairs of near duplicates")
     audit = _conclude(index, facts, near)
@@ -169,15 +165,15 @@ def _write_page(page: Path, audit: Audit, workers: int) -> None:
     )
 
 
-def _viewer(
+def _features(
     weights: Path | None,
     model: str | None,
     index: FolderIndex,
     workers: int,
     report: Reporter,
     ranges: tuple[ValueRange, ...],
-) -> DuplicateFeatureExtractor | None:
-    """Return the network that computes features for near duplicates; None if none is given."""
+) -> MirroredFeatures | None:
+    """Extract features for the search for near duplicates; None if no network is given."""
     if weights is None and model is None:
         return None
     if weights is None and model != EMBEDDED:
@@ -186,9 +182,9 @@ def _viewer(
             found="no --weights",
             hint=f"--weights FILE, --weights RUN without --model, or --model {EMBEDDED}",
         )
-    from swinclf.pipeline.check_features import build_duplicate_extractor  # imports torch: seconds
+    from swinclf.pipeline.check_features import extract_duplicate_features  # imports torch: seconds
 
-    return build_duplicate_extractor(
+    return extract_duplicate_features(
         weights, model, index, workers=workers, report=report, ranges=ranges
     )
 
