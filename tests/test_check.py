@@ -346,8 +346,16 @@ def test_unreadable_empty_odd_and_rotated(land):
     assert paths_of(finding(audit, FindingKind.NEAR_EMPTY)) == [{"moor/white.png"}]
     rotated = finding(audit, FindingKind.ROTATED)
     assert (paths_of(rotated), rotated.needs_fix) == ([{"moor/lying.jpg"}], False)
-    odd = {one.paths[0]: one.note for one in finding(audit, FindingKind.ODD_SIZES).examples}
-    assert odd == {"moor/lying.jpg": "100 x 300 px", "moor/small.png": "24 x 24 px"}
+    odd = [
+        (one.paths[0], one.note, "--fit" in found.advice)
+        for found in audit.findings
+        if found.kind is FindingKind.ODD_SIZES
+        for one in found.examples
+    ]
+    assert odd == [
+        ("moor/lying.jpg", "100 x 300 px", True),
+        ("moor/small.png", "24 x 24 px", False),
+    ]
     assert kinds(audit) == {
         FindingKind.UNREADABLE,
         FindingKind.NEAR_EMPTY,

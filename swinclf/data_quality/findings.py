@@ -150,7 +150,7 @@ def find_duplicates(
             FindingKind.LEAKS,
             leaks,
             "{} on both sides of a split",
-            "delete the copies that are held out: images trained on are no test",
+            "delete the copies in all splits but one: what trained or chose a model is no test",
         ),
         (
             FindingKind.EXACT_DUPLICATES,
@@ -233,20 +233,31 @@ def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Findi
         return
     fit, reason = suggest_fit(sizes)
     shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
-    odd = (longer > LONG * shorter) | (shorter < TOO_SMALL_PX)
-    if odd.any():
-        rows = sorted(np.flatnonzero(odd).tolist(), key=lambda row: -longer[row] / shorter[row])
-        yield Finding(
-            FindingKind.ODD_SIZES,
-            False,
-            f"{format_count(len(rows), 'image')} more than {LONG} times as long as wide, "
-            f"or below {TOO_SMALL_PX} px",
+    causes = (
+        (
+            longer > LONG * shorter,
+            f"more than {LONG} times as long as wide",
             f"train with --fit {fit}: {reason}",
-            tuple(
-                Example((images[row].path,), f"{sizes[row][0]} x {sizes[row][1]} px")
-                for row in rows
-            ),
-        )
+        ),
+        (
+            shorter < TOO_SMALL_PX,
+            f"below {TOO_SMALL_PX} px",
+            "replace them by larger ones, if there are any: enlarging adds no detail",
+        ),
+    )
+    for odd, message, advice in causes:
+        rows = sorted(np.flatnonzero(odd).tolist(), key=lambda row: -longer[row] / shorter[row])
+        if rows:
+            yield Finding(
+                FindingKind.ODD_SIZES,
+                False,
+                f"{format_count(len(rows), 'image')} {message}",
+                advice,
+                tuple(
+                    Example((images[row].path,), f"{sizes[row][0]} x {sizes[row][1]} px")
+                    for row in rows
+                ),
+            )
 
 
 def _class_sets(by_split: Mapping[str, Counter[str]]) -> Iterator[Finding]:
