@@ -262,7 +262,7 @@ class _Training:
 
     def _table(self) -> Group:
         lines = [] if self._is_head else list(self._lines)
-        if lines and self._best_line not in lines:
+        if lines and self._best_line not in ("", *lines):
             lines = [self._best_line, *lines]
         if lines:
             lines.append("mean loss and accuracy of each epoch; * is the best one so far")
@@ -347,7 +347,7 @@ class _ProgressLines:
         of, left = f" {self._unit}", ""
         if self._total is not None:
             of = f"/{self._total:,} {self._unit}"
-            left = f"{(self._total - self._done) / max(rate, 1e-9):,.0f} s left"
+            left = f"{duration_text((self._total - self._done) / max(rate, 1e-9))} left"
         if self._training is not None:
             left = self._training.text_left()
         with ignoring_write_errors():

@@ -622,7 +622,7 @@ def test_a_settings_file_that_makes_no_sense(cli, dataset, tmp_path, content, fo
         (("train", "x", "--val-split", "1.5"), "a number of at most 0.9 for --val-split", "1.5"),
         (("train", "x", "--fit", "big"), "one of 'crop', 'pad', 'squash' for --fit", "big"),
         (("train", "x", "--epoch", "3"), "an option of 'swinclf train'", "--epoch"),
-        (("train", "x", "y"), "no more arguments for 'swinclf train'", "y, which is one argument"),
+        (("train", "x", "y"), "no more arguments for 'swinclf train'", "y"),
         (("train", "x", "--epochs"), "a value after --epochs", "none"),
         (("predict",), "INPUT... after 'swinclf predict'", "none"),
         (("trian", "x"), "a command of swinclf", "'trian'"),

@@ -13,6 +13,7 @@ from conftest import error_lines
 from network_cases import native_network
 
 import swinclf
+from swinclf.cli.tables import ResultFormat, findings_text
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
 from swinclf.models.names import is_native, list_backbones, native_names
 from swinclf.models.timm_networks import check_name
@@ -54,6 +55,8 @@ def test_doctor_prints_the_same_as_a_table(cli):
     table = cli("doctor").out
     names = json.loads(cli("doctor", "--format", "json").out)
     assert [line.split("  ")[0].strip() for line in table.splitlines()] == list(names)
+    lines = findings_text(names, ResultFormat.TABLE, 60).splitlines()
+    assert any(line.startswith("    ") for line in lines)
 
 
 @pytest.mark.usefixtures("small_photograph")
@@ -70,7 +73,7 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
     assert "not created yet" in found["weight cache"]
     assert "offline" in found["weight cache"]
     assert found["verdict"].startswith("ready to train")
-    assert found["verdict"].endswith("no export: pip install 'swinclf[onnx]'")
+    assert found["verdict"].endswith("no export to ONNX: pip install 'swinclf[onnx]'")
     assert ("no GPU" in found["verdict"]) == (found["device"] == "cpu")
     assert "no published weights: embedded ones" in found["verdict"]
 
@@ -81,6 +84,7 @@ def test_models_begin_with_the_recommended_ones(cli):
     assert lines[0].split()[3:] == ["embedded", "in", "the", "package;", "fast", "on", "a", "CPU"]
     assert lines[1].split()[3:] == ["swin_tiny_patch4_window7_224", "the", "default"]
     assert "recommended" not in cli("models", "swin_tiny").out
+    assert "embedded" not in cli("models", "--impl", "native").out
 
 
 @pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])

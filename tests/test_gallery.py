@@ -94,6 +94,16 @@ def test_a_rejected_prediction_has_no_probability_of_being_unknown(capsys):
     assert torn.endswith("c.jpg: not an image of a known format")
 
 
+def test_wide_characters_and_unknown_are_not_elided(capsys):
+    names = (("玫瑰", 0.9), ("猫", 0.1))
+    with PredictionWriter(None, PredictFormat.TABLE, ["玫瑰", "猫"], reject=True) as writer:
+        writer.write(UNSURE)
+        writer.write(Prediction("b.jpg", "玫瑰", 0.9, names))
+    unsure, sure = capsys.readouterr().out.splitlines()
+    assert unsure.split()[1] == "unknown"
+    assert sure.split()[2] == "玫瑰"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_table_is_aligned_and_fits_the_terminal(capsys, width):
     lines = table(capsys, width)

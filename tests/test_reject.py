@@ -107,6 +107,7 @@ def test_eval_compares_known_with_unknown_classes(run, cli):
     assert gap, done.err
     assert 0 < float(gap[1]) < float(known[1]) - float(unknown[1]) <= float(gap[2])
     assert "The accepted share is smaller for unknown classes" in report_of(run)
+    assert "--split all --reject 0.9<" in report_of(run)
 
 
 def test_eval_says_which_images_set_the_thresholds(run, cli, tmp_path):

@@ -202,10 +202,16 @@ def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch, capsys):
     """A resumed epoch: its first images were read by another process."""
     now = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    with ConsoleReporter().track("epoch 2/8", 1000, done=600) as advance:
+    with ConsoleReporter().track("epoch 2/8", 7000, done=600) as advance:
         now[0] = 20.0
         advance(100)
-    assert capsys.readouterr().err == "epoch 2/8: 700/1,000 images, 5 images/s, 60 s left\n"
+    assert capsys.readouterr().err == "epoch 2/8: 700/7,000 images, 5 images/s, 21 min left\n"
+
+
+def test_the_table_of_a_resumed_training_has_no_empty_line():
+    training = terminal._Training(terminal.error_console(), has_table=True, is_head=False)
+    training.add(row(5), total=8, best=False)
+    assert training._table().renderables[0].plain.startswith("epoch 5/8")
 
 
 # The plan
@@ -227,6 +233,9 @@ def test_a_dry_run_writes_nothing(cli, dataset, tmp_path):
     for said in ("drop-path 0.1 (the network trains)", "time    about ", "disk    ", "evaluation"):
         assert said in done.err
     assert sorted(tmp_path.rglob("*")) == before
+    quiet = cli("train", dataset, *SMALL_FLAGS, "--epochs", 1, "--dry-run", "--quiet")
+    assert quiet.code == 0, quiet.err
+    assert "recipe:" not in quiet.err
     refused = cli("train", "--resume", "x", "--dry-run")
     assert refused.code != 0
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from swinclf.cli import console, tables
+from swinclf.cli.columns import output_width
 from swinclf.cli.options import JsonOption, StrictOption, WorkersOption, complete_model
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import ResultFormat
@@ -184,7 +185,10 @@ def models_command(
 
     result_format = tables.chosen_format(result_format, as_json=as_json)
     if not pattern and result_format is ResultFormat.TABLE:
-        write_data(tables.recommended_text(recommended_backbones()))
+        recommended = recommended_backbones()
+        if impl is Impl.NATIVE:
+            recommended.pop(next(iter(recommended)))  # the embedded one, which timm builds
+        write_data(tables.recommended_text(recommended))
     backbones = list_backbones(pattern, impl=impl)
     if not backbones:
         raise ConfigError(
@@ -206,6 +210,5 @@ def doctor_command(
     """Show versions, device, precision, caches, speed."""
     from swinclf.commands.doctor import examine
 
-    write_data(
-        tables.findings_text(examine(), tables.chosen_format(result_format, as_json=as_json))
-    )
+    result_format = tables.chosen_format(result_format, as_json=as_json)
+    write_data(tables.findings_text(examine(), result_format, output_width()))

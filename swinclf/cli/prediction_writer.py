@@ -11,6 +11,7 @@ from rich.cells import cell_len
 
 from swinclf.cli.columns import elide, pad
 from swinclf.cli.streams import flush_data, write_data
+from swinclf.confidence.selective import UNKNOWN
 from swinclf.files import FileReplacement, csv_text, to_utf8
 from swinclf.inference.prediction import REJECT_COLUMNS, Prediction, prediction_json
 from swinclf.reporter import format_percent
@@ -64,7 +65,8 @@ class PredictionWriter:
     ) -> None:
         self.count = 0
         self._format, self._width = output_format, width
-        longest = max(len(one_line(name)) for name in classes)
+        labels = (*classes, *[UNKNOWN] * reject)
+        longest = max(cell_len(one_line(name)) for name in labels)
         self._label_width = min(MAX_LABEL if width is None else max(7, width // 4), longest)
         self._runners_up, self._reject = min(runners_up, len(classes) - 1), reject
         self._output = output

@@ -13,7 +13,7 @@ from swinclf.cli.columns import align_columns
 from swinclf.data.scanned_files import format_count
 from swinclf.files import to_json
 from swinclf.reporter import format_percent, terminal_safe
-from swinclf.terminal import one_line
+from swinclf.terminal import one_line, wrapped
 
 if TYPE_CHECKING:
     from swinclf.commands.check import Audit
@@ -360,12 +360,15 @@ def _inspection_record(done: Inspection) -> dict[str, object]:
     }
 
 
-def findings_text(findings: Mapping[str, object], result_format: ResultFormat) -> str:
-    """Return the report of `doctor`."""
+def findings_text(
+    findings: Mapping[str, object], result_format: ResultFormat, columns: int | None
+) -> str:
+    """Return the report of `doctor`, wrapped to the columns of a terminal (None for any width)."""
     if result_format is ResultFormat.JSON:
         return to_json(dict(findings))
     width = max(map(len, findings))
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in findings.items())
+    lines = [f"{name:<{width}}  {value}" for name, value in findings.items()]
+    return "".join(f"{wrapped(line, columns or len(line))}\n" for line in lines)
 
 
 def accuracy_with_interval(metrics: Metrics) -> str:

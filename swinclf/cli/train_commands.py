@@ -69,7 +69,7 @@ def train_command(
     """Train a classifier on a folder of class folders."""
     from swinclf.commands.train import train
 
-    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose or dry_run))
+    reporter = ConsoleReporter(_verbosity(quiet=quiet, verbose=verbose or (dry_run and not quiet)))
     given = {name: value for name, value in flags.items() if value is not None}
     settings, run = _resolve_settings(given, config, resume)
     budget_s = None if budget is None else read_budget(budget)

@@ -30,7 +30,7 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
     The arguments are the command line after the program's name.
 
     >>> usage_error(UsageError("Got unexpected extra argument(s) (y)"), ["doctor", "y"]).found
-    'y, which is one argument too many'
+    'y'
     """
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
@@ -50,8 +50,7 @@ def usage_error(error: Exception, arguments: Sequence[str]) -> ConfigError:
             hint = f"did you mean {' or '.join(f'{command} {one}' for one in near)}?"
         return ConfigError(f"a command of {command}", found=f"'{match[1]}'", hint=hint)
     if match := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
-        found = f"{match[1]}, which is one argument too many"
-        return ConfigError(f"no more arguments for '{command}'", found=found, hint=hint)
+        return ConfigError(f"no more arguments for '{command}'", found=match[1], hint=hint)
     if match := re.match(r"Missing (?:argument|option|parameter) '(.*)'", message):
         return ConfigError(f"{match[1]} after '{command}'", found="none", hint=hint)
     if match := re.match(r"Invalid value for '(.*?)'.*?: (.*)", message, re.DOTALL):

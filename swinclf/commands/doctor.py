@@ -48,7 +48,7 @@ def _verdict(device: str, extra: str, hub: str) -> str:
     if hub.startswith("not reachable"):
         limits.append(f"no published weights: {EMBEDDED} ones, or --weights FILE")
     if extra.startswith("not installed"):
-        limits.append("no export: pip install 'swinclf[onnx]'")
+        limits.append("no export to ONNX: pip install 'swinclf[onnx]'")
     return "; ".join(["ready to train", *limits])
 
 

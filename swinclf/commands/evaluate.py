@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,7 +193,7 @@ def evaluate(
     write_results(
         folder,
         done.result,
-        _provenance(model, done),
+        _provenance(model, done, options, reject),
         illustrations=Illustrations(root, workers, ranges, draw, neighbours),
         sections=ReportSections(
             confidence=predictor.card.confidence,
@@ -214,13 +214,18 @@ def _refuse_run(output: Path | None) -> None:
         )
 
 
-def _provenance(model: Path, done: SplitScores) -> Provenance:
+def _provenance(
+    model: Path, done: SplitScores, options: InferenceOptions, reject: float | None
+) -> Provenance:
     """Return the origin of the scores, for the report."""
+    flags = {"reject": reject, **asdict(options)}
+    given = [f" --{name} {value}" for name, value in flags.items() if value not in (None, "auto")]
     root, split = done.index.root, done.split
+    command = f"swinclf eval {quoted(root)} --run {quoted(model)} --split {split}"
     return Provenance(
         title=f"{model.resolve().parent.name}: {split} of {root.name}",
         data=root.name,
-        command=f"swinclf eval {quoted(root)} --run {quoted(model)} --split {split}",
+        command=command + "".join(given),
         epochs=_trained_epochs(find_enclosing_run(model)),
         is_training_dataset=done.is_training_dataset,
     )

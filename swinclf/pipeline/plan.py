@@ -21,6 +21,7 @@ from swinclf.data.folder import (
     dataset_digest,
 )
 from swinclf.data.relocate import content_sample
+from swinclf.data.scanned_files import format_count
 from swinclf.data.unlabelled import UnlabelledImages
 from swinclf.device import Hardware, StopFlag, versions
 from swinclf.metrics import UNTRAINED_NOTE
@@ -213,7 +214,7 @@ def _recipe_line(plan: Plan) -> str:
     }
     stopping = f", patience {config.patience}" if config.patience else ""
     return (
-        f"recipe: {parts[regime]}, {config.epochs} epochs{stopping}, "
+        f"recipe: {parts[regime]}, {format_count(config.epochs, 'epoch')}{stopping}, "
         f"batch {config.batch_size}, lr {config.lr:g} (reasons: --verbose)"
     )
 

@@ -168,7 +168,7 @@ def short_count(count: int) -> str:
 
 def _short_share(share: float) -> str:
     """Return a share in whole percent; 0 % and 100 % only if exact."""
-    if 0 < share < 0.005:
+    if 0 < share <= 0.005:
         return "<1 %"
     if 0.995 <= share < 1:
         return ">99 %"
