@@ -284,8 +284,7 @@ def _of_type(function: Any, _type: Any, args: Any, *_: Any) -> Any:
 
 
 def _ordered_dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
-    made: dict[Any, Any] = _with_items({}, [one for key, value in pairs for one in (key, value)])
-    return made
+    return {key: value for key, value in pairs if isinstance(key, _KEYS)}
 
 
 def _listed(values: Any = (), *_: Any) -> list[Any]:
