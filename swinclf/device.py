@@ -72,7 +72,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
     if precision != Precision.AUTO:
         require_precision(chosen, Precision(precision))
         return Hardware(chosen, Precision(precision), "as requested", note)
-    native, reason = is_native(chosen, Precision.BF16)
+    native, reason = multiplies_natively(chosen, Precision.BF16)
     return Hardware(chosen, Precision.BF16 if native else Precision.FP32, reason, note)
 
 
@@ -122,7 +122,7 @@ def _choose_device(name: str) -> tuple[str, str]:
     )
 
 
-def is_native(device: str, precision: Precision) -> tuple[bool, str]:
+def multiplies_natively(device: str, precision: Precision) -> tuple[bool, str]:
     """Return whether the device multiplies bf16 or fp16 natively, and the reason in words."""
     import torch
 

@@ -16,7 +16,7 @@ from network_cases import FLOAT32_TOLERANCE, Network, difference, images, random
 from torch import Tensor, nn
 
 from swinclf.config import Impl
-from swinclf.device import Precision, is_native
+from swinclf.device import Precision, multiplies_natively
 from swinclf.models.accelerated import accelerate, linear, mlp, stage
 from swinclf.models.accelerated.linear import (
     FastLinear,
@@ -153,7 +153,7 @@ def test_in_bfloat16_they_are_as_near_the_exact_ones(name: str, dtype: str, mode
 
 def test_a_cpu_with_bfloat16_has_the_fused_layer(kernels: str) -> None:
     is_x86 = platform.machine() in ("x86_64", "AMD64")
-    if is_x86 and is_native("cpu", Precision.BF16)[0]:
+    if is_x86 and multiplies_natively("cpu", Precision.BF16)[0]:
         assert torch.ops.mkldnn._is_mkldnn_bf16_supported()
     x = torch.zeros(2, 2, dtype=torch.bfloat16)
     with torch.no_grad():

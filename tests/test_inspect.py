@@ -16,7 +16,7 @@ from swinclf.card import ModelCard
 from swinclf.commands.inspect import FigureOptions, inspect
 from swinclf.confidence.selective import Confidence
 from swinclf.config import Impl
-from swinclf.device import Hardware, Precision, is_native
+from swinclf.device import Hardware, Precision, multiplies_natively
 from swinclf.errors import ConfigError, SwinclfError
 from swinclf.explain import attention as looking
 from swinclf.models.build import default_preprocess
@@ -277,7 +277,7 @@ def test_evidence_of_tokens_in_bfloat16_differs_by_rounding(small):
     _, _, rounded = looking.token_evidence(small, batch, targets, trunk=trunk)
     assert rounded.dtype == torch.float32
     # AVX512-BF16 rounds otherwise than AMX: 0.76 was measured there for the distilled network.
-    least = 0.8 if "AMX" in is_native("cpu", Precision.BF16)[1] else 0.7
+    least = 0.8 if "AMX" in multiplies_natively("cpu", Precision.BF16)[1] else 0.7
     assert torch.corrcoef(torch.stack([cells.flatten(), rounded.flatten()]))[0, 1] > least
 
 

@@ -17,7 +17,7 @@ from swinclf.device import (
     Hardware,
     Precision,
     choose_hardware,
-    is_native,
+    multiplies_natively,
     require_precision,
 )
 from swinclf.export_formats import find_export
@@ -147,7 +147,7 @@ def choose_model_hardware(card: ModelCard, options: InferenceOptions) -> Hardwar
     if precision is Precision.AUTO:
         return choose_hardware(options.device, precision)
     if options.precision is None and precision is not Precision.FP32:
-        able, reason = is_native(hardware.device, precision)
+        able, reason = multiplies_natively(hardware.device, precision)
         if not able:
             return replace(hardware, reason=f"the run was in {precision}, but {reason}")
     require_precision(hardware.device, precision)
