@@ -44,13 +44,14 @@ def interrupted_run(folder: Path) -> tuple[RunFolder, TrainState, RunFingerprint
     """A run that has been saved twice, the state it is in, and what it was begun with."""
     kept: list[Any] = []
 
-    def fit(state: TrainState, *_: object, saver: Any, **__: object) -> None:
+    def fit(_plan: object, _context: object, state: TrainState, *rest: Any) -> None:
+        saver = rest[-1]
         state.step += 1
         saver.save(state)
         kept.extend((state, saver._origin))
         raise Interrupted(ExitCode.INTERRUPTED)
 
-    with patch.object(pipeline, "fit_best", fit):
+    with patch.object(pipeline, "_fit_share", fit):
         data = write_dataset(folder / "colours", per_class=4)
         try:
             swinclf.train(data, out=str(folder / "runs"), epochs=1, name="saved", **SETTINGS)
