@@ -8,8 +8,8 @@ covers that of fresh ones, and how often the predictions that `--reject` accepts
     python benchmarks/held_out.py PHOTOS
     python benchmarks/held_out.py PHOTOS --held-out 40 --seeds 200 --way folds
 
-With `--fast`, of accuracy and interval only, no files are written: a thousand seeds take minutes.
-The first seed is compared with `swinclf train`.
+With `--fast`, accuracy and interval only, from cached features, without writing runs. The first
+seed is compared with `swinclf train`.
 
     python benchmarks/held_out.py PHOTOS --held-out 40 --seeds 1000 --way probe folds --fast
 """
@@ -31,7 +31,6 @@ import numpy as np
 import torch
 
 import swinclf
-from swinclf.commands import train
 from swinclf.commands.train import Run
 from swinclf.confidence.selective import SelectiveScores, is_rejected
 from swinclf.data.split import SplitRule
@@ -44,7 +43,7 @@ from swinclf.metrics import (
     wilson_interval,
 )
 from swinclf.pipeline.cross_validation import cross_validate
-from swinclf.pipeline.plan import Context, Plan
+from swinclf.pipeline.plan import Context, Plan, report_plan
 from swinclf.pipeline.prepare import build_feature_batches, build_schedule
 from swinclf.reporter import SILENT
 from swinclf.training.logistic_regression import fit_baseline
@@ -104,8 +103,9 @@ def frozen_settings(model: str) -> dict[str, Any]:
 
 def read_photographs(folder: Path, settings: Mapping[str, Any], scratch: Path) -> Photographs:
     """Return the photographs of a folder, with their features by a first training."""
-    with mock.patch.object(train, "report_plan", wraps=train.report_plan) as reported:
-        run = swinclf.train(folder, out=str(scratch / "first"), **settings)
+    # With folds, all of them are trained on, so that there are mirror images of all.
+    with mock.patch("swinclf.commands.train.report_plan", wraps=report_plan) as reported:
+        run = swinclf.train(folder, folds=2, out=str(scratch / "first"), **settings)
     plan: Plan = reported.call_args.args[0]
     files = [plan.dataset.root / image.path for image in plan.dataset.images]
     labels = [image.label for image in plan.dataset.images]

@@ -92,8 +92,10 @@ def choose_strength(
     rows = _at_most(targets, SWEEP_FLOPS / (row_flops * sweep_steps), rng)
     fitted_on, held_out = _hold_out(targets, rows, rng)
     if len(held_out) and _steps(SWEEP_FLOPS / len(STRENGTHS), len(rows) * row_flops):
-        fit, check = (_Problem(probe, batches, one, schedule) for one in (fitted_on, held_out))
-        return _sweep(fit, check, zeros)
+        fit, validation = (
+            _Problem(probe, batches, rows, schedule) for rows in (fitted_on, held_out)
+        )
+        return _sweep(fit, validation, zeros)
     return DEFAULT_STRENGTH, zeros
 
 
