@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from swinclf.errors import DeviceError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Result = TypeVar("Result")
 

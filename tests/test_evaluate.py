@@ -319,7 +319,8 @@ def test_json_is_the_metrics_file(trained, cli, tmp_path):
     assert json.loads(done.out) == saved
     assert saved.keys() == {
         *("split", "images", "classes", "accuracy", "accuracy_ci95", "top5_accuracy"),
-        *("balanced_accuracy", "macro_f1", "loss", "ece", "per_class", "confusion_matrix"),
+        *("balanced_accuracy", "macro_f1", "majority_accuracy", "loss", "ece", "ece_ideal"),
+        *("per_class", "confusion_matrix"),
     }
 
 

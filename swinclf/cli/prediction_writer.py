@@ -11,7 +11,6 @@ from rich.cells import cell_len
 
 from swinclf.cli.columns import elide, pad
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.confidence.selective import UNKNOWN
 from swinclf.files import FileReplacement, csv_text, to_utf8
 from swinclf.inference.prediction import REJECT_COLUMNS, Prediction, prediction_json
 from swinclf.reporter import format_percent
@@ -63,6 +62,8 @@ class PredictionWriter:
         reject: bool = False,
         width: int | None = None,
     ) -> None:
+        from swinclf.confidence.selective import UNKNOWN  # numpy
+
         self.count = 0
         self._format, self._width = output_format, width
         labels = (*classes, *[UNKNOWN] * reject)

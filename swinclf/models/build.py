@@ -276,9 +276,9 @@ def _build_embedded(architecture: Architecture, keep_head: bool) -> nn.Module:
     network = create_network(architecture)
     stored = {name: value.float() for name, value in load_file(embedded.WEIGHTS).items()}
     for name, value in network.state_dict().items():
-        is_loaded = keep_head and stored[name].shape == value.shape
-        is_fresh = name in embedded.HEAD and not is_loaded
-        if is_fresh or name.endswith(embedded.COUNTER):
+        is_head = name in embedded.HEAD
+        is_loaded = is_head and keep_head and stored[name].shape == value.shape
+        if (is_head and not is_loaded) or name.endswith(embedded.COUNTER):
             stored[name] = value
     if architecture.num_classes == 0:
         stored = {name: value for name, value in stored.items() if name not in embedded.HEAD}

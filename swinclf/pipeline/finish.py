@@ -110,9 +110,7 @@ def finish(
             scored = _score(plan, run, card, outputs, options, report)
         with timed(report, "sample images"):
             save_samples(run.samples, scored.paths(dataset.root), plan.start.preprocess)
-        illustrations = replace(
-            _illustrations(plan, run, card, measured, hardware, saving), report=report
-        )
+        illustrations = _illustrations(plan, run, card, measured, hardware, saving, report)
         teacher = score_teacher(plan, scored.rows)
         if teacher is not None:
             report.note(teacher.line())
@@ -185,6 +183,7 @@ def _illustrations(
     measured: ConfidenceFit,
     hardware: Hardware,
     saving: Future[None],
+    report: Reporter,
 ) -> Illustrations:
     """Return what draws the report's images: saliency by the network, or by its file once saved."""
     network, root = plan.start.network, plan.dataset.root
@@ -200,6 +199,7 @@ def _illustrations(
         plan.start.preprocess.ranges,
         drawer.draw if drawer else None,
         partial(find_held_out_neighbours, measured),
+        report,
     )
 
 

@@ -74,9 +74,10 @@ class TrainingLoop:
         while state.epoch < schedule.epochs and not _out_of_patience(state, schedule):
             self._train_epoch()
         if state.epoch < schedule.epochs:
+            epochs = "one epoch" if schedule.patience == 1 else f"{schedule.patience} epochs"
             self.report.note(
                 f"stopped after epoch {state.epoch}: neither validation loss nor accuracy has "
-                f"improved for {schedule.patience} epochs (--patience)"
+                f"improved for {epochs} (--patience)"
             )
 
     @cached_property
