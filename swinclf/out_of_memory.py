@@ -51,7 +51,7 @@ class DividedBatches:
                         + ("" if self._device == "cpu" else ", or --device cpu"),
                     ) from error
             # Here the exception is gone, and with it the tensors of the failed attempt.
-            self.most_images = -(-size // 2)
+            self.most_images = min(self.most_images, -(-size // 2))
 
 
 def first_error_line(error: Exception) -> str:

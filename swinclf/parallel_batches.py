@@ -1,8 +1,7 @@
 """How many batches a network computes in parallel.
 
 On a CPU, one thread a batch and a batch a core are faster than all threads on one batch: threads of
-one batch wait for each other after every layer, and for the threads that decode. A GPU computes a
-batch while the next one is copied to it.
+one batch wait for each other after every layer, and for the threads that decode.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
         size = min(max(8 * 224 * 224 // pixels, 8), 32)
         threads = min(torch.get_num_threads(), MAX_PARALLEL)
         return ParallelBatches(threads, size)
-    return ParallelBatches(2 if device.startswith("cuda") else 1, fixed_batch_size(device))
+    return ParallelBatches(1, fixed_batch_size(device))
 
 
 @contextmanager

@@ -29,8 +29,10 @@ def train_seeds(run: Path, count: int, *, report: Reporter = SILENT) -> list[Pat
         raise ConfigError(
             "2 or more for --seeds", found=str(count), hint="swinclf compare RUN RUN --seeds 3"
         )
-    run = follow_latest(run).resolve()
+    run = follow_latest(run)
     run = run.parent if run.is_file() else run  # a weights file in it
+    if run.is_symlink() or not run.name:  # `latest`, or a dot
+        run = run.resolve()
     config = read_config(run)
     if not config:
         raise RunError(

@@ -103,7 +103,7 @@ def test_an_error_in_one_batch_ends_the_work_and_restores_the_threads(trained, m
 def test_a_batch_depends_on_no_clock(device, side, size):
     chosen = choose_parallel_batches(device, side * side)
     assert chosen.size == size
-    assert chosen.count == (2 if device == "cuda:1" else 1) or device == "cpu"
+    assert device == "cpu" or chosen.count == 1
 
 
 class SmallMemory:

@@ -542,7 +542,7 @@ def test_a_diverged_run_keeps_the_state_before(data, tmp_path, cli):
     assert done.code == 1
     expected, found, hint = error_lines(done)
     assert expected == "a finite loss"
-    assert "epoch 1, step" in found
+    assert "epoch 1, by step" in found
     assert found.endswith("runs/colours-1/last.ckpt is the last good checkpoint")
     assert hint == (
         f"swinclf train {data} --model test_vit --no-pretrained --img-size 32 --epochs 2 "

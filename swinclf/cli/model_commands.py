@@ -23,7 +23,7 @@ from swinclf.cli.tables import ResultFormat
 from swinclf.config import Embed, ExportFormat, ExportPrecision
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
-from swinclf.run_folder import find_data_folder, find_model, refuse_inside
+from swinclf.run_folder import find_model
 from swinclf.terminal import ConsoleReporter
 
 Data = Annotated[Path | None, typer.Argument(metavar="DATA", help="A folder of class folders.")]
@@ -160,7 +160,6 @@ def export_command(
             hint="swinclf export --all",
         )
     model, report = find_model(run), ConsoleReporter()
-    refuse_inside(find_data_folder(model), output, "--output")
     options = InferenceOptions(impl, device)
     if all_formats:
         everything = export_all(

@@ -99,7 +99,8 @@ def compare_command(
 
         report = ConsoleReporter()
         found = [one for run in runs for one in train_seeds(run, seeds, report=report)]
-        runs = list(dict.fromkeys(found))  # of runs that differ in their seed only
+        # runs that differ in their seed only have the same others
+        runs = list({one.resolve(): one for one in found}.values())
     done = rank_runs(runs, output=output, page=page)
     write_data(leaderboard_text(done, result_format, output_width()))
     for path in (output, page):

@@ -100,7 +100,7 @@ def rank_runs(
             for path in common
             if len({table[path]["predicted"] for table in tables}) > 1
         ),
-        notes=_notes(folders, groups) if common else (),
+        notes=_notes(folders, groups, tables, len(common)) if common else (),
     )
     if output is not None:
         write_json(make_folder(output.parent) / output.name, done.to_dict())
@@ -159,13 +159,17 @@ def _seed_groups(
     for folder, table in zip(folders, tables, strict=True):
         config = _config_of(folder)
         if config:
-            images = _own_split(folder) or f"{len(table):,} others"
+            images = _own_split(folder) or sorted((path, table[path]["label"]) for path in table)
             recipe = json.dumps({**recipe_of(config), "images": images})
             groups[recipe][int(config.get("seed", 0))] = _accuracy(table)
     if all(len(members) < 2 for members in groups.values()):
         return ()
     recipes = [json.loads(key) for key in groups]
-    varied = [name for name in recipes[0] if len({str(one[name]) for one in recipes}) > 1]
+    varied = [
+        name
+        for name in recipes[0]
+        if name != "images" and len({str(one[name]) for one in recipes}) > 1
+    ]
     best = max(groups.values(), key=lambda members: statistics.fmean(members.values()))
     found = [
         SeedGroup(
@@ -180,13 +184,21 @@ def _seed_groups(
     return tuple(sorted(found, key=lambda group: -group.mean))
 
 
-def _notes(folders: Sequence[Path], groups: Sequence[SeedGroup]) -> tuple[str, ...]:
+def _notes(
+    folders: Sequence[Path],
+    groups: Sequence[SeedGroup],
+    tables: Sequence[Mapping[str, Mapping[str, str]]],
+    common: int,
+) -> tuple[str, ...]:
     """Return what a comparison of trained models does not show."""
     selected = [
         str(one) for one in folders if _own_split(one) == VAL and _config_of(one).get("epochs")
     ]
     own = [str(one) for one in folders if _own_split(one) == TRAIN]
     notes = [] if groups else [SEED_NOTE]
+    most = max(map(len, tables))
+    if common < most:
+        notes.append(f"compared on the {common:,} of up to {most:,} images that all of them scored")
     if selected:
         names = "each run" if len(selected) == len(folders) else ", ".join(selected)
         notes.append(f"{names}: {SELECTED_NOTE}")

@@ -219,7 +219,8 @@ def _provenance(
 ) -> Provenance:
     """Return the origin of the scores, for the report."""
     flags = {"reject": reject, **asdict(options)}
-    given = [f" --{name} {value}" for name, value in flags.items() if value not in (None, "auto")]
+    left_out = {"reject": None, "impl": None, "device": "auto", "precision": None}
+    given = [f" --{name} {value}" for name, value in flags.items() if value != left_out[name]]
     root, split = done.index.root, done.split
     command = f"swinclf eval {quoted(root)} --run {quoted(model)} --split {split}"
     return Provenance(

@@ -27,7 +27,7 @@ from swinclf.inference.samples import images_to_compare
 from swinclf.inference.selection import ALL, match_labels, select_images
 from swinclf.models.store import read_card
 from swinclf.reporter import SILENT, Reporter
-from swinclf.run_folder import find_data_folder, find_enclosing_run, make_folder
+from swinclf.run_folder import find_data_folder, find_enclosing_run, make_folder, refuse_inside
 
 MOST_COMPARED, MOST_LABELLED, MOST_CALIBRATED = 256, 500, 64  # images
 AHEAD = 32  # images decoded in advance
@@ -82,6 +82,7 @@ def export(
             not deleted.
         SwinclfError: If it cannot be done.
     """
+    refuse_inside(find_data_folder(model), output, "--output")
     entry = FORMATS[export_format]
     entry.load_writer()  # raises before anything is computed
     path = model.with_name(entry.default_name)
@@ -118,6 +119,7 @@ def export_all(
     Raises:
         SwinclfError: If the run cannot be read, or there are no images to compare on.
     """
+    refuse_inside(find_data_folder(model), folder, "--output")
     images = _find_images(model, data, ExportPrecision.FP32)
     run = RunToExport(model, images.compared, (), options, tolerance, report)
     folder = make_folder(folder) if folder else model.parent

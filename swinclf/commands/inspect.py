@@ -85,7 +85,8 @@ def _check_options(
 ) -> None:
     """Raise on options that contradict each other, or figures inside the dataset of a run."""
     if what.file is not None:
-        refuse_inside(find_data_folder(what.file), figures.output, "--output")
+        output = figures.output or (Path() if figures.is_wanted else None)
+        refuse_inside(find_data_folder(what.file), output, "--output")
     given = {
         "--img-size": img_size is not None,
         "--model-arg": bool(model_args),

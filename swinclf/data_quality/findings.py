@@ -236,17 +236,19 @@ def _odd_sizes(images: Sequence[ImageFile], sizes: np.ndarray) -> Iterator[Findi
     causes = (
         (
             longer > LONG * shorter,
+            -longer / shorter,
             f"more than {LONG} times as long as wide",
             f"train with --fit {fit}: {reason}",
         ),
         (
             shorter < TOO_SMALL_PX,
+            shorter,
             f"below {TOO_SMALL_PX} px",
             "replace them by larger ones, if there are any: enlarging adds no detail",
         ),
     )
-    for odd, message, advice in causes:
-        rows = sorted(np.flatnonzero(odd).tolist(), key=lambda row: -longer[row] / shorter[row])
+    for odd, order, message, advice in causes:
+        rows = [row for row in np.argsort(order, kind="stable").tolist() if odd[row]]
         if rows:
             yield Finding(
                 FindingKind.ODD_SIZES,

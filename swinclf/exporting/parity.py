@@ -105,7 +105,8 @@ def compare_answers(
     `tolerance`, `most_flips` and `is_of_mean` are those of `Parity`.
     """
     if set(ours.classes) != set(theirs.classes):
-        return Parity(len(ours.probabilities), 1.0, len(ours.probabilities), tolerance)
+        images = len(ours.probabilities)
+        return Parity(images, 1.0, images, tolerance, mean=1.0, is_of_mean=is_of_mean)
     order = [theirs.classes.index(name) for name in ours.classes]
     probabilities = theirs.probabilities[:, order]
     differences = np.abs(ours.probabilities.astype(np.float64) - probabilities.astype(np.float64))

@@ -195,7 +195,7 @@ def disagreement_error(done: Export) -> MismatchError:
     parity = done.parity
     assert parity is not None
     hint = "a larger --tolerance if that is acceptable; otherwise please report this bug"
-    if done.precision is not ExportPrecision.FP32:
+    if done.precision is not ExportPrecision.FP32 and not parity.metadata:
         higher = "fp16" if done.precision is ExportPrecision.INT8 else "fp32"
         hint = f"--precision {higher}, or a larger --tolerance if that is acceptable"
     return MismatchError(

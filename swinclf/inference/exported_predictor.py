@@ -69,9 +69,9 @@ class ExportedPredictor:
         }
         if refused := [f"{name} {value}" for name, value in given.items() if value]:
             raise DeviceError(
-                f"--device cpu alone for an exported file ({self.kind})",
+                f"no --impl or --precision, and --device cpu, for an exported file ({self.kind})",
                 found=", ".join(refused),
-                hint="--device cpu, or --run RUN",
+                hint="none of these options, or --run RUN",
             )
         try:
             self.metadata = self._read()

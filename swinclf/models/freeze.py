@@ -85,7 +85,12 @@ def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
 def classifier_names(network: nn.Module) -> set[str]:
     """Return the names of the parameters of the classification head."""
     ids = {id(parameter) for parameter in classifier_parameters(network)}
-    return {name for name, one in network.named_parameters() if id(one) in ids}
+    # An auxiliary head is named in timm's configuration alone.
+    listed = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = tuple(f"{one}." for one in ([listed] if isinstance(listed, str) else listed))
+    return {
+        name for name, one in network.named_parameters() if id(one) in ids or name.startswith(heads)
+    }
 
 
 def _key_function(network: nn.Module, *, coarse: bool) -> Callable[[str], tuple[float, ...]]:

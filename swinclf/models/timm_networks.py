@@ -123,9 +123,11 @@ def takes_drop_path(name: str) -> bool:
     """Return whether timm's constructor of a network has drop path; only building it shows."""
     import timm
 
+    architecture = architecture_name(name)
+    check_name(architecture)
     try:
         with torch.device("meta"):
-            timm.create_model(architecture_name(name), drop_path_rate=0.1)
+            timm.create_model(architecture, drop_path_rate=0.1)
     except Exception as error:  # others are raised again where the network is built
         return not _NO_DROP_PATH.search(str(error))
     return True

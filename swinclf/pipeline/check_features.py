@@ -38,7 +38,7 @@ def extract_duplicate_features(
     Raises:
         WeightsError: If the file does not exist or does not fit the network.
         ModelError: If there is no such network.
-        DeviceError: If memory runs out.
+        DeviceError: If memory runs out for a single image.
     """
     options = {
         "weights": None if weights is None else str(weights),

@@ -248,15 +248,17 @@ def _warn_of_network(plan: Plan, report: Reporter) -> None:
     """Warn of pixels that the network ignores, and of more parameters than images can train."""
     config, start = plan.config, plan.start
     conv = getattr(getattr(start.network, "patch_embed", None), "proj", None)
-    if isinstance(conv, nn.Conv2d) and not any(conv.padding):
+    is_given = plan.settings.is_given("img_size")
+    if is_given and isinstance(conv, nn.Conv2d) and not any(conv.padding):
         patch, stride = conv.kernel_size[0], conv.stride[0]
         if ignored := (config.img_size - patch) % stride:
             report.warn(
-                f"--img-size {config.img_size} is no multiple of a patch of {patch} px: "
+                f"--img-size {config.img_size} does not end with a patch of {patch} px: "
                 f"{ignored} rows and columns of pixels are ignored"
             )
     parameters = sum(one.numel() for one in start.network.parameters())
-    images = len(plan.dataset.rows(TRAIN))
+    unlabelled = plan.teacher_data.unlabelled if plan.teacher_data else None
+    images = len(plan.dataset.rows(TRAIN)) + (len(unlabelled.paths) if unlabelled else 0)
     is_scratch = not start.trained_weights and start.regime is not Regime.HEAD
     if (
         is_scratch

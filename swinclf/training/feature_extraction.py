@@ -175,7 +175,7 @@ class FeatureExtractor:
         the label of the progress bar.
 
         Raises:
-            DeviceError: If memory runs out.
+            DeviceError: If memory runs out for a single image.
         """
 
         def load(file: str) -> _LoadedFile:

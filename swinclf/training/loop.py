@@ -58,7 +58,8 @@ class TrainingLoop:
     hardware: Hardware  # only forward passes use its precision; weights and updates are in float32
     report: Reporter
     stop: StopFlag  # checked after every step
-    saver: Saver  # called after a step or epoch when a save is due, and before an interruption
+    # called when a save is due, before an interruption, and by several processes after every epoch
+    saver: Saver
     estimate: TimeEstimate  # of the time left, which is reported after every step
     processes: Processes = ALONE
 
@@ -240,7 +241,7 @@ def _result_fault(state: TrainState, val_loss: float) -> str:
 
 
 def _position(state: TrainState) -> str:
-    return f" in epoch {state.epoch + 1}, step {state.step}"
+    return f" in epoch {state.epoch + 1}, by step {state.step}"
 
 
 def _diverged(state: TrainState, fault: str) -> DivergedError:

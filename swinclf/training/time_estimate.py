@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 
 WARMUP_STEPS = 3  # are slower: memory is new, and the reader threads have only started
@@ -30,7 +31,9 @@ class TimeEstimate:
         self._epochs, self._steps, self._val_steps = epochs, steps, val_steps
         self._announce = announce
         self._step_count, self._step_sum = 0, 0.0  # the sum is without the first ones
-        self._epoch_steps_s: list[float] = []  # of this epoch
+        # of this epoch, without its first one
+        self._later_steps_s = deque[float](maxlen=RECENT_STEPS)
+        self._is_first_step = True
         self._val_s: list[float] = []  # of each validation
         self._epoch_s: list[float] = []  # of each whole epoch here
         self._is_whole = True
@@ -40,14 +43,17 @@ class TimeEstimate:
     def begin_epoch(self, step: int) -> None:
         """Note the start of an epoch, in a resumed training at a later step than 0."""
         self._is_whole = step == 0
-        self._epoch_steps_s = []
+        self._later_steps_s.clear()
+        self._is_first_step = True
         self._epoch_started = self._last = time.perf_counter()
 
     def after_step(self, epoch: int, step: int) -> float | None:
         """Return the seconds left after `step` steps of an epoch (from 0); None if unknown."""
         now = time.perf_counter()
         self._step_count += 1
-        self._epoch_steps_s.append(now - self._last)
+        if not self._is_first_step:
+            self._later_steps_s.append(now - self._last)
+        self._is_first_step = False
         if self._step_count > WARMUP_STEPS:
             self._step_sum += now - self._last
         self._last = now
@@ -83,7 +89,6 @@ class TimeEstimate:
 
     def _step_s(self) -> float:
         """Return the duration of a step; in the first epoch here, images are decoded."""
-        later = self._epoch_steps_s[1:][-RECENT_STEPS:]
-        if self._val_s and len(later) >= MIN_LATER:
-            return statistics.median(later)
+        if self._val_s and len(self._later_steps_s) >= MIN_LATER:
+            return statistics.median(self._later_steps_s)
         return self._step_sum / max(1, self._step_count - WARMUP_STEPS)

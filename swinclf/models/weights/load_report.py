@@ -23,7 +23,7 @@ _SHOWN = 4  # groups of tensors that are listed
 class WeightsReport:
     """Result of loading a weights file into a network."""
 
-    checkpoint: WeightsCheckpoint  # the selected state dict, with its settings and its file
+    checkpoint: WeightsCheckpoint  # the selected state dict, with its file
     layout: str | None  # the tool of its layout, None for timm's own
     selected: tuple[str, ...]  # which of several networks in the file: EMA, teacher
     loaded: int  # tensors of the network that are from the file
