@@ -245,7 +245,7 @@ class Config(Generic[Open]):
         None, "Label smoothing.", low=0, high=0.9, auto="0.1; 0 for the head"
     )
     drop_path: float | Open = _training(
-        None, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen"
+        None, "Stochastic depth.", low=0, high=0.9, auto="0.1; 0 if frozen or n/a"
     )
     ema: float = _training(0.0, "Decay of averaged weights; 0: off.", low=0, high=0.99999)
     select: EpochScore = _training(EpochScore.LOSS, "What decides the best epoch.")

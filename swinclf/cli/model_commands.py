@@ -118,7 +118,7 @@ ToleranceOption = Annotated[
         "--tolerance",
         min=0,
         help="Largest allowed difference from the run's probabilities in float32; in a lower "
-        "precision on average, and as share of labels that differ.",
+        "precision on average, and as share of labels and of rejections that differ.",
         show_default="0.001; embedded: 0.01; fp16: 0.005; int8: 0.02",
     ),
 ]
@@ -132,9 +132,19 @@ ComparedImagesOption = Annotated[
     ),
 ]
 
+ExportedRunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="A run folder, or a weights file in one.",
+        show_default="the newest finished run",
+    ),
+]
+
 
 def export_command(
-    run: RunOption = None,
+    run: ExportedRunOption = None,
     export_format: ExportFormatOption = None,
     all_formats: AllFormatsOption = False,
     output: ExportOutputOption = None,
