@@ -157,7 +157,8 @@ def planned(
 ) -> Callable[..., tuple[dict[str, Any], str]]:
     """`planned(folder, ...)`: the settings of a training that is only planned, and what it says."""
     for name in ("measure_forward", "measure_training"):
-        monkeypatch.setattr(f"swinclf.commands.train.{name}", lambda *_: 0.0)
+        for module in ("commands.train", "pipeline.budget"):
+            monkeypatch.setattr(f"swinclf.{module}.{name}", lambda *_: 0.001)
 
     def run(*words: object) -> tuple[dict[str, Any], str]:
         done = cli("train", *words, "--dry-run", "--json")

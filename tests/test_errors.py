@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from command_lines import suggested_calls
 from conftest import SMALL_MODEL, error_lines, write_dataset, write_image
 from safetensors.torch import save_file
 
@@ -423,6 +424,39 @@ def test_an_input_that_cannot_be_read_is_a_row_and_exit_code_3(cli, trained):
     assert rows[0] == {"path": "gone.png", "error": "No such file or directory"}
     assert rows[1]["label"] == "blue"
     assert "1 of 2 inputs could not be read" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train",
+        "train DATA --lr",
+        "train DATA --quiet --verbose",
+        "train DATA --budget soon",
+        "train DATA --model swin_tiny",
+        "train DATA --model vit_tny --impl native",
+        "export --format tflite",
+        "compare runs/a",
+        "compare absent runs/a",
+        "relabel",
+        "inspect runs/a --image x.png",
+        "models zzz",
+        "runs --remove absent",
+    ],
+)
+def test_suggested_commands_work(cli, planned, trained, tmp_path, words):
+    shutil.copytree(trained.path, tmp_path / "runs" / "a")
+    values = {"DATA": trained.data, "RUN": "runs/a", "FILE": "runs/a/predictions.csv"}
+    _, _, hint = error_lines(cli(*(values.get(one, one) for one in words.split())))
+    calls = [call for call in suggested_calls(hint) if call != ["demo"]]  # it has its own tests
+    assert calls
+    for call in calls:
+        command, *rest = (values.get(one, one) for one in call)
+        if call[:2] == ["train", "DATA"]:
+            planned(*rest, *QUICK)
+        else:
+            done = cli(command, *rest)
+            assert done.code == ExitCode.OK, f"swinclf {call}: {done.err}"
 
 
 # The errors themselves
