@@ -373,10 +373,8 @@ class StopFlag:
             return
         numbers = (signal.SIGINT, signal.SIGTERM)
         handlers = {number: signal.getsignal(number) for number in numbers}
-        # A shell ignores SIGINT for a job in the background. None is of a program in another
-        # language that Python is embedded in.
-        others = (None, signal.SIG_IGN)
-        previous = {number: one for number, one in handlers.items() if one not in others}
+        # None is of a program in another language that Python is embedded in.
+        previous = {number: one for number, one in handlers.items() if one is not None}
         for number in previous:
             signal.signal(number, self._handle)
         try:

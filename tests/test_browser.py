@@ -186,7 +186,7 @@ def test_nothing_in_a_name_runs_and_names_read_as_they_are_when_checked(opened_c
     assert opened_check.run("document.title") == f"{NAMES[1]}: checked"
     shown = texts(opened_check, "figcaption")
     assert set(PATHS) <= set(shown)
-    tiny = texts(opened_check, "#tiny_classes .note")
+    tiny = texts(opened_check, ".tiny_classes .note")
     names = ["LAND", *(path.partition("/")[0] for path in PATHS)]
     assert sorted(tiny) == sorted(f"1 image of {name}" for name in names)
     assert pictures_loaded(opened_check) == len(shown) - 2  # all but the broken files

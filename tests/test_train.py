@@ -544,14 +544,15 @@ def test_settings_that_ignore_pixels_or_cannot_train_are_warned_about():
             ),
             start=SimpleNamespace(network=network, regime=Regime.FULL, trained_weights=False),
             dataset=SimpleNamespace(rows=lambda _: range(images)),
-            settings=SimpleNamespace(is_given=lambda name: name == "model"),
+            settings=SimpleNamespace(is_given=lambda name: name in ("model", "img_size")),
+            teacher_data=None,
         )
         _warn_of_settings(plan, report)
         return said
 
     rate, pixels, parameters = warnings(0.1, 100, 500)
     assert rate.startswith("--lr 0.1 is too high")
-    assert "--img-size 100 is no multiple of a patch of 16 px: 4 rows" in pixels
+    assert "--img-size 100 does not end with a patch of 16 px: 4 rows" in pixels
     assert "swin_big has 16 million parameters" in parameters
     assert warnings(0.05, 96, 20_000) == []
 
