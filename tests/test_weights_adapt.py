@@ -212,6 +212,15 @@ def test_of_a_self_supervised_training_the_teachers_backbone(state: State, tmp_p
 # Heads
 
 
+def test_an_auxiliary_head_is_a_head() -> None:
+    with torch.device("meta"):
+        network = timm.create_model("volo_d1_224", num_classes=5)
+    assert classifier_names(network) == {
+        f"{head}.{name}" for head in ("head", "aux_head") for name in ("weight", "bias")
+    }
+
+
+
 @pytest.mark.parametrize("name", ["head", "fc", "classifier", "head.fc", "head.1", "heads.head"])
 def test_heads_by_other_names_are_heads(name: str, state: State, tmp_path: Path) -> None:
     body = {key: value for key, value in state.items() if not key.startswith("head.")}
