@@ -220,7 +220,6 @@ def test_an_auxiliary_head_is_a_head() -> None:
     }
 
 
-
 @pytest.mark.parametrize("name", ["head", "fc", "classifier", "head.fc", "head.1", "heads.head"])
 def test_heads_by_other_names_are_heads(name: str, state: State, tmp_path: Path) -> None:
     body = {key: value for key, value in state.items() if not key.startswith("head.")}
