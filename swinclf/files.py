@@ -152,6 +152,29 @@ def replace_path(source: Path, target: Path) -> None:
             return
 
 
+def rename_to_free(source: Path, target: Path) -> None:
+    """Rename a file; unlike `Path.rename`, never over another one, even if that appears just now.
+
+    Raises:
+        FileExistsError: If there is anything at `target`, also the same file.
+        OSError: If it cannot be renamed.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a file system without links: the best it has
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
+        source.rename(target)
+        return
+    try:
+        source.unlink()
+    except OSError:  # its folder is read-only
+        target.unlink()
+        raise
+
+
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Return the error for a file that could not be written, with a hint by the cause."""
     expected, found = f"to write {path.name} into '{path.parent}'", error.strerror or str(error)
@@ -215,12 +238,10 @@ def _free_bytes(folder: Path) -> int | None:
 def folder_bytes(folder: Path | str) -> int:
     """Return the bytes of all files in a folder that can be read; links are not followed."""
     size = 0
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                size += folder_bytes(entry.path)
-            else:
-                size += entry.stat(follow_symlinks=False).st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it may be renamed just now
+                size += Path(parent, name).lstat().st_size
     return size
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,20 @@ def test_an_unreadable_class_folder_is_listed(root, monkeypatch):
     index = scan_folder(root)
     assert index.classes == ("a", "b")
     assert skipped_of(index) == {"locked": "Permission denied"}
+
+
+def test_folders_may_be_deeper_than_python_calls_functions(root):
+    deep = "/".join(250 * ["img"])
+    touch(
+        root, f"train/{deep}/a/{deep}/1.jpg", f"train/{deep}/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg"
+    )
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        found = scan_folder(root)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [image.label for image in found.images] == ["a", "b", "a", "b"]
 
 
 def test_an_unreadable_folder_deeper_down_costs_only_itself(root, monkeypatch):

@@ -149,6 +149,48 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(dataset, labels):
     assert (dataset / "red" / "000.png").is_file()
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_appears_during_the_move_is_not_overwritten(
+    dataset, labels, monkeypatch, has_links
+):
+    plan = plan_relabel(labels, dataset)
+    taken = dataset / "blue" / "000-2.png"
+
+    def without_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    taken.write_bytes(b"of somebody else")
+    if has_links:  # it appears after every check
+        monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    else:
+        monkeypatch.setattr(os, "link", without_links)
+    with pytest.raises(RunError):
+        apply_moves(plan)
+    assert taken.read_bytes() == b"of somebody else"
+    assert (dataset / "red" / "000.png").is_file()
+    monkeypatch.undo()
+    if not has_links:
+        monkeypatch.setattr(os, "link", without_links)
+    taken.unlink()
+    apply_moves(plan)
+    assert taken.is_file()
+    assert not (dataset / "red" / "000.png").exists()
+
+
+def test_an_image_that_cannot_leave_its_folder_is_not_doubled(dataset, labels, monkeypatch):
+    before, unlink = contents(dataset), Path.unlink
+
+    def refuse(path, **options):
+        if path.parent.name == "red":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError):
+        apply_moves(plan_relabel(labels, dataset))
+    assert contents(dataset) == before
+
+
 def test_undo_of_what_was_interrupted(dataset, labels):
     before = contents(dataset)
     undo = apply_moves(plan_relabel(labels, dataset))

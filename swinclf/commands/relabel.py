@@ -13,7 +13,14 @@ from pathlib import Path
 
 from swinclf.data.dataset_layout import find_layout
 from swinclf.errors import DataError, RunError
-from swinclf.files import cannot_write, free_path, read_csv, read_json, write_json
+from swinclf.files import (
+    cannot_write,
+    free_path,
+    read_csv,
+    read_json,
+    rename_to_free,
+    write_json,
+)
 from swinclf.run_folder import RunFolder, find_data_folder
 from swinclf.shell_quoting import quoted
 
@@ -135,10 +142,12 @@ def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
         moves = [{"path": one.path, "target": one.target} for one in plan.moves]
         write_json(undo, {"data": str(plan.data), "moves": moves})
     for one in plan.moves:
+        target = plan.data / one.target
         try:
-            _rename_to_free(plan.data / one.path, plan.data / one.target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rename_to_free(plan.data / one.path, target)
         except OSError as error:
-            failed = cannot_write(plan.data / one.target, error)
+            failed = cannot_write(target, error)
             hint = f"swinclf relabel --undo {quoted(undo or plan.table)}, which moves images back"
             raise RunError(failed.expected, found=failed.found, hint=hint) from error
     return undo
@@ -200,11 +209,3 @@ def _plan_move(
 def _check_inside(root: Path, path: Path) -> None:
     if not path.parent.resolve().is_relative_to(root):
         raise ValueError("outside the dataset")
-
-
-def _rename_to_free(source: Path, target: Path) -> None:
-    """Rename a file; raise FileExistsError where `Path.rename` might replace another one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(target):  # the same file, too: behind a link to its folder
-        raise FileExistsError(f"'{target}' exists")
-    source.rename(target)

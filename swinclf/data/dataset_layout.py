@@ -219,18 +219,18 @@ def _wrapped(root: Path, names: Mapping[str, str]) -> Path | None:
 
 def _unwrapped(folder: str) -> str:
     """Return the folder with a split's class folders: seg_train/seg_train, train/images."""
-    name = Path(folder).name
-    below = [
-        path for path in _folders(folder)[0] if Path(path).name.lower() not in _ANNOTATION_FOLDERS
-    ]
-    if len(below) != 1 or not _folders(below[0])[0] or _count_images(folder):
-        return folder
-    inner = Path(below[0]).name
-    split, inner_split = split_name(name), split_name(inner)
-    is_same = split is not None and inner_split is not None and split.split == inner_split.split
-    if is_same or is_generic_name(inner) or inner.casefold() == name.casefold():
-        return _unwrapped(below[0])
-    return folder
+    while True:
+        name = Path(folder).name
+        folders = _folders(folder)[0]
+        below = [one for one in folders if Path(one).name.lower() not in _ANNOTATION_FOLDERS]
+        if len(below) != 1 or not _folders(below[0])[0] or _count_images(folder):
+            return folder
+        inner = Path(below[0]).name
+        split, inner_split = split_name(name), split_name(inner)
+        is_same = split is not None and inner_split is not None and split.split == inner_split.split
+        if not (is_same or is_generic_name(inner) or inner.casefold() == name.casefold()):
+            return folder
+        folder = below[0]
 
 
 def _folders(folder: str) -> tuple[list[str], list[tuple[str, str]]]:

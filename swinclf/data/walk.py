@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,29 @@ class FolderWalk:
 
     def below(self, folder: str, *, outside: bool = False) -> Iterator[tuple[str, str]]:
         """Walk a folder, inside or outside the root, without checking links to it; as `walk`."""
-        identity = _identity(folder)
-        if identity in self._visited:
-            return
-        if identity:
-            self._visited.add(identity)
+        waiting = [(folder, outside, False)]  # the next one last; a stack, as folders may be deep
+        while waiting:
+            path, outside, is_link = waiting.pop()
+            if is_link:
+                if reason := self._why_not_follow(path, self._all):
+                    yield path, reason
+                    continue
+                outside = not self._is_inside(path)
+            identity = _identity(path)
+            if identity in self._visited:
+                continue
+            if identity:
+                self._visited.add(identity)
+            folders, links = yield from self._files_in(path, outside=outside)
+            waiting += [(one, outside, True) for one in sorted(links, key=self._order)[::-1]]
+            waiting += [(one, outside, False) for one in sorted(folders, key=self._order)[::-1]]
+
+    def _files_in(
+        self, folder: str, *, outside: bool
+    ) -> Generator[tuple[str, str], None, tuple[list[str], list[str]]]:
+        """Yield the files of a folder; return its subfolders, and its links to folders."""
         files: list[tuple[str, str]] = []
-        below: list[str] = []
+        folders: list[str] = []
         links: list[str] = []
         try:
             with os.scandir(folder) as entries:
@@ -86,7 +102,7 @@ class FolderWalk:
                     if is_junk(entry.name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        below.append(entry.path)
+                        folders.append(entry.path)
                     elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 - never raises
                         links.append(entry.path)
                     elif (reason := self._reason_against(entry, outside=outside)) is not None:
@@ -94,13 +110,7 @@ class FolderWalk:
         except OSError as error:
             yield folder, error.strerror or str(error)
         yield from sorted(files, key=lambda one: self._order(one[0]))
-        for path in sorted(below, key=self._order):
-            yield from self.below(path, outside=outside)
-        for path in sorted(links, key=self._order):
-            if reason := self._why_not_follow(path, self._all):
-                yield path, reason
-            else:
-                yield from self.below(path, outside=not self._is_inside(path))
+        return folders, links
 
     def notes(self) -> Iterator[str]:
         """Yield remarks on the images found so far, a sentence each."""
