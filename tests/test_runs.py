@@ -66,6 +66,18 @@ def test_every_run_is_listed_with_its_state(cli, runs, trained):
     assert "notes is damaged: no config.json" in done.err
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("probe_accuracy", "high"), ("accuracy_ci95", 3), ("images", [])]
+)
+def test_one_damaged_run_does_not_hide_the_others(cli, runs, name, value):
+    file = runs / "pets-10" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    done = cli("runs")
+    assert done.code == 0, done.err
+    assert "older/pets-2" in done.out
+    assert "pets-10 is damaged" in done.err
+
+
 def test_the_table_fits_a_terminal_of_80_columns(cli, runs, trained, monkeypatch):
     name = "a_long_name_of_a_run_" * 3 + "final"
     copy_run(trained, runs / name)

@@ -230,12 +230,13 @@ def _scores(run: RunFolder) -> dict[str, Any]:
     low, high = metrics["accuracy_ci95"]
     if not run.model.is_file():
         raise ValueError("no model.safetensors")
+    others = {name: metrics.get(name) for name in ("majority_accuracy", "probe_accuracy")}
     return {
         "state": RunState.FINISHED,
         "accuracy": float(metrics["accuracy"]),
         "accuracy_ci95": (float(low), float(high)),
-        "majority_accuracy": metrics.get("majority_accuracy"),  # older runs have none
-        "probe_accuracy": metrics.get("probe_accuracy"),
+        # older runs have none
+        **{name: value if value is None else float(value) for name, value in others.items()},
         "split": str(metrics["split"]),
         "images": int(metrics["images"]),
     }
