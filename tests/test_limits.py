@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import threading
 import time
@@ -10,18 +9,13 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from test_images import encoded
 
 from swinclf.data import images, limits, raster
 from swinclf.data.images import UnreadableImage, decode_image
 from swinclf.data.limits import MemoryBudget, count_scans
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
-
-
-def encoded(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def reason_of(data):

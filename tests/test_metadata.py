@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
+from test_images import encoded
 
 from swinclf.data.images import FORMATS, decode_image
 from swinclf.data.metadata import exif_orientation, strip_metadata
@@ -20,12 +21,6 @@ from swinclf.data.metadata import exif_orientation, strip_metadata
 PIXELS = np.add.outer(np.arange(32) * 3, np.arange(48) * 2)[..., None] + [0, 20, 40]
 RGB = Image.fromarray(PIXELS.astype(np.uint8))
 NOISE = np.random.default_rng(0).bytes(1_300_000)
-
-
-def encoded(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def bomb(size=40_000_000):

@@ -15,7 +15,6 @@ from PIL import Image
 
 from swinclf.data import class_names, image_detector
 from swinclf.data.class_names import match_unicode_forms, quote_names, similar_names
-from swinclf.data.dataset import assign_splits
 from swinclf.data.folder import (
     VAL,
     FolderIndex,
@@ -29,7 +28,6 @@ from swinclf.data.image_detector import (
     is_readable_format,
     unsupported_format,
 )
-from swinclf.data.split import SplitRule
 from swinclf.data.walk import walk_images
 from swinclf.data_quality.findings import find_scan_faults
 from swinclf.errors import DataError
@@ -383,17 +381,3 @@ def test_classes_of_one_image_each(cli, tmp_path):
     done = cli("train", two, *SMALL_FLAGS, "--name", "two", "--epochs", "1")
     assert done.code == 0, done.err
     assert warned not in done.err, "one of each trains, the other one validates"
-
-
-def test_every_class_of_two_has_one_held_out(tmp_path):
-    for name, count in (("a", 1), ("b", 2), ("c", 9)):
-        (tmp_path / name).mkdir()
-        for number in range(count):
-            (tmp_path / name / f"{number}.jpg").touch()
-    index = scan_folder(tmp_path)
-    digests = {image.path: image.path.encode() for image in index.images}
-    for seed in range(20):
-        dataset = assign_splits(index, digests, {}, SplitRule(0.2, seed=seed))
-        assert dataset.counts(VAL)["a"] == 0
-        assert dataset.counts(VAL)["b"] == 1
-        assert 1 <= dataset.counts(VAL)["c"] < 9
