@@ -22,11 +22,9 @@ from scipy.ndimage import gaussian_filter
 
 from swinclf.commands import check as check_command
 from swinclf.commands.check import check
-from swinclf.data import thumbnails
 from swinclf.data.folder import ImageFile, scan_folder
 from swinclf.data.images import read_bytes
 from swinclf.data.thread_pool import DEADLINE_VARIABLE
-from swinclf.data_quality import image_stats, near_duplicates
 from swinclf.data_quality.check_page import write_page
 from swinclf.data_quality.findings import (
     FindingKind,
@@ -281,16 +279,16 @@ def test_a_file_that_goes_between_the_passes_is_in_no_pair(land):
 
 @pytest.fixture
 def silent_disk(monkeypatch):
-    """A function after which a module's reads take much longer than their deadline."""
+    """A function after which reads take much longer than their deadline."""
     ended = threading.Event()
 
-    def silence(module):
-        def read(path):
-            ended.wait(20)
-            return read_bytes(path)
+    def read(path):
+        ended.wait(20)
+        return read_bytes(path)
 
+    def silence():
         monkeypatch.setenv(DEADLINE_VARIABLE, "0.2")
-        monkeypatch.setattr(module, "read_bytes", read)
+        monkeypatch.setattr("swinclf.data.images.read_bytes", read)
 
     yield silence
     ended.set()
@@ -300,9 +298,8 @@ def test_a_read_that_never_ends_stops_no_check(land, tmp_path, silent_disk):
     Image.open(land / "moor" / "005.jpg").save(land / "moor" / "again.jpg", quality=70)
     index = scan_folder(land)
     facts = read_image_stats(index.root, index.images, workers=0, report=SILENT)
-    silent_disk(near_duplicates)
+    silent_disk()
     assert find_near_pairs(index.root, facts, workers=0, report=SILENT) == []
-    silent_disk(thumbnails)
     (finding,) = find_image_faults(index.images[:1], facts.sizes[:1], np.array([6]), np.array([0]))
     options = {"images": 1, "classes": 1, "fit": "", "findings": [finding], "workers": 0}
     write_page(tmp_path / "page.html", root=land, **options)
@@ -319,7 +316,7 @@ def test_the_median_is_of_images_from_all_of_a_list(tmp_path):
 
 
 def test_a_disk_that_is_gone_ends_the_median(land, silent_disk):
-    silent_disk(image_stats)
+    silent_disk()
     with pytest.raises(DataError, match="3 consecutive times"):
         median_side_px(sorted(land.rglob("*.jpg")))
 

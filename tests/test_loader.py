@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from swinclf.data import loader, thread_pool
+from swinclf.data import images, thread_pool
 from swinclf.data.images import content_digest
 from swinclf.data.loader import (
     available_batches,
@@ -195,8 +195,8 @@ def test_a_bad_file_is_its_own_answer_and_nobody_else_s(files):
 
 def test_a_file_is_read_once(files, monkeypatch):
     read = []
-    real = loader.read_bytes
-    monkeypatch.setattr(loader, "read_bytes", lambda path: read.append(path) or real(path))
+    real = images.read_bytes
+    monkeypatch.setattr(images, "read_bytes", lambda path: read.append(path) or real(path))
     load_for_prediction(files[0], SMALL)
     assert read == [files[0]]
 
@@ -208,14 +208,14 @@ def test_a_file_is_read_once(files, monkeypatch):
 def silent(monkeypatch):
     """Reading a file whose name is in this set never ends, as on a network disk that has gone."""
     names, for_ever = set(), threading.Event()
-    real = loader.read_bytes
+    real = images.read_bytes
 
     def read(path):
         if path.name in names:
             for_ever.wait()
         return real(path)
 
-    monkeypatch.setattr(loader, "read_bytes", read)
+    monkeypatch.setattr(images, "read_bytes", read)
     monkeypatch.setenv(DEADLINE_VARIABLE, "0.2")
     yield names
     for_ever.set()

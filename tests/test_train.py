@@ -277,8 +277,8 @@ def test_runs_are_numbered_a_name_is_used_once_and_latest_is_the_newest(cli, dat
 
 def test_a_hundred_frozen_epochs_read_no_image_again(dataset, tmp_path, monkeypatch):
     reads = []
-    read_bytes = loader.read_bytes
-    monkeypatch.setattr(loader, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    read = loader.image_bytes
+    monkeypatch.setattr(loader, "image_bytes", lambda path: reads.append(path) or read(path))
 
     def reads_of(epochs):
         reads.clear()

@@ -340,8 +340,8 @@ def test_kept_pictures_change_no_pixel_and_are_decoded_once(tmp_path, monkeypatc
     for number, path in enumerate(files):
         write_image(path, (20 * number, 90, 200), seed=number, size=(80, 70))
     reads = []
-    read_bytes = loader.read_bytes
-    monkeypatch.setattr(loader, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    read = loader.image_bytes
+    monkeypatch.setattr(loader, "image_bytes", lambda path: reads.append(path) or read(path))
     anew = batches_of(files, workers=0, augment=augment)
     side = 32 if augment is Augment.NONE else 55
     half = 4 * 3 * side * (side if augment is Augment.NONE else 62)  # four pictures fit

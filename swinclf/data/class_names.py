@@ -56,11 +56,6 @@ def match_unicode_forms(labels: Iterable[str], classes: Collection[str]) -> Mapp
     return {label: name for pair in pairs for label in pair - classes for name in pair - labels}
 
 
-def find_similar_name(name: str, others: Iterable[str]) -> str:
-    """Return the first name that differs only in case, outer spaces or form; empty for none."""
-    return next(iter(find_similar_names([name], others)[name]), "")
-
-
 def find_similar_names(names: Iterable[str], others: Iterable[str]) -> Mapping[str, Sequence[str]]:
     """Map each name to those of `others` that differ only in case, outer spaces or form.
 

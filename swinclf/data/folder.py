@@ -16,7 +16,7 @@ from pathlib import Path
 
 from swinclf.data.cifar import open_cifar
 from swinclf.data.class_names import (
-    find_similar_name,
+    find_similar_names,
     list_some,
     match_unicode_forms,
     quote_name,
@@ -212,12 +212,11 @@ def _check_same_classes(index: FolderIndex) -> None:
     if lacking:
         found.append(f"the val folder lacks {list_some(lacking, held_out)}")
     if added:
-        near = find_similar_name(added[0], trained) or next(
-            iter(difflib.get_close_matches(added[0], list(trained), n=1)), ""
-        )
+        similar = find_similar_names(added[:1], trained)[added[0]]
+        near = [*similar, *difflib.get_close_matches(added[0], list(trained), n=1)]
         found.append(
             f"the val folder adds {list_some(added, trained)}"
-            + (f" (did you mean {quote_name(near, added)}?)" if near else "")
+            + (f" (did you mean {quote_name(near[0], added)}?)" if near else "")
         )
     reason, count = most_frequent_reason(one for one in index.skipped if one.label in lacking)
     if count:

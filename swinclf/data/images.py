@@ -148,14 +148,18 @@ def content_digest(data: bytes) -> bytes:
 
 
 @contextmanager
-def read_slot(path: Path) -> Iterator[None]:
-    """Limit memory while a file is read and decoded: very large ones take turns."""
+def image_bytes(path: Path) -> Iterator[bytes]:
+    """Read a file, to decode it in a `with` block: very large ones take turns, to limit memory.
+
+    Raises:
+        UnreadableImage: As `read_bytes`.
+    """
     try:
         size = path.stat().st_size
     except (OSError, ValueError):  # `read_bytes` reports the error
         size = 0
     with limits.serialize_if_large(size):
-        yield
+        yield read_bytes(path)
 
 
 def decode_image(
@@ -263,7 +267,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
         raster = read_png_raster(data, picture)
         if raster:
             limits.check_size(size, "PNG of 16-bit channels", most)
-        needed = limits.bytes_to_decode(picture, data) + (raster.band_bytes if raster else 0)
+        needed = limits.bytes_to_decode(picture, data, size) + (raster.band_bytes if raster else 0)
         with limits.MEMORY.reserve(needed):
             if raster is None:
                 picture.load()

@@ -113,13 +113,15 @@ def check_before_decoding(
         )
 
 
-def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the approximate memory for decoding, bytes, after `picture.draft`."""
+def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes, size: tuple[int, int]) -> int:
+    """Return the approximate memory for decoding, bytes, after `picture.draft`.
+
+    `size` is the (width, height) before it.
+    """
     kind = picture.format or ""
     needed = picture.width * picture.height * _BYTES_PER_PIXEL.get(kind, _OTHER_BYTES_PER_PIXEL)
     if kind in ("JPEG", "MPO"):
-        width, height = _jpeg_size(data)
-        needed += _coefficient_bytes(width * height, count_scans(data))
+        needed += _coefficient_bytes(size[0] * size[1], count_scans(data))
     return needed
 
 
@@ -225,14 +227,6 @@ def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
         position = at + 2
         if marker not in (0x01, 0xD8) and len(data) >= position + 2:
             position += int.from_bytes(data[position : position + 2], "big")
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    for marker, at in _jpeg_markers(data):
-        if marker in _FRAMES and len(data) >= at + 9:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-    return 0, 0
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -27,8 +27,7 @@ from swinclf.data.images import (
     ExcessiveImage,
     UnreadableImage,
     content_digest,
-    read_bytes,
-    read_slot,
+    image_bytes,
     use_image,
 )
 from swinclf.data.limits import serialize_if_large, why_not_bytes
@@ -77,8 +76,7 @@ def load_image(
     photograph of 12 megapixels. An image whose digest `is_known` is not decoded.
     """
     try:
-        with read_slot(path):
-            data = read_bytes(path)
+        with image_bytes(path) as data:
             found = content_digest(data) if digest or is_known else b""
             if is_known is not None and is_known(found):
                 return LoadedImage(None, found, "")
@@ -213,8 +211,8 @@ def digest_files(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
     """
 
     def digest(path: str) -> tuple[str, bytes]:
-        with suppress(UnreadableImage), read_slot(root / path):
-            return path, content_digest(read_bytes(root / path))
+        with suppress(UnreadableImage), image_bytes(root / path) as data:
+            return path, content_digest(data)
         return path, b""
 
     workers = default_workers()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from swinclf.data.images import UnreadableImage, decode_image, read_bytes, read_slot
+from swinclf.data.images import UnreadableImage, decode_image, image_bytes
 from swinclf.data.loader import map_ahead
 from swinclf.errors import DataError
 from swinclf.preprocess import ValueRange
@@ -24,8 +24,8 @@ def thumbnail(
 ) -> bytes | None:
     """Return a JPEG whose longer side is at most `side_px`; None if the image cannot be read."""
     try:
-        with read_slot(path):
-            picture = decode_image(read_bytes(path), decode_px=side_px, ranges=ranges)
+        with image_bytes(path) as data:
+            picture = decode_image(data, decode_px=side_px, ranges=ranges)
     except UnreadableImage:
         return None
     picture.thumbnail((side_px, side_px))

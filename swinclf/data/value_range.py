@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from swinclf.data.images import HEAD_BYTES, UnreadableImage, measure_values, read_bytes, read_slot
+from swinclf.data.images import HEAD_BYTES, UnreadableImage, image_bytes, measure_values, read_bytes
 from swinclf.data.loader import evenly_spaced, map_ahead
 from swinclf.data.tiff_tags import is_tiff
 from swinclf.preprocess import ValueRange
@@ -53,8 +53,7 @@ def measure_ranges(
 
     def measure(file: Path) -> ValueRange | None:
         try:
-            with read_slot(file):
-                data = read_bytes(file)
+            with image_bytes(file) as data:
                 return measure_values(data) if takes(data) else None
         except UnreadableImage:
             return None

@@ -18,8 +18,7 @@ from swinclf.data.images import (
     Header,
     UnreadableImage,
     content_digest,
-    read_bytes,
-    read_slot,
+    image_bytes,
     use_image,
 )
 from swinclf.data.loader import evenly_spaced, map_ahead
@@ -99,8 +98,7 @@ def median_side_px(paths: Sequence[Path]) -> float | None:
 
     def measure(path: Path) -> int | None:
         try:
-            with read_slot(path):
-                data = read_bytes(path)
+            with image_bytes(path) as data:
                 return use_image(data, lambda _, header: min(header.size), decode_px=SIDE)
         except UnreadableImage:
             return None
@@ -118,8 +116,7 @@ def _read_one(path: Path, *, ranges: tuple[ValueRange, ...]) -> _Record | str:
         return digest, header.size, header.orientation, float(grey.std()), fingerprints(grey)
 
     try:
-        with read_slot(path):
-            data = read_bytes(path)
+        with image_bytes(path) as data:
             return use_image(data, note, decode_px=SIDE, ranges=ranges)
     except UnreadableImage as error:
         return str(error)

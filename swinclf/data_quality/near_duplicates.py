@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swinclf.data.images import UnreadableImage, decode_image, read_bytes, read_slot
+from swinclf.data.images import UnreadableImage, decode_image, image_bytes
 from swinclf.data.loader import map_ahead
 from swinclf.data_quality.fingerprints import CROPS, mirrored, search_fingerprints, small_grey
 from swinclf.data_quality.image_stats import ImageStats
@@ -178,16 +178,15 @@ class _ImageComparer:
     def _read(self, row: int, side: int = DETAIL_SIDE) -> np.ndarray | None:
         path = self._root / self._stats.images[row].path
         try:
-            with read_slot(path):
-                picture = decode_image(read_bytes(path), decode_px=side, ranges=self._stats.ranges)
+            with image_bytes(path) as data:
+                picture = decode_image(data, decode_px=side, ranges=self._stats.ranges)
             return small_grey(picture, side)
         except UnreadableImage:  # it was readable before: the folder is being changed
             return None
 
 
 NEAREST = 8  # neighbours per image, and as many among the mirror images
-BLOCK_COSINES = 2**22  # computed at once: 16 MiB, and twice as much to select from them
-BLOCK_ROWS = 256  # at least: products of few rows take several times as long
+BLOCK_ROWS = 1024  # images whose neighbours are searched at once
 MANY_IMAGES = 100_000  # from which the search takes minutes
 
 
@@ -210,6 +209,8 @@ def nearest_pairs(
     Returns:
         (row, larger row, whether one of them is mirrored), unique and sorted.
     """
+    from sklearn.neighbors import NearestNeighbors  # takes a second to load
+
     which = np.isin(table.rows, among)
     rows = table.rows[which]
     count = len(rows)
@@ -222,46 +223,24 @@ def nearest_pairs(
         features -= mean
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         features /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    size = max(BLOCK_ROWS, BLOCK_COSINES // count)
     if count >= MANY_IMAGES:
         report.note(
             f"each of {count:,} images is compared with all others by its features: the time grows "
             "with the square of their number; without --weights and --model it is not done"
         )
     codes = []
-    with report.track("searching nearest neighbours", count) as advance:
-        for start in range(0, count, size):
-            own = np.arange(start, min(start + size, count))
-            for is_mirrored, others in enumerate((plain, turned)):
-                near = _nearest(plain[own], own, others, nearest)
-                low, high = np.minimum(near, own[:, None]), np.maximum(near, own[:, None])
-                codes.append(np.unique((low * count + high) * 2 + is_mirrored))
-            advance(len(own))
+    with report.track("searching nearest neighbours", 2 * count) as advance:
+        for is_mirrored, others in enumerate((plain, turned)):
+            search = NearestNeighbors(n_neighbors=nearest + 1, algorithm="brute").fit(others)
+            for start in range(0, count, BLOCK_ROWS):
+                own = np.arange(start, min(start + BLOCK_ROWS, count))[:, None]
+                near = search.kneighbors(plain[own[:, 0]], return_distance=False)
+                is_other = near != own  # all but the image itself, or its own mirror image
+                wanted = is_other & (is_other.cumsum(axis=1) <= nearest)
+                low, high = np.minimum(near, own)[wanted], np.maximum(near, own)[wanted]
+                codes.append((low * count + high) * 2 + is_mirrored)
+                advance(len(own))
     return [
         (int(rows[code // 2 // count]), int(rows[code // 2 % count]), bool(code % 2))
         for code in np.unique(np.concatenate(codes))
     ]
-
-
-def _nearest(rows: np.ndarray, own: np.ndarray, others: np.ndarray, nearest: int) -> np.ndarray:
-    """Return the rows of `others` nearest to each of `rows` but for its own: (N, nearest).
-
-    (N, D) and (M, D) unit vectors, M > `nearest`; (N,) the own row of each. They are compared in
-    tiles, so that the memory depends on neither N nor M.
-    """
-    best = np.empty((len(rows), 0), dtype=np.intp)
-    best_cosines = np.empty((len(rows), 0), dtype=rows.dtype)
-    size = max(1, BLOCK_COSINES // len(rows))
-    for start in range(0, len(others), size):
-        cosines = rows @ others[start : start + size].T
-        inside = np.flatnonzero((own >= start) & (own < start + size))
-        cosines[inside, own[inside] - start] = -np.inf
-        count = min(nearest, cosines.shape[1])
-        near = np.argpartition(cosines, -count, axis=1)[:, -count:]
-        best_cosines = np.hstack([best_cosines, np.take_along_axis(cosines, near, axis=1)])
-        best = np.hstack([best, near + start])
-        if best.shape[1] > nearest:
-            near = np.argpartition(best_cosines, -nearest, axis=1)[:, -nearest:]
-            best = np.take_along_axis(best, near, axis=1)
-            best_cosines = np.take_along_axis(best_cosines, near, axis=1)
-    return best
