@@ -139,7 +139,8 @@ class _Lines:
                     self._cell = delimiter, index
                     return found
         if self._cell is not None and self._cell[0] in line:
-            return dict(enumerate(_cells(line, self._cell[0]))).get(self._cell[1], "")
+            delimiter, index = self._cell
+            return "".join(_cells(line, delimiter)[index : index + 1])
         return ""
 
     def _existing(self, cell: str, exists: Callable[[str], bool]) -> str:
@@ -162,10 +163,13 @@ class _Lines:
     def _table(self, name: str, delimiter: str, index: int, lines: Iterator[str]) -> Iterator[str]:
         """Yield the cells of a column of the rows after the header."""
         self._note(f"the list is read as a table: paths from its column '{name}'")
+        first = next(lines, "")
+        is_rule = re.fullmatch(r"\s*--[-\s]*", first)  # PowerShell underlines the header
+        lines = lines if is_rule else chain([first], lines)
         rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
         try:
             for row in rows:
-                if any(cell.strip(" \r\n-") for cell in row):  # PowerShell underlines the header
+                if any(cell.strip() for cell in row):
                     yield self._of_cell(row[index]) if index < len(row) else ""
         except csv.Error as error:
             raise DataError(
