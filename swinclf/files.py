@@ -1,4 +1,4 @@
-"""Atomic writes of small files, free names, and the JSON and CSV dialects of a run.
+"""Atomic writes of small files, and the JSON and CSV dialects of a run.
 
 Knows nothing about the contents. File and class names may be invalid UTF-8, which Python represents
 by lone surrogates; both dialects preserve them.
@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from typing import Any, cast
 from swinclf.errors import RunError
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
+NAME_BYTES = 255  # of the longest name that common file systems allow
 LONG_NAME = 200  # bytes; longer names are hashed in the name of the temporary file
 AS_BYTES = "swinclf-bytes"  # the error handler of `to_utf8`, for streams too
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -245,21 +246,18 @@ def folder_bytes(folder: Path | str) -> int:
     return size
 
 
-def free_path(path: Path, used: Collection[Path] = ()) -> Path:
-    """Return a path that neither exists nor is `used`: with a number in its name if need be."""
-    number = 1
-    while os.path.lexists(free := numbered_path(path, number)) or free in used:
-        number += 1
-    return free
-
-
 def numbered_path(path: Path, number: int) -> Path:
-    """Return a path with a number in its name, from 2; for 1 the path itself.
+    """Return a path with a number in its name, from 2, shortened if need be; for 1 the path itself.
 
-    >>> numbered_path(Path("a.jpg"), 2).name
-    'a-2.jpg'
+    >>> numbered_path(Path("a.jpg"), 2).name, len(numbered_path(Path(255 * "a"), 12).name)
+    ('a-2.jpg', 255)
     """
-    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+    if number == 1:
+        return path
+    stem, ending = path.stem, f"-{number}{path.suffix}"
+    while stem and len(os.fsencode(stem + ending)) > NAME_BYTES:
+        stem = stem[:-1]
+    return path.with_name(stem + ending)
 
 
 def file_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,28 @@ def test_an_image_stays_in_its_split_and_subfolder(tmp_path):
     table = write_labels(tmp_path / "t.csv", [("val/cat/sub/1.png", "dog")])
     (move,) = plan_relabel(table, tmp_path / "d").moves
     assert move.target == "val/dog/sub/1-2.png"
+
+
+def test_a_label_in_another_unicode_form_is_that_class(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "B\u00fcffel") for form in ("NFC", "NFD"))
+    for number, label in enumerate((nfd, "rose")):
+        write_image(tmp_path / "d" / label / f"{number}.png", (9, 9, 9), seed=number)
+    rows = [(f"{nfd}/0.png", nfc), ("rose/1.png", nfc)]
+    plan = plan_relabel(write_labels(tmp_path / "t.csv", rows), tmp_path / "d")
+    assert [one.target for one in plan.moves] == [f"{nfd}/1.png"]
+
+
+def test_a_new_name_is_not_too_long(tmp_path):
+    name = 125 * "\u00e9" + ".png"  # 254 bytes
+    for seed, label in enumerate(("cat", "dog")):
+        write_image(tmp_path / "d" / label / name, (9, 9, 9), seed=seed)
+    apply_moves(
+        plan_relabel(write_labels(tmp_path / "t.csv", [(f"cat/{name}", "dog")]), tmp_path / "d")
+    )
+    assert sorted(path.name for path in (tmp_path / "d" / "dog").iterdir()) == [
+        124 * "\u00e9" + "-2.png",
+        name,
+    ]
 
 
 def test_paths_as_predict_prints_them(dataset, tmp_path, monkeypatch):
@@ -208,6 +231,17 @@ def test_undo_of_what_was_interrupted(dataset, labels):
     write_json(undo, {**record, "moves": [{"path": "../a", "target": "../b"}]})
     with pytest.raises(DataError):
         plan_undo(undo)
+
+
+def test_undo_in_a_dataset_that_has_been_moved(cli, dataset, labels, tmp_path):
+    before = contents(dataset)
+    undo = apply_moves(plan_relabel(labels, dataset))
+    moved = dataset.rename(tmp_path / "moved")
+    done = cli("relabel", "--undo", undo, "--yes")
+    assert done.code == 1
+    assert error_lines(done) == (f"a dataset at '{dataset}'", "no such folder", "--data DATA")
+    assert cli("relabel", "--undo", undo, "--data", moved, "--yes").code == 0
+    assert contents(moved) == before
 
 
 @pytest.mark.parametrize("linked", ["folder", "file"])

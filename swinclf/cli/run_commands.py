@@ -140,7 +140,7 @@ def relabel_command(
             found="none" if table is None else "both",
             hint="swinclf relabel FILE",
         )
-    plan = plan_undo(undo) if undo else plan_relabel(cast(Path, table), data)
+    plan = plan_undo(undo, data) if undo else plan_relabel(cast(Path, table), data)
     if not as_json:
         write_data("".join(f"{one_line(a.path)} -> {one_line(a.target)}\n" for a in plan.moves))
         flush_data()

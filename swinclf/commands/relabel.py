@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swinclf.data.class_names import match_unicode_forms
 from swinclf.data.dataset_layout import find_layout
 from swinclf.errors import DataError, RunError
 from swinclf.files import (
     cannot_write,
-    free_path,
+    numbered_path,
     read_csv,
     read_json,
     rename_to_free,
@@ -59,9 +60,7 @@ def plan_relabel(table: Path, data: Path | None = None) -> RelabelPlan:
     """
     rows = read_csv(table, COLUMNS)
     data = data or _data_of_run(table)
-    if not data.is_dir():
-        raise DataError(f"a dataset at '{data}'", found="no such folder", hint="--data DATA")
-    root = data.resolve()
+    root = _dataset_root(data)
     labels = {
         Path(one.path): (one.label, Path(one.path).parent)
         for one in find_layout(root, None).class_folders
@@ -85,16 +84,19 @@ def plan_relabel(table: Path, data: Path | None = None) -> RelabelPlan:
     return RelabelPlan(root, tuple(moves), len(rows) - len(moves), table)
 
 
-def plan_undo(undo: Path) -> RelabelPlan:
+def plan_undo(undo: Path, data: Path | None = None) -> RelabelPlan:
     """Return the moves that take back an earlier relabelling, as far as it came.
+
+    `data` is the dataset's folder, if it has been moved; None for the recorded one.
 
     Raises:
         RunError: If the file is not an undo file.
-        DataError: If an image is not where it was moved, or its former path is in use.
+        DataError: If there is no dataset, an image is not where it was moved, or its former path is
+            in use.
     """
     record = read_json(undo)
     try:
-        root = Path(record["data"])
+        root = _dataset_root(data or Path(record["data"]))
         done = [Move(str(one["path"]), str(one["target"])) for one in record["moves"]]
     except (KeyError, TypeError) as error:
         raise RunError(
@@ -107,8 +109,8 @@ def plan_undo(undo: Path) -> RelabelPlan:
     for one in reversed(done):
         now, former = root / one.target, root / one.path
         try:
-            _check_inside(root.resolve(), now)
-            _check_inside(root.resolve(), former)
+            _check_inside(root, now)
+            _check_inside(root, former)
         except ValueError:
             lost.append(one.target)
             continue
@@ -138,7 +140,7 @@ def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
     if not is_undo:
         is_inside = plan.table.resolve().is_relative_to(plan.data)
         folder = plan.data.parent if is_inside else plan.table.parent
-        undo = free_path(folder / f"{plan.table.stem}-undo.json")
+        undo = _free_path(folder / f"{plan.table.stem}-undo.json")
         moves = [{"path": one.path, "target": one.target} for one in plan.moves]
         write_json(undo, {"data": str(plan.data), "moves": moves})
     for one in plan.moves:
@@ -151,6 +153,12 @@ def apply_moves(plan: RelabelPlan, *, is_undo: bool = False) -> Path | None:
             hint = f"swinclf relabel --undo {quoted(undo or plan.table)}, which moves images back"
             raise RunError(failed.expected, found=failed.found, hint=hint) from error
     return undo
+
+
+def _dataset_root(data: Path) -> Path:
+    if not data.is_dir():
+        raise DataError(f"a dataset at '{data}'", found="no such folder", hint="--data DATA")
+    return data.resolve()
 
 
 def _data_of_run(table: Path) -> Path:
@@ -194,14 +202,18 @@ def _plan_move(
     old, parent = labels[folder]
     if label == old:
         return []
+    classes = {name: one for one, (name, above) in labels.items() if above == parent}
+    if label not in classes:
+        label = match_unicode_forms([label], classes).get(label, label)
+        if label == old:
+            return []
     if path in used:
         raise ValueError("in two rows")
-    classes = {name: one for one, (name, above) in labels.items() if above == parent}
     if label not in classes:
         near = difflib.get_close_matches(label, classes, n=1)
         guess = f", did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no class folder {label!r}{guess}")
-    target = free_path(classes[label] / path.relative_to(folder), used)
+    target = _free_path(classes[label] / path.relative_to(folder), used)
     used |= {path, target}
     return [Move(*(one.relative_to(root).as_posix() for one in (path, target)))]
 
@@ -209,3 +221,11 @@ def _plan_move(
 def _check_inside(root: Path, path: Path) -> None:
     if not path.parent.resolve().is_relative_to(root):
         raise ValueError("outside the dataset")
+
+
+def _free_path(path: Path, used: Collection[Path] = ()) -> Path:
+    """Return a path that neither exists nor is `used`: with a number in its name if need be."""
+    number = 1
+    while os.path.lexists(free := numbered_path(path, number)) or free in used:
+        number += 1
+    return free
