@@ -257,7 +257,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
             yield _OpenedImage(raster, raster.size, orientation)
         return
     with _identify(data) as picture:
-        limits.check_before_decoding(picture, data, most)
+        needed = limits.check_before_decoding(picture, data, most)
         is_jpeg2000 = picture.format == "JPEG2000"
         if is_jpeg2000:
             check_jpeg2000(picture, data)
@@ -267,7 +267,7 @@ def _opened(data: bytes, decode_px: int | None, most: int | None = None) -> Iter
         raster = read_png_raster(data, picture)
         if raster:
             limits.check_size(size, "PNG of 16-bit channels", most)
-        needed = limits.bytes_to_decode(picture, data, size) + (raster.band_bytes if raster else 0)
+        needed += limits.bytes_of_pixels(picture) + (raster.band_bytes if raster else 0)
         with limits.MEMORY.reserve(needed):
             if raster is None:
                 picture.load()

@@ -96,8 +96,13 @@ def check_size(size: tuple[int, int], kind: str, most: int | None = None) -> Non
 
 def check_before_decoding(
     picture: ImageFile.ImageFile, data: bytes, most: int | None = None
-) -> None:
-    """Check the size and the effort of an opened image; `most` and errors as of `check_size`."""
+) -> int:
+    """Check the size and the effort of an opened image; `most` and errors as of `check_size`.
+
+    Returns:
+        The bytes of the coefficients of a JPEG in several scans, at whatever size it is decoded;
+        0 for other images.
+    """
     kind = picture.format or ""
     check_size(picture.size, kind, most)
     pixels = picture.width * picture.height
@@ -107,22 +112,18 @@ def check_before_decoding(
             f"slow kind are {_MAX_SLOW_PIXELS:,} px and {_MAX_SLOW_BYTES:,} bytes"
         )
     scans = count_scans(data) if kind in ("JPEG", "MPO") else 1
-    if scans * pixels > _MAX_SCANNED or _coefficient_bytes(pixels, scans) > _MAX_COEFFICIENT_BYTES:
+    coefficient_bytes = 6 * pixels if scans > 1 else 0  # 2 bytes, three components
+    if scans * pixels > _MAX_SCANNED or coefficient_bytes > _MAX_COEFFICIENT_BYTES:
         raise ExcessiveImage(
             f"{picture.width} x {picture.height} px in {scans:,} scans: too much to decode"
         )
+    return coefficient_bytes
 
 
-def bytes_to_decode(picture: ImageFile.ImageFile, data: bytes, size: tuple[int, int]) -> int:
-    """Return the approximate memory for decoding, bytes, after `picture.draft`.
-
-    `size` is the (width, height) before it.
-    """
+def bytes_of_pixels(picture: ImageFile.ImageFile) -> int:
+    """Return the approximate memory for decoding, bytes, after `picture.draft`."""
     kind = picture.format or ""
-    needed = picture.width * picture.height * _BYTES_PER_PIXEL.get(kind, _OTHER_BYTES_PER_PIXEL)
-    if kind in ("JPEG", "MPO"):
-        needed += _coefficient_bytes(size[0] * size[1], count_scans(data))
-    return needed
+    return picture.width * picture.height * _BYTES_PER_PIXEL.get(kind, _OTHER_BYTES_PER_PIXEL)
 
 
 def bytes_of_raster(size: tuple[int, int], band_bytes: int) -> int:
@@ -210,10 +211,6 @@ def serialize_if_large(size: int) -> Iterator[None]:
 def _is_slow(picture: ImageFile.ImageFile) -> bool:
     """Return whether Pillow's decoder is written in Python: a second per million pixels."""
     return any(tile[0] in Image.DECODERS for tile in picture.tile)
-
-
-def _coefficient_bytes(pixels: int, scans: int) -> int:
-    return 6 * pixels if scans > 1 else 0  # 2 bytes, three components
 
 
 def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
