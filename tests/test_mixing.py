@@ -34,7 +34,7 @@ from swinclf.training.batches import UNLABELLED, Batch
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.objective import label_losses
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState, build_average
+from swinclf.training.state import BestEpoch, TrainState, WeightAverage
 
 PREPROCESS = Preprocess(
     height=40,
@@ -200,7 +200,7 @@ def test_without_rotation_and_zoom_nothing_is_resampled():
 def test_the_average_is_timms():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    ours = build_average(model, 0.9)
+    ours = WeightAverage(model, 0.9)
     theirs = ModelEmaV3(model, decay=0.9, use_warmup=False)
     for step in range(40):
         model(torch.randn(8, 3))

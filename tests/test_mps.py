@@ -100,17 +100,12 @@ def test_an_epoch_waits_for_the_device_once(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr(mps_device, "compute", counting)
     monkeypatch.setattr(TrainingLoop, "_take_steps", counted)
+    monkeypatch.setattr(checkpoint.CheckpointSaver, "is_due", lambda _: False)  # as in a minute
     found = []
     for batch_size in (6, 2):
-        augmentation = (
-            "--augment",
-            "trivial",
-            "--random-erasing",
-            "0.5",
-            "--batch-size",
-            batch_size,
-        )
-        done = cli("train", data, *FLAGS, *WAYS["upper"], "--epochs", "1", *augmentation)
+        words = ("--augment", "trivial", "--random-erasing", "0.5", "--mixup", "0.4")
+        words += ("--ema", "0.9", "--batch-size", batch_size)
+        done = cli("train", data, *FLAGS, *WAYS["upper"], *words)
         assert done.code == 0, done.err
         found.append(dict(waits))
         waits.clear()

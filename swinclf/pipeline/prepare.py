@@ -33,7 +33,13 @@ from swinclf.training.logistic_regression import Baseline, fit_baseline
 from swinclf.training.mixing import ImageBatchAugmentation
 from swinclf.training.optim import build_optimizer
 from swinclf.training.schedule import Schedule
-from swinclf.training.state import BestEpoch, TrainState, build_average, build_state, copy_weights
+from swinclf.training.state import (
+    BestEpoch,
+    TrainState,
+    WeightAverage,
+    build_state,
+    copy_weights,
+)
 
 
 def build_feature_batches(plan: Plan, device: str) -> FeatureBatches | None:
@@ -135,7 +141,7 @@ def prepare_training(
             for group in own.param_groups:  # they train at the peak rate
                 state.optimizer.add_param_group(group)
     if config.ema:
-        state.average = build_average(state.model, config.ema)
+        state.average = WeightAverage(state.model, config.ema)
     torch.manual_seed(config.seed)
     if saved is not None:
         restore(saved, state)

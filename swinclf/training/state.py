@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -98,7 +97,7 @@ class TrainState:
     # the loss; its own parameters train with the model
     objective: CrossEntropy = field(default_factory=CrossEntropy)
     frozen_statistics: bool = False  # whether batch-norm statistics are frozen
-    average: AveragedModel | None = None  # of the model's weights over the steps; None without one
+    average: WeightAverage | None = None  # of the weights over the steps; None without one
 
     @property
     def evaluated(self) -> nn.Module:
@@ -120,24 +119,30 @@ def build_state(
     return TrainState(model, optimizer, scaler)
 
 
-def build_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average (EMA) of a copied model, so far the model itself.
+class WeightAverage(AveragedModel):
+    """The exponential moving average (EMA) of a copied model's weights, so far the model itself.
 
     `decay` is the weight of the old average at each step, in (0, 1). As in timm and TensorFlow, the
     first steps are averaged over fewer weights: at step n it is at most (1 + n) / (10 + n).
     """
 
-    @torch.no_grad()
-    def average(
-        averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], count: torch.Tensor | int
-    ) -> None:
-        step = int(count)
-        share = 1 - min(decay, (1 + step) / (10 + step))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(list(averages), list(weights), share)
-        else:  # the counter of batch norm
-            for old, new in zip(averages, weights, strict=True):
-                old.copy_(new)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.requires_grad_(False)
+        self._decay = decay
 
-    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    return averaged.requires_grad_(False)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average a further step, without waiting for a GPU as torch's own method does."""
+        step = int(self.n_averaged)  # on the CPU
+        tensors = ([*one.parameters(), *one.buffers()] for one in (self.module, model))
+        pairs = list(zip(*tensors, strict=True))
+        averaged = [pair for pair in pairs if step and pair[0].is_floating_point()]
+        if averaged:
+            share = 1 - min(self._decay, (1 + step) / (10 + step))
+            averages, weights = zip(*averaged, strict=True)
+            torch._foreach_lerp_(list(averages), list(weights), share)
+        for old, new in pairs:
+            if not step or not old.is_floating_point():  # the counter of batch norm
+                old.copy_(new)
+        self.n_averaged += 1
