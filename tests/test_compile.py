@@ -14,10 +14,16 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 import swinclf
-from swinclf.device import choose_hardware
+from swinclf.data.folder import scan_folder
+from swinclf.device import Hardware, Precision, choose_hardware
+from swinclf.pipeline.forecast import rough_dataset
+from swinclf.pipeline.plan import resolve_plan
+from swinclf.pipeline.starting_model import build_starting_model, resolve_machine
+from swinclf.reporter import SILENT
 from swinclf.settings import gather_settings
 from swinclf.training import compilation, defaults
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
+from swinclf.training.feature_extraction import ExtractedFeatures
 
 
 def test_a_compiled_training_ends_as_another(dataset, tmp_path, monkeypatch):
@@ -110,17 +116,20 @@ def test_without_a_compiler_it_ends_before_anything_is_read(cli, dataset, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+SHORT = "about 3 min of training, and compiling pays from 4 min on"
+
+
 @pytest.mark.parametrize(
     ("given", "regime", "missing", "chosen", "reason"),
     [
-        ({}, Regime.FULL, "", "on", "4,700 steps on an NVIDIA GPU"),
-        ({"compile": "auto"}, Regime.PART, "", "on", "4,700 steps on an NVIDIA GPU"),
+        ({}, Regime.FULL, "", "on", "about 9 min of training on an NVIDIA GPU"),
+        ({"compile": "auto"}, Regime.PART, "", "on", "about 9 min of training on an NVIDIA GPU"),
         ({"compile": "off"}, Regime.FULL, "", "off", None),
         ({}, Regime.HEAD, "", "off", "the network does not train"),
         ({"device": "mps"}, Regime.FULL, "", "off", "only an NVIDIA GPU gains from it"),
         ({"device": "cpu"}, Regime.FULL, "", "off", "only an NVIDIA GPU gains from it"),
         ({"compile": "on", "device": "cpu"}, Regime.FULL, "", "on", None),
-        ({"epochs": 3}, Regime.FULL, "", "off", "1,410 steps, fewer than 4,000"),
+        ({"epochs": 3}, Regime.FULL, "", "off", SHORT),
         ({}, Regime.FULL, "no triton", "off", "no triton"),
     ],
 )
@@ -137,10 +146,31 @@ def test_it_is_chosen_where_it_saves_more_than_it_takes(
         img_size=224,
         is_vit=True,
         is_convolutional=False,
+        macs=17_600_000_000,  # of ViT-B/16
     )
     resolved = choose_schedule(settings, facts)
     assert resolved.config.compile == chosen
     assert resolved.reasons.get("compile") == reason
+
+
+def test_the_time_is_that_of_the_networks_multiply_adds(dataset, monkeypatch):
+    """Here of a GPU that computes one in a second: a training takes long enough."""
+    monkeypatch.setattr(defaults, "why_no_compiler", lambda _device: "")
+    monkeypatch.setattr(defaults, "MACS_PER_S", 1.0)
+    index = scan_folder(dataset)
+    chosen = []
+    for device in ("cuda:0", "cpu"):
+        settings = gather_settings({"data": dataset, "device": device, **SMALL_SETTINGS})
+        hardware = Hardware(device, Precision.FP32, "")
+        settings = resolve_machine(settings, hardware, dataset)
+        settings, start = build_starting_model(settings, index, None, SILENT)
+        start.network.train()
+        rough = rough_dataset(index, start.split_rule(index))
+        plan = resolve_plan(settings, start, rough, ExtractedFeatures(), None)
+        chosen.append(plan.config.compile)
+        assert start.network.training
+        assert next(start.network.parameters()).device.type == "cpu"
+    assert chosen == ["on", "off"]
 
 
 def test_the_value_auto_is_as_if_it_was_not_given(cli, dataset, tmp_path):

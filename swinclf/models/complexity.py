@@ -9,6 +9,7 @@ Shape letters: h x w tokens or positions, C channels, M the side of a window.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def count_torch_flops(compute: Callable[[], object]) -> int:
     with _flop_counter() as counter:
         compute()
     return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, image_px: tuple[int, int]) -> int:
+    """Return the multiply-adds for one image of (height, width), without computing anything."""
+    on_meta = copy.deepcopy(network).to("meta").eval()
+    image = torch.zeros(1, 3, *image_px, device="meta")
+    return count_torch_flops(lambda: on_meta(image)) // 2
 
 
 @contextmanager

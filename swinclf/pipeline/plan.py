@@ -143,9 +143,19 @@ def resolve_plan(
         is_vit=hasattr(start.network, "pos_embed"),
         is_convolutional=is_convolutional(start.network),
         is_probe_exact=settings.config.teacher is None and _is_probe_exact(start, dataset),
+        macs=_macs(settings, start),
     )
     settings = choose_schedule(settings, facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
+
+
+def _macs(settings: Settings, start: StartingModel) -> int:
+    """Return the multiply-adds for an image, where `--compile auto` depends on them; else 0."""
+    if start.regime is Regime.HEAD or not settings.config.device.startswith("cuda"):
+        return 0
+    from swinclf.models.complexity import count_macs  # imports much of torch
+
+    return count_macs(start.network, (start.preprocess.height, start.preprocess.width))
 
 
 def _is_probe_exact(start: StartingModel, dataset: FolderIndex) -> bool:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from swinclf.config import Augment, ClassWeights, Compile, OptimizerName, TeacherViews
 from swinclf.data.folder import TEST, FolderIndex
+from swinclf.durations import duration_text
 from swinclf.errors import ConfigError
 from swinclf.processes import current
 from swinclf.settings import Settings
@@ -28,9 +29,10 @@ SOFT_TEMPERATURE, SOFT_WEIGHT, FEATURE_WEIGHT = 2.0, 0.5, 1.0
 TRAIN_SIZE = 5 / 7  # of a convolutional network's --img-size; to the nearest multiple of 32
 FEW_IMAGES, DEFAULT_FOLDS = 300, 40  # cross-validation is the default below
 OF_BATCHES = ("mixup", "cutmix", "random_erasing")  # settings that need images in training
-# A step of Swin-T at batch size 128 on an H200 takes 58 ms, compiled 29 (benchmarks/gpu.py): this
-# many steps save two minutes, which compiling for whole batches and for the last one may take.
-COMPILED_STEPS = 4_000
+# An H200 trains 2,208 images a second of Swin-T, each 4.5e9 multiply-adds in the forward pass, and
+# twice as many compiled (benchmarks/gpu.py): compiling saves half of the time.
+MACS_PER_S = 2_208 * 4.5e9
+COMPILE_S = 120  # for whole batches and for the last one: not measured
 CPU_PIXELS = 16 * 224 * 224  # of a micro-batch: more are no faster on a CPU, and take more memory
 
 
@@ -55,6 +57,7 @@ class TrainingFacts:
     is_convolutional: bool
     # whether L-BFGS can fit a head on the features of all training images
     is_probe_exact: bool = False
+    macs: int = 0  # multiply-adds for an image of `img_size`; 0 if they are not counted
 
 
 def choose_regime(settings: Settings, *, trained_weights: bool) -> tuple[Settings, Regime]:
@@ -219,7 +222,7 @@ def choose_schedule(settings: Settings, facts: TrainingFacts) -> Settings:
         settings = _choose_layer_decay(settings, facts)
     settings = _choose_optimizer(settings, facts)
     settings = _choose_lr(settings, facts, batch_size)
-    settings = _choose_compile(settings, facts, batch_size)
+    settings = _choose_compile(settings, facts)
     return _choose_class_weights(settings, facts)
 
 
@@ -329,10 +332,16 @@ def _choose_lr(settings: Settings, facts: TrainingFacts, batch_size: int) -> Set
     return settings.choose("lr", float(f"{rate:.2g}"), reason)  # recorded as printed
 
 
-def _choose_compile(settings: Settings, facts: TrainingFacts, batch_size: int) -> Settings:
-    """Choose whether to compile the network: where it saves more time than it takes."""
+def _choose_compile(settings: Settings, facts: TrainingFacts) -> Settings:
+    """Choose whether to compile the network: where it saves more time than it takes.
+
+    The time is estimated, not measured, so that the same training is compiled every time.
+    """
     config = settings.config
-    steps = (config.epochs or 0) * -(-facts.train_count // batch_size)
+    images = (config.epochs or 0) * facts.train_count
+    scale = ((config.train_size or facts.img_size) / facts.img_size) ** 2
+    seconds = images * facts.macs * scale / MACS_PER_S
+    duration = f"about {duration_text(seconds)} of training"
     if facts.regime is Regime.HEAD:
         why_not = "the network does not train"
     elif not config.device.startswith("cuda"):
@@ -341,13 +350,13 @@ def _choose_compile(settings: Settings, facts: TrainingFacts, batch_size: int) -
         why_not = "--teacher-features"
     elif current().count > 1:
         why_not = "several processes"
-    elif steps < COMPILED_STEPS:
-        why_not = f"{steps:,} steps, fewer than {COMPILED_STEPS:,}"
+    elif seconds / 2 < COMPILE_S:
+        why_not = f"{duration}, and compiling pays from {duration_text(2 * COMPILE_S)} on"
     else:
         why_not = why_no_compiler(config.device)
     if why_not:
         return settings.choose("compile", Compile.OFF, why_not)
-    return settings.choose("compile", Compile.ON, f"{steps:,} steps on an NVIDIA GPU")
+    return settings.choose("compile", Compile.ON, f"{duration} on an NVIDIA GPU")
 
 
 def _choose_class_weights(settings: Settings, facts: TrainingFacts) -> Settings:
