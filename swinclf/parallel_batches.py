@@ -1,7 +1,8 @@
 """How many batches a network computes in parallel.
 
 On a CPU, one thread a batch and a batch a core are faster than all threads on one batch: threads of
-one batch wait for each other after every layer, and for the threads that decode.
+one batch wait for each other after every layer, and for the threads that decode. On an NVIDIA GPU a
+second thread stacks a batch and copies it while the first one waits for the results of another.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def choose_parallel_batches(device: str, pixels: int) -> ParallelBatches:
         size = min(max(8 * 224 * 224 // pixels, 8), 32)
         threads = min(torch.get_num_threads(), MAX_PARALLEL)
         return ParallelBatches(threads, size)
-    return ParallelBatches(1, fixed_batch_size(device))
+    return ParallelBatches(2 if device.startswith("cuda") else 1, fixed_batch_size(device))
 
 
 @contextmanager
