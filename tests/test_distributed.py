@@ -48,6 +48,20 @@ def program_script(folder, patch):
     return script
 
 
+def free_port():
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def torchrun(*words, folder):
+    """Starts the real torchrun, which starts the processes."""
+    script = folder / "torchrun.py"
+    script.write_text("from torch.distributed.run import main\nmain()\n")
+    return WarmProcess(*words, folder=folder, script=script)
+
+
 def run(count, *words, folder, patch="", code=0, nodes=1):
     """Runs the program in several processes; returns what it wrote to standard output and error.
 
@@ -55,10 +69,7 @@ def run(count, *words, folder, patch="", code=0, nodes=1):
     start takes seconds. `patch` is what they run first, `code` the exit code of the first process,
     `nodes` the number of machines that they believe to be on.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    local = count // nodes
+    port, local = free_port(), count // nodes
     shared = {
         **{"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"},
         **{"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local)},
@@ -158,6 +169,25 @@ def test_two_machines_train_the_model_of_one_process(undisturbed, tmp_path):
     assert_same_run(undisturbed / "runs" / "grey-1", tmp_path / out.strip())
 
 
+def test_torchrun_connects_machines_and_decides_which_is_the_first(undisturbed, tmp_path):
+    words = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test")
+    words += (f"--rdzv-endpoint=127.0.0.1:{free_port()}", "-m", "swinclf")
+    machines = [tmp_path / "one", tmp_path / "other"]
+    for folder in machines:
+        folder.mkdir()
+    command = (*words, "train", undisturbed / "grey", *STOPPED_EARLY)
+    processes = [torchrun(*command, folder=folder) for folder in machines]
+    codes = [one.wait() for one in processes]
+    assert codes == [0, 0], "".join(one.stderr for one in processes)
+    found = [
+        folder / one.stdout.strip()
+        for folder, one in zip(machines, processes, strict=True)
+        if one.stdout
+    ]
+    assert len(found) == 1
+    assert_same_run(undisturbed / "runs" / "grey-1", found[0])
+
+
 def test_a_head_on_shared_features_is_the_same(dataset, cli, tmp_path, monkeypatch):
     """And they are cached for later trainings of one process."""
     (dataset / "red" / "broken.png").write_text("no image")
@@ -196,11 +226,9 @@ def test_neither_a_signal_nor_a_death_changes_what_is_trained(undisturbed, cli, 
     folder = tmp_path / command.split()[-1]
     assert not read_rows(folder / "history.csv"), "in the middle of the first epoch"
 
-    script = tmp_path / "torchrun.py"
-    script.write_text("from torch.distributed.run import main\nmain()\n")
     killed = program_script(tmp_path, killing("SIGKILL", step=2))
-    torchrun = ("--standalone", "--nproc-per-node=2", "--", killed)
-    process = WarmProcess(*torchrun, *command.split(), folder=tmp_path, script=script)
+    words = ("--standalone", "--nproc-per-node=2", "--", killed, *command.split())
+    process = torchrun(*words, folder=tmp_path)
     assert process.wait() == 1, process.stderr
     err = unwrapped(process.stderr)
     assert "error: expected all 2 processes to continue" in err, err
