@@ -5,6 +5,7 @@ and NumPy values are rebuilt by functions of this file, from a fixed table, and 
 another class becomes an inert `Placeholder`. A `pickle.Unpickler` that imports nothing does not
 replace it: it allocates what a file asks for. This one of nine bytes takes 1.5 GB:
 `python -c 'import pickle; pickle.loads(b"\x80\x02Nr\x00\xe1\xf5\x05.")'`.
+`torch.load(weights_only=True)` reads protocol 2 only, and refuses files with other classes.
 
 Source: the opcodes as documented in Python's `pickletools`.
 """
@@ -324,15 +325,21 @@ def numpy_type(dtype: Any) -> np.dtype[Any]:
 
 def array_of(placeholder: Placeholder) -> np.ndarray | None:
     """Return the numeric NumPy array of a placeholder, or None if it is not one."""
-    state = placeholder.state
-    is_array = placeholder.name.endswith("multiarray._reconstruct")
-    if not is_array or not isinstance(state, tuple) or len(state) != 5:
-        return None
-    _, shape, dtype, is_fortran, raw = state
+    order: Any
+    axes: Any = None
     try:
+        if placeholder.name.endswith("multiarray._reconstruct"):
+            _, shape, dtype, is_fortran, raw = placeholder.state
+            order = "F" if is_fortran else "C"
+        elif placeholder.name.endswith("numeric._frombuffer"):  # in protocol 5
+            raw, dtype, shape, order, *more = placeholder.args
+            axes = more[0] if more and order == "K" else None  # the order of axes in memory
+        else:
+            return None
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         flat = np.frombuffer(raw, numpy_type(dtype))
-        array = flat.reshape(tuple(shape), order="F" if is_fortran else "C")
+        array = flat.reshape(shape, order=order if axes is None else "C")
+        array = array if axes is None else array.transpose(axes)
         return np.array(array, dtype=array.dtype.newbyteorder("="))
     except (ValueError, TypeError, AttributeError):
         return None

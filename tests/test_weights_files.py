@@ -102,6 +102,12 @@ def test_shards(where: str, kind: str, state: State, tmp_path: Path) -> None:
     assert names[1] in refusal(tmp_path / names[0]).found
 
 
+def test_an_index_whose_shard_is_an_index_is_refused(tmp_path: Path) -> None:
+    for name, shard in (("a.json", "b.json"), ("b.json", "c.bin")):
+        (tmp_path / name).write_text(json.dumps({"weight_map": {"x": shard}}))
+    assert refusal(tmp_path / "a.json").found == "b.json is an index of shards"
+
+
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
@@ -192,9 +198,14 @@ def test_tensors_that_share_memory_and_views_come_back(tmp_path: Path) -> None:
     check_read(tmp_path / "views.pth", content["model"])
 
 
-def test_a_state_dict_of_numpy_arrays_in_a_pickle(state: State, tmp_path: Path) -> None:
-    arrays = {name: value.numpy() for name, value in state.items()}
-    (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": arrays, "author": "someone"}))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_state_dict_of_numpy_arrays_in_a_pickle(
+    protocol: int, state: State, tmp_path: Path
+) -> None:
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].permute(1, 0, 3, 2)
+    state["norm.weight"] = state["norm.weight"][::2]
+    content = {"model": {name: one.numpy() for name, one in state.items()}, "author": "someone"}
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content, protocol))
     check_read(tmp_path / "weights.pkl", state)
 
 
@@ -282,6 +293,11 @@ def test_a_tensor_beyond_its_storage_is_inert(wrong: dict[str, Any]) -> None:
     found = interpret(stream, lambda _: Storage(torch.zeros(4)))
     assert isinstance(found, Placeholder)
     assert found.name == "torch._utils._rebuild_tensor_v2"
+
+
+def test_a_key_that_cannot_be_written_out_is_damage(state: State, tmp_path: Path) -> None:
+    torch.save({10**5000: state["norm.weight"]}, tmp_path / "w.pth")
+    assert refusal(tmp_path / "w.pth").expected.startswith("whole tensors in 'w.pth'")
 
 
 def test_nested_tuples_are_neither_hashed_nor_written_out() -> None:
@@ -419,6 +435,10 @@ def test_folders_of_other_programs(state: State, tmp_path: Path) -> None:
     torch.save(state, folder / "pytorch_model.bin")
     check_read(folder, state)
     check_read(Path(f"local-dir:{folder}"), state)
+    folder = tmp_path / "zip"
+    folder.mkdir()
+    torch.save(state, folder / "swin.zip")
+    check_read(folder, state)
 
 
 def test_a_repository_in_the_cache_of_the_hub(state: State, tmp_path: Path) -> None:
@@ -474,6 +494,8 @@ def test_folders_that_cannot_be_read(
         ("timm/vit_tiny_patch16_224.augreg_in21k", "--model vit_tiny_patch16_224.augreg_in21k"),
         ("vit_tiny_patch16_224", "--model vit_tiny_patch16_224"),
         ("hf-hub:google/vit-base", "hf download google/vit-base"),
+        ("hf-hub:timm/resnet50.a1_in1k", "hf download timm/resnet50.a1_in1k"),
+        ("timm/resnet50.a1_in1k", "hf download timm/resnet50.a1_in1k"),
         ("https://host.org/a/swin.pth?download=1", "download it, then --weights swin.pth"),
     ],
 )

@@ -11,7 +11,6 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +36,13 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     path = Path(path)
     is_index = detect_readable_kind(path) is WeightsFileKind.INDEX
     files = read_shard_index(path) if is_index else find_sibling_shards(path)
-    content = _read(files[0]) if len(files) == 1 else _read_shards(files)
-    states = select(content)
+    parts = [_read(file) for file in files]
+    states = parts[0]
+    if len(parts) > 1:  # shards of one state dict
+        whole: State = {}
+        for (state, _), *_others in filter(None, parts):
+            whole |= state
+        states = [(whole, ())] if whole else []
     if not states:
         raise WeightsError(
             f"tensors in '{path.name}'",
@@ -48,24 +52,16 @@ def read_checkpoints(path: str | Path) -> list[WeightsCheckpoint]:
     return [WeightsCheckpoint(state, path, notes, tuple(files)) for state, notes in states]
 
 
-def _read_shards(files: list[Path]) -> State:
-    whole: State = {}
-    for file in files:
-        for state, _ in select(_read(file))[:1]:
-            whole |= state
-    return whole
-
-
-def _read(path: Path) -> Any:
-    """Read one file, or raise that it is damaged."""
+def _read(path: Path) -> list[tuple[State, tuple[str, ...]]]:
+    """Return the state dicts of one file, or raise that it is damaged."""
     kind = detect_readable_kind(path)
     try:
         if kind is WeightsFileKind.SAFETENSORS:
-            return load_file(path)
+            return select(load_file(path))
         if kind is WeightsFileKind.NUMPY:
-            return _read_npz(path)
+            return select(_read_npz(path))
         if kind is WeightsFileKind.TORCH:
-            return read_torch(path)
+            return select(read_torch(path))
     except Exception as error:  # the readers raise anything on a damaged file
         first = str(error).strip().partition("\n")[0][:200]
         reason = "".join(letter for letter in first if letter.isprintable()) or "it is damaged"

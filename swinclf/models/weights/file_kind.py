@@ -14,47 +14,66 @@ from pathlib import Path
 
 from swinclf.errors import WeightsError
 from swinclf.models.weights.torch_files import begins_as_pickle
+from swinclf.shell_quoting import quoted
 
 _HEAD_BYTES = 4096
 _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, the library's own limit
+_AGAIN = "copy or download it again: it is truncated"
+_CONVERT = (
+    "save its arrays as .npz or .safetensors under timm's names for them, with the library that "
+    "wrote it; or the same model in PyTorch"
+)
+_ANOTHER = "--weights FILE, a weights file"
 
 
 class WeightsFileKind(StrEnum):
-    """Kinds of files; the first ones are supported, each other is refused with its own hint."""
+    """Kinds of files; those without a hint are supported, the others are refused with it."""
+
+    hint: str
+
+    def __new__(cls, text: str, hint: str = "") -> WeightsFileKind:
+        """Create a member: its text in messages, and what to type instead of such a file."""
+        member = str.__new__(cls, text)
+        member._value_, member.hint = text, hint
+        return member
 
     SAFETENSORS = "safetensors"
     TORCH = "a PyTorch file"
     NUMPY = "a NumPy archive"
     INDEX = "an index of shards"
 
-    EMPTY = "an empty file"
-    CUT_SAFETENSORS = "a safetensors file that is cut off"
-    CUT_ZIP = "a PyTorch, NumPy or zip file that is cut off"
-    GIT_LFS = "a git-lfs pointer"
-    HTML = "a web page, such as a download page or a login"
-    CONFIG = "settings in JSON, without tensors"
-    HDF5 = "an HDF5 file of Keras or TensorFlow"
-    KERAS = "a Keras model"
-    TENSORFLOW = "a TensorFlow checkpoint"
-    FLAX = "a Flax checkpoint (msgpack)"
-    ONNX = "an exported network (ONNX)"
-    TFLITE = "a TensorFlow Lite model"
-    GGUF = "a GGUF file, quantised for language models"
-    ARRAY = "a single NumPy array"
-    DISTRIBUTED = "one part of a distributed checkpoint"
-    ZIP = "a zip archive"
-    TAR = "a tar archive"
-    COMPRESSED = "a compressed file"
-    TEXT = "a text file"
-    UNKNOWN = "none of these, by its first bytes"
+    EMPTY = "an empty file", _AGAIN
+    CUT_SAFETENSORS = "a safetensors file that is cut off", _AGAIN
+    CUT_ZIP = "a PyTorch, NumPy or zip file that is cut off", _AGAIN
+    GIT_LFS = "a git-lfs pointer", "git lfs pull, in the repository that it is from"
+    HTML = (
+        "a web page, such as a download page or a login",
+        "the link of the file itself (on the Hub: /resolve/ instead of /blob/)",
+    )
+    CONFIG = (
+        "settings in JSON, without tensors",
+        "--weights with the weights file or the folder that it came with",
+    )
+    HDF5 = "an HDF5 file of Keras or TensorFlow", _CONVERT
+    KERAS = "a Keras model", _CONVERT
+    TENSORFLOW = "a TensorFlow checkpoint", _CONVERT
+    FLAX = "a Flax checkpoint (msgpack)", _CONVERT
+    ONNX = "an exported network (ONNX)", "the weights that it was exported from"
+    TFLITE = "a TensorFlow Lite model", "the weights that it was converted from"
+    GGUF = "a GGUF file, quantised for language models", "its weights as .safetensors"
+    ARRAY = "a single NumPy array", "all tensors by name in one file: numpy.savez"
+    DISTRIBUTED = (
+        "one part of a distributed checkpoint",
+        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth, "
+        "then --weights weights.pth",
+    )
+    ZIP = "a zip archive", "unzip it, then --weights FILE, of those in it"
+    TAR = "a tar archive", "tar -xf it, then --weights FILE, of those in it"
+    COMPRESSED = "a compressed file", "unpack it (gunzip, tar -xf), then --weights FILE"
+    TEXT = "a text file", _ANOTHER
+    UNKNOWN = "none of these, by its first bytes", _ANOTHER
 
 
-READABLE = (
-    WeightsFileKind.SAFETENSORS,
-    WeightsFileKind.TORCH,
-    WeightsFileKind.NUMPY,
-    WeightsFileKind.INDEX,
-)
 _MAGICS = (
     (b"\x89HDF\r\n\x1a\n", WeightsFileKind.HDF5),
     (b"version https://git-lfs", WeightsFileKind.GIT_LFS),
@@ -134,7 +153,7 @@ def detect_readable_kind(path: Path) -> WeightsFileKind:
         raise WeightsError(
             f"to read '{path}'", found=error.strerror or str(error), hint="--weights FILE"
         ) from error
-    if kind not in READABLE:
+    if kind.hint:
         raise unreadable_error(path, kind)
     return kind
 
@@ -169,51 +188,18 @@ def _zip(path: Path) -> WeightsFileKind:
     return WeightsFileKind.ZIP
 
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".th", ".pth.tar")
-_EXPECTED = "a .safetensors, .npz or PyTorch weights file"
-_CONVERT = (
-    "save its arrays as .npz or .safetensors under timm's names for them, with the library that "
-    "wrote it; or the same model in PyTorch"
-)
-_AGAIN = "copy or download it again: it is truncated"
-
-_HINTS = {
-    WeightsFileKind.EMPTY: _AGAIN,
-    WeightsFileKind.CUT_SAFETENSORS: _AGAIN,
-    WeightsFileKind.CUT_ZIP: _AGAIN,
-    WeightsFileKind.HTML: "the link of the file itself (on the Hub: /resolve/ instead of /blob/)",
-    WeightsFileKind.CONFIG: "--weights with the weights file or the folder that it came with",
-    WeightsFileKind.HDF5: _CONVERT,
-    WeightsFileKind.KERAS: _CONVERT,
-    WeightsFileKind.TENSORFLOW: _CONVERT,
-    WeightsFileKind.FLAX: _CONVERT,
-    WeightsFileKind.TFLITE: "the weights that it was converted from",
-    WeightsFileKind.ONNX: "the weights that it was exported from",
-    WeightsFileKind.GGUF: "its weights as .safetensors",
-    WeightsFileKind.ARRAY: "all tensors by name in one file: numpy.savez",
-    WeightsFileKind.DISTRIBUTED: "python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-    "FOLDER weights.pth, then --weights weights.pth",
-    WeightsFileKind.ZIP: "unzip it, then --weights FILE, of those in it",
-    WeightsFileKind.TAR: "tar -xf it, then --weights FILE, of those in it",
-    WeightsFileKind.COMPRESSED: "unpack it (gunzip, tar -xf), then --weights FILE",
-    WeightsFileKind.TEXT: "--weights FILE, a weights file",
-    WeightsFileKind.UNKNOWN: "--weights FILE, a weights file",
-}
-
-
 def unreadable_error(path: Path, kind: WeightsFileKind) -> WeightsError:
     """Return the error for a file of an unsupported kind."""
+    found, hint = f"{path.name} is {kind}", kind.hint or _ANOTHER
     if kind is WeightsFileKind.GIT_LFS:
         size = re.search(r"^size (\d+)$", path.read_text("utf-8", "replace"), re.MULTILINE)
-        of = f" of a file of {int(size[1]):,} bytes" if size else ""
-        return WeightsError(
-            _EXPECTED,
-            found=f"{path.name} is a git-lfs pointer{of}, not the file",
-            hint=f"git lfs pull --include {path.name}, in the repository that it is from",
-        )
-    return WeightsError(_EXPECTED, found=f"{path.name} is {kind}", hint=_HINTS[kind])
+        found += (f" of a file of {int(size[1]):,} bytes" if size else "") + ", not the file"
+        hint = hint.replace("pull", f"pull --include {quoted(path.name)}")
+    expected = "a .safetensors, .npz or PyTorch weights file"
+    return WeightsError(expected, found=found, hint=hint)
 
 
 def is_weights_name(name: str) -> bool:
     """Return whether a file is named like weights."""
-    return name.lower().endswith(WEIGHT_SUFFIXES)
+    suffixes = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".th", ".pth.tar")
+    return name.lower().endswith(suffixes)

@@ -15,10 +15,8 @@ from swinclf.models.names import registry
 from swinclf.models.tensorfile import read_metadata
 from swinclf.models.weights.file_kind import (
     WeightsFileKind,
-    detect_kind,
     detect_readable_kind,
     is_weights_name,
-    unreadable_error,
 )
 from swinclf.run_folder import RunFolder
 from swinclf.shell_quoting import quoted
@@ -103,7 +101,8 @@ def _in_folder(folder: Path) -> Path:
     inside = [entry for entry in sorted(folder.iterdir()) if entry.is_file()]
     for path in inside:
         if path.suffix.lower() in (".h5", ".keras", ".msgpack", ".onnx", ".zip", ".tar", ".gz"):
-            raise unreadable_error(path, detect_kind(path))
+            detect_readable_kind(path)
+            return path
     below = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _holds(entry)]
     hint = "the path of a weights file or of a run folder"
     if below:
@@ -193,7 +192,6 @@ def _refuse_distributed(folder: Path) -> None:
 def _not_found(where: Path) -> WeightsError:
     """Return the error for a missing path, which may be a name meant for --model, or misspelt."""
     text = str(where).replace("\\", "/")
-    expected = f"weights at '{where}'"
     if re.match(r"(https?|s3|gs|ftp|hf):/", text):
         name = text.rpartition("/")[2].partition("?")[0] or "FILE"
         return WeightsError(
@@ -201,18 +199,20 @@ def _not_found(where: Path) -> WeightsError:
             found=f"a web address, '{text.replace(':/', '://', 1)}'",
             hint=f"download it, then --weights {name}",
         )
-    name = re.sub(r"^(hf-hub:|hf_hub:)?(timm/)?", "", text)
+    repository = re.sub(r"^hf[-_]hub:", "", text)
+    name = repository.removeprefix("timm/")
     if name.partition(".")[0] in registry():
         return WeightsError(
             "a weights file, a folder with one, or a run",
             found=f"the name of published weights, '{text}'",
             hint=f"--model {name} without --weights",
         )
-    if name != text or text.count("/") == 1 and text.startswith("timm/"):
+    if name != text:
+        download = f"hf download {repository} --local-dir DIR"
         return WeightsError(
             "a weights file or a folder on this machine",
             found=f"the name of a repository on the Hub, '{text}'",
-            hint=f"its files in a folder (hf download {name} --local-dir DIR), then --weights DIR",
+            hint=f"its files in a folder ({download}), then --weights DIR",
         )
     parent = where.absolute().parent
     near = difflib.get_close_matches(
@@ -221,7 +221,7 @@ def _not_found(where: Path) -> WeightsError:
         n=1,
     )
     return WeightsError(
-        expected,
+        f"weights at '{where}'",
         found="no file" if where.exists() else "nothing of that name",
         hint=f"did you mean '{where.parent / near[0]}'?"
         if near
