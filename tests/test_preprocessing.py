@@ -232,6 +232,14 @@ def test_a_network_for_images_that_are_not_square_is_refused() -> None:
             {"image_mean": [1.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 2 / 255},
             ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None, None, None, None),
         ),
+        (  # ConvNeXT, from 384 px on
+            {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 3},
+            (None, None, Interpolation.BICUBIC, 1.0, Fit.SQUASH, 384),
+        ),
+        (  # colours to 255
+            {"image_mean": [127.5] * 3, "image_std": [127.5] * 3, "do_rescale": False},
+            ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None, None, None, None),
+        ),
     ],
 )
 def test_transformers_preprocessor_config(

@@ -21,6 +21,7 @@ from swinclf.preprocess import FIT_OF_CROP_MODE, Colours, Fit, Interpolation, Pr
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_TOO_LARGE = (ArithmeticError, RecursionError)  # of numbers and depths
 _MOST_PX = 65_536  # side of an image; anything larger is damage
 _NORMALISATIONS = {"imagenet": IMAGENET, "clip": CLIP, "half": HALF}
 # Pillow's numbers, as written by transformers.
@@ -67,9 +68,7 @@ def read_preprocess(weights: Path) -> KnownPreprocess | None:
         try:
             content = json.loads((weights.parent / name).read_text(encoding="utf-8"))
             found = read(content) if isinstance(content, dict) else {}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            continue
-        except (ArithmeticError, RecursionError):  # of very large numbers and depths
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, *_TOO_LARGE):
             continue
         if any(value is not None for value in found.values()):
             return KnownPreprocess(reason=f"from {name}", **found)
@@ -150,9 +149,10 @@ def _from_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
         fit, fraction = Fit.CROP, _crop_of(cut, max(scaled, cut))
     elif fraction is not None and scaled and scaled < 384:
         fit = Fit.CROP
-    elif is_square:
+    elif is_square or (fraction is not None and scaled):  # ConvNeXT crops small images only
         fit, fraction = Fit.SQUASH, 1.0
-    factor = 255 * float(config.get("rescale_factor") or 1 / 255)
+    scale = 1.0 if config.get("do_rescale") is False else config.get("rescale_factor") or 1 / 255
+    factor = 255 * float(scale)
     normalises = config.get("do_normalize", True)
     mean, std = config.get("image_mean"), config.get("image_std")
     if not normalises:
