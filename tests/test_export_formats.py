@@ -23,6 +23,7 @@ from swinclf.config import ExportFormat, Impl
 from swinclf.device import Precision, import_openvino
 from swinclf.errors import ExportError, MismatchError, RunError
 from swinclf.export_formats import FORMATS, find_export
+from swinclf.exporting.timm_writer import divide_logits
 from swinclf.exporting.verified_export import Export
 from swinclf.files import write_text
 from swinclf.inference.predictor import open_predictor
@@ -141,6 +142,23 @@ def test_a_folder_with_other_files_is_not_overwritten(export_models, photos, tmp
         swinclf.load(export_models["vit"]).export(
             tmp_path / "config.json", export_format="timm", data=photos
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("volo_d1_224", (2, 9, 384)),  # adds the logits of an auxiliary head
+        ("levit_128s", (2, 9, 384)),  # two heads, each with a batch norm
+        ("caformer_s18", (2, 512, 3, 3)),  # an MLP
+    ],
+)
+@torch.no_grad()
+def test_the_logits_of_any_kind_of_head_are_divided(name, shape):
+    network = timm.create_model(name, num_classes=3).eval()
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    whole = network.forward_head(tokens)
+    divide_logits(network, 2.0)
+    torch.testing.assert_close(network.forward_head(tokens), whole / 2)
 
 
 def test_a_network_that_timm_cannot_build_is_named(photos, tmp_path):

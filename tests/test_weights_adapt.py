@@ -17,7 +17,7 @@ from network_cases import adapt, distinct_names, native_network
 from torch import Tensor, nn
 
 from swinclf.config import Impl
-from swinclf.errors import WeightsError, WeightsMismatchError
+from swinclf.errors import ModelError, WeightsError, WeightsMismatchError
 from swinclf.explain.target import find_target
 from swinclf.models.build import load_network
 from swinclf.models.freeze import classifier_names
@@ -26,6 +26,7 @@ from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion, fitting_models
 from swinclf.reporter import Reporter
 from swinclf.settings import read_settings_file
+from swinclf.training.linear_probe import linear_classifiers
 
 State = dict[str, Tensor]
 SIZES = (
@@ -218,6 +219,8 @@ def test_an_auxiliary_head_is_a_head() -> None:
     assert classifier_names(network) == {
         f"{head}.{name}" for head in ("head", "aux_head") for name in ("weight", "bias")
     }
+    with pytest.raises(ModelError, match="an auxiliary one"):  # whose logits a probe lacks
+        linear_classifiers(network)
 
 
 @pytest.mark.parametrize("name", ["head", "fc", "classifier", "head.fc", "head.1", "heads.head"])

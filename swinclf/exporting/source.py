@@ -12,7 +12,7 @@ from torch import nn
 
 from swinclf.card import ModelCard
 from swinclf.config import Embed, ExportPrecision
-from swinclf.errors import RunError
+from swinclf.errors import ExportError, RunError
 from swinclf.files import read_json
 from swinclf.models.embedded import architecture_name
 from swinclf.models.names import OWN_SHAPES
@@ -57,6 +57,17 @@ class ExportSource:
             "reject": json.dumps(reject),
             "license": self.license,
         }
+
+
+def check_export_folder(folder: Path, entry_file: str) -> None:
+    """Raise an ExportError unless a folder is new, empty or an earlier export, with that file."""
+    is_file = folder.is_file()
+    if is_file or folder.exists() and not (folder / entry_file).is_file() and any(folder.iterdir()):
+        raise ExportError(
+            f"an empty or a new folder for the export, or an earlier export: '{folder}'",
+            found="a file" if is_file else "other files",
+            hint="--output FOLDER",
+        )
 
 
 def starting_license(model: Path, name: str) -> str:

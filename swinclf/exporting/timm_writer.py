@@ -11,9 +11,10 @@ from torch import nn
 
 from swinclf.config import Impl
 from swinclf.errors import ExportError, RunError, SwinclfError
-from swinclf.exporting.source import ExportSource
+from swinclf.exporting.source import ExportSource, check_export_folder
 from swinclf.files import read_json, write_json, write_text
 from swinclf.models.embedded import architecture_name
+from swinclf.models.freeze import auxiliary_heads, classifiers
 from swinclf.models.store import load_model
 from swinclf.models.tensorfile import write_tensors
 from swinclf.models.timm_folder import CONFIG, REST, RULE, WEIGHTS, timm_config
@@ -49,13 +50,7 @@ def export_timm(source: ExportSource, folder: Path) -> None:
             found=error.found,
             hint="--format onnx",
         ) from error
-    is_file = folder.is_file()
-    if is_file or folder.exists() and not (folder / REST).is_file() and any(folder.iterdir()):
-        raise ExportError(
-            f"an empty or a new folder for the export, or an earlier export: '{folder}'",
-            found="a file" if is_file else "other files",
-            hint="--output FOLDER",
-        )
+    check_export_folder(folder, REST)
     make_folder(folder)
     metadata = source.metadata()
     preprocess = json.loads(metadata["preprocessing"])
@@ -71,7 +66,7 @@ def export_timm(source: ExportSource, folder: Path) -> None:
     )
     if source.license not in ("none", "unknown"):
         config["pretrained_cfg"]["license"] = source.license
-    _divide_head(network, card.confidence.temperature)
+    divide_logits(network, card.confidence.temperature)
     write_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
     write_tensors(folder / RULE, _rule(source), {"format": "pt"})
     write_json(folder / CONFIG, config)
@@ -98,11 +93,12 @@ def _rule(source: ExportSource) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _divide_head(network: nn.Module, temperature: float) -> None:
-    classifier = network.get_classifier()  # type: ignore[operator]
-    for module in classifier if isinstance(classifier, tuple) else (classifier,):
-        for parameter in module.parameters():
-            parameter /= temperature
+def divide_logits(network: nn.Module, divisor: float) -> None:
+    """Divide the logits of a network of timm, by dividing the weights of its heads' last layers."""
+    for head in (*classifiers(network), *auxiliary_heads(network)):
+        *_, last = (one for one in head.modules() if isinstance(one, nn.Linear | nn.Conv2d))
+        for parameter in last.parameters():
+            parameter.div_(divisor)
 
 
 _README = """\

@@ -18,12 +18,11 @@ import torch
 from swinclf.config import Embed, ExportFormat, ExportPrecision
 from swinclf.data.transforms import to_numpy_input
 from swinclf.device import import_extra, import_openvino
-from swinclf.errors import ExportError
 from swinclf.export_formats import FEATURES, FORMATS, LOGITS, OOD_SCORE, OUTPUTS, PIXELS
 from swinclf.exporting.deployed_network import DeployedNetwork, quiet_export
 from swinclf.exporting.preprocess_graph import check_embeddable, embed_preprocess
 from swinclf.exporting.quantize import Reduction, reduce_precision
-from swinclf.exporting.source import ExportSource
+from swinclf.exporting.source import ExportSource, check_export_folder
 from swinclf.files import cannot_write, replace_path, to_utf8, write_bytes
 from swinclf.inference.exported_predictor import LABELS, METADATA, quiet_stderr
 from swinclf.models.program_file import METADATA as PROGRAM_METADATA
@@ -198,12 +197,7 @@ def export_coreml(source: ExportSource, path: Path) -> None:
         RunError: If the folder cannot be written.
     """
     network = DeployedNetwork(source)
-    if path.is_dir() and not (path / COREML_MANIFEST).is_file() and any(path.iterdir()):
-        raise ExportError(
-            f"a new folder for the export, or an earlier export: '{path}'",
-            found="other files",
-            hint="--output FOLDER",
-        )
+    check_export_folder(path, COREML_MANIFEST)
     with quiet_stderr():
         (coremltools,) = import_extra("coreml", "coremltools")
         with quiet_export(source.card.model, "coreml"):

@@ -77,20 +77,37 @@ def classifiers(network: nn.Module) -> list[nn.Module]:
     return list(classifier) if isinstance(classifier, tuple) else [classifier]
 
 
+def auxiliary_heads(network: nn.Module) -> list[nn.Module]:
+    """Return the heads whose logits a network adds to those of its classifier, as VOLO does.
+
+    They are named in timm's configuration alone.
+    """
+    listed = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
+    names = [listed] if isinstance(listed, str) else listed
+    own = {one for head in classifiers(network) for one in head.modules()}
+    return [
+        module
+        for name, module in network.named_modules()
+        if name in names and own.isdisjoint(module.modules())
+    ]
+
+
+def has_linear_logits(network: nn.Module) -> bool:
+    """Return whether the logits are linear in the features: of one classifier, or a mean of two."""
+    is_linear = all(isinstance(one, nn.Linear) for one in classifiers(network))
+    return is_linear and not auxiliary_heads(network)
+
+
 def classifier_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
-    """Return the parameters of the classification head (of both heads of a distilled network)."""
-    return [one for module in classifiers(network) for one in module.parameters()]
+    """Return the parameters of all classification heads."""
+    heads = [*classifiers(network), *auxiliary_heads(network)]
+    return [one for head in heads for one in head.parameters()]
 
 
 def classifier_names(network: nn.Module) -> set[str]:
-    """Return the names of the parameters of the classification head."""
+    """Return the names of the parameters of all classification heads."""
     ids = {id(parameter) for parameter in classifier_parameters(network)}
-    # An auxiliary head is named in timm's configuration alone.
-    listed = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
-    heads = tuple(f"{one}." for one in ([listed] if isinstance(listed, str) else listed))
-    return {
-        name for name, one in network.named_parameters() if id(one) in ids or name.startswith(heads)
-    }
+    return {name for name, one in network.named_parameters() if id(one) in ids}
 
 
 def _key_function(network: nn.Module, *, coarse: bool) -> Callable[[str], tuple[float, ...]]:

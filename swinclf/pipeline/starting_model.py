@@ -22,7 +22,7 @@ from swinclf.models.build import (
     load_network,
 )
 from swinclf.models.compute import is_convolutional
-from swinclf.models.freeze import classifiers, freeze_stages
+from swinclf.models.freeze import freeze_stages, has_linear_logits
 from swinclf.models.names import Architecture
 from swinclf.models.timm_networks import takes_drop_path
 from swinclf.models.weights.find import StartingWeights, find_weights
@@ -151,9 +151,8 @@ def build_starting_model(
     settings, preprocess = _choose_preprocess(settings, architecture, known)
     tunes_convolutions = trained_weights and regime is not Regime.HEAD and is_convolutional(network)
     settings, extraction = _choose_extraction(settings, index.classes, tunes_convolutions)
-    has_probe = all(isinstance(one, nn.Linear) for one in classifiers(network))
     extracts_features = regime is Regime.HEAD or (
-        trained_weights and not from_checkpoint and has_probe
+        trained_weights and not from_checkpoint and has_linear_logits(network)
     )
     return settings, StartingModel(
         network, preprocess, regime, trained_weights, extracts_features, frozen, extraction, loaded

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from swinclf.errors import ModelError
-from swinclf.models.freeze import classifiers
+from swinclf.models.freeze import classifiers, has_linear_logits
 
 
 class Probe(nn.Module):
@@ -72,15 +72,16 @@ def linear_classifiers(network: nn.Module) -> list[nn.Linear]:
     """Return `classifiers` of a network.
 
     Raises:
-        ModelError: If it is not linear, so that no head can be trained on cached features.
+        ModelError: If the logits are not linear in the features, so that no head can be trained on
+            cached features.
     """
-    linear = []
-    for module in classifiers(network):
-        if not isinstance(module, nn.Linear):
-            raise ModelError(
-                "a linear layer as the network's classifier",
-                found=type(module).__name__,
-                hint="--no-freeze-layers, or another --model",
-            )
-        linear.append(module)
+    heads = classifiers(network)
+    linear = [one for one in heads if isinstance(one, nn.Linear)]
+    if not has_linear_logits(network):
+        other = next((type(one).__name__ for one in heads if one not in linear), "an auxiliary one")
+        raise ModelError(
+            "a linear layer as the network's only classifier",
+            found=other,
+            hint="--no-freeze-layers, or another --model",
+        )
     return linear
