@@ -217,20 +217,9 @@ CASES = [
         )
     ),
     Case("transformers CLIP", CLIP, foreign.transformers_clip),
-    Case(
-        "transformers CLIP",
-        CLIP,
-        no_base,
-        head=False,
-    ),
+    Case("transformers CLIP", CLIP, no_base, head=False),
     Case("transformers SigLIP", SIGLIP_GAP, foreign.transformers_clip),
     Case("transformers SigLIP", SIGLIP, no_base, head=False),
-    Case(
-        "transformers SigLIP",
-        SIGLIP,
-        no_base,
-        head=False,
-    ),
     Case("OpenCLIP", CLIP, foreign.open_clip),
     Case("OpenCLIP", CLIP, lambda state: foreign.open_clip(state, prefix="")),
     Case(

@@ -11,13 +11,12 @@ from network_cases import (
     difference,
     distinct_names,
     images,
-    native_network,
     pair,
     randomise,
     small,
 )
 
-from swinclf.models.complexity import count_torch_flops, network_parts, sum_stages
+from swinclf.models.complexity import count_torch_flops, network_parts
 from swinclf.models.swin import (
     Swin,
     SwinConfig,
@@ -135,17 +134,6 @@ def test_shift_mask_keeps_regions_apart() -> None:
     assert mask.softmax(-1).unique().tolist() == [0, 0.25, 0.5, 1]  # no denormal numbers
 
 
-def test_textbook_numbers() -> None:
-    with torch.device("meta"):
-        network = native_network(NAME, num_classes=1000)
-    found = [stage.shape for stage in sum_stages(network_parts(network))]
-    expected = [(56, 56, 96), (56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768), (1000,)]
-    assert found == expected
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 28.3
-    block = network_parts(network)[1]
-    assert block.attention_macs == 4 * 56**2 * 96**2 + 2 * 7**2 * 56**2 * 96
-
-
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("size", [(64, 48), (33, 70)])
 def test_multiply_adds_are_what_torch_counts(size: tuple[int, int], count: int) -> None:
@@ -155,9 +143,6 @@ def test_multiply_adds_are_what_torch_counts(size: tuple[int, int], count: int) 
         with torch.set_grad_enabled(grad):
             flops = count_torch_flops(lambda: network(x))
         assert 2 * count * sum(part.macs for part in network_parts(network)) == flops
-    assert sum(part.parameters for part in network_parts(network)) == sum(
-        value.numel() for value in network.parameters()
-    )
 
 
 def test_protocol_is_timms() -> None:

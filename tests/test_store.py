@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import error_lines
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 
 from swinclf.card import ModelCard
 from swinclf.confidence.selective import Confidence, Threshold
@@ -22,7 +23,6 @@ from swinclf.models.build import build_network, load_network
 from swinclf.models.names import Architecture
 from swinclf.models.store import load_model, read_card, save_model
 from swinclf.models.tensorfile import (
-    CHECKSUM,
     DTYPES,
     read_metadata,
     read_tensors,
@@ -122,39 +122,22 @@ def test_hidden_layers_of_a_head_are_drawn_where_the_file_has_none(tmp_path):
         assert logits.std() > 0
 
 
-def test_any_program_that_reads_safetensors_can_read_it(stored):
-    path, network = stored
-    assert load_file(path).keys() == network.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
-)
-def test_tensors_of_every_kind_come_back(tmp_path, dtype):
-    tensors = {
-        "matrix": torch.arange(6).reshape(2, 3).to(dtype),
-        "scalar": torch.ones((), dtype=dtype),
-        "empty": torch.zeros((0, 4), dtype=dtype),
-        "turned": torch.arange(6).reshape(2, 3).to(dtype).T,
-    }
-    write_tensors(tmp_path / "x", tensors, {"who": "it's me"})
-    again, metadata = read_tensors(tmp_path / "x")
-    assert metadata == {"who": "it's me"}
-    for name, tensor in tensors.items():
-        assert again[name].dtype == dtype
-        assert torch.equal(again[name], tensor)
-
-
 def test_the_file_is_that_of_the_safetensors_library(tmp_path):
+    shapes = {"matrix": (2, 3), "odd": (5,), "scalar": (), "empty": (0, 4)}
     tensors = {
-        f"{dtype}: {name} 'é'": torch.ones(shape, dtype=dtype)
+        f"{dtype}: {name} 'é'": torch.arange(math.prod(shape)).reshape(shape).to(dtype)
         for dtype in DTYPES
-        for name, shape in {"matrix": (2, 3), "odd": (5,), "scalar": (), "empty": (0, 4)}.items()
+        for name, shape in shapes.items()
     }
-    write_tensors(tmp_path / "x", tensors, {})
-    metadata = read_metadata(tmp_path / "x")
-    assert metadata.keys() == {CHECKSUM}
-    assert (tmp_path / "x").read_bytes() == save(tensors, metadata)
+    tensors["turned"] = torch.arange(6).reshape(2, 3).T
+    write_tensors(tmp_path / "x", tensors, {})  # the library writes several values in any order
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert (tmp_path / "x").read_bytes() == save(whole, read_metadata(tmp_path / "x"))
+    again, metadata = read_tensors(tmp_path / "x")
+    assert metadata == {}
+    for name, tensor in tensors.items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
 
 
 def test_every_flipped_byte_is_noticed(stored):

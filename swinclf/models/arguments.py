@@ -15,7 +15,7 @@ from swinclf.errors import ConfigError
 from swinclf.models.swin import SwinConfig
 from swinclf.models.vit import ViTConfig
 
-Config = TypeVar("Config", ViTConfig, SwinConfig)
+Config = TypeVar("Config", bound=ViTConfig | SwinConfig)
 
 _ELSEWHERE = ("num_classes", "drop_path")  # fields that have an option of their own
 _COUNTS = (1, 100_000)  # the range of the numbers that are not listed here

@@ -163,8 +163,6 @@ def native_shape(architecture: Architecture) -> ViTConfig | SwinConfig:
     changes: dict[str, Any] = {} if size is None else {"img_size": (size, size)}
     changes |= {"num_classes": architecture.num_classes, "drop_path": architecture.drop_path}
     config = replace(native_config(architecture.name), **changes)
-    if isinstance(config, ViTConfig):
-        return parse_arguments(config, architecture.model_args)
     return parse_arguments(config, architecture.model_args)
 
 
