@@ -74,6 +74,20 @@ class Preprocess:
         """
         return 2 * max(self.scaled_size)
 
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any]) -> Preprocess:
+        """Return the preprocessing of a data config of timm."""
+        _, height, width = config["input_size"]
+        return cls(
+            height=height,
+            width=width,
+            interpolation=Interpolation(config["interpolation"]),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            crop_pct=float(config["crop_pct"]),
+            fit=FIT_OF_CROP_MODE.get(config["crop_mode"], Fit.CROP),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; `ranges` only if there are any."""
         values = asdict(self)

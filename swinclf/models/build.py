@@ -43,7 +43,7 @@ from swinclf.models.weights.containers import read_checkpoints
 from swinclf.models.weights.load_report import WeightsReport, make_report
 from swinclf.models.weights.select import WeightsCheckpoint
 from swinclf.models.weights.suggest import add_suggestion
-from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
+from swinclf.preprocess import Fit, Preprocess
 from swinclf.reporter import SILENT, LoggingReporter, Reporter
 
 
@@ -295,20 +295,13 @@ def _build_embedded(architecture: Architecture, keep_head: bool) -> nn.Module:
 
 def _native_preprocess(architecture: Architecture) -> Preprocess:
     is_custom = architecture.name in OWN_SHAPES
-    # Custom shapes have no published weights: use ImageNet's colours and the whole image.
     like = native_data_config(DEFAULT if is_custom else architecture.name)
-    height = width = like.img_size
-    if is_custom:
-        height, width = native_shape(architecture).img_size
-    return Preprocess(
-        height=height,
-        width=width,
-        interpolation=Interpolation(like.interpolation),
-        mean=like.mean,
-        std=like.std,
-        crop_pct=1.0 if is_custom else like.crop_pct,
-        fit=FIT_OF_CROP_MODE.get(like.crop_mode, Fit.CROP),
-    )
+    own = Preprocess.from_timm({**vars(like), "input_size": (3, like.img_size, like.img_size)})
+    if not is_custom:
+        return own
+    # Custom shapes have no published weights: use ImageNet's colours and the whole image.
+    height, width = native_shape(architecture).img_size
+    return replace(own, height=height, width=width, crop_pct=1.0)
 
 
 @torch.inference_mode()

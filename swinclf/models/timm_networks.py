@@ -16,7 +16,7 @@ from torch import nn
 from swinclf.errors import ConfigError, ModelError, WeightsError
 from swinclf.models.embedded import architecture_name
 from swinclf.models.names import DEFAULT, Architecture, name_alternatives, suggest_names
-from swinclf.preprocess import FIT_OF_CROP_MODE, Fit, Interpolation, Preprocess
+from swinclf.preprocess import Preprocess
 
 _OTHER_OPTIONS = {  # arguments of timm's constructors that have an option, or none to change
     "img_size": "--img-size",
@@ -206,16 +206,7 @@ def timm_preprocess(name: str) -> Preprocess:
 
     config = _data_config(name)
     known = config.to_dict() if config is not None else {}
-    data = timm.data.resolve_data_config(pretrained_cfg=known)
-    return Preprocess(
-        height=data["input_size"][1],
-        width=data["input_size"][2],
-        interpolation=Interpolation(data["interpolation"]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        crop_pct=float(data["crop_pct"]),
-        fit=FIT_OF_CROP_MODE.get(data["crop_mode"], Fit.CROP),
-    )
+    return Preprocess.from_timm(timm.data.resolve_data_config(pretrained_cfg=known))
 
 
 def first_error_text(error: Exception) -> str:
