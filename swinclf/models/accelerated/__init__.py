@@ -15,7 +15,6 @@ What is faster, and where:
     mlp.PortionedMlp                        training a Swin: a hidden layer that stays in the caches
     vit_attention.FastAttention             training a ViT in bfloat16, or with attention dropout
     window_attention.FastWindowAttention    training a Swin: no copies of the scores
-    stage.FastPatchEmbed                    a Swin: patches with channels last
     stage.FastSwinStage                     a Swin: one copy a block instead of up to four
 """
 
@@ -25,10 +24,10 @@ from torch import nn
 
 from swinclf.models.accelerated.linear import FastLinear, TrainedLinear
 from swinclf.models.accelerated.mlp import FastMlp, PortionedMlp
-from swinclf.models.accelerated.stage import FastPatchEmbed, FastSwinStage
+from swinclf.models.accelerated.stage import FastSwinStage
 from swinclf.models.accelerated.vit_attention import FastAttention
 from swinclf.models.accelerated.window_attention import FastWindowAttention
-from swinclf.models.layers import Mlp, PatchEmbed
+from swinclf.models.layers import Mlp
 from swinclf.models.swin import Swin, SwinStage, WindowAttention
 from swinclf.models.vit import Attention, ViT
 
@@ -38,7 +37,6 @@ _OF_VIT: dict[type[nn.Module], type[nn.Module]] = {
     Attention: FastAttention,
 }
 _OF_SWIN: dict[type[nn.Module], type[nn.Module]] = {
-    PatchEmbed: FastPatchEmbed,
     nn.Linear: TrainedLinear,
     Mlp: PortionedMlp,
     WindowAttention: FastWindowAttention,
@@ -55,7 +53,7 @@ def accelerate(network: nn.Module) -> None:
         return
     classes = _OF_VIT if isinstance(network, ViT) else _OF_SWIN
     trunk = network.blocks if isinstance(network, ViT) else network.layers
-    for module in (network.patch_embed, *trunk.modules()):
+    for module in trunk.modules():
         module.__class__ = classes.get(type(module), type(module))
         if isinstance(module, FastSwinStage):
             module.prepare()

@@ -1,4 +1,4 @@
-"""A Swin's patches and stages on a CPU: tokens stay in windows between blocks, in small portions.
+"""A Swin's stages on a CPU: tokens stay in windows between blocks, in small portions.
 
 Shape letters: N images, H and W tokens down and across, L = H * W, B windows, T tokens of a window,
 C channels.
@@ -12,21 +12,12 @@ import torch
 from torch import Tensor
 
 from swinclf.models.accelerated.linear import is_eager_cpu, is_hooked
-from swinclf.models.layers import PatchEmbed
 from swinclf.models.swin import SwinBlock, SwinStage, to_windows
 
 # Without gradients a stage takes as many images at a time as have this many tokens: the output of a
 # block is then still in the caches for the next. The fastest of the values tried on two cores of a
 # Xeon with AMX, 2026-11-22; `python benchmarks/networks.py --constants` measures it.
 PORTION_TOKENS = 12544
-
-
-class FastPatchEmbed(PatchEmbed):
-    """Patch embedding with the memory layout that the norm and the blocks read."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images to their grids of tokens, (N, 3, H, W) -> (N, h, w, C)."""
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
 class FastSwinStage(SwinStage):
