@@ -227,9 +227,30 @@ def test_several_are_ranked_on_the_images_of_all(cli, three, tmp_path):
     }
     lines = cli("compare", *three).out.splitlines()
     assert [line.split()[0][-1] for line in lines[3:6]] == ["c", "b", "a"]
-    assert "different predictions: 7 images" in lines[7]
+    assert lines[6].split() == ["always", "the", "largest", "class", "50.0", "%"]
+    assert "different predictions: 7 images" in lines[8]
     low, high = (100 * end for end in found["runs"][2]["difference_ci95"])
     assert f"-30.0 ({low:+.1f} to {high:+.1f})" in lines[5]
+
+
+def test_the_best_linear_probe_of_the_same_images_is_a_baseline(cli, three, tmp_path):
+    for folder, probe in zip(three, (0.8, 0.85, 0.95), strict=True):
+        write_json(folder / "config.json", {"epochs": 3, "lr": probe})
+        write_json(folder / "metrics.json", {"split": "val"})
+        write_json(folder / "baseline.json", {"val_accuracy": probe})
+    page = tmp_path / "c.html"
+    done = cli("compare", *three, "--page", page)
+    assert "linear probe, without epochs" in done.out
+    assert "85.0 %" in done.out, "that of the third run is of one image more"
+    text = page.read_text("utf-8")
+    assert "<td>linear probe, without epochs</td><td>85.0\xa0%</td>" in text
+    assert "<td>always the largest class</td><td>50.0\xa0%</td>" in text
+    found = json.loads(cli("compare", *three, "--json").out)
+    assert (found["majority_accuracy"], found["probe_accuracy"]) == (0.5, 0.85)
+    write_json(three[1] / "config.json", {"epochs": 0})  # the run is its probe
+    assert json.loads(cli("compare", *three, "--json").out)["probe_accuracy"] == 0.8
+    write_json(three[0] / "metrics.json", {"split": "test"})
+    assert "linear probe" not in cli("compare", *three).out
 
 
 def test_the_table_of_several_fits_a_terminal_with_names_of_any_length():

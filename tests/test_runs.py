@@ -13,6 +13,7 @@ from conftest import error_lines
 from swinclf.cli.columns import align_columns, elide
 from swinclf.commands.runs import list_runs
 from swinclf.lock import FolderLock
+from swinclf.reporter import format_percent
 
 
 def copy_run(trained, folder, *, age_s=0.0):
@@ -83,8 +84,14 @@ def test_the_table_fits_a_terminal_of_80_columns(cli, runs, trained, monkeypatch
     copy_run(trained, runs / name)
     wide = cli("runs").out
     assert name in wide
+    majority = format_percent(
+        json.loads((trained.path / "metrics.json").read_text())["majority_accuracy"]
+    )
+    assert wide.splitlines()[0].endswith("largest class  probe")
+    assert majority in wide
     monkeypatch.setattr("swinclf.cli.run_commands.output_width", lambda: 80)
     lines = cli("runs").out.splitlines()
+    assert lines[0].endswith("size")
     assert all(len(line) <= 80 for line in lines)
     assert len(lines) == len(wide.splitlines()) == 8
     assert any(line.startswith("a_lo") and "…" in line for line in lines)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from swinclf.reporting.paired_comparison import Leaderboard, RunScore
 
 HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
+BASELINES, WIDE = ("largest class", "probe"), 100  # more columns, in a table at least so wide
 HINTS = 5  # runs with their reason or command
 IMAGES = 10  # with different predictions, of two runs
 
@@ -31,7 +32,10 @@ def runs_text(runs: Sequence[RunSummary], result_format: ResultFormat, width: in
     if not runs:
         return ""
     rows = [HEADER, *map(_cells, runs)]
-    lines = align_columns(rows, width=width, elided=(0, 1, 2), right=(4, 6, 7))
+    if width is None or width >= WIDE:
+        baselines = [BASELINES, *map(_baseline_cells, runs)]
+        rows = [(*row, *more) for row, more in zip(rows, baselines, strict=True)]
+    lines = align_columns(rows, width=width, elided=(0, 1, 2), right=(4, 6, 7, 8, 9))
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +70,11 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     )
 
 
+def _baseline_cells(run: RunSummary) -> tuple[str, ...]:
+    shares = (run.majority_accuracy, run.probe_accuracy)
+    return tuple("" if share is None else format_percent(share) for share in shares)
+
+
 def _date(changed: float) -> str:
     """Return a local time, without the year if it is this year."""
     when, now = time.localtime(changed), time.localtime()
@@ -77,6 +86,7 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
     if result_format is ResultFormat.JSON:
         return to_json(done.to_dict())
     rows = [("run", "accuracy", "difference (points)", "p (Holm)"), *map(_score_cells, done.runs)]
+    rows += [(name, format_percent(accuracy), "", "") for name, accuracy in done.baselines]
     lines = [
         f"accuracy on the {done.images:,} images of all runs, with 95 % intervals;",
         "difference from the best, and McNemar's test against it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -101,6 +101,8 @@ def rank_runs(
             if len({table[path]["predicted"] for table in tables}) > 1
         ),
         notes=_notes(folders, groups, tables, len(common)) if common else (),
+        majority_accuracy=_majority_accuracy(tables[0], common),
+        probe_accuracy=_probe_accuracy(folders, tables, common),
     )
     if output is not None:
         write_json(make_folder(output.parent) / output.name, done.to_dict())
@@ -149,6 +151,30 @@ def _accuracy_interval(folder: Path, right: Sequence[bool]) -> tuple[float, floa
     if _own_split(folder) == CROSS_VALIDATION and folds > 1:
         return cross_validation_interval(statistics.fmean(right), len(right), folds)
     return wilson_interval(sum(right), len(right))
+
+
+def _majority_accuracy(
+    table: Mapping[str, Mapping[str, str]], common: Sequence[str]
+) -> float | None:
+    """Return the accuracy of always answering the largest class; None without images."""
+    labels = Counter(table[path]["label"] for path in common)
+    return max(labels.values()) / len(common) if common else None
+
+
+def _probe_accuracy(
+    folders: Sequence[Path],
+    tables: Sequence[Mapping[str, Mapping[str, str]]],
+    common: Sequence[str],
+) -> float | None:
+    """Return the accuracy of the best linear probe that a run began with, on the same images."""
+    found = [
+        RunFolder(folder).probe_accuracy
+        for folder, table in zip(folders, tables, strict=True)
+        if _own_split(folder) == VAL
+        and read_config(folder).get("epochs")
+        and len(table) == len(common)
+    ]
+    return max((one for one in found if one is not None), default=None)
 
 
 def _seed_groups(

@@ -20,6 +20,7 @@ def write_compare_page(path: Path, done: Leaderboard, thumbnails: Thumbnails) ->
     page = page_template("reporting", "compare_page.html.jinja").render(
         images=done.images,
         runs=done.runs,
+        baselines=done.baselines,
         names=names_below([run.run for run in sorted(done.runs, key=lambda run: run.number)]),
         groups=done.groups,
         differing=shown,

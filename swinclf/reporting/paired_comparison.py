@@ -69,6 +69,19 @@ class Leaderboard:
     groups: tuple[SeedGroup, ...]
     differing: tuple[DifferingImage, ...]  # images with different predictions, in order of path
     notes: tuple[str, ...]  # what the comparison does not show
+    # what a model has to exceed on those images: the accuracy of always answering the largest class
+    majority_accuracy: float | None = None
+    # and of the best linear probe on a starting network of the runs; None if it has other images
+    probe_accuracy: float | None = None
+
+    @property
+    def baselines(self) -> list[tuple[str, float]]:
+        """Return the names and accuracies of the baselines that are known."""
+        found = {
+            "always the largest class": self.majority_accuracy,
+            "linear probe, without epochs": self.probe_accuracy,
+        }
+        return [(name, share) for name, share in found.items() if share is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON.
