@@ -14,8 +14,9 @@ from network_cases import native_network
 
 import swinclf
 from swinclf.cli.tables import ResultFormat, findings_text
+from swinclf.commands.inspect import inspect
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
-from swinclf.models.names import is_native, list_backbones, native_names
+from swinclf.models.names import is_native, list_backbones, native_names, recommended_backbones
 from swinclf.models.timm_networks import check_name
 
 
@@ -80,14 +81,22 @@ def test_doctor_says_what_is_missing(cli, monkeypatch, tmp_path):
 
 def test_models_begin_with_the_recommended_ones(cli):
     heading, *lines = cli("models").out.splitlines()
-    assert heading == "recommended:"
-    assert lines[0].split()[3:] == ["embedded", "in", "the", "package;", "fast", "on", "a", "CPU"]
-    assert lines[1].split()[3:] == ["swin_tiny_patch4_window7_224", "the", "default"]
+    assert heading == "recommended, with the billions of multiply-adds of an image:"
+    assert lines[0].split()[3:] == ["embedded", "0.4", "in", "the", "package,", "offline"]
+    assert lines[1].split()[3:] == ["swin_tiny_patch4_window7_224", "4.5", "the", "default"]
+    assert max(map(len, lines[:4])) <= 80
     assert "recommended" not in cli("models", "swin_tiny").out
     assert "embedded" not in cli("models", "--impl", "native").out
 
 
-@pytest.mark.parametrize("pattern", ["swin_tiny", "swin_tiny*", "*tiny_patch4_window7*"])
+def test_the_costs_of_the_recommended_ones_are_those_of_inspect():
+    for one, (billions, _) in recommended_backbones().items():
+        assert billions == pytest.approx(inspect(one.name).costs.macs / 1e9, abs=0.05), one.name
+
+
+@pytest.mark.parametrize(
+    "pattern", ["swin_tiny", "swin-tiny", "swin_tiny*", "*tiny_patch4_window7*"]
+)
 def test_models_are_found_by_a_part_or_a_pattern(cli, pattern):
     done = cli("models", pattern)
     assert done.code == 0

@@ -132,6 +132,7 @@ def test_table_and_json_say_the_same(cli):
     assert record["torch_flops"] == 2 * record["macs"]
     assert (record["pictures"], record["run"], record["label"]) == ([], None, None)
     assert "not " not in table.out
+    assert max(map(len, table.out.splitlines())) <= 80
 
 
 def test_the_formula_says_what_it_counts_besides_patches(cli):

@@ -95,6 +95,7 @@ def test_the_table_is_plain(cli):
         assert f"{part['macs']:,}" in done.out
     assert f"{record['parameters']:,}" in done.out.splitlines()[-2]
     assert "attention  " not in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
 
 
 def test_a_run_of_it_is_opened_and_drawn(cli, run, tmp_path):

@@ -224,10 +224,14 @@ def _finding_lines(finding: Finding) -> list[str]:
     return lines
 
 
-def recommended_text(backbones: Mapping[Backbone, str]) -> str:
-    """Return the recommended backbones with the reason for each, and the heading of the rest."""
-    rows = [f"{_backbone_row(one)}".ljust(50) + f"  {reason}" for one, reason in backbones.items()]
-    return "\n".join(["recommended:", *rows, "", "all Swin and ViT:"]) + "\n"
+def recommended_text(backbones: Mapping[Backbone, tuple[float, str]]) -> str:
+    """Return the recommended backbones with cost and reason, and the heading of the rest."""
+    rows = [
+        f"{_backbone_row(one):<46}  {macs:4.1f}  {reason}"
+        for one, (macs, reason) in backbones.items()
+    ]
+    heading = "recommended, with the billions of multiply-adds of an image:"
+    return "\n".join([heading, *rows, "", "all Swin and ViT:"]) + "\n"
 
 
 def _backbone_row(one: Backbone) -> str:
@@ -263,13 +267,12 @@ def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
     lines.append(f"{'total':<35} {costs.parameters:12,} {costs.macs:15,}")
     if not costs.formula:
         lines.append(
-            "multiply-adds: half of the operations that torch counts as it runs the network "
-            "(convolutions and matrix products)"
+            "multiply-adds: half the operations that torch counts (convolutions, products)"
         )
         return "\n".join(lines) + "\n"
     same = costs.torch_flops == 2 * costs.macs
     lines += [
-        f"torch counts {costs.torch_flops:,} operations as it runs the network, "
+        f"torch counts {costs.torch_flops:,} operations, "
         + ("two a multiply-add: the same" if same else f"not {2 * costs.macs:,}"),
         "",
         f"multiply-adds of a block's attention, by the paper's formula {costs.formula}:",

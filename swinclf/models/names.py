@@ -27,10 +27,11 @@ REGISTRY_FILE = Path(__file__).with_name("registry.json")
 DEFAULT = "swin_tiny_patch4_window7_224"
 OWN_SHAPES = ("vit", "swin")  # own networks of any shape, given by --model-arg
 MIN_LIKENESS = 0.75  # of a misspelt name, in [0, 1]
-_RECOMMENDED = {
-    DEFAULT: "the default",
-    "vit_small_patch16_224": "a ViT of the same size",
-    "swin_base_patch4_window7_224": "larger: more accurate, slower",
+_RECOMMENDED = {  # billions of multiply-adds of an image, as `inspect` counts them, and the reason
+    EMBEDDED: (0.4, "in the package, offline"),
+    DEFAULT: (4.5, "the default"),
+    "vit_small_patch16_224": (4.6, "a ViT of this size"),
+    "swin_base_patch4_window7_224": (15.4, "more accurate, slower"),
 }
 _SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
@@ -237,6 +238,7 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbon
     network, which is also found by its timm name. timm, which is not imported, has all that have
     published weights; this package those of them that its own networks express, and some without.
     """
+    pattern = pattern.replace("-", "_")
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     backbones = []
     for arch, entry in registry().items():
@@ -255,12 +257,13 @@ def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbon
     return backbones
 
 
-def recommended_backbones() -> dict[Backbone, str]:
-    """Return the backbones to begin with, and the reason for each."""
-    sizes = registry()
-    found = {Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width): "in the package; fast on a CPU"}
-    for name, reason in _RECOMMENDED.items():
-        entry = sizes[name]
-        pixels = next(iter(entry.weights.values())).img_size
-        found[Backbone(name, entry.parameters, pixels)] = reason
+def recommended_backbones() -> dict[Backbone, tuple[float, str]]:
+    """Return the backbones to begin with: the 10^9 multiply-adds of an image, and the reason."""
+    sizes, found = registry(), {}
+    for name, about in _RECOMMENDED.items():
+        backbone = Backbone(EMBEDDED, PARAMETERS, PREPROCESS.width)
+        if name != EMBEDDED:
+            pixels = next(iter(sizes[name].weights.values())).img_size
+            backbone = Backbone(name, sizes[name].parameters, pixels)
+        found[backbone] = about
     return found
