@@ -270,6 +270,11 @@ class _Training:
         return Group(*texts, *([self._bar] if self._bar is not None else []))
 
 
+def _rate(per_s: float, unit: str) -> str:
+    """Return a rate, to two digits if it is small."""
+    return f"{per_s:,.0f} {unit}/s" if per_s >= 9.5 else f"{per_s:.2g} {unit}/s"
+
+
 class _ComputedColumn(ProgressColumn):
     """A column whose text is computed."""
 
@@ -300,7 +305,7 @@ class _ProgressBar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            _ComputedColumn(lambda task: f"{task.speed or 0:,.0f} {unit}/s"),
+            _ComputedColumn(lambda task: _rate(task.speed or 0, unit)),
             time_left,
             console=console,
             transient=True,
@@ -351,7 +356,7 @@ class _ProgressLines:
         if self._training is not None:
             left = self._training.text_left()
         with ignoring_write_errors():
-            line = f"{self._task}: {self._done:,}{of}, {rate:,.0f} {self._unit}/s"
+            line = f"{self._task}: {self._done:,}{of}, {_rate(rate, self._unit)}"
             sys.stderr.write(f"{line}, {left}\n" if left else f"{line}\n")
             sys.stderr.flush()
 

@@ -736,8 +736,8 @@ def test_standard_output_carries_data_only(cli, dataset, tmp_path):
 def test_long_work_says_on_a_pipe_that_it_goes_on(cli, dataset, monkeypatch):
     monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     done = cli("train", dataset, *SMALL_FLAGS)
-    assert re.search(r"^epoch 1/2: \d+/\d+ images, [\d,]+ images/s$", done.err, re.M)
-    left = r"^epoch 2/2: \d+/\d+ images, [\d,]+ images/s, [\d.]+ s left$"
+    assert re.search(r"^epoch 1/2: \d+/\d+ images, [\d,.]+ images/s$", done.err, re.M)
+    left = r"^epoch 2/2: \d+/\d+ images, [\d,.]+ images/s, [\d.]+ s left$"
     assert re.search(left, done.err, re.M), "of all epochs, once a whole epoch has been measured"
     assert re.search(r"^scoring val: \d+/\d+ images", done.err, re.M)
 

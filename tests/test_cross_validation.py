@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from conftest import SMALL_FLAGS, error_lines, read_rows, same_weights, weights_
 from test_logistic import batches, schedule
 
 import swinclf
+from swinclf import terminal
 from swinclf.data.images import content_digest
 from swinclf.data.split import SplitRule
 from swinclf.metrics import cross_validation_interval, wilson_interval
@@ -137,13 +139,16 @@ def test_random_labels_are_not_predicted(cli, tmp_path):
 
 
 def test_trained_weights_and_few_images_are_cross_validated_by_default(
-    cli, planned, greys, tmp_path
+    cli, planned, greys, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(terminal, "LINE_EVERY_S", 0.0)
     first = cli("train", greys, *SMALL_FLAGS, "--name", "first")
     assert first.code == 0, first.err
     weights = ("--weights", tmp_path / "runs" / "first")
     by_default = cli("train", greys, *weights, "--name", "default")
     assert by_default.code == 0, by_default.err
+    assert "60 training images, scored in 40 folds\n" in by_default.err
+    assert re.search(r"^cross-validating: \d+/40 folds, [\d,.]+ folds/s", by_default.err, re.M)
     config = json.loads((tmp_path / "runs" / "default" / "config.json").read_text("utf-8"))
     assert (config["folds"], config["reasons"]["folds"]) == (40, "fewer than 300 images")
     assert metrics_of(tmp_path / "runs" / "default")["split"] == "cross-validation"

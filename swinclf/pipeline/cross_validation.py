@@ -46,7 +46,7 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
         rule=plan.start.extraction.split,
     )
     features = extracted.plain_features(images)
-    with context.report.track("cross-validating", folds) as advance:
+    with context.report.track("cross-validating", folds, "folds") as advance:
         logits, ood_scores = score_by_folds(
             batches, features, fold_of, build_schedule(plan, device), config.seed, classes, advance
         )
