@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ _TEACHER_SETTINGS = (
     "teacher_views",
 )
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
 _Value = TypeVar("_Value")
 
 
@@ -205,6 +207,19 @@ def key_values(words: Iterable[str]) -> dict[str, str]:
     return {key.strip().replace("-", "_"): value.strip() for key, _, value in pairs}
 
 
+def setting_text(value: object) -> str:
+    """Return the value of a setting in words, with short numbers."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if value is None:
+        return "not set"
+    return _LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", str(value))
+
+
 def shipped_configs() -> dict[str, Path]:
     """Return the settings files of the package by their names."""
     return {path.stem: path for path in sorted(_CONFIGS.glob("*.toml"))}
@@ -272,7 +287,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     if name is not None and (
         name in ("", ".", "..", "latest") or "/" in name or "\\" in name or "\0" in name
     ):
-        problems.append(f"name is the name of one folder, not {name!r}")
+        problems.append(f"--name is the name of one folder, not {name!r}")
     if values.get("folds") == 1:
         problems.append("--folds is 0 or at least 2, not 1")
     if values.get("folds") and values.get("val_split"):

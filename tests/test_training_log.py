@@ -18,6 +18,7 @@ from conftest import (
     read_rows,
     write_dataset,
 )
+from torch import nn
 
 import swinclf
 from swinclf import terminal
@@ -69,6 +70,11 @@ def test_verbose_tells_how_long_each_step_after_training_takes(cli, dataset):
         *("calibration and rejection", "scores", "sample images"),
         *("nearest training images", "plots and report"),
     ]
+    (defaults,) = re.findall(r"^defaults: .*", done.err, re.M)
+    assert "test-split 0, " in defaults
+    assert "weights not set, " in defaults
+    assert "\n  epochs 2 (by flag)\n" in done.err
+    assert "\n  pretrained no (by flag)\n" in done.err
     frozen = cli("train", dataset.name, *HEAD, "--verbose")
     assert re.search(r"^label errors: \d", frozen.err, re.M)
     assert re.search(r"^learning curve: \d", frozen.err, re.M)
@@ -172,7 +178,7 @@ def test_the_time_of_a_resumed_training_is_of_the_epochs_left(monkeypatch):
     report.note, report.record = notes.append, lambda *event: events.append(event)
     config = SimpleNamespace(epochs=90, img_size=32, train_size=32, patience=0)
     batches = SimpleNamespace(train_count=400, val_count=0, batch_size=4)
-    plan = SimpleNamespace(config=config)
+    plan = SimpleNamespace(config=config, start=SimpleNamespace(regime=Regime.PART))
     estimate = fit._time_estimate(plan, batches, report, done=60)
     estimate.begin_epoch(0)
     for step in range(12):
@@ -180,6 +186,19 @@ def test_the_time_of_a_resumed_training_is_of_the_epochs_left(monkeypatch):
     assert re.fullmatch(r"about .* for the 30 epochs left \(until .*\)", notes[0])
     ((kind, values),) = events
     assert (kind, values["epochs"]) == ("estimate", 30)
+
+
+def test_a_validation_of_a_convolutional_network_is_cheaper():
+    config = SimpleNamespace(epochs=3, img_size=224, train_size=160, patience=0)
+    batches = SimpleNamespace(train_count=1280, val_count=320, batch_size=32)
+
+    def estimated(regime):
+        start = SimpleNamespace(regime=regime, network=nn.Sequential(nn.Conv2d(3, 8, 3)))
+        plan = SimpleNamespace(config=config, start=start)
+        return fit._time_estimate(plan, batches, swinclf.Reporter(), done=0)._val_steps
+
+    assert estimated(Regime.FULL) == pytest.approx(0.18 * 1.96 * 10)
+    assert estimated(Regime.PART) == pytest.approx(1.96 * 10 / 3)
 
 
 def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatch):
@@ -198,6 +217,21 @@ def test_the_time_is_said_once_and_what_would_be_faster(cli, dataset, monkeypatc
     assert "faster: --model embedded" in done.err
 
 
+@pytest.mark.parametrize(
+    ("is_trained", "regime", "words"),
+    [
+        (False, Regime.FULL, "64.1 % instead of 30.0 %"),
+        (True, Regime.FULL, "(4.5 points less accurate on photographs of flowers, docs/recipe.md)"),
+        (True, Regime.PART, "--epochs 15 takes half, at some cost in accuracy"),
+        (True, Regime.HEAD, "--epochs 6; a head rarely becomes more accurate"),
+    ],
+)
+def test_what_is_faster_has_its_cost_in_accuracy(is_trained, regime, words):
+    start = SimpleNamespace(trained_weights=is_trained, regime=regime)
+    plan = SimpleNamespace(config=SimpleNamespace(epochs=30), start=start)
+    assert words in fit._faster(plan)
+
+
 def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch, capsys):
     """A resumed epoch: its first images were read by another process."""
     now = [0.0]
@@ -206,6 +240,15 @@ def test_what_was_done_before_does_not_count_in_the_rate(monkeypatch, capsys):
         now[0] = 20.0
         advance(100)
     assert capsys.readouterr().err == "epoch 2/8: 700/7,000 images, 5 images/s, 21 min left\n"
+
+
+def test_a_rate_below_one_is_not_zero(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with ConsoleReporter().track("cross-validating", 40, "folds") as advance:
+        now[0] = 40.0
+        advance(7)
+    assert capsys.readouterr().err == "cross-validating: 7/40 folds, 0.17 folds/s, 3 min left\n"
 
 
 def test_the_table_of_a_resumed_training_has_no_empty_line():
@@ -232,6 +275,7 @@ def test_a_dry_run_writes_nothing(cli, dataset, tmp_path):
     assert cost["disk_bytes"] > 1e5
     for said in ("drop-path 0.1 (the network trains)", "time    about ", "disk    ", "evaluation"):
         assert said in done.err
+    assert "0 once cached" not in done.err, "no features are computed"
     assert sorted(tmp_path.rglob("*")) == before
     quiet = cli("train", dataset, *SMALL_FLAGS, "--epochs", 1, "--dry-run", "--quiet")
     assert quiet.code == 0, quiet.err

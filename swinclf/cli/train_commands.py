@@ -193,9 +193,10 @@ def _forecast_text(plan: Plan, cost: Forecast) -> str:
     config = plan.config
     epochs = f"{config.epochs} epochs" if config.epochs else "linear probe"
     most = "at most " if config.patience else ""
+    features = f"features {duration_text(cost.features_s)} (0 once cached), "
     lines = [
         f"time    {most}about {duration_text(cost.seconds)} on {config.device}:",
-        f"        features {duration_text(cost.features_s)} (0 once cached), "
+        f"        {features if cost.features_s else ''}"
         f"{epochs} {duration_text(cost.epochs_s)}, evaluation {duration_text(cost.evaluation_s)}",
         f"disk    {cost.disk_bytes / 1e6:,.0f} MB in {config.out}",
     ]

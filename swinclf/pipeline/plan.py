@@ -30,7 +30,7 @@ from swinclf.models.embedded import architecture_name
 from swinclf.pipeline.starting_model import StartingModel, preprocess_line
 from swinclf.processes import ALONE, Processes
 from swinclf.reporter import Reporter
-from swinclf.settings import Settings, key_values
+from swinclf.settings import Settings, Source, key_values, setting_text
 from swinclf.training.defaults import Regime, TrainingFacts, choose_schedule
 from swinclf.training.feature_extraction import ExtractedFeatures, FeatureTable
 from swinclf.training.linear_probe import linear_classifiers
@@ -175,10 +175,12 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
     config, dataset = plan.config, plan.dataset
     report, hardware = context.report, context.hardware
     counts = {split: len(dataset.rows(split)) for split in (TRAIN, VAL, TEST)}
+    scored = f"{counts[VAL]:,} validation images"
+    if config.folds:
+        scored = f"scored in {config.folds} folds"
     test = f", {counts[TEST]:,} test images" if counts[TEST] else ""
     report.note(
-        f"data: {len(dataset.classes)} classes, {counts[TRAIN]:,} training images, "
-        f"{counts[VAL]:,} validation images{test}"
+        f"data: {len(dataset.classes)} classes, {counts[TRAIN]:,} training images, {scored}{test}"
     )
     for note in dataset.notes:
         report.note(note)
@@ -195,9 +197,15 @@ def report_plan(plan: Plan, context: Context, changes: Sequence[str]) -> None:
         report.note(f"changed since this run began: {change}")
     report.detail(preprocess_line(plan.settings))
     report.detail("settings:")
+    defaults = []
     for name in SETTINGS:
-        reason = plan.settings.reasons.get(name, f"by {plan.settings.sources[name]}")
-        report.detail(f"  {name.replace('_', '-')} {getattr(config, name)} ({reason})")
+        text = f"{name.replace('_', '-')} {setting_text(getattr(config, name))}"
+        reason, source = plan.settings.reasons.get(name), plan.settings.sources[name]
+        if reason is None and source == Source.DEFAULT:
+            defaults.append(text)
+        else:
+            report.detail(f"  {text} ({reason or f'by {source}'})")
+    report.detail(f"defaults: {', '.join(defaults)}")
     _warn_of_settings(plan, report)
     report.record("plan", plan.to_dict())
 

@@ -20,8 +20,7 @@ from markupsafe import Markup
 
 from swinclf import __version__
 from swinclf.reporting.display_names import to_printable
-
-LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
+from swinclf.settings import setting_text
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -46,7 +45,7 @@ def page_template(folder: str, name: str) -> Template:
     environment.filters |= {
         "name": lambda value: to_printable(str(value)),
         "portable": without_folders,
-        "setting": _setting_text,
+        "setting": lambda value: without_folders(setting_text(value)),
         "percent": _percent,
         "number": _number,
         "csp_hash": _csp_hash,
@@ -61,19 +60,6 @@ def _breakable(label: str) -> Markup:
     """Return a label with its line breaks, which may break after underscores and the like too."""
     lines = (re.split(r"(?<=[_/.-])(?=\w)", line) for line in label.split("\n"))
     return Markup("<br>").join(Markup("<wbr>").join(pieces) for pieces in lines)  # escapes
-
-
-def _setting_text(value: object) -> str:
-    """Return the value of a setting in words, without the folders of a path."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_setting_text, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if value is None:
-        return "not set"
-    return LONG_NUMBER.sub(lambda found: f"{float(found[0]):.4g}", without_folders(str(value)))
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
