@@ -427,7 +427,7 @@ def _no_run(where: Path) -> RunError:
     elif near:
         hint = f"did you mean '{where.parent / near[0]}'?"
     else:
-        hint = "swinclf train DATA, or --run RUN"
+        hint = "swinclf runs lists them" if Path("runs").is_dir() else "swinclf train DATA"
     if found == "an unfinished run":
         hint = f"swinclf train --resume {quoted(where)}"
     return RunError(f"a run at '{where}'", found=found, hint=hint)

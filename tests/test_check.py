@@ -327,6 +327,7 @@ def test_a_disk_that_is_gone_ends_the_median(land, silent_disk):
 def test_unreadable_empty_odd_and_rotated(land):
     (land / "heath" / "cut.jpg").write_bytes((land / "heath" / "001.jpg").read_bytes()[:2000])
     (land / "heath" / "no.png").touch()
+    (land / "heath" / "notes.txt").touch()
     (land / "moor" / "gone.jpg").symlink_to(land / "nowhere.jpg")
     Image.new("RGB", (90, 70), (251, 250, 249)).save(land / "moor" / "white.png")
     exif = Image.Exif()
@@ -353,11 +354,13 @@ def test_unreadable_empty_odd_and_rotated(land):
         ("moor/lying.jpg", "100 x 300 px", True),
         ("moor/small.png", "24 x 24 px", False),
     ]
+    assert finding(audit, FindingKind.LAYOUT).message == "ignored, not images: 1 .txt"
     assert kinds(audit) == {
         FindingKind.UNREADABLE,
         FindingKind.NEAR_EMPTY,
         FindingKind.ROTATED,
         FindingKind.ODD_SIZES,
+        FindingKind.LAYOUT,
     }
     assert len(audit.images) == 63
 

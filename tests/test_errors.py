@@ -54,7 +54,7 @@ def test_a_file_for_a_folder(cli, tmp_path):
     (tmp_path / "photos.zip").touch()
     _, found, hint = failure(cli("train", "photos.zip"))
     assert found == "an archive (.zip)"
-    assert hint == "unpack it, then the folder that holds the class folders"
+    assert hint == "unpack it, and name the folder that holds the class folders"
     for command in ("train", "check"):
         _, found, hint = failure(cli(command, "https://example.org/d"))
         assert found == "a web address, 'https://example.org/d'"
@@ -440,6 +440,7 @@ def test_an_input_that_cannot_be_read_is_a_row_and_exit_code_3(cli, trained):
         "compare absent runs/a",
         "relabel",
         "inspect runs/a --image x.png",
+        "inspect runs/elsewhere",
         "models zzz",
         "runs --remove absent",
     ],

@@ -57,6 +57,15 @@ def test_images_are_moved_and_moved_back(cli, dataset, labels, tmp_path):
     assert contents(dataset) == before
 
 
+def test_a_table_that_moves_nothing_says_what_to_edit(cli, dataset, tmp_path):
+    before = contents(dataset)
+    table = write_labels(tmp_path / "labels.csv", [("red/001.png", "red")])
+    done = cli("relabel", table, "--data", dataset)
+    assert done.code == 0
+    assert f"write other classes into the column label of {table}" in done.err
+    assert contents(dataset) == before
+
+
 def test_without_an_answer_the_plan_is_printed_and_nothing_moved(
     cli, dataset, labels, tmp_path, monkeypatch
 ):

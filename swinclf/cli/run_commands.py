@@ -145,6 +145,8 @@ def relabel_command(
         write_data("".join(f"{one_line(a.path)} -> {one_line(a.target)}\n" for a in plan.moves))
         flush_data()
     console.print_line(f"{len(plan.moves):,} images to move, {plan.unchanged:,} unchanged")
+    if table and not plan.moves:
+        console.print_line(f"to move images, write other classes into the column label of {table}")
     if plan.moves and not console.confirm(
         f"Move {len(plan.moves):,} images in {plan.data}?", yes=yes
     ):

@@ -275,14 +275,14 @@ def _no_folder(path: Path, error: OSError) -> DataError:
         return DataError(
             "a folder of class folders on this machine",
             found=f"a web address, '{match[1]}//{match[2]}'",
-            hint="download the dataset and unpack it, then the path of its folder",
+            hint="download the dataset, unpack it, and name its folder",
         )
     kinds = {errno.ENOENT: "nothing of that name", errno.ENOTDIR: "a file"}
     found = kinds.get(error.errno or 0) or error.strerror or str(error)
     hint = _near_folder(path) or "the path of your dataset, or: swinclf demo"
     if error.errno == errno.ENOTDIR and path.suffix.lower() in ARCHIVES:
         found = f"an archive ({path.suffix.lower()})"
-        hint = "unpack it, then the folder that holds the class folders"
+        hint = "unpack it, and name the folder that holds the class folders"
     return DataError(f"a folder of class folders at '{path}'", found=found, hint=hint)
 
 
