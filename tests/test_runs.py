@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from conftest import error_lines
 
 from swinclf.cli.columns import align_columns, elide
-from swinclf.commands.runs import list_runs
+from swinclf.cli.run_tables import runs_text
+from swinclf.cli.tables import ResultFormat
+from swinclf.commands.runs import RunState, RunSummary, list_runs
 from swinclf.lock import FolderLock
 from swinclf.reporter import format_percent
 
@@ -96,6 +99,19 @@ def test_the_table_fits_a_terminal_of_80_columns(cli, runs, trained, monkeypatch
     assert len(lines) == len(wide.splitlines()) == 8
     assert any(line.startswith("a_lo") and "…" in line for line in lines)
     assert len({line.index("MB") for line in lines if "MB" in line}) == 1
+
+
+def test_a_table_of_long_values_fits_80_columns_and_has_all_from_100_on():
+    one = RunSummary(
+        *("photos-1", Path("runs/photos-1"), RunState.FINISHED, "", "photos", "embedded"),
+        *(0.867, (0.758, 0.931), 0.2, 0.84, "cross-validation", 1120, 1e9, 4800.0, 118_000_000),
+    )
+    narrow = runs_text([one], ResultFormat.TABLE, 80).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert "1,120 CV  2001-09-09" in narrow[1]
+    wide = runs_text([one], ResultFormat.TABLE, 120).splitlines()
+    assert "1,120 cross-validation" in wide[1]
+    assert wide[1].endswith("20.0 %  84.0 %")
 
 
 def test_order(cli, runs):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from swinclf.reporting.paired_comparison import Leaderboard, RunScore
 
 HEADER = ("run", "data", "model", "accuracy", "images", "date", "time", "size")
-BASELINES, WIDE = ("largest class", "probe"), 100  # more columns, in a table at least so wide
+# From so many columns on, a table also has these, the time of day, and splits in full.
+WIDE, BASELINES = 100, ("largest class", "probe")
 HINTS = 5  # runs with their reason or command
 IMAGES = 10  # with different predictions, of two runs
 
@@ -31,10 +32,10 @@ def runs_text(runs: Sequence[RunSummary], result_format: ResultFormat, width: in
         return to_json([run.to_dict() for run in runs])
     if not runs:
         return ""
-    rows = [HEADER, *map(_cells, runs)]
     if width is None or width >= WIDE:
-        baselines = [BASELINES, *map(_baseline_cells, runs)]
-        rows = [(*row, *more) for row, more in zip(rows, baselines, strict=True)]
+        rows = [(*HEADER, *BASELINES), *((*_cells(run), *_baseline_cells(run)) for run in runs)]
+    else:
+        rows = [HEADER, *(_cells(run, is_narrow=True) for run in runs)]
     lines = align_columns(rows, width=width, elided=(0, 1, 2), right=(4, 6, 7, 8, 9))
     return "\n".join(lines) + "\n"
 
@@ -53,7 +54,10 @@ def unfinished_text(runs: Sequence[RunSummary]) -> str:
     return "\n".join([*lines[:HINTS], *more])
 
 
-def _cells(run: RunSummary) -> tuple[str, ...]:
+def _cells(run: RunSummary, *, is_narrow: bool = False) -> tuple[str, ...]:
+    from swinclf.data.folder import CROSS_VALIDATION  # numpy
+
+    split = run.split.replace(CROSS_VALIDATION, "CV") if is_narrow else run.split
     accuracy = str(run.state)
     if run.accuracy is not None and run.accuracy_ci95 is not None:
         low, high = run.accuracy_ci95
@@ -63,8 +67,8 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
         one_line(Path(run.data).name),
         one_line(run.model),
         accuracy,
-        f"{run.images:,} {run.split}" if run.images else "",
-        _date(run.changed),
+        f"{run.images:,} {split}" if run.images else "",
+        _date(run.changed).split()[0] if is_narrow else _date(run.changed),
         "" if run.seconds is None else duration_text(run.seconds),
         f"{run.size_bytes / 1e6:,.0f} MB",
     )
