@@ -2,31 +2,31 @@
 
 Copies are planted into a copy of a folder of photographs, and found or not; so are labels, which a
 training of a head on a frozen network doubts or not. Speed is that of the audit's pass over the
-files beside decoding alone, in turns over the same files, so that what else the machine does falls
-on both; the ratio of the sums is what counts.
+files and that of decoding alone, in turns over the same files, so that what else the machine does
+falls on both; the ratio of the sums is what counts.
 
     python benchmarks/audit.py find PHOTOS
     python benchmarks/audit.py features PHOTOS --weights RUN --count 300
-    python benchmarks/audit.py suspects PHOTOS --model embedded
+    python benchmarks/audit.py suspects PHOTOS
     python benchmarks/audit.py speed PHOTOS --count 50000
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import timing
+from held_out import frozen_settings, own_cache
 from PIL import Image, ImageEnhance, ImageOps
 
 import swinclf
@@ -34,12 +34,13 @@ from swinclf.commands.check import Audit, check
 from swinclf.data.folder import scan_folder
 from swinclf.data.images import decode_image, read_bytes
 from swinclf.data.loader import map_ahead
+from swinclf.data.scanned_files import ImageFile
 from swinclf.data_quality.findings import FindingKind
 from swinclf.data_quality.image_stats import read_image_stats
 from swinclf.data_quality.near_duplicates import find_near_pairs
 from swinclf.reporter import SILENT
 
-DECODE_PX = {"every pixel": None, "as for a network of 224 px": 496}
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ HARD = {"mirrored": mirror, "cropped": crop, "coloured": colour}
 
 
 def found_copies(audit: Audit, planted: Planted) -> dict[str, object]:
-    """Say how many of the planted pairs were found, and what was found besides."""
+    """Return how many of the planted pairs were found, and what was found besides."""
     groups: dict[FindingKind, list[set[str]]] = {
         finding.kind: [set(one.paths) for one in finding.examples] for finding in audit.findings
     }
@@ -148,26 +149,24 @@ def found_copies(audit: Audit, planted: Planted) -> dict[str, object]:
         "near_found": sum(any(pair <= group for group in alike) for pair in planted.near),
         "lowest_agreement": min((agreements.get(pair, 1.0) for pair in planted.near), default=1.0),
         "pairs_besides": [
-            [*sorted(pair), round(agreement, 3)]
+            [*sorted(pair), agreement]
             for pair, agreement in agreements.items()
             if pair not in planted.near
         ],
     }
 
 
-def measure_finding(photos: Path, workers: int) -> Iterable[dict[str, object]]:
-    """Plant copies into a copy of the photographs and look for them."""
+def measure_finding(photos: Path) -> Iterable[dict[str, object]]:
+    """Plant copies into a copy of the photographs and find them."""
     for seed in range(3):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(shutil.copytree(photos, Path(folder) / "photos"))
             planted = plant_copies(root, exact=30, near=30, seed=seed)
-            yield {"seed": seed, **found_copies(check(root, workers=workers), planted)}
+            yield {"seed": seed, **found_copies(check(root, workers=WORKERS), planted)}
 
 
-def measure_features(
-    photos: Path, weights: Path, count: int, workers: int
-) -> Iterable[dict[str, object]]:
-    """Plant copies far from their originals among some photographs; look without and with."""
+def measure_features(photos: Path, weights: Path, count: int) -> Iterable[dict[str, object]]:
+    """Plant copies far from their originals among some photographs; find them without and with."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "photos"
         files = sorted(photos.rglob("*.jpg"))
@@ -177,7 +176,7 @@ def measure_features(
             shutil.copy(files[place], copy)
         planted = plant_hard_copies(root, each=20, seed=0)
         for named in (None, weights):
-            pairs = [frozenset(one[:2]) for one in check(root, weights=named, workers=workers).near]
+            pairs = [frozenset(one[:2]) for one in check(root, weights=named, workers=WORKERS).near]
             yield {
                 "weights": str(named or ""),
                 **{kind: len(wanted.intersection(pairs)) for kind, wanted in planted.items()},
@@ -189,35 +188,23 @@ def measure_features(
             }
 
 
-def measure_suspects(
-    photos: Path, model: str, *, pretrained: bool, seeds: int, workers: int
-) -> Iterable[dict[str, object]]:
+def measure_suspects(photos: Path, model: str, seeds: int) -> Iterable[dict[str, object]]:
     """Swap 60 labels, once per seed, and compare them with the suspects of a training."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(shutil.copytree(photos, Path(folder) / "photos"))
-        os.environ["SWINCLF_CACHE_DIR"] = str(Path(folder) / "cache")
+    settings = {**frozen_settings(model), "epochs": 1, "workers": WORKERS}
+    with own_cache() as folder:
+        root = Path(shutil.copytree(photos, folder / "photos"))
         for seed in range(seeds):
             moved = swap_labels(root, 60, seed)
-            run = swinclf.train(
-                root,
-                model=model,
-                pretrained=pretrained,
-                freeze_layers=True,
-                epochs=1,
-                workers=workers,
-                out=str(Path(folder) / "runs"),
-            )
+            run = swinclf.train(root, out=str(folder / "runs"), **settings)
             found = suspects_of(run.folder.path, root)
             first = sum(one in moved for one in found[:120])
             yield {
                 "seed": seed,
-                "model": model,
                 "swapped": len(moved),
                 "doubted": len(found),
                 "of_them_swapped": sum(one in moved for one in found),
                 "swapped_in_first_120": first,
-                "precision": round(first / min(120, max(1, len(found))), 3),
-                "recall": round(first / len(moved), 3),
+                "recall": first / len(moved),
             }
             for new, old in moved.items():
                 new.rename(old)
@@ -246,8 +233,8 @@ def swap_labels(root: Path, count: int, seed: int) -> dict[Path, Path]:
     return moved
 
 
-def measure_speed(photos: Path, count: int, px: int, workers: int) -> Iterable[dict[str, object]]:
-    """Audit `count` pictures made of photographs, and time the pass by itself."""
+def measure_speed(photos: Path, count: int, px: int) -> Iterable[dict[str, object]]:
+    """Audit `count` pictures composed of photographs, and time the pass by itself."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         with ProcessPoolExecutor(1) as pool:  # so that its memory is not counted
@@ -255,55 +242,45 @@ def measure_speed(photos: Path, count: int, px: int, workers: int) -> Iterable[d
         index = scan_folder(root)
         before = peak_mib()
         started = time.perf_counter()
-        facts = read_image_stats(root, index.images, workers=workers, report=SILENT)
+        facts = read_image_stats(root, index.images, workers=WORKERS, report=SILENT)
         read = time.perf_counter()
-        near = find_near_pairs(root, facts, workers=workers, report=SILENT)
+        near = find_near_pairs(root, facts, workers=WORKERS, report=SILENT)
         yield {
             "images": count,
             "px": px,
-            "read_s": round(read - started, 1),
-            "compare_s": round(time.perf_counter() - read, 1),
+            "read_s": read - started,
+            "compare_s": time.perf_counter() - read,
             "near_pairs": len(near),
             "memory_mib": round(peak_mib() - before),
         }
-        for name, decode_px in DECODE_PX.items():
-            yield {"decoding": name, **in_turns(root, index.images[:10000], decode_px, workers)}
+        yield in_turns(root, index.images[:10000])
 
 
-def in_turns(
-    root: Path, images: Sequence[object], decode_px: int | None, workers: int
-) -> dict[str, object]:
+def in_turns(root: Path, images: Sequence[ImageFile]) -> dict[str, object]:
     """Time the audit's pass and decoding alone, in turns over 500 files at a time."""
 
-    def audit(part: Sequence[object]) -> None:
-        read_image_stats(root, part, workers=workers, report=SILENT)  # type: ignore[arg-type]
+    def audit(part: Sequence[ImageFile]) -> None:
+        read_image_stats(root, part, workers=WORKERS, report=SILENT)
 
-    def decode(part: Sequence[object]) -> None:
-        paths = [root / image.path for image in part]  # type: ignore[attr-defined]
-
-        def one(path: Path) -> None:
-            decode_image(read_bytes(path), decode_px=decode_px)
-
-        for _ in map_ahead(one, paths, workers=workers, ahead=64):
-            pass
+    def decode(part: Sequence[ImageFile]) -> None:
+        paths = [root / image.path for image in part]
+        pictures = map_ahead(
+            lambda path: decode_image(read_bytes(path)), paths, workers=WORKERS, ahead=64
+        )
+        deque(pictures, maxlen=0)
 
     seconds = {audit: 0.0, decode: 0.0}
     for start in range(0, len(images), 500):
         part = images[start : start + 500]
         for work in (audit, decode) if start % 1000 else (decode, audit):
-            seconds[work] += timed(work, part)
+            started = time.perf_counter()
+            work(part)
+            seconds[work] += time.perf_counter() - started
     return {
         "audit_images_per_second": round(len(images) / seconds[audit]),
         "decode_images_per_second": round(len(images) / seconds[decode]),
-        "ratio": round(seconds[decode] / seconds[audit], 3),
+        "ratio": seconds[decode] / seconds[audit],
     }
-
-
-def timed(work: Callable[[Sequence[object]], None], part: Sequence[object]) -> float:
-    """Return the seconds that a piece of work takes."""
-    started = time.perf_counter()
-    work(part)
-    return time.perf_counter() - started
 
 
 def write_mosaics(files: Sequence[Path], root: Path, count: int, px: int) -> None:
@@ -329,36 +306,27 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("what", choices=("find", "features", "suspects", "speed"))
     parser.add_argument("photos", type=Path, help="a folder of class folders of JPEG files")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--weights", type=Path, help="a run or weights file, for features")
-    parser.add_argument("--model", default="embedded", help="whose features judge labels")
-    parser.add_argument("--no-pretrained", action="store_true", help="of random weights")
+    parser.add_argument("--model", default="embedded", help="another one has random weights")
     parser.add_argument("--seeds", type=int, default=10, help="how often labels are swapped")
     parser.add_argument("--px", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     if given.what == "speed":
-        measured = measure_speed(given.photos, given.count, given.px, given.workers)
+        measured = measure_speed(given.photos, given.count, given.px)
     elif given.what == "features":
         if given.weights is None:
             parser.error("features of --weights RUN")
-        measured = measure_features(given.photos, given.weights, given.count, given.workers)
+        measured = measure_features(given.photos, given.weights, given.count)
     elif given.what == "find":
-        measured = measure_finding(given.photos, given.workers)
+        measured = measure_finding(given.photos)
     else:
-        measured = measure_suspects(
-            given.photos,
-            given.model,
-            pretrained=not given.no_pretrained,
-            seeds=given.seeds,
-            workers=given.workers,
-        )
-    for line in measured:
-        json.dump(line, sys.stdout)
-        print(flush=True)
+        measured = measure_suspects(given.photos, given.model, given.seeds)
+    for row in measured:
+        timing.print_row(**row)
 
 
 if __name__ == "__main__":

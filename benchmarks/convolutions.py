@@ -12,7 +12,6 @@ format, and slow depthwise convolutions differentiated in float32 or not. Defaul
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import statistics
@@ -104,9 +103,7 @@ def rates(sides: Mapping[str, Callable[[], torch.Tensor]], rounds: int) -> dict[
 
 def main(words: Sequence[str]) -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--px", type=int, nargs="+", default=[224, 160])
     parser.add_argument("--batch", type=int, default=16)

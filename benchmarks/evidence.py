@@ -10,16 +10,12 @@ map is right, the lower it is without the most important cells, and the higher w
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
-import tempfile
-from pathlib import Path
 
 import numpy as np
+import timing
 import torch
-from held_out import frozen_settings
+from held_out import frozen_settings, own_cache
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -58,15 +54,13 @@ def paint(images: torch.Tensor, is_painted: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="a folder of class folders")
+    parser = timing.plain_parser(__doc__, "a folder of class folders")
     parser.add_argument("--count", type=int, default=200, help="held-out photographs [200]")
     parser.add_argument("--part", type=float, nargs="+", default=[0.1, 0.25, 0.5])
     parser.add_argument("--model", default="embedded")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        run = swinclf.train(args.photos, out=folder, folds=0, **frozen_settings(args.model))
+    with own_cache() as folder:
+        run = swinclf.train(args.photos, out=str(folder), folds=0, **frozen_settings(args.model))
         options = InferenceOptions(device="cpu", precision=Precision.FP32)
         predictor = TorchPredictor.open(run.folder.model, options)
         network, preprocess = predictor.network, predictor.card.preprocess
@@ -77,16 +71,15 @@ def main() -> None:
         images = to_torch_input(pixels, preprocess, "cpu")
         targets, logits, cells = token_evidence(network, images)
         before = logits.float().softmax(1)[range(len(targets)), targets].mean()
-        print(json.dumps({"images": len(images), "probability": round(float(before), 4)}))
+        timing.print_row(images=len(images), probability=float(before))
         for part in args.part:
             count = round(part * cells[0].numel())
             for order in ORDERS:
                 ranks = cells_by(order, cells, seed=0)
                 without = probabilities(network, paint(images, ranks < count), targets)
                 alone = probabilities(network, paint(images, ranks >= count), targets)
-                values = {"without": without.mean(), "alone": alone.mean()}
-                rounded = {name: round(float(value), 4) for name, value in values.items()}
-                print(json.dumps({"part": part, "cells": order, **rounded}), flush=True)
+                means = {"without": float(without.mean()), "alone": float(alone.mean())}
+                timing.print_row(part=part, cells=order, **means)
 
 
 if __name__ == "__main__":

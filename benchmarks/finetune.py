@@ -31,16 +31,14 @@ def main(arguments: list[str]) -> None:
     """Measure and report."""
     parser = timing.parser(__doc__, photos=160, rounds=2)
     parser.add_argument("--epochs", type=int, default=2, help="of each side in a round [2]")
-    parser.add_argument("--lr", default="1e-4", help="of both [1e-4]")
     parser.add_argument("--fp32", action="store_true", help="swinclf in float32 too")
-    parser.add_argument("words", nargs="*", help="after --: further options of swinclf train")
     options = parser.parse_args(arguments)
     report = timing.Report("finetune")
     with timing.workplace(options) as work, TemporaryDirectory(dir=work) as place:
         data = timing.photos_for(options, work, "--split")
         same = ["--model", options.model, "--weights", timing.weights_for(options, work)]
-        same += ["--epochs", str(options.epochs), "--lr", options.lr]
-        own = ["--precision", "fp32", *options.words] if options.fp32 else options.words
+        same += ["--epochs", str(options.epochs), "--lr", "1e-4"]
+        own = ["--precision", "fp32"] if options.fp32 else []
         histories: dict[str, list[list[dict[str, Any]]]] = {OURS: [], THEIRS: []}
 
         def reference(number: int) -> Measured:

@@ -16,18 +16,19 @@ seed is compared with `swinclf train`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import timing
 import torch
 
 import swinclf
@@ -93,24 +94,34 @@ class Photographs:
         return logits
 
 
-def frozen_settings(model: str) -> dict[str, Any]:
+def frozen_settings(model: str, img_size: int = 32) -> dict[str, Any]:
     """Return settings: the embedded network, frozen, or a small one of random weights."""
     settings: dict[str, Any] = {"model": model, "freeze_layers": True}
     if model != "embedded":
-        settings |= {"pretrained": False, "img_size": 32}
+        settings |= {"pretrained": False, "img_size": img_size}
     return settings
 
 
-def read_photographs(folder: Path, settings: Mapping[str, Any], scratch: Path) -> Photographs:
-    """Return the photographs of a folder, with their features by a first training."""
-    # With folds, all of them are trained on, so that there are mirror images of all.
-    with mock.patch("swinclf.commands.train.report_plan", wraps=report_plan) as reported:
-        run = swinclf.train(folder, folds=2, out=str(scratch / "first"), **settings)
-    plan: Plan = reported.call_args.args[0]
-    files = [plan.dataset.root / image.path for image in plan.dataset.images]
-    labels = [image.label for image in plan.dataset.images]
-    features = swinclf.load(run.path).embed(files)
-    return Photographs(files, labels, np.asarray(features), run.path, plan)
+@contextmanager
+def own_cache() -> Iterator[Path]:
+    """A folder for what is made, with a cache of features unless the environment names one."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
+        yield Path(folder)
+
+
+@contextmanager
+def read_photographs(folder: Path, settings: Mapping[str, Any]) -> Iterator[Photographs]:
+    """The photographs of a folder, with their features by a first training."""
+    with own_cache() as scratch:
+        # With folds, all of them are trained on, so that there are mirror images of all.
+        with mock.patch("swinclf.commands.train.report_plan", wraps=report_plan) as reported:
+            run = swinclf.train(folder, folds=2, out=str(scratch / "first"), **settings)
+        plan: Plan = reported.call_args.args[0]
+        files = [plan.dataset.root / image.path for image in plan.dataset.images]
+        labels = [image.label for image in plan.dataset.images]
+        features = swinclf.load(run.path).embed(files)
+        yield Photographs(files, labels, np.asarray(features), run.path, plan)
 
 
 def draw(photos: Photographs, count: int, seed: int) -> tuple[list[int], list[int]]:
@@ -121,7 +132,7 @@ def draw(photos: Photographs, count: int, seed: int) -> tuple[list[int], list[in
 
 
 def measure(
-    photos: Photographs, count: int, way: str, seed: int, settings: Mapping[str, Any]
+    photos: Photographs, count: int, way: str, settings: Mapping[str, Any], seed: int
 ) -> dict[str, float]:
     """Train on some photographs and compare the figures of the run with those of all others."""
     drawn, fresh = draw(photos, count, seed)
@@ -133,7 +144,9 @@ def measure(
         return _compare(run, photos, fresh)
 
 
-def measure_fast(photos: Photographs, count: int, way: str, seed: int) -> dict[str, float]:
+def measure_fast(
+    photos: Photographs, count: int, way: str, _: Mapping[str, Any], seed: int
+) -> dict[str, float]:
     """Return what `measure` does of accuracy and interval, of a linear probe, without files."""
     plan, folds = photos.plan, WAYS[way]["folds"]
     drawn, fresh = draw(photos, count, seed)
@@ -174,8 +187,8 @@ def measure_fast(photos: Photographs, count: int, way: str, seed: int) -> dict[s
 
 def check_fast(photos: Photographs, count: int, way: str, settings: Mapping[str, Any]) -> None:
     """Stop if the fast measurement of the first seed differs from that of a training."""
-    whole = measure(photos, count, way, 0, settings)
-    for name, value in measure_fast(photos, count, way, 0).items():
+    whole = measure(photos, count, way, settings, seed=0)
+    for name, value in measure_fast(photos, count, way, settings, seed=0).items():
         if abs(value - whole[name]) > 1e-3:
             raise SystemExit(f"--fast, {way}: {name} is {value}, of a training {whole[name]}")
 
@@ -217,14 +230,14 @@ def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
 
     def mean(name: str) -> float | None:
         values = [row[name] for row in rows if name in row]
-        return round(float(np.mean(values)), 4) if values else None
+        return float(np.mean(values)) if values else None
 
     gaps = np.array([row["reported"] - row["fresh"] for row in rows])
     record: dict[str, object] = {
         name: mean(name) for name in ("reported", "fresh", "covered", "ece", "ece_unscaled")
     }
-    record["reported_minus_fresh"] = round(float(gaps.mean()), 4)
-    record["standard_error"] = round(float(gaps.std(ddof=1) / len(gaps) ** 0.5), 4)
+    record["reported_minus_fresh"] = float(gaps.mean())
+    record["standard_error"] = float(gaps.std(ddof=1) / len(gaps) ** 0.5)
     if "temperature" not in rows[0]:  # a fast measurement
         return record
     record["scaled"] = sum(row["temperature"] != 1 for row in rows)
@@ -234,7 +247,7 @@ def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
         record[f"reject_{precision}"] = {
             "offered": len(promised),
             "reached": sum(value >= precision for value in promised),
-            "lowest": round(min(promised), 4) if promised else None,
+            "lowest": min(promised, default=None),
             "accepted": mean(f"accepted_{precision}"),
         }
     return record
@@ -242,8 +255,7 @@ def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
 
 def main() -> None:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="a folder of class folders")
+    parser = timing.plain_parser(__doc__, "a folder of class folders")
     parser.add_argument("--held-out", type=int, nargs="+", default=[40, 200, 400])
     parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=20)
@@ -251,26 +263,19 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="accuracy and interval only")
     args = parser.parse_args()
     ways = [way for way in args.way if not args.fast or "folds" in WAYS[way]]
-    settings: dict[str, Any] = {"model": "embedded", "freeze_layers": True}
-    if args.random_weights:
-        settings |= {"model": "vit_tiny_patch16_224", "img_size": 64, "pretrained": False}
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        photos = read_photographs(args.photos, settings, Path(folder))
+    model = "vit_tiny_patch16_224" if args.random_weights else "embedded"
+    settings = frozen_settings(model, img_size=64)
+    with read_photographs(args.photos, settings) as photos:
         if args.random_weights:  # the same for every seed: the features are of one network
             settings = {"weights": str(photos.weights), "freeze_layers": True}
         for held_out in args.held_out:
             count = round(held_out / HELD_OUT)
             for way in ways:
+                one = partial(measure_fast if args.fast else measure, photos, count, way, settings)
                 if args.fast:
                     check_fast(photos, count, way, settings)
-                    rows = [measure_fast(photos, count, way, seed) for seed in range(args.seeds)]
-                else:
-                    rows = [
-                        measure(photos, count, way, seed, settings) for seed in range(args.seeds)
-                    ]
-                row = {"held_out": held_out, "way": way, "seeds": args.seeds, **summary(rows)}
-                print(json.dumps(row), flush=True)
+                rows = [one(seed) for seed in range(args.seeds)]
+                timing.print_row(held_out=held_out, way=way, seeds=args.seeds, **summary(rows))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ rare class.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import tempfile
 from collections import defaultdict
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timing
 from held_out import Photographs, frozen_settings, read_photographs
 
 import swinclf
@@ -69,8 +67,7 @@ def measure(
 
 def main() -> None:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="a folder of class folders")
+    parser = timing.plain_parser(__doc__, "a folder of class folders")
     parser.add_argument("--most", type=int, default=160, help="photographs of the other classes")
     parser.add_argument("--ratio", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=2, help="for each rare class")
@@ -78,17 +75,15 @@ def main() -> None:
     args = parser.parse_args()
     settings = frozen_settings(args.model)
     rows: dict[ClassWeights, list[dict[str, float]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        photos = read_photographs(args.photos, settings, Path(folder))
+    with read_photographs(args.photos, settings) as photos:
         for seed in range(args.seeds):
             for rare in sorted(set(photos.labels)):
                 drawn = draw(photos, rare, args.most, args.ratio, seed)
                 for weights in ClassWeights:
                     rows[weights].append(measure(photos, drawn, rare, weights, settings))
     for weights, own in rows.items():
-        means = {name: round(float(np.mean([row[name] for row in own])), 4) for name in own[0]}
-        print(json.dumps({"class_weights": weights, "trainings": len(own), **means}), flush=True)
+        means = {name: float(np.mean([row[name] for row in own])) for name in own[0]}
+        timing.print_row(class_weights=weights, trainings=len(own), **means)
 
 
 if __name__ == "__main__":

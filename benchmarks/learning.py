@@ -3,7 +3,7 @@
 For each number of training images and each seed, photographs are drawn for training and for the
 held-out part, and the curve forecasts the accuracy with twice as many training images. That is
 then measured, on all other photographs. A row states, over the seeds, the mean error of the
-forecast and its mean absolute error, beside those of expecting no gain; and how often the interval
+forecast and its mean absolute error, with those of expecting no gain; and how often the interval
 of 95 % contains what was measured.
 
     python benchmarks/learning.py PHOTOS
@@ -11,14 +11,10 @@ of 95 % contains what was measured.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+import timing
 from held_out import Photographs, frozen_settings, read_photographs
 
 from swinclf.data_quality.dataset_insights import (
@@ -65,27 +61,24 @@ def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "absolute_error_of_no_gain": np.abs(gain).mean(),
         "covered": values["covered"].mean(),
     }
-    return {name: round(float(value), 4) for name, value in figures.items()}
+    return {name: float(value) for name, value in figures.items()}
 
 
 def main() -> None:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="a folder of class folders")
+    parser = timing.plain_parser(__doc__, "a folder of class folders")
     parser.add_argument("--images", type=int, nargs="+", default=[100, 200, 400, 800])
     parser.add_argument("--held-out", type=int, nargs="+", default=[100, 400])
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--model", default="embedded")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("SWINCLF_CACHE_DIR", str(Path(folder) / "cache"))
-        photos = read_photographs(args.photos, frozen_settings(args.model), Path(folder))
+    with read_photographs(args.photos, frozen_settings(args.model)) as photos:
         for held_out in args.held_out:
             for images in args.images:
                 found = [measure(photos, images, held_out, seed) for seed in range(args.seeds)]
                 rows = [row for row in found if row is not None]
-                row = {"images": images, "held_out": held_out, "forecasts": len(rows)}
-                print(json.dumps({**row, **(summary(rows) if rows else {})}), flush=True)
+                figures = summary(rows) if rows else {}
+                timing.print_row(images=images, held_out=held_out, forecasts=len(rows), **figures)
 
 
 if __name__ == "__main__":

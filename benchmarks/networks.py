@@ -1,11 +1,11 @@
-"""Speed of this package's networks, reference and accelerated, and of timm's: JSON lines on stdout.
+"""Speed of this package's networks, reference and accelerated, and of timm's.
 
 All three run in one process, in turns, on the same random weights and images. What counts is the
 ratio of the medians: on a shared machine absolute times vary, and those of all three vary alike. A
 training step is forward, loss and backward; the optimizer's update is the same for all and left
 out. bf16 has bfloat16 weights; amp has float32 weights under autocast, as `swinclf train` has them.
-A table of the same goes to stderr. `--cpu-time` takes the processor's time on one thread instead of
-the clock's, which other programs on the machine disturb less.
+`--cpu-time` takes the processor's time on one thread instead of the clock's, which other programs
+on the machine disturb less.
 
 `--constants` measures the machine-specific constants of `swinclf/models/accelerated` instead: each
 at several values in turns, with the case in which it matters. Those that are not the fastest on
@@ -22,17 +22,16 @@ import argparse
 import copy
 import gc
 import itertools
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import timing
 import timm
 import torch
 import torch.nn.functional as F
@@ -98,20 +97,9 @@ CONSTANTS = (
 )
 
 
-def processor() -> str:
-    """Return the processor's name and what it multiplies natively."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.exists() else ""
-    name = next(
-        (line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), ""
-    )
-    units = [unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if unit in text]
-    return " ".join([name or platform.processor() or platform.machine(), *units])
-
-
 def forward(network: nn.Module, x: Tensor, *, amp: bool) -> None:
     """Classify without gradients."""
-    with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
         network(x)
 
 
@@ -119,8 +107,8 @@ def train(network: nn.Module, x: Tensor, *, amp: bool) -> None:
     """Compute the gradient of every parameter."""
     for value in network.parameters():
         value.grad = None
-    targets = torch.arange(len(x), device=x.device)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+    targets = torch.arange(len(x))
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         logits = network(x)
     F.cross_entropy(logits.float(), targets).backward()
 
@@ -140,16 +128,14 @@ def alternate(
         for name in sorted(runs, reverse=bool(rounds % 2)):
             start = clock()
             runs[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
             times[name].append((clock() - start) * 1e3)
         rounds += 1
     return times
 
 
-def step_of(mode: str, dtype: str, batch: int, device: str) -> Callable[[nn.Module], None]:
+def step_of(mode: str, dtype: str, batch: int) -> Callable[[nn.Module], None]:
     """Return what is timed of a network."""
-    x = torch.randn(batch, 3, 224, 224, device=device, dtype=DTYPES[dtype])
+    x = torch.randn(batch, 3, 224, 224, dtype=DTYPES[dtype])
     return partial(forward if mode == "forward" else train, x=x, amp=dtype == "amp")
 
 
@@ -165,26 +151,26 @@ def networks_of(model: str) -> dict[str, nn.Module]:
     return {"accelerated": fast, "reference": reference, "timm": theirs}
 
 
-def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure case by case."""
     cases = list(itertools.product(options.models, options.dtypes, options.modes, options.batches))
     for model, dtype, mode, batch in cases:
         networks = networks_of(model)
         for network in networks.values():
-            network.to(options.device, DTYPES[dtype]).train(mode == "train")
-        step = step_of(mode, dtype, batch, options.device)
+            network.to(DTYPES[dtype]).train(mode == "train")
+        step = step_of(mode, dtype, batch)
         runs = {name: partial(step, network) for name, network in networks.items()}
         times = alternate(runs, options.seconds / len(cases), options.clock)
         medians = {name: statistics.median(values) for name, values in times.items()}
         fast, plain, theirs = (medians[name] for name in ("accelerated", "reference", "timm"))
         yield {
-            "case": f"{model} {dtype} {mode} {batch}",
+            "what": f"{model} {dtype} {mode} {batch}",
             "rounds": len(times["timm"]),
-            "accelerated_ms": round(fast, 2),
-            "reference_ms": round(plain, 2),
-            "timm_ms": round(theirs, 2),
-            "reference_ratio": round(plain / fast, 3),
-            "timm_ratio": round(theirs / fast, 3),
+            "accelerated_ms": fast,
+            "reference_ms": plain,
+            "timm_ms": theirs,
+            "reference_ratio": plain / fast,
+            "timm_ratio": theirs / fast,
         }
         del networks, runs
         gc.collect()
@@ -196,13 +182,13 @@ def run_with(constant: Constant, value: int, run: Callable[[], None]) -> None:
     run()
 
 
-def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure each constant at several values, the one in use first."""
     constants = [one for one in CONSTANTS if one.name in options.constants or not options.constants]
     for constant in constants:
         network = networks_of(constant.model)["accelerated"]
-        network.to(options.device, DTYPES[constant.dtype]).train(constant.mode == "train")
-        step = step_of(constant.mode, constant.dtype, constant.batch, options.device)
+        network.to(DTYPES[constant.dtype]).train(constant.mode == "train")
+        step = step_of(constant.mode, constant.dtype, constant.batch)
         used = getattr(constant.module, constant.name)
 
         values = (used, *constant.values)
@@ -214,23 +200,21 @@ def measure_constants(options: argparse.Namespace) -> Iterator[dict[str, object]
         for value in values:
             median = statistics.median(times[str(value)])
             yield {
-                "case": f"{constant.name} {constant.dtype} {constant.mode} {constant.batch}",
+                "what": f"{constant.name} {constant.dtype} {constant.mode} {constant.batch}",
                 "value": "never" if value == NEVER else value,
-                "ms": round(median, 2),
-                "ratio": round(median / base, 3),
+                "ms": median,
+                "ratio": median / base,
             }
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names both know")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="images at once")
     parser.add_argument("--seconds", type=float, default=360.0, help="to time, over all cases")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--cpu-time", action="store_true", help="processor time on one thread")
     parser.add_argument(
         "--constants",
@@ -240,31 +224,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     options.clock = time.process_time if options.cpu_time else time.perf_counter
-    options.threads = 1 if options.cpu_time else options.threads
     return options
 
 
 def main(arguments: list[str]) -> None:
     """Measure, and print as it goes."""
     options = parse(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    machine = torch.cuda.get_device_name() if options.device != "cpu" else processor()
-    about = {
-        "hardware": machine,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "clock": "processor time" if options.cpu_time else "wall",
-    }
-    print(json.dumps(about), flush=True)
-    print(about, file=sys.stderr)
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    report = timing.Report("networks")
     rows = measure(options) if options.constants is None else measure_constants(options)
     for row in rows:
-        print(json.dumps(row), flush=True)
-        case, *numbers = row.items()
-        line = "  ".join(f"{name} {value}" for name, value in numbers)
-        print(f"{case[1]:50} {line}", file=sys.stderr, flush=True)
+        report.add(**row)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Labelling photographs: `swinclf predict` beside a plain loop of timm; and reading large JPEGs.
+"""Labelling photographs: `swinclf predict` and a plain loop of timm; and reading large JPEGs.
 
 Whole processes from start to end, labels and probabilities compared; then the reading alone, one
 thread a side, picture by picture in turns, of photographs of 12 megapixels. The reference reads by

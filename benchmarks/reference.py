@@ -2,7 +2,7 @@
 
 What they have in common, wherever they are found: torchvision's ImageFolder with PIL behind it, a
 DataLoader with worker processes, batches of 32, float32, a network of timm, and, where its layers
-are frozen, a backbone that is computed anew for every image in every epoch all the same.
+are frozen, a backbone that is computed again for every image in every epoch all the same.
 
     python benchmarks/reference.py weights --output swin.safetensors
     python benchmarks/reference.py train DATA --weights swin.safetensors --epochs 2 --freeze
@@ -30,6 +30,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 BATCH = 32
+WORKERS = min(os.cpu_count() or 1, 8)
 
 
 def pipeline(network: nn.Module, *, training: bool) -> transforms.Compose:
@@ -71,7 +72,7 @@ def train(options: argparse.Namespace) -> None:
             ImageFolder(str(options.data / split), pipeline(network, training=split == "train")),
             batch_size=BATCH,
             shuffle=split == "train",
-            num_workers=options.workers,
+            num_workers=WORKERS,
         )
         for split in ("train", "val")
     }
@@ -155,7 +156,7 @@ def predict(options: argparse.Namespace) -> None:
     with options.output.open("w", newline="") as file:
         writer = csv.writer(file)
         done = 0
-        for images in DataLoader(dataset, batch_size=BATCH, num_workers=options.workers):
+        for images in DataLoader(dataset, batch_size=BATCH, num_workers=WORKERS):
             for row in network(images).softmax(1).tolist():
                 writer.writerow([files[done], *row])
                 done += 1
@@ -179,7 +180,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--freeze", action="store_true")
-    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8))
     options = parser.parse_args(arguments)
     {"train": train, "predict": predict, "weights": weights}[options.verb](options)
 

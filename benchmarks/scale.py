@@ -1,8 +1,7 @@
 """Sizes: a million files scanned and split, ten thousand classes trained, memory that stays.
 
 The million files are hard links to a hundred small pictures, as no disk reads a million photographs
-in a minute: what is measured is the program. Memory is that of `predict` and of a training on
-frozen features, when these have been computed and in all, on few and on many different images.
+in a minute: what is measured is the program. Memory is that of `predict` on few and on many images.
 Defaults: ten minutes on two cores.
 
     python benchmarks/scale.py
@@ -12,7 +11,6 @@ Defaults: ten minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -22,14 +20,11 @@ from tempfile import TemporaryDirectory
 import timing
 
 NETWORK = ("--model", "vit_tiny_patch16_224", "--impl", "native", "--img-size", "32")
-FEATURE_BYTES = 192 * 4  # of that network, float32
 
 
 def main(arguments: list[str]) -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("--files", type=int, default=1_000_000, help="to scan [1,000,000]")
     parser.add_argument("--classes", type=int, default=10_000, help="to train [10,000]")
     parser.add_argument("--few", type=int, default=2_000, help="images, for memory [2,000]")
@@ -53,15 +48,13 @@ def main(arguments: list[str]) -> None:
 
 def links(folder: Path, files: int, classes: int, *, pictures: int = 100) -> Path:
     """A folder of so many files in so many classes, hard links to so many pictures."""
-    words: list[str | Path] = ["--step", "links", "--files", str(files), folder]
-    words += ["--classes", str(classes)]
-    words += ["--pictures", str(pictures)]
-    timing.run([sys.executable, __file__, *words])
+    words = ["--files", str(files), "--classes", str(classes), "--pictures", str(pictures)]
+    timing.run([sys.executable, __file__, "--step", "links", folder, *words])
     return folder
 
 
 def measure_scan(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
-    """A folder listed, its contents told apart, its images split."""
+    """A folder listed, its contents hashed, its images split."""
     classes = max(2, options.files // 1000)
     folder = links(place / "files", options.files, classes)
     done = timing.run([sys.executable, __file__, "--step", "scan", folder])
@@ -79,15 +72,7 @@ def measure_classes(options: argparse.Namespace, place: Path, report: timing.Rep
     """A training of many classes, two images each."""
     folder = links(place / "classes", 2 * options.classes, options.classes)
     done = train(folder, place, "classes")
-    metrics = json.loads((place / "classes-run" / "metrics.json").read_text(encoding="utf-8"))
-    size = sum(file.stat().st_size for file in (place / "classes-run").rglob("*"))
-    report.add(
-        f"train {options.classes:,} classes",
-        seconds=done.seconds,
-        peak_mib=done.peak_mib,
-        classes=len(metrics["classes"]),
-        run_mb=size / 1e6,
-    )
+    report.add(f"train {options.classes:,} classes", seconds=done.seconds, peak_mib=done.peak_mib)
 
 
 def measure_memory(options: argparse.Namespace, place: Path, report: timing.Report) -> None:
@@ -96,19 +81,9 @@ def measure_memory(options: argparse.Namespace, place: Path, report: timing.Repo
         count: links(place / str(count), count, 20, pictures=count)
         for count in (options.few, options.many)
     }
+    train(folders[options.few], place, "few")
+    words: list[str | Path] = ["--run", place / "few-run", "--output", place / "labels.json"]
     for count, folder in folders.items():
-        done = train(folder, place, str(count))
-        kept = 2 * count * FEATURE_BYTES / 2**20
-        report.add(
-            f"train on features of {count:,} images",
-            seconds=done.seconds,
-            peak_mib=done.peak_mib,
-            peak_when_computed_mib=done.peak_until_mib,
-            features_mib=kept,
-        )
-    for count, folder in folders.items():
-        words: list[str | Path] = ["--run", place / f"{options.few}-run"]
-        words += ["--output", place / "labels.json"]
         done = timing.run([*timing.SWINCLF, "predict", folder, *words, "--format", "json"])
         report.add(f"predict {count:,} images", seconds=done.seconds, peak_mib=done.peak_mib)
 
@@ -116,10 +91,9 @@ def measure_memory(options: argparse.Namespace, place: Path, report: timing.Repo
 def train(folder: Path, place: Path, name: str) -> timing.Measured:
     """A head on frozen features of a small network with random weights."""
     words = ["--no-pretrained", "--freeze-layers", "--epochs", "2", "--mirror"]
-    where: list[str | Path] = ["--out", place, "--name", f"{name}-run"]
-    command = [*timing.SWINCLF, "train", folder, *NETWORK, *words, *where]
-    cache = place / f"{name}-cache"  # its last file comes with the last feature
-    return timing.run(command, until=cache, SWINCLF_CACHE_DIR=cache)
+    command: list[str | Path] = [*timing.SWINCLF, "train", folder, *NETWORK, *words, "--out", place]
+    cache = place / f"{name}-cache"
+    return timing.run([*command, "--name", f"{name}-run"], SWINCLF_CACHE_DIR=cache)
 
 
 def make_links(folder: Path, files: int, classes: int, pictures: int) -> None:
@@ -159,16 +133,15 @@ def scan_and_split(folder: Path) -> None:
         if inode not in shared:
             shared[inode] = content_digest(read_bytes(file))
         digests[image.path] = shared[inode]
-    told_apart = time.perf_counter()
+    digested = time.perf_counter()
     dataset = assign_splits(index, digests, {}, SplitRule(0.2))
     split = time.perf_counter()
-    row = {
-        "scan_s": scanned - start,
-        "digests_s": told_apart - scanned,
-        "split_s": split - told_apart,
-        "images": len(dataset.images),
-    }
-    print(json.dumps({name: round(value, 2) for name, value in row.items()}))
+    timing.print_row(
+        scan_s=scanned - start,
+        digests_s=digested - scanned,
+        split_s=split - digested,
+        images=len(dataset.images),
+    )
 
 
 if __name__ == "__main__":

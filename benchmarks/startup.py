@@ -1,4 +1,4 @@
-"""Start-up: `--help`, and a prediction of one picture beside importing torch alone.
+"""Start-up: `--help`, and a prediction of one picture compared with importing torch alone.
 
 Defaults: a minute and a half on two cores.
 

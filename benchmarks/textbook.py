@@ -9,23 +9,21 @@ AdamW under the same autocast. A table of the ratios comes at the end.
     python benchmarks/textbook.py --batch 64 --rounds 3 --cpu-time
 
 `--cpu-time` takes the processor's time on one thread instead of the clock's, which other programs
-disturb less. `--profile` prints where a step of this package's network spends its time.
+disturb less.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import timing
 import torch
 import torch.nn.functional as F
-from timing import Report
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from swinclf.config import Impl
 from swinclf.device import choose_hardware
@@ -133,12 +131,11 @@ def step_of(network: nn.Module, precision: str, batch: int) -> Callable[[], None
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--profile", action="store_true")
     words = parser.parse_args()
     if words.cpu_time:
         torch.set_num_threads(1)
@@ -149,13 +146,7 @@ def main() -> None:
         "swinclf": textbook_network(),
     }
     steps = {name: step_of(one, words.precision, words.batch) for name, one in networks.items()}
-    if words.profile:
-        steps["swinclf"]()
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            steps["swinclf"]()
-        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
-        return
-    report = Report("a training step of the textbook's ViT")
+    report = timing.Report("a training step of the textbook's ViT")
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(words.rounds + 1):
         for name, step in steps.items():
@@ -167,9 +158,9 @@ def main() -> None:
     for name, value in medians.items():
         report.add(
             name,
-            seconds=round(value, 3),
-            images_per_second=round(words.batch / value, 1),
-            speedup=round(medians["plain"] / value, 2),
+            seconds=value,
+            images_per_second=words.batch / value,
+            speedup=medians["plain"] / value,
             clock="CPU, one thread" if words.cpu_time else "wall",
             precision=words.precision,
             batch=words.batch,

@@ -16,11 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -37,14 +36,11 @@ class Measured:
         seconds: From its start to its end.
         peak_mib: Its largest resident memory, or that of the largest of its children, MiB.
         output: What it wrote to standard output.
-        peak_until_mib: The same when the last file came into the folder that was watched; 0 where
-            none came, or where the system (other than Linux) does not say.
     """
 
     seconds: float
     peak_mib: int
     output: str
-    peak_until_mib: int = 0
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -52,14 +48,11 @@ class Measured:
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
 
-def run(
-    command: Sequence[str | Path], *, until: Path | None = None, **environment: str | Path
-) -> Measured:
+def run(command: Sequence[str | Path], **environment: str | Path) -> Measured:
     """Runs a program to its end; a failure ends the benchmark with what the program said.
 
     Args:
         command: The program and its words.
-        until: A folder to watch for its last file.
         environment: Variables to set for it.
     """
     variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
@@ -68,10 +61,6 @@ def run(
         process = subprocess.Popen(
             [str(word) for word in command], stdout=output, stderr=errors, env=variables
         )
-        seen: list[int] = []
-        if until is not None:
-            watcher = Thread(target=_watch, args=(process.pid, until, seen), daemon=True)
-            watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -81,19 +70,7 @@ def run(
             said = errors.read()[-4000:]
             raise SystemExit(f"{' '.join(map(str, command))}: {process.returncode}\n{said}")
         unit = 2**20 if sys.platform == "darwin" else 2**10
-        return Measured(seconds, usage.ru_maxrss // unit, output.read(), sum(seen))
-
-
-def _watch(process: int, folder: Path, seen: list[int]) -> None:
-    """Keeps the peak of a process's memory, MiB, when the last file came into a folder."""
-    status, files = Path(f"/proc/{process}/status"), 0
-    with suppress(OSError, IndexError):  # it has ended, or this is no Linux
-        while True:
-            peak = int(status.read_text().split("VmHWM:")[1].split()[0]) // 2**10
-            found = sum(path.is_file() for path in folder.rglob("*"))
-            if found > files:
-                files, seen[:] = found, [peak]
-            time.sleep(0.02)
+        return Measured(seconds, usage.ru_maxrss // unit, output.read())
 
 
 def alternate(
@@ -134,6 +111,20 @@ def hardware() -> dict[str, object]:
     }
 
 
+def rounded(value: Any) -> Any:
+    """Return a value of JSON with four digits of each number."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def print_row(**values: object) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(rounded(values)), flush=True)
+
+
 class Report:
     """JSON lines on standard output, a table on standard error, both as they come.
 
@@ -143,26 +134,30 @@ class Report:
 
     def __init__(self, title: str) -> None:
         about = {"benchmark": title, **hardware()}
-        print(json.dumps(about), flush=True)
+        print_row(**about)
         words = ", ".join(f"{key} {value}" for key, value in about.items())
         print(words, file=sys.stderr, flush=True)
 
     def add(self, what: str, **values: object) -> None:
         """One line of results."""
-        rounded = {
-            key: float(f"{value:.4g}") if isinstance(value, float) else value
-            for key, value in values.items()
-        }
-        print(json.dumps({"what": what, **rounded}), flush=True)
-        words = "  ".join(f"{key} {value}" for key, value in rounded.items())
+        print_row(what=what, **values)
+        words = "  ".join(f"{key} {value}" for key, value in rounded(values).items())
         print(f"  {what:<44} {words}", file=sys.stderr, flush=True)
+
+
+def plain_parser(text: str | None, photos: str = "") -> argparse.ArgumentParser:
+    """A parser without options; `photos` is the help of its only argument, if it has one."""
+    made = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if photos:
+        made.add_argument("photos", type=Path, help=photos)
+    return made
 
 
 def parser(text: str | None, *, photos: int, rounds: int) -> argparse.ArgumentParser:
     """The options that most of the benchmarks have."""
-    made = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = plain_parser(text)
     made.add_argument("--count", type=int, default=photos, help=f"photographs [{photos}]")
     made.add_argument(
         "--photos", type=Path, help="a folder of class folders [photographs drawn by formula]"

@@ -9,13 +9,12 @@ noisy, image sizes vary. All causes but the run's own are absent.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import timing
 
 from swinclf.metrics import ClassMetrics, wilson_interval
 from swinclf.reporting.verdict import LabelReview, RunFigures, VerdictKind, find_kinds
@@ -210,7 +209,7 @@ def measure_verdicts(runs: int, *, seed: int) -> dict[VerdictKind, Counter[Verdi
 
 def main() -> None:
     """Print a line for each kind: found where it applies, and most often elsewhere."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = timing.plain_parser(__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -218,13 +217,12 @@ def main() -> None:
     for kind in VerdictKind:
         elsewhere = sum(found[other][kind] for other in VerdictKind if other != kind)
         worst = max(found[other][kind] for other in VerdictKind if other != kind)
-        row = {
-            "kind": kind,
-            "found": found[kind][kind] / given.runs,
-            "elsewhere": elsewhere / (given.runs * (len(VerdictKind) - 1)),
-            "elsewhere_most": worst / given.runs,
-        }
-        print(json.dumps(row))
+        timing.print_row(
+            kind=kind,
+            found=found[kind][kind] / given.runs,
+            elsewhere=elsewhere / (given.runs * (len(VerdictKind) - 1)),
+            elsewhere_most=worst / given.runs,
+        )
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _images() -> list[bytes]:
 
 
 def read_image(data: bytes) -> None:
-    """Decodes a picture and looks at it."""
+    """Decodes a picture and reads its pixels."""
     picture = decode_image(data, decode_px=16)
     if picture.mode != "RGB" or 0 in picture.size:
         raise ValueError(f"a picture of mode {picture.mode}, {picture.size}")

@@ -31,11 +31,8 @@ PREDICT = (sys.executable, "-m", "swinclf", "predict", "-", "--format", "jsonl")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which files, and in how many threads."""
+    """Which files."""
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of files of any kind")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read the stream")
-    parser.add_argument("--run", type=Path, help="what predicts; left out, a small one is trained")
-    parser.add_argument("--stream-only", action="store_true", help="no file alone")
 
 
 def torture(options: argparse.Namespace) -> dict[str, Any]:
@@ -48,10 +45,9 @@ def torture(options: argparse.Namespace) -> dict[str, Any]:
         if "\n" not in where + name and not name.endswith("\r")  # a path is a line of stdin
     ]
     with tempfile.TemporaryDirectory() as folder:
-        run = options.run or _train(Path(folder))
-        alone = {} if options.stream_only else _all_alone(files, run)
-        stream = _stream(files, run, options.workers)
-    wrong = [*alone.get("wrong_files", []), *stream.pop("wrong_files")]
+        run = _train(Path(folder))
+        alone, stream = _all_alone(files, run), _stream(files, run)
+    wrong = [*alone["wrong_files"], *stream.pop("wrong_files")]
     return {"files": len(files), **alone, **stream, "wrong_files": wrong, "wrong": len(wrong)}
 
 
@@ -93,11 +89,11 @@ def _all_alone(files: Sequence[str], run: Path) -> dict[str, Any]:
     }
 
 
-def _stream(files: Sequence[str], run: Path, workers: int) -> dict[str, Any]:
+def _stream(files: Sequence[str], run: Path) -> dict[str, Any]:
     """All files in one go."""
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - gone when nobody holds it
     process = subprocess.Popen(
-        [*PREDICT, "--run", str(run), "--workers", str(workers), "--output", os.devnull],
+        [*PREDICT, "--run", str(run), "--workers", "2", "--output", os.devnull],
         stdin=subprocess.PIPE,
         stderr=errors,
     )
@@ -148,7 +144,7 @@ class _Program:
         return json.loads(line) if line else {}
 
     def reset_peak(self) -> None:
-        """Starts the measurement of memory anew."""
+        """Starts the measurement of memory again."""
         for pid in _tree(self._process.pid):
             with suppress(OSError):  # it has gone
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
