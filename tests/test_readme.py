@@ -162,6 +162,18 @@ def test_types_come_with_the_package():
     assert "Typing :: Typed" in project["project"]["classifiers"]
 
 
+def test_the_source_archive_has_what_the_tests_read():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*.py"))
+    read = set(re.findall(r"ROOT(?:\.glob\(|/| / )\"([^\"/*]+)", tests)) - {
+        "build",
+        "pyproject.toml",
+    }
+    assert {".github", "data", "docs"} <= read
+    assert read <= set(included)
+
+
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*.md")])
 LINKS = [
     (path, link)
