@@ -54,6 +54,8 @@ class Browser:
             spare = os.dup(answers) if answers != 4 else answers
             os.dup2(commands, 3)
             os.dup2(spare, 4)
+            for number in (3, 4):  # also where they are what they were
+                os.set_inheritable(number, True)
 
         rules = "--host-resolver-rules=MAP * ~NOTFOUND" + ", EXCLUDE 127.0.0.1" * server
         self._process = subprocess.Popen(
@@ -61,7 +63,7 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=as_three_and_four,
-            pass_fds=(3, 4, commands, answers),
+            close_fds=False,  # all others are not inheritable
         )
         os.close(commands)
         os.close(answers)
