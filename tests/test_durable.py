@@ -34,9 +34,8 @@ from swinclf import device, files
 from swinclf import lock as lock_module
 from swinclf.commands import train as train_verb
 from swinclf.device import StopFlag
-from swinclf.errors import ExitCode, Interrupted, RunError, SwinclfError, WeightsError
+from swinclf.errors import ExitCode, Interrupted, RunError, WeightsError
 from swinclf.lock import FolderLock, LockHeldError
-from swinclf.models.store import load_model
 from swinclf.models.tensorfile import read_tensors, write_tensors
 from swinclf.pipeline import finish, resume, starting_model
 from swinclf.run_folder import RunFolder
@@ -418,14 +417,6 @@ def test_damage_to_a_checkpoint_is_noticed_and_the_one_before_taken(stopped):
     with pytest.raises((RunError, WeightsError)) as error:
         read_checkpoint(run)
     assert "last.ckpt" in error.value.expected
-
-
-def test_damage_to_a_model_is_noticed(whole, tmp_path):
-    copy = tmp_path / "model.safetensors"
-    for damaged in _damages((whole / "model.safetensors").read_bytes()):
-        copy.write_bytes(damaged)
-        with pytest.raises(SwinclfError):
-            load_model(copy)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(stopped, whole, cli):

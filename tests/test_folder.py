@@ -386,28 +386,9 @@ def test_val_named_by_hand_settles_which_of_two_it_is(root):
 # Errors
 
 
-def test_no_such_folder_offers_the_near_one(root):
-    touch(root, "a/1.jpg")
-    error = error_of(root.parent / "dota")
-    assert error.found == "nothing of that name"
-    assert error.hint == f"did you mean '{root}'?"
-
-
 def test_no_such_folder_and_nothing_near(tmp_path):
     assert "swinclf demo" in error_of(tmp_path / "nowhere" / "at" / "all").hint
     assert error_of(tmp_path / ("x" * 300)).found == "File name too long"
-
-
-def test_a_file_is_no_folder(root):
-    assert error_of(touch(root, "photos.zip") / "photos.zip").found == "an archive (.zip)"
-    assert error_of(touch(root, "notes.txt") / "notes.txt").found == "a file"
-
-
-def test_a_folder_with_only_its_readme(root):
-    error = error_of(touch(root, "README.md"))
-    assert f"class folders with images in '{root}'" in error.expected
-    assert error.found == "no folder in it, only 'README.md'"
-    assert "swinclf demo" in error.hint
 
 
 def test_an_empty_folder(root):

@@ -151,11 +151,6 @@ def test_grey_of_16_bits_big_endian():
     )
 
 
-def test_dark_grey_of_16_bits_stays_dark():
-    dark = Image.fromarray(np.full((8, 8), 2570, np.uint16))
-    assert np.unique(pixels_of(encoded(dark, "PNG"))).tolist() == [10]
-
-
 def test_integers_of_32_bits():
     wide = Image.fromarray(np.asarray(GREY).astype(np.int32) * 257)
     assert np.array_equal(pixels_of(encoded(wide, "TIFF")), np.asarray(GREY.convert("RGB")))

@@ -265,14 +265,6 @@ def test_the_newest_finished_run_is_the_default(cli, dataset, tmp_path):
     assert cli("predict", dataset / "red" / "000.png", "--format", "json") == done
 
 
-def test_no_run_at_all_is_an_error_that_says_what_to_type(cli, pictures):
-    done = cli("predict", pictures)
-    assert done.code == 1
-    expected, _, hint = error_lines(done)
-    assert "a finished run under 'runs'" in expected
-    assert "--run RUN" in hint
-
-
 @pytest.mark.parametrize("what", ["folder", "weights", "link"])
 def test_a_run_may_be_named_in_several_ways(cli, trained, pictures, tmp_path, what):
     (tmp_path / "linked").symlink_to(trained.path)
@@ -283,18 +275,6 @@ def test_a_run_may_be_named_in_several_ways(cli, trained, pictures, tmp_path, wh
     }[what]
     done = cli("predict", pictures / "red.png", "--run", named, "--format", "json")
     assert json.loads(done.out)[0]["label"] == "red"
-
-
-def test_a_file_of_a_run_that_is_no_model_is_refused(cli, trained):
-    done = cli("predict", "x.png", "--run", trained.path / "config.json")
-    assert done.code == 1
-    assert ".json" in error_lines(done)[1]
-
-
-def test_a_misspelt_run_is_guessed(cli, trained, pictures):
-    done = cli("predict", pictures, "--run", trained.path.with_name("colour-1"))
-    assert done.code == 1
-    assert f"did you mean '{trained.path}'?" in error_lines(done)[2]
 
 
 def test_the_name_of_a_run_is_completed(cli, trained, pictures, tmp_path):

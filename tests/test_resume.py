@@ -395,13 +395,6 @@ def test_the_checkpoint_of_another_training_is_refused(interrupted, trained, tmp
     assert f"the original settings in '{config}'" in error.value.expected
 
 
-def test_an_image_that_is_gone_is_named(interrupted, dataset, cli):
-    (dataset / "blue" / "003.png").unlink()
-    done = cli("train", "--resume", interrupted)
-    assert done.code == 1
-    assert "blue/003.png" in error_lines(done)[1]
-
-
 def test_an_image_that_a_frozen_network_can_no_longer_read_is_named(
     trained, dataset, tmp_path, monkeypatch, cli
 ):
