@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import error_lines, write_image
+from matplotlib.figure import Figure
 from network_cases import difference, images, native_network, randomise
 from PIL import Image
 
@@ -323,6 +325,29 @@ def test_pictures_of_a_swin_run(tmp_path):
     (answer,) = predict(open_predictor(run / "model.safetensors"), [picture])
     assert done.label == answer.label
     assert done.probability == pytest.approx(answer.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "side", "in_a_row"),
+    [
+        ("vit", VIT, 32, 3),
+        ("swin", SWIN | {"depths": "2-2-1", "num_heads": "2-2-4"}, 48, 3),
+        ("swin", SWIN | {"depths": "2", "num_heads": "2"}, 48, 2),
+    ],
+)
+def test_maps_of_attention_fill_their_rows(tmp_path, monkeypatch, name, args, side, in_a_row):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
+    )
+    inspect(name, img_size=side, model_args=args, figures=FigureOptions(output=tmp_path / "p"))
+    (drawn,) = (one for one in figures if one.texts[0].get_text().startswith("Attention "))
+    boxes = [axes.get_position() for axes in drawn.axes]
+    texts = [axes.get_title("left") + "".join(map(str, axes.texts)) for axes in drawn.axes]
+    maps = [box for box, text in zip(boxes, texts, strict=True) if re.search("^block|stage", text)]
+    for row in np.reshape([(box.x0, box.x1) for box in maps], (-1, in_a_row, 2)):
+        assert row[0, 0] < 0.1
+        assert row[-1, 1] > 0.78
 
 
 def test_weights_of_a_run_for_a_name(tmp_path):

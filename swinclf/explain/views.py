@@ -55,16 +55,14 @@ def draw_vit_attention(
         "Relative to a uniform share, which is 1: orange tokens receive more, purple ones less. "
         f"A square is a patch.\n{about}",
     )
-    grid = _grid(figure, VIT_MAPS)
-    _draw_overview(figure, grid, pixels, followed)
-    _draw_distances(figure.add_subplot(grid[0, 2:-1]), found)
     blocks = evenly_spaced(range(len(found)), VIT_MAPS)
-    maps = [_array(found[n].received.mean(0)) for n in blocks]
-    labels = [f"block {n + 1}, mean of heads" for n in blocks]
-    _draw_row(figure, [*[grid[1, n] for n in range(len(maps))], grid[1, -1]], pixels, maps, labels)
-    maps = [_array(head) for head in found[-1].received[:VIT_MAPS]]
-    labels = [f"block {len(found)}, head {n + 1}" for n in range(len(maps))]
-    _draw_row(figure, [*[grid[2, n] for n in range(len(maps))], grid[2, -1]], pixels, maps, labels)
+    heads = enumerate(found[-1].received[:VIT_MAPS], start=1)
+    rows = GridSpec(3, 1, figure=figure)
+    _draw_overview(figure, rows[0], pixels, followed, found)
+    maps = [(f"block {n + 1}, mean of heads", found[n].received.mean(0)) for n in blocks]
+    _draw_row(figure, rows[1], pixels, maps)
+    maps = [(f"block {len(found)}, head {number}", head) for number, head in heads]
+    _draw_row(figure, rows[2], pixels, maps)
     save_png(figure, path)
 
 
@@ -72,67 +70,71 @@ def draw_swin_attention(
     found: Sequence[BlockAttention], followed: Tensor, pixels: Pixels, path: Path, *, about: str
 ) -> None:
     """Draw a Swin's rollout, (h, w), the attention in windows by stage, and attention distances."""
+    last = {(one.stage, one.is_shifted): one.received.mean(0) for one in found}
     stages = sorted({one.stage for one in found})
-    columns = max(4, len(stages))
-    panels = [[(stage, is_shifted) for stage in stages] for is_shifted in (False, True)]
-    if 2 * len(stages) <= columns:  # both kinds of windows fit into one row
-        panels = [panels[0] + panels[1]]
-    rows = 1 + len(panels)
+    kinds = [[(stage, is_shifted) for stage in stages] for is_shifted in (False, True)]
+    if len(stages) <= 2:  # both kinds of windows fit into one row
+        kinds = [kinds[0] + kinds[1]]
+    columns = max(3, len(kinds[0]))
+    side = max(2.75, 11 / columns)  # of a map, inches
     figure = drawing.new_figure(
-        2.75 * columns,
-        2.75 * rows + 0.35,
+        side * columns,
+        side * (1 + len(kinds)) + 0.35,
         "Attention inside the windows",
         "Relative to a uniform share in a window, which is 1: orange tokens receive more, purple "
         "ones less. A square is a token.\nThe last block of each stage with regular windows, and "
         f"the last one with shifted windows.\n{about}",
     )
-    grid = _grid(figure, columns, rows)
-    _draw_overview(figure, grid, pixels, followed)
-    _draw_distances(figure.add_subplot(grid[0, 2:-1]), found)
-    last = {(one.stage, one.is_shifted): one for one in found}
-    for row, wanted in enumerate(panels, start=1):
-        cells, maps, names = [], [], []
-        for column, key in enumerate(wanted):
-            cell = grid[row, column]
-            stage, word = key[0] + 1, "shifted" if key[1] else "regular"
-            if key in last:
-                cells.append(cell)
-                maps.append(_array(last[key].received.mean(0)))
-                names.append(f"stage {stage}, {word}")
-                continue
-            drawing.write_instead(figure.add_subplot(cell), f"stage {stage}:\nno {word} windows")
-        if maps:
-            _draw_row(figure, [*cells, grid[row, -1]], pixels, maps, names)
+    rows = GridSpec(1 + len(kinds), 1, figure=figure)
+    _draw_overview(figure, rows[0], pixels, followed, found)
+    for row, wanted in enumerate(kinds, start=1):
+        maps: list[tuple[str, Tensor | None]] = []
+        for stage, is_shifted in wanted:
+            kind, received = "shifted" if is_shifted else "regular", last.get((stage, is_shifted))
+            label = kind if received is not None else f"no {kind} windows"
+            maps.append((f"stage {stage + 1}, {label}", received))
+        _draw_row(figure, rows[row], pixels, maps)
     save_png(figure, path)
 
 
-def _grid(figure: Figure, columns: int, rows: int = 3) -> GridSpec:
-    """Return a grid of rows of maps, each with a colour bar at its end."""
-    return GridSpec(rows, columns + 1, figure=figure, width_ratios=[1] * columns + [0.045])
-
-
-def _draw_overview(figure: Figure, grid: GridSpec, pixels: Pixels, followed: Tensor) -> None:
-    image, over = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+def _draw_overview(
+    figure: Figure,
+    row: SubplotSpec,
+    pixels: Pixels,
+    followed: Tensor,
+    found: Sequence[BlockAttention],
+) -> None:
+    """Draw the image, the rollout and the attention distances in a row."""
+    cells = row.subgridspec(1, 3, width_ratios=[1, 1, 1.8])
+    image, over, distances = (figure.add_subplot(cells[column]) for column in range(3))
     drawing.show_image(image, pixels, "the image")
     shares = _array(followed) * followed.numel()
     norm = drawing.ratio_norm([shares])
     shown = drawing.show_map(over, pixels, shares, "rollout of all blocks, x uniform share", norm)
     drawing.colour_bar_below(figure, shown, over)
+    _draw_distances(distances, found)
 
 
 def _draw_row(
-    figure: Figure,
-    cells: Sequence[SubplotSpec],
-    pixels: Pixels,
-    maps: Sequence[Map],
-    labels: Sequence[str],
+    figure: Figure, row: SubplotSpec, pixels: Pixels, maps: Sequence[tuple[str, Tensor | None]]
 ) -> None:
-    """Draw maps in a row with a common scale, whose colour bar is in the last cell."""
-    norm = drawing.ratio_norm(maps)
-    *drawn, scale = (figure.add_subplot(cell) for cell in cells)
-    for axes, values, label in zip(drawn, maps, labels, strict=True):
-        image = drawing.show_map(axes, pixels, values, label, norm)
-    drawing.colour_bar_in(figure, image, scale, "x uniform share")
+    """Draw labelled maps with a common scale, whose colour bar is at the end of the row.
+
+    The label of a map that there is not is written instead.
+    """
+    arrays = [None if values is None else _array(values) for _, values in maps]
+    drawn = [values for values in arrays if values is not None]
+    cells = row.subgridspec(1, len(maps) + 1, width_ratios=[1] * len(maps) + [0.045])
+    norm = drawing.ratio_norm(drawn) if drawn else None
+    image = None
+    for column, ((label, _), values) in enumerate(zip(maps, arrays, strict=True)):
+        axes = figure.add_subplot(cells[column])
+        if values is None or norm is None:
+            drawing.write_instead(axes, label.replace(", ", ":\n"))
+        else:
+            image = drawing.show_map(axes, pixels, values, label, norm)
+    if image is not None:
+        drawing.colour_bar_in(figure, image, figure.add_subplot(cells[-1]), "x uniform share")
 
 
 def _draw_distances(axes: Axes, found: Sequence[BlockAttention]) -> None:
