@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,7 +22,7 @@ from swinclf.confidence.temperature import Calibration
 from swinclf.inference.neighbours import find_nearest
 from swinclf.metrics import ImageScores, compute_metrics, ideal_calibration_error
 from swinclf.reporting import charts, confusion, svg_charts
-from swinclf.reporting.html import embed
+from swinclf.reporting.html import embed, without_folders
 from swinclf.reporting.report import choose_gallery, write_report
 from swinclf.reporting.report_data import (
     FindingSummary,
@@ -517,6 +518,23 @@ def test_no_path_of_this_machine_is_in_the_page(written):
         assert words in page.texts
     for spelling in ("None", "()", "True"):
         assert spelling not in page.texts
+
+
+@pytest.mark.parametrize("folder", ["/home/o'brien/it's mine", r"C:\Users\o'brien\it's mine"])
+def test_folders_with_apostrophes_are_left_out_too(folder):
+    path = f"{folder}{folder[-10]}a's b.jpg"
+    command = shlex.join(["swinclf", "train", path, "--val", path])
+    for text in (path, command, f"open '{path}' or \"{path}\": no", str([path]), f"to {path!r}."):
+        shortened = without_folders(text)
+        assert "brien" not in shortened
+        assert "mine" not in shortened
+        assert shortened.replace("'\"'\"'", "'").count("a's b.jpg") == text.count(" b.jpg")
+    assert shlex.split(without_folders(command)) == [
+        *shlex.split(command)[:2],
+        "a's b.jpg",
+        "--val",
+        "a's b.jpg",
+    ]
 
 
 def test_the_verdict_is_the_first_thing(written):

@@ -80,9 +80,16 @@ def _csp_hash(text: str) -> str:
 
 _DRIVE = r"(?:[A-Za-z]:|\\\\[^\\/\s'\"]+)?"
 _WHOLE = re.compile(rf"{_DRIVE}[\\/](?:.*[\\/])?([^\\/]+)[\\/]?", re.DOTALL)
-# A quoted path may contain spaces; an unquoted one ends at the first.
-_QUOTED = re.compile(rf"""(['"]){_DRIVE}[\\/](?:[^'"\n]*[\\/])?([^'"\n\\/]+)[\\/]?\1""")
-_PLAIN = re.compile(rf"""(?<![^\s'"=(\[]){_DRIVE}[\\/](?:[^\\/\s'"]+[\\/])*(?=[^\\/\s'"])""")
+# A quoted path may contain spaces; an unquoted one ends at the first. An apostrophe before a letter
+# is in a name; within single quotes, a shell needs it as '"'"'.
+_APOSTROPHE = r"""'"'"'|'(?=\w)"""
+_QUOTED = [
+    re.compile(rf"({quote}){_DRIVE}[\\/](?:(?:{char})*[\\/])?((?:(?![\\/]){char})+)[\\/]?{quote}")
+    for quote, char in (('"', r'[^"\n]'), ("'", rf"(?:[^'\n]|{_APOSTROPHE})"))
+]
+_PLAIN = re.compile(
+    rf"""(?<![^\s'"=(\[]){_DRIVE}[\\/](?:(?:[^\\/\s'"]|{_APOSTROPHE})+[\\/])*(?=[^\\/\s'"])"""
+)
 
 
 def without_folders(text: str) -> str:
@@ -95,7 +102,9 @@ def without_folders(text: str) -> str:
     """
     if whole := _WHOLE.fullmatch(text):
         return whole[1]
-    return _PLAIN.sub("", _QUOTED.sub(r"\1\2\1", text))
+    for quoted in _QUOTED:
+        text = quoted.sub(r"\1\2\1", text)
+    return _PLAIN.sub("", text)
 
 
 def names_below(files: Sequence[str]) -> list[str]:
