@@ -446,14 +446,14 @@ def test_curves_leave_gaps_and_stay_in_their_box():
     ]
     loss, rate = svg_charts.curves(history)
     assert (loss.title, rate.title) == ("Loss", "Learning rate")
-    assert [line.path.count("M") for line in loss.lines] == [2, 0]
+    assert [loss.path(line).count("M") for line in loss.lines] == [2, 0]
     for diagram in (loss, rate):
-        for line in diagram.lines:
-            for x, y, _ in line.marks:
-                assert svg_charts.LEFT <= x <= svg_charts.WIDTH - svg_charts.RIGHT
-                assert svg_charts.TOP <= y <= svg_charts.HEIGHT - svg_charts.BOTTOM
-    many = svg_charts.curves([{"epoch": epoch, "lr": 1.0} for epoch in range(5000)])
-    assert many[0].lines[0].path.count("L") < 300
+        for point in (point for line in diagram.lines for point in line.marks):
+            x, y = diagram.x.at(point.x), diagram.y.at(point.y)
+            assert svg_charts.LEFT <= x <= svg_charts.WIDTH - svg_charts.RIGHT
+            assert svg_charts.TOP <= y <= svg_charts.HEIGHT - svg_charts.BOTTOM
+    (many,) = svg_charts.curves([{"epoch": epoch, "lr": 1.0} for epoch in range(5000)])
+    assert many.path(many.lines[0]).count("L") < 300
 
 
 def test_nearest_training_images():

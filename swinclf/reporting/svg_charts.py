@@ -1,12 +1,12 @@
 """The diagrams of the HTML report as coordinates for inline SVG: reliability, coverage and curves.
 
-Computes the coordinates of lines, points and ticks; their styles are in the page's CSS.
+report.html.jinja draws them, and report.css has their styles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,11 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
-from swinclf.metrics import (
-    ECE_BINS,
-    calibration_bins,
-    wilson_interval,
-)
+from swinclf.metrics import ECE_BINS, calibration_bins, wilson_interval
 from swinclf.reporter import format_percent
 from swinclf.reporting.charts import as_percent, history_column
 from swinclf.reporting.report_data import LearningCurve, LearningPoint
@@ -26,10 +22,19 @@ from swinclf.reporting.report_data import LearningCurve, LearningPoint
 WIDTH, HEIGHT = 340, 240  # of the view box; a phone shows about one pixel a unit
 LEFT, RIGHT, TOP, BOTTOM = 50, 22, 12, 42  # margins around the axes
 MAX_POINTS = 300  # of a line
-MAX_MARKERS = 40  # points; more markers would overlap
+MARKED, MAX_MARKERS = ("a", "train", "val"), 40  # styles; points: more markers would overlap
 TICKS = 5
 MIN_COVERED = 10  # images; the accuracy of fewer is noise
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+
+
+class Point(NamedTuple):
+    """A point in data coordinates; a y that is not finite leaves a gap in the line."""
+
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None  # its ends on the y axis
+    radius: float = 2.5  # of its marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +43,30 @@ class Line:
 
     name: str  # for the legend; empty for none
     style: str  # CSS class: `a`, `train`, `val`, `guide`, `line` or `forecast`
-    points: Sequence[tuple[float, float]]  # (x, y); a y that is not finite leaves a gap
-    band: Sequence[tuple[float, float]] = ()  # (low, high) interval of each point; empty for none
-    sizes: Sequence[float] = ()  # radius of each point's marker; empty for the default
+    points: Sequence[Point]
 
+    @property
+    def marks(self) -> list[Point]:
+        """The points that have a marker."""
+        is_marked = self.style in MARKED and len(self.points) <= MAX_MARKERS
+        return [one for one in self.points if is_marked and math.isfinite(one.y)]
 
-class SvgLine(NamedTuple):
-    """A line in SVG coordinates: `path`, `marks` (x, y, radius), `whiskers` (x, low y, high y)."""
-
-    name: str
-    style: str
-    path: str
-    marks: Sequence[tuple[float, float, float]]
-    whiskers: Sequence[tuple[float, float, float]]
-
-
-class Tick(NamedTuple):
-    """A tick of an axis: its SVG coordinate and its label."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Diagram:
-    """The contents of an SVG."""
-
-    title: str
-    summary: str  # a description for screen readers
-    x_label: str  # label of the x axis
-    x_ticks: Sequence[Tick]  # left to right
-    y_ticks: Sequence[Tick]  # bottom to top
-    lines: Sequence[SvgLine]  # in drawing order
+    @property
+    def values(self) -> list[float]:
+        """The y coordinates of points and intervals, as far as they are finite."""
+        ends = (end for one in self.points for end in (one.y, *(one.interval or ())))
+        return [end for end in ends if math.isfinite(end)]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An axis: its label, its range and the format of its numbers."""
+    """An axis: the ends of its range, its format of numbers, and its ends in the view box."""
 
-    label: str
     low: float
     high: float
     write: Callable[[float], str]
+    start: int
+    end: int
     whole: bool = False
 
     def ticks(self) -> list[float]:
@@ -90,6 +77,42 @@ class Axis:
         values = np.asarray(locator.tick_values(self.low, self.high)).tolist()
         slack = 1e-9 * (self.high - self.low)
         return [float(v) for v in values if self.low - slack <= v <= self.high + slack]
+
+    def at(self, value: float) -> float:
+        """Return the coordinate of a value in the view box."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def _x_axis(low: float, high: float, write: Callable[[float], str], *, whole: bool = False) -> Axis:
+    return Axis(low, high, write, LEFT, WIDTH - RIGHT, whole)
+
+
+def _y_axis(low: float, high: float, write: Callable[[float], str]) -> Axis:
+    return Axis(low, high, write, HEIGHT - BOTTOM, TOP)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagram:
+    """A diagram; its template draws it."""
+
+    title: str
+    summary: str  # a description for screen readers
+    x_label: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Line]  # in drawing order
+
+    def path(self, line: Line) -> str:
+        """Return the path of a line, thinned out if it is long, in the coordinates of SVG."""
+        count = len(line.points)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
+        path, command = "", "M"
+        for one in (line.points[index] for index in chosen.tolist()):
+            if math.isfinite(one.y):
+                path += f"{command}{self.x.at(one.x)} {self.y.at(one.y)}"
+            command = "L" if math.isfinite(one.y) else "M"
+        return path
 
 
 def as_number(value: float) -> str:
@@ -104,96 +127,41 @@ def as_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def draw(title: str, summary: str, x: Axis, y: Axis, lines: Iterable[Line]) -> Diagram:
-    """Return a diagram with its lines, points and ticks in SVG coordinates."""
-
-    def at_x(value: float) -> float:
-        return LEFT + (value - x.low) / (x.high - x.low) * (WIDTH - LEFT - RIGHT)
-
-    def at_y(value: float) -> float:
-        share = (value - y.low) / (y.high - y.low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-    return Diagram(
-        title=title,
-        summary=summary,
-        x_label=x.label,
-        x_ticks=[Tick(at_x(value), x.write(value)) for value in x.ticks()],
-        y_ticks=[Tick(at_y(value), y.write(value)) for value in y.ticks()],
-        lines=[_to_svg(line, at_x, at_y) for line in lines],
-    )
-
-
-def _to_svg(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> SvgLine:
-    """Return a line in SVG coordinates; a long one is thinned out, with its ends."""
-    count = len(line.points)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).round().astype(int))
-    path, marks, whiskers, broken = [], [], [], True
-    is_marked = line.style in ("a", "train", "val") and (bool(line.sizes) or count <= MAX_MARKERS)
-    for index in chosen.tolist():
-        x, y = line.points[index]
-        if not math.isfinite(y):
-            broken = True
-            continue
-        svg_x, svg_y = at_x(x), at_y(y)
-        path.append(f"{'M' if broken else 'L'}{svg_x:.1f} {svg_y:.1f}")
-        broken = False
-        if is_marked:
-            marks.append((svg_x, svg_y, line.sizes[index] if line.sizes else 2.5))
-        if line.band:
-            low, high = line.band[index]
-            whiskers.append((svg_x, at_y(low), at_y(high)))
-    return SvgLine(line.name, line.style, "".join(path), marks, whiskers)
-
-
 def curves(history: Sequence[Mapping[str, Any]]) -> list[Diagram]:
     """Return diagrams of loss, accuracy and learning rate over the epochs, where recorded."""
+
+    def line(name: str, style: str, key: str) -> Line:
+        return Line(name, style, list(map(Point, epochs, history_column(history, key).tolist())))
+
+    epochs = history_column(history, "epoch").tolist()
+    x = _x_axis(min(epochs) - 0.5, max(epochs) + 0.5, as_number, whole=True)
     diagrams = []
     for measure in ("loss", "accuracy"):
-        lines = [
-            Line(split, split, _column(history, f"{split}_{measure}")) for split in ("train", "val")
-        ]
-        y_range = _range(lines, at_least=0.1, top=1.0 if measure == "accuracy" else None)
-        if y_range is not None:
-            write = as_percent if measure == "accuracy" else as_number
-            y = Axis(measure, *y_range, write)
+        lines = [line(split, split, f"{split}_{measure}") for split in ("train", "val")]
+        is_share = measure == "accuracy"
+        y = _fit(lines, as_percent if is_share else as_number, at_least=0.1, is_share=is_share)
+        if y is not None:
             summary = f"{measure} of the training and the held-out images over the epochs"
-            diagrams.append(draw(measure.capitalize(), summary, _epochs(history), y, lines))
-    lines = [Line("", "a", _column(history, "lr"))]
-    rates = [value for _, value in lines[0].points if math.isfinite(value)]
-    if rates:
-        y = Axis("learning rate", 0, max(rates) * 1.05 or 1, as_number)
+            diagrams.append(Diagram(measure.capitalize(), summary, "epoch", x, y, lines))
+    rate = line("", "a", "lr")
+    if rates := rate.values:
+        y = _y_axis(0, max(rates) * 1.05 or 1, as_number)
         summary = f"from {rates[0]:.3g} to {rates[-1]:.3g}"
-        diagrams.append(draw("Learning rate", summary, _epochs(history), y, lines))
+        diagrams.append(Diagram("Learning rate", summary, "epoch", x, y, [rate]))
     return diagrams
 
 
-def _epochs(history: Sequence[Mapping[str, Any]]) -> Axis:
-    """Return the x axis of the curves, with a margin around a single epoch."""
-    epochs = [float(row["epoch"]) for row in history]
-    return Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5, as_number, whole=True)
-
-
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Return (epoch, value) pairs; a value that is missing or infinite is NaN."""
-    columns = (history_column(history, one).tolist() for one in ("epoch", key))
-    return list(zip(*columns, strict=True))
-
-
-def _range(
-    lines: Sequence[Line], *, at_least: float, top: float | None = None
-) -> tuple[float, float] | None:
-    """Return a range of all points, no narrower than `at_least`; None without points."""
-    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
-    values += [end for line in lines for ends in line.band for end in ends]
+def _fit(
+    lines: Sequence[Line], write: Callable[[float], str], *, at_least: float, is_share: bool
+) -> Axis | None:
+    """Return a y axis for all values, no narrower than `at_least`; None without any."""
+    values = [value for line in lines for value in line.values]
     if not values:
         return None
     low, high = min(values), max(values)
     spare = max(at_least - (high - low), 0) / 2 + 0.04 * max(high - low, at_least)
-    low, high = max(0.0, low - spare), high + spare
-    if top is not None and high > top:
-        low, high = max(0.0, low - (high - top)), top
-    return low, high
+    excess = max(0.0, high + spare - 1) if is_share else 0.0
+    return _y_axis(max(0.0, low - spare - excess), high + spare - excess, write)
 
 
 class ReliabilityBin(NamedTuple):
@@ -235,21 +203,21 @@ def reliability_bins(
 def reliability(bins: Sequence[ReliabilityBin]) -> Diagram:
     """Return the reliability diagram: accuracy by confidence, marker area by number of images."""
     most = max(one.images for one in bins)
-    points = Line(
-        "accuracy, 95 % interval",
-        "a",
-        [(one.confidence, one.accuracy) for one in bins],
-        band=[one.interval for one in bins],
-        sizes=[2.5 + 5.5 * math.sqrt(one.images / most) for one in bins],
-    )
-    guide = Line("perfect calibration", "guide", [(0, 0), (1, 1)])
-    x = Axis("confidence", 0, 1, as_percent)
-    y = Axis("accuracy", 0, 1, as_percent)
+    radii = (2.5 + 5.5 * math.sqrt(one.images / most) for one in bins)
+    points = [
+        Point(one.confidence, one.accuracy, one.interval, radius)
+        for one, radius in zip(bins, radii, strict=True)
+    ]
+    lines = [
+        Line("perfect calibration", "guide", [Point(0, 0), Point(1, 1)]),
+        Line("accuracy, 95 % interval", "a", points),
+    ]
+    x, y = _x_axis(0, 1, as_percent), _y_axis(0, 1, as_percent)
     summary = "; ".join(
         f"confidence {format_percent(b.confidence, 0)}, accuracy {format_percent(b.accuracy, 0)}"
         for b in bins
     )
-    return draw("Reliability diagram", summary, x, y, [guide, points])
+    return Diagram("Reliability diagram", summary, "confidence", x, y, lines)
 
 
 class CoveragePoint(NamedTuple):
@@ -280,14 +248,13 @@ def coverage_curve(
 def coverage(curve: Sequence[CoveragePoint], images: int) -> Diagram:
     """Return the diagram of accuracy against coverage, without points of too few images."""
     fewest = min(MIN_COVERED, images) / images
-    points = [(one.coverage, one.accuracy) for one in curve if one.coverage >= fewest]
+    points = [Point(one.coverage, one.accuracy) for one in curve if one.coverage >= fewest]
     lines = [Line("", "line", points)]
-    y_range = _range(lines, at_least=0.05, top=1.0)
-    assert y_range is not None  # the last point stands for all images
-    x = Axis("coverage", 0, 1, as_percent)
-    y = Axis("accuracy", *y_range, as_percent)
+    y = _fit(lines, as_percent, at_least=0.05, is_share=True)
+    assert y is not None  # the last point stands for all images
     summary = f"accuracy {format_percent(curve[-1].accuracy)} at full coverage"
-    return draw("Accuracy by coverage", summary, x, y, lines)
+    x = _x_axis(0, 1, as_percent)
+    return Diagram("Accuracy by coverage", summary, "coverage", x, y, lines)
 
 
 def coverage_rows(curve: Sequence[CoveragePoint]) -> list[CoveragePoint]:
@@ -300,16 +267,16 @@ def learning(curve: LearningCurve) -> Diagram:
     """Return the learning curve: accuracy by number of training images, measured and forecast."""
 
     def line(name: str, style: str, points: Sequence[LearningPoint]) -> Line:
-        xy = [(one.images, one.accuracy) for one in points]
-        return Line(name, style, xy, band=[(one.low, one.high) for one in points])
+        found = [Point(one.images, one.accuracy, (one.low, one.high)) for one in points]
+        return Line(name, style, found)
 
     lines = [line("measured, with interval", "a", curve.points)]
     if curve.forecast:
         lines.append(line("forecast", "forecast", [*curve.points[-1:], *curve.forecast]))
-    y_range = _range(lines, at_least=0.05, top=1.0)
-    assert y_range is not None  # a learning curve has points
-    most = max(x for one in lines for x, _ in one.points)
-    x = Axis("training images", 0, most * 1.05, lambda value: f"{value:,.0f}", whole=True)
-    y = Axis("accuracy", *y_range, as_percent)
+    y = _fit(lines, as_percent, at_least=0.05, is_share=True)
+    assert y is not None  # a learning curve has points
+    most = max(one.x for each in lines for one in each.points)
+    x = _x_axis(0, most * 1.05, lambda value: f"{value:,.0f}", whole=True)
     summary = "; ".join(f"{p.images:,} images: {format_percent(p.accuracy)}" for p in curve.points)
-    return draw("Accuracy by number of training images", summary, x, y, lines)
+    title = "Accuracy by number of training images"
+    return Diagram(title, summary, "training images", x, y, lines)
