@@ -594,6 +594,13 @@ def test_a_gallery_has_all_mistakes_and_a_sample_of_the_rest():
     assert (chosen.labels, chosen.images) == (["cat"], 99)
 
 
+def test_numbers_and_nouns(written):
+    page = Page(written(history=[{"epoch": 1, "images_per_second": 123456.7, "lr": 2.5e-5}]))
+    assert {"123,457", "2.5e-05"} <= set(page.texts)
+    one = Page(written(metrics=metrics_of(["cat", "dog"], images=1)))
+    assert "of 1 image correct" in one.text
+
+
 def test_a_perfectly_calibrated_model_has_the_error_of_few_images():
     rng = np.random.default_rng(0)
     errors = []

@@ -222,6 +222,23 @@ def test_images_are_chosen_by_keyboard(chromium, page):
     assert chromium.run("document.activeElement.labels[0].innerText").startswith("Drop images")
 
 
+def test_a_drop_leaves_the_page_open_also_without_a_model(chromium, page, tmp_path):
+    """By default a browser opens a file that is dropped on a page, instead of the page."""
+    broken = tmp_path / "broken.html"
+    broken.write_text(re.sub('(id="model">)[^<]*', r"\1", page.read_text("utf-8")), "utf-8")
+    chromium.open(broken)
+    status = "document.getElementById('status').innerText"
+    chromium.wait_for(f"{status}.startsWith('The model cannot be loaded')")
+    drop = (
+        "(data => (data.items.add(new File([''], 'a.png')), document.dispatchEvent("
+        "new DragEvent('{}', {{cancelable: true, dataTransfer: data}}))))(new DataTransfer())"
+    )
+    for kind in ("dragover", "drop"):
+        assert chromium.run(drop.format(kind)) is False, "the page handles it"
+    chromium.wait_for(f"{status}.startsWith('The model cannot be loaded')")
+    assert chromium.run("document.body.className") == ""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_stands_out_sideways(chromium, page, images, width):
     chromium.open(page, width=width, dark=width == 390)

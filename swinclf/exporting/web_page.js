@@ -1,11 +1,8 @@
 // Classifies images in the page. `ort` is ONNX Runtime Web, defined above in the same script.
-const element = (id) => document.getElementById(id);
-const [status, files, results, save, clear] = ["status", "files", "results", "save", "clear"].map(element);
-const card = JSON.parse(element("card").textContent);
-const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+const [status, files, results, save, clear] = ["status", "files", "results", "save", "clear"].map(find);
+const card = JSON.parse(find("card").textContent);
 const SHOWN = 5;
 const rows = [];  // of the CSV file
-let queue = Promise.resolve();
 
 const fromBase64 = (text) => {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
@@ -17,8 +14,8 @@ const fromBase64 = (text) => {
 
 // Data of the page: base64 of gzip, removed from it as it takes memory.
 const unpack = async (id) => {
-  const bytes = fromBase64(element(id).textContent);
-  element(id).remove();
+  const bytes = fromBase64(find(id).textContent);
+  find(id).remove();
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
@@ -53,34 +50,22 @@ const classify = async (session, file) => {
   const outputs = await session.run({ images }, card.outputs);
   const probabilities = outputs.probabilities.data;
   const order = [...probabilities.keys()].sort((one, other) => probabilities[other] - probabilities[one]);
-  const top = order.slice(0, SHOWN).map((index) => [card.classes[index], probabilities[index]]);
+  const top = order.slice(0, SHOWN).map((index) => ({
+    label: card.classes[index], probability: probabilities[index],
+  }));
   return { top, isAccepted: outputs.accepted ? Boolean(outputs.accepted.data[0]) : true };
 };
 
-const add = (parent, kind, text = "") => {
-  const child = document.createElement(kind);
-  child.textContent = text;
-  parent.append(child);
-  return child;
-};
-
 const show = (item, file, { top, isAccepted }) => {
-  const [[label, probability]] = top;
+  const [{ label, probability }] = top;
   item.classList.toggle("unsure", !isAccepted);
   item.querySelector("h2").textContent = isAccepted ? label : "not sure";
   item.querySelector("p").textContent = file.name;
-  const scores = add(item, "dl");
-  scores.className = "scores";
-  for (const [name, share] of top) {
-    add(scores, "dt", name).title = name;
-    add(scores, "i").style.setProperty("--share", percent(share).replace("\u00a0", ""));
-    add(scores, "dd", percent(share));
-  }
+  addScores(item, top);
   rows.push([file.name, isAccepted ? label : "unknown", probability, ""]);
 };
 
-const classifyAll = async (session, chosen) => {
-  const images = [...chosen];
+const classifyAll = async (session, images) => {
   const items = images.map((file) => {
     const item = add(results, "li");
     const image = add(item, "img");
@@ -126,28 +111,15 @@ clear.addEventListener("click", () => {
   files.focus();
 });
 
-try {
-  const session = await load();
-  const start = (chosen) => {
-    if (chosen.length) queue = queue.then(() => classifyAll(session, chosen));
-  };
+// Files that are dropped before the model has been loaded wait for it.
+const session = load();
+const fail = (error) => {
+  status.textContent = `The model cannot be loaded by this browser: ${error.message}`;
+};
+let queue = session.then(() => {
   files.disabled = false;
   status.textContent = "Ready.";
-  files.addEventListener("change", () => {
-    start([...files.files]);
-    files.value = "";  // the same file can be chosen again
-  });
-  document.addEventListener("paste", (event) => start([...event.clipboardData.files]));
-  document.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    document.body.classList.add("dragged");
-  });
-  document.addEventListener("dragleave", () => document.body.classList.remove("dragged"));
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    document.body.classList.remove("dragged");
-    start([...event.dataTransfer.files]);
-  });
-} catch (error) {
-  status.textContent = `The model cannot be loaded by this browser: ${error.message}`;
-}
+}, fail);
+onFiles((chosen) => {
+  queue = queue.then(() => session).then((model) => classifyAll(model, chosen), fail);
+});

@@ -32,7 +32,8 @@ def data_uri(content: bytes, kind: str) -> str:
 def page_template(folder: str, name: str) -> Template:
     """Return a template that escapes every value and raises on an undefined variable.
 
-    It is in the package's folder `folder`; page.css can be included from any.
+    It is in the package's folder `folder`; the frame of all pages and what several of them include
+    is in `reporting`.
     """
     loaders = [PackageLoader("swinclf", one) for one in (folder, "reporting")]
     environment = Environment(
@@ -47,7 +48,9 @@ def page_template(folder: str, name: str) -> Template:
         "portable": without_folders,
         "setting": lambda value: without_folders(setting_text(value)),
         "percent": _percent,
+        "points": _points,
         "number": _number,
+        "amount": _amount,
         "csp_hash": _csp_hash,
         "breakable": _breakable,
         "zip": zip,
@@ -67,9 +70,23 @@ def _percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
+def _points(share: float) -> str:
+    """Return a difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
 def _number(value: object, digits: int = 4) -> str:
-    """Return a number with significant digits; a dash for none."""
-    return "–" if value is None or value == "" else f"{float(str(value)):.{digits}g}"
+    """Return a number with significant digits, a large one as a whole; a dash for none."""
+    if value is None or value == "":
+        return "–"
+    number = float(str(value))
+    return f"{number:,.0f}" if abs(number) >= 10**digits else f"{number:.{digits}g}"
+
+
+def _amount(count: int, noun: str = "") -> str:
+    """Return a number with its thousands separated, before a noun if there is one."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}" if noun else f"{count:,}"
 
 
 def _csp_hash(text: str) -> str:

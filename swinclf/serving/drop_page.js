@@ -1,8 +1,6 @@
-"use strict";
+// Sends images to the server of the page, a few at a time, and shows its answers.
 const AT_A_TIME = 4; // requests; the server computes them in one batch
 const THUMBNAIL_PX = 480;
-const find = id => document.getElementById(id);
-const percent = share => `${(100 * share).toFixed(1)}\u00a0%`;
 let token = new URLSearchParams(location.hash.slice(1)).get("token");
 let done = 0, all = 0, running = 0;
 const waiting = [];
@@ -43,15 +41,6 @@ async function predict(file) {
 
 // --- the cards ----------------------------------------------------------------------------------
 
-function add(tag, parent, text = "", name = "") {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  if (name) element.className = name;
-  if (text) element.dir = "auto";
-  parent.append(element);
-  return element;
-}
-
 async function draw(file, parent) {
   try {
     const whole = await createImageBitmap(file);
@@ -72,18 +61,11 @@ function show(row, card) {
   card.dataset.state = row.error ? "error" : row.withheld_label ? "unsure" : "done";
   if (row.error) {
     heading.textContent = "Not predicted";
-    add("p", card, row.error, "muted");
+    add(card, "p", row.error);
     return;
   }
   heading.textContent = row.withheld_label ? "Not sure" : row.label;
-  const bars = add("dl", card, "", "bars");
-  for (const {label, probability} of row.top) {
-    add("dt", bars, label);
-    add("dd", bars, percent(probability));
-    const meter = add("meter", bars);
-    meter.value = probability;
-    meter.setAttribute("aria-hidden", "true"); // the number is next to it
-  }
+  addScores(card, row.top);
 }
 
 function say(text) {
@@ -104,10 +86,11 @@ async function work() {
 function take(files) {
   const cards = document.createDocumentFragment();
   for (const file of files) {
-    const card = add("li", cards);
-    const picture = add("div", card, "", "picture");
-    add("h2", card, "…");
-    add("p", card, file.name, "file");
+    const card = add(cards, "li");
+    const picture = add(card, "div");
+    picture.className = "picture";
+    add(card, "h2", "…");
+    add(card, "p", file.name).className = "file";
     waiting.push({file, card, picture});
   }
   all += files.length;
@@ -120,21 +103,7 @@ function take(files) {
 
 // --- what people do -----------------------------------------------------------------------------
 
-find("files").addEventListener("change", event => {
-  take([...event.target.files]);
-  event.target.value = ""; // so that the same file can be selected again
-});
-document.addEventListener("paste", event => take([...event.clipboardData.files]));
-document.addEventListener("dragover", event => {
-  event.preventDefault();
-  find("drop").classList.add("over");
-});
-document.addEventListener("dragleave", () => find("drop").classList.remove("over"));
-document.addEventListener("drop", event => {
-  event.preventDefault();
-  find("drop").classList.remove("over");
-  take([...event.dataTransfer.files]);
-});
+onFiles(take);
 find("access").addEventListener("submit", event => {
   event.preventDefault();
   token = find("token").value;
