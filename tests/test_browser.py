@@ -276,11 +276,10 @@ def test_light_and_dark_follow_the_system_until_the_button_is_pressed(opened, pa
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_colours_follow_the_system(either, dark):
-    chromium, page = either
-    chromium.open(page, dark=dark)
-    assert is_dark(colour(chromium)) is dark
-    assert is_dark(colour(chromium, "color")) is not dark
+def test_colours_follow_the_system(opened_check, checked, dark):
+    opened_check.open(checked, dark=dark)
+    assert is_dark(colour(opened_check)) is dark
+    assert is_dark(colour(opened_check, "color")) is not dark
 
 
 @pytest.mark.parametrize("width", [1280, 390])
