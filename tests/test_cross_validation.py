@@ -107,6 +107,30 @@ def test_every_image_is_scored_by_a_head_that_has_not_seen_it(crossed):
     assert "by cross-validation" in (run / "report.html").read_text("utf-8")
 
 
+@pytest.mark.parametrize(("per_class", "folds"), [(4, 12), (1, 3)])
+def test_there_are_no_more_folds_than_distinct_images(cli, tmp_path, per_class, folds):
+    data = write_dataset(tmp_path / "greys", per_class=per_class, colours=NEAR)
+    for image in list(data.rglob("*.png")):
+        shutil.copyfile(image, image.with_stem("copy of " + image.stem))
+    done = cli("train", data, *FROZEN, "--folds", "40", "--name", "folds")
+    assert done.code == 0, done.err
+    run = tmp_path / "runs" / "folds"
+    config, metrics = json.loads((run / "config.json").read_text("utf-8")), metrics_of(run)
+    assert (config["folds"], config["reasons"]["folds"]) == (folds, f"{folds} distinct images")
+    assert (metrics["split"], metrics["images"]) == ("cross-validation", 6 * per_class)
+    assert metrics["accuracy_ci95"] == pytest.approx(
+        cross_validation_interval(metrics["accuracy"], 6 * per_class, folds), abs=1e-12
+    )
+
+
+def test_a_single_image_is_not_cross_validated(cli, tmp_path):
+    data = write_dataset(tmp_path / "greys", per_class=1, colours={"a": (120, 120, 120)})
+    shutil.copytree(data / "a", data / "b")
+    done = cli("train", data, *FROZEN, "--folds", "5", "--name", "one")
+    assert done.code == 0, done.err
+    assert metrics_of(tmp_path / "runs" / "one")["split"] == "train"
+
+
 def test_the_interval_of_a_cross_validation_is_wilsons_of_fewer_images():
     for hits in (0, 50, 93, 100):
         found = cross_validation_interval(hits / 100, 225, 5)  # 225 / (1 + 5 / 4) = 100

@@ -38,15 +38,10 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
     assert batches is not None
     images, classes = dataset.of(TRAIN), len(dataset.classes)
     digests = [extracted.digests[image.path] for image in images]
-    folds = min(config.folds, len(set(digests)))
-    fold_of = assign_folds(
-        [image.label for image in images],
-        digests,
-        folds=folds,
-        rule=plan.start.extraction.split,
-    )
+    labels = [image.label for image in images]
+    fold_of = assign_folds(labels, digests, folds=config.folds, rule=plan.start.extraction.split)
     features = extracted.plain_features(images)
-    with context.report.track("cross-validating", folds, "folds") as advance:
+    with context.report.track("cross-validating", config.folds, "folds") as advance:
         logits, ood_scores = score_by_folds(
             batches, features, fold_of, build_schedule(plan, device), config.seed, classes, advance
         )

@@ -145,7 +145,7 @@ def resolve_plan(
         is_probe_exact=settings.config.teacher is None and _is_probe_exact(start, dataset),
         macs=_macs(settings, start),
     )
-    settings = choose_schedule(settings, facts)
+    settings = choose_schedule(_fewer_folds(settings, dataset, extracted), facts)
     return Plan(settings, settings.resolved(), start, dataset, extracted, teacher_data)
 
 
@@ -156,6 +156,19 @@ def _macs(settings: Settings, start: StartingModel) -> int:
     from swinclf.models.complexity import count_macs  # imports much of torch
 
     return count_macs(start.network, (start.preprocess.height, start.preprocess.width))
+
+
+def _fewer_folds(
+    settings: Settings, dataset: FolderIndex, extracted: ExtractedFeatures
+) -> Settings:
+    """Return the settings with no more folds than distinct images, if these are known."""
+    distinct = len({extracted.digests.get(image.path) for image in dataset.of(TRAIN)})
+    folds = settings.config.folds or 0
+    if not extracted.digests or folds <= distinct:
+        return settings
+    folds = distinct if distinct > 1 else 0
+    reasons = {**settings.reasons, "folds": f"{distinct} distinct images"}
+    return replace(settings, config=replace(settings.config, folds=folds), reasons=reasons)
 
 
 def _is_probe_exact(start: StartingModel, dataset: FolderIndex) -> bool:
