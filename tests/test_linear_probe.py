@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import timm
+import torch
 from conftest import (
     SMALL_MODEL,
     error_lines,
@@ -18,6 +20,7 @@ from conftest import (
 )
 from PIL import Image
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import swinclf
 from swinclf.commands import train as train_verb
@@ -34,6 +37,38 @@ SETTINGS = {
     "precision": "fp32",
     "freeze_layers": True,
 }
+
+
+class Allocations(TorchDispatchMode):
+    """The bytes of all tensors that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        del types
+        done = func(*args, **(kwargs or {}))
+        if isinstance(done, torch.Tensor):
+            storage = done.untyped_storage()
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+        return done
+
+
+def test_the_features_of_the_training_images_are_copied_once(dataset, tmp_path, monkeypatch):
+    allocated, build = Allocations(), train_verb.build_feature_batches
+
+    def counted(*arguments):
+        with allocated:
+            built.append(build(*arguments))
+        return built[0]
+
+    built = []
+    monkeypatch.setattr(train_verb, "build_feature_batches", counted)
+    swinclf.train(dataset, out=str(tmp_path), mirror=True, **SETTINGS)
+    features = built[0].train_features
+    assert features.shape[0] == 2
+    assert sum(allocated.sizes.values()) < 1.5 * features.nbytes
 
 
 def history_of(run):

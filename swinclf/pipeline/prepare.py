@@ -49,9 +49,9 @@ def build_feature_batches(plan: Plan, device: str) -> FeatureBatches | None:
         return None
     train = [extracted.digests[image.path] for image in dataset.of(TRAIN)]
     views = (PLAIN, MIRROR) if plan.config.mirror else (PLAIN,)
-    train_views = [table.gather([digest + view for digest in train]) for view in views]
+    features = table.gather([digest + view for view in views for digest in train])
     return FeatureBatches(
-        train_features=torch.stack(train_views).to(device),
+        train_features=features.view(len(views), len(train), -1).to(device),
         train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
         val_features=extracted.plain_features(dataset.of(VAL)).to(device),
         val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
@@ -159,12 +159,13 @@ def _with_unlabelled(batches: FeatureBatches, plan: Plan) -> FeatureBatches:
     if teacher_data is None or teacher_data.unlabelled is None or teacher_data.student is None:
         return batches
     digests, views = teacher_data.unlabelled.digests, (PLAIN, MIRROR)[: len(batches.train_features)]
-    added = [teacher_data.student.gather([one + view for one in digests]) for view in views]
+    added = teacher_data.student.gather([one + view for view in views for one in digests])
     device = batches.train_features.device
+    added = added.view(len(views), len(digests), -1).to(device)
     targets = torch.full((len(digests),), UNLABELLED, device=device)
     return replace(
         batches,
-        train_features=torch.cat([batches.train_features, torch.stack(added).to(device)], dim=1),
+        train_features=torch.cat([batches.train_features, added], dim=1),
         train_targets=torch.cat([batches.train_targets, targets]),
     )
 
