@@ -96,9 +96,9 @@ class Interrupted(BaseException):
     Like KeyboardInterrupt it is not an Exception, so that general error handlers ignore it.
 
     `exit_code` is 130 for SIGINT, 143 for SIGTERM. `resume` is the command that resumes the work;
-    empty if there is none.
+    empty for a training without a checkpoint, None for work that is not resumed.
     """
 
-    def __init__(self, exit_code: ExitCode, resume: str = "") -> None:
+    def __init__(self, exit_code: ExitCode, resume: str | None = None) -> None:
         super().__init__(resume)
         self.exit_code, self.resume = exit_code, resume

@@ -683,7 +683,8 @@ def test_a_defect_is_told_as_one(cli, monkeypatch):
     ("ending", "code", "said"),
     [
         (KeyboardInterrupt(), 130, ""),
-        (Interrupted(ExitCode.TERMINATED), 143, "nothing to resume yet"),
+        (Interrupted(ExitCode.TERMINATED), 143, "interrupted\n"),
+        (Interrupted(ExitCode.TERMINATED, ""), 143, "interrupted; nothing to resume yet\n"),
         (
             Interrupted(ExitCode.INTERRUPTED, "swinclf x"),
             130,

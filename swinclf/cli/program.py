@@ -71,9 +71,12 @@ def handle_errors(command: Callable[P, ExitCode | None]) -> Callable[P, None]:
             console.print_error(error)
             code = error.exit_code
         except Interrupted as interrupted:
-            resume = f": {interrupted.resume}" if interrupted.resume else ""
-            saved = f"progress is saved, resume with{resume}" if resume else "nothing to resume yet"
-            console.print_line(f"interrupted; {saved}")
+            saved = ""
+            if interrupted.resume is not None:
+                saved = "; nothing to resume yet"
+            if interrupted.resume:
+                saved = f"; progress is saved, resume with: {interrupted.resume}"
+            console.print_line(f"interrupted{saved}")
             code = interrupted.exit_code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED

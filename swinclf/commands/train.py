@@ -127,23 +127,24 @@ def train(
         Interrupted: If a signal asked to stop; the state has been saved.
     """
     stop = StopFlag()
-    with stop.handling_signals(), _using_hardware(settings.config) as hardware:
-        check_device(hardware.device, current())
-        if resume is not None:
-            try:
+    config = settings.config
+    try:
+        with stop.handling_signals(), _using_hardware(config) as hardware:
+            check_device(hardware.device, current())
+            if resume is not None:
                 with claim_run(resume) as claim:
                     context = Context(hardware, EventLog(report, claim), stop, current())
                     run = resume_state(claim.run, settings, context)
                     return _train(run.settings, run.index, run, claim, context, num_classes)
-            except Interrupted as one:  # its state is that of its last checkpoint
-                raise Interrupted(one.exit_code, resume_command(resume)) from None
-        config = settings.config
-        index = _scan_dataset(config, hardware)
-        with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
-            context = Context(hardware, EventLog(report, claim), stop, current())
-            if budget_s is not None:
-                settings = fit_budget(settings, budget_s, index, context)
-            return _train(settings, index, None, claim, context, num_classes)
+            index = _scan_dataset(config, hardware)
+            with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
+                context = Context(hardware, EventLog(report, claim), stop, current())
+                if budget_s is not None:
+                    settings = fit_budget(settings, budget_s, index, context)
+                return _train(settings, index, None, claim, context, num_classes)
+    except Interrupted as one:  # of a resumed run, the state is that of its last checkpoint
+        command = resume_command(resume) if resume is not None else ""
+        raise Interrupted(one.exit_code, one.resume or command) from None
 
 
 def forecast_training(
