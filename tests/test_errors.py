@@ -101,7 +101,7 @@ def test_val_is_not_there(cli, dataset):
     assert "'held'" in failure(cli("train", dataset, "--val", "held"))[0]
 
 
-def test_an_evaluation_would_be_written_into_the_dataset(cli, trained):
+def test_results_would_be_written_into_the_dataset(cli, trained):
     before = sorted(trained.data.rglob("*"))
     for words in ((), (trained.data,)):
         expected, _, hint = failure(
@@ -112,6 +112,11 @@ def test_an_evaluation_would_be_written_into_the_dataset(cli, trained):
         assert hint == f"--output '{trained.data.parent / 'scores'}'"
     itself = cli("eval", "--run", trained.path, "--output", trained.data)
     assert failure(itself, ExitCode.USAGE)[2] == f"--output '{trained.data.parent / 'output'}'"
+    image = next(trained.data.rglob("*.png"))
+    for option in ("--output", "--page"):
+        words = ("--run", trained.path, option, trained.data / "new" / "labels.html")
+        _, _, hint = failure(cli("predict", image, *words), ExitCode.USAGE)
+        assert hint == f"{option} '{trained.data.parent / 'labels.html'}'"
     assert sorted(trained.data.rglob("*")) == before
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import COLOURS, error_lines, write_image
 from PIL import Image
 
-from swinclf.cli.prediction_writer import PredictFormat, PredictionWriter
+from swinclf.cli.prediction_writer import PredictFormat, open_writer
 from swinclf.commands.predict import expand_inputs
 from swinclf.errors import ExitCode
 from swinclf.inference.labelling import LabelFolders, folder_name, select_diverse
@@ -80,7 +80,7 @@ TORN = Prediction("c.jpg", "", 0.0, (), error="not an image of a known format")
 
 def table(capsys, width):
     classes = ["rose", "dandelion"]
-    with PredictionWriter(None, PredictFormat.TABLE, classes, width=width) as writer:
+    with open_writer(None, PredictFormat.TABLE, classes, width=width) as writer:
         for one in (UNSURE, SURE, TORN):
             writer.write(one)
     assert writer.count == 3
@@ -96,7 +96,7 @@ def test_a_rejected_prediction_has_no_probability_of_being_unknown(capsys):
 
 def test_wide_characters_and_unknown_are_not_elided(capsys):
     names = (("玫瑰", 0.9), ("猫", 0.1))
-    with PredictionWriter(None, PredictFormat.TABLE, ["玫瑰", "猫"], reject=True) as writer:
+    with open_writer(None, PredictFormat.TABLE, ["玫瑰", "猫"], reject=True) as writer:
         writer.write(UNSURE)
         writer.write(Prediction("b.jpg", "玫瑰", 0.9, names))
     unsure, sure = capsys.readouterr().out.splitlines()

@@ -21,6 +21,7 @@ from onnx_files import card, write_onnx
 from swinclf import terminal
 from swinclf.cli import console, streams
 from swinclf.cli.streams import ESCAPES, prepare_streams
+from swinclf.errors import DataError
 from swinclf.files import FileReplacement, write_text
 from swinclf.terminal import ConsoleReporter
 
@@ -269,6 +270,7 @@ def test_an_interrupted_prediction_leaves_the_file_before_it(far, exported, tmp_
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
+    assert err.decode().splitlines()[-1] == "interrupted"  # a prediction is not resumed
     assert output.read_text("utf-8") == "the answers before"
     assert not list(tmp_path.glob(".*"))
 
@@ -312,6 +314,26 @@ def test_a_full_disk_or_an_interrupt_loses_no_file(
         assert "No space left on device" in error_lines(done)[1]
     else:
         assert done.code == 130
+
+
+def test_a_disk_that_is_full_at_the_last_character_loses_no_file(
+    cli, far, exported, tmp_path, monkeypatch
+):
+    put = FileReplacement.write
+
+    def write(file, data):
+        if data == b"\n]\n":
+            raise DataError("room on the disk", found="none", hint="swinclf doctor")
+        put(file, data)
+
+    monkeypatch.setattr(FileReplacement, "write", write)
+    output = tmp_path / "out" / "p.json"
+    output.parent.mkdir()
+    output.write_text("before", "utf-8")
+    assert cli("predict", far, "--run", exported, "--output", output).code == 1
+    assert {path.name: path.read_text("utf-8") for path in output.parent.iterdir()} == {
+        "p.json": "before"
+    }
 
 
 def test_a_replaced_file_keeps_its_link_and_its_mode(tmp_path):

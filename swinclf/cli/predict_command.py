@@ -23,11 +23,11 @@ from swinclf.cli.options import (
     WorkersOption,
     output_option,
 )
-from swinclf.cli.prediction_writer import EXTENSIONS, PredictFormat, PredictionWriter
+from swinclf.cli.prediction_writer import EXTENSIONS, PredictFormat, PredictionWriter, open_writer
 from swinclf.cli.streams import standard_input
 from swinclf.config import Engine
 from swinclf.errors import ExitCode
-from swinclf.run_folder import find_data_folder, find_model, make_folder
+from swinclf.run_folder import find_data_folder, find_model, make_folder, refuse_inside
 from swinclf.terminal import ConsoleReporter
 
 if TYPE_CHECKING:
@@ -113,9 +113,12 @@ def predict_command(
     from swinclf.inference.predictor import InferenceOptions
 
     model = find_model(run)
+    dataset = find_data_folder(model)
+    refuse_inside(dataset, output, "--output")
+    refuse_inside(dataset, page, "--page")
     if page:
         make_folder(page.parent)
-    sources = [*map(Path, inputs), *filter(None, [find_data_folder(model)])]
+    sources = [*map(Path, inputs), *filter(None, [dataset])]
     folders = LabelFolders(sort_into, sources) if sort_into else None
     report = ConsoleReporter()
     predictor, shared = _opened(model, engine, InferenceOptions(impl, device, precision), report)
@@ -124,7 +127,7 @@ def predict_command(
     paths: Iterable[str] = expanded if "-" in inputs else list(expanded)
     gallery: list[Prediction] | None = [] if page else None
     chosen = PredictFormat.JSON if as_json else output_format
-    writer = _writer(output, chosen, predictor.card.classes, top_k, reject)
+    opening = _writer(output, chosen, predictor.card.classes, top_k, reject)
     predicted = predict(
         predictor,
         paths,
@@ -136,7 +139,7 @@ def predict_command(
     )
     progress = _progress(report, paths, is_visible=bool(output or queue))
     # Closing: a thread that computes when Python ends would abort the process.
-    with progress as advance, writer, closing(predicted):
+    with progress as advance, opening as writer, closing(predicted):
         predictions: Iterable[Prediction] = tally.count(predicted, advance)
         if queue:
             predictions = select_queue(predictor, predictions, queue, workers=workers)
@@ -204,13 +207,13 @@ def _writer(
     classes: Sequence[str],
     top_k: int | None,
     reject: float | None,
-) -> PredictionWriter:
-    """Return the writer in the format that is given, else by the file's extension, else a table."""
+) -> AbstractContextManager[PredictionWriter]:
+    """Open the writer in the format that is given, else by the file's extension, else a table."""
     by_name = EXTENSIONS.get(output.suffix.lower()) if output is not None else None
     chosen = given or by_name or PredictFormat.TABLE
     if by_name not in (None, chosen):
         console.print_line(f"note: '{output}' is written as {chosen}, as --format says")
-    return PredictionWriter(
+    return open_writer(
         output,
         chosen,
         classes,

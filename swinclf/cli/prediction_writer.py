@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 
 from rich.cells import cell_len
 
@@ -38,13 +38,38 @@ EXTENSIONS = {
 }
 
 
+@contextmanager
+def open_writer(
+    output: Path | None,
+    output_format: PredictFormat,
+    classes: Sequence[str],
+    *,
+    runners_up: int = 0,
+    reject: bool = False,
+    width: int | None = None,
+) -> Iterator[PredictionWriter]:
+    """Write predictions inside the `with` block, to a file or, with None, to standard output.
+
+    A file is written atomically; after an error or an interrupt an existing one is unchanged. The
+    other arguments are those of `PredictionWriter`.
+    """
+    if output is not None:
+        make_folder(output.parent)
+    with nullcontext() if output is None else FileReplacement(output) as file:
+        writer = PredictionWriter(
+            file, output_format, classes, runners_up=runners_up, reject=reject, width=width
+        )
+        writer.begin()
+        yield writer
+        writer.end()
+
+
 class PredictionWriter:
     """Streaming output of predictions, to standard output or a file.
 
-    A file is written atomically; after an interrupt an existing one is unchanged. Names are written
-    byte for byte, except in the table, which is for terminals.
+    Names are written byte for byte, except in the table, which is for terminals.
 
-    `output` is None for standard output. `classes` are for the width of the table; a row of it fits
+    `file` is None for standard output. `classes` are for the width of the table; a row of it fits
     `width` columns of the terminal, None for any. CSV has columns for `runners_up` classes after
     the first. `reject` is whether predictions may be rejected: CSV and JSON get the withheld label
     and the out-of-distribution score.
@@ -54,13 +79,13 @@ class PredictionWriter:
 
     def __init__(
         self,
-        output: Path | None,
+        file: FileReplacement | None,
         output_format: PredictFormat,
         classes: Sequence[str],
         *,
-        runners_up: int = 0,
-        reject: bool = False,
-        width: int | None = None,
+        runners_up: int,
+        reject: bool,
+        width: int | None,
     ) -> None:
         from swinclf.confidence.selective import UNKNOWN  # numpy
 
@@ -70,36 +95,23 @@ class PredictionWriter:
         longest = max(cell_len(one_line(name)) for name in labels)
         self._label_width = min(MAX_LABEL if width is None else max(7, width // 4), longest)
         self._runners_up, self._reject = min(runners_up, len(classes) - 1), reject
-        self._output = output
-        self._file: FileReplacement | None = None
+        self._file = file
 
-    def __enter__(self) -> PredictionWriter:
-        """Open the output and write its header."""
-        if self._output is not None:
-            make_folder(self._output.parent)
-            self._file = FileReplacement(self._output).__enter__()
+    def begin(self) -> None:
+        """Write what comes before the predictions."""
         if self._format is PredictFormat.CSV:
             ranks = range(2, self._runners_up + 2)
             more = [f"{name}_{rank}" for rank in ranks for name in ("label", "probability")]
             self._put(csv_text([[*COLUMNS, *more, *(REJECT_COLUMNS if self._reject else ())]]))
         elif self._format is PredictFormat.JSON:
             self._put("[")
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Write the end of the output; publish a file."""
-        if kind is None:
-            if self._format is PredictFormat.JSON:
-                self._put("\n]\n" if self.count else "]\n")
-            if self._file is None:
-                flush_data()
-        if self._file is not None:
-            self._file.__exit__(kind, value, trace)
+    def end(self) -> None:
+        """Write what comes after them; flush standard output."""
+        if self._format is PredictFormat.JSON:
+            self._put("\n]\n" if self.count else "]\n")
+        if self._file is None:
+            flush_data()
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction; flush standard output."""
