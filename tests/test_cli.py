@@ -128,13 +128,13 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
     "eval": [
         (0, ()),
         (0, ("{data}", "--run", "{run}", "--split", "val", "--output", "{tmp}/e1")),
-        (0, ("--split", "train", "--format", "json", "--impl", "timm", "--device", "cpu")),
-        (0, ("--split", "all", "--format", "table", "--precision", "fp32", "--workers", "2")),
+        (0, ("--split", "train", "--json", "--impl", "timm", "--device", "cpu")),
+        (0, ("--split", "all", "--precision", "fp32", "--workers", "2")),
         (1, ("--split", "test")),
         (0, ("--precision", "bf16", "--device", "auto")),
         (0, ("--precision", "fp16", "--strict")),
         (0, ("--precision", "auto", "--no-strict", "--json")),
-        (1, ("{spoilt}", "--strict", "--format", "json")),
+        (1, ("{spoilt}", "--strict", "--json")),
         (1, ("--impl", "native")),
         (1, ("--reject", "0.9")),  # six held-out images promise less
         (0, ("--reject", "0.5")),
@@ -211,28 +211,24 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
             3,
             (
                 *("{data}", "--val", "{held}", "--output", "{tmp}/c.json", "--page"),
-                *("{tmp}/c.html", "--workers", "0", "--format", "json"),
+                *("{tmp}/c.html", "--workers", "0", "--json"),
             ),
         ),
-        (1, ("{tmp}/nowhere", "--format", "table")),
+        (1, ("{tmp}/nowhere",)),
         (0, ("{data}", "--weights", "{run}", "--model", SMALL_MODEL)),
         (0, ("{data}", "--json")),
     ],
     "compare": [
         (2, ()),
         (0, ("{run}", "{run}")),
-        (0, ("{run}", "{run}", "--format", "json", "--output", "{tmp}/c.json")),
+        (0, ("{run}", "{run}", "--json", "--output", "{tmp}/c.json")),
         (0, ("{run}", "{run}", "{run}", "--page", "{tmp}/c.html")),
-        (0, ("{run}", "{run}", "--json")),
         (1, ("{tmp}", "{run}", "--seeds", "2")),
-        (1, ("{run}", "{tmp}", "--format", "table")),
+        (1, ("{run}", "{tmp}")),
     ],
     "runs": [
         (0, ()),
-        *[
-            (0, ("{tmp}/runs", "--sort", order, "--format", form))
-            for order, form in (("date", "table"), ("name", "json"), ("data", "table"))
-        ],
+        *[(0, ("{tmp}/runs", "--sort", order)) for order in ("date", "name", "data")],
         (0, ("--json",)),
         *[(0, ("--sort", order)) for order in ("model", "accuracy", "time", "size")],
         (1, ("--remove", "latest", "--yes")),
@@ -250,25 +246,23 @@ CASES: dict[str, list[tuple[int, tuple[str, ...]]]] = {
         (0, ()),  # the newest run is one of timm's test networks: there is a table
         (2, ("{run}", "--output", "{tmp}/p")),  # and nothing to draw
         (1, ("vit_tiny_patch16_224", "--pretrained")),  # not to be had offline
-        (0, ("vit_tiny_patch16_224", "--img-size", "32", "--format", "json")),
         (0, ("vit_tiny_patch16_224", "--img-size", "32", "--json")),
         (1, ("vit_tiny_patch16_224", "--weights", "{run}", "--image", "{picture}")),
         (
             0,
             (
                 *("vit", "--img-size", "16", "--model-arg", "patch_size=8", "--model-arg"),
-                *("depth=1", "--format", "table", "--image", "{picture}", "--output", "{tmp}/p"),
+                *("depth=1", "--image", "{picture}", "--output", "{tmp}/p"),
             ),
         ),
     ],
     "models": [
         (0, ()),
-        (0, ("swin_tiny", "--format", "json", "--impl", "timm")),
-        (0, ("swin_tiny*", "--format", "table", "--impl", "native")),
+        (0, ("swin_tiny", "--json", "--impl", "timm")),
+        (0, ("swin_tiny*", "--impl", "native")),
         (2, ("swinv2", "--impl", "native")),
-        (0, ("swin_tiny", "--json")),
     ],
-    "doctor": [(0, ()), (0, ("--json",)), (0, ("--format", "json")), (0, ("--format", "table"))],
+    "doctor": [(0, ()), (0, ("--json",))],
     "demo": [(0, ()), (0, ("--json",)), (0, ("--output", "{tmp}/sample"))],
 }
 GLOBAL = [

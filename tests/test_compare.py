@@ -15,7 +15,6 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from swinclf.cli.run_tables import leaderboard_text
-from swinclf.cli.tables import ResultFormat
 from swinclf.commands import compare as compare_command
 from swinclf.commands.compare import SEED_NOTE, rank_runs
 from swinclf.errors import DataError, RunError
@@ -259,7 +258,7 @@ def test_the_table_of_several_fits_a_terminal_with_names_of_any_length():
         *(10_000, 1.0),
     )
     done = Leaderboard(1000, (replace(score, p_value=None), score), (), (), ())
-    lines = leaderboard_text(done, ResultFormat.TABLE, 80).splitlines()
+    lines = leaderboard_text(done, 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[4].startswith("runs/long-")
     assert lines[4].endswith("100.0 % (99.8 to 100.0)  -30.2 (-35.5 to -25.1)   1.2e-10")

@@ -13,7 +13,7 @@ from conftest import error_lines
 from network_cases import native_network
 
 import swinclf
-from swinclf.cli.tables import ResultFormat, findings_text
+from swinclf.cli.tables import findings_text
 from swinclf.commands.inspect import inspect
 from swinclf.models.embedded import ARCHITECTURE, EMBEDDED
 from swinclf.models.names import is_native, list_backbones, native_names, recommended_backbones
@@ -56,7 +56,7 @@ def test_doctor_prints_the_same_as_a_table(cli):
     table = cli("doctor").out
     names = json.loads(cli("doctor", "--format", "json").out)
     assert [line.split("  ")[0].strip() for line in table.splitlines()] == list(names)
-    lines = findings_text(names, ResultFormat.TABLE, 60).splitlines()
+    lines = findings_text(names, 60).splitlines()
     assert any(line.startswith("    ") for line in lines)
 
 

@@ -202,6 +202,19 @@ def test_compile_alone_is_on(words, modern):
     assert modernise(["train", *words]) == (["train", *modern], [])
 
 
+@pytest.mark.parametrize(
+    ("words", "modern"),
+    [
+        (["eval", "--format", "json"], ["eval", "--json"]),
+        (["runs", "--format=table", "old"], ["runs", "old"]),
+        (["doctor", "--format", "xml"], ["doctor", "--format", "xml"]),
+        (["predict", "x", "--format", "json"], ["predict", "x", "--format", "json"]),
+    ],
+)
+def test_the_format_of_a_result_is_json_or_a_table(words, modern):
+    assert modernise(words) == (modern, [])
+
+
 SCRIPT = "--num_classes 3 --epochs 10 --batch-size 8 --lr 0.001 --lrf 0.01"
 VALUES = {"epochs": 10, "batch_size": 8, "lr": 0.001, "lrf": 0.01}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,9 @@ from swinclf.cli import console, tables
 from swinclf.cli.columns import output_width
 from swinclf.cli.options import JsonOption, StrictOption, WorkersOption, complete_model
 from swinclf.cli.streams import write_data
-from swinclf.cli.tables import ResultFormat
 from swinclf.config import Impl
 from swinclf.errors import ConfigError, ExitCode
+from swinclf.files import to_json
 from swinclf.settings import key_values
 from swinclf.terminal import ConsoleReporter
 
@@ -58,9 +59,6 @@ def check_command(
     page: CheckPageOption = None,
     weights: CheckWeightsOption = None,
     model: CheckModelOption = None,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the findings.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
     workers: WorkersOption = None,
     strict: StrictOption = False,
@@ -78,7 +76,7 @@ def check_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(tables.audit_text(audit, tables.chosen_format(result_format, as_json=as_json)))
+    write_data(to_json(audit.to_dict()) if as_json else tables.audit_text(audit))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")
@@ -145,9 +143,6 @@ def inspect_command(
     pretrained: PretrainedOption = False,
     img_size: ImgSizeOption = None,
     model_arg: ModelArgOption = None,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the table.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Show a network's shapes, costs and attention."""
@@ -160,7 +155,8 @@ def inspect_command(
         figures=FigureOptions(image=image, output=output, weights=weights, pretrained=pretrained),
         report=ConsoleReporter(),
     )
-    write_data(tables.inspection_text(done, tables.chosen_format(result_format, as_json=as_json)))
+    record, text = tables.inspection_record, tables.inspection_text
+    write_data(to_json(record(done)) if as_json else text(done))
     if done.pictures:
         console.print_line(tables.pictures_text(done))
 
@@ -175,16 +171,12 @@ def models_command(
             "--impl", help="Implementation: native for those that this package builds itself."
         ),
     ] = Impl.TIMM,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the list.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
 ) -> ExitCode:
     """List the available backbones, with their sizes."""
     from swinclf.models.names import list_backbones, recommended_backbones
 
-    result_format = tables.chosen_format(result_format, as_json=as_json)
-    if not pattern and result_format is ResultFormat.TABLE:
+    if not pattern and not as_json:
         recommended = recommended_backbones()
         if impl is Impl.NATIVE:
             recommended.pop(next(iter(recommended)))  # the embedded one, which timm builds
@@ -197,18 +189,16 @@ def models_command(
             found=f"'{pattern}', which matches none",
             hint="swinclf models swin",
         )
-    write_data(tables.backbones_text(backbones, result_format))
+    records = [asdict(one) for one in backbones]
+    write_data(to_json(records) if as_json else tables.backbones_text(backbones))
     return ExitCode.OK
 
 
 def doctor_command(
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the report.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Show versions, device, precision, caches, speed."""
     from swinclf.commands.doctor import examine
 
-    result_format = tables.chosen_format(result_format, as_json=as_json)
-    write_data(tables.findings_text(examine(), result_format, output_width()))
+    findings = dict(examine())
+    write_data(to_json(findings) if as_json else tables.findings_text(findings, output_width()))

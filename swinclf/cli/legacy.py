@@ -9,6 +9,8 @@ from swinclf.files import expand_home
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")
+# Formats of a result; predictions and exports have others.
+_FORMATS: Mapping[str, Sequence[str]] = {"json": ["--json"], "table": []}
 # Options that may be given without a value: what it is then, and whether a word is a value.
 _DEFAULTED: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "--reject": ("0.95", lambda word: word.replace(".", "", 1).isdecimal()),
@@ -29,7 +31,8 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     modern: list[str] = []
     notes: list[str] = []
     rest = list(arguments)
-    is_training = next((word for word in rest if not word.startswith("-")), "") == "train"
+    command = next((word for word in rest if not word.startswith("-")), "")
+    is_training, has_formats = command == "train", command in ("predict", "export")
     is_new = is_training and not any(one.startswith(("--resume", "--pretrained")) for one in rest)
     while rest:
         word = rest.pop(0)
@@ -56,6 +59,14 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             modern.append(flag if _BOOLEANS[stated.lower()] else f"--no-{flag[2:]}")
         elif flag in _DEFAULTED and not has_value and not _DEFAULTED[flag][1](_peek(rest)):
             modern.append(f"{flag}={_DEFAULTED[flag][0]}")
+        elif (
+            flag == "--format"
+            and not has_formats
+            and (wanted := value if has_value else _peek(rest)) in _FORMATS
+        ):
+            if not has_value:
+                rest.pop(0)
+            modern += _FORMATS[wanted]
         elif flag in _OPTIONAL and (has_value or rest):
             given = value if has_value else _take(rest)
             if flag == "--weights" and not given and is_new:

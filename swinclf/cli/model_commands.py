@@ -19,7 +19,6 @@ from swinclf.cli.options import (
     WorkersOption,
 )
 from swinclf.cli.streams import write_data
-from swinclf.cli.tables import ResultFormat
 from swinclf.config import Embed, ExportFormat, ExportPrecision
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
@@ -49,9 +48,6 @@ def eval_command(
             show_default="eval-N next to the model",
         ),
     ] = None,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the scores.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
     reject: RejectOption = None,
     impl: ImplOption = None,
@@ -74,9 +70,8 @@ def eval_command(
         workers=workers,
         report=ConsoleReporter(),
     )
-    write_data(
-        tables.metrics_text(done.metrics, tables.chosen_format(result_format, as_json=as_json))
-    )
+    metrics = done.metrics
+    write_data(to_json(metrics.to_dict()) if as_json else tables.metrics_text(metrics))
     if done.rejection is not None:
         console.print_line(tables.rejection_text(done.rejection))
     console.print_line(f"results in {done.folder}")

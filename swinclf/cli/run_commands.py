@@ -17,7 +17,6 @@ from swinclf.cli.run_tables import (
     unfinished_text,
 )
 from swinclf.cli.streams import flush_data, write_data
-from swinclf.cli.tables import ResultFormat, chosen_format
 from swinclf.commands.runs import RunSort, list_runs, removable_run, remove_run
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
@@ -34,9 +33,6 @@ def runs_command(
     sort: Annotated[
         RunSort, typer.Option("--sort", help="Order: best, newest or largest first.")
     ] = RunSort.DATE,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the list.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
     remove: Annotated[
         str | None, typer.Option("--remove", metavar="NAME", help="Delete this run of the folder.")
@@ -53,8 +49,8 @@ def runs_command(
         console.print_line(f"removed {path}")
         return ExitCode.OK
     runs = list_runs(folder, sort=sort)
-    result_format = chosen_format(result_format, as_json=as_json)
-    write_data(runs_text(runs, result_format, output_width()))
+    summaries = [run.to_dict() for run in runs]
+    write_data(to_json(summaries) if as_json else runs_text(runs, output_width()))
     flush_data()
     if hint := unfinished_text(runs):
         console.print_line(hint)
@@ -84,15 +80,11 @@ def compare_command(
             help="Compare the settings: train each run with other seeds, K in all.",
         ),
     ] = None,
-    result_format: Annotated[
-        ResultFormat, typer.Option("--format", help="Format of the comparison.")
-    ] = ResultFormat.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
     from swinclf.commands.compare import rank_runs, without_latest
 
-    result_format = chosen_format(result_format, as_json=as_json)
     runs = without_latest(runs)
     if seeds is not None:
         from swinclf.train_seeds import train_seeds
@@ -102,7 +94,7 @@ def compare_command(
         # runs that differ in their seed only have the same others
         runs = list({one.resolve(): one for one in found}.values())
     done = rank_runs(runs, output=output, page=page)
-    write_data(leaderboard_text(done, result_format, output_width()))
+    write_data(to_json(done.to_dict()) if as_json else leaderboard_text(done, output_width()))
     for path in (output, page):
         if path is not None:
             console.print_line(f"saved to {path}")

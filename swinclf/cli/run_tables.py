@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swinclf.cli.columns import align_columns
-from swinclf.cli.tables import ResultFormat
 from swinclf.durations import duration_text
-from swinclf.files import to_json
 from swinclf.reporter import format_percent
 from swinclf.shell_quoting import command_line
 from swinclf.terminal import one_line, wrapped
@@ -26,10 +24,8 @@ HINTS = 5  # runs with their reason or command
 IMAGES = 10  # with different predictions, of two runs
 
 
-def runs_text(runs: Sequence[RunSummary], result_format: ResultFormat, width: int | None) -> str:
-    """Return runs as JSON, or as a table within `width` columns (None for any width)."""
-    if result_format is ResultFormat.JSON:
-        return to_json([run.to_dict() for run in runs])
+def runs_text(runs: Sequence[RunSummary], width: int | None) -> str:
+    """Return runs as a table within `width` columns (None for any width)."""
     if not runs:
         return ""
     if width is None or width >= WIDE:
@@ -85,10 +81,8 @@ def _date(changed: float) -> str:
     return time.strftime("%m-%d %H:%M" if when.tm_year == now.tm_year else "%Y-%m-%d", when)
 
 
-def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int | None) -> str:
-    """Return the comparison of several runs as JSON, or as tables of runs and groups of seeds."""
-    if result_format is ResultFormat.JSON:
-        return to_json(done.to_dict())
+def leaderboard_text(done: Leaderboard, width: int | None) -> str:
+    """Return the comparison of several runs as tables of runs and groups of seeds."""
     rows = [("run", "accuracy", "difference (points)", "p (Holm)"), *map(_score_cells, done.runs)]
     rows += [(name, format_percent(accuracy), "", "") for name, accuracy in done.baselines]
     lines = [
@@ -104,7 +98,10 @@ def leaderboard_text(done: Leaderboard, result_format: ResultFormat, width: int 
         for group in done.groups:
             deviation = "" if group.deviation is None else f"{100 * group.deviation:.1f} points"
             seeds = ", ".join(map(str, group.seeds))
-            gap = " to ".join(map(_points, group.difference_ci95 or ())).replace(" points", "", 1)
+            gap = ""
+            if group.difference_ci95 is not None:
+                low, high = (100 * end for end in group.difference_ci95)
+                gap = f"{low:+.1f} to {high:+.1f} points"
             mean = format_percent(group.mean)
             groups.append((one_line(group.settings), mean, deviation, gap, seeds))
         lines += align_columns(groups, width=width, elided=[0, 4], right=[1, 2, 3])
@@ -125,8 +122,3 @@ def _score_cells(one: RunScore) -> tuple[str, ...]:
     low, high = (100 * end for end in one.difference_ci95)
     gap = f"{100 * one.difference:+.1f} ({low:+.1f} to {high:+.1f})"
     return one_line(one.run), accuracy, gap, f"{one.p_value:.2g}"
-
-
-def _points(difference: float) -> str:
-    """Return a difference of fractions in percentage points."""
-    return f"{100 * difference:+.1f} points"

@@ -1,4 +1,4 @@
-"""Results as text: tables for people, JSON and CSV for programs."""
+"""Results as text for people, and as JSON values for programs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from swinclf.cli.columns import align_columns
+from swinclf.cli.columns import align_columns, elide
 from swinclf.data.scanned_files import format_count
-from swinclf.files import to_json
 from swinclf.reporter import format_percent, terminal_safe
 from swinclf.terminal import one_line, wrapped
 
@@ -29,18 +28,7 @@ if TYPE_CHECKING:
 
 
 EXAMPLES, EXAMPLE_PATHS = 3, 4  # of a finding of `check`; of an example
-
-
-class ResultFormat(StrEnum):
-    """Output format of a result."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-def chosen_format(given: ResultFormat, *, as_json: bool) -> ResultFormat:
-    """Return the format, of which --json is the short form."""
-    return ResultFormat.JSON if as_json else given
+CLASS_WIDTH = 40  # columns of a class name
 
 
 class Split(StrEnum):
@@ -52,11 +40,8 @@ class Split(StrEnum):
     ALL = "all"
 
 
-def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
+def metrics_text(metrics: Metrics) -> str:
     """Return overall scores, per-class scores and the most confused pairs."""
-    if result_format is ResultFormat.JSON:
-        return to_json(metrics.to_dict())
-    width = min(40, max(len("class"), *(len(one_line(name)) for name in metrics.classes)))
     class_count = len(metrics.classes)
     with_images = sum(one.support > 0 for one in metrics.per_class.values())
     means = ""
@@ -77,16 +62,15 @@ def metrics_text(metrics: Metrics, result_format: ResultFormat) -> str:
         f"({format_percent(metrics.ece_ideal)} if perfectly calibrated)",
         f"images             {metrics.images:,} ({metrics.split})",
         "",
-        f"{'class':<{width}}  precision   recall       F1  images",
     ]
+    rows = [("class", "precision", " recall", "     F1", "images")]
     for name, one in metrics.per_class.items():
         recall, f1 = (
             format_percent(share) if one.support else "-" for share in (one.recall, one.f1)
         )
-        lines.append(
-            f"{_padded(name, width)}  {format_percent(one.precision):>9}  {recall:>7}  {f1:>7}"
-            f"  {one.support:6,}"
-        )
+        label = elide(one_line(name), CLASS_WIDTH)
+        rows.append((label, format_percent(one.precision), recall, f1, f"{one.support:,}"))
+    lines += align_columns(rows, right=range(1, 5))
     confused = metrics.most_confused(5)
     if confused:
         lines += ["", "most often confused (true -> predicted)"]
@@ -194,10 +178,8 @@ def export_text(done: Export) -> str:
     return "\n".join([*lines, *parity.describe(), f"tolerance {parity.tolerance:g}{of}"])
 
 
-def audit_text(audit: Audit, result_format: ResultFormat) -> str:
+def audit_text(audit: Audit) -> str:
     """Return the findings of `check`, with a few examples of each."""
-    if result_format is ResultFormat.JSON:
-        return to_json(audit.to_dict())
     lines = [f"{len(audit.images):,} images in {format_count(len(audit.classes), 'class')}"]
     for finding in audit.findings:
         lines += ["", *_finding_lines(finding)]
@@ -238,18 +220,14 @@ def _backbone_row(one: Backbone) -> str:
     return f"{one.parameters / 1e6:8.1f} M  {one.image_px:4d}  {one.name}"
 
 
-def backbones_text(backbones: Sequence[Backbone], result_format: ResultFormat) -> str:
-    """Return names and sizes of backbones, one a line or as a JSON list."""
-    if result_format is ResultFormat.JSON:
-        return to_json([asdict(one) for one in backbones])
+def backbones_text(backbones: Sequence[Backbone]) -> str:
+    """Return names and sizes of backbones, one a line."""
     heading = f"{'parameters':>10}  {'px':>4}  name"
     return "\n".join([heading, *map(_backbone_row, backbones)]) + "\n"
 
 
-def inspection_text(done: Inspection, result_format: ResultFormat) -> str:
+def inspection_text(done: Inspection) -> str:
     """Return the costs of a network by stage and block, and of its attention by formula."""
-    if result_format is ResultFormat.JSON:
-        return to_json(_inspection_record(done))
     costs = done.costs
     height, width = costs.image_px
     attention = f" {'attention':>11}" if costs.formula else ""
@@ -339,7 +317,7 @@ def _formulas(parts: Sequence[Part]) -> list[tuple[str, str]]:
     return [(f"{stage}, {count} x", formula) for (stage, formula), count in shown.items()]
 
 
-def _inspection_record(done: Inspection) -> dict[str, object]:
+def inspection_record(done: Inspection) -> dict[str, object]:
     """Return an inspection as JSON values."""
     costs, patches = done.costs, done.costs.patches
     return {
@@ -363,12 +341,8 @@ def _inspection_record(done: Inspection) -> dict[str, object]:
     }
 
 
-def findings_text(
-    findings: Mapping[str, object], result_format: ResultFormat, columns: int | None
-) -> str:
+def findings_text(findings: Mapping[str, object], columns: int | None) -> str:
     """Return the report of `doctor`, wrapped to the columns of a terminal (None for any width)."""
-    if result_format is ResultFormat.JSON:
-        return to_json(dict(findings))
     width = max(map(len, findings))
     lines = [f"{name:<{width}}  {value}" for name, value in findings.items()]
     return "".join(f"{wrapped(line, columns or len(line))}\n" for line in lines)
@@ -378,8 +352,3 @@ def accuracy_with_interval(metrics: Metrics) -> str:
     """Return an accuracy with its interval."""
     low, high = map(format_percent, metrics.accuracy_ci95)
     return f"{format_percent(metrics.accuracy)} (95 % interval {low} to {high})"
-
-
-def _padded(name: str, width: int) -> str:
-    text = one_line(name)
-    return f"{text:<{width}}" if len(text) <= width else text[: width - 1] + "…"
