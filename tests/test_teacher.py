@@ -303,6 +303,15 @@ def test_the_embedded_model_is_given_a_head_and_its_features_are_kept(cli, tmp_p
         again = cli("train", dataset, *SMALL_FLAGS, *flags, "--epochs", "1")
     assert again.code == 0, again.err
     assert same_weights(*(weights_of(tmp_path / one.out.strip()) for one in (done, again)))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 1)
+        stopped = cli("train", dataset, *SMALL_FLAGS, *flags, "--epochs", "1", "--name", "stopped")
+    assert stopped.code == 130, stopped.err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("swinclf.pipeline.distill.fit_baseline", None)  # nor fitted
+        resumed = resume_run(tmp_path / "runs" / "stopped")
+    assert same_weights(weights_of(tmp_path / done.out.strip()), weights_of(resumed))
+    assert facts_of(resumed, "metrics")["teacher"] == scores
 
 
 def test_a_file_teaches_whatever_the_order_of_its_classes(trained, tmp_path, cli):

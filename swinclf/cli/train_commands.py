@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +82,9 @@ def train_command(
     if dry_run:
         _print_forecast(settings, reporter, budget_s, as_json=json)
         return ExitCode.OK
-    done = train(settings, report=reporter, resume=run, num_classes=num_classes, budget_s=budget_s)
+    done = train(settings, report=reporter, resume=run, budget_s=budget_s)
+    if num_classes not in (None, len(done.metrics.classes)):
+        reporter.warn(_class_count_warning(num_classes, done.metrics.classes))
     write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
     console.print_box(*_training_summary(done))
     console.print_line(_next_steps(done))
@@ -111,6 +113,11 @@ def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
             "--quiet or --verbose, not both", found="both", hint="swinclf train DATA --verbose"
         )
     return Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+
+
+def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:
+    names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
+    return f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"
 
 
 def _open(page: Path) -> None:

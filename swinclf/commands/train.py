@@ -6,7 +6,7 @@ the saved file. Each step is implemented in `pipeline`. Knows no terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,14 +113,12 @@ def train(
     *,
     report: Reporter = SILENT,
     resume: RunFolder | None = None,
-    num_classes: int | None = None,
     budget_s: float | None = None,
 ) -> Run:
     """Train a classifier on a folder of class folders.
 
     The settings are as given (`settings.gather_settings`), or those of the interrupted run `resume`
-    (`resume.resume_settings`). Another number of classes than `num_classes` is a warning. A new
-    training takes at most `budget_s` seconds (`pipeline.budget`).
+    (`resume.resume_settings`). A new training takes at most `budget_s` seconds (`pipeline.budget`).
 
     Raises:
         SwinclfError: If training fails; its text has the reason and a solution.
@@ -135,13 +133,13 @@ def train(
                 with claim_run(resume) as claim:
                     context = Context(hardware, EventLog(report, claim), stop, current())
                     run = resume_state(claim.run, settings, context)
-                    return _train(run.settings, run.index, run, claim, context, num_classes)
+                    return _train(run.settings, run.index, run, claim, context)
             index = _scan_dataset(config, hardware)
             with claim_new_run(Path(config.out), name=config.name, dataset=index.root) as claim:
                 context = Context(hardware, EventLog(report, claim), stop, current())
                 if budget_s is not None:
                     settings = fit_budget(settings, budget_s, index, context)
-                return _train(settings, index, None, claim, context, num_classes)
+                return _train(settings, index, None, claim, context)
     except Interrupted as one:  # of a resumed run, the state is that of its last checkpoint
         command = resume_command(resume) if resume is not None else ""
         raise Interrupted(one.exit_code, one.resume or command) from None
@@ -228,13 +226,12 @@ def _train(
     resumed: ResumedRun | None,
     claim: RunClaim,
     context: Context,
-    num_classes: int | None,
 ) -> Run:
     """Train in a claimed folder: plan, epochs, scores."""
     saved = resumed.saved if resumed else None
     if context.hardware.note:
         context.report.warn(context.hardware.note)
-    plan, findings = _plan(settings, index, resumed, claim.run, context, num_classes)
+    plan, findings = _plan(settings, index, resumed, claim.run, context)
     features = build_feature_batches(plan, context.hardware.device)
     baseline = prepare_baseline(plan, context, features) if features else None
     with sharing_training(plan, context, baseline, saved):
@@ -273,7 +270,6 @@ def _plan(
     resumed: ResumedRun | None,
     run: RunFolder,
     context: Context,
-    num_classes: int | None,
 ) -> tuple[Plan, list[FindingSummary]]:
     """Build the network, extract features, and resolve the settings.
 
@@ -295,10 +291,8 @@ def _plan(
         changes = []
     start = resolve_colours(settings, start, dataset, context)
     settings, dataset, teacher_data = prepare_teacher(
-        settings, teacher, start, dataset, extracted, context, run if resumed else None
+        settings, teacher, start, dataset, extracted, context, saved
     )
-    if num_classes not in (None, len(dataset.classes)):
-        report.warn(_class_count_warning(num_classes, dataset.classes))
     if settings.config.strict:
         refuse_skipped(dataset.skipped)
     findings = [] if resumed else report_findings(index, extracted, report)
@@ -306,8 +300,3 @@ def _plan(
     plan = resolve_plan(settings, start, dataset, extracted, teacher_data)
     report_plan(plan, context, changes)
     return plan, findings
-
-
-def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:
-    names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
-    return f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"

@@ -26,7 +26,7 @@ from swinclf.run_folder import RunFolder
 from swinclf.settings import Settings
 from swinclf.shell_quoting import quoted
 from swinclf.training.batches import FeatureBatches
-from swinclf.training.checkpoint import Checkpoint
+from swinclf.training.checkpoint import Checkpoint, load_teacher_head
 from swinclf.training.defaults import Regime, choose_distillation
 from swinclf.training.feature_extraction import (
     MIRROR,
@@ -96,13 +96,14 @@ def prepare_teacher(
     dataset: FolderIndex,
     extracted: ExtractedFeatures,
     context: Context,
-    resumed: RunFolder | None,
+    saved: Checkpoint | None,
 ) -> tuple[Settings, FolderIndex, TeacherData | None]:
     """Extract the teacher's features of all images, and fit its head if need be.
 
     Returns the settings with the defaults of distillation, the dataset with the skipped unlabelled
     images, and the teacher's data; without a teacher None, and both unchanged. `start` is the
-    student, `extracted` has the digests and the student's features of the labelled images.
+    student, `extracted` has the digests and the student's features of the labelled images, `saved`
+    is the checkpoint of a resumed run.
 
     Raises:
         SwinclfError: If the teacher has other classes, or an image is missing or has changed.
@@ -112,7 +113,7 @@ def prepare_teacher(
         return settings, dataset, None
     check_classes(teacher, dataset.classes)
     settings, terms, teacher_views = choose_distillation(settings, start.regime)
-    listed = _list_unlabelled(settings.config.unlabelled, resumed)
+    listed = _list_unlabelled(settings.config.unlabelled, saved)
     if teacher.classes is None:
         ranges = start.preprocess.ranges
         teacher = replace(teacher, preprocess=replace(teacher.preprocess, ranges=ranges))
@@ -129,9 +130,9 @@ def prepare_teacher(
         extractor, start.extraction, dataset, extracted, listed, context, is_cached=not online
     )
     unlabelled, skipped = _select_unlabelled(
-        listed, dataset, extracted, extractor.extracted, context, resumed
+        listed, dataset, extracted, extractor.extracted, context, saved
     )
-    head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context)
+    head = _teacher_head(teacher, dataset, extracted, table, settings.config.seed, context, saved)
     student = None
     if unlabelled is not None and start.regime is Regime.HEAD:
         student = _extract_student_features(start, unlabelled, context)
@@ -150,13 +151,13 @@ def prepare_teacher(
     return settings, replace(dataset, skipped=(*dataset.skipped, *skipped)), teacher_data
 
 
-def _list_unlabelled(folder: str | None, resumed: RunFolder | None) -> UnlabelledImages | None:
+def _list_unlabelled(folder: str | None, saved: Checkpoint | None) -> UnlabelledImages | None:
     """List the unlabelled images, in a new run without digests."""
     if folder is None:
         return None
     root = Path(folder)
-    if resumed is not None:
-        return read_unlabelled(resumed.unlabelled, root)
+    if saved is not None:
+        return read_unlabelled(RunFolder(saved.path.parent).unlabelled, root)
     return UnlabelledImages(root, tuple(scan_unlabelled(root)), ())
 
 
@@ -224,7 +225,7 @@ def _select_unlabelled(
     extracted: ExtractedFeatures,
     extracted_by_teacher: ExtractedFeatures,
     context: Context,
-    resumed: RunFolder | None,
+    saved: Checkpoint | None,
 ) -> tuple[UnlabelledImages | None, list[SkippedFile]]:
     """Return the unlabelled images to train on, and those that cannot be read.
 
@@ -234,10 +235,10 @@ def _select_unlabelled(
         return None, []
     digests = [extracted_by_teacher.digests.get(str(file)) for file in listed.files]
     errors = extracted_by_teacher.errors
-    if resumed is not None:
+    if saved is not None:
         for file, digest, expected in zip(listed.files, digests, listed.digests, strict=True):
             if digest != expected:
-                raise _changed_image(file, errors.get(str(file)), resumed)
+                raise _changed_image(file, errors.get(str(file)), saved.path.parent)
         return listed, []
     skipped = [
         SkippedFile(str(file), errors.get(str(file), "not read"))
@@ -273,12 +274,15 @@ def _teacher_head(
     table: FeatureTable,
     seed: int,
     context: Context,
+    saved: Checkpoint | None,
 ) -> nn.Linear:
-    """Return the teacher's own head, or fit a linear probe on its features."""
+    """Return the teacher's own head, or fit a linear probe on its features, once in a run."""
     report, count = context.report, len(dataset.classes)
     if teacher.classes is not None:
         report.note(f"teacher: {teacher.name}, with its own head of {count} classes")
         return extract_head(teacher, dataset.classes)
+    if saved is not None:
+        return load_teacher_head(saved)
 
     def features_of(images: Sequence[ImageFile]) -> torch.Tensor:
         return table.gather([extracted.digests[one.path] + PLAIN for one in images])
@@ -300,15 +304,15 @@ def _teacher_head(
     return head
 
 
-def _changed_image(file: Path, why: str | None, run: RunFolder | None = None) -> SwinclfError:
+def _changed_image(file: Path, why: str | None, run: Path | None = None) -> SwinclfError:
     """Return the error for an image that is missing or has changed."""
     found = why or "its content has changed"
     if run is None:
         return DataError(f"an unchanged '{file}'", found=found, hint="run the same command again")
     return RunError(
-        f"the unlabelled images that '{run.path}' started with",
+        f"the unlabelled images that '{run}' started with",
         found=f"{file}: {found}",
-        hint=f"restore it, or give their current folder: swinclf train --resume {quoted(run.path)} "
+        hint=f"restore it, or give their current folder: swinclf train --resume {quoted(run)} "
         "--unlabelled DIR",
     )
 

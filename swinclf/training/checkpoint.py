@@ -173,6 +173,21 @@ def restore(saved: Checkpoint, state: TrainState) -> None:
             generator.set_rng_state(tensors[f"random/{name}"])
 
 
+def load_teacher_head(saved: Checkpoint) -> nn.Linear:
+    """Return the teacher's head that was fitted when a distillation began, on the CPU.
+
+    Raises:
+        RunError: If it is the checkpoint of another training.
+    """
+    try:
+        weight, bias = (saved.tensors[f"objective/head_{name}"] for name in ("weight", "bias"))
+        head = nn.Linear(weight.shape[1], len(bias)).requires_grad_(False)
+        head.load_state_dict({"weight": weight, "bias": bias})
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise _another_training(saved.path, error) from error
+    return head
+
+
 def _random_states(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the state of every random generator that a model uses, by its name in the file."""
     devices = _device_generators(model).items()
