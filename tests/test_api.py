@@ -10,7 +10,6 @@ import logging
 import subprocess
 import sys
 from enum import StrEnum
-from itertools import islice, repeat
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -300,23 +299,6 @@ def test_an_exported_file_has_features_but_no_torch_network(exported, classifier
     with pytest.raises(RunError, match="a run, whose network") as caught:
         _ = exported.model
     assert caught.value.found == "an exported file"
-
-
-def test_stream_takes_inputs_as_they_are_needed(classifier, paths):
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        for path in repeat(str(paths[0])):
-            taken += 1
-            yield path
-
-    stream = classifier.stream(endless())
-    first = list(islice(stream, 40))
-    stream.close()
-    assert len(first) == 40
-    assert taken < 200
-    assert {one.label for one in first} == {paths[0].parent.name}
 
 
 def test_stream_answers_before_a_batch_is_full_where_that_is_asked(classifier, paths):

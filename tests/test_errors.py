@@ -245,8 +245,8 @@ def test_weights_of_a_run_of_another_network(cli, dataset, trained):
 def test_no_run_yet(cli):
     for words in (("predict", "x.png"), ("eval",), ("export",)):
         expected, _, hint = failure(cli(*words))
-        assert "a finished run" in expected
-        assert "swinclf train" in hint
+        assert "a finished run under 'runs'" in expected
+        assert hint == "swinclf train DATA, or --run RUN"
 
 
 def test_a_run_that_is_not_found(cli, trained, tmp_path):

@@ -35,15 +35,16 @@ from swinclf.parallel_batches import divide_threads
 from swinclf.preprocess import Preprocess
 
 InputT = TypeVar("InputT", bound=Source)
+NOT_FINITE = "the network's outputs are not finite numbers: use another precision, such as fp32"
 
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """The outputs for one image, or why it could not be read."""
+    """The outputs for one image, or why there are none."""
 
-    # (K,) float32, calibrated; None if the image could not be read
+    # (K,) float32, calibrated; None if the image could not be read, or the network overflowed
     probabilities: np.ndarray | None
-    error: str  # why it could not be read; empty if it could
+    error: str  # why there are none; empty if there are
     # distance to the training images; None from a model without a feature space
     ood_score: float | None = None
     logits: np.ndarray | None = None  # (K,) float32, before calibration
@@ -144,17 +145,22 @@ def compute_by_size(
 
 
 def to_image_outputs(outputs: Outputs, confidence: Confidence) -> list[ImageOutput]:
-    """Return calibrated outputs for each of N images."""
+    """Return calibrated outputs for each of N images, an error where they are not finite."""
     logits, features, scores = outputs
-    probabilities = softmax(logits, confidence.temperature)
     ood_scores: list[float | None] = [None] * len(logits)
-    if confidence.space is not None and scores is not None:
-        ood_scores = scores.tolist()
-    elif confidence.space is not None and features is not None:
-        ood_scores = confidence.space.ood_scores(features).tolist()
+    with np.errstate(invalid="ignore", over="ignore"):
+        probabilities = softmax(logits, confidence.temperature)
+        if confidence.space is not None and scores is not None:
+            ood_scores = scores.tolist()
+        elif confidence.space is not None and features is not None:
+            ood_scores = confidence.space.ood_scores(features).tolist()
+    is_finite = np.isfinite(logits).all(axis=1)
     feature_rows = [None] * len(logits) if features is None else features
-    columns = zip(probabilities, ood_scores, logits, feature_rows, strict=True)
-    return [ImageOutput(row, "", *rest) for row, *rest in columns]
+    columns = zip(is_finite, probabilities, ood_scores, logits, feature_rows, strict=True)
+    return [
+        ImageOutput(row, "", *rest) if is_good else ImageOutput(None, NOT_FINITE)
+        for is_good, row, *rest in columns
+    ]
 
 
 def most_probable(probabilities: np.ndarray, count: int) -> np.ndarray:
