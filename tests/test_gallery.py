@@ -202,7 +202,7 @@ def test_nothing_is_overwritten_and_nothing_written_among_the_images(cli, traine
 def test_images_of_one_name_are_numbered_without_trying_each_number(tmp_path, monkeypatch):
     tried, exists = [], os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: tried.append(path) or exists(path))
-    folders = LabelFolders(tmp_path / "by-class", [])
+    folders = LabelFolders(tmp_path / "by-class", [], None)
     for number in range(30):
         folders.add(str(tmp_path / str(number) / "a.png"), "red")
     folders.add(str(tmp_path / "b" / "a-2.png"), "red")
@@ -222,7 +222,7 @@ def test_copies_where_links_are_impossible(photos, tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
-    folders = LabelFolders(tmp_path / "by-class", [photos])
+    folders = LabelFolders(tmp_path / "by-class", [str(photos)], None)
     folders.add(str(photos / "sub" / "red 1.png"), "../evil/label")
     assert (folders.linked, folders.copied) == (0, 1)
     copy = tmp_path / "by-class" / folder_name("../evil/label") / "red 1.png"
@@ -262,4 +262,7 @@ def test_the_queue_replaces_the_other_rows(cli, trained, photos, tmp_path):
     }
     assert records[0]["path"] == min(margins, key=margins.__getitem__)
     assert "1 of 11 inputs could not be read" in done.err
+    words = ("--run", trained.path, "--queue", "1", "--top-k", "1", "--format", "json")
+    first, _ = json.loads(cli("predict", photos, *words).out)
+    assert first["top"] == records[0]["top"][:1]
     assert "most worth labelling first" in (tmp_path / "q.html").read_text("utf-8")

@@ -114,13 +114,9 @@ def predict_command(
 
     model = find_model(run)
     dataset = find_data_folder(model)
-    refuse_inside(dataset, output, "--output")
-    refuse_inside(dataset, page, "--page")
-    if page:
-        make_folder(page.parent)
-    sources = [*map(Path, inputs), *filter(None, [dataset])]
-    folders = LabelFolders(sort_into, sources) if sort_into else None
-    report = ConsoleReporter()
+    _check_outputs(dataset, output, page)
+    folders = LabelFolders(sort_into, inputs, dataset) if sort_into else None
+    report, shown = ConsoleReporter(), top_k or TOP_K
     predictor, shared = _opened(model, engine, InferenceOptions(impl, device, precision), report)
     tally, ignored = _Tally(), Counter[str]()
     expanded = expand_inputs(_with_standard_input(inputs, model), ignored)
@@ -131,7 +127,7 @@ def predict_command(
     predicted = predict(
         predictor,
         paths,
-        top_k=max(top_k or TOP_K, 2 if queue else 1),
+        top_k=max(shown, 2) if queue else shown,
         workers=workers,
         low_latency="-" in inputs,
         reject=reject,
@@ -142,7 +138,7 @@ def predict_command(
     with progress as advance, opening as writer, closing(predicted):
         predictions: Iterable[Prediction] = tally.count(predicted, advance)
         if queue:
-            predictions = select_queue(predictor, predictions, queue, workers=workers)
+            predictions = select_queue(predictor, predictions, queue, shown, workers=workers)
         _distribute(predictions, writer, folders, gallery)
     if page and gallery is not None:
         write_gallery(
@@ -152,6 +148,14 @@ def predict_command(
     if tally.unreadable:
         return ExitCode.FAILED if strict else ExitCode.SOME_FAILED
     return ExitCode.OK
+
+
+def _check_outputs(dataset: Path | None, output: Path | None, page: Path | None) -> None:
+    """Refuse files inside the dataset of the run; make the folder of a page."""
+    refuse_inside(dataset, output, "--output")
+    refuse_inside(dataset, page, "--page")
+    if page:
+        make_folder(page.parent)
 
 
 def _opened(

@@ -7,6 +7,7 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,14 @@ def select_queue(
     predictor: Predictor,
     predictions: Iterable[Prediction],
     count: int,
+    top_k: int,
     *,
     workers: int | None = None,
 ) -> list[Prediction]:
     """Return the predictions of the images most worth labelling next, the most valuable first.
 
-    Each prediction is of a file, with two classes or more in `top`. The predictor's features make
-    the selection diverse. Unreadable files follow.
+    Each prediction is of a file, with two classes or more in `top`, of which `top_k` are returned.
+    The predictor's features make the selection diverse. Unreadable files follow.
     """
     unreadable: list[Prediction] = []
 
@@ -92,7 +94,7 @@ def select_queue(
     features = np.stack(found) if found and len(found) == len(candidates) else None
     margins = np.array([one.margin for one in candidates])
     chosen = [candidates[index] for index in select_diverse(margins, features, count)]
-    return chosen + unreadable
+    return [replace(one, top=one.top[:top_k]) for one in chosen] + unreadable
 
 
 def write_gallery(

@@ -20,16 +20,16 @@ class LabelFolders:
     """Links to images by predicted label; copies where links are not allowed.
 
     Raises:
-        ConfigError: If the folder has files in it, or is in one of `sources`, those of the images.
+        ConfigError: If the folder has files in it, or is in one of the inputs or in the dataset.
     """
 
-    def __init__(self, root: Path, sources: Iterable[Path]) -> None:
+    def __init__(self, root: Path, inputs: Iterable[str], dataset: Path | None) -> None:
         self.linked = self.copied = 0
         self.root = root
         self._last_numbers: dict[Path, int] = {}
         self._folders: dict[str, Path] = {}  # by label
         found = ""
-        for source in sources:
+        for source in [*map(Path, inputs), *filter(None, [dataset])]:
             if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
                 found = f"'{root}' in '{source}', where the images are"
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
