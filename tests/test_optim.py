@@ -149,13 +149,13 @@ def test_frozen_parameters_are_in_no_group(network):
     [
         (Regime.FULL, {}, {}, ("muon", 9.9e-4)),
         (Regime.FULL, {}, {"optimizer": "adamw"}, ("adamw", 3.5e-4)),
-        (Regime.FULL, {"is_convolutional": True}, {}, ("adamw", 3.5e-4)),
+        (Regime.FULL, {"is_convolutional": True}, {}, ("muon", 9.9e-4)),
         (Regime.FULL, {"trained_weights": True}, {}, ("adamw", 7.1e-5)),
         (Regime.FULL, {"trained_weights": True}, {"optimizer": "muon"}, ("muon", 7.1e-5)),
         (Regime.HEAD, {}, {}, ("adamw", 1e-3)),
     ],
 )
-def test_muon_is_chosen_for_transformers_from_random_weights(regime, facts, given, chosen):
+def test_muon_is_chosen_from_random_weights(regime, facts, given, chosen):
     usual = {"trained_weights": False, "is_vit": True, "is_convolutional": False}
     counts = {"train_count": 40, "class_counts": {"a": 20, "b": 20}, "img_size": 224}
     settings = gather_settings({"device": "cpu", **given})

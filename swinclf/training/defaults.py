@@ -314,8 +314,6 @@ def _choose_optimizer(settings: Settings, facts: TrainingFacts) -> Settings:
         return settings.choose("optimizer", OptimizerName.ADAMW, "the network does not train")
     if facts.trained_weights:
         return settings.choose("optimizer", OptimizerName.ADAMW, "starting from trained weights")
-    if facts.is_convolutional:
-        return settings.choose("optimizer", OptimizerName.ADAMW, "a convolutional network")
     return settings.choose("optimizer", OptimizerName.MUON, "starting from random weights")
 
 
