@@ -13,7 +13,6 @@ from conftest import error_lines
 
 from swinclf.cli.columns import align_columns, elide
 from swinclf.cli.run_tables import runs_text
-from swinclf.cli.tables import ResultFormat
 from swinclf.commands.runs import RunState, RunSummary, list_runs
 from swinclf.lock import FolderLock
 from swinclf.reporter import format_percent
@@ -106,10 +105,10 @@ def test_a_table_of_long_values_fits_80_columns_and_has_all_from_100_on():
         *("photos-1", Path("runs/photos-1"), RunState.FINISHED, "", "photos", "embedded"),
         *(0.867, (0.758, 0.931), 0.2, 0.84, "cross-validation", 1120, 1e9, 4800.0, 118_000_000),
     )
-    narrow = runs_text([one], ResultFormat.TABLE, 80).splitlines()
+    narrow = runs_text([one], 80).splitlines()
     assert max(map(len, narrow)) <= 80
     assert "1,120 CV  2001-09-09" in narrow[1]
-    wide = runs_text([one], ResultFormat.TABLE, 120).splitlines()
+    wide = runs_text([one], 120).splitlines()
     assert "1,120 cross-validation" in wide[1]
     assert wide[1].endswith("20.0 %  84.0 %")
 
