@@ -18,6 +18,7 @@ from swinclf.device import Hardware, Precision
 from swinclf.explain.attention import compute_evidence, has_feature_map
 from swinclf.explain.saliency_overlay import SIDE_PX, EvidenceDrawer
 from swinclf.models import embedded
+from swinclf.models.complexity import count_macs
 from swinclf.models.store import load_model
 
 
@@ -29,6 +30,13 @@ def run(tmp_path_factory):
     done = swinclf.train(data, model="embedded", img_size=64, epochs=2, out=str(root / "runs"))
     swinclf.load(done.folder.path).evaluate(output=done.folder.path / "eval-1")
     return done.folder.path
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "pit_ti_224"])
+def test_a_class_token_may_be_the_input_of_a_module(name):
+    costs = inspect(name).costs
+    assert costs.parameters == parameters(timm.create_model(name))
+    assert count_macs(timm.create_model(name).train(), (224, 224)) == costs.macs > 0
 
 
 def parameters(network):

@@ -76,7 +76,7 @@ def count_torch_flops(compute: Callable[[], object]) -> int:
 @torch.no_grad()
 def count_macs(network: nn.Module, image_px: tuple[int, int]) -> int:
     """Return the multiply-adds for one image of (height, width), without computing anything."""
-    on_meta = copy.deepcopy(network).to("meta").eval()
+    on_meta = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
     image = torch.zeros(1, 3, *image_px, device="meta")
     return count_torch_flops(lambda: on_meta(image)) // 2
 
@@ -184,8 +184,10 @@ def module_parts(network: nn.Module, image: Tensor) -> list[Part]:
     Modules without parameters and multiply-adds that keep the shape, such as activations, are
     omitted.
 
-    The image is (1, 3, H, W). The network is in evaluation mode; on `meta` nothing is computed.
+    The image is (1, 3, H, W). The network is in evaluation mode; on `meta` nothing is computed. Its
+    parameters are frozen: torch's counter fails where one with a gradient is a module's input.
     """
+    network.requires_grad_(False)
     watched = dict(_modules(network))
     operations = dict.fromkeys(watched, 0)
     shapes: dict[str, tuple[int, ...]] = {}
