@@ -95,7 +95,8 @@ def test_the_costs_of_the_recommended_ones_are_those_of_inspect():
 
 
 @pytest.mark.parametrize(
-    "pattern", ["swin_tiny", "swin-tiny", "swin_tiny*", "*tiny_patch4_window7*"]
+    "pattern",
+    ["swin_tiny", "swin-tiny", "swin_tiny*", "*tiny_patch4_window7*", "swin-tiny*window[0-9]_*"],
 )
 def test_models_are_found_by_a_part_or_a_pattern(cli, pattern):
     done = cli("models", pattern)

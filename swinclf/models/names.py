@@ -234,11 +234,13 @@ class Backbone:
 def list_backbones(pattern: str = "", *, impl: Impl = Impl.TIMM) -> list[Backbone]:
     """Return the available backbones: the embedded one first, then sorted by name.
 
-    `pattern` is a part of the name, or has * and ?; empty for every Swin and ViT, and the embedded
-    network, which is also found by its timm name. timm, which is not imported, has all that have
-    published weights; this package those of them that its own networks express, and some without.
+    `pattern` is a part of the name, or has *, ? or ranges such as [0-9]; empty for every Swin and
+    ViT, and the embedded network, which is also found by its timm name. timm, which is not
+    imported, has all that have published weights; this package those of them that its own networks
+    express, and some without.
     """
-    pattern = pattern.replace("-", "_")
+    # dashes for underscores, but for those of a range such as [0-9]
+    pattern = re.sub(r"-(?![^\[]*\])", "_", pattern)
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     backbones = []
     for arch, entry in registry().items():
