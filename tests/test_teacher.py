@@ -255,7 +255,7 @@ def test_a_run_teaches_and_the_report_compares(trained, cli, tmp_path, more):
     assert done.code == 3, done.err
     assert "1 unlabelled images excluded" in done.err
     assert "16 unlabelled training images" in done.err
-    for line in ("teacher-temperature 2.0 (", "teacher-weight 0.5 (", "teacher-features 1.0 ("):
+    for line in ("teacher-temperature 2 (", "teacher-weight 0.5 (", "teacher-features 1 ("):
         assert line in done.err
     assert "teacher-views online (random crops" in done.err
     run = tmp_path / "runs" / "student"

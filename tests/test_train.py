@@ -498,9 +498,12 @@ def test_a_convolutional_network_has_a_recipe_of_its_own(trained, tmp_path, monk
         )
         saved = json.loads(run.folder.config.read_text("utf-8"))
         assert saved["reasons"]["train_size"] == "random crops enlarge objects"
-        names = ("train_size", "layer_decay", "lr", "augment")
+        names = ("train_size", "layer_decay", "optimizer", "lr", "augment")
         chosen.append(tuple(saved[name] for name in names))
-    assert chosen == [(64, 0.9, 0.00049, "crop"), (64, 1.0, 0.00018, "trivial")]
+    assert chosen == [
+        (64, 0.9, "adamw", 0.00049, "crop"),
+        (64, 1.0, "muon", 0.00049, "trivial"),
+    ]
     assert shapes == [((64, 64), True)] * 4 + [((64, 64), False)] * 4
     with safe_open(run.folder.model, framework="np") as file:
         assert json.loads(file.metadata()["preprocessing"])["height"] == 96
