@@ -62,6 +62,8 @@ def test_another_number_of_classes_is_said_and_changes_nothing(cli, dataset, tmp
     assert "note: --num-classes 5 is not needed: the class folders are counted" in done.err
     said = "warning: --num-classes 5, but the folders hold 3 classes ('blue', 'green', 'red')"
     assert said in done.err
+    assert done.err.index(said) < done.err.index("data: 3 classes")  # before it takes time
+    assert said in cli("train", dataset, *SMALL_FLAGS, "--num-classes=5", "--dry-run").err
     assert "num_classes" not in (tmp_path / done.out.strip() / "config.json").read_text("utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from swinclf.cli import console
 from swinclf.cli.options import JsonOption, add_setting_options, complete_config, output_option
 from swinclf.cli.streams import write_data
 from swinclf.cli.tables import accuracy_with_interval
-from swinclf.config import MOVABLE
+from swinclf.config import MOVABLE, TrainConfig
 from swinclf.durations import duration_text
 from swinclf.errors import ConfigError, ExitCode
 from swinclf.files import to_json
@@ -79,12 +79,12 @@ def train_command(
             found="--dry-run" if dry_run else "--budget",
             hint=f"swinclf train --resume {quoted(str(resume))}",
         )
+    if num_classes is not None:
+        _check_class_count(num_classes, settings.config, reporter)
     if dry_run:
         _print_forecast(settings, reporter, budget_s, as_json=json)
         return ExitCode.OK
     done = train(settings, report=reporter, resume=run, budget_s=budget_s)
-    if num_classes not in (None, len(done.metrics.classes)):
-        reporter.warn(_class_count_warning(num_classes, done.metrics.classes))
     write_data(to_json(done.to_dict()) if json else f"{done.folder.path}\n")
     console.print_box(*_training_summary(done))
     console.print_line(_next_steps(done))
@@ -115,9 +115,16 @@ def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
     return Verbosity.QUIET if quiet else Verbosity.VERBOSE if verbose else Verbosity.NORMAL
 
 
-def _class_count_warning(expected: int | None, classes: Sequence[str]) -> str:
-    names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
-    return f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"
+def _check_class_count(expected: int, config: TrainConfig, reporter: Reporter) -> None:
+    """Warn of another number of class folders before a training on them begins."""
+    from swinclf.data.folder import scan_folder
+
+    classes = scan_folder(Path(config.data), val=Path(config.val) if config.val else None).classes
+    if len(classes) != expected:
+        names = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
+        reporter.warn(
+            f"--num-classes {expected}, but the folders hold {len(classes)} classes ({names})"
+        )
 
 
 def _open(page: Path) -> None:
