@@ -163,11 +163,6 @@ class Browser:
         """Whether pages opened from now on run scripts."""
         self._call("Emulation.setScriptExecutionDisabled", value=disabled)
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Writes a PNG of the page, by default down to its end."""
-        shot = self._call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
-
     def pdf(self, path: Path) -> None:
         """Writes the page as it would be printed."""
         printed = self._call("Page.printToPDF", preferCSSPageSize=True)
