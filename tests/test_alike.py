@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -111,15 +112,21 @@ def test_pictures_in_which_nothing_is_seen_are_no_error():
 
 
 def test_a_long_search_is_announced(monkeypatch):
-    notes = []
+    notes, totals, done = [], [], []
 
     class Listener(Reporter):
         def note(self, text):
             notes.append(text)
 
+        @contextmanager
+        def track(self, _task, total):
+            totals.append(total)
+            yield done.append
+
     monkeypatch.setattr(near_duplicates, "MANY_IMAGES", 60)
     for count in (59, 60):
         nearest_pairs(random_features(count), np.arange(count), report=Listener())
+    assert totals == done == [59, 60]  # each image once
     assert len(notes) == 1
     assert notes[0].startswith("each of 60 images is compared with all others")
 

@@ -229,17 +229,20 @@ def nearest_pairs(
             "with the square of their number; without --weights and --model it is not done"
         )
     codes = []
-    with report.track("searching nearest neighbours", 2 * count) as advance:
-        for is_mirrored, others in enumerate((plain, turned)):
-            search = NearestNeighbors(n_neighbors=nearest + 1, algorithm="brute").fit(others)
-            for start in range(0, count, BLOCK_ROWS):
-                own = np.arange(start, min(start + BLOCK_ROWS, count))[:, None]
+    searches = [
+        NearestNeighbors(n_neighbors=nearest + 1, algorithm="brute").fit(others)
+        for others in (plain, turned)
+    ]
+    with report.track("searching nearest neighbours", count) as advance:
+        for start in range(0, count, BLOCK_ROWS):
+            own = np.arange(start, min(start + BLOCK_ROWS, count))[:, None]
+            for is_mirrored, search in enumerate(searches):
                 near = search.kneighbors(plain[own[:, 0]], return_distance=False)
                 is_other = near != own  # all but the image itself, or its own mirror image
                 wanted = is_other & (is_other.cumsum(axis=1) <= nearest)
                 low, high = np.minimum(near, own)[wanted], np.maximum(near, own)[wanted]
                 codes.append((low * count + high) * 2 + is_mirrored)
-                advance(len(own))
+            advance(len(own))
     return [
         (int(rows[code // 2 // count]), int(rows[code // 2 % count]), bool(code % 2))
         for code in np.unique(np.concatenate(codes))
