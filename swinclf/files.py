@@ -161,6 +161,8 @@ def rename_to_free(source: Path, target: Path) -> None:
         OSError: If it cannot be renamed.
     """
     try:
+        if source.is_symlink():
+            raise OSError("macOS would link to the file that it points to")
         target.hardlink_to(source)
     except FileExistsError:
         raise
