@@ -215,15 +215,18 @@ def _size(path: Path) -> int:
     return path.stat().st_size + (weights.stat().st_size if is_pair else 0)
 
 
-def measure_speed(predictor: Predictor) -> float:
-    """Return images per second of a network alone, in as many batches at a time as `predict`."""
+def measure_speed(predictor: Predictor, seconds: float = SPEED_S) -> float:
+    """Return images per second of a network alone, in as many batches at a time as `predict`.
+
+    Measures for `seconds`, but a batch at least.
+    """
     parallel, size = predictor.parallel, predictor.card.preprocess
     shape = (parallel.size, size.height, size.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def count_batches(_thread: int) -> int:
         count = 0
-        while not count or perf_counter() - start < SPEED_S:
+        while not count or perf_counter() - start < seconds:
             predictor.outputs(pixels)
             count += 1
         return count
