@@ -32,7 +32,8 @@ def gallery(tmp_path_factory):
         name = f"IMG {number} <b>&amp;.png"
         write_image(root / name, (200, 50, 40), seed=number)
         label = LABELS[number % 4]
-        rows.append(PageRow(str(root / name), label, number / 10, SCRIPT, is_unknown=number == 3))
+        share = min(number / 10, 0.99996)
+        rows.append(PageRow(str(root / name), label, share, SCRIPT, is_unknown=number == 3))
     write_prediction_page(
         root / "p.html",
         rows[::-1],
@@ -105,8 +106,10 @@ def test_predictions_are_filtered_and_sorted(chromium, gallery):
     label = "[...document.querySelectorAll('#label option')].find(o => o.text.startsWith('🌹'))"
     choose(chromium, "label", chromium.run(f"{label}.value"))
     assert numbers() == [6]
-    choose(chromium, "low", 0)
     choose(chromium, "high", 100)
+    choose(chromium, "low", 100)  # 0.99996 is shown as 100.0 %
+    assert numbers() == [10]
+    choose(chromium, "low", 0)
     assert numbers() == [2, 6, 10]
 
 

@@ -322,6 +322,7 @@ def test_all_sections(written):
         "0.8 by a low probability, 0.931 by the out-of-distribution score",
         "85.0\xa0%, forecast",
         "a tiny class",
+        "It is not the model of this report, which may predict these images otherwise.",
         "add images",
         "Nearest training images:",
     ):

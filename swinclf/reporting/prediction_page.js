@@ -18,7 +18,7 @@ const orders = {
 const filter = () => {
   let shown = 0;
   for (const figure of figures) {
-    const percent = 100 * confidence(figure);
+    const percent = Number((100 * confidence(figure)).toFixed(1));  // as shown
     const isLabel = !label.value || figure.dataset.label === label.value;
     figure.hidden = !(isLabel && percent >= Number(low.value) && percent <= Number(high.value));
     shown += !figure.hidden;
