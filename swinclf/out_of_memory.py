@@ -60,15 +60,25 @@ def first_error_line(error: Exception) -> str:
 
 
 @contextmanager
-def translate_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Raise torch's out-of-memory errors as a DeviceError that names the batch size in use."""
+def translate_out_of_memory(batch_size: int | None) -> Iterator[None]:
+    """Raise torch's out-of-memory errors as a DeviceError that names the batch size in use.
+
+    It is None where the features of all images are on the device, which no batch size changes.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        found = f"it ran out ({first_error_line(error)})"
+        if batch_size is None:
+            raise DeviceError(
+                "memory on the device for the features of all images",
+                found=found,
+                hint="end other programs that use its memory, or --device cpu",
+            ) from error
         raise DeviceError(
             f"memory on the device for a batch of {batch_size} images",
-            found=f"it ran out ({first_error_line(error)})",
+            found=found,
             hint=f"--batch-size {max(1, batch_size // 2)}, a smaller --img-size or --model",
         ) from error

@@ -196,6 +196,22 @@ def test_where_nothing_helps_the_error_says_what_to_type(dataset, cli, monkeypat
     assert "memory" in error_lines(done)[0]
 
 
+@pytest.mark.parametrize(
+    "name", ["prepare.FeatureBatches", "prepare.fit_baseline", "cross_validation.score_by_folds"]
+)
+def test_features_that_do_not_fit_are_not_blamed_on_the_batch_size(dataset, cli, monkeypatch, name):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(f"swinclf.pipeline.{name}", fail)
+    words = ("--model", "test_vit", "--no-pretrained", "--img-size", "32", "--freeze-layers")
+    done = cli("train", dataset, *words, "--folds", "2")
+    expected, _, hint = error_lines(done)
+    assert (done.code, expected) == (1, "memory on the device for the features of all images")
+    assert "--device cpu" in hint
+    assert "--batch-size" not in hint
+
+
 GROUP = {"memory.max": "3000000\n", "memory.current": "1000000\n", "memory.stat": "file 9\n"}
 PAGE_CACHE = "inactive_anon 70\ninactive_file 300000\nactive_file 200000\nunevictable 0\n"
 MEMINFO = {"meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}

@@ -21,6 +21,7 @@ from swinclf.confidence.ood import fit_feature_space
 from swinclf.data.folder import TRAIN
 from swinclf.data.split import SplitRule
 from swinclf.inference.fit_confidence import LabelledOutputs
+from swinclf.out_of_memory import translate_out_of_memory
 from swinclf.pipeline.plan import Context, Plan
 from swinclf.pipeline.prepare import build_feature_batches, build_schedule
 from swinclf.training.batches import FeatureBatches
@@ -41,7 +42,8 @@ def cross_validate(plan: Plan, context: Context) -> LabelledOutputs:
     labels = [image.label for image in images]
     fold_of = assign_folds(labels, digests, folds=config.folds, rule=plan.start.extraction.split)
     features = extracted.plain_features(images)
-    with context.report.track("cross-validating", config.folds, "folds") as advance:
+    tracked = context.report.track("cross-validating", config.folds, "folds")
+    with translate_out_of_memory(None), tracked as advance:
         logits, ood_scores = score_by_folds(
             batches, features, fold_of, build_schedule(plan, device), config.seed, classes, advance
         )

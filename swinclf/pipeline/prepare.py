@@ -18,6 +18,7 @@ from swinclf.device import Hardware, Precision
 from swinclf.models.build import reset_head
 from swinclf.models.compute import is_convolutional
 from swinclf.models.freeze import freeze_stages, layer_numbers
+from swinclf.out_of_memory import translate_out_of_memory
 from swinclf.pipeline.distill import build_objective
 from swinclf.pipeline.extract_features import refuse_skipped
 from swinclf.pipeline.plan import Context, Plan
@@ -43,21 +44,26 @@ from swinclf.training.state import (
 
 
 def build_feature_batches(plan: Plan, device: str) -> FeatureBatches | None:
-    """Build batches of cached features, to train a head on `device`; None without features."""
+    """Build batches of cached features, to train a head on `device`; None without features.
+
+    Raises:
+        DeviceError: If memory runs out.
+    """
     dataset, extracted, table = plan.dataset, plan.extracted, plan.extracted.features
     if table is None:
         return None
     train = [extracted.digests[image.path] for image in dataset.of(TRAIN)]
     views = (PLAIN, MIRROR) if plan.config.mirror else (PLAIN,)
     features = table.gather([digest + view for view in views for digest in train])
-    return FeatureBatches(
-        train_features=features.view(len(views), len(train), -1).to(device),
-        train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
-        val_features=extracted.plain_features(dataset.of(VAL)).to(device),
-        val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
-        batch_size=plan.config.batch_size,
-        seed=plan.config.seed,
-    )
+    with translate_out_of_memory(None):
+        return FeatureBatches(
+            train_features=features.view(len(views), len(train), -1).to(device),
+            train_targets=torch.tensor(dataset.targets(TRAIN)).to(device),
+            val_features=extracted.plain_features(dataset.of(VAL)).to(device),
+            val_targets=torch.tensor(dataset.targets(VAL), dtype=torch.int64).to(device),
+            batch_size=plan.config.batch_size,
+            seed=plan.config.seed,
+        )
 
 
 def build_schedule(plan: Plan, device: str) -> Schedule:
@@ -81,12 +87,14 @@ def prepare_baseline(plan: Plan, context: Context, features: FeatureBatches) -> 
 
     Raises:
         ModelError: If the network's head is not linear.
+        DeviceError: If memory runs out.
     """
     config, network, classes = plan.config, plan.start.network, len(plan.dataset.classes)
     reset_head(network, classes)
     linear_classifiers(network)  # fail early if the head is not linear
     schedule = build_schedule(plan, context.hardware.device)
-    baseline = fit_baseline(features, classes, schedule, seed=config.seed)
+    with translate_out_of_memory(None):
+        baseline = fit_baseline(features, classes, schedule, seed=config.seed)
     accuracy = (
         f"validation accuracy {format_percent(baseline.accuracy)}, " if features.val_count else ""
     )
@@ -161,13 +169,14 @@ def _with_unlabelled(batches: FeatureBatches, plan: Plan) -> FeatureBatches:
     digests, views = teacher_data.unlabelled.digests, (PLAIN, MIRROR)[: len(batches.train_features)]
     added = teacher_data.student.gather([one + view for view in views for one in digests])
     device = batches.train_features.device
-    added = added.view(len(views), len(digests), -1).to(device)
-    targets = torch.full((len(digests),), UNLABELLED, device=device)
-    return replace(
-        batches,
-        train_features=torch.cat([batches.train_features, added], dim=1),
-        train_targets=torch.cat([batches.train_targets, targets]),
-    )
+    with translate_out_of_memory(None):
+        added = added.view(len(views), len(digests), -1).to(device)
+        targets = torch.full((len(digests),), UNLABELLED, device=device)
+        return replace(
+            batches,
+            train_features=torch.cat([batches.train_features, added], dim=1),
+            train_targets=torch.cat([batches.train_targets, targets]),
+        )
 
 
 def build_image_batches(plan: Plan, context: Context) -> ImageBatches:
@@ -229,7 +238,8 @@ def _bad_file_reporter(report: Reporter, *, strict: bool) -> Callable[[Path, str
 
 def _build_head_state(plan: Plan, batches: FeatureBatches, device: str) -> TrainState:
     """Build the state of a new linear head, to train on features."""
-    probe = Probe(batches.train_features.flatten(0, 1), len(plan.dataset.classes)).to(device)
+    with translate_out_of_memory(None):
+        probe = Probe(batches.train_features.flatten(0, 1), len(plan.dataset.classes)).to(device)
     optimizer = build_optimizer(
         probe.named_parameters(), lr=plan.config.lr, weight_decay=plan.config.weight_decay
     )
