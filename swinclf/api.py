@@ -23,12 +23,12 @@ from swinclf.device import Precision, default_workers
 from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.exporting.engine import open_engine
 from swinclf.exporting.verified_export import Export
-from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import InferenceOptions, TorchPredictor
 from swinclf.inference.sources import Source, list_sources
 from swinclf.inference.stream import stream_outputs
 from swinclf.metrics import Metrics
+from swinclf.path_patterns import expand_home
 from swinclf.reporter import LoggingReporter, Reporter
 from swinclf.run_folder import find_model
 from swinclf.settings import gather_settings, read_budget

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from swinclf.files import append_line
+from swinclf.files import append_line, json_text
 from swinclf.reporter import ForwardingReporter, Reporter
 from swinclf.run_folder import RunClaim
 
@@ -25,11 +24,8 @@ class EventLog(ForwardingReporter):
     def _observe(self, kind: str, text: str, values: Mapping[str, object]) -> None:  # noqa: ARG002
         """Append a line; a full disk must not end a training."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        # JSON has no NaN, which the loss of an epoch can be.
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        line = json.dumps({"time": time, "event": kind, **finite})
+        # JSON has no NaN, which a loss can be; in ASCII, for `append_line`.
+        valid = json.loads(json_text(values))
+        line = json.dumps({"time": time, "event": kind, **valid})
         with suppress(OSError):
             append_line(self._claim.run.path / EVENTS, line)

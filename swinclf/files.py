@@ -325,8 +325,15 @@ codecs.register_error(AS_BYTES, _as_bytes)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON, on one line by default; escaped only if a lone surrogate requires it."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    """Return JSON, on one line by default; escaped only if a lone surrogate requires it.
+
+    Numbers that JSON does not have, NaN and infinities, become null.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        value = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(value, ensure_ascii=False, indent=indent)
     has_surrogate = any("\ud800" <= character <= "\udfff" for character in text)
     return json.dumps(value, indent=indent) if has_surrogate else text
 
@@ -409,16 +416,6 @@ def _unreadable(expected: str, error: Exception) -> RunError:
         found=f"{getattr(error, 'strerror', None) or error}"[:300],
         hint="another path; or, for a file of a run, restore it or train again",
     )
-
-
-def expand_home(path: str) -> str:
-    """Return a path with `~` expanded, unless there is a file or folder of that name.
-
-    The shell expands it in unquoted words only.
-    """
-    if not path.startswith("~") or os.path.lexists(path.replace("\\", "/").split("/")[0]):
-        return path
-    return os.path.expanduser(path)  # noqa: PTH111 - paths stay the strings they were given as
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -16,7 +16,6 @@ from swinclf.errors import ConfigError, RunError
 from swinclf.export_formats import find_export
 from swinclf.files import (
     cannot_write,
-    expand_home,
     read_json,
     remove_temporary_files,
     replace_path,
@@ -24,6 +23,7 @@ from swinclf.files import (
 )
 from swinclf.latest_run import LATEST, follow_latest
 from swinclf.lock import FolderLock, LockHeldError, describe_process, remove_stale_locks
+from swinclf.path_patterns import expand_home
 from swinclf.shell_quoting import quoted
 
 DRAFT = ".{}.draft"

@@ -19,7 +19,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from swinclf.config import PATHS, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
 from swinclf.durations import parse_duration
 from swinclf.errors import ConfigError
-from swinclf.files import decode_text, expand_home
+from swinclf.files import decode_text
+from swinclf.path_patterns import expand_home
 from swinclf.preprocess import MEASURED, format_colours, parse_colours
 from swinclf.shell_quoting import command_line
 

@@ -30,6 +30,7 @@ LEVELS = [
         "config",
         "metrics",
         "out_of_memory",
+        "path_patterns",
         "lock",
         "latest_run",
         "parallel_batches",

@@ -383,14 +383,28 @@ def test_the_page_shows_the_differing_images(cli, trained, tmp_path):
     assert "nothing is ever written into a dataset" in done.err
 
 
-def test_different_images_are_refused_and_both_sides_named(cli, two, tmp_path):
-    third = write_answers(tmp_path / "c", {"rose/0.jpg": "rose", "rose/new.jpg": "rose"})
+def test_two_are_compared_on_their_common_images(cli, three):
+    done = cli("compare", three[0], three[2])
+    assert done.code == 0, done.err
+    assert "compared on the 20 of up to 21 images that all of them scored" in unwrapped(done.out)
+    assert rank_runs([three[0], three[2]]).images == 20
+
+
+def test_patterns_are_expanded_where_the_shell_does_not(cli, three, tmp_path):
+    (tmp_path / "latest").symlink_to("c")
+    assert cli("compare", f"{tmp_path}/*", "--json").out == cli("compare", *three, "--json").out
+    done = cli("compare", tmp_path / "no*", three[0])
+    assert error_lines(done)[1] == "no such folder"
+
+
+def test_without_common_images_two_are_refused_and_both_sides_named(cli, two, tmp_path):
+    third = write_answers(tmp_path / "c", {"rose/new.jpg": "rose"})
     done = cli("compare", two[0], third)
     assert (done.code, done.out) == (1, "")
     expected, found, hint = error_lines(done)
     assert str(two[0]) in expected
     assert str(third) in expected
-    assert f"19 images only in '{two[0]}', e.g. 'rose/1.jpg'" in found
+    assert f"20 images only in '{two[0]}', e.g. 'rose/0.jpg'" in found
     assert f"1 images only in '{third}', e.g. 'rose/new.jpg'" in found
     assert "eval DATA --split all --run RUN --output scored-1, and --run RUN --output " in hint
     write_json(tmp_path / "config.json", {})

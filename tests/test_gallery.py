@@ -199,6 +199,15 @@ def test_nothing_is_overwritten_and_nothing_written_among_the_images(cli, traine
     assert not (photos / "new").exists()
 
 
+def test_no_folder_is_sorted_into_that_a_pattern_reads(trained, photos, cli):
+    write_image(photos / "1.png", COLOURS["red"], seed=1)
+    for pattern, is_read in (("*", True), ("**/*.png", True), ("*/*.png", True), ("*.png", False)):
+        words = ("predict", f"{photos}/{pattern}", "--run", trained.path)
+        done = cli(*words, "--sort-into", photos / "sorted")
+        assert (photos / "sorted").exists() == (done.code != 2) == (not is_read), pattern
+        assert not is_read or "finds images" in error_lines(done)[1]
+
+
 def test_images_of_one_name_are_numbered_without_trying_each_number(tmp_path, monkeypatch):
     tried, exists = [], os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: tried.append(path) or exists(path))

@@ -108,6 +108,21 @@ def test_eval_compares_known_with_unknown_classes(run, cli):
     assert 0 < float(gap[1]) < float(known[1]) - float(unknown[1]) <= float(gap[2])
     assert "The accepted share is smaller for unknown classes" in report_of(run)
     assert "--split all --reject 0.9<" in report_of(run)
+    done = cli("eval", run.data, "--run", run.path, "--reject", "0.9", "--json")
+    found = json.loads(done.out)["rejection"]
+    assert (found["precision"], found["known"], found["unknown"]) == (0.9, 60, 40)
+    assert f"{100 * found['known_accepted']:.1f} % of 60 images accepted" in done.err
+    assert found["difference"] == pytest.approx(
+        [float(end) / 100 for end in gap.groups()], abs=6e-4
+    )
+
+
+def test_what_cannot_be_computed_is_null_in_json(run, cli):
+    done = cli("eval", "--run", run.path, "--reject", "0.9", "--json")
+    found = json.loads(done.out, parse_constant=pytest.fail)["rejection"]
+    assert found["auroc_probability"] is found["unknown_accepted"] is None, "no unknown classes"
+    assert found["difference"] == [None, None]
+    assert "rejection" not in json.loads(cli("eval", "--run", run.path, "--json").out)
 
 
 def test_eval_says_which_images_set_the_thresholds(run, cli, tmp_path):

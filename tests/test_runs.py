@@ -226,3 +226,10 @@ def test_cells_are_aligned_by_their_width_on_a_terminal():
     assert lines == ["玫瑰   1", "rose  20"]
     assert elide("玫瑰玫瑰玫瑰", 7) == "玫…瑰"
     assert elide("rose", 4) == "rose"
+
+
+@pytest.mark.parametrize("changed", [1e12, -1e12, -1.0, float("inf")])
+def test_a_run_may_have_been_changed_at_any_time(changed):
+    run = RunSummary("a", Path("a"), RunState.DAMAGED, changed=changed)
+    assert run.to_dict()["changed"] == ("1969-12-31T23:59:59+00:00" if changed == -1 else None)
+    assert len(runs_text([run], 80).splitlines()) == 2

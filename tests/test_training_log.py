@@ -25,10 +25,11 @@ from swinclf import terminal
 from swinclf.data.folder import FolderIndex, ImageFile
 from swinclf.data.split import SplitRule
 from swinclf.durations import duration_text, parse_duration
+from swinclf.event_log import EventLog
 from swinclf.pipeline import budget, fit, forecast
 from swinclf.pipeline.finish import result_warnings
 from swinclf.pipeline.plan import Plan
-from swinclf.reporter import EpochRow
+from swinclf.reporter import SILENT, EpochRow
 from swinclf.terminal import ConsoleReporter, wrapped
 from swinclf.training import time_estimate
 from swinclf.training.defaults import Regime
@@ -478,3 +479,12 @@ def test_an_exploded_loss_is_a_warning():
     assert list(result_warnings(good, [row(1), row(2, 0.5)])) == []
     (text,) = result_warnings(good, [row(1), row(2, 12_684.0)])
     assert "exploded: 1.268e+04" in text
+
+
+def test_events_are_valid_json_whatever_their_numbers(tmp_path):
+    claim = SimpleNamespace(run=SimpleNamespace(path=tmp_path))
+    log = EventLog(SILENT, claim)
+    log.record("result", {"loss": math.nan, "ci": [math.inf, 1.5], "of": {"é": -math.inf}})
+    line = (tmp_path / "events.jsonl").read_text("ascii")
+    event = json.loads(line, parse_constant=pytest.fail)
+    assert (event["loss"], event["ci"], event["of"]) == (None, [None, 1.5], {"é": None})

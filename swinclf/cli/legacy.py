@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from swinclf.config import Compile
-from swinclf.files import expand_home
+from swinclf.path_patterns import expand_home
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _SWITCHES = ("--freeze-layers", "--pretrained")

@@ -71,7 +71,8 @@ def eval_command(
         report=ConsoleReporter(),
     )
     metrics = done.metrics
-    write_data(to_json(metrics.to_dict()) if as_json else tables.metrics_text(metrics))
+    record = tables.evaluation_record(done)
+    write_data(to_json(record) if as_json else tables.metrics_text(metrics))
     if done.rejection is not None:
         console.print_line(tables.rejection_text(done.rejection))
     console.print_line(f"results in {done.folder}")

@@ -83,9 +83,9 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same images."""
-    from swinclf.commands.compare import rank_runs, without_latest
+    from swinclf.commands.compare import expand_runs, rank_runs
 
-    runs = without_latest(runs)
+    runs = expand_runs(runs)
     if seeds is not None:
         from swinclf.train_seeds import train_seeds
 

@@ -76,8 +76,11 @@ def _baseline_cells(run: RunSummary) -> tuple[str, ...]:
 
 
 def _date(changed: float) -> str:
-    """Return a local time, without the year if it is this year."""
-    when, now = time.localtime(changed), time.localtime()
+    """Return a local time, without the year if it is this year; a dash if no calendar has it."""
+    try:
+        when, now = time.localtime(changed), time.localtime()
+    except (ValueError, OverflowError, OSError):
+        return "-"
     return time.strftime("%m-%d %H:%M" if when.tm_year == now.tm_year else "%Y-%m-%d", when)
 
 

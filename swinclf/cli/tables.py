@@ -16,6 +16,7 @@ from swinclf.terminal import one_line, wrapped
 
 if TYPE_CHECKING:
     from swinclf.commands.check import Audit
+    from swinclf.commands.evaluate import Evaluation
     from swinclf.commands.export import AllExports
     from swinclf.commands.inspect import Inspection
     from swinclf.confidence.selective import RejectionScores
@@ -108,6 +109,14 @@ def rejection_text(done: RejectionScores) -> str:
             f"interval: {low:+.1f} to {high:+.1f} points): do not rely on --reject for them"
         ]
     return "\n".join(lines)
+
+
+def evaluation_record(done: Evaluation) -> dict[str, object]:
+    """Return an evaluation as JSON values: its metrics, and the effect of rejection if measured."""
+    record = done.metrics.to_dict()
+    if done.rejection is not None:
+        record["rejection"] = asdict(done.rejection)
+    return record
 
 
 def export_record(done: Export) -> dict[str, object]:

@@ -20,6 +20,7 @@ from swinclf.errors import ConfigError, DataError, RunError
 from swinclf.files import read_csv, read_json, write_json
 from swinclf.latest_run import LATEST, follow_latest
 from swinclf.metrics import cross_validation_interval, wilson_interval
+from swinclf.path_patterns import expand_home, expand_pattern, is_pattern
 from swinclf.reporting.compare_page import write_compare_page
 from swinclf.reporting.paired_comparison import (
     DifferingImage,
@@ -47,12 +48,23 @@ SEED_NOTE = (
 SELECTED_NOTE = "scores of images that also selected the epoch, which are a little too high"
 
 
-def without_latest(folders: Sequence[Path]) -> list[Path]:
-    """Return runs without `latest` where it is also given by its name, as by `runs/*`."""
+def expand_runs(folders: Sequence[Path]) -> list[Path]:
+    """Return runs by their names and patterns such as `runs/*`, which not every shell expands.
+
+    `latest` is left out where it is also given by its name.
+    """
+    folders = [one for given in folders for one in _expand(given)]
     named = {one.resolve() for one in folders if one.name != LATEST}
     return [
         one for one in folders if one.name != LATEST or follow_latest(one).resolve() not in named
     ]
+
+
+def _expand(given: Path) -> list[Path]:
+    pattern = expand_home(str(given))
+    if not is_pattern(pattern):
+        return [given]
+    return [Path(one) for one in expand_pattern(pattern)] or [given]
 
 
 def rank_runs(
@@ -67,7 +79,7 @@ def rank_runs(
         ConfigError: If there are less than two folders.
         RunError: If one of them has no predictions.
         DataError: If an image has different labels, or, where no runs differ in their seed only, if
-            two have different images, or more have none in common.
+            none is common to all.
     """
     if len(folders) < 2:
         raise ConfigError(
@@ -84,7 +96,7 @@ def rank_runs(
     common = sorted(set.intersection(*(set(table) for table in tables)))
     groups = _seed_groups(folders, tables)
     for (first, rows), (second, others) in pairwise(zip(folders, tables, strict=True)):
-        if not groups and (len(folders) == 2 or not common):
+        if not groups and not common:
             _check_same_images(first, second, rows, others)
         same = [{path: table[path] for path in common} for table in (rows, others)]
         _check_same_images(first, second, *same)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import heapq
 import os
 from collections import Counter
@@ -16,13 +15,14 @@ from swinclf.confidence.selective import threshold_for
 from swinclf.data.thumbnails import thumbnails
 from swinclf.data.walk import walk_images
 from swinclf.device import default_workers
-from swinclf.files import expand_home, natural_key
+from swinclf.files import natural_key
 from swinclf.inference.labelling import CANDIDATES, select_diverse
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Predictor
 from swinclf.inference.shared_stream import ModelFile, stream_shared
 from swinclf.inference.sources import Source
 from swinclf.inference.stream import stream_outputs, to_prediction
+from swinclf.path_patterns import expand_home, expand_pattern, is_pattern
 from swinclf.reporter import SILENT, Reporter, format_percent
 from swinclf.reporting.prediction_page import PageRow, write_prediction_page
 
@@ -145,7 +145,7 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
     for given in map(expand_home, inputs):
         if os.path.isdir(given):  # noqa: PTH112 - paths stay the strings they were given as
             yield from _or_itself(_files_of(given, ignored), given)
-        elif glob.has_magic(given) and not os.path.lexists(given):
+        elif is_pattern(given):
             yield from _or_itself(_files_matching(given, ignored), given)
         else:
             yield given
@@ -153,7 +153,7 @@ def expand_inputs(inputs: Iterable[str], ignored: Counter[str] | None = None) ->
 
 def _files_matching(pattern: str, ignored: Counter[str] | None) -> Iterator[str]:
     """Yield what a pattern matches, each file once: it may match a folder and the files in it."""
-    matches = sorted(glob.iglob(pattern, recursive=True), key=natural_key)  # noqa: PTH207
+    matches = expand_pattern(pattern)
     folders = {one.rstrip(os.sep) for one in matches if os.path.isdir(one)}  # noqa: PTH112
     for match in matches:
         above = os.path.dirname(match.rstrip(os.sep))  # noqa: PTH120 - paths stay strings

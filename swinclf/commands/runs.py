@@ -18,7 +18,6 @@ from typing import Any
 from swinclf.errors import RunError
 from swinclf.files import (
     cannot_write,
-    expand_home,
     folder_bytes,
     natural_key,
     read_csv,
@@ -27,6 +26,7 @@ from swinclf.files import (
 )
 from swinclf.latest_run import LATEST, follow_latest, mark_latest
 from swinclf.lock import FolderLock, LockHeldError, lock_owner
+from swinclf.path_patterns import expand_home
 from swinclf.run_folder import DRAFT, RunFolder
 
 MAX_DEPTH = 3  # folders of folders of runs
@@ -75,7 +75,9 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        changed = datetime.fromtimestamp(self.changed, UTC).isoformat(timespec="seconds")
+        changed = None
+        with suppress(ValueError, OverflowError, OSError):  # before the year 1 or after 9999
+            changed = datetime.fromtimestamp(self.changed, UTC).isoformat(timespec="seconds")
         texts = ("reason", "data", "model", "split")
         return {
             **asdict(self),

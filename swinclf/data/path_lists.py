@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from swinclf.errors import DataError
-from swinclf.files import expand_home
+from swinclf.path_patterns import expand_home
 
 CHUNK = 65536
 MARKS = {

@@ -12,6 +12,7 @@ import numpy as np
 
 from swinclf.errors import ConfigError
 from swinclf.files import cannot_write, numbered_path
+from swinclf.path_patterns import expand_home, is_pattern, reads_folder
 
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f]')  # on any system
 
@@ -20,7 +21,8 @@ class LabelFolders:
     """Links to images by predicted label; copies where links are not allowed.
 
     Raises:
-        ConfigError: If the folder has files in it, or is in one of the inputs or in the dataset.
+        ConfigError: If the folder has files in it, or is in one of the inputs, read by a pattern
+            of them or in the dataset.
     """
 
     def __init__(self, root: Path, inputs: Iterable[str], dataset: Path | None) -> None:
@@ -29,9 +31,11 @@ class LabelFolders:
         self._last_numbers: dict[Path, int] = {}
         self._folders: dict[str, Path] = {}  # by label
         found = ""
-        for source in [*map(Path, inputs), *filter(None, [dataset])]:
+        for source in [*(Path(expand_home(one)) for one in inputs), *filter(None, [dataset])]:
             if source.is_dir() and root.resolve().is_relative_to(source.resolve()):
                 found = f"'{root}' in '{source}', where the images are"
+            elif is_pattern(str(source)) and reads_folder(str(source), root):
+                found = f"'{root}', where '{source}' finds images"
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             found = f"'{root}', which is {'not empty' if root.is_dir() else 'a file'}"
         if found:

@@ -27,11 +27,11 @@ from swinclf.data.loader import (
 from swinclf.data.raster import to_rgb
 from swinclf.data.transforms import eval_pixels
 from swinclf.device import fixed_batch_size
-from swinclf.files import expand_home
 from swinclf.inference.prediction import Prediction
 from swinclf.inference.predictor import Outputs, Predictor, softmax
 from swinclf.inference.sources import ENCODED, Source, explain_unreadable, to_pil
 from swinclf.parallel_batches import divide_threads
+from swinclf.path_patterns import expand_home
 from swinclf.preprocess import Preprocess
 
 InputT = TypeVar("InputT", bound=Source)
