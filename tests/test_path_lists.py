@@ -225,3 +225,9 @@ def test_a_settings_file_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "c.json").write_bytes(b'{"data": "caf\xe9"}')
     with pytest.raises(ConfigError, match="JSON or TOML"):
         read_settings_file(tmp_path / "c.json")
+
+
+def test_an_empty_list_is_said_to_be_empty(cli, trained):
+    done = cli("predict", "-", "--run", trained.path, stdin=b"")
+    assert (done.code, done.out) == (0, "")
+    assert "no paths on standard input" in done.err

@@ -152,12 +152,14 @@ def test_what_is_wrong_with_one_input_is_its_error(classifier, one, error):
 def test_paths_that_are_no_images(classifier, tmp_path, cli):
     data = write_dataset(tmp_path / "data", per_class=1)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a.MP4").write_bytes(b"\0\0\0\x18ftypmp42")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(data / "red" / "000.png")
     reasons = {
         str(data): "this is a folder, not an image: pass its files as inputs",
         str(tmp_path / "empty"): "the folder contains no images",
         str(tmp_path / "photos.zip"): "this is an archive, not an image: unpack it first",
+        str(tmp_path / "a.MP4"): "this is a video, not an image: save its frames as images first",
         "https://example.org/a.jpg": "this is a URL, not a file: download it first",
         "gone.jpg": "No such file or directory",
     }

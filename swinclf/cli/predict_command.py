@@ -254,6 +254,8 @@ def _print_end(
 
     if ignored:
         console.print_line(f"ignored, not images: {counts_by_extension(ignored)}")
+    if not tally.all:
+        console.print_line("no paths on standard input: nothing was predicted")
     if folders is not None:
         copied = f", {folders.copied:,} copies" if folders.copied else ""
         console.print_line(f"{folders.linked:,} links{copied} in {folders.root}, by class")

@@ -21,6 +21,7 @@ from swinclf.data.walk import walk_images
 from swinclf.errors import ConfigError
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 ENCODED = (bytes, bytearray, memoryview)
 ONE = "a path, the bytes of an image file, a PIL image or a (height, width, 3) uint8 array"
 
@@ -69,7 +70,7 @@ def to_pil(source: Any) -> Image.Image:
 
 
 def explain_unreadable(path: str, reason: str) -> str:
-    """Return why a path could not be read: a URL, a folder or an archive, else `reason`."""
+    """Return why a path could not be read: a URL, folder, archive or video, else `reason`."""
     if path.startswith(("http:/", "https:/", "ftp:/", "s3:/", "gs:/")):
         return "this is a URL, not a file: download it first"
     if os.path.isdir(path):  # noqa: PTH112 - paths stay the strings they were given as
@@ -78,6 +79,8 @@ def explain_unreadable(path: str, reason: str) -> str:
         return "this is a folder, not an image: pass its files as inputs"
     if path.lower().endswith(ARCHIVES) and Path(path).is_file():
         return "this is an archive, not an image: unpack it first"
+    if path.lower().endswith(VIDEOS) and Path(path).is_file():
+        return "this is a video, not an image: save its frames as images first"
     return reason
 
 
