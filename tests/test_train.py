@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -442,6 +443,33 @@ def test_a_training_as_good_as_the_baseline_is_kept(trained, tmp_path, cli, monk
     assert "the model is the probe" not in done.err
     saved = json.loads((tmp_path / done.out.strip() / "baseline.json").read_text("utf-8"))
     assert saved["l2"] > 0
+
+
+@pytest.mark.parametrize(
+    ("select", "errors", "is_probe"),
+    [("loss", 0.9, False), ("loss", 1.1, True), ("accuracy", 0.9, True)],
+)
+def test_by_loss_an_epoch_may_be_a_standard_error_less_accurate_than_the_baseline(
+    trained, cli, monkeypatch, select, errors, is_probe
+):
+    """Or the floor would select by accuracy, which is mostly luck on few images."""
+    fit_baseline = prepare.fit_baseline
+    monkeypatch.setattr(
+        prepare,
+        "fit_baseline",
+        lambda *one, **two: replace(fit_baseline(*one, **two), accuracy=0.8),
+    )
+    monkeypatch.setattr(
+        loop,
+        "validate",
+        lambda _, batches, *__: (1.0, 0.8 - errors * 0.4 / math.sqrt(batches.val_count)),
+    )
+    done = cli(
+        "train", trained.data, "--weights", trained.path, *SMALL_FLAGS[3:], "--no-freeze-layers",
+        "--select", select,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert ("the model is the probe" in done.err) == is_probe
 
 
 def test_an_interrupted_baseline_leaves_no_run(trained, tmp_path, cli, monkeypatch):

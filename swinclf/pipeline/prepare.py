@@ -141,7 +141,7 @@ def prepare_training(
     if baseline is not None and config.epochs == 0:
         _use_baseline(state, baseline, len(plan.dataset.rows(TRAIN)))
     elif baseline is not None and not math.isnan(baseline.accuracy):
-        _start_from_baseline(state, baseline)
+        _start_from_baseline(state, baseline, batches.val_count)
     if plan.teacher_data is not None:
         state.objective = build_objective(plan.teacher_data, plan, context.hardware.device)
         if parameters := list(state.objective.named_parameters()):
@@ -278,15 +278,18 @@ def _build_network_state(plan: Plan, hardware: Hardware) -> TrainState:
     return state
 
 
-def _start_from_baseline(state: TrainState, baseline: Baseline) -> None:
-    """Make the baseline the best result before the first epoch: no training ends below it.
+def _start_from_baseline(state: TrainState, baseline: Baseline, images: int) -> None:
+    """Make the baseline the best result before the first epoch: no training ends clearly below it.
 
-    The state is that of a new head, or of the network with the baseline's head.
+    The state is that of a new head, or of the network with the baseline's head. An epoch may be
+    less accurate by a standard error of the baseline's accuracy on the `images` validation images:
+    otherwise few images would select the epochs that are luckiest on them.
     """
     model = baseline.probe if isinstance(state.model, Probe) else state.model
-    worst_loss = -sys.float_info.max  # so that any epoch that is as accurate wins
+    worst_loss = -sys.float_info.max  # so that any epoch that may be the best wins
     state.best = BestEpoch(0, (baseline.accuracy, worst_loss), copy_weights(model))
-    state.floor = baseline.accuracy
+    error = math.sqrt(baseline.accuracy * (1 - baseline.accuracy) / images)
+    state.floor = baseline.accuracy - error
 
 
 def _use_baseline(state: TrainState, baseline: Baseline, images: int) -> None:

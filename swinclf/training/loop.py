@@ -288,9 +288,10 @@ def _end_epoch(
 def _is_best(state: TrainState, row: EpochRow, select: EpochScore) -> bool:
     """Return whether an epoch is the best so far; without validation images the last is the best.
 
-    The best has the least validation loss of all epochs that are as accurate as the linear probe.
-    Selected by accuracy, an epoch is less accurate on few new images, as one image more or less
-    decides (`benchmarks/held_out.py`); of equal accuracy, the one of less loss is better.
+    The best has the least validation loss of all epochs that are not clearly less accurate than
+    the linear probe (`TrainState.floor`). Selected by accuracy, an epoch is less accurate on few
+    new images, as one image more or less decides (`benchmarks/held_out.py`); of equal accuracy, the
+    one of less loss is better.
     """
     if row.val_loss is None or row.val_accuracy is None:
         return True

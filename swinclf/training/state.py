@@ -89,7 +89,8 @@ class TrainState:
     step: int = 0  # steps taken in the current epoch
     sums: EpochSums = field(default_factory=EpochSums)  # of the current epoch
     best: BestEpoch | None = None  # none before the first epoch has ended
-    # validation accuracy that an epoch must reach to be the best: the linear probe's
+    # validation accuracy that an epoch must reach to be the best: the linear probe's less its
+    # standard error
     floor: float = 0.0
     history: list[EpochRow] = field(default_factory=list)  # a row an epoch
     # largest number of images per backward pass; None for whole batches
