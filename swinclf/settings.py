@@ -39,7 +39,8 @@ _TEACHER_SETTINGS = (
     "teacher_views",
 )
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-_LONG_NUMBER = re.compile(r"\b\d\.\d{5,}\b")  # in a text, such as the mean of each channel
+# in a list such as the mean of each channel, not within a name or a path
+_LONG_NUMBER = re.compile(r"(?<![^,\s])\d\.\d{5,}(?![^,\s])")
 _Value = TypeVar("_Value")
 
 

@@ -12,7 +12,7 @@ from conftest import SMALL_SETTINGS, write_dataset
 import swinclf
 from swinclf.config import ALWAYS_CHOSEN, SETTING_TYPES, SETTINGS, ResolvedConfig, TrainConfig
 from swinclf.errors import ConfigError
-from swinclf.settings import gather_settings
+from swinclf.settings import gather_settings, setting_text
 
 # A value for every setting that is chosen where it is not given.
 CHOSEN = {name: object() for name in ALWAYS_CHOSEN}
@@ -66,3 +66,16 @@ def test_after_a_training_only_what_there_is_none_of_is_none(tmp_path):
     assert missing | set(ALWAYS_CHOSEN) == {
         name for name, setting in SETTINGS.items() if setting.default is None
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0.48512345,0.456,0.40612345", "0.4851,0.456,0.4061"),
+        ("0.48512345, 0.456", "0.4851, 0.456"),
+        ("runs/1.20241128", "runs/1.20241128"),
+        ("1.20241128/model.safetensors", "1.20241128/model.safetensors"),
+    ],
+)
+def test_numbers_are_short_but_not_those_in_names(value, text):
+    assert setting_text(value) == text
